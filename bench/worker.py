@@ -1,0 +1,133 @@
+"""The process that one measurement runs in: `harness.Worker` starts it and gives it its orders.
+
+It imports and warms itself first, so that the clock sees neither. Then, on each order `measure`, it
+loads once; on `digest` it says what it holds; on `release` it lets go of that. Standard output is
+the channel; whatever a library prints there goes to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bench import answers
+from bench.contenders import CONTENDERS, Contender
+from bench.harness import anonymous_bytes, status_bytes
+
+
+def cpu_seconds() -> float:
+    """Return user and system time of every thread (io_uring's workers are threads) and child."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def machine_busy_seconds() -> float:
+    """Return how long the machine's cores have been busy or stolen, with a resolution of 10 ms."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def reset_peak() -> None:
+    """Make VmHWM start from what the process has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Measurement:
+    """The orders of one contender on one file."""
+
+    def __init__(self, contender: Contender, path: str, *, touch: bool) -> None:
+        self._contender = contender
+        self._path = path
+        self._touch = touch
+        self._tensors: Mapping[str, Any] = {}
+
+    def measure(self) -> dict[str, Any]:
+        """Load once, touch if that is part of it, and say what it took."""
+        self._tensors = {}
+        reset_peak()
+        anonymous, resident = anonymous_bytes(), status_bytes("VmRSS")
+        busy, cpu, begin = machine_busy_seconds(), cpu_seconds(), time.perf_counter()
+        self._tensors = self._contender.load(self._path)
+        loaded = time.perf_counter()
+        pages = answers.touch(self._tensors) if self._touch else 0
+        end = time.perf_counter()
+        cpu = cpu_seconds() - cpu
+        busy = machine_busy_seconds() - busy
+        return {
+            "seconds": end - begin,
+            "touch_s": end - loaded,
+            "cpu_s": cpu,
+            "foreign_cpu_s": max(0.0, busy - cpu),
+            "pages_touched": pages,
+            "anonymous_bytes": anonymous_bytes() - anonymous,
+            "anonymous_before_bytes": anonymous,
+            "peak_rss_bytes": status_bytes("VmHWM") - resident,
+            "notes": self._notes(),
+            "line": str(self._contender.notes.get("report", "")),
+        }
+
+    def _notes(self) -> dict[str, Any]:
+        report = self._contender.notes.get("report")
+        wanted = ("engine", "engine_reason", "cache", "cache_reason", "lanes", "fallbacks")
+        return {name: getattr(report, name) for name in wanted if hasattr(report, name)}
+
+    def release(self) -> dict[str, Any]:
+        """Let go of what was loaded: pages that are mapped cannot be evicted."""
+        self._tensors = {}
+        return {"released": True}
+
+    def digest(self) -> dict[str, Any]:
+        """Say what was loaded last."""
+        resolve = getattr(self._tensors, "resolve", None)
+        if resolve is not None:
+            return {"digest": answers.names_digest(resolve())}
+        return {"digest": answers.digest(self._tensors)}
+
+
+def serve(orders: BinaryIO, channel: BinaryIO) -> None:
+    """Take a job, then orders, until standard input ends."""
+    measurement: Measurement | None = None
+    for line in orders:
+        order = json.loads(line)
+        try:
+            if measurement is None:
+                contender = CONTENDERS[order["contender"]]
+                for module in contender.modules:
+                    importlib.import_module(module)
+                # Twice: the second load finds what the first one made once a process.
+                for _ in range(2):
+                    warm = Measurement(contender, order["warm"], touch=not contender.parses)
+                    warm.measure()
+                    warm.digest()
+                measurement = Measurement(contender, order["path"], touch=order["touch"])
+                del warm
+                answer: dict[str, Any] = {"ready": True}
+            else:
+                answer = getattr(measurement, order["do"])()
+        # The worker's end of the protocol: whatever a contender raises is an answer.
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        channel.write(json.dumps(answer, default=str).encode() + b"\n")
+        channel.flush()
+
+
+def main() -> None:
+    """Serve, with standard output kept for the protocol."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, channel)
+    channel.close()
+    # Giving back gigabytes tensor by tensor is nobody's question here.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+#include "bindings.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <bit>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "checksum.h"
+#include "engine.h"
+#include "file.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+namespace {
+
+// The contiguous bytes of any object with the buffer protocol, held while this lives.
+class Bytes {
+ public:
+  explicit Bytes(const py::handle& object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  ~Bytes() { PyBuffer_Release(&view_); }
+
+  [[nodiscard]] std::span<const std::byte> span() const {
+    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_{};
+};
+
+// A read that a device may never answer is made on a thread of its own, which keeps what it needs.
+struct DetachedRead {
+  std::shared_ptr<File> file;
+  std::uint64_t offset = 0;
+  std::vector<std::byte> bytes;
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+  std::exception_ptr error;
+};
+
+py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes) {
+  if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
+    throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
+  }
+  py::bytes answer(nullptr, nbytes);
+  const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
+  {
+    const py::gil_scoped_release release;
+    if (file->read_cached(offset, out)) return answer;
+  }
+  auto read = std::make_shared<DetachedRead>();
+  read->file = file;
+  read->offset = offset;
+  read->bytes.resize(nbytes);
+  std::thread([read] {
+    std::exception_ptr error;
+    try {
+      read->file->read(read->offset, read->bytes);
+    } catch (const IoError&) {
+      error = std::current_exception();
+    }
+    const std::lock_guard lock(read->mutex);
+    read->error = error;
+    read->done = true;
+    read->finished.notify_all();
+  }).detach();
+  wait_for_python(
+      [&](std::chrono::milliseconds turn) {
+        std::unique_lock lock(read->mutex);
+        return read->finished.wait_for(lock, turn, [&] { return read->done; });
+      },
+      [] {});
+  if (read->error) std::rethrow_exception(read->error);
+  std::memcpy(out.data(), read->bytes.data(), nbytes);
+  return answer;
+}
+
+py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
+  if (chunk_bytes == 0) throw py::value_error("chunk_bytes must be positive");
+  const Bytes bytes(data);
+  const auto span = bytes.span();
+  const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
+  py::bytes answer(nullptr, count * sizeof(std::uint64_t));
+  char* out = PyBytes_AS_STRING(answer.ptr());
+  const py::gil_scoped_release release;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t begin = i * chunk_bytes;
+    std::uint64_t digest = xxh3_64(span.subspan(begin, std::min<std::size_t>(chunk_bytes, span.size() - begin)));
+    for (std::size_t b = 0; b < sizeof digest; ++b, digest >>= 8U) {
+      out[i * sizeof digest + b] = static_cast<char>(digest & 0xFFU);  // little-endian on every machine
+    }
+  }
+  return answer;
+}
+
+FaultKind fault_kind(const std::string& name) {
+  if (name == "error") return FaultKind::error;
+  if (name == "short") return FaultKind::short_read;
+  if (name == "zero") return FaultKind::zero;
+  if (name == "flip") return FaultKind::flip;
+  if (name == "late") return FaultKind::late;
+  if (name == "reorder") return FaultKind::reorder;
+  if (name == "never") return FaultKind::never;
+  throw py::value_error("no such completion fault: " + name);
+}
+
+py::dict status_dict(const EngineStatus& status) {
+  py::dict answer;
+  answer["available"] = status.available;
+  answer["reason"] = status.reason;
+  answer["features"] = status.features;
+  return answer;
+}
+
+}  // namespace
+
+void register_files(py::module_& module) {
+  py::class_<File, std::shared_ptr<File>>(module, "File")
+      .def(py::init([](const py::object& path) {
+             const auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+             if (encoded.find('\0') != std::string::npos) throw py::value_error("embedded null byte in path");
+             const py::gil_scoped_release release;
+             return File::open(encoded);
+           }),
+           py::arg("path"))
+      .def_property_readonly("path",
+                             [](const File& file) {
+                               return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
+                             })
+      .def_property_readonly("nbytes", &File::nbytes)
+      .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
+      .def("read", &read_file, py::arg("offset"), py::arg("nbytes"))
+      .def("resident_bytes", [](const File& file) {
+        const py::gil_scoped_release release;
+        return file.resident_bytes(0, file.nbytes());
+      });
+}
+
+void register_checksums(py::module_& module) {
+  module.def(
+      "xxh3_64",
+      [](const py::object& data) {
+        const Bytes bytes(data);
+        const py::gil_scoped_release release;
+        return xxh3_64(bytes.span());
+      },
+      py::arg("data"), py::pos_only());
+  module.def("xxh3_64_chunks", &chunk_digests, py::arg("data"), py::arg("chunk_bytes"), py::pos_only());
+  module.def("checksum_variant", &checksum_variant);
+}
+
+void register_engines(py::module_& module) {
+  module.def("engine_statuses", [] {
+    py::dict answer;
+    answer["uring"] = status_dict(uring_status());
+    answer["pread"] = status_dict(pread_status());
+    return answer;
+  });
+  module.def(
+      "set_completion_faults",
+      [](const std::vector<std::tuple<std::uint64_t, std::string, std::int64_t>>& faults) {
+        std::vector<Fault> parsed;
+        for (const auto& [at, kind, value] : faults) parsed.push_back({at, fault_kind(kind), value});
+        set_completion_faults(std::move(parsed));
+      },
+      py::arg("faults"));
+  module.def("release_held_completions", &release_held_completions);
+  module.def("parked_bytes", &parked_bytes);
+}
+
+}  // namespace fastio
+
+PYBIND11_MODULE(_native, module) {
+  module.attr("__version__") = FASTIO_VERSION;
+  fastio::register_errors();
+  fastio::register_files(module);
+  fastio::register_checksums(module);
+  fastio::register_engines(module);
+  fastio::register_loading(module);
+}

@@ -1,0 +1,52 @@
+#include <pybind11/pybind11.h>
+
+#include <cerrno>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+namespace {
+
+py::object error_class(const char* name) { return py::module_::import("fastio.errors").attr(name); }
+
+void set_error(const py::object& type, const py::object& instance) { PyErr_SetObject(type.ptr(), instance.ptr()); }
+
+py::object optional_text(const std::string& text) { return text.empty() ? py::none() : py::object(py::str(text)); }
+
+void set_failure(const Failure& failure) {
+  // What open() says of a path is what Python's own open() says of it.
+  const bool of_path = failure.operation == "open" && (failure.error == ENOENT || failure.error == EISDIR);
+  if (of_path) {
+    errno = failure.error;
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, failure.path.c_str());
+    return;
+  }
+  const py::object type = error_class("ReadError");
+  set_error(type, type(failure.error, failure.operation, failure.path,
+                       failure.offset ? py::object(py::int_(*failure.offset)) : py::none(),
+                       optional_text(failure.detail)));
+}
+
+void translate(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const IoError& error) {
+    set_failure(error.failure());
+  } catch (const MemoryLimitExceeded& error) {
+    const py::object type = error_class("MemoryLimitError");
+    set_error(type, type(error.asked_bytes, error.limit_bytes, error.held_bytes));
+  }
+}
+
+}  // namespace
+
+void raise_failure(const Failure& failure) {
+  set_failure(failure);
+  throw py::error_already_set();
+}
+
+void register_errors() { py::register_local_exception_translator(&translate); }
+
+}  // namespace fastio

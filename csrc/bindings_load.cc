@@ -1,0 +1,219 @@
+#include "bindings_load.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdio>
+#include <string>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+
+std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shard) const {
+  const auto& extents = job_->request(shard).extents;
+  std::vector<std::shared_ptr<Region>> of_extents(extents.size());
+  const Plan& plan = job_->plan(shard);
+  for (std::size_t r = 0; r < plan.regions.size(); ++r) {
+    for (std::size_t e = plan.regions[r].first_extent; e < plan.regions[r].last_extent; ++e) {
+      if (extents[e].begin != extents[e].end) of_extents[e] = regions_.at(shard)[r];
+    }
+  }
+  return of_extents;
+}
+
+namespace {
+
+using Offsets = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, py::bytes>>;
+using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableArgument>;
+
+ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chunk_bytes, const std::string& digests) {
+  const std::uint64_t covered = file.nbytes() < start ? 0 : file.nbytes() - start;
+  if (chunk_bytes == 0 || digests.size() != (covered + chunk_bytes - 1) / chunk_bytes * 8) {
+    throw py::value_error("the chunk table does not fit the file");
+  }
+  ChunkTable table{{start, chunk_bytes}, std::vector<std::uint64_t>(digests.size() / 8)};
+  for (std::size_t i = 0; i < digests.size(); ++i) {
+    table.digests[i / 8] |= std::uint64_t{static_cast<unsigned char>(digests[i])} << (8 * (i % 8));
+  }
+  return table;
+}
+
+ShardRequest parse_shard(const ShardArgument& argument) {
+  const auto& [file, begins, ends, table] = argument;
+  if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
+    throw py::value_error("begins and ends must be (n,) int64");
+  }
+  ShardRequest request{file, {}, {}};
+  request.extents.reserve(static_cast<std::size_t>(begins.size()));
+  const auto begin = begins.unchecked<1>();
+  const auto end = ends.unchecked<1>();
+  for (py::ssize_t i = 0; i < begins.size(); ++i) {
+    request.extents.push_back({static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
+  }
+  if (table) {
+    request.table = parse_table(*file, std::get<0>(*table), std::get<1>(*table), std::get<2>(*table));
+  }
+  return request;
+}
+
+template <typename Value>
+Value one_of(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> values) {
+  for (const auto& [known, value] : values) {
+    if (name == known) return value;
+  }
+  throw py::value_error(std::string(what) + " cannot be " + name);
+}
+
+LoadOptions parse_options(const std::string& engine, const std::string& cache, const std::string& mapping,
+                          const std::string& huge_pages) {
+  LoadOptions options;
+  options.engine = one_of<EnginePreference>("engine", engine,
+                                            {{"auto", EnginePreference::automatic},
+                                             {"uring", EnginePreference::uring},
+                                             {"pread", EnginePreference::pread}});
+  options.cache = one_of<CacheMode>(
+      "cache", cache, {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
+  options.mapping =
+      one_of<MappingMode>("mapping", mapping, {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
+  options.huge_pages = one_of<HugePages>(
+      "huge_pages", huge_pages, {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
+  return options;
+}
+
+std::string hex16(std::uint64_t value) {
+  std::string text(17, '\0');
+  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
+  text.resize(16);
+  return text;
+}
+
+[[noreturn]] void raise_damage(const LoadJob& job, const DamagedChunk& damage) {
+  const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
+  const py::object path = py::module_::import("os").attr("fsdecode")(py::bytes(job.request(damage.shard).file->path()));
+  const py::object error =
+      type(path, py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
+           py::arg("nbytes") = damage.extent.end - damage.extent.begin, py::arg("expected") = hex16(damage.expected),
+           py::arg("found") = hex16(damage.found));
+  PyErr_SetObject(type.ptr(), error.ptr());
+  throw py::error_already_set();
+}
+
+// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback, a failure
+// beside a read that hangs.
+class Attendance {
+ public:
+  explicit Attendance(LoadJob& job) : job_(job) {}
+  Attendance(const Attendance&) = delete;
+  Attendance& operator=(const Attendance&) = delete;
+  ~Attendance() {
+    if (!finished_) job_.cancel();
+  }
+  void finished() { finished_ = true; }
+
+ private:
+  LoadJob& job_;
+  bool finished_ = false;
+};
+
+void attend(LoadJob& job, const py::object& progress) {
+  Attendance attendance(job);
+  bool finished = false;
+  bool failed_before = false;
+  wait_for_python(
+      [&](std::chrono::milliseconds turn) {
+        finished = job.wait_for(turn);
+        // A failed job gets one more turn to bring its reads home; a hung one does not hold the error back.
+        const bool failed = job.failure().has_value() || job.damage().has_value();
+        return finished || std::exchange(failed_before, failed);
+      },
+      [&] {
+        if (!progress.is_none()) progress(job.counters().bytes_done.load(), job.bytes_total());
+      });
+  if (finished) attendance.finished();
+  if (const auto failure = job.failure()) raise_failure(*failure);
+  if (const auto damage = job.damage()) raise_damage(job, *damage);
+}
+
+py::list access_list(const LoadJob& job) {
+  py::list answer;
+  for (std::size_t i = 0; i < job.shard_count(); ++i) {
+    answer.append(py::make_tuple(job.access(i).cache_state, job.access(i).reason));
+  }
+  return answer;
+}
+
+py::dict statistics(const LoadJob& job) {
+  const LoadCounters& counters = job.counters();
+  py::dict answer;
+  answer["engine"] = job.engine();
+  answer["engine_reason"] = job.engine_reason();
+  answer["lanes"] = job.lanes();
+  answer["bytes_direct"] = counters.bytes_direct.load();
+  answer["bytes_buffered"] = counters.bytes_buffered.load();
+  answer["bytes_mapped"] = counters.bytes_mapped.load();
+  answer["chunks_verified"] = counters.chunks_verified.load();
+  answer["access"] = access_list(job);
+  answer["fallbacks"] = job.fallbacks();
+  return answer;
+}
+
+std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std::string& engine,
+                             const std::string& cache, const std::string& mapping, const std::string& huge_pages,
+                             bool keep_cold, std::uint64_t block_bytes, unsigned queue_depth, unsigned lanes,
+                             std::optional<std::uint64_t> memory_limit_bytes, const py::object& progress) {
+  LoadOptions options = parse_options(engine, cache, mapping, huge_pages);
+  options.keep_cold = keep_cold;
+  options.block_bytes = block_bytes;
+  options.queue_depth = queue_depth;
+  options.lanes = lanes;
+  options.memory_limit_bytes = memory_limit_bytes;
+  std::vector<ShardRequest> requests;
+  requests.reserve(shards.size());
+  for (const ShardArgument& shard : shards) requests.push_back(parse_shard(shard));
+  std::shared_ptr<LoadJob> job;
+  {
+    const py::gil_scoped_release release;
+    job = LoadJob::start(std::move(requests), options);
+  }
+  attend(*job, progress);
+  return std::make_shared<Loaded>(std::move(job));
+}
+
+}  // namespace
+
+void register_loading(py::module_& module) {
+  py::class_<Loaded, std::shared_ptr<Loaded>> loaded(module, "Loaded");
+  loaded.def_property_readonly("statistics", [](const Loaded& self) { return statistics(self.job()); });
+  register_tensors(loaded);
+  module.def("load", &load, py::arg("shards"), py::kw_only(), py::arg("engine"), py::arg("cache"), py::arg("mapping"),
+             py::arg("huge_pages"), py::arg("keep_cold"), py::arg("block_bytes"), py::arg("queue_depth"),
+             py::arg("lanes"), py::arg("memory_limit_bytes") = py::none(), py::arg("progress") = py::none());
+  module.def(
+      "plan",
+      [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,
+         std::optional<std::pair<std::uint64_t, std::uint64_t>> grid, std::uint64_t alignment,
+         std::uint64_t block_bytes, std::uint64_t region_bytes) {
+        std::vector<Extent> extents;
+        for (py::ssize_t i = 0; i < begins.size(); ++i) {
+          extents.push_back({static_cast<std::uint64_t>(begins.at(i)), static_cast<std::uint64_t>(ends.at(i))});
+        }
+        PlanRequest request{extents, file_nbytes, {}, alignment, block_bytes, region_bytes, false};
+        if (grid) request.grid = ChunkGrid{grid->first, grid->second};
+        const Plan plan = make_plan(request);
+        py::list regions, blocks;
+        for (const auto& r : plan.regions) {
+          regions.append(py::make_tuple(r.begin, r.end, r.first_extent, r.last_extent));
+        }
+        for (const auto& b : plan.blocks) blocks.append(py::make_tuple(b.region, b.begin, b.end));
+        return py::make_tuple(regions, blocks);
+      },
+      py::arg("begins"), py::arg("ends"), py::arg("file_nbytes"), py::kw_only(), py::arg("grid"), py::arg("alignment"),
+      py::arg("block_bytes"), py::arg("region_bytes"));
+}
+
+}  // namespace fastio

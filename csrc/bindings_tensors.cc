@@ -1,0 +1,177 @@
+// Memory handed out as tensors: numpy arrays, and DLPack capsules for everybody else. Each tensor owns exactly
+// its own bytes; a region goes with the last of its tensors.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+
+#include "bindings.h"
+#include "bindings_load.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+namespace {
+
+// What keeps a tensor's bytes: a share of a region, or a copy at an aligned place where the file's offset breaks
+// the dtype's alignment (which safetensors allows).
+class TensorMemory {
+ public:
+  TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent, std::size_t alignment)
+      : share_(region, extent.begin, extent.end), data_(share_.data()) {
+    if (reinterpret_cast<std::uintptr_t>(data_) % alignment == 0) return;
+    copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[extent.end - extent.begin]);
+    std::memcpy(copy_.get(), data_, extent.end - extent.begin);
+    data_ = copy_.get();
+  }
+
+  [[nodiscard]] std::byte* data() const { return data_; }
+
+ private:
+  static constexpr std::size_t kCopyAlignment = 64;
+  struct Delete {
+    void operator()(std::byte* data) const { operator delete[](data, std::align_val_t{kCopyAlignment}); }
+  };
+
+  Share share_;
+  std::byte* data_;
+  std::unique_ptr<std::byte, Delete> copy_;
+};
+
+std::vector<py::ssize_t> parse_shape(PyObject* shape) {
+  if (!PyTuple_Check(shape)) throw py::type_error("a shape must be a tuple of int");
+  const Py_ssize_t ndim = PyTuple_GET_SIZE(shape);
+  std::vector<py::ssize_t> parsed(static_cast<std::size_t>(ndim));
+  for (Py_ssize_t i = 0; i < ndim; ++i) {
+    parsed[static_cast<std::size_t>(i)] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i));
+  }
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return parsed;
+}
+
+void check_lengths(const Loaded& loaded, std::size_t shard, std::size_t given) {
+  if (shard >= loaded.job().shard_count() || loaded.job().request(shard).extents.size() != given) {
+    throw py::value_error("one dtype and one shape are needed for each extent of the shard");
+  }
+}
+
+void check_size(const std::vector<py::ssize_t>& shape, std::uint64_t item_bits, const Extent& extent) {
+  std::uint64_t nbits = item_bits;
+  for (const py::ssize_t length : shape) nbits *= static_cast<std::uint64_t>(length);
+  if (nbits != (extent.end - extent.begin) * 8) throw py::value_error("dtype and shape do not fit the extent");
+}
+
+py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& dtypes, const py::list& shapes) {
+  check_lengths(loaded, shard, dtypes.size());
+  check_lengths(loaded, shard, shapes.size());
+  const auto regions = loaded.regions_of_extents(shard);
+  py::list arrays(dtypes.size());
+  for (std::size_t i = 0; i < regions.size(); ++i) {
+    const Extent& extent = loaded.job().request(shard).extents[i];
+    const auto dtype = py::reinterpret_borrow<py::dtype>(PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
+    const auto shape = parse_shape(PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)));
+    check_size(shape, static_cast<std::uint64_t>(dtype.itemsize()) * 8, extent);
+    py::array array;
+    if (regions[i] == nullptr) {
+      array = py::array(dtype, shape);
+    } else {
+      auto memory = std::make_unique<TensorMemory>(regions[i], extent, static_cast<std::size_t>(dtype.alignment()));
+      void* data = memory->data();
+      const py::capsule owner(memory.release(), [](void* held) { delete static_cast<TensorMemory*>(held); });
+      array = py::array(dtype, shape, data, owner);
+    }
+    PyList_SET_ITEM(arrays.ptr(), static_cast<Py_ssize_t>(i), array.release().ptr());
+  }
+  return arrays;
+}
+
+// ---- DLPack 0.8, https://dmlc.github.io/dlpack/latest/c_api.html: the layout that every framework takes ----
+
+struct DlDevice {
+  std::int32_t type = 1;  // kDLCPU
+  std::int32_t id = 0;
+};
+
+struct DlDataType {
+  std::uint8_t code = 0;
+  std::uint8_t bits = 0;
+  std::uint16_t lanes = 1;
+};
+
+struct DlTensor {
+  void* data = nullptr;
+  DlDevice device;
+  std::int32_t ndim = 0;
+  DlDataType dtype;
+  std::int64_t* shape = nullptr;
+  std::int64_t* strides = nullptr;  // none: row-major
+  std::uint64_t byte_offset = 0;
+};
+
+struct DlManagedTensor {
+  DlTensor tensor;
+  void* manager = nullptr;
+  void (*deleter)(DlManagedTensor*) = nullptr;
+};
+
+struct OwnedDlTensor {
+  DlManagedTensor managed;
+  std::unique_ptr<TensorMemory> memory;  // none for a tensor of no bytes
+  std::vector<std::int64_t> shape;
+};
+
+// Called by whoever holds the tensor last, on any thread, with or without the GIL.
+void delete_owned(DlManagedTensor* managed) { delete static_cast<OwnedDlTensor*>(managed->manager); }
+
+// A capsule that nobody took over still owns its tensor; a taken one was renamed "used_dltensor".
+void delete_capsule(PyObject* capsule) {
+  if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
+  auto* managed = static_cast<DlManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+  managed->deleter(managed);
+}
+
+py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::bytes& codes, const py::bytes& bits,
+                         const py::list& shapes) {
+  const auto code = static_cast<std::string_view>(codes);
+  const auto width = static_cast<std::string_view>(bits);
+  check_lengths(loaded, shard, code.size());
+  check_lengths(loaded, shard, width.size());
+  check_lengths(loaded, shard, shapes.size());
+  const auto regions = loaded.regions_of_extents(shard);
+  py::list capsules(shapes.size());
+  for (std::size_t i = 0; i < regions.size(); ++i) {
+    const Extent& extent = loaded.job().request(shard).extents[i];
+    auto owned = std::make_unique<OwnedDlTensor>();
+    const auto item_bits = static_cast<std::uint8_t>(width[i]);
+    const auto shape = parse_shape(PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)));
+    check_size(shape, item_bits, extent);
+    owned->shape.assign(shape.begin(), shape.end());
+    if (regions[i] != nullptr) {
+      owned->memory = std::make_unique<TensorMemory>(regions[i], extent, std::max<std::size_t>(item_bits / 8U, 1));
+    }
+    DlManagedTensor& managed = owned->managed;
+    managed.tensor.data = owned->memory ? owned->memory->data() : nullptr;
+    managed.tensor.ndim = static_cast<std::int32_t>(shape.size());
+    managed.tensor.dtype = {static_cast<std::uint8_t>(code[i]), item_bits, 1};
+    managed.tensor.shape = owned->shape.data();
+    managed.manager = owned.get();
+    managed.deleter = delete_owned;
+    PyObject* capsule = PyCapsule_New(&managed, "dltensor", delete_capsule);
+    if (capsule == nullptr) throw py::error_already_set();
+    static_cast<void>(owned.release());
+    PyList_SET_ITEM(capsules.ptr(), static_cast<Py_ssize_t>(i), capsule);
+  }
+  return capsules;
+}
+
+}  // namespace
+
+void register_tensors(py::class_<Loaded, std::shared_ptr<Loaded>>& loaded) {
+  loaded.def("numpy", &numpy_arrays, py::arg("shard"), py::arg("dtypes"), py::arg("shapes"))
+      .def("dlpack", &dlpack_capsules, py::arg("shard"), py::arg("codes"), py::arg("bits"), py::arg("shapes"))
+      .def("release", &Loaded::release);
+}
+
+}  // namespace fastio

@@ -1,0 +1,161 @@
+// The seam at the completion queue: an engine around another one that changes what completes. It serves the
+// tests, through the same interface that lanes use, so both engines meet the same faults.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "engine.h"
+#include "process.h"
+
+namespace fastio {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Script {
+  std::mutex mutex;
+  std::vector<Fault> faults;
+  std::uint64_t seen = 0;      // completions since the faults were set
+  std::uint64_t releases = 0;  // calls of release_held_completions
+
+  std::optional<Fault> next() {
+    const std::lock_guard lock(mutex);
+    const std::uint64_t at = seen++;
+    const auto found = std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
+    return found == faults.end() ? std::nullopt : std::optional(*found);
+  }
+
+  std::uint64_t release_count() {
+    const std::lock_guard lock(mutex);
+    return releases;
+  }
+};
+
+struct Held {
+  Completion completion;
+  Clock::time_point due;
+  bool until_released = false;
+  std::uint64_t releases_before = 0;
+};
+
+class FaultyEngine final : public Engine {
+ public:
+  FaultyEngine(std::unique_ptr<Engine> engine, unsigned queue_depth)
+      : engine_(std::move(engine)), requests_(queue_depth), raw_(queue_depth) {}
+
+  void submit(std::span<const ReadRequest> requests) override {
+    for (const ReadRequest& request : requests) requests_[request.tag] = request;
+    engine_->submit(requests);
+  }
+
+  std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
+    const auto end = Clock::now() + timeout;
+    for (;;) {
+      if (const std::size_t taken = take_ready(completions); taken != 0) return taken;
+      // What is held comes due without the inner engine: so ask it in short turns.
+      const auto turn = held_.empty() ? timeout : std::chrono::milliseconds(1);
+      const std::size_t got = engine_->wait(std::span(raw_).first(std::min(raw_.size(), completions.size())), turn);
+      for (std::size_t i = 0; i < got; ++i) pass(raw_[i]);
+      if (got == 0) release_reordered();  // nothing else is on its way: the swap has no partner
+      if (got == 0 && Clock::now() >= end) return take_ready(completions);
+    }
+  }
+
+ private:
+  void pass(Completion completion) {
+    const std::optional<Fault> fault = process_state<Script>().next();
+    if (!fault) return deliver(completion);
+    const ReadRequest& request = requests_[completion.tag];
+    const auto nbytes = std::max(completion.result, 0);
+    switch (fault->kind) {
+      case FaultKind::error:
+        overwrite(request, 0, nbytes);
+        return deliver({completion.tag, -static_cast<std::int32_t>(fault->value)});
+      case FaultKind::short_read: {
+        const auto kept = static_cast<std::int32_t>(std::min<std::int64_t>(nbytes, fault->value));
+        overwrite(request, kept, nbytes);
+        return deliver({completion.tag, kept});
+      }
+      case FaultKind::zero:
+        overwrite(request, 0, nbytes);
+        return deliver({completion.tag, 0});
+      case FaultKind::flip:
+        if (fault->value < nbytes) request.data[fault->value] ^= std::byte{1};
+        return deliver(completion);
+      case FaultKind::late:
+        held_.push_back({completion, Clock::now() + std::chrono::milliseconds(fault->value), false, 0});
+        return;
+      case FaultKind::reorder:
+        swapped_.push_back(completion);
+        return;
+      case FaultKind::never:
+        held_.push_back({completion, {}, true, process_state<Script>().release_count()});
+        return;
+    }
+  }
+
+  void deliver(Completion completion) {
+    ready_.push_back(completion);
+    release_reordered();
+  }
+
+  void release_reordered() {
+    ready_.insert(ready_.end(), swapped_.begin(), swapped_.end());
+    swapped_.clear();
+  }
+
+  static void overwrite(const ReadRequest& request, std::int32_t from, std::int32_t to) {
+    std::memset(request.data + from, 0xA5, static_cast<std::size_t>(to - from));
+  }
+
+  std::size_t take_ready(std::span<Completion> completions) {
+    const auto now = Clock::now();
+    const std::uint64_t releases = held_.empty() ? 0 : process_state<Script>().release_count();
+    std::erase_if(held_, [&](const Held& held) {
+      const bool due = held.until_released ? releases != held.releases_before : held.due <= now;
+      if (due) ready_.push_back(held.completion);
+      return due;
+    });
+    const std::size_t taken = std::min(completions.size(), ready_.size());
+    std::copy_n(ready_.begin(), taken, completions.begin());
+    ready_.erase(ready_.begin(), ready_.begin() + static_cast<std::ptrdiff_t>(taken));
+    return taken;
+  }
+
+  std::unique_ptr<Engine> engine_;
+  std::vector<ReadRequest> requests_;  // by tag
+  std::vector<Completion> raw_;
+  std::deque<Completion> ready_, swapped_;
+  std::vector<Held> held_;
+};
+
+}  // namespace
+
+void set_completion_faults(std::vector<Fault> faults) {
+  auto& script = process_state<Script>();
+  const std::lock_guard lock(script.mutex);
+  script.faults = std::move(faults);
+  script.seen = 0;
+}
+
+void release_held_completions() {
+  auto& script = process_state<Script>();
+  const std::lock_guard lock(script.mutex);
+  ++script.releases;
+}
+
+bool completion_faults_set() {
+  auto& script = process_state<Script>();
+  const std::lock_guard lock(script.mutex);
+  return !script.faults.empty();
+}
+
+std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine, unsigned queue_depth) {
+  return std::make_unique<FaultyEngine>(std::move(engine), queue_depth);
+}
+
+}  // namespace fastio

@@ -1,0 +1,88 @@
+// The engine that works everywhere: as many threads as the queue is deep, each in a pread of its own.
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "engine.h"
+#include "error.h"
+
+namespace fastio {
+namespace {
+
+class PreadEngine final : public Engine {
+ public:
+  explicit PreadEngine(unsigned queue_depth) {
+    threads_.reserve(queue_depth);
+    try {
+      for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve(); });
+    } catch (const std::system_error& error) {
+      if (threads_.empty()) throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
+      // Fewer threads than asked for: the queue is served all the same.
+    }
+  }
+
+  ~PreadEngine() override {
+    {
+      const std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void submit(std::span<const ReadRequest> requests) override {
+    {
+      const std::lock_guard lock(mutex_);
+      waiting_.insert(waiting_.end(), requests.begin(), requests.end());
+    }
+    if (requests.size() == 1) {
+      work_.notify_one();
+    } else {
+      work_.notify_all();
+    }
+  }
+
+  std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
+    std::unique_lock lock(mutex_);
+    arrived_.wait_for(lock, timeout, [this] { return !completed_.empty(); });
+    const std::size_t taken = std::min(completions.size(), completed_.size());
+    std::copy_n(completed_.begin(), taken, completions.begin());
+    completed_.erase(completed_.begin(), completed_.begin() + static_cast<std::ptrdiff_t>(taken));
+    return taken;
+  }
+
+ private:
+  void serve() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      work_.wait(lock, [this] { return closing_ || !waiting_.empty(); });
+      if (waiting_.empty()) return;
+      const ReadRequest request = waiting_.front();
+      waiting_.pop_front();
+      lock.unlock();
+      const ssize_t got = pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
+      const auto result = static_cast<std::int32_t>(got >= 0 ? got : -last_error());
+      lock.lock();
+      completed_.push_back({request.tag, result});
+      arrived_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, arrived_;
+  std::deque<ReadRequest> waiting_;
+  std::deque<Completion> completed_;
+  bool closing_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_pread_engine(unsigned queue_depth) { return std::make_unique<PreadEngine>(queue_depth); }
+
+}  // namespace fastio

@@ -1,0 +1,211 @@
+// The io_uring engine: one ring a lane.
+#include <liburing.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <thread>
+#include <vector>
+
+#include "engine.h"
+#include "error.h"
+#include "file.h"
+#include "sanitizers.h"
+
+namespace fastio {
+namespace {
+
+std::string likely_cause(int error) {
+  switch (error) {
+    case EPERM:
+      return "a seccomp profile or kernel.io_uring_disabled refuses it";
+    case ENOSYS:
+      return "the kernel has no io_uring, or a filter hides it";
+    case ENOMEM: {
+      rlimit limit{};
+      getrlimit(RLIMIT_MEMLOCK, &limit);
+      return "RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) + " bytes";
+    }
+    default:
+      return {};
+  }
+}
+
+class Ring {
+ public:
+  explicit Ring(unsigned entries) {
+    const int result = io_uring_queue_init(entries, &ring_, 0);
+    if (result < 0) throw IoError(Failure{-result, "io_uring_setup", {}, {}, likely_cause(-result)});
+    sanitize_ring_made();
+  }
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  ~Ring() {
+    sanitize_ring_gone();
+    io_uring_queue_exit(&ring_);
+  }
+
+  io_uring* get() { return &ring_; }
+
+ private:
+  io_uring ring_{};
+};
+
+class UringEngine final : public Engine {
+ public:
+  explicit UringEngine(unsigned queue_depth) : ring_(queue_depth), requests_(queue_depth) {}
+
+  void submit(std::span<const ReadRequest> requests) override {
+    for (const ReadRequest& request : requests) {
+      io_uring_sqe* sqe = refusal_ == 0 ? io_uring_get_sqe(ring_.get()) : nullptr;
+      if (sqe == nullptr) {  // EBUSY: more than the depth, the caller's mistake, answered as one
+        failed_.push_back({request.tag, refusal_ == 0 ? -EBUSY : refusal_});
+        continue;
+      }
+      requests_[request.tag] = request;
+      sanitize_submission(&requests_[request.tag], request.data, request.nbytes);
+      io_uring_prep_read(sqe, request.fd, request.data, request.nbytes, request.offset);
+      sqe->user_data = request.tag;
+      queued_.push_back(request.tag);
+    }
+    flush();
+  }
+
+  std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
+    std::size_t taken = take(completions);
+    if (taken != 0) return taken;
+    flush();  // what an earlier EAGAIN left in the submission queue
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
+    __kernel_timespec limit{seconds.count(), std::chrono::nanoseconds(timeout - seconds).count()};
+    io_uring_cqe* first = nullptr;
+    // ETIME, EINTR: take() finds nothing, the lane asks again.
+    const int result = io_uring_wait_cqe_timeout(ring_.get(), &first, &limit);
+    taken = take(completions);
+    // Where the kernel refuses even to wait, completions come all the same; this is no reason to spin.
+    if (taken == 0 && result < 0 && result != -ETIME && result != -EINTR) std::this_thread::sleep_for(timeout);
+    return taken;
+  }
+
+ private:
+  // EAGAIN and EBUSY leave the entries queued: the next wait tries again, after completions made room. Any other
+  // error will stay (a filter that came after the ring): what is queued fails, and the ring takes no more.
+  void flush() {
+    if (io_uring_sq_ready(ring_.get()) == 0 || refusal_ != 0) return;
+    int result = io_uring_submit(ring_.get());
+    while (result == -EINTR) result = io_uring_submit(ring_.get());
+    while (queued_.size() > io_uring_sq_ready(ring_.get())) queued_.pop_front();  // in order, from the front
+    if (result < 0 && result != -EAGAIN && result != -EBUSY) {
+      refusal_ = result;
+      for (const std::uint32_t tag : queued_) failed_.push_back({tag, result});
+      queued_.clear();
+    }
+  }
+
+  std::size_t take(std::span<Completion> completions) {
+    std::size_t taken = 0;
+    while (taken < completions.size() && !failed_.empty()) {
+      completions[taken++] = failed_.front();
+      failed_.pop_front();
+    }
+    io_uring_cqe* cqe = nullptr;
+    while (taken < completions.size() && io_uring_peek_cqe(ring_.get(), &cqe) == 0) {
+      const auto tag = static_cast<std::uint32_t>(cqe->user_data);
+      const std::int32_t result = cqe->res;
+      io_uring_cqe_seen(ring_.get(), cqe);
+      ReadRequest& request = requests_[tag];
+      sanitize_completion(&request, request.data, static_cast<std::size_t>(std::max(result, 0)));
+      completions[taken++] = {tag, result};
+    }
+    return taken;
+  }
+
+  Ring ring_;
+  std::vector<ReadRequest> requests_;  // by tag
+  std::deque<std::uint32_t> queued_;   // tags in the ring's submission queue that the kernel has not taken
+  std::deque<Completion> failed_;
+  int refusal_ = 0;                    // -errno of a submission that the kernel will not take, ever
+};
+
+// ---- probing ----
+
+constexpr std::size_t kProbeBytes = 4096;
+
+// One read through `ring`; with `fixed` through its registered buffer 0.
+int read_once(io_uring* ring, int fd, std::byte* data, bool fixed) {
+  io_uring_sqe* sqe = io_uring_get_sqe(ring);
+  if (fixed) {
+    io_uring_prep_read_fixed(sqe, fd, data, kProbeBytes, 0, 0);
+  } else {
+    io_uring_prep_read(sqe, fd, data, kProbeBytes, 0);
+  }
+  if (const int result = io_uring_submit(ring); result < 0) return result;
+  io_uring_cqe* cqe = nullptr;
+  if (const int result = io_uring_wait_cqe(ring, &cqe); result < 0) return result;
+  const int result = cqe->res;
+  io_uring_cqe_seen(ring, cqe);
+  return result;
+}
+
+class ProbePage {
+ public:
+  ProbePage()
+      : data_(static_cast<std::byte*>(
+            mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+    if (data_ == MAP_FAILED) throw_last_error("mmap", {});
+  }
+  ProbePage(const ProbePage&) = delete;
+  ProbePage& operator=(const ProbePage&) = delete;
+  ~ProbePage() { munmap(data_, kProbeBytes); }
+  [[nodiscard]] std::byte* get() const { return data_; }
+
+ private:
+  std::byte* data_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_uring_engine(unsigned queue_depth) { return std::make_unique<UringEngine>(queue_depth); }
+
+EngineStatus probe_uring() {
+  EngineStatus status{EngineKind::uring, false, {}, {}};
+  try {
+    Ring ring(8);
+    const Descriptor file(static_cast<int>(syscall(SYS_memfd_create, "fastio-probe", 1U /* MFD_CLOEXEC */)));
+    const ProbePage page;
+    std::memset(page.get(), 0x5A, kProbeBytes);
+    if (!file.valid() || pwrite(file.get(), page.get(), kProbeBytes, 0) != static_cast<ssize_t>(kProbeBytes)) {
+      throw_last_error("memfd_create", {});
+    }
+    const auto whole = static_cast<int>(kProbeBytes);
+    std::memset(page.get(), 0, kProbeBytes);
+    if (const int result = read_once(ring.get(), file.get(), page.get(), false); result != whole) {
+      const int error = result < 0 ? -result : EIO;
+      throw IoError(Failure{error, "read through io_uring", {}, {}, "a ring was granted, but a read in it failed"});
+    }
+    if (page.get()[kProbeBytes - 1] != std::byte{0x5A}) {
+      throw IoError(Failure{EIO, "read through io_uring", {}, {}, "a read returned other bytes than were written"});
+    }
+    status.available = true;
+    status.reason = "a ring was set up and read through";
+    iovec buffer{page.get(), kProbeBytes};
+    if (const int result = io_uring_register_buffers(ring.get(), &buffer, 1); result < 0) {
+      status.features.push_back("fixed buffers: no, " + describe_error(-result) +
+                                (likely_cause(-result).empty() ? "" : ", " + likely_cause(-result)));
+    } else if (const int fixed = read_once(ring.get(), file.get(), page.get(), true); fixed != whole) {
+      status.features.push_back("fixed buffers: no, a fixed read failed with " + describe_error(fixed < 0 ? -fixed : EIO));
+    } else {
+      status.features.emplace_back("fixed buffers: yes");
+    }
+  } catch (const IoError& error) {
+    status.reason = error.what();
+  }
+  return status;
+}
+
+}  // namespace fastio

@@ -1,0 +1,51 @@
+// What went wrong, as a value and as an exception. The one place that reads errno.
+//
+// Set-up and the Python boundary throw IoError; completions carry Failure values, because an error must never
+// unwind through a lane. Everything here is immutable after construction and safe to share between threads.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+namespace fastio {
+
+// One failed operation on one file: which call, where, and what the kernel said.
+struct Failure {
+  int error = 0;            // an errno value
+  std::string operation;    // the system call or step, "open", "read", "mmap"
+  std::string path;         // empty where no file is concerned
+  std::optional<std::uint64_t> offset;  // in bytes from the start of the file
+  std::string detail;       // what was expected, where strerror alone would not say
+
+  [[nodiscard]] std::string message() const;
+};
+
+class IoError : public std::runtime_error {
+ public:
+  explicit IoError(Failure failure) : std::runtime_error(failure.message()), failure_(std::move(failure)) {}
+  [[nodiscard]] const Failure& failure() const { return failure_; }
+
+ private:
+  Failure failure_;
+};
+
+// More memory was asked for than the caller's limit leaves.
+class MemoryLimitExceeded : public std::runtime_error {
+ public:
+  MemoryLimitExceeded(std::uint64_t asked, std::uint64_t limit, std::uint64_t held);
+  std::uint64_t asked_bytes, limit_bytes, held_bytes;
+};
+
+// The errno of the call that failed last on this thread.
+[[nodiscard]] int last_error();
+
+// The name and the text of an errno value: "EIO (Input/output error)".
+[[nodiscard]] std::string describe_error(int error);
+
+// Throws IoError with the errno of the call that has just failed.
+[[noreturn]] void throw_last_error(std::string operation, std::string path,
+                                   std::optional<std::uint64_t> offset = std::nullopt);
+
+}  // namespace fastio

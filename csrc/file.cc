@@ -1,0 +1,139 @@
+#include "file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "error.h"
+
+namespace fastio {
+namespace {
+
+// O_DIRECT is asked for in units of a page: every filesystem that is met takes 512 or 4096, and pages are what
+// memory comes in.
+constexpr std::uint64_t kDirectAlignment = 4096;
+
+Descriptor open_for_reading(const std::string& path, int flags) {
+  return Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
+}
+
+bool same_inode(int a, int b) {
+  struct stat first {}, second {};
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+// Opens what `fd` has open once more with O_DIRECT; by descriptor, so that a replaced path does no harm, and by
+// path where /proc is not mounted.
+Descriptor reopen_direct(int fd, const std::string& path) {
+  Descriptor direct = open_for_reading("/proc/self/fd/" + std::to_string(fd), O_DIRECT);
+  if (direct.valid() || last_error() == EINVAL) return direct;
+  direct = open_for_reading(path, O_DIRECT);
+  if (direct.valid() && !same_inode(fd, direct.get())) {
+    errno = ESTALE;
+    return {};
+  }
+  return direct;
+}
+
+}  // namespace
+
+Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
+  if (this != &other) {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = other.release();
+  }
+  return *this;
+}
+
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+int Descriptor::release() { return std::exchange(fd_, -1); }
+
+File::File(std::string path, Descriptor buffered, std::uint64_t nbytes, Mount mount)
+    : path_(std::move(path)),
+      buffered_(std::move(buffered)),
+      nbytes_(nbytes),
+      mount_(std::move(mount)) {}
+
+std::shared_ptr<File> File::open(const std::string& path) {
+  // O_NONBLOCK so that a named pipe is refused below instead of waiting for its writer here.
+  Descriptor fd = open_for_reading(path, O_NONBLOCK);
+  if (!fd.valid()) throw_last_error("open", path);
+  struct stat status {};
+  if (fstat(fd.get(), &status) != 0) throw_last_error("fstat", path);
+  if (S_ISDIR(status.st_mode)) throw IoError(Failure{EISDIR, "open", path, {}, {}});
+  if (!S_ISREG(status.st_mode)) {
+    throw IoError(Failure{EINVAL, "open", path, {}, "not a regular file"});
+  }
+  // A ring takes O_NONBLOCK as "never wait for the device", which is not what was meant.
+  if (fcntl(fd.get(), F_SETFL, 0) != 0) throw_last_error("fcntl", path);
+  Mount mount = identify_mount(fd.get(), status.st_dev);
+  return std::shared_ptr<File>(
+      new File(path, std::move(fd), static_cast<std::uint64_t>(status.st_size), std::move(mount)));
+}
+
+DirectAccess File::direct_access() {
+  if (std::string known = direct_refusal_of(mount_.device); !known.empty()) return {false, 0, known};
+  const std::lock_guard lock(direct_mutex_);
+  if (!direct_.valid() && direct_refusal_.empty()) {
+    direct_ = reopen_direct(buffered_.get(), path_);
+    if (!direct_.valid()) {
+      direct_refusal_ = "open with O_DIRECT: " + describe_error(last_error()) + " on " + mount_.filesystem;
+    }
+  }
+  if (!direct_.valid()) return {false, 0, direct_refusal_};
+  const std::uint64_t reported = reported_direct_alignment(direct_.get());
+  if (reported == 0) return {false, 0, "statx says that this file takes no O_DIRECT"};
+  return {true, std::max(reported, kDirectAlignment), reported == 1 ? "default" : "statx"};
+}
+
+void File::forbid_direct(const std::string& reason) const {
+  remember_direct_refusal(mount_.device, reason);
+}
+
+std::uint64_t File::current_nbytes() const {
+  struct stat status {};
+  return fstat(buffered_.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : nbytes_;
+}
+
+bool File::read_cached(std::uint64_t offset, std::span<std::byte> out) const {
+  const int flags = mount_.memory_backed ? 0 : RWF_NOWAIT;  // tmpfs does not know the flag, and needs none
+  std::size_t done = 0;
+  while (done < out.size()) {
+    iovec part{out.data() + done, out.size() - done};
+    const ssize_t got = preadv2(buffered_.get(), &part, 1, static_cast<off_t>(offset + done), flags);
+    if (got <= 0) return false;
+    done += static_cast<std::size_t>(got);
+  }
+  return true;
+}
+
+void File::read(std::uint64_t offset, std::span<std::byte> out) const {
+  std::size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t got = pread(buffered_.get(), out.data() + done, out.size() - done,
+                              static_cast<off_t>(offset + done));
+    if (got < 0) {
+      if (last_error() == EINTR) continue;
+      throw_last_error("read", path_, offset + done);
+    }
+    if (got == 0) throw IoError(ended_early(*this, offset + done, offset + out.size()));
+    done += static_cast<std::size_t>(got);
+  }
+}
+
+Failure ended_early(const File& file, std::uint64_t end, std::uint64_t expected_end) {
+  return Failure{ENODATA, "read", file.path(), std::min(end, file.current_nbytes()),
+                 "the file ends here, " + std::to_string(expected_end) + " bytes were expected (it had " +
+                     std::to_string(file.nbytes()) + " when it was opened)"};
+}
+
+}  // namespace fastio

@@ -1,0 +1,86 @@
+// What filesystem a file lies on, and how it takes O_DIRECT.
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <array>
+#include <cstdio>
+#include <map>
+#include <mutex>
+
+#include "file.h"
+#include "process.h"
+
+namespace fastio {
+namespace {
+
+struct KnownFilesystem {
+  std::uint32_t magic;
+  const char* name;
+  bool memory_backed;
+};
+
+// Filesystems whose page cache nobody else writes behind the kernel's back. Others (NFS, FUSE, Lustre, …) are
+// never mapped. Magic numbers: linux/magic.h and the filesystems' own sources where that has none.
+constexpr std::array kLocalFilesystems = {
+    KnownFilesystem{EXT4_SUPER_MAGIC, "ext4", false},
+    KnownFilesystem{0x58465342, "xfs", false},
+    KnownFilesystem{BTRFS_SUPER_MAGIC, "btrfs", false},
+    KnownFilesystem{OVERLAYFS_SUPER_MAGIC, "overlayfs", false},
+    KnownFilesystem{F2FS_SUPER_MAGIC, "f2fs", false},
+    KnownFilesystem{0x2FC12FC1, "zfs", false},
+    KnownFilesystem{0xCA451A4E, "bcachefs", false},
+    KnownFilesystem{SQUASHFS_MAGIC, "squashfs", false},
+    KnownFilesystem{0xE0F5E1E2, "erofs", false},
+    KnownFilesystem{TMPFS_MAGIC, "tmpfs", true},
+    KnownFilesystem{RAMFS_MAGIC, "ramfs", true},
+};
+
+struct DirectRefusals {
+  std::mutex mutex;
+  std::map<dev_t, std::string> reasons;
+};
+
+}  // namespace
+
+Mount identify_mount(int fd, dev_t device) {
+  Mount mount{device, "unknown filesystem", false, false};
+  struct statfs status {};
+  if (fstatfs(fd, &status) != 0) return mount;
+  const auto magic = static_cast<std::uint32_t>(status.f_type);
+  for (const KnownFilesystem& known : kLocalFilesystems) {
+    if (known.magic == magic) return {device, known.name, true, known.memory_backed};
+  }
+  std::array<char, 16> text{};
+  std::snprintf(text.data(), text.size(), "0x%x", magic);
+  mount.filesystem = std::string("filesystem ") + text.data();
+  return mount;
+}
+
+std::uint64_t reported_direct_alignment(int fd) {
+#ifdef STATX_DIOALIGN
+  struct statx status {};
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 && (status.stx_mask & STATX_DIOALIGN) != 0) {
+    return status.stx_dio_offset_align;
+  }
+#else
+  static_cast<void>(fd);
+#endif
+  return 1;
+}
+
+std::string direct_refusal_of(dev_t device) {
+  auto& refusals = process_state<DirectRefusals>();
+  const std::lock_guard lock(refusals.mutex);
+  const auto found = refusals.reasons.find(device);
+  return found == refusals.reasons.end() ? std::string() : found->second;
+}
+
+void remember_direct_refusal(dev_t device, const std::string& reason) {
+  auto& refusals = process_state<DirectRefusals>();
+  const std::lock_guard lock(refusals.mutex);
+  refusals.reasons.emplace(device, reason);
+}
+
+}  // namespace fastio

@@ -1,0 +1,56 @@
+// A lane: one thread with its own engine that takes blocks all the way, read and verified.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "loader.h"
+
+namespace fastio {
+
+class Lane {
+ public:
+  // `engine` may be null for a job whose blocks are all mapped.
+  Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth);
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  // Waits for every read that is out: memory under a read must not be freed.
+  ~Lane();
+
+  void run();
+
+ private:
+  // A block on its way; its index is the tag of its request.
+  struct Slot {
+    LoadJob::Assignment work;
+    std::uint64_t at = 0;        // the next byte to read, file offset
+    bool direct = false;
+    unsigned stalls = 0;         // answers in a row that brought nothing
+  };
+
+  void top_up();
+  void submit();
+  void issue(std::uint32_t tag);
+  void settle(std::uint32_t tag, std::int32_t result);
+  void retry(std::uint32_t tag, int error);
+  void finish(std::uint32_t tag);
+  void give_up(std::uint32_t tag, Failure failure);
+  [[nodiscard]] bool reads_direct(const LoadJob::Assignment& work) const;
+  void take_mapped(const LoadJob::Assignment& work);
+  void drain();
+
+  std::shared_ptr<LoadJob> job_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<Slot> slots_;
+  std::vector<std::uint32_t> free_;
+  std::vector<std::uint32_t> arrived_;    // read, not yet verified
+  std::vector<ReadRequest> to_submit_;
+  std::vector<Completion> completions_;
+  std::size_t in_flight_ = 0;
+};
+
+}  // namespace fastio

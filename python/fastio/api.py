@@ -1,0 +1,240 @@
+"""What most users ever call: load."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from types import ModuleType
+from typing import Any, Literal
+
+from fastio import _native
+from fastio.catalog import Catalog, Shard
+from fastio.errors import ChecksumError, FormatError
+from fastio.formats import huggingface
+from fastio.options import Options
+from fastio.report import Report
+
+_log = logging.getLogger("fastio")
+
+FRAMEWORKS = ("numpy", "torch")
+
+
+def load(
+    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    *,
+    framework: str = "numpy",
+    names: Collection[str] | None = None,
+    verify: bool | Literal["require"] = True,
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Load tensors into memory, verified while they are read.
+
+    Parameters
+    ----------
+    source : path or list of paths
+        A ``.safetensors`` file, several of them, a Hugging Face folder or its ``*.safetensors.index.json``.
+    framework : {"numpy", "torch"}
+        What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the last axis.
+    names : collection of str, optional
+        Load only these; the result has them in this order. Default: all, in file order.
+    verify : bool or "require"
+        True compares the checksums of files that carry them (`fastio.seal` adds them) and says in the report
+        which ones do not. "require" refuses such files. False reads only; a sealed file's header is checked
+        all the same.
+    options : Options, optional
+        How it is done; the default fits most machines.
+    progress : bool
+        Show a progress bar.
+    report : Report, optional
+        Filled with what was done, how fast, and why so.
+
+    Returns
+    -------
+    dict of str to array
+        Each tensor owns its memory, writable, aligned for its dtype.
+
+    Raises
+    ------
+    FileNotFoundError
+        The source, or a shard that an index names.
+    FormatError
+        A file that is not what it says: path, offset, what was expected. Also with ``verify="require"`` a file
+        that carries no checksums, and a tensor whose name occurs in two files.
+    ChecksumError
+        Bytes that are not those that were saved: path, chunk, extent, tensors.
+    ReadError
+        A read that failed: errno, path, offset.
+    TensorNotFoundError
+        A name that no file has, with close matches.
+    MemoryLimitError
+        More bytes than ``options.memory_limit_bytes``; nothing was read.
+    TypeError, ValueError
+        An argument that is none of the above, or a dtype that the framework cannot hold.
+    """
+    wrapper = _framework_module(framework)
+    if verify not in (True, False, "require"):
+        raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
+    options = options if options is not None else Options()
+    report = report if report is not None else Report()
+    report.clear()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    with _collector_paused():
+        catalog = huggingface.locate(source)
+        wanted = catalog if names is None else catalog.select(names)
+        _check_dtypes(wanted, framework, wrapper)
+        if verify == "require":
+            _require_tables(wanted)
+        _describe(report, wanted, verified=bool(verify))
+        with _progress(progress, str(catalog.source)) as advance:
+            loaded = _read(wanted, bool(verify), options, advance)
+        report.take(loaded.statistics)
+        tensors: dict[str, Any] = {}
+        for index, shard in enumerate(wanted.shards):
+            tensors.update(
+                zip(
+                    shard.names,
+                    wrapper.wrap(loaded, index, shard.dtypes, shard.shapes),
+                    strict=True,
+                )
+            )
+        loaded.release()
+    if names is not None:
+        tensors = {name: tensors[name] for name in names}
+    report.seconds = time.perf_counter() - started
+    report.cpu_seconds = time.process_time() - cpu_started
+    _log.info("loaded %s: %s", catalog.source, report)
+    return tensors
+
+
+def _framework_module(framework: str) -> ModuleType:
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework={framework!r}: expected one of {', '.join(FRAMEWORKS)}")
+    return importlib.import_module(f"fastio.{framework}")
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A hundred thousand new objects would set off the garbage collector, which has nothing to find in them."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _check_dtypes(catalog: Catalog, framework: str, wrapper: ModuleType) -> None:
+    for shard in catalog.shards:
+        unknown = set(shard.dtypes) - wrapper.DTYPES.keys()
+        if unknown:
+            name, dtype = next(
+                (n, d) for n, d in zip(shard.names, shard.dtypes, strict=True) if d in unknown
+            )
+            raise TypeError(
+                f"{shard.path}: tensor {name!r} has dtype {dtype}, which {framework} cannot hold"
+            )
+
+
+def _require_tables(catalog: Catalog) -> None:
+    for shard in catalog.shards:
+        if shard.table is None:
+            raise FormatError(
+                shard.path,
+                "carries no checksums, and verify='require' was asked for",
+                expected="a sealed file (fastio.seal makes one)",
+            )
+
+
+def _describe(report: Report, catalog: Catalog, *, verified: bool) -> None:
+    report.files = len(catalog.shards)
+    report.tensors = len(catalog)
+    report.nbytes = sum(int((shard.ends - shard.begins).sum()) for shard in catalog.shards)
+    report.unverified = tuple(
+        shard.path for shard in catalog.shards if shard.table is None or not verified
+    )
+
+
+def _read(
+    catalog: Catalog, verify: bool, options: Options, advance: Callable[[int, int], None] | None
+) -> _native.Loaded:
+    requests = []
+    for shard in catalog.shards:
+        table = shard.table if verify else None
+        native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
+        requests.append((shard.file, shard.begins, shard.ends, native_table))
+    try:
+        return _native.load(
+            requests,
+            engine=options.engine,
+            cache=options.cache,
+            mapping=options.mapping,
+            huge_pages=options.huge_pages,
+            keep_cold=_others_will_read(sum(shard.file.nbytes for shard in catalog.shards)),
+            block_bytes=options.block_bytes,
+            queue_depth=options.queue_depth,
+            lanes=options.lanes,
+            memory_limit_bytes=options.memory_limit_bytes,
+            progress=advance,
+        )
+    except ChecksumError as error:
+        raise ChecksumError(
+            error.path,
+            chunk=error.chunk,
+            offset=error.offset,
+            nbytes=error.nbytes,
+            expected=error.expected,
+            found=error.found,
+            tensors=_tensors_in(catalog, error),
+        ) from None
+
+
+def _tensors_in(catalog: Catalog, error: ChecksumError) -> tuple[str, ...]:
+    """The names of the tensors that a damaged chunk has bytes of."""
+
+    def hit(shard: Shard) -> list[str]:
+        touched = (shard.begins < error.offset + error.nbytes) & (shard.ends > error.offset)
+        return [shard.names[index] for index in touched.nonzero()[0]]
+
+    return tuple(
+        name for shard in catalog.shards if shard.path == error.path for name in hit(shard)
+    )
+
+
+def _others_will_read(nbytes: int) -> bool:
+    """Whether several ranks of this host are about to read these bytes, and the page cache can keep them."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not ranks.isdecimal() or int(ranks) <= 1:
+        return False
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        available = next(
+            (int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")), 0
+        )
+    # The cache keeps one copy, each rank has one of its own.
+    return nbytes * (1 + int(ranks)) < available
+
+
+@contextlib.contextmanager
+def _progress(show: bool, what: str) -> Iterator[Callable[[int, int], None] | None]:
+    if not show:
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(os.path.basename(what) or what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,300 @@
+"""What can be loaded: names, and for each its dtype, shape, file and bytes. Reads nothing.
+
+A `Shard` holds columns, not objects: a file may have a hundred thousand tensors.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native
+from fastio.errors import FormatError, TensorNotFoundError, shown
+
+_MATCHES_MAX = 3
+_NEIGHBOURS = 64  # names before and behind a missing one that are compared with it
+_COMPARED_CHARACTERS_MAX = 512  # comparing takes quadratic time
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A dtype of the safetensors format.
+
+    Attributes
+    ----------
+    name : str
+        As headers write it.
+    bits : int
+        Of one value; below eight, values are packed.
+    """
+
+    name: str
+    bits: int
+
+    @property
+    def align_bytes(self) -> int:
+        """Where a value may start in memory; 1 where values are packed."""
+        return max(1, self.bits // 8)
+
+
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype, release 0.8
+DTYPES: Mapping[str, Dtype] = MappingProxyType(
+    {
+        name: Dtype(name, bits)
+        for bits, names in {
+            4: ("F4",),
+            6: ("F6_E2M3", "F6_E3M2"),
+            8: (
+                *("BOOL", "U8", "I8"),
+                *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+            ),
+            16: ("I16", "U16", "F16", "BF16"),
+            32: ("I32", "U32", "F32"),
+            64: ("C64", "F64", "I64", "U64"),
+        }.items()
+        for name in names
+    }
+)
+"""Every dtype that a header may name."""
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """Where one tensor lies.
+
+    Attributes
+    ----------
+    name, dtype : str
+    shape : tuple of int
+    path : str
+        The file.
+    offset : int
+        Of the first byte, from the start of the file.
+    nbytes : int
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ChecksumTable:
+    """The checksums of a file's chunks; `fastio.checksums` reads and writes it.
+
+    Attributes
+    ----------
+    start : int
+        Where chunk 0 begins in the file, in bytes.
+    chunk_bytes : int
+        Bytes a chunk; the last one may be short.
+    digests : bytes
+        XXH3-64 of each chunk, 8 bytes each, little-endian.
+    """
+
+    start: int
+    chunk_bytes: int
+    digests: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One located file: its tensors as columns, in the order of their bytes.
+
+    Attributes
+    ----------
+    file : _native.File
+        Open.
+    names, dtypes : list of str
+    shapes : list of tuple of int
+    begins, ends : (n,) int64
+        Offsets from the start of the file, in bytes, ascending.
+    metadata : dict of str to str
+        What the user stored with the tensors, without fastio's own keys.
+    table : ChecksumTable or None
+        None for a file that carries no checksums.
+    """
+
+    file: _native.File
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    begins: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    metadata: dict[str, str]
+    table: ChecksumTable | None
+
+    @property
+    def path(self) -> str:
+        """The file's path, as it was opened."""
+        return self.file.path
+
+    def take(self, rows: Sequence[int]) -> Shard:
+        """Return a shard with only these tensors, by position, ascending.
+
+        Raises
+        ------
+        IndexError
+            If a position is not there.
+        """
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            dtypes=[self.dtypes[row] for row in rows],
+            shapes=[self.shapes[row] for row in rows],
+            begins=self.begins[list(rows)],
+            ends=self.ends[list(rows)],
+        )
+
+    def names_within(self, offset: int, nbytes: int) -> tuple[str, ...]:
+        """Return the tensors that have bytes in an extent of the file.
+
+        Raises
+        ------
+        Nothing.
+        """
+        touched = (
+            (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
+        )
+        return tuple(self.names[row] for row in np.flatnonzero(touched))
+
+
+class Catalog(Collection[str]):
+    """The tensors of one source, file by file.
+
+    Parameters
+    ----------
+    shards : iterable of Shard
+    source : str
+        What was asked for, as messages call it.
+
+    Raises
+    ------
+    FormatError
+        If two files hold a tensor of the same name.
+    """
+
+    def __init__(self, shards: Iterable[Shard], source: str) -> None:
+        self.shards = tuple(shards)
+        self.source = source
+        if len(self.shards) > 1 and len(self._ordinals) < len(self):
+            self._refuse_duplicates()
+
+    def __len__(self) -> int:
+        return sum(len(shard.names) for shard in self.shards)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._ordinals
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(shard.names for shard in self.shards)
+
+    def __repr__(self) -> str:
+        return f"<Catalog of {self.source}: {len(self)} tensors in {len(self.shards)} files>"
+
+    @cached_property
+    def _ordinals(self) -> dict[str, int]:
+        """The position of each name among all names; made when the first one is looked up."""
+        return {name: ordinal for ordinal, name in enumerate(self)}
+
+    @cached_property
+    def _first_ordinals(self) -> list[int]:
+        counts = (len(shard.names) for shard in self.shards)
+        return list(itertools.accumulate(counts, initial=0))
+
+    def info(self, name: str) -> TensorInfo:
+        """Say where a tensor lies.
+
+        Raises
+        ------
+        TensorNotFoundError
+            If there is none of this name.
+        TypeError
+            If the name is not a str.
+        """
+        index, row = self._position(name)
+        shard = self.shards[index]
+        begin, end = int(shard.begins[row]), int(shard.ends[row])
+        return TensorInfo(
+            name, shard.dtypes[row], shard.shapes[row], shard.path, begin, end - begin
+        )
+
+    def select(self, names: Collection[str]) -> Catalog:
+        """Return a catalog with only these tensors, in file order.
+
+        Parameters
+        ----------
+        names : collection of str
+            May hold a name twice.
+
+        Raises
+        ------
+        TensorNotFoundError
+            If one of them is not there.
+        TypeError
+            If it is a single str, or holds something else than str.
+        """
+        if isinstance(names, (str, bytes)):
+            raise TypeError(
+                f"names must be a collection of str, not one {type(names).__name__}: {shown(names)}"
+            )
+        rows: dict[int, list[int]] = {}
+        for index, row in sorted({self._position(name) for name in names}):
+            rows.setdefault(index, []).append(row)
+        return Catalog((self.shards[index].take(some) for index, some in rows.items()), self.source)
+
+    def _position(self, name: Any) -> tuple[int, int]:
+        """The shard and the row of a name."""
+        if not isinstance(name, str):
+            raise TypeError(f"a tensor's name must be a str, not {type(name).__name__}")
+        ordinal = self._ordinals.get(name)
+        if ordinal is None:
+            raise TensorNotFoundError(name, self.source, _close_matches(name, self._ordinals))
+        index = bisect.bisect_right(self._first_ordinals, ordinal) - 1
+        return index, ordinal - self._first_ordinals[index]
+
+    def _refuse_duplicates(self) -> None:
+        first: dict[str, Shard] = {}
+        for shard in self.shards:
+            for name in shard.names:
+                other = first.setdefault(name, shard)
+                if other is not shard:
+                    raise FormatError(
+                        shard.path,
+                        f"has a tensor {shown(name)}, and so has {other.path}",
+                        expected="each name in one file only",
+                    )
+
+
+def _close_matches(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names most like a missing one, among those that begin or end like it."""
+    if len(name) > _COMPARED_CHARACTERS_MAX:
+        return ()
+    forwards = _neighbours(name, names)
+    backwards = _neighbours(name[::-1], (other[::-1] for other in names))
+    candidates = {*forwards, *(other[::-1] for other in backwards)}
+    return tuple(
+        difflib.get_close_matches(
+            name,
+            (other for other in candidates if len(other) <= _COMPARED_CHARACTERS_MAX),
+            _MATCHES_MAX,
+        )
+    )
+
+
+def _neighbours(name: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    at = bisect.bisect(ordered, name)
+    return ordered[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]

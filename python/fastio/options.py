@@ -1,0 +1,133 @@
+"""Options: how a load is done.
+
+Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default. (A value tuned for the
+mount will come between the last two.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+EngineName = Literal["auto", "uring", "pread"]
+CacheMode = Literal["auto", "bypass", "keep"]
+MappingMode = Literal["auto", "never"]
+HugePages = Literal["auto", "on", "off"]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "engine": get_args(EngineName),
+    "cache": get_args(CacheMode),
+    "mapping": get_args(MappingMode),
+    "huge_pages": get_args(HugePages),
+}
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "block_bytes": (1, 2**30),
+    "queue_depth": (1, 4096),
+    "lanes": (1, 1024),
+    "memory_limit_bytes": (1, 2**63 - 1),
+}
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def default_lanes() -> int:
+    """Two lanes hide each other's page faults; more of them, up to eight, where there are cores.
+
+    Measured on 2 cores (bench/results): one lane stays well under the device's speed into fresh memory.
+    """
+    return max(2, min(8, len(os.sched_getaffinity(0)) // 2))
+
+
+def _field(name: str, default: Callable[[], Any]) -> Any:
+    """A field whose default is read from FASTIO_<NAME> when the Options are made."""
+
+    def from_environment() -> Any:
+        variable = f"FASTIO_{name.upper()}"
+        text = os.environ.get(variable, "").strip()
+        if not text:
+            return default()
+        value = text if name in _CHOICES else _parse_number(variable, text)
+        _check(name, variable, value)
+        return value
+
+    return field(default_factory=from_environment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How tensors are read. What is not given is taken from the environment, then from the default.
+
+    Parameters
+    ----------
+    engine : {"auto", "uring", "pread"}
+        ``auto`` takes io_uring where it works, found by trying, and preadv threads elsewhere.
+    cache : {"auto", "bypass", "keep"}
+        ``bypass`` reads with O_DIRECT; ``keep`` reads through the page cache, so that the next reader
+        finds the file warm; ``auto`` takes what is in the page cache from there and reads the rest
+        directly, but keeps it when several ranks of this host (``LOCAL_WORLD_SIZE``) are about to read it.
+    mapping : {"auto", "never"}
+        ``auto`` maps a file that is wholly in the page cache, privately. What a mapping costs: a file
+        that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that were evicted
+        under memory pressure are read again unverified. ``never`` copies.
+    block_bytes : int
+        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB.
+    queue_depth : int
+        Reads in flight of each lane, 1 to 4096. Default 8.
+    lanes : int
+        Threads that read and verify, 1 to 1024. Default: half of the usable cores, 2 to 8.
+    memory_limit_bytes : int or None
+        Bound on the memory of a load: the result, and what is parked. Default None: no bound.
+    huge_pages : {"auto", "on", "off"}
+        ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
+
+    Raises
+    ------
+    ValueError
+        A value that is none of the above; names the option, or the variable it came from.
+    TypeError
+        A value of the wrong type.
+
+    Notes
+    -----
+    Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … Sizes take the suffixes K, M, G
+    and T (powers of 1024).
+    """
+
+    engine: EngineName = _field("engine", lambda: "auto")
+    cache: CacheMode = _field("cache", lambda: "auto")
+    mapping: MappingMode = _field("mapping", lambda: "auto")
+    block_bytes: int = _field("block_bytes", lambda: 4 * 2**20)
+    queue_depth: int = _field("queue_depth", lambda: 8)
+    lanes: int = _field("lanes", default_lanes)
+    memory_limit_bytes: int | None = _field("memory_limit_bytes", lambda: None)
+    huge_pages: HugePages = _field("huge_pages", lambda: "auto")
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _check(option.name, option.name, getattr(self, option.name))
+
+
+def _parse_number(variable: str, text: str) -> int:
+    digits = text.lower().rstrip("kmgt")
+    unit = text.lower()[len(digits) :]
+    if not digits.isdecimal() or unit not in _UNITS:
+        raise ValueError(f"{variable}={text!r}: expected a whole number, with K, M, G or T behind it")
+    return int(digits) * _UNITS[unit]
+
+
+def _check(name: str, origin: str, value: object) -> None:
+    """Refuse a value that the option cannot have; `origin` is where it came from."""
+    if name in _CHOICES:
+        if not isinstance(value, str):
+            raise TypeError(f"{origin} must be a str, not {type(value).__name__}")
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{origin}={value!r}: expected one of {', '.join(_CHOICES[name])}")
+        return
+    if value is None and name == "memory_limit_bytes":
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{origin} must be an int, not {type(value).__name__}")
+    low, high = _RANGES[name]
+    if not low <= value <= high:
+        raise ValueError(f"{origin}={value}: expected {low} to {high}")

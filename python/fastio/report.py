@@ -1,0 +1,166 @@
+"""Report: what a load did, how fast, by which engine and why; and what this host offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fastio import _native
+
+
+@dataclass
+class Report:
+    """What one load did. Pass an empty one to `fastio.load`; it is filled also when the load fails.
+
+    Attributes
+    ----------
+    engine, engine_reason : str
+        ``uring`` or ``pread`` for reads, ``mmap`` where the page cache had all bytes, ``inline`` for a
+        small load on the caller's thread, ``none`` where there was nothing to do; and why.
+    cache, cache_reason : str
+        ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes were
+        taken from.
+    tensors, files : int
+        How many of each were loaded.
+    nbytes : int
+        Bytes of the tensors.
+    bytes_direct, bytes_buffered, bytes_mapped : int
+        Bytes that were read with O_DIRECT, through the page cache, or verified in a mapping.
+    seconds, cpu_seconds : float
+        Wall-clock time of the load; processor time of the whole process meanwhile, the kernel's included.
+    lanes : int
+        Threads that read and verified.
+    chunks_verified : int
+        Chunks whose checksum was compared.
+    unverified : tuple of str
+        Files that carry no checksum table, or all of them with ``verify=False``.
+    fallbacks : tuple of str
+        What did not go as planned, and what was done instead.
+    """
+
+    engine: str = ""
+    engine_reason: str = ""
+    cache: str = ""
+    cache_reason: str = ""
+    tensors: int = 0
+    files: int = 0
+    nbytes: int = 0
+    bytes_direct: int = 0
+    bytes_buffered: int = 0
+    bytes_mapped: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    lanes: int = 0
+    chunks_verified: int = 0
+    unverified: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were read into memory; a mapping reads none."""
+        return self.bytes_direct + self.bytes_buffered
+
+    @property
+    def gb_per_s(self) -> float:
+        """Tensor bytes a second, in units of 10^9."""
+        return self.nbytes / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+    def clear(self) -> None:
+        """Forget an earlier load."""
+        for each in fields(self):
+            setattr(self, each.name, each.default)
+
+    def take(self, statistics: Mapping[str, Any]) -> None:
+        """Fill in what the native job counted."""
+        self.cache, self.cache_reason = _summary(statistics["access"])
+        self.fallbacks = tuple(statistics["fallbacks"])
+        for name in (
+            "engine", "engine_reason", "lanes",
+            "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified",
+        ):  # fmt: skip
+            setattr(self, name, statistics[name])
+
+    def __str__(self) -> str:
+        verified = f"{self.chunks_verified} chunks verified"
+        if self.unverified:
+            verified += f", {len(self.unverified)} of {self.files} files unverified"
+        parts = [
+            f"{self.tensors} tensors, {self.nbytes / 1e6:.1f} MB from {self.files} file(s)",
+            f"{self.seconds:.3f} s, {self.gb_per_s:.2f} GB/s, {self.cpu_seconds:.2f} CPU s",
+            f"engine {self.engine} ({self.engine_reason})",
+            f"cache {self.cache} ({self.cache_reason})",
+            verified,
+            *self.fallbacks,
+        ]
+        return "; ".join(parts)
+
+
+def _summary(access: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """One state and one reason for all files: the common one, or how many differ."""
+    access = list(access)
+    states = {state for state, _ in access}
+    state = states.pop() if len(states) == 1 else "mixed" if states else ""
+    reasons = list(dict.fromkeys(reason for _, reason in access))
+    more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+    return state, (reasons[0] + more) if reasons else ""
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Whether one engine works here, found by trying it.
+
+    Attributes
+    ----------
+    available : bool
+    reason : str
+        What the trial showed, or why there is no such engine.
+    features : tuple of str
+        What it can do beyond plain reads, each with the reason where it cannot.
+    """
+
+    available: bool
+    reason: str
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What was probed on this host: `engines` by name, which one `Options(engine="auto")` takes, and why."""
+
+    engines: Mapping[str, EngineStatus]
+    chosen: str
+    reason: str
+    checksum: str
+
+    def __str__(self) -> str:
+        lines = [f"engine: {self.chosen} ({self.reason})"]
+        for name, status in self.engines.items():
+            lines.append(f"  {name}: {'yes' if status.available else 'NO'}, {status.reason}")
+            lines.extend(f"    {feature}" for feature in status.features)
+        lines.append(f"checksum: XXH3-64, {self.checksum} code")
+        return "\n".join(lines)
+
+
+def engine_report() -> EngineReport:
+    """Say which engines work on this host, and why each one does or does not.
+
+    Returns
+    -------
+    EngineReport
+        Its ``str()`` is a readable text.
+
+    Raises
+    ------
+    Nothing; an engine that cannot be had is part of the answer.
+    """
+    engines = {
+        name: EngineStatus(status["available"], status["reason"], tuple(status["features"]))
+        for name, status in _native.engine_statuses().items()
+    }
+    uring = engines["uring"]
+    if uring.available:
+        chosen, reason = "uring", uring.reason
+    else:
+        chosen, reason = "pread", f"io_uring is not available: {uring.reason}"
+    return EngineReport(engines, chosen, reason, _native.checksum_variant())

@@ -1,0 +1,118 @@
+"""Verdicts and tables follow from the JSON alone."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from bench import cases, contenders, tables, targets
+
+
+def document(ours_s: float, rival_s: float, count: int = 16) -> dict:
+    """Return a result file with one case, in which both drift together."""
+    drift = [1 + 0.5 * (index % 3) for index in range(count)]
+    contenders = {
+        name: {
+            "median_s": base,
+            "gb_per_s": 2.0 / base,
+            "notes": {},
+            "seconds": [base * each for each in drift],
+            "cpu_s": [0.5 * each for each in drift],
+        }
+        for name, base in {"fastio": ours_s, "safetensors": rival_s}.items()
+    }
+    case = {
+        "title": "made up",
+        "date": "2026-01-01T00:00:00+00:00",
+        "versions": {"numpy": "2"},
+        "tensor_bytes": 2 * 10**9,
+        "rounds": count,
+        "contenders": contenders,
+        "missing": {"fio": "fio not installed"},
+        "failed": {},
+    }
+    machine = {
+        "cpu": "abacus",
+        "cores": 2,
+        "memory_gb": 1.0,
+        "kernel": "6",
+        "virtual": True,
+        "filesystem": "ext4",
+        "device": {"name": "vda", "model": "virtio block device"},
+        "huge_pages": "madvise",
+        "python": "3.12",
+    }
+    return {
+        "machine": machine,
+        "fio": {"fio": {"settings": "4:8:2"}},
+        "cases": {"llama-cold": case},
+    }
+
+
+def test_nothing_measured_is_nothing_met():
+    verdicts = {each["verdict"] for each in targets.evaluate({"cases": {}})}
+    assert verdicts == {"not measured"}
+
+
+@pytest.mark.parametrize(("rival_s", "expected"), [(2.8, "met"), (2.6, "missed")])
+def test_a_ratio_is_judged_by_its_pairs(rival_s: float, expected: str):
+    judged = targets.evaluate(document(1.0, rival_s))
+    (found,) = (
+        each for each in judged if each["text"] == "cold, verified, beside safetensors touched"
+    )
+    assert found["verdict"] == expected
+
+
+def test_cold_speed_is_the_rival_s_time_over_ours():
+    judged = [
+        each
+        for each in targets.evaluate(document(1.0, 2.8))
+        if each["case"] == "llama-cold" and each["value"] is not None
+    ]
+    by_text = {each["text"]: each for each in judged}
+    beside = by_text["cold, verified, beside safetensors touched"]
+    assert (beside["value"], beside["verdict"], beside["count"]) == (2.8, "met", 16)
+    # 0.5 to 1.0 CPU seconds for 2 GB.
+    assert by_text["all CPU of a cold load"]["verdict"] == "met"
+
+
+def test_too_few_rounds_decide_nothing():
+    judged = targets.evaluate(document(1.0, 5.0, count=4))
+    assert {each["verdict"] for each in judged} == {"not decided", "not measured"}
+
+
+def test_every_contender_and_case_that_a_target_names_exists():
+    for case in cases.LOAD_CASES:
+        assert set(case.contenders) <= set(contenders.TITLES)
+    assert {target.case for target in targets.TARGETS} <= set(cases.CASE_NAMES)
+
+
+def test_json_is_folded_and_says_the_same():
+    found = document(1.0, 2.8)
+    text = tables.to_json(found)
+    assert json.loads(text) == found
+    assert len(text.splitlines()) < 80
+
+
+def test_tables_name_what_is_missing():
+    found = document(1.0, 2.8)
+    text = tables.markdown(found)
+    assert "Without fio, io_uring, direct: fio not installed." in text
+    assert "abacus" in text
+    assert "| 2.800 x | 2.800 to 2.800 | met |" in text
+    tables.show(found, Console(quiet=True))
+
+
+def test_a_table_says_when_others_used_the_machine():
+    found = document(1.0, 2.8)
+    assert "did other work" not in tables.markdown(found)
+    for figures in found["cases"]["llama-cold"]["contenders"].values():
+        figures["foreign_cpu_s"] = [0.5 * seconds for seconds in figures["seconds"]]
+    assert "Meanwhile 25 % of the cores did other work." in tables.markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(2.5, "2.5 s"), (0.0125, "12.5 ms"), (0.000042, "42 µs")]
+)
+def test_times_have_a_fitting_unit(value: float, expected: str):
+    assert tables.seconds(value) == expected

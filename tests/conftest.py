@@ -1,0 +1,101 @@
+"""Fixtures over `testbed`: places to put files, cleaned up when the test or the session is over."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import testbed
+
+hypothesis.settings.register_profile("fastio", deadline=None)
+hypothesis.settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "fastio")
+
+
+def pytest_configure() -> None:
+    testbed.enter_private_mounts()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root"):
+        testbed.require_root(item.name)
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testbed.Mount]:
+    """An ext4 of 1 GiB on a loop device."""
+    with testbed.loop_mount(tmp_path_factory.mktemp("ext4"), "ext4") as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testbed.Mount]:
+    """An XFS of 1 GiB on a loop device."""
+    with testbed.loop_mount(tmp_path_factory.mktemp("xfs"), "xfs") as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[testbed.Mount]:
+    """A tmpfs of 512 MiB."""
+    with testbed.tmpfs_mount(tmp_path_factory.mktemp("tmpfs")) as mount:
+        yield mount
+
+
+@pytest.fixture(params=["ext4", "xfs", "tmpfs"])
+def filesystem(request: pytest.FixtureRequest) -> str:
+    """Each kind of filesystem in turn."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest, filesystem: str, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on each kind of filesystem in turn."""
+    mount: testbed.Mount = request.getfixturevalue(filesystem)
+    with _emptied(mount.path / tmp_path.name) as folder:
+        yield folder
+
+
+@pytest.fixture
+def failing_mount(tmp_path: Path) -> Iterator[testbed.FailingMount]:
+    """A filesystem whose device fails when told to."""
+    folder = tmp_path / "failing"
+    folder.mkdir()
+    with testbed.failing_mount(folder) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def slow_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled program that `slow_mount` runs."""
+    return testbed.build_slow_filesystem(tmp_path_factory.mktemp("slow"))
+
+
+@pytest.fixture
+def slow_mount(slow_filesystem: Path, tmp_path: Path) -> Iterator[testbed.SlowMount]:
+    """A folder whose reads can be delayed or hung."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    with testbed.slow_mount(slow_filesystem, folder) as mount:
+        yield mount

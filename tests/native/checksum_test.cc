@@ -1,0 +1,120 @@
+#include "checksum.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
+
+#include "sample_file.h"
+
+namespace fastio {
+
+std::uint64_t xxh3_64_portable(const void* data, std::size_t nbytes);
+#ifdef FASTIO_HAVE_AVX2
+std::uint64_t xxh3_64_avx2(const void* data, std::size_t nbytes);
+#endif
+
+namespace {
+
+// The bytes that xxHash's own sanity check hashes (cli/xsum_sanity_check.c, XSUM_fillTestBuffer).
+std::vector<std::byte> published_bytes(std::size_t nbytes) {
+  std::vector<std::byte> bytes(nbytes);
+  std::uint64_t generator = 2654435761U;
+  for (std::byte& byte : bytes) {
+    byte = static_cast<std::byte>(generator >> 56U);
+    generator *= 11400714785074694797ULL;
+  }
+  return bytes;
+}
+
+struct Published {
+  std::size_t nbytes;
+  std::uint64_t digest;
+};
+
+// XSUM_XXH3_testdata of the same file, the rows with seed 0. Each length takes another way through
+// the code.
+constexpr std::array kPublished = {
+    Published{0, 0x2D06800538D394C2},    Published{1, 0xC44BDFF4074EECDB},
+    Published{6, 0x27B56A84CD2D7325},    Published{12, 0xA713DAF0DFBB77E7},
+    Published{24, 0xA3FE70BF9D3510EB},   Published{48, 0x397DA259ECBA1F11},
+    Published{80, 0xBCDEFBBB2C47C90A},   Published{195, 0xCD94217EE362EC3A},
+    Published{403, 0xCDEB804D65C6DEA4},  Published{512, 0x617E49599013CB6B},
+    Published{2048, 0xDD59E2C3A5F038E0}, Published{2240, 0x6E73A90539CF2948},
+    Published{2367, 0xCB37AEB9E5D361ED},
+};
+
+TEST_CASE("digests are those that xxHash publishes") {
+  const auto bytes = published_bytes(4096);
+  for (const auto& [nbytes, digest] : kPublished) {
+    CAPTURE(nbytes);
+    CHECK(xxh3_64(std::span(bytes).first(nbytes)) == digest);
+    CHECK(xxh3_64_portable(bytes.data(), nbytes) == digest);
+  }
+}
+
+#ifdef FASTIO_HAVE_AVX2
+TEST_CASE("both variants agree on every length up to 2048 at every alignment") {
+  if (__builtin_cpu_supports("avx2") == 0) {
+    MESSAGE("not tested: this processor has no AVX2");
+    return;
+  }
+  constexpr std::size_t kAlignments = 64;
+  const auto bytes = published_bytes(2048 + kAlignments);
+  std::size_t differences = 0;
+  for (std::size_t nbytes = 0; nbytes <= 2048; ++nbytes) {
+    // Longer inputs take one way through the code: every alignment is tried on every 64th length of
+    // them.
+    const std::size_t step = nbytes <= 1100 || nbytes % 64 == 0 ? 1 : 13;
+    for (std::size_t at = 0; at < kAlignments; at += step) {
+      if (xxh3_64_portable(bytes.data() + at, nbytes) != xxh3_64_avx2(bytes.data() + at, nbytes)) {
+        ++differences;
+      }
+    }
+  }
+  CHECK(differences == 0);
+}
+
+TEST_CASE("both variants agree around the lengths of chunks") {
+  if (__builtin_cpu_supports("avx2") == 0) {
+    MESSAGE("not tested: this processor has no AVX2");
+    return;
+  }
+  constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+  const auto bytes = published_bytes(kChunkBytes + 65);
+  for (const std::size_t nbytes :
+       {kChunkBytes - 1, kChunkBytes, kChunkBytes + 1, kChunkBytes / 2 + 17}) {
+    for (const std::size_t at : {std::size_t{0}, std::size_t{1}, std::size_t{63}}) {
+      CAPTURE(nbytes);
+      CAPTURE(at);
+      CHECK(xxh3_64_portable(bytes.data() + at, nbytes) == xxh3_64_avx2(bytes.data() + at, nbytes));
+    }
+  }
+}
+#endif
+
+TEST_CASE("one flipped bit, whichever it is, changes the digest") {
+  for (const std::size_t nbytes : {1, 16, 100, 240, 300, 1500}) {
+    auto bytes = published_bytes(nbytes);
+    const std::uint64_t before = xxh3_64(bytes);
+    std::size_t unnoticed = 0;
+    for (std::size_t bit = 0; bit < 8 * nbytes; ++bit) {
+      const auto mask = static_cast<std::byte>(1U << (bit % 8));
+      bytes[bit / 8] ^= mask;
+      if (xxh3_64(bytes) == before) ++unnoticed;
+      bytes[bit / 8] ^= mask;
+    }
+    CAPTURE(nbytes);
+    CHECK(unnoticed == 0);
+  }
+}
+
+TEST_CASE("the variant in use has a name") {
+  const std::string name = checksum_variant();
+  CHECK((name == "avx2" || name == "portable"));
+}
+
+}  // namespace
+}  // namespace fastio

@@ -1,0 +1,56 @@
+// What the loader's tests have in common: every way to read, a job brought to its end, its bytes
+// compared.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "loader.h"
+#include "sample_file.h"
+
+// An optional in a failed assertion is shown with what is in it.
+template <typename Value>
+struct doctest::StringMaker<std::optional<Value>> {
+  static String convert(const std::optional<Value>& value) {
+    return value ? toString(*value) : String("nullopt");
+  }
+};
+
+namespace fastio::testing {
+
+inline constexpr std::chrono::milliseconds kPatience{60'000};  // a job that takes longer hangs
+
+// The engines that this host has.
+[[nodiscard]] std::vector<EnginePreference> engines_here();
+[[nodiscard]] std::string name_of(EnginePreference engine);
+
+// Completion faults for the engines of the jobs started while this lives. What was held is released
+// at the end.
+class InjectedFaults {
+ public:
+  explicit InjectedFaults(std::vector<Fault> faults) { set_completion_faults(std::move(faults)); }
+  InjectedFaults(const InjectedFaults&) = delete;
+  InjectedFaults& operator=(const InjectedFaults&) = delete;
+  ~InjectedFaults() {
+    set_completion_faults({});
+    release_held_completions();
+  }
+};
+
+// One block at a time in file order, so that the n-th completion is that of the n-th block.
+[[nodiscard]] LoadOptions one_at_a_time(EnginePreference engine, std::uint64_t block_bytes);
+
+[[nodiscard]] std::shared_ptr<LoadJob> load_to_the_end(std::vector<ShardRequest> shards,
+                                                       const LoadOptions& options);
+
+// Takes the job's regions and says where the first tensor differs from the file; empty when none
+// does.
+[[nodiscard]] std::string first_difference(LoadJob& job,
+                                           const std::vector<std::span<const std::byte>>& expected);
+[[nodiscard]] std::string first_difference(LoadJob& job, const SampleFile& file);
+
+}  // namespace fastio::testing

@@ -1,0 +1,61 @@
+// Files for the tests to read: random bytes that are known, on a disk or in memory, cold or warm.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "loader.h"
+
+namespace fastio::testing {
+
+using Random = std::mt19937_64;
+
+// FASTIO_TEST_SEED where it is set, else a new one; printed, so that a failure can be had again.
+[[nodiscard]] std::uint64_t random_seed();
+
+// A number in [low, high].
+[[nodiscard]] std::uint64_t between(Random& random, std::uint64_t low, std::uint64_t high);
+
+enum class Place { disk, memory };  // the working folder, /dev/shm
+
+// Removes its file at the end.
+class SampleFile {
+ public:
+  SampleFile(Place place, std::size_t nbytes, std::uint64_t seed = 1);
+  SampleFile(const SampleFile&) = delete;
+  SampleFile& operator=(const SampleFile&) = delete;
+  ~SampleFile();
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }  // as the file was made
+
+  [[nodiscard]] bool in_memory() const { return in_memory_; }  // the working folder may be as well
+
+  // Drops the file from the page cache, or brings all of it in. `evict` is false where the file
+  // does not go: it lies in memory.
+  [[nodiscard]] bool evict() const;
+  void warm() const;
+
+  // A second opinion about the page cache, for the owner of the file: mincore.
+  [[nodiscard]] std::size_t resident_pages() const;
+
+  void truncate(std::size_t nbytes) const;
+  void overwrite(std::size_t offset, std::byte value) const;
+
+  [[nodiscard]] ChunkTable table(std::uint64_t start, std::uint64_t chunk_bytes) const;
+
+ private:
+  std::string path_;
+  bool in_memory_ = false;
+  std::vector<std::byte> bytes_;
+};
+
+// Extents from `begin` to `end` without a hole between them, `count` of them, some of them empty.
+[[nodiscard]] std::vector<Extent> tile(Random& random, std::uint64_t begin, std::uint64_t end,
+                                       std::size_t count);
+
+}  // namespace fastio::testing

@@ -1,0 +1,139 @@
+"""Python code run in a child under restrictions: no io_uring, little locked memory, another user.
+
+The child restricts itself (`child.py`) after the interpreter has started: nothing runs between
+fork and exec, and the interpreter may lie where the other user could not enter.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from testbed.requirements import require_root, require_tools
+
+_CHILD = Path(__file__).with_name("child.py")
+
+
+@dataclass(frozen=True)
+class ChildResult:
+    """How the child ended.
+
+    `exception` is the qualified name of what the code raised (such as "fastio.errors.ReadError")
+    with its text in `message`, both None if it raised nothing; `trace` is what strace saw.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    exception: str | None = None
+    message: str | None = None
+    trace: str = ""
+
+    def check(self) -> "ChildResult":
+        """Return the result itself.
+
+        Raises
+        ------
+        AssertionError
+            If the child failed, with everything that it said.
+        """
+        assert self.returncode == 0, (
+            f"exit {self.returncode}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+        )
+        return self
+
+
+def run_python(
+    code: str,
+    *args: str | os.PathLike[str],
+    seccomp: Literal["EPERM", "ENOSYS"] | None = None,
+    memlock: int | None = None,
+    uid: int | None = None,
+    env: Mapping[str, str] | None = None,
+    inject: Sequence[str] = (),
+    inject_path: str | os.PathLike[str] | None = None,
+    timeout_s: float = 120,
+) -> ChildResult:
+    """Run `code` in a child and return how it ended.
+
+    Parameters
+    ----------
+    code
+        Python source; `sys.argv[1:]` are `args`.
+    seccomp
+        io_uring's system calls (425-427) fail with this error. Needs no privilege.
+    memlock
+        RLIMIT_MEMLOCK in bytes. It binds nobody who is root, so give `uid` as well.
+    uid
+        User and group of the child, without further groups. Of root's capabilities it keeps the
+        right to read and enter everything, so that neither the virtual environment nor a test's
+        folder needs to be opened for it; it owns nothing and may write nothing of another's.
+    env
+        Variables on top of this process's own.
+    inject
+        What `strace -e inject=` takes, such as "preadv2:error=EIO:when=2"; counted for each
+        thread apart.
+    inject_path
+        Only system calls on this file count and are injected.
+    timeout_s
+        Seconds after which the child is killed.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If the child takes longer.
+    pytest.skip.Exception
+        If `uid` is given and the process is not root's, or strace is needed and missing.
+    """
+    restrictions = {
+        "seccomp": getattr(errno, seccomp) if seccomp else None,
+        "memlock": memlock,
+        "uid": uid,
+    }
+    if uid is not None:
+        require_root("runs code as another user")
+    with tempfile.TemporaryDirectory(prefix="fastio-child-") as folder:
+        ending, trace = Path(folder, "ending"), Path(folder, "trace")
+        argv = [
+            sys.executable,
+            str(_CHILD),
+            json.dumps(restrictions),
+            code,
+            *(os.fspath(arg) for arg in args),
+        ]
+        ending_fd = os.open(ending, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        try:
+            done = subprocess.run(
+                [*_strace(inject, inject_path, trace), *argv],
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {}), "FASTIO_TEST_ENDING_FD": str(ending_fd)},
+                pass_fds=(ending_fd,),
+                timeout=timeout_s,
+            )
+        finally:
+            os.close(ending_fd)
+        exception, message = json.loads(ending.read_text() or "[null, null]")
+        seen = trace.read_text(errors="replace") if trace.exists() else ""
+    return ChildResult(done.returncode, done.stdout, done.stderr, exception, message, seen)
+
+
+def _strace(inject: Sequence[str], path: str | os.PathLike[str] | None, trace: Path) -> list[str]:
+    if not inject:
+        return []
+    require_tools("strace")
+    calls = ",".join(sorted({fault.split(":")[0] for fault in inject}))
+    argv = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={calls}"]
+    if path is not None:
+        argv += ["-P", os.fspath(path)]
+    for fault in inject:
+        argv += ["-e", f"inject={fault}"]
+    return argv

@@ -1,0 +1,67 @@
+"""What a tool needs of the machine, asked before it is used: so a skip can state its reason."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+
+def require_root(what: str) -> None:
+    """Skip the test where it does not run as root.
+
+    Parameters
+    ----------
+    what
+        What root is needed for, as the skip's reason says it.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If the process is not root's.
+    """
+    if os.geteuid() != 0:
+        pytest.skip(f"needs root: {what}")
+
+
+def require_tools(*names: str) -> None:
+    """Skip the test where a program is missing.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If one of `names` is not on the search path.
+    """
+    for name in names:
+        if shutil.which(name) is None:
+            pytest.skip(f"needs the program {name}")
+
+
+def run_tool(*argv: str) -> str:
+    """Run a program of the system and return what it printed.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, with what it said.
+    """
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def run_tool_or_skip(*argv: str) -> str:
+    """Run a program that a container may refuse to run even for root.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If it fails, with what it said as the reason.
+    """
+    try:
+        return run_tool(*argv)
+    except RuntimeError as error:
+        pytest.skip(f"this machine refuses: {error}")

@@ -1,0 +1,117 @@
+"""The page cache: how much of a file is in it, and how a file is put there or taken out."""
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+from testbed.requirements import require_root
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and newer
+
+
+class _CacheRange(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("nbytes", ctypes.c_uint64))
+
+
+class _CacheStat(ctypes.Structure):
+    _fields_ = (
+        ("cached", ctypes.c_uint64),
+        ("dirty", ctypes.c_uint64),
+        ("writeback", ctypes.c_uint64),
+        ("evicted", ctypes.c_uint64),
+        ("recently_evicted", ctypes.c_uint64),
+    )
+
+
+def resident_bytes(path: str | os.PathLike[str]) -> int:
+    """How many bytes of a file are in the page cache, in whole pages (may pass the file's size).
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened, or the kernel will not say: one needs to own the file or to be
+        allowed to write it.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        everything, found = _CacheRange(0, 0), _CacheStat()
+        if _libc.syscall(_CACHESTAT, fd, ctypes.byref(everything), ctypes.byref(found), 0) == 0:
+            return int(found.cached) * mmap.PAGESIZE
+        if ctypes.get_errno() != 38:  # ENOSYS
+            raise OSError(ctypes.get_errno(), "cachestat", os.fspath(path))
+        return _resident_bytes_by_mincore(fd)
+    finally:
+        os.close(fd)
+
+
+def _resident_bytes_by_mincore(fd: int) -> int:
+    nbytes = os.fstat(fd).st_size
+    if nbytes == 0:
+        return 0
+    # A private mapping can be written, as from_buffer wants it, although the descriptor cannot.
+    with mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE) as mapping:
+        first = ctypes.c_char.from_buffer(mapping)
+        pages = (ctypes.c_ubyte * -(-nbytes // mmap.PAGESIZE))()
+        failed = _libc.mincore(ctypes.byref(first), ctypes.c_size_t(nbytes), pages)
+        code = ctypes.get_errno()
+        del first
+    if failed:
+        raise OSError(code, "mincore")
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+def warm(path: str | os.PathLike[str]) -> None:
+    """Read a file once, so that it is in the page cache.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    AssertionError
+        If it is not all there afterwards.
+    """
+    nbytes = 0
+    with Path(path).open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            nbytes += len(block)
+    assert resident_bytes(path) >= nbytes, f"{path} does not stay in the page cache"
+
+
+def evict(path: str | os.PathLike[str]) -> None:
+    """Take a file out of the page cache, and check that it is gone. No privilege is needed.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened or synced.
+    AssertionError
+        If pages of it stay: a tmpfs keeps its files nowhere else, and a mapping holds its pages.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)  # dirty pages are not dropped
+        # Pages that were read a moment ago may still sit in a processor's own list; they go with
+        # a later round.
+        for _ in range(3):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+    left = resident_bytes(path)
+    assert left == 0, f"{left} bytes of {path} stay in the page cache"
+
+
+def drop_caches() -> None:
+    """Empty the page cache of the whole machine.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If the process is not root's.
+    OSError
+        If the kernel's switch is not there.
+    """
+    require_root("drops the page cache of the machine")
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
