@@ -29,13 +29,15 @@ _UNITS = (
 )
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
-    ("errors",),
+    ("errors", "collector"),
     ("options",),
     ("catalog",),
     ("checksums",),
     ("formats",),
+    ("formats.strict_json",),
     ("formats.safetensors",),
     ("formats.huggingface",),
+    ("replacement",),
     ("seal",),
     ("report",),
     ("numpy", "torch"),

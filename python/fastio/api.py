@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import logging
 import os
@@ -12,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import Any, Literal
 
-from fastio import _native
+from fastio import _native, collector
 from fastio.catalog import Catalog, Shard
 from fastio.errors import ChecksumError, FormatError
 from fastio.formats import huggingface
@@ -85,7 +84,7 @@ def load(
     report = report if report is not None else Report()
     report.clear()
     started, cpu_started = time.perf_counter(), time.process_time()
-    with _collector_paused():
+    with collector.paused():
         catalog = huggingface.locate(source)
         wanted = catalog if names is None else catalog.select(names)
         _check_dtypes(wanted, framework, wrapper)
@@ -117,19 +116,6 @@ def _framework_module(framework: str) -> ModuleType:
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework={framework!r}: expected one of {', '.join(FRAMEWORKS)}")
     return importlib.import_module(f"fastio.{framework}")
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A hundred thousand new objects would set off the garbage collector, which has nothing to find in them."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _check_dtypes(catalog: Catalog, framework: str, wrapper: ModuleType) -> None:
@@ -193,20 +179,13 @@ def _read(
             nbytes=error.nbytes,
             expected=error.expected,
             found=error.found,
-            tensors=_tensors_in(catalog, error),
+            tensors=[
+                name
+                for shard in catalog.shards
+                if shard.path == error.path
+                for name in shard.names_within(error.offset, error.nbytes)
+            ],
         ) from None
-
-
-def _tensors_in(catalog: Catalog, error: ChecksumError) -> tuple[str, ...]:
-    """The names of the tensors that a damaged chunk has bytes of."""
-
-    def hit(shard: Shard) -> list[str]:
-        touched = (shard.begins < error.offset + error.nbytes) & (shard.ends > error.offset)
-        return [shard.names[index] for index in touched.nonzero()[0]]
-
-    return tuple(
-        name for shard in catalog.shards if shard.path == error.path for name in hit(shard)
-    )
 
 
 def _others_will_read(nbytes: int) -> bool:

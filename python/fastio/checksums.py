@@ -88,6 +88,16 @@ def parse(
     return table
 
 
+def without_own_keys(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the user's part of a file's metadata.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return {key: value for key, value in metadata.items() if not key.startswith(KEY_PREFIX)}
+
+
 def _check_keys(keys: set[str], metadata: Mapping[str, str], path: str) -> None:
     version = metadata.get(_VERSION_KEY)
     if version not in (None, _VERSION):
@@ -216,7 +226,7 @@ def plan_header(
     FormatError
         If the header would be longer than the format allows, even with the largest chunks.
     """
-    users = {key: value for key, value in sorted(metadata.items()) if not key.startswith(KEY_PREFIX)}
+    users = dict(sorted(without_own_keys(metadata).items()))
     chunk_bytes = _CHUNK_BYTES_DEFAULT
     while chunk_bytes <= _CHUNK_BYTES_MAX:
         digests = bytes(_chunk_count(data_bytes, chunk_bytes) * _DIGEST_BYTES)

@@ -1,0 +1,147 @@
+"""What people hand to a loader: a file, several files, a Hugging Face folder, or its index."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fastio import _native, collector
+from fastio.catalog import Catalog, Shard
+from fastio.errors import FormatError, shown
+from fastio.formats import safetensors, strict_json
+
+_INDEX_SUFFIX = ".safetensors.index.json"
+_FILE_SUFFIX = ".safetensors"
+# An entry takes about a hundred bytes; the largest public index has some hundred thousand.
+_INDEX_BYTES_MAX = 2**28
+
+
+def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Catalog:
+    """Say which tensors a source has, and where they lie.
+
+    Parameters
+    ----------
+    source : path, or list or tuple of paths
+        A ``.safetensors`` file; several; a folder, of which ``model.safetensors.index.json`` is taken, else its
+        only ``*.safetensors.index.json``, else ``model.safetensors``, else every ``*.safetensors`` in it; or
+        such an index. Of the files that an index names, only the tensors are offered that it names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the source is not there, or a file that an index names.
+    FormatError
+        If a file or an index is not valid, a folder has no safetensors files or several indexes, an index
+        names a file outside its folder or a tensor that its file has not, or two files have a tensor of the
+        same name.
+    ReadError
+        If reading fails.
+    TypeError, ValueError
+        If the source is none of the above; an empty list.
+    """
+    with collector.paused():
+        if isinstance(source, (list, tuple)):
+            if not source:
+                raise ValueError("source is empty: expected at least one file")
+            paths = [_path(item) for item in source]
+            return Catalog(map(_shard, paths), f"{paths[0]} and {len(paths) - 1} more files")
+        path = _path(source)
+        if path.is_dir():
+            return Catalog(_shards_of_folder(path), str(path))
+        if path.name.endswith(_INDEX_SUFFIX):
+            return Catalog(_shards_of_index(path), str(path))
+        return Catalog([_shard(path)], str(path))
+
+
+def _path(item: Any) -> Path:
+    if isinstance(item, (str, os.PathLike)):
+        return Path(item)
+    raise TypeError(
+        f"source must be a path or a list of paths, not {type(item).__name__}: {shown(item)}"
+    )
+
+
+def _shard(path: Path) -> Shard:
+    return safetensors.locate(_native.File(path))
+
+
+def _shards_of_folder(folder: Path) -> list[Shard]:
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    indexes = [name for name in names if name.endswith(_INDEX_SUFFIX)]
+    files = [name for name in names if name.endswith(_FILE_SUFFIX)]
+    first_index, first_file = "model" + _INDEX_SUFFIX, "model" + _FILE_SUFFIX
+    if first_index in indexes or len(indexes) == 1:
+        return _shards_of_index(folder / (first_index if first_index in indexes else indexes[0]))
+    if indexes:
+        raise FormatError(
+            str(folder),
+            f"has {len(indexes)} indexes: {', '.join(indexes)}",
+            expected=f"one, or one called {first_index}; or pass the path of one of them",
+        )
+    if not files:
+        raise FormatError(
+            str(folder),
+            "has no safetensors files",
+            expected=f"{first_index}, {first_file} or other *{_FILE_SUFFIX} files",
+        )
+    return [_shard(folder / name) for name in ([first_file] if first_file in files else files)]
+
+
+def _shards_of_index(index: Path) -> list[Shard]:
+    weight_map = _read_weight_map(index)
+    wanted: dict[str, set[str]] = {}
+    for name, file_name in weight_map.items():
+        wanted.setdefault(file_name, set()).add(name)
+    shards = []
+    for file_name, names in sorted(wanted.items()):
+        try:
+            shard = _shard(index.parent / file_name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                errno.ENOENT, f"{os.strerror(errno.ENOENT)}, and {index} names it", error.filename
+            ) from None
+        rows = [row for row, name in enumerate(shard.names) if name in names]
+        if len(rows) < len(names):
+            missing = min(names.difference(shard.names))
+            raise FormatError(
+                shard.path,
+                f"has no tensor {shown(missing)}",
+                expected=f"the {len(names)} tensors for which {index} names this file",
+            )
+        shards.append(shard if len(rows) == len(shard.names) else shard.take(rows))
+    return shards
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    """Which file has which tensor; every file is inside the index's folder."""
+    file = _native.File(index)
+    if file.nbytes > _INDEX_BYTES_MAX:
+        raise FormatError(
+            file.path, f"is {file.nbytes} bytes long", expected=f"an index of at most {_INDEX_BYTES_MAX}"
+        )
+    text = file.read(0, file.nbytes)
+    decoded = strict_json.decode(text, file.path)
+    weight_map = decoded.get("weight_map") if isinstance(decoded, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(
+            file.path,
+            f"has the weight_map {shown(weight_map)}",
+            offset=strict_json.position(text, "weight_map"),
+            expected="an object: the file of each tensor",
+        )
+    for name, file_name in weight_map.items():
+        if not isinstance(file_name, str) or not _stays_inside(file_name):
+            raise FormatError(
+                file.path,
+                f"names the file {shown(file_name)} for tensor {shown(name)}",
+                offset=strict_json.position(text, str(file_name)),
+                expected="a file in the index's folder",
+            )
+    return weight_map
+
+
+def _stays_inside(file_name: str) -> bool:
+    path = PurePosixPath(file_name)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in file_name

@@ -1,0 +1,367 @@
+"""The header of a safetensors file: parsed, and refused wherever it is not valid.
+
+The format: 8 bytes of header length (little-endian), a JSON object padded with spaces, then the data, which the
+tensors must cover without a hole. https://github.com/huggingface/safetensors#format
+
+A header is taken by one of two ways that agree: a fast one for headers as every writer makes them, and a careful one,
+which knows what is wrong and where, for everything that gives the fast one a doubt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native, checksums, collector
+from fastio.catalog import DTYPES, Shard
+from fastio.errors import FormatError, shown
+from fastio.formats import strict_json
+
+# One read is all that most files need; a request of this size takes a disk no longer than a small one.
+_FIRST_READ_BYTES = 2**17
+_LENGTH_BYTES = checksums.LENGTH_BYTES
+_HEADER_BYTES_MIN = 2  # {}
+_METADATA_KEY = "__metadata__"
+_METADATA_FIRST = b'{"__metadata__":'
+_DIMENSIONS_MAX = 64  # what numpy and torch hold
+_COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
+_ENTRY_EXPECTED = 'an object of "dtype", "shape" and "data_offsets"'
+_NEGATIVE_ZERO = re.compile(rb"[\[,:\s]-0")
+_COLONS_PER_ENTRY = 4
+_BITS = {dtype.name: dtype.bits for dtype in DTYPES.values()}
+
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[_Size, ...]
+    data_offsets: tuple[_Size, _Size]
+
+
+_entries_decoder = msgspec.json.Decoder(dict[str, _Entry])
+_pairs_decoder = json.JSONDecoder(object_pairs_hook=list)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A header that is valid JSON of the right types; its numbers are not yet looked at."""
+
+    path: str
+    text: bytes
+    entries: dict[str, _Entry]
+    metadata: dict[str, str]
+
+    def refuse(self, name: str, problem: str, expected: str) -> FormatError:
+        """The error for one tensor."""
+        at = strict_json.position(self.text, name, _LENGTH_BYTES)
+        return FormatError(
+            self.path, f"tensor {shown(name)} {problem}", offset=at, expected=expected
+        )
+
+
+def locate(file: _native.File, *, ignore_table: bool = False) -> Shard:
+    """Say where the tensors of a file lie.
+
+    Parameters
+    ----------
+    file : _native.File
+        Stays open.
+    ignore_table : bool
+        Leave out the checksum table, sound or not.
+
+    Raises
+    ------
+    FormatError
+        If the file is not a valid safetensors file, or has an unsound checksum table: path, offset, expected.
+    ReadError
+        If reading fails.
+    """
+    with collector.paused():
+        raw = _read_header(file)
+        header = _decode_fast(file.path, raw[_LENGTH_BYTES:])
+        if header is None:
+            header = _decode_carefully(file.path, raw[_LENGTH_BYTES:])
+        columns = _columns(header, file.nbytes - len(raw))
+    metadata, table = header.metadata, None
+    if not ignore_table:
+        table = checksums.parse(metadata, file.path, header=raw, file_bytes=file.nbytes)
+    names, dtypes, shapes, begins, ends = columns
+    return Shard(
+        file=file,
+        names=names,
+        dtypes=dtypes,
+        shapes=shapes,
+        begins=begins + len(raw),
+        ends=ends + len(raw),
+        metadata=checksums.without_own_keys(metadata),
+        table=table,
+    )
+
+
+def _read_header(file: _native.File) -> bytes:
+    """The file up to the first byte of its data."""
+    if file.nbytes < _LENGTH_BYTES:
+        raise FormatError(
+            file.path,
+            f"is {file.nbytes} bytes long",
+            offset=0,
+            expected="a safetensors file, which begins with 8 bytes of header length",
+        )
+    first = file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
+    length = int.from_bytes(first[:_LENGTH_BYTES], "little")
+    follows = file.nbytes - _LENGTH_BYTES
+    longest = min(follows, checksums.HEADER_BYTES_MAX)
+    if not _HEADER_BYTES_MIN <= length <= longest:
+        limit = "the bytes that follow" if longest == follows else "the format's limit"
+        raise FormatError(
+            file.path,
+            f"gives its header {length} bytes",
+            offset=0,
+            expected=f"{_HEADER_BYTES_MIN} to {longest} ({limit}); is it a safetensors file, and whole?",
+        )
+    end = _LENGTH_BYTES + length
+    return first[:end] + file.read(len(first), end - len(first)) if end > len(first) else first[:end]
+
+
+def _decode_fast(path: str, text: bytes) -> _Header | None:
+    """The header, or None where there is any doubt about it."""
+    rest, metadata = text, {}
+    if text.startswith(_METADATA_FIRST):
+        split = _split_metadata(text)
+        if split is None:
+            return None
+        rest, metadata = split
+    elif not text.startswith(b"{"):
+        return None
+    # Escapes hide colons, and msgspec reads -0 as 0.
+    if not text.rstrip(b" ").endswith(b"}") or b"\\" in rest or _NEGATIVE_ZERO.search(rest):
+        return None
+    try:
+        entries = _entries_decoder.decode(rest)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
+        return None
+    # msgspec keeps the last of doubled keys; but each pair has a colon.
+    colons = _COLONS_PER_ENTRY * len(entries) + "".join(entries).count(":")
+    if rest.count(b":") != colons or _METADATA_KEY in entries:
+        return None
+    return _Header(path, text, entries, metadata)
+
+
+def _split_metadata(text: bytes) -> tuple[bytes, dict[str, str]] | None:
+    """A header that begins with its metadata, as one without, and the metadata."""
+    try:
+        characters = text.decode()
+        pairs, end = _pairs_decoder.raw_decode(characters, len(_METADATA_FIRST))
+    except (ValueError, RecursionError):
+        return None
+    if characters[len(_METADATA_FIRST)] != "{" or "\\u" in characters[:end]:
+        return None
+    if not all(isinstance(value, str) for _, value in pairs):
+        return None
+    metadata = dict(pairs)
+    if len(metadata) < len(pairs):
+        return None
+    if not text.isascii():
+        end = len(characters[:end].encode())
+    if text[end : end + 2] == b',"':
+        return b"{" + text[end + 1 :], metadata
+    return (b"{" + text[end:], metadata) if text[end : end + 1] == b"}" else None
+
+
+def _decode_carefully(path: str, text: bytes) -> _Header:
+    if text[:1] != b"{":
+        raise FormatError(
+            path,
+            f"its header begins with {text[:1]!r}",
+            offset=_LENGTH_BYTES,
+            expected="'{', and so a safetensors file",
+        )
+    ended = text.rstrip(b" ")
+    if not ended.endswith(b"}"):
+        raise FormatError(
+            path,
+            f"its header ends with {ended[-1:]!r}",
+            offset=_LENGTH_BYTES + len(ended) - 1,
+            expected="'}', and nothing but spaces behind it",
+        )
+    decoded = strict_json.decode(ended, path, at=_LENGTH_BYTES)
+    metadata = _checked_metadata(path, text, decoded.pop(_METADATA_KEY, {}))
+    header = _Header(path, text, {}, metadata)
+    for name, entry in decoded.items():
+        header.entries[name] = _checked_entry(header, name, entry)
+    return header
+
+
+def _checked_metadata(path: str, text: bytes, metadata: Any) -> dict[str, str]:
+    where = strict_json.position(text, _METADATA_KEY, _LENGTH_BYTES)
+    expected = "an object of strings"
+    if not isinstance(metadata, dict):
+        raise FormatError(
+            path, f"its {_METADATA_KEY} is {shown(metadata)}", offset=where, expected=expected
+        )
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise FormatError(
+                path,
+                f"its {_METADATA_KEY} has {shown(value)} at {shown(key)}",
+                offset=strict_json.position(text, key, _LENGTH_BYTES),
+                expected=expected,
+            )
+    return metadata
+
+
+def _checked_entry(header: _Header, name: str, entry: Any) -> _Entry:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        what = f"has the keys {', '.join(map(shown, entry))}" if isinstance(entry, dict) else "is no object"
+        raise header.refuse(name, what, _ENTRY_EXPECTED)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str):
+        raise header.refuse(name, f"has dtype {shown(dtype)}", "the name of a dtype")
+    if not _are_sizes(shape):
+        raise header.refuse(name, f"has shape {shown(shape)}", "whole numbers from 0 on")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise header.refuse(
+            name, f"has data_offsets {shown(offsets)}", "begin and end, whole numbers from 0 on"
+        )
+    return _Entry(dtype, tuple(shape), (offsets[0], offsets[1]))
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+_Columns = tuple[
+    list[str],
+    list[str],
+    list[tuple[int, ...]],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+]
+
+
+def _columns(header: _Header, data_bytes: int) -> _Columns:
+    """Names, dtypes, shapes, begins and ends from the start of the data, in the order of the data."""
+    names, entries = list(header.entries), list(header.entries.values())
+    dtypes, shapes = [entry.dtype for entry in entries], [entry.shape for entry in entries]
+    begins, ends = _offsets(header, data_bytes)
+    _check_sizes(header, names, dtypes, shapes, ends - begins)
+    if not (np.all(begins[1:] >= begins[:-1]) and np.all(ends[1:] >= ends[:-1])):
+        order = np.lexsort((ends, begins))  # a tensor of no bytes comes before the one that begins there
+        rows = order.tolist()
+        begins, ends = begins[order], ends[order]
+        names, dtypes = [names[row] for row in rows], [dtypes[row] for row in rows]
+        shapes = [shapes[row] for row in rows]
+    _check_cover(header, names, begins, ends, data_bytes)
+    return names, dtypes, shapes, begins, ends
+
+
+def _offsets(
+    header: _Header, data_bytes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The data_offsets of all tensors, each ordered and inside the file."""
+    pairs = (entry.data_offsets for entry in header.entries.values())
+    try:
+        flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int64, 2 * len(header.entries))
+    except OverflowError:
+        flat = None
+    if flat is not None:
+        begins, ends = flat[::2], flat[1::2]
+        if not np.any((begins > ends) | (ends > data_bytes)):
+            return begins, ends
+    for name, entry in header.entries.items():
+        begin, end = entry.data_offsets
+        if begin > end:
+            raise header.refuse(name, f"ends at {end}, before it begins at {begin}", "begin <= end")
+        if end > data_bytes:
+            raise header.refuse(
+                name,
+                f"ends at byte {end} of the data, which has {data_bytes} bytes",
+                "a whole file; is this one cut off?",
+            )
+    raise AssertionError("offsets were refused, and none of them is wrong")
+
+
+def _check_sizes(
+    header: _Header,
+    names: list[str],
+    dtypes: list[str],
+    shapes: list[tuple[int, ...]],
+    nbytes: npt.NDArray[np.int64],
+) -> None:
+    """Refuse a dtype that is none, and a dtype and shape that do not come to the bytes given."""
+    try:
+        bits = np.fromiter((_BITS[dtype] for dtype in dtypes), np.int64, len(names))
+    except KeyError as error:
+        name = names[dtypes.index(error.args[0])]
+        raise header.refuse(
+            name, f"has the unknown dtype {shown(error.args[0])}", f"one of {', '.join(DTYPES)}"
+        ) from None
+    if names and max(map(len, shapes)) > _DIMENSIONS_MAX:
+        row = next(row for row, shape in enumerate(shapes) if len(shape) > _DIMENSIONS_MAX)
+        raise header.refuse(
+            names[row], f"has {len(shapes[row])} dimensions", f"at most {_DIMENSIONS_MAX}"
+        )
+    try:
+        counts = np.fromiter(map(math.prod, shapes), np.int64, len(names))
+    except OverflowError:
+        counts = None
+    if counts is None or np.any(counts > _COUNT_MAX):
+        _refuse_overflow(header, names, shapes)
+    for row in np.flatnonzero(counts == 0).tolist():
+        if math.prod(filter(None, shapes[row])) > _COUNT_MAX:
+            _refuse_overflow(header, [names[row]], [tuple(filter(None, shapes[row]))])
+    wrong = np.flatnonzero(counts * bits != nbytes * 8)
+    if wrong.size:
+        row = int(wrong[0])
+        raise header.refuse(
+            names[row],
+            f"has {nbytes[row]} bytes",
+            f"{int(counts[row]) * int(bits[row]) / 8:g} for {dtypes[row]} {list(shapes[row])}",
+        )
+
+
+def _refuse_overflow(
+    header: _Header, names: list[str], shapes: list[tuple[int, ...]]
+) -> NoReturn:
+    for name, shape in zip(names, shapes, strict=True):
+        if math.prod(shape) > _COUNT_MAX:
+            raise header.refuse(
+                name, f"has the shape {shown(list(shape))}", f"at most 2**56 values, {_COUNT_MAX}"
+            )
+    raise AssertionError("a shape was refused, and none of them is too large")
+
+
+def _check_cover(
+    header: _Header,
+    names: list[str],
+    begins: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    data_bytes: int,
+) -> None:
+    """Refuse overlaps, holes and bytes that no tensor has; `begins` and `ends` are sorted."""
+    expected = np.concatenate((np.zeros(1, np.int64), ends))
+    wrong = np.flatnonzero(np.append(begins, data_bytes) != expected)
+    if not wrong.size:
+        return
+    row = int(wrong[0])
+    at = int(expected[row])
+    if row == len(names):
+        raise FormatError(
+            header.path,
+            f"has {data_bytes - at} bytes behind its last tensor",
+            offset=_LENGTH_BYTES + len(header.text) + at,
+            expected="the end of the file",
+        )
+    what = "overlaps the one before it" if begins[row] < at else "leaves a hole before it"
+    raise header.refuse(names[row], f"begins at byte {begins[row]} of the data and {what}", f"{at}")

@@ -1,0 +1,149 @@
+"""A file that takes the place of another one whole and durably, or not at all.
+
+It is written under a temporary name in the same folder, reaches the disk, and only then gets its name: whoever
+looks at any moment, also after a power cut, finds the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from fastio.errors import WriteError
+
+_log = logging.getLogger("fastio")
+_Result = TypeVar("_Result")
+
+_NAME_BYTES_MAX = 255  # of one name in a folder, on every common filesystem
+
+
+class Replacement:
+    """The new file while it is written; `replacing` makes one, and commits or removes it.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Its temporary name.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def reserve(self, nbytes: int) -> None:
+        """Have the filesystem set space aside, so that a full disk is met at once.
+
+        Raises
+        ------
+        WriteError
+            If there is not enough of it.
+        """
+        if not nbytes:
+            return
+        try:
+            os.posix_fallocate(self._fd, 0, nbytes)
+        except OSError as error:
+            # Not every filesystem can; writing then finds out.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise self._failed(error, "fallocate") from error
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at a byte offset.
+
+        Raises
+        ------
+        WriteError
+            If not all of it can be written: the path, the offset.
+        """
+        left = memoryview(data)
+        while left:
+            try:
+                written = os.pwrite(self._fd, left, offset)
+            except OSError as error:
+                raise self._failed(error, "write", offset) from error
+            offset, left = offset + written, left[written:]
+
+    def imitate(self, status: os.stat_result) -> None:
+        """Take over mode and owner of another file.
+
+        An ordinary user may not give files away; the owner is then whoever writes, and a warning is logged.
+
+        Raises
+        ------
+        WriteError
+            If the mode cannot be set, or root cannot set the owner.
+        """
+        own = os.fstat(self._fd)
+        if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+            try:
+                os.fchown(self._fd, status.st_uid, status.st_gid)
+            except PermissionError as error:
+                if os.geteuid() == 0:
+                    raise self._failed(error, "fchown") from error
+                _log.warning(
+                    "%s keeps the owner that writes it: only root can give it to %d:%d",
+                    self.path,
+                    status.st_uid,
+                    status.st_gid,
+                )
+        self._call("fchmod", lambda: os.fchmod(self._fd, status.st_mode & 0o7777))
+
+    def commit(self, path: Path) -> None:
+        """Bring the file to the disk, and then give it its name; a symlink of that name is replaced.
+
+        Raises
+        ------
+        WriteError
+            If that fails. Only when the last step does (fsync of the folder) does the name stand for the new
+            file already; it may then be the old one again after a power cut.
+        """
+        self._call("fsync", lambda: os.fsync(self._fd))
+        self._call("rename", lambda: os.replace(self.path, path))
+        folder = self._call("open", lambda: os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY))
+        try:
+            self._call("fsync", lambda: os.fsync(folder))
+        finally:
+            os.close(folder)
+
+    def _call(self, operation: str, call: Callable[[], _Result]) -> _Result:
+        try:
+            return call()
+        except OSError as error:
+            raise self._failed(error, operation) from error
+
+    def _failed(self, error: OSError, operation: str, offset: int | None = None) -> WriteError:
+        return WriteError(error.errno or errno.EIO, operation, self.path, offset)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Replacement]:
+    """Open a file that will be called `path`, and remove it again unless it was committed.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Need not be there.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made.
+    """
+    name = os.fsdecode(os.fsencode(path.name)[: _NAME_BYTES_MAX - 32])
+    temporary = path.parent / f".{name}.{secrets.token_hex(8)}.fastio-tmp"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO, "open", temporary) from error
+    try:
+        yield Replacement(temporary, fd)
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):  # committed: it has its own name now
+            os.unlink(temporary)

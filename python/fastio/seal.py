@@ -1,0 +1,152 @@
+"""seal: a safetensors file, rewritten with checksums of its own bytes.
+
+Plain Python over the native XXH3-64: it is the reference for the format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from fastio import _native, checksums
+from fastio.catalog import ChecksumTable, Shard
+from fastio.errors import ChecksumError
+from fastio.formats import safetensors
+from fastio.replacement import replacing
+
+_STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
+_DIGEST_BYTES = 8
+
+
+def seal(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Rewrite a safetensors file so that it carries checksums of its header and its data.
+
+    The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it from then on.
+    It is written beside its place and takes it in one durable step: at any moment, also after a power cut, there
+    is the old file or the new one. Mode and owner are kept.
+
+    Parameters
+    ----------
+    src : path
+        The file to read. If it carries checksums already, it is verified while it is read.
+    dst : path, optional
+        The file to write; default: `src`. A symlink there is replaced, not followed. Where this is the same
+        file and it is sealed already, it is verified and left as it is.
+    force : bool
+        Compute new checksums without a look at those that `src` carries, sound or not. It makes damage look right:
+        use it only if the bytes are known to be good.
+
+    Returns
+    -------
+    pathlib.Path
+        `dst`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `src` is not there.
+    FormatError
+        If `src` is not a valid safetensors file, has an unsound checksum table, or would get a header beyond
+        the format's limit.
+    ChecksumError
+        If `src` is sealed, and its bytes are not those that were sealed.
+    ReadError, WriteError
+        If a system call fails. Then what was at `dst` is still there, and no temporary file is left; only when
+        `WriteError` names the fsync of the folder is the new one in place.
+    """
+    source, target = Path(src), Path(dst if dst is not None else src)
+    file = _native.File(source)
+    shard = safetensors.locate(file, ignore_table=force)
+    if shard.table is not None and target.exists() and target.samefile(source):
+        for _ in _verified_data(shard):
+            pass
+        return target
+    _rewrite(shard, target)
+    return target
+
+
+def _rewrite(shard: Shard, target: Path) -> None:
+    file, data_bytes = shard.file, _data_bytes(shard)
+    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
+    # The file that goes is the one to imitate, or the one that is copied.
+    status = os.stat(target if target.exists() else file.path)
+    digests = []
+    with replacing(target) as replacement:
+        replacement.reserve(plan.start + data_bytes)
+        offset = plan.start
+        for data in _verified_data(shard):
+            digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
+            replacement.write(offset, data)
+            offset += len(data)
+        replacement.write(0, plan.encode(b"".join(digests)))
+        replacement.imitate(status)
+        replacement.commit(target)
+
+
+def _tensor_entries(shard: Shard) -> bytes:
+    """The header's entries for the tensors, in the order of their bytes, without the braces around them."""
+    start = _data_start(shard)
+    columns = zip(
+        shard.names,
+        shard.dtypes,
+        shard.shapes,
+        (shard.begins - start).tolist(),
+        (shard.ends - start).tolist(),
+        strict=True,
+    )
+    return msgspec.json.encode(
+        {
+            name: {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
+            for name, dtype, shape, begin, end in columns
+        }
+    )[1:-1]
+
+
+def _data_start(shard: Shard) -> int:
+    return int(shard.begins[0]) if shard.names else shard.file.nbytes
+
+
+def _data_bytes(shard: Shard) -> int:
+    return shard.file.nbytes - _data_start(shard)
+
+
+def _verified_data(shard: Shard) -> Iterator[bytes]:
+    """The data of a file in steps, each compared with the table that the file carries, if it does."""
+    for offset in range(_data_start(shard), shard.file.nbytes, _STEP_BYTES):
+        data = shard.file.read(offset, min(_STEP_BYTES, shard.file.nbytes - offset))
+        if shard.table is not None:
+            _verify(shard, shard.table, offset, data)
+        yield data
+
+
+def _verify(shard: Shard, table: ChecksumTable, offset: int, data: bytes) -> None:
+    found = _native.xxh3_64_chunks(data, table.chunk_bytes)
+    first = (offset - table.start) // table.chunk_bytes
+    expected = table.digests[first * _DIGEST_BYTES :][: len(found)]
+    if found == expected:
+        return
+    at = next(i for i in range(0, len(found), _DIGEST_BYTES) if found[i : i + 8] != expected[i : i + 8])
+    chunk = first + at // _DIGEST_BYTES
+    begin = table.start + chunk * table.chunk_bytes
+    nbytes = min(table.chunk_bytes, shard.file.nbytes - begin)
+    raise ChecksumError(
+        shard.path,
+        chunk=chunk,
+        offset=begin,
+        nbytes=nbytes,
+        expected=_digits(expected, at),
+        found=_digits(found, at),
+        tensors=shard.names_within(begin, nbytes),
+    )
+
+
+def _digits(digests: bytes, at: int) -> str:
+    return f"{int.from_bytes(digests[at : at + _DIGEST_BYTES], 'little'):016x}"
