@@ -15,6 +15,7 @@ namespace fastio {
 void register_errors();
 void register_files(pybind11::module_& module);
 void register_checksums(pybind11::module_& module);
+void register_columns(pybind11::module_& module);
 void register_engines(pybind11::module_& module);
 void register_loading(pybind11::module_& module);
 

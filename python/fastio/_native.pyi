@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, final
+from typing import Any, Protocol, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,29 @@ def plan(
     region_bytes: int,
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int]]]:
     """Regions (begin, end, first, last) and blocks (region, begin, end) for these extents."""
+
+class _Entry(Protocol):
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data_offsets(self) -> tuple[int, int]: ...
+
+def tensor_columns(
+    entries: Sequence[_Entry], /
+) -> tuple[
+    list[str],
+    list[tuple[int, ...]],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+]:
+    """Dtypes, shapes, begins, ends and counts of values of a list of header entries.
+
+    A begin or end that is negative or beyond int64 is -1. So is the count of a shape with a negative size, more
+    than 64 dimensions, or more than 2**56 values (sizes of 0 left out).
+    """
 
 def xxh3_64(data: Buffer, /) -> int:
     """XXH3-64 of the bytes, seed 0."""

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
 import numpy as np
@@ -31,7 +31,8 @@ _LENGTH_BYTES = checksums.LENGTH_BYTES
 _HEADER_BYTES_MIN = 2  # {}
 _METADATA_KEY = "__metadata__"
 _METADATA_FIRST = b'{"__metadata__":'
-_DIMENSIONS_MAX = 64  # what numpy and torch hold
+# What _native.tensor_columns takes.
+_DIMENSIONS_MAX = 64  # numpy and torch hold no more
 _COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
 _ENTRY_EXPECTED = 'an object of "dtype", "shape" and "data_offsets"'
 _NEGATIVE_ZERO = re.compile(rb"[\[,:\s]-0")
@@ -39,12 +40,16 @@ _COLONS_PER_ENTRY = 4
 _BITS = {dtype.name: dtype.bits for dtype in DTYPES.values()}
 
 _Size = Annotated[int, msgspec.Meta(ge=0)]
+if TYPE_CHECKING:
+    _DtypeName = str
+else:
+    _DtypeName = Literal[tuple(DTYPES)]  # each name decodes to one object, and none is made for it
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What a header says of one tensor."""
 
-    dtype: str
+    dtype: _DtypeName
     shape: tuple[_Size, ...]
     data_offsets: tuple[_Size, _Size]
 
@@ -55,16 +60,19 @@ _pairs_decoder = json.JSONDecoder(object_pairs_hook=list)
 
 @dataclass(frozen=True)
 class _Header:
-    """A header that is valid JSON of the right types; its numbers are not yet looked at."""
+    """A header that is valid JSON of the right types; its numbers are not yet looked at.
+
+    `raw` is the file up to the first byte of its data.
+    """
 
     path: str
-    text: bytes
+    raw: bytes
     entries: dict[str, _Entry]
     metadata: dict[str, str]
 
     def refuse(self, name: str, problem: str, expected: str) -> FormatError:
         """The error for one tensor."""
-        at = strict_json.position(self.text, name, _LENGTH_BYTES)
+        at = strict_json.position(self.raw, name)
         return FormatError(
             self.path, f"tensor {shown(name)} {problem}", offset=at, expected=expected
         )
@@ -89,9 +97,7 @@ def locate(file: _native.File, *, ignore_table: bool = False) -> Shard:
     """
     with collector.paused():
         raw = _read_header(file)
-        header = _decode_fast(file.path, raw[_LENGTH_BYTES:])
-        if header is None:
-            header = _decode_carefully(file.path, raw[_LENGTH_BYTES:])
+        header = _decode_fast(file.path, raw) or _decode_carefully(file.path, raw)
         columns = _columns(header, file.nbytes - len(raw))
     metadata, table = header.metadata, None
     if not ignore_table:
@@ -131,21 +137,17 @@ def _read_header(file: _native.File) -> bytes:
             expected=f"{_HEADER_BYTES_MIN} to {longest} ({limit}); is it a safetensors file, and whole?",
         )
     end = _LENGTH_BYTES + length
-    return first[:end] + file.read(len(first), end - len(first)) if end > len(first) else first[:end]
+    return first[:end] if end <= len(first) else file.read(0, end)
 
 
-def _decode_fast(path: str, text: bytes) -> _Header | None:
+def _decode_fast(path: str, raw: bytes) -> _Header | None:
     """The header, or None where there is any doubt about it."""
-    rest, metadata = text, {}
-    if text.startswith(_METADATA_FIRST):
-        split = _split_metadata(text)
-        if split is None:
-            return None
-        rest, metadata = split
-    elif not text.startswith(b"{"):
+    split = _split_metadata(raw)
+    if split is None or not raw.endswith(b"}") and not raw.rstrip(b" ").endswith(b"}"):
         return None
+    metadata, rest = split
     # Escapes hide colons, and msgspec reads -0 as 0.
-    if not text.rstrip(b" ").endswith(b"}") or b"\\" in rest or _NEGATIVE_ZERO.search(rest):
+    if b"\\" in rest or (b"-" in rest and b"-0" in rest and _NEGATIVE_ZERO.search(rest)):
         return None
     try:
         entries = _entries_decoder.decode(rest)
@@ -155,56 +157,60 @@ def _decode_fast(path: str, text: bytes) -> _Header | None:
     colons = _COLONS_PER_ENTRY * len(entries) + "".join(entries).count(":")
     if rest.count(b":") != colons or _METADATA_KEY in entries:
         return None
-    return _Header(path, text, entries, metadata)
+    return _Header(path, raw, entries, metadata)
 
 
-def _split_metadata(text: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """A header that begins with its metadata, as one without, and the metadata."""
-    try:
-        characters = text.decode()
-        pairs, end = _pairs_decoder.raw_decode(characters, len(_METADATA_FIRST))
-    except (ValueError, RecursionError):
+def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
+    """The metadata of a header that begins with it, and the header without."""
+    if not raw.startswith(_METADATA_FIRST, _LENGTH_BYTES):
+        return {}, raw[_LENGTH_BYTES:]
+    begin = _LENGTH_BYTES + len(_METADATA_FIRST)
+    # Metadata is short as a rule; where it is not whole yet, more is taken.
+    for size in itertools.accumulate(itertools.repeat(2**12), lambda size, _: size * 16):
+        text = raw[begin : begin + size].decode(errors="replace")
+        try:
+            pairs, end = _pairs_decoder.raw_decode(text)
+            break
+        except (ValueError, RecursionError):
+            if begin + size >= len(raw):
+                return None
+    metadata = dict(pairs) if isinstance(pairs, list) and text[0] == "{" else {None: None}
+    own = text[:end]
+    doubtful = "\\u" in own or "\ufffd" in own or len(metadata) < len(pairs)
+    if doubtful or not all(isinstance(value, str) for value in metadata.values()):
         return None
-    if characters[len(_METADATA_FIRST)] != "{" or "\\u" in characters[:end]:
-        return None
-    if not all(isinstance(value, str) for _, value in pairs):
-        return None
-    metadata = dict(pairs)
-    if len(metadata) < len(pairs):
-        return None
-    if not text.isascii():
-        end = len(characters[:end].encode())
-    if text[end : end + 2] == b',"':
-        return b"{" + text[end + 1 :], metadata
-    return (b"{" + text[end:], metadata) if text[end : end + 1] == b"}" else None
+    end = begin + len(own.encode())
+    if raw.startswith(b',"', end):
+        return metadata, b"{" + raw[end + 1 :]
+    return (metadata, b"{" + raw[end:]) if raw.startswith(b"}", end) else None
 
 
-def _decode_carefully(path: str, text: bytes) -> _Header:
-    if text[:1] != b"{":
+def _decode_carefully(path: str, raw: bytes) -> _Header:
+    if not raw.startswith(b"{", _LENGTH_BYTES):
         raise FormatError(
             path,
-            f"its header begins with {text[:1]!r}",
+            f"its header begins with {raw[_LENGTH_BYTES : _LENGTH_BYTES + 1]!r}",
             offset=_LENGTH_BYTES,
             expected="'{', and so a safetensors file",
         )
-    ended = text.rstrip(b" ")
+    ended = raw.rstrip(b" ")
     if not ended.endswith(b"}"):
         raise FormatError(
             path,
             f"its header ends with {ended[-1:]!r}",
-            offset=_LENGTH_BYTES + len(ended) - 1,
+            offset=len(ended) - 1,
             expected="'}', and nothing but spaces behind it",
         )
-    decoded = strict_json.decode(ended, path, at=_LENGTH_BYTES)
-    metadata = _checked_metadata(path, text, decoded.pop(_METADATA_KEY, {}))
-    header = _Header(path, text, {}, metadata)
+    decoded = strict_json.decode(ended[_LENGTH_BYTES:], path, at=_LENGTH_BYTES)
+    metadata = _checked_metadata(path, raw, decoded.pop(_METADATA_KEY, {}))
+    header = _Header(path, raw, {}, metadata)
     for name, entry in decoded.items():
         header.entries[name] = _checked_entry(header, name, entry)
     return header
 
 
-def _checked_metadata(path: str, text: bytes, metadata: Any) -> dict[str, str]:
-    where = strict_json.position(text, _METADATA_KEY, _LENGTH_BYTES)
+def _checked_metadata(path: str, raw: bytes, metadata: Any) -> dict[str, str]:
+    where = strict_json.position(raw, _METADATA_KEY)
     expected = "an object of strings"
     if not isinstance(metadata, dict):
         raise FormatError(
@@ -215,7 +221,7 @@ def _checked_metadata(path: str, text: bytes, metadata: Any) -> dict[str, str]:
             raise FormatError(
                 path,
                 f"its {_METADATA_KEY} has {shown(value)} at {shown(key)}",
-                offset=strict_json.position(text, key, _LENGTH_BYTES),
+                offset=strict_json.position(raw, key),
                 expected=expected,
             )
     return metadata
@@ -252,10 +258,14 @@ _Columns = tuple[
 
 def _columns(header: _Header, data_bytes: int) -> _Columns:
     """Names, dtypes, shapes, begins and ends from the start of the data, in the order of the data."""
-    names, entries = list(header.entries), list(header.entries.values())
-    dtypes, shapes = [entry.dtype for entry in entries], [entry.shape for entry in entries]
-    begins, ends = _offsets(header, data_bytes)
-    _check_sizes(header, names, dtypes, shapes, ends - begins)
+    names = list(header.entries)
+    columns = _native.tensor_columns(list(header.entries.values()))
+    dtypes, shapes, begins, ends, counts = columns
+    if np.any((begins < 0) | (ends < begins) | (ends > data_bytes)):
+        _refuse_offsets(header, data_bytes)
+    if np.any(counts < 0):
+        _refuse_shapes(header)
+    _check_sizes(header, names, dtypes, counts, ends - begins)
     if not (np.all(begins[1:] >= begins[:-1]) and np.all(ends[1:] >= ends[:-1])):
         order = np.lexsort((ends, begins))  # a tensor of no bytes comes before the one that begins there
         rows = order.tolist()
@@ -266,19 +276,7 @@ def _columns(header: _Header, data_bytes: int) -> _Columns:
     return names, dtypes, shapes, begins, ends
 
 
-def _offsets(
-    header: _Header, data_bytes: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The data_offsets of all tensors, each ordered and inside the file."""
-    pairs = (entry.data_offsets for entry in header.entries.values())
-    try:
-        flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int64, 2 * len(header.entries))
-    except OverflowError:
-        flat = None
-    if flat is not None:
-        begins, ends = flat[::2], flat[1::2]
-        if not np.any((begins > ends) | (ends > data_bytes)):
-            return begins, ends
+def _refuse_offsets(header: _Header, data_bytes: int) -> NoReturn:
     for name, entry in header.entries.items():
         begin, end = entry.data_offsets
         if begin > end:
@@ -292,54 +290,44 @@ def _offsets(
     raise AssertionError("offsets were refused, and none of them is wrong")
 
 
+def _refuse_shapes(header: _Header) -> NoReturn:
+    for name, entry in header.entries.items():
+        if len(entry.shape) > _DIMENSIONS_MAX:
+            raise header.refuse(
+                name, f"has {len(entry.shape)} dimensions", f"at most {_DIMENSIONS_MAX}"
+            )
+        if math.prod(filter(None, entry.shape)) > _COUNT_MAX:
+            raise header.refuse(
+                name, f"has the shape {shown(list(entry.shape))}", "at most 2**56 values"
+            )
+    raise AssertionError("a shape was refused, and none of them is wrong")
+
+
 def _check_sizes(
     header: _Header,
     names: list[str],
     dtypes: list[str],
-    shapes: list[tuple[int, ...]],
+    counts: npt.NDArray[np.int64],
     nbytes: npt.NDArray[np.int64],
 ) -> None:
     """Refuse a dtype that is none, and a dtype and shape that do not come to the bytes given."""
-    try:
-        bits = np.fromiter((_BITS[dtype] for dtype in dtypes), np.int64, len(names))
-    except KeyError as error:
-        name = names[dtypes.index(error.args[0])]
+    unknown = set(dtypes) - _BITS.keys()
+    if unknown:
+        row = next(row for row, dtype in enumerate(dtypes) if dtype in unknown)
         raise header.refuse(
-            name, f"has the unknown dtype {shown(error.args[0])}", f"one of {', '.join(DTYPES)}"
-        ) from None
-    if names and max(map(len, shapes)) > _DIMENSIONS_MAX:
-        row = next(row for row, shape in enumerate(shapes) if len(shape) > _DIMENSIONS_MAX)
-        raise header.refuse(
-            names[row], f"has {len(shapes[row])} dimensions", f"at most {_DIMENSIONS_MAX}"
+            names[row],
+            f"has the unknown dtype {shown(dtypes[row])}",
+            f"one of {', '.join(DTYPES)}",
         )
-    try:
-        counts = np.fromiter(map(math.prod, shapes), np.int64, len(names))
-    except OverflowError:
-        counts = None
-    if counts is None or np.any(counts > _COUNT_MAX):
-        _refuse_overflow(header, names, shapes)
-    for row in np.flatnonzero(counts == 0).tolist():
-        if math.prod(filter(None, shapes[row])) > _COUNT_MAX:
-            _refuse_overflow(header, [names[row]], [tuple(filter(None, shapes[row]))])
+    bits = np.fromiter(map(_BITS.__getitem__, dtypes), np.int64, len(names))
     wrong = np.flatnonzero(counts * bits != nbytes * 8)
     if wrong.size:
         row = int(wrong[0])
         raise header.refuse(
             names[row],
             f"has {nbytes[row]} bytes",
-            f"{int(counts[row]) * int(bits[row]) / 8:g} for {dtypes[row]} {list(shapes[row])}",
+            f"{int(counts[row]) * int(bits[row]) / 8:g}, by its dtype {dtypes[row]} and shape",
         )
-
-
-def _refuse_overflow(
-    header: _Header, names: list[str], shapes: list[tuple[int, ...]]
-) -> NoReturn:
-    for name, shape in zip(names, shapes, strict=True):
-        if math.prod(shape) > _COUNT_MAX:
-            raise header.refuse(
-                name, f"has the shape {shown(list(shape))}", f"at most 2**56 values, {_COUNT_MAX}"
-            )
-    raise AssertionError("a shape was refused, and none of them is too large")
 
 
 def _check_cover(
@@ -360,7 +348,7 @@ def _check_cover(
         raise FormatError(
             header.path,
             f"has {data_bytes - at} bytes behind its last tensor",
-            offset=_LENGTH_BYTES + len(header.text) + at,
+            offset=len(header.raw) + at,
             expected="the end of the file",
         )
     what = "overlaps the one before it" if begins[row] < at else "leaves a hole before it"

@@ -1,0 +1,72 @@
+// Columns out of many small Python objects, in one pass: a header may have a hundred thousand tensors, and what
+// is a line of Python for each of their fields would take as long as parsing the header.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+namespace {
+
+constexpr std::int64_t kNone = -1;                         // "no such size": what no file can have
+constexpr std::int64_t kCountMax = std::int64_t{1} << 56;  // keeps the bits of a tensor within 64-bit integers
+constexpr Py_ssize_t kDimensionsMax = 64;                  // what numpy and torch hold
+
+std::int64_t size_of(PyObject* number) {
+  int overflow = 0;
+  const long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
+  if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return overflow != 0 || value < 0 ? kNone : value;
+}
+
+// The number of values of a shape. Sizes of 0 do not hide others that overflow: no array could be made of them.
+std::int64_t count_of(PyObject* shape) {
+  if (!PyTuple_Check(shape)) throw py::type_error("a shape must be a tuple of int");
+  if (PyTuple_GET_SIZE(shape) > kDimensionsMax) return kNone;
+  std::int64_t count = 1;
+  bool empty = false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(shape); ++i) {
+    const std::int64_t size = size_of(PyTuple_GET_ITEM(shape, i));
+    if (size == kNone || (size != 0 && count > kCountMax / size)) return kNone;
+    if (size == 0) empty = true;
+    if (size != 0) count *= size;
+  }
+  return empty ? 0 : count;
+}
+
+py::object field(PyObject* entry, const py::str& name) {
+  PyObject* value = PyObject_GetAttr(entry, name.ptr());
+  if (value == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+py::tuple tensor_columns(const py::list& entries) {
+  const py::str dtype_name("dtype"), shape_name("shape"), offsets_name("data_offsets");
+  const auto n = static_cast<py::ssize_t>(entries.size());
+  py::list dtypes(n), shapes(n);
+  py::array_t<std::int64_t> begins(n), ends(n), counts(n);
+  for (py::ssize_t i = 0; i < n; ++i) {
+    PyObject* entry = PyList_GET_ITEM(entries.ptr(), i);
+    py::object shape = field(entry, shape_name);
+    const py::object offsets = field(entry, offsets_name);
+    if (!PyTuple_Check(offsets.ptr()) || PyTuple_GET_SIZE(offsets.ptr()) != 2) {
+      throw py::type_error("data_offsets must be a tuple of two int");
+    }
+    begins.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 0));
+    ends.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 1));
+    counts.mutable_data()[i] = count_of(shape.ptr());
+    PyList_SET_ITEM(dtypes.ptr(), i, field(entry, dtype_name).release().ptr());
+    PyList_SET_ITEM(shapes.ptr(), i, shape.release().ptr());
+  }
+  return py::make_tuple(dtypes, shapes, begins, ends, counts);
+}
+
+}  // namespace
+
+void register_columns(py::module_& module) { module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::pos_only()); }
+
+}  // namespace fastio
