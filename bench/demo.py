@@ -128,7 +128,7 @@ def main() -> int:
             files.remove()
     console.print()
     console.print(table)
-    console.print(fastio.engine_report(), highlight=False)
+    console.print(str(fastio.engine_report()), highlight=False)
     for problem in problems:
         console.print(f"[red]FAILED[/red] {problem}")
     return 1 if problems else 0

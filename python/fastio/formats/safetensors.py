@@ -142,8 +142,12 @@ def _read_header(file: _native.File) -> bytes:
 
 def _decode_fast(path: str, raw: bytes) -> _Header | None:
     """The header, or None where there is any doubt about it."""
+    last = raw.rfind(b"}") + 1
+    padded = raw.count(b" ", last) == len(raw) - last
+    if not raw.startswith(b"{", _LENGTH_BYTES) or not padded:
+        return None
     split = _split_metadata(raw)
-    if split is None or not raw.endswith(b"}") and not raw.rstrip(b" ").endswith(b"}"):
+    if split is None:
         return None
     metadata, rest = split
     # Escapes hide colons, and msgspec reads -0 as 0.
@@ -174,10 +178,11 @@ def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
         except (ValueError, RecursionError):
             if begin + size >= len(raw):
                 return None
-    metadata = dict(pairs) if isinstance(pairs, list) and text[0] == "{" else {None: None}
     own = text[:end]
-    doubtful = "\\u" in own or "\ufffd" in own or len(metadata) < len(pairs)
-    if doubtful or not all(isinstance(value, str) for value in metadata.values()):
+    if not own.startswith("{") or "\\u" in own or "\ufffd" in own:
+        return None
+    metadata = dict(pairs)
+    if len(metadata) < len(pairs) or not all(isinstance(v, str) for v in metadata.values()):
         return None
     end = begin + len(own.encode())
     if raw.startswith(b',"', end):
