@@ -21,6 +21,8 @@ constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
 // Reading a header brings this much of a cold file into the page cache (readahead); it is still cold.
 constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
 
+constexpr const char* kMappedReason = "all bytes are in the page cache";
+
 std::string megabytes(std::uint64_t nbytes) { return std::to_string((nbytes + 500'000) / 1'000'000) + " MB"; }
 
 // Whether O_DIRECT can serve this request: the blocks must begin at multiples of the alignment.
@@ -102,9 +104,22 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards, const 
 }
 
 void LoadJob::choose_sources() {
-  for (const ShardRequest& shard : shards_) {
+  mappings_.resize(shards_.size());
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    const ShardRequest& shard = shards_[i];
     accesses_.push_back(shard.extents.empty() ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
                                               : choose_source(shard, options_));
+    ShardAccess& access = accesses_.back();
+    if (access.source != Source::mapped) continue;
+    try {
+      mappings_[i] = Region::map(*shard.file);
+      engine_name_ = "mmap";
+      engine_reason_ = kMappedReason;
+    } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
+      access.source = Source::buffered;
+      access.reason += ", but read through the page cache: " + describe_error(error.failure().error);
+      note_fallback(std::string(error.what()) + ", read through the page cache");
+    }
   }
 }
 
@@ -153,12 +168,13 @@ void LoadJob::make_regions() {
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     for (const PlannedRegion& region : plans_[i].regions) {
       if (accesses_[i].source == Source::mapped) {
-        regions_[i].push_back(Region::map(*shards_[i].file));
+        regions_[i].push_back(mappings_[i]);
       } else {
         regions_[i].push_back(Region::allocate(region.begin, region.end - region.begin, options_.huge_pages));
       }
     }
   }
+  mappings_.clear();
 }
 
 void LoadJob::protect_from_fork(bool protect) const {
@@ -200,8 +216,6 @@ void LoadJob::start_lanes() {
     protect_from_fork(true);
   } else {
     set.engines.resize(lane_count_);
-    engine_name_ = "mmap";
-    engine_reason_ = "all bytes are in the page cache";
   }
   std::vector<std::unique_ptr<Lane>> lanes;
   for (auto& engine : set.engines) {

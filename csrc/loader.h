@@ -135,6 +135,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::vector<ShardRequest> shards_;
   LoadOptions options_;
   std::vector<ShardAccess> accesses_;
+  std::vector<std::shared_ptr<Region>> mappings_;  // of each shard, until its region has it
   std::vector<Plan> plans_;
   std::vector<Block> blocks_;
   std::uint64_t bytes_total_ = 0;
