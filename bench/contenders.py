@@ -113,7 +113,7 @@ def _locate(path: str) -> Mapping[str, Any]:
 _FASTIO_NOTES: dict[str, Any] = {}
 
 
-def _fastio(framework: str, verify: bool | str, **options: Any) -> Load:
+def _fastio(framework: str, verify: bool, **options: Any) -> Load:
     def load(path: str) -> Mapping[str, Any]:
         import fastio
 

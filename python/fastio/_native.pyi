@@ -111,8 +111,8 @@ def tensor_columns(
 ]:
     """Dtypes, shapes, begins, ends and counts of values of a list of header entries.
 
-    A begin or end that is negative or beyond int64 is -1. So is the count of a shape with a negative size, more
-    than 64 dimensions, or more than 2**56 values (sizes of 0 left out).
+    A begin or end that is negative or beyond int64 is -1. So is the count of a shape with a
+    negative size, more than 64 dimensions, or more than 2**56 values (sizes of 0 left out).
     """
 
 def xxh3_64(data: Buffer, /) -> int:

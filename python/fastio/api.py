@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from fastio import _native, collector
-from fastio.catalog import Catalog, Shard
+from fastio.catalog import Catalog
 from fastio.errors import ChecksumError, FormatError
 from fastio.formats import huggingface
 from fastio.options import Options
@@ -38,15 +38,17 @@ def load(
     Parameters
     ----------
     source : path or list of paths
-        A ``.safetensors`` file, several of them, a Hugging Face folder or its ``*.safetensors.index.json``.
+        A ``.safetensors`` file, several of them, a Hugging Face folder or its
+        ``*.safetensors.index.json``.
     framework : {"numpy", "torch"}
-        What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the last axis.
+        What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the
+        last axis.
     names : collection of str, optional
         Load only these; the result has them in this order. Default: all, in file order.
     verify : bool or "require"
-        True compares the checksums of files that carry them (`fastio.seal` adds them) and says in the report
-        which ones do not. "require" refuses such files. False reads only; a sealed file's header is checked
-        all the same.
+        True compares the checksums of files that carry them (`fastio.seal` adds them) and says in
+        the report which ones do not. "require" refuses such files. False reads only; a sealed
+        file's header is checked all the same.
     options : Options, optional
         How it is done; the default fits most machines.
     progress : bool
@@ -64,8 +66,9 @@ def load(
     FileNotFoundError
         The source, or a shard that an index names.
     FormatError
-        A file that is not what it says: path, offset, what was expected. Also with ``verify="require"`` a file
-        that carries no checksums, and a tensor whose name occurs in two files.
+        A file that is not what it says: path, offset, what was expected. Also with
+        ``verify="require"`` a file that carries no checksums, and a tensor whose name occurs in two
+        files.
     ChecksumError
         Bytes that are not those that were saved: path, chunk, extent, tensors.
     ReadError
@@ -189,7 +192,7 @@ def _read(
 
 
 def _others_will_read(nbytes: int) -> bool:
-    """Whether several ranks of this host are about to read these bytes, and the page cache can keep them."""
+    """Whether other ranks of this host are about to read these bytes, and memory can keep them."""
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if not ranks.isdecimal() or int(ranks) <= 1:
         return False

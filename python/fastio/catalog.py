@@ -47,7 +47,8 @@ class Dtype:
         return max(1, self.bits // 8)
 
 
-# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype, release 0.8
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype,
+# release 0.8
 DTYPES: Mapping[str, Dtype] = MappingProxyType(
     {
         name: Dtype(name, bits)
@@ -165,9 +166,7 @@ class Shard:
         ------
         Nothing.
         """
-        touched = (
-            (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
-        )
+        touched = (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
         return tuple(self.names[row] for row in np.flatnonzero(touched))
 
 

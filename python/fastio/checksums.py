@@ -1,9 +1,10 @@
-"""The checksum table of a self-verifying safetensors file: how it is read from a header, and written into one.
+"""The checksum table of a sealed safetensors file: how a header holds it.
 
-The format, version 1: the file starts with the header's length, then with exactly `_PREFIX`, so that the header's own
-digest stands at byte 42. It is XXH3-64 (seed 0) over the header with these sixteen digits taken as ASCII 0, and
-compared as text: as a number, a flipped bit that changes a letter's case would pass. The table is compact JSON in
-a metadata string; its chunks cover the file from the end of the header (`start`) on.
+The format, version 1: the file starts with the header's length, then with exactly `_PREFIX`, so
+that the header's own digest stands at byte 42. It is XXH3-64 (seed 0) over the header with these
+sixteen digits taken as ASCII 0, and compared as text: as a number, a flipped bit that changes a
+letter's case would pass. The table is compact JSON in a metadata string; its chunks cover the file
+from the end of the header (`start`) on.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _DIGEST_BYTES = 8
 _START_ALIGNMENT = 4096
 _CHUNK_BYTES_MIN, _CHUNK_BYTES_DEFAULT, _CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
 _CURE = (
-    "a sound checksum table: either this file is damaged, or its metadata was copied from another one; "
-    "save it again from the source, or seal it with force=True if its bytes are known to be good"
+    "a sound checksum table: either this file is damaged, or its metadata was copied from another "
+    "one; save it again from the source, or seal it with force=True if its bytes are surely good"
 )
 
 
@@ -70,7 +71,8 @@ def parse(
     Raises
     ------
     FormatError
-        If there is a key of fastio's, but no sound table, or the header is not the one that was written.
+        If there is a key of fastio's, but no sound table, or the header is not the one that was
+        written.
     """
     keys = {key for key in metadata if key.startswith(KEY_PREFIX)}
     if not keys:
@@ -123,7 +125,7 @@ def _check_header(header: bytes, path: str) -> None:
         )
 
 
-def _header_digest(header: bytes) -> str:
+def _header_digest(header: bytes | bytearray) -> str:
     blank = bytearray(header)
     blank[_DIGITS] = b"0" * 16
     return f"{_native.xxh3_64(blank):016x}"
@@ -231,9 +233,11 @@ def plan_header(
     while chunk_bytes <= _CHUNK_BYTES_MAX:
         digests = bytes(_chunk_count(data_bytes, chunk_bytes) * _DIGEST_BYTES)
         start = 0
-        # The text holds its own length: more digits make it longer, never shorter, so this comes to rest.
+        # The text holds its own length, and more digits only make it longer: this comes to rest.
         while start != (
-            padded := _padded(_header_text(users, tensors, ChecksumTable(start, chunk_bytes, digests)))
+            padded := _padded(
+                _header_text(users, tensors, ChecksumTable(start, chunk_bytes, digests))
+            )
         ):
             start = padded
         if start - LENGTH_BYTES <= HEADER_BYTES_MAX:

@@ -49,7 +49,7 @@ class FastioError(Exception):
     def _message(self) -> str:
         return " ".join(str(arg) for arg in self.args)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         if not self._arguments:
             return super().__reduce__()
         arguments = {name: getattr(self, name) for name in self._arguments}
@@ -134,8 +134,8 @@ class ChecksumError(FastioError):
 
     def _message(self) -> str:
         message = (
-            f"{self.path}: chunk {self.chunk} ({self.nbytes} bytes at byte {self.offset}) is damaged: "
-            f"its checksum is {self.found}; expected {self.expected}"
+            f"{self.path}: chunk {self.chunk} ({self.nbytes} bytes at byte {self.offset}) "
+            f"is damaged: its checksum is {self.found}; expected {self.expected}"
         )
         if not self.tensors:
             return message

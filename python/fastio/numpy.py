@@ -10,7 +10,8 @@ import numpy as np
 
 from fastio import _native
 
-# F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half the length.
+# F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
+# the length.
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
     for name, dtype in {

@@ -1,7 +1,7 @@
 """Options: how a load is done.
 
-Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default. (A value tuned for the
-mount will come between the last two.)
+Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default. (A value tuned for
+the mount will come between the last two.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 def default_lanes() -> int:
     """Two lanes hide each other's page faults; more of them, up to eight, where there are cores.
 
-    Measured on 2 cores (bench/results): one lane stays well under the device's speed into fresh memory.
+    Measured on 2 cores (bench/results): one lane stays well under the device's speed into fresh
+    memory.
     """
     return max(2, min(8, len(os.sched_getaffinity(0)) // 2))
 
@@ -63,13 +64,14 @@ class Options:
     engine : {"auto", "uring", "pread"}
         ``auto`` takes io_uring where it works, found by trying, and preadv threads elsewhere.
     cache : {"auto", "bypass", "keep"}
-        ``bypass`` reads with O_DIRECT; ``keep`` reads through the page cache, so that the next reader
-        finds the file warm; ``auto`` takes what is in the page cache from there and reads the rest
-        directly, but keeps it when several ranks of this host (``LOCAL_WORLD_SIZE``) are about to read it.
+        ``bypass`` reads with O_DIRECT; ``keep`` reads through the page cache, so that the next
+        reader finds the file warm; ``auto`` takes what is in the page cache from there and reads
+        the rest directly, but keeps it when several ranks of this host (``LOCAL_WORLD_SIZE``) are
+        about to read it.
     mapping : {"auto", "never"}
-        ``auto`` maps a file that is wholly in the page cache, privately. What a mapping costs: a file
-        that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that were evicted
-        under memory pressure are read again unverified. ``never`` copies.
+        ``auto`` maps a file that is wholly in the page cache, privately. What a mapping costs: a
+        file that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that
+        were evicted under memory pressure are read again unverified. ``never`` copies.
     block_bytes : int
         Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB.
     queue_depth : int
@@ -90,8 +92,8 @@ class Options:
 
     Notes
     -----
-    Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … Sizes take the suffixes K, M, G
-    and T (powers of 1024).
+    Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … Sizes take the suffixes
+    K, M, G and T (powers of 1024).
     """
 
     engine: EngineName = _field("engine", lambda: "auto")
@@ -112,7 +114,9 @@ def _parse_number(variable: str, text: str) -> int:
     digits = text.lower().rstrip("kmgt")
     unit = text.lower()[len(digits) :]
     if not digits.isdecimal() or unit not in _UNITS:
-        raise ValueError(f"{variable}={text!r}: expected a whole number, with K, M, G or T behind it")
+        raise ValueError(
+            f"{variable}={text!r}: expected a whole number, with K, M, G or T behind it"
+        )
     return int(digits) * _UNITS[unit]
 
 

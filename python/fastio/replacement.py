@@ -1,7 +1,7 @@
 """A file that takes the place of another one whole and durably, or not at all.
 
-It is written under a temporary name in the same folder, reaches the disk, and only then gets its name: whoever
-looks at any moment, also after a power cut, finds the old file or the new one.
+It is written under a temporary name in the same folder, reaches the disk, and only then gets its
+name: whoever looks at any moment, also after a power cut, finds the old file or the new one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Replacement:
     def imitate(self, status: os.stat_result) -> None:
         """Take over mode and owner of another file.
 
-        An ordinary user may not give files away; the owner is then whoever writes, and a warning is logged.
+        An ordinary user may not give files away; the owner is then whoever writes, and a warning is
+        logged.
 
         Raises
         ------
@@ -95,13 +96,13 @@ class Replacement:
         self._call("fchmod", lambda: os.fchmod(self._fd, status.st_mode & 0o7777))
 
     def commit(self, path: Path) -> None:
-        """Bring the file to the disk, and then give it its name; a symlink of that name is replaced.
+        """Bring the file to the disk, then give it its name; a symlink there is replaced.
 
         Raises
         ------
         WriteError
-            If that fails. Only when the last step does (fsync of the folder) does the name stand for the new
-            file already; it may then be the old one again after a power cut.
+            If that fails. Only when the last step does (fsync of the folder) does the name stand
+            for the new file already; it may then be the old one again after a power cut.
         """
         self._call("fsync", lambda: os.fsync(self._fd))
         self._call("rename", lambda: os.replace(self.path, path))

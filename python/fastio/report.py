@@ -16,11 +16,11 @@ class Report:
     Attributes
     ----------
     engine, engine_reason : str
-        ``uring`` or ``pread`` for reads, ``mmap`` where the page cache had all bytes, ``inline`` for a
-        small load on the caller's thread, ``none`` where there was nothing to do; and why.
+        ``uring`` or ``pread`` for reads, ``mmap`` where the page cache had all bytes, ``inline``
+        for a small load on the caller's thread, ``none`` where there was nothing to do; and why.
     cache, cache_reason : str
-        ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes were
-        taken from.
+        ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes
+        were taken from.
     tensors, files : int
         How many of each were loaded.
     nbytes : int
@@ -28,7 +28,8 @@ class Report:
     bytes_direct, bytes_buffered, bytes_mapped : int
         Bytes that were read with O_DIRECT, through the page cache, or verified in a mapping.
     seconds, cpu_seconds : float
-        Wall-clock time of the load; processor time of the whole process meanwhile, the kernel's included.
+        Wall-clock time of the load; processor time of the whole process meanwhile, the kernel's
+        included.
     lanes : int
         Threads that read and verified.
     chunks_verified : int
@@ -126,7 +127,9 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was probed on this host: `engines` by name, which one `Options(engine="auto")` takes, and why."""
+    """What was probed on this host: `engines` by name, which one `Options(engine="auto")` takes,
+    and why.
+    """
 
     engines: Mapping[str, EngineStatus]
     chosen: str

@@ -29,20 +29,20 @@ def seal(
 ) -> Path:
     """Rewrite a safetensors file so that it carries checksums of its header and its data.
 
-    The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it from then on.
-    It is written beside its place and takes it in one durable step: at any moment, also after a power cut, there
-    is the old file or the new one. Mode and owner are kept.
+    The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
+    from then on. It is written beside its place and takes it in one durable step: at any moment,
+    also after a power cut, there is the old file or the new one. Mode and owner are kept.
 
     Parameters
     ----------
     src : path
         The file to read. If it carries checksums already, it is verified while it is read.
     dst : path, optional
-        The file to write; default: `src`. A symlink there is replaced, not followed. Where this is the same
-        file and it is sealed already, it is verified and left as it is.
+        The file to write; default: `src`. A symlink there is replaced, not followed. Where this is
+        the same file and it is sealed already, it is verified and left as it is.
     force : bool
-        Compute new checksums without a look at those that `src` carries, sound or not. It makes damage look right:
-        use it only if the bytes are known to be good.
+        Compute new checksums without a look at those that `src` carries, sound or not. It makes
+        damage look right: use it only if the bytes are known to be good.
 
     Returns
     -------
@@ -54,13 +54,13 @@ def seal(
     FileNotFoundError
         If `src` is not there.
     FormatError
-        If `src` is not a valid safetensors file, has an unsound checksum table, or would get a header beyond
-        the format's limit.
+        If `src` is not a valid safetensors file, has an unsound checksum table, or would get a
+        header beyond the format's limit.
     ChecksumError
         If `src` is sealed, and its bytes are not those that were sealed.
     ReadError, WriteError
-        If a system call fails. Then what was at `dst` is still there, and no temporary file is left; only when
-        `WriteError` names the fsync of the folder is the new one in place.
+        If a system call fails. Then what was at `dst` is still there, and no temporary file is
+        left; only when `WriteError` names the fsync of the folder is the new one in place.
     """
     source, target = Path(src), Path(dst if dst is not None else src)
     file = _native.File(source)
@@ -92,7 +92,9 @@ def _rewrite(shard: Shard, target: Path) -> None:
 
 
 def _tensor_entries(shard: Shard) -> bytes:
-    """The header's entries for the tensors, in the order of their bytes, without the braces around them."""
+    """The header's entries for the tensors, in the order of their bytes, without the braces around
+    them.
+    """
     start = _data_start(shard)
     columns = zip(
         shard.names,
@@ -119,7 +121,9 @@ def _data_bytes(shard: Shard) -> int:
 
 
 def _verified_data(shard: Shard) -> Iterator[bytes]:
-    """The data of a file in steps, each compared with the table that the file carries, if it does."""
+    """The data of a file in steps, each compared with the table that the file carries, if it
+    does.
+    """
     for offset in range(_data_start(shard), shard.file.nbytes, _STEP_BYTES):
         data = shard.file.read(offset, min(_STEP_BYTES, shard.file.nbytes - offset))
         if shard.table is not None:
@@ -133,7 +137,9 @@ def _verify(shard: Shard, table: ChecksumTable, offset: int, data: bytes) -> Non
     expected = table.digests[first * _DIGEST_BYTES :][: len(found)]
     if found == expected:
         return
-    at = next(i for i in range(0, len(found), _DIGEST_BYTES) if found[i : i + 8] != expected[i : i + 8])
+    at = next(
+        i for i in range(0, len(found), _DIGEST_BYTES) if found[i : i + 8] != expected[i : i + 8]
+    )
     chunk = first + at // _DIGEST_BYTES
     begin = table.start + chunk * table.chunk_bytes
     nbytes = min(table.chunk_bytes, shard.file.nbytes - begin)

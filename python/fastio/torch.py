@@ -9,8 +9,8 @@ from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
 
-# DLPack's type codes, https://dmlc.github.io/dlpack/latest/c_api.html: the dtypes that every torch release
-# takes over as they are.
+# DLPack's type codes, https://dmlc.github.io/dlpack/latest/c_api.html: the dtypes that every torch
+# release takes over as they are.
 _INT, _UINT, _FLOAT, _BFLOAT, _COMPLEX, _BOOL = 0, 1, 2, 4, 5, 6
 _CODES: dict[str, tuple[int, int]] = {
     "BOOL": (_BOOL, 8),
@@ -29,8 +29,8 @@ _CODES: dict[str, tuple[int, int]] = {
     "C64": (_COMPLEX, 64),
 }
 
-# Handed over as bytes and viewed: not every release knows their codes. F4 packs two values in a byte, and
-# torch counts the pairs.
+# Handed over as bytes and viewed: not every release knows their codes. F4 packs two values in a
+# byte, and torch counts the pairs.
 _VIEWED = {
     "F8_E5M2": "float8_e5m2",
     "F8_E4M3": "float8_e4m3fn",

@@ -24,18 +24,19 @@ def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Cata
     Parameters
     ----------
     source : path, or list or tuple of paths
-        A ``.safetensors`` file; several; a folder, of which ``model.safetensors.index.json`` is taken, else its
-        only ``*.safetensors.index.json``, else ``model.safetensors``, else every ``*.safetensors`` in it; or
-        such an index. Of the files that an index names, only the tensors are offered that it names.
+        A ``.safetensors`` file; several; a folder, of which ``model.safetensors.index.json`` is
+        taken, else its only ``*.safetensors.index.json``, else ``model.safetensors``, else every
+        ``*.safetensors`` in it; or such an index. Of the files that an index names, only the
+        tensors are offered that it names.
 
     Raises
     ------
     FileNotFoundError
         If the source is not there, or a file that an index names.
     FormatError
-        If a file or an index is not valid, a folder has no safetensors files or several indexes, an index
-        names a file outside its folder or a tensor that its file has not, or two files have a tensor of the
-        same name.
+        If a file or an index is not valid, a folder has no safetensors files or several indexes, an
+        index names a file outside its folder or a tensor that its file has not, or two files have a
+        tensor of the same name.
     ReadError
         If reading fails.
     TypeError, ValueError
@@ -119,7 +120,9 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     file = _native.File(index)
     if file.nbytes > _INDEX_BYTES_MAX:
         raise FormatError(
-            file.path, f"is {file.nbytes} bytes long", expected=f"an index of at most {_INDEX_BYTES_MAX}"
+            file.path,
+            f"is {file.nbytes} bytes long",
+            expected=f"an index of at most {_INDEX_BYTES_MAX}",
         )
     text = file.read(0, file.nbytes)
     decoded = strict_json.decode(text, file.path)
@@ -144,4 +147,9 @@ def _read_weight_map(index: Path) -> dict[str, str]:
 
 def _stays_inside(file_name: str) -> bool:
     path = PurePosixPath(file_name)
-    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in file_name
+    return (
+        bool(path.name)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in file_name
+    )

@@ -1,10 +1,11 @@
 """The header of a safetensors file: parsed, and refused wherever it is not valid.
 
-The format: 8 bytes of header length (little-endian), a JSON object padded with spaces, then the data, which the
-tensors must cover without a hole. https://github.com/huggingface/safetensors#format
+The format: 8 bytes of header length (little-endian), a JSON object padded with spaces, then the
+data, which the tensors must cover without a hole. https://github.com/huggingface/safetensors#format
 
-A header is taken by one of two ways that agree: a fast one for headers as every writer makes them, and a careful one,
-which knows what is wrong and where, for everything that gives the fast one a doubt.
+A header is taken by one of two ways that agree: a fast one for headers as every writer makes them,
+and a careful one, which knows what is wrong and where, for everything that gives the fast one a
+doubt.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fastio.catalog import DTYPES, Shard
 from fastio.errors import FormatError, shown
 from fastio.formats import strict_json
 
-# One read is all that most files need; a request of this size takes a disk no longer than a small one.
+# One read is all that most files need, and takes a disk hardly longer than a smaller one.
 _FIRST_READ_BYTES = 2**17
 _LENGTH_BYTES = checksums.LENGTH_BYTES
 _HEADER_BYTES_MIN = 2  # {}
@@ -91,7 +92,8 @@ def locate(file: _native.File, *, ignore_table: bool = False) -> Shard:
     Raises
     ------
     FormatError
-        If the file is not a valid safetensors file, or has an unsound checksum table: path, offset, expected.
+        If the file is not a valid safetensors file, or has an unsound checksum table: path, offset,
+        expected.
     ReadError
         If reading fails.
     """
@@ -134,7 +136,7 @@ def _read_header(file: _native.File) -> bytes:
             file.path,
             f"gives its header {length} bytes",
             offset=0,
-            expected=f"{_HEADER_BYTES_MIN} to {longest} ({limit}); is it a safetensors file, and whole?",
+            expected=f"{_HEADER_BYTES_MIN} to {longest} ({limit}): a safetensors file, and whole",
         )
     end = _LENGTH_BYTES + length
     return first[:end] if end <= len(first) else file.read(0, end)
@@ -234,7 +236,11 @@ def _checked_metadata(path: str, raw: bytes, metadata: Any) -> dict[str, str]:
 
 def _checked_entry(header: _Header, name: str, entry: Any) -> _Entry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        what = f"has the keys {', '.join(map(shown, entry))}" if isinstance(entry, dict) else "is no object"
+        what = (
+            f"has the keys {', '.join(map(shown, entry))}"
+            if isinstance(entry, dict)
+            else "is no object"
+        )
         raise header.refuse(name, what, _ENTRY_EXPECTED)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
@@ -262,7 +268,7 @@ _Columns = tuple[
 
 
 def _columns(header: _Header, data_bytes: int) -> _Columns:
-    """Names, dtypes, shapes, begins and ends from the start of the data, in the order of the data."""
+    """Names, dtypes, shapes, begins and ends (from the start of the data), in the data's order."""
     names = list(header.entries)
     columns = _native.tensor_columns(list(header.entries.values()))
     dtypes, shapes, begins, ends, counts = columns
@@ -272,7 +278,8 @@ def _columns(header: _Header, data_bytes: int) -> _Columns:
         _refuse_shapes(header)
     _check_sizes(header, names, dtypes, counts, ends - begins)
     if not (np.all(begins[1:] >= begins[:-1]) and np.all(ends[1:] >= ends[:-1])):
-        order = np.lexsort((ends, begins))  # a tensor of no bytes comes before the one that begins there
+        # A tensor of no bytes comes before the one that begins there.
+        order = np.lexsort((ends, begins))
         rows = order.tolist()
         begins, ends = begins[order], ends[order]
         names, dtypes = [names[row] for row in rows], [dtypes[row] for row in rows]

@@ -54,14 +54,19 @@ def decode(text: bytes, path: str, *, at: int = 0) -> Any:
         ) from None
     except _Refused as refused:
         raise FormatError(
-            path, refused.problem, offset=position(text, refused.near, at), expected=refused.expected
+            path,
+            refused.problem,
+            offset=position(text, refused.near, at),
+            expected=refused.expected,
         ) from None
     except ValueError as error:  # an integer of more digits than Python converts
-        raise FormatError(path, f"is not JSON: {error}", offset=at, expected="smaller numbers") from None
+        raise FormatError(
+            path, f"is not JSON: {error}", offset=at, expected="smaller numbers"
+        ) from None
 
 
 def position(text: bytes, word: str, at: int = 0) -> int:
-    """Where a word stands last in a text, as a key or a string would: for messages, so a guess will do.
+    """Where a string stands last in a text: for messages, so a guess will do.
 
     Raises
     ------
@@ -91,7 +96,9 @@ def _refuse_lone_surrogates(string: str) -> None:
     try:
         string.encode()
     except UnicodeEncodeError:
-        raise _Refused("has half of a surrogate pair in a string", "valid Unicode", string) from None
+        raise _Refused(
+            "has half of a surrogate pair in a string", "valid Unicode", string
+        ) from None
 
 
 def _constant(name: str) -> NoReturn:
@@ -102,6 +109,4 @@ def _integer(digits: str) -> int | float:
     return -0.0 if digits == "-0" else int(digits)  # not a size: no unsigned integer is written so
 
 
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
-)
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
