@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -137,7 +136,7 @@ def replacing(path: Path) -> Iterator[Replacement]:
         If it cannot be made.
     """
     name = os.fsdecode(os.fsencode(path.name)[: _NAME_BYTES_MAX - 32])
-    temporary = path.parent / f".{name}.{secrets.token_hex(8)}.fastio-tmp"
+    temporary = path.parent / f".{name}.{os.urandom(8).hex()}.fastio-tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
