@@ -44,11 +44,20 @@ py::object field(PyObject* entry, const py::str& name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
-py::tuple tensor_columns(const py::list& entries) {
+// The bits of one value of a dtype, by its name.
+std::int64_t bits_of(const py::dict& bits, const py::object& dtype) {
+  PyObject* found = PyDict_GetItemWithError(bits.ptr(), dtype.ptr());
+  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return found == nullptr ? kNone : size_of(found);
+}
+
+py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int64_t data_bytes) {
   const py::str dtype_name("dtype"), shape_name("shape"), offsets_name("data_offsets");
   const auto n = static_cast<py::ssize_t>(entries.size());
   py::list dtypes(n), shapes(n);
   py::array_t<std::int64_t> begins(n), ends(n), counts(n);
+  bool sound = true;
+  std::int64_t covered = 0;
   for (py::ssize_t i = 0; i < n; ++i) {
     PyObject* entry = PyList_GET_ITEM(entries.ptr(), i);
     py::object shape = field(entry, shape_name);
@@ -56,17 +65,25 @@ py::tuple tensor_columns(const py::list& entries) {
     if (!PyTuple_Check(offsets.ptr()) || PyTuple_GET_SIZE(offsets.ptr()) != 2) {
       throw py::type_error("data_offsets must be a tuple of two int");
     }
-    begins.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 0));
-    ends.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 1));
-    counts.mutable_data()[i] = count_of(shape.ptr());
-    PyList_SET_ITEM(dtypes.ptr(), i, field(entry, dtype_name).release().ptr());
+    const std::int64_t begin = begins.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 0));
+    const std::int64_t end = ends.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 1));
+    const std::int64_t count = counts.mutable_data()[i] = count_of(shape.ptr());
+    py::object dtype = field(entry, dtype_name);
+    const std::int64_t item_bits = bits_of(bits, dtype);
+    const bool sizes = begin == covered && begin <= end && end <= data_bytes && count >= 0 && item_bits > 0;
+    sound = sound && sizes && count * item_bits % 8 == 0 && count * item_bits / 8 == end - begin;
+    covered = end;
+    PyList_SET_ITEM(dtypes.ptr(), i, dtype.release().ptr());
     PyList_SET_ITEM(shapes.ptr(), i, shape.release().ptr());
   }
-  return py::make_tuple(dtypes, shapes, begins, ends, counts);
+  return py::make_tuple(dtypes, shapes, begins, ends, counts, sound && covered == data_bytes);
 }
 
 }  // namespace
 
-void register_columns(py::module_& module) { module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::pos_only()); }
+void register_columns(py::module_& module) {
+  module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::arg("bits"), py::arg("data_bytes"),
+             py::pos_only());
+}
 
 }  // namespace fastio

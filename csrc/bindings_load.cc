@@ -147,12 +147,21 @@ py::list access_list(const LoadJob& job) {
   return answer;
 }
 
+std::uint64_t tensor_bytes(const LoadJob& job) {
+  std::uint64_t nbytes = 0;
+  for (std::size_t i = 0; i < job.shard_count(); ++i) {
+    for (const Extent& extent : job.request(i).extents) nbytes += extent.end - extent.begin;
+  }
+  return nbytes;
+}
+
 py::dict statistics(const LoadJob& job) {
   const LoadCounters& counters = job.counters();
   py::dict answer;
   answer["engine"] = job.engine();
   answer["engine_reason"] = job.engine_reason();
   answer["lanes"] = job.lanes();
+  answer["nbytes"] = tensor_bytes(job);
   answer["bytes_direct"] = counters.bytes_direct.load();
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_mapped"] = counters.bytes_mapped.load();

@@ -1,7 +1,7 @@
 """The C++ core: moves and verifies bytes; knows no tensor names and no JSON."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict, final, type_check_only
 
 import numpy as np
@@ -32,6 +32,7 @@ class Statistics(TypedDict):
     engine: str
     engine_reason: str
     lanes: int
+    nbytes: int
     bytes_direct: int
     bytes_buffered: int
     bytes_mapped: int
@@ -104,15 +105,17 @@ class _Entry(Protocol):
     def data_offsets(self) -> tuple[int, int]: ...
 
 def tensor_columns(
-    entries: Sequence[_Entry], /
+    entries: Sequence[_Entry], bits: Mapping[str, int], data_bytes: int, /
 ) -> tuple[
     list[str],
     list[tuple[int, ...]],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
+    bool,
 ]:
-    """Dtypes, shapes, begins, ends and counts of values of a list of header entries.
+    """Dtypes, shapes, begins, ends and counts of values of a list of header entries; and whether
+    they cover the data in order, each with the bytes of its dtype (by `bits`) and shape.
 
     A begin or end that is negative or beyond int64 is -1. So is the count of a shape with a
     negative size, more than 64 dimensions, or more than 2**56 values (sizes of 0 left out).

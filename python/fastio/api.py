@@ -84,17 +84,19 @@ def load(
     if verify not in (True, False, "require"):
         raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
     options = options if options is not None else Options()
-    report = report if report is not None else Report()
-    report.clear()
+    if report is None:
+        report = Report()
+    else:
+        report.clear()
     started, cpu_started = time.perf_counter(), time.process_time()
-    with collector.paused():
+    with collector.Paused():
         catalog = huggingface.locate(source)
         wanted = catalog if names is None else catalog.select(names)
         _check_dtypes(wanted, framework, wrapper)
         if verify == "require":
             _require_tables(wanted)
         _describe(report, wanted, verified=bool(verify))
-        with _progress(progress, str(catalog.source)) as advance:
+        with _progress(catalog.source) if progress else contextlib.nullcontext() as advance:
             loaded = _read(wanted, bool(verify), options, advance)
         report.take(loaded.statistics)
         tensors: dict[str, Any] = {}
@@ -146,7 +148,6 @@ def _require_tables(catalog: Catalog) -> None:
 def _describe(report: Report, catalog: Catalog, *, verified: bool) -> None:
     report.files = len(catalog.shards)
     report.tensors = len(catalog)
-    report.nbytes = sum(int((shard.ends - shard.begins).sum()) for shard in catalog.shards)
     report.unverified = tuple(
         shard.path for shard in catalog.shards if shard.table is None or not verified
     )
@@ -205,10 +206,8 @@ def _others_will_read(nbytes: int) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(show: bool, what: str) -> Iterator[Callable[[int, int], None] | None]:
-    if not show:
-        yield None
-        return
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; call what is given with the bytes done and the bytes in all."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Iterator
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """Make many objects that live on, without the collector looking for garbage among them.
-
-    Raises
-    ------
-    Nothing.
+class Paused:
+    """While this context lasts, many objects are made that live on: the collector does not look
+    for garbage among them.
     """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_enabled:
+            gc.enable()

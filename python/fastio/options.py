@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 EngineName = Literal["auto", "uring", "pread"]
@@ -43,10 +43,11 @@ def default_lanes() -> int:
 def _field(name: str, default: Callable[[], Any]) -> Any:
     """A field whose default is read from FASTIO_<NAME> when the Options are made."""
 
+    variable = f"FASTIO_{name.upper()}"
+
     def from_environment() -> Any:
-        variable = f"FASTIO_{name.upper()}"
-        text = os.environ.get(variable, "").strip()
-        if not text:
+        text = os.environ.get(variable)
+        if text is None or not (text := text.strip()):
             return default()
         value = text if name in _CHOICES else _parse_number(variable, text)
         _check(name, variable, value)
@@ -106,8 +107,8 @@ class Options:
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            _check(option.name, option.name, getattr(self, option.name))
+        for name in (*_CHOICES, *_RANGES):
+            _check(name, name, getattr(self, name))
 
 
 def _parse_number(variable: str, text: str) -> int:

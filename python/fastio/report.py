@@ -11,7 +11,7 @@ from fastio import _native
 
 @dataclass
 class Report:
-    """What one load did. Pass an empty one to `fastio.load`; it is filled also when the load fails.
+    """What one load did. Pass an empty one to `fastio.load`; a load that succeeds fills it.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Report:
         self.cache, self.cache_reason = _summary(statistics["access"])
         self.fallbacks = tuple(statistics["fallbacks"])
         for name in (
-            "engine", "engine_reason", "lanes",
+            "engine", "engine_reason", "lanes", "nbytes",
             "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified",
         ):  # fmt: skip
             setattr(self, name, statistics[name])

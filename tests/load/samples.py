@@ -1,4 +1,4 @@
-"""Safetensors files for these tests, written byte by byte, and what the safetensors package makes of them."""
+"""Safetensors files for these tests, and what the safetensors package makes of them."""
 
 import ctypes
 import json
@@ -110,7 +110,7 @@ def loaded_bytes(tensors: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def same_bytes(tensors: Mapping[str, Any], expected: Mapping[str, bytes]) -> bool:
-    """Whether these are the tensors expected, byte by byte; for `assert`, which would print them all."""
+    """Whether these are the tensors expected, byte by byte; a failed `==` would print them."""
     return loaded_bytes(tensors) == dict(expected)
 
 

@@ -1,4 +1,4 @@
-"""What devices do once in a million reads, put at the completion queue of both engines; and a device that fails."""
+"""What devices do once in a million reads, injected into both engines; and a device that fails."""
 
 import errno
 import os
@@ -262,9 +262,7 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
     parked = _native.parked_bytes()
     assert 0 < parked <= (_CHUNKS + 1) * CHUNK_BYTES
     # It counts against the next load's limit.
-    limited = fastio.Options(
-        mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + parked - 1
-    )
+    limited = fastio.Options(mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + parked - 1)
     with pytest.raises(fastio.MemoryLimitError) as raised:
         fastio.load(sealed, options=limited)
     assert raised.value.held_bytes == parked

@@ -1,6 +1,8 @@
 """Ctrl-C ends a load within 100 ms, also on a disk that does not answer."""
 
 import json
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ import pytest
 import testbed
 from load.samples import CHUNK_BYTES, write_even
 
-# Interrupts a load of each file of argv[4:] while the disk hangs, and prints how long each took to end, and what
-# was open and running before, while the disk still hung, and after it answered. argv: engine, phase, control file.
+# Interrupts a load of each file of argv[4:] while the disk hangs, and prints how long each took to
+# end, and what was open and running before, while the disk still hung, and after it answered.
+# argv: engine, phase, control file, files.
 _INTERRUPT = """
 import json, os, signal, sys, threading, time
 import fastio
@@ -25,7 +28,8 @@ def say(what):
     os.replace(control + ".new", control)
 
 def held():
-    return [len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), _native.parked_bytes()]
+    files, threads = os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
+    return [len(files), len(threads), _native.parked_bytes()]
 
 located = huggingface.locate
 
@@ -63,12 +67,12 @@ for path in paths[1:]:
 hung = held()
 say("0")
 deadline = time.monotonic() + wait_s
-while held() != before and time.monotonic() < deadline:
+while any(now > then for now, then in zip(held(), before)) and time.monotonic() < deadline:
     time.sleep(0.01)
 after = held()
 huggingface.locate = located
 loaded = len(fastio.load(paths[1], options=options))
-print(json.dumps({"seconds": seconds, "before": before, "hung": hung, "after": after, "loaded": loaded}))
+print(json.dumps(dict(seconds=seconds, before=before, hung=hung, after=after, loaded=loaded)))
 """
 
 # Leaves with KeyboardInterrupt while the disk hangs, like a program that does not catch it.
@@ -104,7 +108,8 @@ def test_an_interrupt_is_answered_within_100_ms_and_leaves_nothing_behind(
     if phase == "data":
         assert parked > 0
         assert files > said["before"][0]
-    assert said["after"] == said["before"]
+    # Fewer are fine: the thread of the first header may have been on its way out still.
+    assert all(now <= then for now, then in zip(said["after"], said["before"], strict=True)), said
     assert said["loaded"] == 8
 
 
@@ -112,11 +117,9 @@ def test_an_interrupt_is_answered_within_100_ms_and_leaves_nothing_behind(
 def test_a_process_that_was_interrupted_ends_when_the_disk_answers(
     slow_mount: testbed.SlowMount, engine: str
 ) -> None:
-    import threading
-
     write_even(slow_mount.source / "model", 8, CHUNK_BYTES)
     slow_mount.hang()
-    # The kernel keeps a process for as long as a read of it is out; here it comes back after a second.
+    # The kernel keeps a process for as long as a read of it is out; here that is a second.
     release = threading.Timer(1, slow_mount.release)
     release.start()
     try:
@@ -126,24 +129,32 @@ def test_a_process_that_was_interrupted_ends_when_the_disk_answers(
     assert result.exception == "KeyboardInterrupt"
 
 
-@pytest.mark.parametrize("temperature", ["cold", "warm"])
-def test_an_interrupt_that_comes_before_anything_hangs_is_not_lost(
-    slow_mount: testbed.SlowMount, temperature: str
-) -> None:
-    path = write_even(slow_mount.source / "model", 8, CHUNK_BYTES)
-    if temperature == "cold":
-        testbed.evict(path)
+def test_what_a_signal_handler_raises_ends_the_load(tmp_path: Path) -> None:
+    path = write_even(tmp_path / "model", 8, CHUNK_BYTES)
+    testbed.evict(path)
     code = """
-import os, signal, sys
+import signal, sys
 import fastio
-class Once(fastio.Report):
-    def clear(self):  # the load has begun, and Python does not look for signals before it waits
-        super().clear()
-        signal.raise_signal(signal.SIGUSR1)
-def interrupt(*_):
-    raise KeyboardInterrupt("from the handler")
-signal.signal(signal.SIGUSR1, interrupt)
-fastio.load(sys.argv[1], report=Once())
+
+class Interrupting(fastio.Report):
+    def take(self, statistics):
+        raise AssertionError("the load went on")
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "nbytes" and value:  # set just before the reads start
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+def handle(*_):
+    raise LookupError("from the handler")
+
+signal.signal(signal.SIGALRM, handle)
+fastio._native.set_completion_faults([(0, "late", 30_000)])
+try:
+    fastio.load(sys.argv[1], report=Interrupting(), options=fastio.Options(cache="bypass"))
+finally:
+    print(fastio._native.parked_bytes() > 0)
 """
-    result = testbed.run_python(code, path)
-    assert (result.exception, result.message) == ("KeyboardInterrupt", "from the handler")
+    result = testbed.run_python(code, path, timeout_s=25)
+    assert (result.exception, result.message) == ("LookupError", "from the handler")
+    assert result.stdout == "True\n"

@@ -1,4 +1,4 @@
-"""Every engine, cache mode and mapping, cold and warm, on each filesystem: the same bytes, honestly reported."""
+"""Every engine, cache mode and mapping, cold and warm, on each filesystem: right and reported."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

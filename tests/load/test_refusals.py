@@ -1,4 +1,4 @@
-"""Hosts that refuse io_uring, lock little memory, or do not say what is in the page cache: loads go on and say so."""
+"""Hosts that refuse io_uring, lock no memory, or hide the page cache: loads go on and say so."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from load.samples import chunk_count, expected_bytes, write_model
 
 _ANOTHER_UID = 65534
 
-# Loads argv[1] with the options in argv[2] and prints what the report says; the bytes by their hash.
+# Loads argv[1] with the options in argv[2] and prints what the report says, and the bytes' hashes.
 _LOAD = """
 import hashlib, json, sys
 import fastio
@@ -128,8 +128,8 @@ def test_64_kib_of_locked_memory_are_enough(sealed: Path, huge_pages: str) -> No
     said = _said(testbed.run_python(_LOAD, sealed, options, memlock=65536, uid=_ANOTHER_UID))
     _needs_io_uring(said)
     _assert_whole(said, sealed)
-    # Reads into memory that is not registered take no locked memory, rings of the usual depth little. (It is given
-    # back late: what an earlier process of this user held may still count.)
+    # Reads into memory that is not registered take no locked memory, rings of the usual depth
+    # little. (It is given back late: what an earlier process of this user held may still count.)
     assert said["engine"] == "uring" or "RLIMIT_MEMLOCK is 65536" in said["reason"]
 
 
@@ -182,8 +182,8 @@ def test_a_file_of_somebody_else_is_right_and_not_believed_warm_when_cold(
 
 @pytest.mark.root
 def test_a_file_that_may_not_be_read_is_an_error_with_its_name(tmp_path: Path) -> None:
-    # Another user's child keeps the right to read everything, so this one gives that up by itself. It enters the
-    # folder before: the way there may not be open to others.
+    # Another user's child keeps the right to read everything, so this one gives that up by itself.
+    # It enters the folder before: the way there may not be open to others.
     code = """
 import os, sys
 import fastio, fastio.numpy

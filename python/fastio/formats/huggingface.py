@@ -42,29 +42,30 @@ def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Cata
     TypeError, ValueError
         If the source is none of the above; an empty list.
     """
-    with collector.paused():
+    with collector.Paused():
         if isinstance(source, (list, tuple)):
             if not source:
                 raise ValueError("source is empty: expected at least one file")
             paths = [_path(item) for item in source]
             return Catalog(map(_shard, paths), f"{paths[0]} and {len(paths) - 1} more files")
         path = _path(source)
-        if path.is_dir():
-            return Catalog(_shards_of_folder(path), str(path))
-        if path.name.endswith(_INDEX_SUFFIX):
-            return Catalog(_shards_of_index(path), str(path))
-        return Catalog([_shard(path)], str(path))
+        if path.endswith(_INDEX_SUFFIX):
+            return Catalog(_shards_of_index(Path(path)), path)
+        try:
+            return Catalog([_shard(path)], path)
+        except IsADirectoryError:
+            return Catalog(_shards_of_folder(Path(path)), path)
 
 
-def _path(item: Any) -> Path:
+def _path(item: Any) -> str:
     if isinstance(item, (str, os.PathLike)):
-        return Path(item)
+        return os.fsdecode(item)
     raise TypeError(
         f"source must be a path or a list of paths, not {type(item).__name__}: {shown(item)}"
     )
 
 
-def _shard(path: Path) -> Shard:
+def _shard(path: str | Path) -> Shard:
     return safetensors.locate(_native.File(path))
 
 

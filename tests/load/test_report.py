@@ -1,0 +1,243 @@
+"""What a load says of itself: in the report, in the log, in the progress bar."""
+
+import logging
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.progress
+
+import fastio
+import testbed
+from fastio import _native
+from load.samples import (
+    CHUNK_BYTES,
+    chunk_count,
+    data_start,
+    eventually,
+    expected_bytes,
+    flip,
+    native_threads,
+    same_bytes,
+    write,
+    write_even,
+    write_model,
+)
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    return fastio.seal(write_model(tmp_path / "model"))
+
+
+def test_every_field_is_filled(sealed: Path) -> None:
+    testbed.evict(sealed)
+    report = fastio.Report()
+    fastio.load(sealed, report=report)
+    assert report.engine in ("uring", "pread")
+    assert report.engine_reason
+    assert report.cache == "cold"
+    assert "O_DIRECT" in report.cache_reason
+    assert report.tensors == len(expected_bytes(sealed))
+    assert report.files == 1
+    assert report.nbytes == sum(map(len, expected_bytes(sealed).values()))
+    assert report.bytes_direct == report.bytes_read == report.nbytes
+    assert (report.bytes_buffered, report.bytes_mapped) == (0, 0)
+    assert report.seconds > 0
+    assert report.cpu_seconds > 0
+    assert report.gb_per_s == pytest.approx(report.nbytes / report.seconds / 1e9)
+    assert report.lanes >= 1
+    assert report.chunks_verified == chunk_count(sealed)
+    assert report.unverified == ()
+    assert report.fallbacks == ()
+
+
+def test_a_report_is_one_readable_line(sealed: Path) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, report=report)
+    line = str(report)
+    assert "\n" not in line
+    assert line.isprintable()
+    assert f"{report.tensors} tensors" in line
+    assert f"{report.nbytes / 1e6:.1f} MB" in line
+    assert f"{report.seconds:.3f} s" in line
+    assert f"{report.gb_per_s:.2f} GB/s" in line
+    assert f"{report.cpu_seconds:.2f} CPU s" in line
+    assert f"engine {report.engine} ({report.engine_reason})" in line
+    assert f"cache {report.cache} ({report.cache_reason})" in line
+    assert f"{report.chunks_verified} chunks verified" in line
+    assert "unverified" not in line
+
+
+def test_an_empty_report_is_a_line_too() -> None:
+    assert "\n" not in str(fastio.Report())
+    assert fastio.Report().gb_per_s == 0
+
+
+def test_a_report_that_is_used_again_is_cleared(sealed: Path, tmp_path: Path) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, report=report)
+    small = write(tmp_path / "small", {"a": ("U8", (3,))})
+    fresh = fastio.Report()
+    fastio.load(small, report=report)
+    fastio.load(small, report=fresh)
+    timed = {"seconds", "cpu_seconds"}
+    for each in fields(fastio.Report):
+        if each.name not in timed:
+            assert getattr(report, each.name) == getattr(fresh, each.name), each.name
+
+
+@pytest.mark.parametrize("ending", ["damaged", "missing"])
+def test_a_report_of_a_load_that_fails_says_nothing_of_the_one_before(
+    sealed: Path, ending: str, tmp_path: Path
+) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, report=report)
+    if ending == "damaged":
+        flip(sealed, data_start(sealed))
+        with pytest.raises(fastio.ChecksumError):
+            fastio.load(sealed, report=report)
+        # What is known before the reads start is there.
+        assert (report.files, report.tensors) == (1, len(expected_bytes(sealed)))
+    else:
+        with pytest.raises(FileNotFoundError):
+            fastio.load(tmp_path / "nowhere", report=report)
+        assert (report.files, report.tensors) == (0, 0)
+    assert (report.chunks_verified, report.bytes_read, report.seconds) == (0, 0, 0.0)
+    assert report.engine == ""
+
+
+def test_one_line_of_the_log_says_what_the_report_says(
+    sealed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = fastio.Report()
+    with caplog.at_level(logging.INFO, logger="fastio"):
+        fastio.load(sealed, report=report)
+    (record,) = (each for each in caplog.records if each.name.startswith("fastio"))
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == f"loaded {sealed}: {report}"
+
+
+def test_the_log_tells_without_a_report_too(sealed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="fastio"):
+        fastio.load(sealed)
+    (record,) = (each for each in caplog.records if each.name.startswith("fastio"))
+    assert f"{chunk_count(sealed)} chunks verified" in record.getMessage()
+
+
+def test_files_without_checksums_are_named(sealed: Path, tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain", {"a": ("U8", (3,))})
+    other = write(tmp_path / "other", {"b": ("U8", (3,))})
+    report = fastio.Report()
+    fastio.load([plain, sealed, other], report=report)
+    assert list(report.unverified) == [str(plain), str(other)]
+    assert report.chunks_verified == chunk_count(sealed)
+    assert "2 of 3 files unverified" in str(report)
+    # Only the files that are read.
+    fastio.load([plain, sealed, other], names=["b", "mask"], report=report)
+    assert list(report.unverified) == [str(other)]
+    assert report.files == 2
+
+
+def test_without_verification_every_file_is_unverified(sealed: Path) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, verify=False, report=report)
+    assert report.unverified == (str(sealed),)
+    assert "0 chunks verified, 1 of 1 files unverified" in str(report)
+
+
+def test_files_in_different_states_are_mixed(tmp_path: Path) -> None:
+    cold = write_even(tmp_path / "cold", 6, CHUNK_BYTES)
+    warm = write(tmp_path / "warm", {"a": ("U8", (3 * CHUNK_BYTES,))})
+    testbed.evict(cold)
+    testbed.warm(warm)
+    report = fastio.Report()
+    tensors = fastio.load([cold, warm], report=report)
+    assert same_bytes(tensors, expected_bytes(cold, warm))
+    assert report.cache == "mixed"
+    assert report.engine in ("uring", "pread")
+    assert report.bytes_direct > 0
+    assert "other reasons" in report.cache_reason
+
+
+def test_ranks_of_one_host_keep_a_cold_file_and_say_so(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testbed.evict(sealed)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    report = fastio.Report()
+    tensors = fastio.load(sealed, report=report)
+    assert same_bytes(tensors, expected_bytes(sealed))
+    assert report.bytes_direct == 0
+    assert report.bytes_buffered == report.nbytes
+    assert "ranks" in report.cache_reason
+    assert testbed.resident_bytes(sealed) >= sealed.stat().st_size
+
+
+@pytest.mark.parametrize("temperature", ["cold", "warm"])
+@pytest.mark.parametrize("mapping", ["auto", "never"])
+def test_a_progress_bar_is_shown_when_asked_for(
+    sealed: Path, temperature: str, mapping: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = fastio.Options(mapping=mapping)
+    fastio.load(sealed, options=options)
+    assert capsys.readouterr() == ("", "")
+    if temperature == "cold":
+        testbed.evict(sealed)
+    tensors = fastio.load(sealed, options=options, progress=True)
+    assert same_bytes(tensors, expected_bytes(sealed))
+    shown = capsys.readouterr().out
+    assert sealed.name in shown
+    # All of it, in the end: "12.2/12.2 MB".
+    done = re.search(r"([\d.]+)/([\d.]+) MB", shown)
+    assert done is not None, shown
+    assert done[1] == done[2]
+
+
+@pytest.mark.parametrize("engine", ["uring", "pread"])
+def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
+    sealed: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the terminal is gone")
+
+    monkeypatch.setattr(rich.progress.Progress, "update", fail)
+    testbed.evict(sealed)
+    threads = native_threads()
+    # The first block comes late: the load is on its way when the bar fails.
+    _native.set_completion_faults([(0, "late", 200)])
+    try:
+        with pytest.raises(RuntimeError, match="the terminal is gone"):
+            fastio.load(sealed, progress=True, options=fastio.Options(engine=engine))
+        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert eventually(lambda: native_threads() <= threads)
+    finally:
+        _native.set_completion_faults([])
+    monkeypatch.undo()
+    assert same_bytes(fastio.load(sealed), expected_bytes(sealed))
+
+
+def test_the_engine_report_tells_what_there_is_and_why() -> None:
+    host = fastio.engine_report()
+    assert list(host.engines) == ["uring", "pread"]
+    assert host.chosen in host.engines
+    assert host.engines[host.chosen].available
+    assert host.reason
+    for status in host.engines.values():
+        assert isinstance(status, fastio.EngineStatus)
+        assert status.reason
+    lines = str(host).splitlines()
+    assert lines[0] == f"engine: {host.chosen} ({host.reason})"
+    for name, status in host.engines.items():
+        yes = "yes" if status.available else "NO"
+        assert f"  {name}: {yes}, {status.reason}" in lines
+        assert all(f"    {feature}" in lines for feature in status.features)
+    assert lines[-1].startswith("checksum: XXH3-64")
+
+
+def test_the_engine_that_is_chosen_is_the_one_that_reads(sealed: Path) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, options=fastio.Options(cache="bypass"), report=report)
+    assert report.engine == fastio.engine_report().chosen
