@@ -4,10 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <bit>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
-#include <thread>
 #include <vector>
 
 #include "checksum.h"
@@ -37,17 +34,6 @@ class Bytes {
   Py_buffer view_{};
 };
 
-// A read that a device may never answer is made on a thread of its own, which keeps what it needs.
-struct DetachedRead {
-  std::shared_ptr<File> file;
-  std::uint64_t offset = 0;
-  std::vector<std::byte> bytes;
-  std::mutex mutex;
-  std::condition_variable finished;
-  bool done = false;
-  std::exception_ptr error;
-};
-
 py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes) {
   if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
     throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
@@ -58,30 +44,14 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
     const py::gil_scoped_release release;
     if (file->read_cached(offset, out)) return answer;
   }
-  auto read = std::make_shared<DetachedRead>();
-  read->file = file;
-  read->offset = offset;
-  read->bytes.resize(nbytes);
-  std::thread([read] {
-    std::exception_ptr error;
-    try {
-      read->file->read(read->offset, read->bytes);
-    } catch (const IoError&) {
-      error = std::current_exception();
-    }
-    const std::lock_guard lock(read->mutex);
-    read->error = error;
-    read->done = true;
-    read->finished.notify_all();
-  }).detach();
-  wait_for_python(
-      [&](std::chrono::milliseconds turn) {
-        std::unique_lock lock(read->mutex);
-        return read->finished.wait_for(lock, turn, [&] { return read->done; });
+  const auto read = call_detached(
+      [file, offset, nbytes] {
+        std::vector<std::byte> bytes(nbytes);
+        file->read(offset, bytes);
+        return bytes;
       },
-      [] {});
-  if (read->error) std::rethrow_exception(read->error);
-  std::memcpy(out.data(), read->bytes.data(), nbytes);
+      [](const std::vector<std::byte>&) {});
+  std::memcpy(out.data(), read.data(), nbytes);
   return answer;
 }
 
@@ -129,6 +99,9 @@ void register_files(py::module_& module) {
       .def(py::init([](const py::object& path) {
              const auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
              if (encoded.find('\0') != std::string::npos) throw py::value_error("embedded null byte in path");
+             if (!on_known_local_mount(encoded)) {
+               return call_detached([encoded] { return File::open(encoded); }, [](const std::shared_ptr<File>&) {});
+             }
              const py::gil_scoped_release release;
              return File::open(encoded);
            }),

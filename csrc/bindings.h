@@ -5,7 +5,13 @@
 #include <pybind11/pybind11.h>
 
 #include <chrono>
+#include <condition_variable>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
 
 #include "error.h"
 #include "loader.h"
@@ -41,6 +47,50 @@ void wait_for_python(Done&& done, Tick&& tick) {
     tick();
     if (finished) return;
   }
+}
+
+// Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C leaves a call behind
+// that a device may never answer. `work` keeps what it needs; what it brings too late goes to `discard`.
+template <typename Work, typename Discard>
+auto call_detached(Work work, Discard discard) {
+  struct Call {
+    std::mutex mutex;
+    std::condition_variable finished;
+    std::optional<decltype(work())> result;
+    std::exception_ptr error;
+    bool done = false, abandoned = false;
+  };
+  auto call = std::make_shared<Call>();
+  std::thread([call, work = std::move(work), discard]() mutable {
+    std::optional<decltype(work())> result;
+    std::exception_ptr error;
+    try {
+      result = work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    const std::lock_guard lock(call->mutex);
+    if (call->abandoned && result) discard(*result);
+    call->result = std::move(result);
+    call->error = error;
+    call->done = true;
+    call->finished.notify_all();
+  }).detach();
+  try {
+    wait_for_python(
+        [&](std::chrono::milliseconds turn) {
+          std::unique_lock lock(call->mutex);
+          return call->finished.wait_for(lock, turn, [&] { return call->done; });
+        },
+        [] {});
+  } catch (...) {
+    const std::lock_guard lock(call->mutex);
+    call->abandoned = true;
+    if (call->result) discard(*call->result);
+    throw;
+  }
+  if (call->error) std::rethrow_exception(call->error);
+  return std::move(*call->result);
 }
 
 }  // namespace fastio

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -185,9 +186,13 @@ std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std
   requests.reserve(shards.size());
   for (const ShardArgument& shard : shards) requests.push_back(parse_shard(shard));
   std::shared_ptr<LoadJob> job;
-  {
+  if (std::all_of(requests.begin(), requests.end(), [](const auto& r) { return r.file->mount().local; })) {
     const py::gil_scoped_release release;
     job = LoadJob::start(std::move(requests), options);
+  } else {
+    // A server may be asked, which may not answer.
+    job = call_detached([requests, options] { return LoadJob::start(requests, options); },
+                        [](const std::shared_ptr<LoadJob>& late) { late->cancel(); });
   }
   attend(*job, progress);
   return std::make_shared<Loaded>(std::move(job));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <optional>
 
 #include "bindings.h"
 #include "bindings_load.h"
@@ -20,11 +21,12 @@ namespace {
 class TensorMemory {
  public:
   TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent, std::size_t alignment)
-      : share_(region, extent.begin, extent.end), data_(share_.data()) {
+      : share_(std::in_place, region, extent.begin, extent.end), data_(share_->data()) {
     if (reinterpret_cast<std::uintptr_t>(data_) % alignment == 0) return;
     copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[extent.end - extent.begin]);
     std::memcpy(copy_.get(), data_, extent.end - extent.begin);
     data_ = copy_.get();
+    share_.reset();  // the place that was read into gives its pages back now, not with the tensor
   }
 
   [[nodiscard]] std::byte* data() const { return data_; }
@@ -35,7 +37,7 @@ class TensorMemory {
     void operator()(std::byte* data) const { operator delete[](data, std::align_val_t{kCopyAlignment}); }
   };
 
-  Share share_;
+  std::optional<Share> share_;  // none for a copy
   std::byte* data_;
   std::unique_ptr<std::byte, Delete> copy_;
 };

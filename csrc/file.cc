@@ -75,6 +75,8 @@ std::shared_ptr<File> File::open(const std::string& path) {
   }
   // A ring takes O_NONBLOCK as "never wait for the device", which is not what was meant.
   if (fcntl(fd.get(), F_SETFL, 0) != 0) throw_last_error("fcntl", path);
+  // Nothing is read ahead: what follows a header is read past the page cache, or in whole blocks.
+  posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM);
   Mount mount = identify_mount(fd.get(), status.st_dev);
   return std::shared_ptr<File>(
       new File(path, std::move(fd), static_cast<std::uint64_t>(status.st_size), std::move(mount)));

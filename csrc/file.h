@@ -97,6 +97,8 @@ struct Failure;
 
 // file_mount.cc
 [[nodiscard]] Mount identify_mount(int fd, dev_t device);
+// Whether the path leads to a mount that was identified as local before; asks no server, and so waits for none.
+[[nodiscard]] bool on_known_local_mount(const std::string& path);
 [[nodiscard]] std::uint64_t reported_direct_alignment(int fd);  // 0: O_DIRECT is refused; 1: not said
 [[nodiscard]] std::string direct_refusal_of(dev_t device);      // empty: none known
 void remember_direct_refusal(dev_t device, const std::string& reason);

@@ -2,12 +2,14 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include <array>
 #include <cstdio>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "file.h"
 #include "process.h"
@@ -37,6 +39,11 @@ constexpr std::array kLocalFilesystems = {
     KnownFilesystem{RAMFS_MAGIC, "ramfs", true},
 };
 
+struct LocalMounts {
+  std::mutex mutex;
+  std::set<dev_t> devices;
+};
+
 struct DirectRefusals {
   std::mutex mutex;
   std::map<dev_t, std::string> reasons;
@@ -50,12 +57,28 @@ Mount identify_mount(int fd, dev_t device) {
   if (fstatfs(fd, &status) != 0) return mount;
   const auto magic = static_cast<std::uint32_t>(status.f_type);
   for (const KnownFilesystem& known : kLocalFilesystems) {
-    if (known.magic == magic) return {device, known.name, true, known.memory_backed};
+    if (known.magic != magic) continue;
+    auto& local = process_state<LocalMounts>();
+    const std::lock_guard lock(local.mutex);
+    local.devices.insert(device);
+    return {device, known.name, true, known.memory_backed};
   }
   std::array<char, 16> text{};
   std::snprintf(text.data(), text.size(), "0x%x", magic);
   mount.filesystem = std::string("filesystem ") + text.data();
   return mount;
+}
+
+bool on_known_local_mount(const std::string& path) {
+  // A path descriptor opens nothing, and of what is cached already nobody is asked.
+  const Descriptor place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  struct statx status {};
+  if (!place.valid() || statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
+    return false;
+  }
+  auto& local = process_state<LocalMounts>();
+  const std::lock_guard lock(local.mutex);
+  return local.devices.contains(makedev(status.stx_dev_major, status.stx_dev_minor));
 }
 
 std::uint64_t reported_direct_alignment(int fd) {

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from fastio import _native, collector
-from fastio.catalog import Catalog
+from fastio.catalog import Catalog, Shard
 from fastio.errors import ChecksumError, FormatError
 from fastio.formats import huggingface
 from fastio.options import Options
@@ -132,6 +132,18 @@ def _check_dtypes(catalog: Catalog, framework: str, wrapper: ModuleType) -> None
             )
             raise TypeError(
                 f"{shard.path}: tensor {name!r} has dtype {dtype}, which {framework} cannot hold"
+            )
+        if "F4" in shard.dtypes:
+            _check_packed(shard, framework)
+
+
+def _check_packed(shard: Shard, framework: str) -> None:
+    """Refuse F4 whose rows do not end with a byte: frameworks hold pairs of its values."""
+    for name, dtype, shape in zip(shard.names, shard.dtypes, shard.shapes, strict=True):
+        if dtype == "F4" and shape[-1] % 2:
+            raise TypeError(
+                f"{shard.path}: tensor {name!r} has dtype F4 and shape {list(shape)}: its rows are "
+                f"not whole bytes, which {framework} cannot hold"
             )
 
 

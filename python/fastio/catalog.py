@@ -68,6 +68,21 @@ DTYPES: Mapping[str, Dtype] = MappingProxyType(
 """Every dtype that a header may name."""
 
 
+def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return the shapes as frameworks count them: values of F4 in pairs, two to a byte.
+
+    Raises
+    ------
+    Nothing; rows of F4 must be whole bytes.
+    """
+    if "F4" not in dtypes:
+        return shapes
+    return [
+        (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
+        for dtype, shape in zip(dtypes, shapes, strict=True)
+    ]
+
+
 class TensorInfo(msgspec.Struct, frozen=True):
     """Where one tensor lies.
 

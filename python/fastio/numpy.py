@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from fastio import _native
+from fastio.catalog import shapes_in_memory
 
 # F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
 # the length.
@@ -58,4 +59,5 @@ def wrap(
     ValueError
         A dtype and shape that do not come to the tensor's bytes.
     """
-    return loaded.numpy(shard, [DTYPES[dtype] for dtype in dtypes], shapes)
+    held = [DTYPES[dtype] for dtype in dtypes]
+    return loaded.numpy(shard, held, shapes_in_memory(dtypes, shapes))

@@ -8,6 +8,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
+from fastio.catalog import shapes_in_memory
 
 # DLPack's type codes, https://dmlc.github.io/dlpack/latest/c_api.html: the dtypes that every torch
 # release takes over as they are.
@@ -68,7 +69,10 @@ def wrap(
     """
     codes = [_CODES.get(dtype, (_UINT, 8)) for dtype in dtypes]
     capsules = loaded.dlpack(
-        shard, bytes(code for code, _ in codes), bytes(bits for _, bits in codes), shapes
+        shard,
+        bytes(code for code, _ in codes),
+        bytes(bits for _, bits in codes),
+        shapes_in_memory(dtypes, shapes),
     )
     tensors: list[torch.Tensor] = [from_dlpack(capsule) for capsule in capsules]
     for index, dtype in enumerate(dtypes):

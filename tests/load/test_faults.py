@@ -232,8 +232,8 @@ def cancelling() -> Iterator[None]:
 
 
 def _cancel_when_held(report: fastio.Report) -> None:
-    # `nbytes` is filled just before the reads start; from there on a signal finds a load to cancel.
-    assert eventually(lambda: report.nbytes > 0)
+    # `tensors` is filled just before the reads start; from there on a signal finds a load to cancel.
+    assert eventually(lambda: report.tensors > 0)
     os.kill(os.getpid(), signal.SIGUSR1)
 
 

@@ -142,7 +142,7 @@ class Interrupting(fastio.Report):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if name == "nbytes" and value:  # set just before the reads start
+        if name == "tensors" and value:  # set just before the reads start
             signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 def handle(*_):
