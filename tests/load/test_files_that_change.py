@@ -185,7 +185,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_with_its_new_end(
     options = _one_by_one(engine, cache)
     with elsewhere(lambda: fastio.load(path, options=options, report=report)) as loading:
         # Filled after the file was opened and its header read, before the first block comes.
-        assert eventually(lambda: report.nbytes > 0)
+        assert eventually(lambda: report.tensors > 0)
         os.truncate(path, new_end)
         # Again and again: what is not held yet would not be released.
         assert eventually(lambda: let_go(loading))
@@ -208,7 +208,7 @@ def test_a_file_that_shrinks_on_a_slow_disk_is_an_error(slow_mount: testbed.Slow
 
     slow_mount.delay(0.05)
     with elsewhere(load) as loading:
-        assert eventually(lambda: report.nbytes > 0)
+        assert eventually(lambda: report.tensors > 0)
         os.truncate(source, 3 * CHUNK_BYTES)
         slow_mount.release()
     assert isinstance(loading.error, fastio.ReadError)
@@ -226,7 +226,7 @@ def test_a_file_that_is_replaced_while_it_is_read_stays_the_old_one(
     report = fastio.Report()
     options = _one_by_one(engine, cache)
     with elsewhere(lambda: fastio.load(path, options=options, report=report)) as loading:
-        assert eventually(lambda: report.nbytes > 0)
+        assert eventually(lambda: report.tensors > 0)
         other.replace(path)
         assert eventually(lambda: let_go(loading))
     assert loading.error is None

@@ -146,7 +146,7 @@ def held():
     fastio.load(path, options=options, report=report)
 parent = threading.Thread(target=held)
 parent.start()
-while not report.nbytes:
+while not report.tensors:
     time.sleep(0.001)
 # The faults are the parent's, too: the child meets none.
 code = ended(in_child(lambda: whole(load()) and fastio._native.parked_bytes() == 0))
