@@ -232,7 +232,7 @@ def cancelling() -> Iterator[None]:
 
 
 def _cancel_when_held(report: fastio.Report) -> None:
-    # `tensors` is filled just before the reads start; from there on a signal finds a load to cancel.
+    # `tensors` is filled just before the reads start; from there on there is a load to cancel.
     assert eventually(lambda: report.tensors > 0)
     os.kill(os.getpid(), signal.SIGUSR1)
 

@@ -1,0 +1,355 @@
+"""The header parser: takes what the format allows, and refuses everything else, saying where."""
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import safetensors as reference
+from safetensors.numpy import save_file
+
+import fastio
+from fastio import _native
+from fastio.catalog import DTYPES, Shard
+from fastio.formats import safetensors
+
+_HEADER_AT = 8
+_TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def _content(header: str | bytes, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else header.encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def _with(data_bytes: int = 8, name: str = "w", **fields: Any) -> bytes:
+    """A file of one tensor with some fields changed; None leaves a field out."""
+    entry = {k: v for k, v in {**_TENSOR, **fields}.items() if v is not None}
+    return _content(json.dumps({name: entry}), bytes(data_bytes))
+
+
+def _two(a: list[int], b: list[int], data_bytes: int) -> bytes:
+    entries = {
+        name: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+        for name, (begin, end) in {"a": a, "b": b}.items()
+    }
+    return _content(json.dumps(entries), bytes(data_bytes))
+
+
+def _locate(path: Path, content: bytes) -> Shard:
+    path.write_bytes(content)
+    return safetensors.locate(_native.File(path))
+
+
+_W = '{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+_DEEP = '{"w":' * 50_000
+
+# What is wrong, the file, words of the message, and the offset it has to name (None: some offset).
+_BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
+    "empty": (b"", ("0 bytes long",), 0),
+    "7 bytes": (b"\x02" + bytes(6), ("7 bytes long",), 0),
+    "header of 0 bytes": (_content(b"", b"{}"), ("gives its header 0 bytes",), 0),
+    "header of 1 byte": (_content(b"{", b"}"), ("gives its header 1 bytes",), 0),
+    "header longer than the file": (
+        struct.pack("<Q", 95) + bytes(92),
+        ("95 bytes", "2 to 92", "bytes that follow"),
+        0,
+    ),
+    "header of 2**63": (struct.pack("<Q", 2**63) + bytes(92), (str(2**63),), 0),
+    "header of 2**64 - 1": (struct.pack("<Q", 2**64 - 1) + bytes(92), (str(2**64 - 1),), 0),
+    "not UTF-8": (_content(b'{"\xff":{}}'), ("not UTF-8",), 10),
+    "a UTF-8 surrogate": (_content(b'{"\xed\xa0\x80":{}}'), ("not UTF-8",), 10),
+    "half of a surrogate pair": (_content('{"\\ud800":1}'), ("surrogate",), None),
+    "not JSON": (_content('{"w":}'), ("not JSON",), 13),
+    "a trailing comma": (_content(_W + ",}", bytes(8)), ("not JSON",), None),
+    "a trailing comma behind metadata": (_content('{"__metadata__":{},}'), ("not JSON",), None),
+    "NaN": (_content('{"w":NaN}'), ("NaN",), 13),
+    "a control character": (_content('{"w\x01":1}'), ("not JSON",), 11),
+    "no object": (_content("[]"), ("begins with b'['",), 8),
+    "a string": (_content('"w"'), ("begins with",), 8),
+    "a space first": (_content(" {}"), ("begins with b' '",), 8),
+    "a byte order mark": (_content(b"\xef\xbb\xbf{}"), ("begins with",), 8),
+    "nested deeply": (_content(_DEEP + "1" + "}" * 50_000), ("nests too deeply",), 8),
+    "nested deeply in metadata": (
+        _content('{"__metadata__":' + "[" * 50_000 + "]" * 50_000 + "}"),
+        ("nests too deeply",),
+        8,
+    ),
+    "padded with NUL": (_content(_W + "}\0\0", bytes(8)), ("ends with b'\\x00'",), None),
+    "padded with newlines": (_content(_W + "}\n", bytes(8)), ("ends with b'\\n'",), None),
+    "two objects": (_content("{} {}"), ("not JSON",), 11),
+    "a name twice": (_content(_W + "," + _W[1:] + "}", bytes(8)), ("'w' twice",), None),
+    "a name twice, once escaped": (
+        _content(_W + "," + _W[1:].replace("w", "\\u0077") + "}", bytes(8)),
+        ("'w' twice",),
+        None,
+    ),
+    "a field twice": (
+        _content(_W[:-1] + ',"dtype":"F32"}}', bytes(8)),
+        ("'dtype' twice",),
+        None,
+    ),
+    "a field twice beside an escaped colon": (
+        _content(_W.replace("w", "\\u003a")[:-1] + ',"dtype":"F32"}}', bytes(8)),
+        ("'dtype' twice",),
+        None,
+    ),
+    "metadata twice": (
+        _content('{"__metadata__":{},"__metadata__":{}}'),
+        ("'__metadata__' twice",),
+        None,
+    ),
+    "a key of metadata twice": (
+        _content('{"__metadata__":{"a":"1","a":"1"}}'),
+        ("'a' twice",),
+        None,
+    ),
+    "metadata is null": (_content('{"__metadata__":null}'), ("__metadata__", "None"), 9),
+    "metadata is a list": (_content('{"__metadata__":["a"]}'), ("__metadata__",), 9),
+    "metadata is a number": (_content('{"__metadata__":1}'), ("__metadata__",), 9),
+    "metadata of numbers": (_content('{"__metadata__":{"a":1}}'), ("'a'", "strings"), 25),
+    "metadata of objects": (_content('{"__metadata__":{"a":{}}}'), ("'a'", "strings"), 25),
+    "metadata of null": (_content('{"__metadata__":{"a":null}}'), ("'a'", "strings"), 25),
+    "metadata like a tensor": (
+        _content(json.dumps({"w": _TENSOR, "__metadata__": _TENSOR}), bytes(8)),
+        ("__metadata__",),
+        None,
+    ),
+    "a tensor that is no object": (_content('{"w":[]}'), ("'w'", "no object"), 9),
+    "a tensor that is null": (_content('{"w":null}'), ("'w'", "no object"), 9),
+    "no dtype": (_with(dtype=None), ("'w'", "'shape'"), 9),
+    "no shape": (_with(shape=None), ("'w'", "'dtype'"), 9),
+    "no data_offsets": (_with(data_offsets=None), ("'w'", "'dtype'"), 9),
+    "one field too many": (_with(strides=[1]), ("'w'", "'strides'"), 9),
+    "an unknown dtype": (_with(dtype="F128"), ("'w'", "unknown dtype 'F128'", "BF16"), 9),
+    "a dtype in lower case": (_with(dtype="f32"), ("unknown dtype 'f32'",), 9),
+    "a dtype that is a number": (_with(dtype=4), ("'w'", "dtype 4"), 9),
+    "a dtype with a colon": (_with(dtype=":F32"), ("unknown dtype",), 9),
+    "a shape that is a number": (_with(shape=2), ("'w'", "shape 2"), 9),
+    "a shape that is null": (
+        _content(_W.replace("[2]", "null") + "}", bytes(8)),
+        ("shape None",),
+        9,
+    ),
+    "a negative shape": (_with(shape=[-2]), ("'w'", "shape [-2]"), 9),
+    "two negative lengths": (_with(shape=[-1, -2]), ("'w'", "shape [-1, -2]"), 9),
+    "a shape of -0": (_content(_W.replace("[2]", "[-0]") + "}", bytes(8)), ("shape [-0.0]",), 9),
+    "a fractional shape": (_with(shape=[2.0]), ("'w'", "shape [2.0]"), 9),
+    "an exponent": (_content(_W.replace("[2]", "[2e0]") + "}", bytes(8)), ("shape [2.0]",), 9),
+    "a shape of bool": (_with(shape=[True, 2]), ("'w'", "shape [True, 2]"), 9),
+    "a shape of strings": (_with(shape=["2"]), ("'w'", "shape ['2']"), 9),
+    "a huge shape": (_with(shape=[2**62]), ("'w'", "2**56 values"), 9),
+    "a shape beyond 64 bits": (_with(shape=[2**64 + 2]), ("'w'", "2**56 values"), 9),
+    "a shape that overflows": (_with(shape=[2**32, 2**32, 2]), ("'w'", "2**56 values"), 9),
+    "a shape that overflows to its size": (
+        _with(shape=[2**61 + 1, 2], data_offsets=[0, 8]),
+        ("'w'", "2**56 values"),
+        9,
+    ),
+    "an overflow hidden by a zero": (
+        _with(0, shape=[2**62, 2**62, 0], data_offsets=[0, 0]),
+        ("'w'", "2**56 values"),
+        9,
+    ),
+    "65 dimensions": (_with(4, shape=[1] * 65, data_offsets=[0, 4]), ("65 dimensions",), 9),
+    "a number of many digits": (_with(shape=["@"]).replace(b'"@"', b"9" * 5000), (), None),
+    "offsets of one number": (_with(data_offsets=[0]), ("'w'", "data_offsets [0]"), 9),
+    "offsets of three numbers": (_with(data_offsets=[0, 8, 8]), ("data_offsets [0, 8, 8]",), 9),
+    "negative offsets": (_with(data_offsets=[-8, 0]), ("data_offsets [-8, 0]",), 9),
+    "fractional offsets": (_with(data_offsets=[0, 8.0]), ("data_offsets [0, 8.0]",), 9),
+    "offsets of strings": (_with(data_offsets=["0", "8"]), ("data_offsets",), 9),
+    "reversed offsets": (_with(data_offsets=[8, 0]), ("'w'", "before it begins"), 9),
+    "offsets beyond the file": (
+        _with(data_offsets=[0, 16], shape=[4]),
+        ("'w'", "byte 16", "8 bytes"),
+        9,
+    ),
+    "offsets beyond 64 bits": (_with(data_offsets=[0, 2**64]), ("'w'", str(2**64)), 9),
+    "offsets at odds with the shape": (_with(shape=[3]), ("'w'", "8 bytes", "expected 12"), 9),
+    "offsets at odds with the dtype": (_with(dtype="F64"), ("'w'", "8 bytes", "expected 16"), 9),
+    "half a byte": (
+        _with(1, dtype="F4", shape=[1], data_offsets=[0, 1]),
+        ("'w'", "expected 0.5"),
+        9,
+    ),
+    "overlapping": (_two([0, 6], [4, 8], 8), ("'b'", "overlaps"), None),
+    "a hole at the start": (_two([1, 4], [4, 8], 8), ("'a'", "hole"), None),
+    "a hole in between": (_two([0, 3], [4, 8], 8), ("'b'", "hole"), None),
+    "the same bytes twice": (_two([0, 8], [0, 8], 8), ("overlaps",), None),
+    "an empty tensor inside another": (_two([0, 8], [4, 4], 8), ("overlaps",), None),
+    "trailing bytes": (_two([0, 4], [4, 8], 9), ("1 bytes behind its last tensor",), None),
+    "data and no tensors": (_content("{}", b"\0"), ("1 bytes behind",), 10),
+    "cut off in the data": (_two([0, 4], [4, 8], 7), ("cut off",), None),
+}
+
+
+@pytest.mark.parametrize("what", _BAD)
+def test_a_header_that_is_not_valid_is_refused(tmp_path: Path, what: str) -> None:
+    content, words, offset = _BAD[what]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(fastio.FormatError) as raised:
+        fastio.load(path)
+    error = raised.value
+    assert [word for word in (str(path), *words) if word not in str(error)] == []
+    assert error.path == str(path)
+    assert error.expected
+    assert error.offset is not None
+    assert 0 <= error.offset <= len(content)
+    if offset is not None:
+        assert error.offset == offset
+    assert len(str(error)) < 2000
+
+
+def test_a_header_beyond_the_formats_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_001) + b"{")
+        file.truncate(200_000_000)
+    with pytest.raises(fastio.FormatError, match=re.escape("2 to 100000000 (the format's limit)")):
+        fastio.load(path)
+
+
+_GOOD: dict[str, tuple[bytes, list[str]]] = {
+    "no tensors": (_content("{}"), []),
+    "no tensors but metadata": (_content('{"__metadata__":{"a":"b"}}'), []),
+    "one": (_with(), ["w"]),
+    "padded with spaces": (_content(_W + "}     ", bytes(8)), ["w"]),
+    "spaces inside": (_content(_W.replace(":", " : ") + " }", bytes(8)), ["w"]),
+    "newlines inside": (_content(_W.replace(",", ",\n\t\r") + "}", bytes(8)), ["w"]),
+    "metadata last": (_content(_W + ',"__metadata__":{"a":"b"}}', bytes(8)), ["w"]),
+    "empty metadata": (_content('{"__metadata__":{},' + _W[1:] + "}", bytes(8)), ["w"]),
+    "a scalar": (_with(4, shape=[], data_offsets=[0, 4]), ["w"]),
+    "64 dimensions": (_with(4, shape=[1] * 64, data_offsets=[0, 4]), ["w"]),
+    "an empty tensor": (_with(0, shape=[0, 3], data_offsets=[0, 0]), ["w"]),
+    "an empty name": (_with(name=""), [""]),
+    "a name with a colon": (_with(name='a":b'), ['a":b']),
+    "a name in Unicode, escaped": (_with(name="gewicht é 😀"), ["gewicht é 😀"]),
+    "a name in Unicode": (
+        _content(json.dumps({"é😀": _TENSOR}, ensure_ascii=False), bytes(8)),
+        ["é😀"],
+    ),
+    "metadata in Unicode": (
+        _content('{"__metadata__":{"é":"😀"},' + _W[1:] + "}", bytes(8)),
+        ["w"],
+    ),
+    "metadata of a megabyte": (
+        _content('{"__metadata__":{"a":"' + "}\\\\" * 400_000 + '"},' + _W[1:] + "}", bytes(8)),
+        ["w"],
+    ),
+    "out of order": (_two([4, 8], [0, 4], 8), ["b", "a"]),
+    "an empty tensor at a boundary": (_two([0, 8], [0, 0], 8), ["b", "a"]),
+    "an empty tensor at the end": (_two([8, 8], [0, 8], 8), ["b", "a"]),
+    "packed": (_with(2, dtype="F4", shape=[2, 2], data_offsets=[0, 2]), ["w"]),
+    "packed by six": (_with(3, dtype="F6_E2M3", shape=[4], data_offsets=[0, 3]), ["w"]),
+}
+
+
+@pytest.mark.parametrize("what", _GOOD)
+def test_what_the_format_allows_is_taken(tmp_path: Path, what: str) -> None:
+    content, names = _GOOD[what]
+    shard = _locate(tmp_path / "model.safetensors", content)
+    assert shard.names == names
+    known = dict(reference.deserialize(content))
+    assert known.keys() == set(names)
+    assert shard.begins.tolist() == sorted(shard.begins.tolist())
+
+
+@pytest.mark.parametrize("what", _GOOD)
+def test_both_ways_of_parsing_agree(what: str) -> None:
+    content, _ = _GOOD[what]
+    raw = content[: _HEADER_AT + int.from_bytes(content[:8], "little")]
+    fast = safetensors._decode_fast("m", raw)
+    careful = safetensors._decode_carefully("m", raw)
+    if fast is not None:
+        assert list(fast.entries.items()) == list(careful.entries.items())
+        assert fast.metadata == careful.metadata
+
+
+def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    arrays = {f"layer.{i}": np.zeros((2, i), np.float32) for i in range(3)}
+    save_file(arrays, path, {"format": "np"})
+    for file in (path, fastio.seal(path)):
+        raw = safetensors._read_header(_native.File(file))
+        assert safetensors._decode_fast("m", raw) is not None
+
+
+def test_every_dtype_of_the_format_is_known() -> None:
+    for dtype in DTYPES.values():
+        nbytes = 8 * dtype.bits // 8
+        content = _with(nbytes, dtype=dtype.name, shape=[8], data_offsets=[0, nbytes])
+        assert dict(reference.deserialize(content))["w"]["dtype"] == dtype.name
+
+
+# ---- properties
+
+_names = st.text(max_size=12).filter(lambda name: name != "__metadata__")
+_shapes = st.lists(st.integers(0, 5), max_size=4)
+
+
+@st.composite
+def _files(draw: st.DrawFn) -> bytes:
+    """A valid file: tensors in any order, metadata anywhere, any amount of padding."""
+    entries: list[tuple[str, Any]] = []
+    end = 0
+    for name in draw(st.lists(_names, unique=True, max_size=6)):
+        dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
+        shape = [*draw(_shapes), 8]  # whole bytes, whatever the dtype
+        begin, end = end, end + int(np.prod(shape)) * dtype.bits // 8
+        entry = {"dtype": dtype.name, "shape": shape, "data_offsets": [begin, end]}
+        entries.append((name, dict(draw(st.permutations(list(entry.items()))))))
+    if draw(st.booleans()):
+        entries.append(("__metadata__", draw(st.dictionaries(st.text(), st.text(), max_size=3))))
+    # Keys that begin so are fastio's own, and mean a table.
+    hypothesis.assume("fastio." not in repr(entries))
+    text = json.dumps(
+        dict(draw(st.permutations(entries))),
+        ensure_ascii=draw(st.booleans()),
+        separators=draw(st.sampled_from([(",", ":"), (", ", ": ")])),
+    )
+    return _content(text.encode() + b" " * draw(st.integers(0, 9)), bytes(end))
+
+
+def _same_as_reference(content: bytes, shard: Shard) -> None:
+    start = _HEADER_AT + int.from_bytes(content[:8], "little")
+    known = dict(reference.deserialize(content))
+    assert known.keys() == set(shard.names)
+    at = start
+    for row, name in enumerate(shard.names):
+        assert known[name]["dtype"] == shard.dtypes[row]
+        assert tuple(known[name]["shape"]) == shard.shapes[row]
+        assert at == shard.begins[row]
+        at = int(shard.ends[row])
+        assert len(known[name]["data"]) == at - shard.begins[row]
+    assert at == len(content)
+
+
+@hypothesis.given(content=_files())
+def test_a_valid_file_means_what_the_safetensors_package_says(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "valid.safetensors"
+    _same_as_reference(content, _locate(path, content))
+
+
+@hypothesis.given(content=_files(), data=st.data())
+def test_what_is_taken_of_a_damaged_file_the_safetensors_package_takes_too(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        hypothesis.assume(damaged)
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    try:
+        shard = _locate(path, bytes(damaged))
+    except fastio.FormatError:
+        return
+    _same_as_reference(bytes(damaged), shard)

@@ -1,0 +1,87 @@
+"""Errors say what was found and where, and travel between processes."""
+
+import copy
+import errno
+import pickle
+
+import pytest
+
+import fastio
+
+_FORMAT = fastio.FormatError("/data/m", "is empty", offset=8, expected="a header")
+_CHECKSUM = fastio.ChecksumError(
+    "/data/m", chunk=3, offset=4096, nbytes=512, expected="a" * 16, found="b" * 16, tensors=("w",)
+)
+_READ = fastio.ReadError(errno.EIO, "read", "/data/m", 8192, "the disk is tired")
+_WRITE = fastio.WriteError(errno.ENOSPC, "fallocate", "/data/m")
+_NOT_FOUND = fastio.TensorNotFoundError("wieght", "/data/m", ("weight",))
+_LIMIT = fastio.MemoryLimitError(300, 200, 100)
+_ALL = (_FORMAT, _CHECKSUM, _READ, _WRITE, _NOT_FOUND, _LIMIT)
+
+
+@pytest.mark.parametrize("error", _ALL, ids=lambda error: type(error).__name__)
+def test_an_error_survives_pickling_and_copying(error: fastio.FastioError) -> None:
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert vars(twin) == vars(error)
+
+
+def test_what_was_added_to_an_error_survives_pickling() -> None:
+    error = fastio.FormatError("/data/m", "is empty")
+    error.seen_by = "rank 3"  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(error)).seen_by == "rank 3"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (_FORMAT, ValueError),
+        (_READ, OSError),
+        (_WRITE, OSError),
+        (_NOT_FOUND, KeyError),
+        (_LIMIT, MemoryError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_an_error_is_caught_as_the_builtin_that_it_is(
+    error: fastio.FastioError, kind: type[BaseException]
+) -> None:
+    assert isinstance(error, kind)
+    assert isinstance(error, fastio.FastioError)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (_FORMAT, ("/data/m", "is empty", "byte 8", "expected a header")),
+        (_CHECKSUM, ("/data/m", "chunk 3", "byte 4096", "512 bytes", "a" * 16, "b" * 16, "'w'")),
+        (_READ, ("/data/m", "read", "byte 8192", "EIO", "Input/output error", "tired")),
+        (_WRITE, ("/data/m", "fallocate", "ENOSPC", "No space left")),
+        (_NOT_FOUND, ("/data/m", "'wieght'", "did you mean 'weight'?")),
+        (_LIMIT, ("300", "200", "100")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_message_says_all(error: fastio.FastioError, words: tuple[str, ...]) -> None:
+    assert [word for word in words if word not in str(error)] == []
+
+
+def test_a_failed_system_call_looks_like_any_other_oserror() -> None:
+    assert (_READ.errno, _READ.strerror, _READ.filename) == (5, "Input/output error", "/data/m")
+    assert (_READ.operation, _READ.offset) == ("read", 8192)
+
+
+def test_a_key_error_is_a_sentence_and_not_a_quoted_one() -> None:
+    assert not str(_NOT_FOUND).startswith(("'", '"'))
+    assert "did you mean" not in str(fastio.TensorNotFoundError("w", "/data/m"))
+
+
+def test_a_message_does_not_grow_with_hostile_names() -> None:
+    name = "w" * 10_000_000
+    many = fastio.ChecksumError(
+        "m", chunk=0, offset=0, nbytes=1, expected="", found="", tensors=[name] * 1000
+    )
+    assert len(str(many)) < 2000
+    assert "997 more" in str(many)
+    assert len(str(fastio.TensorNotFoundError(name, "m", (name,)))) < 1000

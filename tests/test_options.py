@@ -1,0 +1,129 @@
+"""Options: an argument beats a variable, which beats the default; nothing wrong is taken silently."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+import fastio
+
+_FIELDS = {field.name for field in dataclasses.fields(fastio.Options)}
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _FIELDS:
+        monkeypatch.delenv(f"FASTIO_{name.upper()}", raising=False)
+
+
+def test_the_options_are_these() -> None:
+    assert {
+        "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
+        "memory_limit_bytes", "huge_pages",
+    } == _FIELDS  # fmt: skip
+
+
+def test_defaults() -> None:
+    options = fastio.Options()
+    assert (options.engine, options.cache, options.mapping) == ("auto", "auto", "auto")
+    assert options.huge_pages == "auto"
+    assert (options.block_bytes, options.queue_depth) == (4 * 2**20, 8)
+    assert options.memory_limit_bytes is None
+    assert 2 <= options.lanes <= 8
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fastio.Options().lanes = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value", "argument"),
+    [
+        ("engine", "pread", "pread", "uring"),
+        ("cache", "keep", "keep", "bypass"),
+        ("mapping", "never", "never", "auto"),
+        ("block_bytes", "8M", 8 * 2**20, 2**20),
+        ("block_bytes", " 65536 ", 65536, 2**20),
+        ("queue_depth", "16", 16, 4),
+        ("lanes", "3", 3, 5),
+        ("memory_limit_bytes", "1g", 2**30, 2**20),
+        ("memory_limit_bytes", "2T", 2**41, 2**20),
+        ("memory_limit_bytes", "7k", 7168, 2**20),
+        ("huge_pages", "off", "off", "on"),
+    ],
+)
+def test_an_argument_beats_a_variable_and_that_the_default(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object, argument: Any
+) -> None:
+    default = getattr(fastio.Options(), name)
+    monkeypatch.setenv(f"FASTIO_{name.upper()}", text)
+    assert getattr(fastio.Options(), name) == value != default
+    assert getattr(fastio.Options(**{name: argument}), name) == argument
+    monkeypatch.setenv(f"FASTIO_{name.upper()}", "")
+    assert getattr(fastio.Options(), name) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine", "libaio"),
+        ("cache", ""),
+        ("mapping", "always"),
+        ("huge_pages", "yes"),
+        ("block_bytes", 0),
+        ("block_bytes", 2**30 + 1),
+        ("queue_depth", 0),
+        ("queue_depth", 4097),
+        ("lanes", -1),
+        ("lanes", 1025),
+        ("memory_limit_bytes", 0),
+        ("memory_limit_bytes", 2**63),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        fastio.Options(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine", 1),
+        ("cache", None),
+        ("block_bytes", "4M"),
+        ("block_bytes", 4.0),
+        ("queue_depth", True),
+        ("lanes", None),
+        ("memory_limit_bytes", 1e9),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=name):
+        fastio.Options(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FASTIO_ENGINE", "libaio"),
+        ("FASTIO_BLOCK_BYTES", "4MiB"),
+        ("FASTIO_BLOCK_BYTES", "4.5M"),
+        ("FASTIO_BLOCK_BYTES", "-1"),
+        ("FASTIO_LANES", "many"),
+        ("FASTIO_LANES", "0"),
+        ("FASTIO_QUEUE_DEPTH", "8kk"),
+        ("FASTIO_MEMORY_LIMIT_BYTES", "G"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ValueError, match=variable):
+        fastio.Options()
+
+
+def test_nothing_else_is_an_option() -> None:
+    with pytest.raises(TypeError, match="threads"):
+        fastio.Options(threads=4)  # type: ignore[call-arg]
