@@ -1,4 +1,4 @@
-"""Options: an argument beats a variable, which beats the default; nothing wrong is taken silently."""
+"""Options: an argument beats a variable, which beats the default; wrong ones are refused."""
 
 import dataclasses
 from typing import Any
