@@ -65,9 +65,11 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   const py::gil_scoped_release release;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t begin = i * chunk_bytes;
-    std::uint64_t digest = xxh3_64(span.subspan(begin, std::min<std::size_t>(chunk_bytes, span.size() - begin)));
+    std::uint64_t digest =
+        xxh3_64(span.subspan(begin, std::min<std::size_t>(chunk_bytes, span.size() - begin)));
     for (std::size_t b = 0; b < sizeof digest; ++b, digest >>= 8U) {
-      out[i * sizeof digest + b] = static_cast<char>(digest & 0xFFU);  // little-endian on every machine
+      out[i * sizeof digest + b] =
+          static_cast<char>(digest & 0xFFU);  // little-endian on every machine
     }
   }
   return answer;
@@ -97,19 +99,23 @@ py::dict status_dict(const EngineStatus& status) {
 void register_files(py::module_& module) {
   py::class_<File, std::shared_ptr<File>>(module, "File")
       .def(py::init([](const py::object& path) {
-             const auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-             if (encoded.find('\0') != std::string::npos) throw py::value_error("embedded null byte in path");
+             const auto encoded =
+                 py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+             if (encoded.find('\0') != std::string::npos)
+               throw py::value_error("embedded null byte in path");
              if (!on_known_local_mount(encoded)) {
-               return call_detached([encoded] { return File::open(encoded); }, [](const std::shared_ptr<File>&) {});
+               return call_detached([encoded] { return File::open(encoded); },
+                                    [](const std::shared_ptr<File>&) {});
              }
              const py::gil_scoped_release release;
              return File::open(encoded);
            }),
            py::arg("path"))
-      .def_property_readonly("path",
-                             [](const File& file) {
-                               return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
-                             })
+      .def_property_readonly(
+          "path",
+          [](const File& file) {
+            return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
+          })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"))
@@ -128,7 +134,8 @@ void register_checksums(py::module_& module) {
         return xxh3_64(bytes.span());
       },
       py::arg("data"), py::pos_only());
-  module.def("xxh3_64_chunks", &chunk_digests, py::arg("data"), py::arg("chunk_bytes"), py::pos_only());
+  module.def("xxh3_64_chunks", &chunk_digests, py::arg("data"), py::arg("chunk_bytes"),
+             py::pos_only());
   module.def("checksum_variant", &checksum_variant);
 }
 
@@ -143,7 +150,8 @@ void register_engines(py::module_& module) {
       "set_completion_faults",
       [](const std::vector<std::tuple<std::uint64_t, std::string, std::int64_t>>& faults) {
         std::vector<Fault> parsed;
-        for (const auto& [at, kind, value] : faults) parsed.push_back({at, fault_kind(kind), value});
+        for (const auto& [at, kind, value] : faults)
+          parsed.push_back({at, fault_kind(kind), value});
         set_completion_faults(std::move(parsed));
       },
       py::arg("faults"));

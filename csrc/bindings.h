@@ -1,5 +1,5 @@
-// The Python boundary: convert arguments, release the GIL, raise the right exception. One register function a
-// concept; nothing here moves bytes.
+// The Python boundary: convert arguments, release the GIL, raise the right exception. One register
+// function a concept; nothing here moves bytes.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -32,8 +32,9 @@ void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded)
 // Raises the Python exception for a failed operation.
 [[noreturn]] void raise_failure(const Failure& failure);
 
-// Waits with the GIL released until done(timeout) says true, and runs Python's signal handlers in between, so
-// that Ctrl-C is answered at once. Throws what a handler raised. `tick` is called with the GIL held.
+// Waits with the GIL released until done(timeout) says true, and runs Python's signal handlers in
+// between, so that Ctrl-C is answered at once. Throws what a handler raised. `tick` is called with
+// the GIL held.
 template <typename Done, typename Tick>
 void wait_for_python(Done&& done, Tick&& tick) {
   constexpr std::chrono::milliseconds kTurn{20};
@@ -49,8 +50,9 @@ void wait_for_python(Done&& done, Tick&& tick) {
   }
 }
 
-// Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C leaves a call behind
-// that a device may never answer. `work` keeps what it needs; what it brings too late goes to `discard`.
+// Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
+// leaves a call behind that a device may never answer. `work` keeps what it needs; what it brings
+// too late goes to `discard`.
 template <typename Work, typename Discard>
 auto call_detached(Work work, Discard discard) {
   struct Call {

@@ -1,5 +1,6 @@
-// Columns out of many small Python objects, in one pass: a header may have a hundred thousand tensors, and what
-// is a line of Python for each of their fields would take as long as parsing the header.
+// Columns out of many small Python objects, in one pass: a header may have a hundred thousand
+// tensors, and what is a line of Python for each of their fields would take as long as parsing the
+// header.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -12,9 +13,10 @@ namespace py = pybind11;
 namespace fastio {
 namespace {
 
-constexpr std::int64_t kNone = -1;                         // "no such size": what no file can have
-constexpr std::int64_t kCountMax = std::int64_t{1} << 56;  // keeps the bits of a tensor within 64-bit integers
-constexpr Py_ssize_t kDimensionsMax = 64;                  // what numpy and torch hold
+constexpr std::int64_t kNone = -1;  // "no such size": what no file can have
+constexpr std::int64_t kCountMax = std::int64_t{1}
+                                   << 56;  // keeps the bits of a tensor within 64-bit integers
+constexpr Py_ssize_t kDimensionsMax = 64;  // what numpy and torch hold
 
 std::int64_t size_of(PyObject* number) {
   int overflow = 0;
@@ -23,7 +25,8 @@ std::int64_t size_of(PyObject* number) {
   return overflow != 0 || value < 0 ? kNone : value;
 }
 
-// The number of values of a shape. Sizes of 0 do not hide others that overflow: no array could be made of them.
+// The number of values of a shape. Sizes of 0 do not hide others that overflow: no array could be
+// made of them.
 std::int64_t count_of(PyObject* shape) {
   if (!PyTuple_Check(shape)) throw py::type_error("a shape must be a tuple of int");
   if (PyTuple_GET_SIZE(shape) > kDimensionsMax) return kNone;
@@ -65,12 +68,14 @@ py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int
     if (!PyTuple_Check(offsets.ptr()) || PyTuple_GET_SIZE(offsets.ptr()) != 2) {
       throw py::type_error("data_offsets must be a tuple of two int");
     }
-    const std::int64_t begin = begins.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 0));
+    const std::int64_t begin = begins.mutable_data()[i] =
+        size_of(PyTuple_GET_ITEM(offsets.ptr(), 0));
     const std::int64_t end = ends.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 1));
     const std::int64_t count = counts.mutable_data()[i] = count_of(shape.ptr());
     py::object dtype = field(entry, dtype_name);
     const std::int64_t item_bits = bits_of(bits, dtype);
-    const bool sizes = begin == covered && begin <= end && end <= data_bytes && count >= 0 && item_bits > 0;
+    const bool sizes =
+        begin == covered && begin <= end && end <= data_bytes && count >= 0 && item_bits > 0;
     sound = sound && sizes && count * item_bits % 8 == 0 && count * item_bits / 8 == end - begin;
     covered = end;
     PyList_SET_ITEM(dtypes.ptr(), i, dtype.release().ptr());
@@ -82,8 +87,8 @@ py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int
 }  // namespace
 
 void register_columns(py::module_& module) {
-  module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::arg("bits"), py::arg("data_bytes"),
-             py::pos_only());
+  module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::arg("bits"),
+             py::arg("data_bytes"), py::pos_only());
 }
 
 }  // namespace fastio

@@ -11,13 +11,18 @@ namespace {
 
 py::object error_class(const char* name) { return py::module_::import("fastio.errors").attr(name); }
 
-void set_error(const py::object& type, const py::object& instance) { PyErr_SetObject(type.ptr(), instance.ptr()); }
+void set_error(const py::object& type, const py::object& instance) {
+  PyErr_SetObject(type.ptr(), instance.ptr());
+}
 
-py::object optional_text(const std::string& text) { return text.empty() ? py::none() : py::object(py::str(text)); }
+py::object optional_text(const std::string& text) {
+  return text.empty() ? py::none() : py::object(py::str(text));
+}
 
 void set_failure(const Failure& failure) {
   // What open() says of a path is what Python's own open() says of it.
-  const bool of_path = failure.operation == "open" && (failure.error == ENOENT || failure.error == EISDIR);
+  const bool of_path =
+      failure.operation == "open" && (failure.error == ENOENT || failure.error == EISDIR);
   if (of_path) {
     errno = failure.error;
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, failure.path.c_str());

@@ -32,7 +32,8 @@ using Offsets = py::array_t<std::int64_t, py::array::c_style | py::array::forcec
 using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, py::bytes>>;
 using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableArgument>;
 
-ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chunk_bytes, const std::string& digests) {
+ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chunk_bytes,
+                       const std::string& digests) {
   const std::uint64_t covered = file.nbytes() < start ? 0 : file.nbytes() - start;
   if (chunk_bytes == 0 || digests.size() != (covered + chunk_bytes - 1) / chunk_bytes * 8) {
     throw py::value_error("the chunk table does not fit the file");
@@ -54,35 +55,40 @@ ShardRequest parse_shard(const ShardArgument& argument) {
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();
   for (py::ssize_t i = 0; i < begins.size(); ++i) {
-    request.extents.push_back({static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
+    request.extents.push_back(
+        {static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
   }
   if (table) {
-    request.table = parse_table(*file, std::get<0>(*table), std::get<1>(*table), std::get<2>(*table));
+    request.table =
+        parse_table(*file, std::get<0>(*table), std::get<1>(*table), std::get<2>(*table));
   }
   return request;
 }
 
 template <typename Value>
-Value one_of(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> values) {
+Value one_of(const char* what, const std::string& name,
+             std::initializer_list<std::pair<const char*, Value>> values) {
   for (const auto& [known, value] : values) {
     if (name == known) return value;
   }
   throw py::value_error(std::string(what) + " cannot be " + name);
 }
 
-LoadOptions parse_options(const std::string& engine, const std::string& cache, const std::string& mapping,
-                          const std::string& huge_pages) {
+LoadOptions parse_options(const std::string& engine, const std::string& cache,
+                          const std::string& mapping, const std::string& huge_pages) {
   LoadOptions options;
   options.engine = one_of<EnginePreference>("engine", engine,
                                             {{"auto", EnginePreference::automatic},
                                              {"uring", EnginePreference::uring},
                                              {"pread", EnginePreference::pread}});
   options.cache = one_of<CacheMode>(
-      "cache", cache, {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
-  options.mapping =
-      one_of<MappingMode>("mapping", mapping, {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
+      "cache", cache,
+      {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
+  options.mapping = one_of<MappingMode>(
+      "mapping", mapping, {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
   options.huge_pages = one_of<HugePages>(
-      "huge_pages", huge_pages, {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
+      "huge_pages", huge_pages,
+      {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
   return options;
 }
 
@@ -95,17 +101,18 @@ std::string hex16(std::uint64_t value) {
 
 [[noreturn]] void raise_damage(const LoadJob& job, const DamagedChunk& damage) {
   const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
-  const py::object path = py::module_::import("os").attr("fsdecode")(py::bytes(job.request(damage.shard).file->path()));
+  const py::object path =
+      py::module_::import("os").attr("fsdecode")(py::bytes(job.request(damage.shard).file->path()));
   const py::object error =
       type(path, py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
-           py::arg("nbytes") = damage.extent.end - damage.extent.begin, py::arg("expected") = hex16(damage.expected),
-           py::arg("found") = hex16(damage.found));
+           py::arg("nbytes") = damage.extent.end - damage.extent.begin,
+           py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();
 }
 
-// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback, a failure
-// beside a read that hangs.
+// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback,
+// a failure beside a read that hangs.
 class Attendance {
  public:
   explicit Attendance(LoadJob& job) : job_(job) {}
@@ -128,7 +135,8 @@ void attend(LoadJob& job, const py::object& progress) {
   wait_for_python(
       [&](std::chrono::milliseconds turn) {
         finished = job.wait_for(turn);
-        // A failed job gets one more turn to bring its reads home; a hung one does not hold the error back.
+        // A failed job gets one more turn to bring its reads home; a hung one does not hold the
+        // error back.
         const bool failed = job.failure().has_value() || job.damage().has_value();
         return finished || std::exchange(failed_before, failed);
       },
@@ -173,9 +181,11 @@ py::dict statistics(const LoadJob& job) {
 }
 
 std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std::string& engine,
-                             const std::string& cache, const std::string& mapping, const std::string& huge_pages,
-                             bool keep_cold, std::uint64_t block_bytes, unsigned queue_depth, unsigned lanes,
-                             std::optional<std::uint64_t> memory_limit_bytes, const py::object& progress) {
+                             const std::string& cache, const std::string& mapping,
+                             const std::string& huge_pages, bool keep_cold,
+                             std::uint64_t block_bytes, unsigned queue_depth, unsigned lanes,
+                             std::optional<std::uint64_t> memory_limit_bytes,
+                             const py::object& progress) {
   LoadOptions options = parse_options(engine, cache, mapping, huge_pages);
   options.keep_cold = keep_cold;
   options.block_bytes = block_bytes;
@@ -186,7 +196,8 @@ std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std
   requests.reserve(shards.size());
   for (const ShardArgument& shard : shards) requests.push_back(parse_shard(shard));
   std::shared_ptr<LoadJob> job;
-  if (std::all_of(requests.begin(), requests.end(), [](const auto& r) { return r.file->mount().local; })) {
+  if (std::all_of(requests.begin(), requests.end(),
+                  [](const auto& r) { return r.file->mount().local; })) {
     const py::gil_scoped_release release;
     job = LoadJob::start(std::move(requests), options);
   } else {
@@ -202,11 +213,13 @@ std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std
 
 void register_loading(py::module_& module) {
   py::class_<Loaded, std::shared_ptr<Loaded>> loaded(module, "Loaded");
-  loaded.def_property_readonly("statistics", [](const Loaded& self) { return statistics(self.job()); });
+  loaded.def_property_readonly("statistics",
+                               [](const Loaded& self) { return statistics(self.job()); });
   register_tensors(loaded);
-  module.def("load", &load, py::arg("shards"), py::kw_only(), py::arg("engine"), py::arg("cache"), py::arg("mapping"),
-             py::arg("huge_pages"), py::arg("keep_cold"), py::arg("block_bytes"), py::arg("queue_depth"),
-             py::arg("lanes"), py::arg("memory_limit_bytes") = py::none(), py::arg("progress") = py::none());
+  module.def("load", &load, py::arg("shards"), py::kw_only(), py::arg("engine"), py::arg("cache"),
+             py::arg("mapping"), py::arg("huge_pages"), py::arg("keep_cold"),
+             py::arg("block_bytes"), py::arg("queue_depth"), py::arg("lanes"),
+             py::arg("memory_limit_bytes") = py::none(), py::arg("progress") = py::none());
   module.def(
       "plan",
       [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,
@@ -214,7 +227,8 @@ void register_loading(py::module_& module) {
          std::uint64_t block_bytes, std::uint64_t region_bytes) {
         std::vector<Extent> extents;
         for (py::ssize_t i = 0; i < begins.size(); ++i) {
-          extents.push_back({static_cast<std::uint64_t>(begins.at(i)), static_cast<std::uint64_t>(ends.at(i))});
+          extents.push_back(
+              {static_cast<std::uint64_t>(begins.at(i)), static_cast<std::uint64_t>(ends.at(i))});
         }
         PlanRequest request{extents, file_nbytes, {}, alignment, block_bytes, region_bytes, false};
         if (grid) request.grid = ChunkGrid{grid->first, grid->second};
@@ -226,8 +240,8 @@ void register_loading(py::module_& module) {
         for (const auto& b : plan.blocks) blocks.append(py::make_tuple(b.region, b.begin, b.end));
         return py::make_tuple(regions, blocks);
       },
-      py::arg("begins"), py::arg("ends"), py::arg("file_nbytes"), py::kw_only(), py::arg("grid"), py::arg("alignment"),
-      py::arg("block_bytes"), py::arg("region_bytes"));
+      py::arg("begins"), py::arg("ends"), py::arg("file_nbytes"), py::kw_only(), py::arg("grid"),
+      py::arg("alignment"), py::arg("block_bytes"), py::arg("region_bytes"));
 }
 
 }  // namespace fastio

@@ -11,7 +11,8 @@ namespace fastio {
 
 class Loaded {
  public:
-  explicit Loaded(std::shared_ptr<LoadJob> job) : job_(std::move(job)), regions_(job_->take_regions()) {}
+  explicit Loaded(std::shared_ptr<LoadJob> job)
+      : job_(std::move(job)), regions_(job_->take_regions()) {}
 
   [[nodiscard]] const LoadJob& job() const { return *job_; }
 

@@ -1,5 +1,5 @@
-// Memory handed out as tensors: numpy arrays, and DLPack capsules for everybody else. Each tensor owns exactly
-// its own bytes; a region goes with the last of its tensors.
+// Memory handed out as tensors: numpy arrays, and DLPack capsules for everybody else. Each tensor
+// owns exactly its own bytes; a region goes with the last of its tensors.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -16,8 +16,8 @@ namespace py = pybind11;
 namespace fastio {
 namespace {
 
-// What keeps a tensor's bytes: a share of a region, or a copy at an aligned place where the file's offset breaks
-// the dtype's alignment (which safetensors allows).
+// What keeps a tensor's bytes: a share of a region, or a copy at an aligned place where the file's
+// offset breaks the dtype's alignment (which safetensors allows).
 class TensorMemory {
  public:
   TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent, std::size_t alignment)
@@ -34,7 +34,9 @@ class TensorMemory {
  private:
   static constexpr std::size_t kCopyAlignment = 64;
   struct Delete {
-    void operator()(std::byte* data) const { operator delete[](data, std::align_val_t{kCopyAlignment}); }
+    void operator()(std::byte* data) const {
+      operator delete[](data, std::align_val_t{kCopyAlignment});
+    }
   };
 
   std::optional<Share> share_;  // none for a copy
@@ -59,29 +61,35 @@ void check_lengths(const Loaded& loaded, std::size_t shard, std::size_t given) {
   }
 }
 
-void check_size(const std::vector<py::ssize_t>& shape, std::uint64_t item_bits, const Extent& extent) {
+void check_size(const std::vector<py::ssize_t>& shape, std::uint64_t item_bits,
+                const Extent& extent) {
   std::uint64_t nbits = item_bits;
   for (const py::ssize_t length : shape) nbits *= static_cast<std::uint64_t>(length);
-  if (nbits != (extent.end - extent.begin) * 8) throw py::value_error("dtype and shape do not fit the extent");
+  if (nbits != (extent.end - extent.begin) * 8)
+    throw py::value_error("dtype and shape do not fit the extent");
 }
 
-py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& dtypes, const py::list& shapes) {
+py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& dtypes,
+                      const py::list& shapes) {
   check_lengths(loaded, shard, dtypes.size());
   check_lengths(loaded, shard, shapes.size());
   const auto regions = loaded.regions_of_extents(shard);
   py::list arrays(dtypes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     const Extent& extent = loaded.job().request(shard).extents[i];
-    const auto dtype = py::reinterpret_borrow<py::dtype>(PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
+    const auto dtype = py::reinterpret_borrow<py::dtype>(
+        PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
     const auto shape = parse_shape(PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)));
     check_size(shape, static_cast<std::uint64_t>(dtype.itemsize()) * 8, extent);
     py::array array;
     if (regions[i] == nullptr) {
       array = py::array(dtype, shape);
     } else {
-      auto memory = std::make_unique<TensorMemory>(regions[i], extent, static_cast<std::size_t>(dtype.alignment()));
+      auto memory = std::make_unique<TensorMemory>(regions[i], extent,
+                                                   static_cast<std::size_t>(dtype.alignment()));
       void* data = memory->data();
-      const py::capsule owner(memory.release(), [](void* held) { delete static_cast<TensorMemory*>(held); });
+      const py::capsule owner(memory.release(),
+                              [](void* held) { delete static_cast<TensorMemory*>(held); });
       array = py::array(dtype, shape, data, owner);
     }
     PyList_SET_ITEM(arrays.ptr(), static_cast<Py_ssize_t>(i), array.release().ptr());
@@ -89,7 +97,8 @@ py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& d
   return arrays;
 }
 
-// ---- DLPack 0.8, https://dmlc.github.io/dlpack/latest/c_api.html: the layout that every framework takes ----
+// ---- DLPack 0.8, https://dmlc.github.io/dlpack/latest/c_api.html: the layout that every framework
+// takes ----
 
 struct DlDevice {
   std::int32_t type = 1;  // kDLCPU
@@ -125,7 +134,9 @@ struct OwnedDlTensor {
 };
 
 // Called by whoever holds the tensor last, on any thread, with or without the GIL.
-void delete_owned(DlManagedTensor* managed) { delete static_cast<OwnedDlTensor*>(managed->manager); }
+void delete_owned(DlManagedTensor* managed) {
+  delete static_cast<OwnedDlTensor*>(managed->manager);
+}
 
 // A capsule that nobody took over still owns its tensor; a taken one was renamed "used_dltensor".
 void delete_capsule(PyObject* capsule) {
@@ -134,8 +145,8 @@ void delete_capsule(PyObject* capsule) {
   managed->deleter(managed);
 }
 
-py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::bytes& codes, const py::bytes& bits,
-                         const py::list& shapes) {
+py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::bytes& codes,
+                         const py::bytes& bits, const py::list& shapes) {
   const auto code = static_cast<std::string_view>(codes);
   const auto width = static_cast<std::string_view>(bits);
   check_lengths(loaded, shard, code.size());
@@ -151,7 +162,8 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
     check_size(shape, item_bits, extent);
     owned->shape.assign(shape.begin(), shape.end());
     if (regions[i] != nullptr) {
-      owned->memory = std::make_unique<TensorMemory>(regions[i], extent, std::max<std::size_t>(item_bits / 8U, 1));
+      owned->memory = std::make_unique<TensorMemory>(regions[i], extent,
+                                                     std::max<std::size_t>(item_bits / 8U, 1));
     }
     DlManagedTensor& managed = owned->managed;
     managed.tensor.data = owned->memory ? owned->memory->data() : nullptr;
@@ -172,7 +184,8 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
 
 void register_tensors(py::class_<Loaded, std::shared_ptr<Loaded>>& loaded) {
   loaded.def("numpy", &numpy_arrays, py::arg("shard"), py::arg("dtypes"), py::arg("shapes"))
-      .def("dlpack", &dlpack_capsules, py::arg("shard"), py::arg("codes"), py::arg("bits"), py::arg("shapes"))
+      .def("dlpack", &dlpack_capsules, py::arg("shard"), py::arg("codes"), py::arg("bits"),
+           py::arg("shapes"))
       .def("release", &Loaded::release);
 }
 

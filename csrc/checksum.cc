@@ -29,7 +29,9 @@ const Variant& variant() {
 
 }  // namespace
 
-std::uint64_t xxh3_64(std::span<const std::byte> data) { return variant().hash(data.data(), data.size()); }
+std::uint64_t xxh3_64(std::span<const std::byte> data) {
+  return variant().hash(data.data(), data.size());
+}
 
 const char* checksum_variant() { return variant().name; }
 

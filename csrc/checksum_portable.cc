@@ -8,6 +8,8 @@
 namespace fastio {
 
 std::uint64_t xxh3_64_portable(const void* data, std::size_t nbytes);
-std::uint64_t xxh3_64_portable(const void* data, std::size_t nbytes) { return XXH3_64bits(data, nbytes); }
+std::uint64_t xxh3_64_portable(const void* data, std::size_t nbytes) {
+  return XXH3_64bits(data, nbytes);
+}
 
 }  // namespace fastio

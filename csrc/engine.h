@@ -1,7 +1,9 @@
-// An engine submits reads and waits for completions. One belongs to one lane and is used by its thread alone.
+// An engine submits reads and waits for completions. One belongs to one lane and is used by its
+// thread alone.
 //
-// engine_uring.cc (a ring), engine_pread.cc (threads), engine_choice.cc (which one, found by trying), and
-// engine_faults.cc: the seam at the completion queue where tests put what devices do once in a million reads.
+// engine_uring.cc (a ring), engine_pread.cc (threads), engine_choice.cc (which one, found by
+// trying), and engine_faults.cc: the seam at the completion queue where tests put what devices do
+// once in a million reads.
 #pragma once
 
 #include <chrono>
@@ -33,14 +35,17 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Requires that nothing is in flight: memory under a read must not be freed, so the lane waits first.
+  // Requires that nothing is in flight: memory under a read must not be freed, so the lane waits
+  // first.
   virtual ~Engine() = default;
 
-  // Never more in flight than the queue depth. What cannot be submitted comes back as a failed completion.
+  // Never more in flight than the queue depth. What cannot be submitted comes back as a failed
+  // completion.
   virtual void submit(std::span<const ReadRequest> requests) = 0;
 
   // Takes what has completed; waits up to `timeout` for the first. Zero only after the timeout.
-  virtual std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) = 0;
+  virtual std::size_t wait(std::span<Completion> completions,
+                           std::chrono::milliseconds timeout) = 0;
 };
 
 enum class EngineKind { uring, pread };
@@ -66,9 +71,10 @@ struct EngineSet {
   std::vector<std::unique_ptr<Engine>> engines;
 };
 
-// Makes `count` engines. With `automatic`, a ring that the kernel refuses now (a limit, a filter) leads to preadv
-// threads and the reason says so; with `uring` it throws IoError.
-[[nodiscard]] EngineSet make_engines(EnginePreference preference, std::size_t count, unsigned queue_depth);
+// Makes `count` engines. With `automatic`, a ring that the kernel refuses now (a limit, a filter)
+// leads to preadv threads and the reason says so; with `uring` it throws IoError.
+[[nodiscard]] EngineSet make_engines(EnginePreference preference, std::size_t count,
+                                     unsigned queue_depth);
 
 // The factories behind it. Throw IoError.
 [[nodiscard]] std::unique_ptr<Engine> make_uring_engine(unsigned queue_depth);
@@ -78,17 +84,18 @@ struct EngineSet {
 // ---- the seam ----
 
 enum class FaultKind {
-  error,      // the result is -value; what was read is overwritten
-  short_read, // the result is at most `value` bytes; what lies behind is overwritten
-  zero,       // the result is 0: the end of the file
-  flip,       // a bit of byte `value` is flipped, the result stays
-  late,       // comes `value` milliseconds late
-  reorder,    // comes after the next completion of its engine
-  never,      // is held until release_held_completions()
+  error,       // the result is -value; what was read is overwritten
+  short_read,  // the result is at most `value` bytes; what lies behind is overwritten
+  zero,        // the result is 0: the end of the file
+  flip,        // a bit of byte `value` is flipped, the result stays
+  late,        // comes `value` milliseconds late
+  reorder,     // comes after the next completion of its engine
+  never,       // is held until release_held_completions()
 };
 
 struct Fault {
-  std::uint64_t at = 0;  // the completion it applies to, counted over all engines since the faults were set
+  std::uint64_t at =
+      0;  // the completion it applies to, counted over all engines since the faults were set
   FaultKind kind = FaultKind::error;
   std::int64_t value = 0;
 };
@@ -97,6 +104,7 @@ struct Fault {
 void set_completion_faults(std::vector<Fault> faults);
 void release_held_completions();
 [[nodiscard]] bool completion_faults_set();
-[[nodiscard]] std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine, unsigned queue_depth);
+[[nodiscard]] std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine,
+                                                             unsigned queue_depth);
 
 }  // namespace fastio

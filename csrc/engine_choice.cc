@@ -17,11 +17,13 @@ struct Probed {
   EngineStatus uring;
 };
 
-std::vector<std::unique_ptr<Engine>> make_all(EngineKind kind, std::size_t count, unsigned queue_depth) {
+std::vector<std::unique_ptr<Engine>> make_all(EngineKind kind, std::size_t count,
+                                              unsigned queue_depth) {
   std::vector<std::unique_ptr<Engine>> engines;
   engines.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    auto engine = kind == EngineKind::uring ? make_uring_engine(queue_depth) : make_pread_engine(queue_depth);
+    auto engine =
+        kind == EngineKind::uring ? make_uring_engine(queue_depth) : make_pread_engine(queue_depth);
     if (completion_faults_set()) engine = with_completion_faults(std::move(engine), queue_depth);
     engines.push_back(std::move(engine));
   }
@@ -34,7 +36,10 @@ const char* name_of(EngineKind kind) { return kind == EngineKind::uring ? "uring
 
 #ifndef FASTIO_HAVE_URING
 EngineStatus probe_uring() {
-  return {EngineKind::uring, false, "not built in: liburing's headers were missing when fastio was built", {}};
+  return {EngineKind::uring,
+          false,
+          "not built in: liburing's headers were missing when fastio was built",
+          {}};
 }
 
 std::unique_ptr<Engine> make_uring_engine(unsigned) {
@@ -65,11 +70,13 @@ EngineSet make_engines(EnginePreference preference, std::size_t count, unsigned 
   if (uring.available) {
     try {
       return {EngineKind::uring, uring.reason, make_all(EngineKind::uring, count, queue_depth)};
-    } catch (const IoError& error) {  // the probe's ring was granted, these were not: a limit or a thread's filter
+    } catch (const IoError& error) {  // the probe's ring was granted, these were not: a limit or a
+                                      // thread's filter
       refusal = error.what();
     }
   }
-  return {EngineKind::pread, "io_uring is not available: " + refusal, make_all(EngineKind::pread, count, queue_depth)};
+  return {EngineKind::pread, "io_uring is not available: " + refusal,
+          make_all(EngineKind::pread, count, queue_depth)};
 }
 
 }  // namespace fastio

@@ -1,5 +1,6 @@
-// The seam at the completion queue: an engine around another one that changes what completes. It serves the
-// tests, through the same interface that lanes use, so both engines meet the same faults.
+// The seam at the completion queue: an engine around another one that changes what completes. It
+// serves the tests, through the same interface that lanes use, so both engines meet the same
+// faults.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -25,7 +26,8 @@ struct Script {
   std::optional<Fault> next() {
     const std::lock_guard lock(mutex);
     const std::uint64_t at = seen++;
-    const auto found = std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
+    const auto found =
+        std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
     return found == faults.end() ? std::nullopt : std::optional(*found);
   }
 
@@ -58,7 +60,8 @@ class FaultyEngine final : public Engine {
       if (const std::size_t taken = take_ready(completions); taken != 0) return taken;
       // What is held comes due without the inner engine: so ask it in short turns.
       const auto turn = held_.empty() ? timeout : std::chrono::milliseconds(1);
-      const std::size_t got = engine_->wait(std::span(raw_).first(std::min(raw_.size(), completions.size())), turn);
+      const std::size_t got =
+          engine_->wait(std::span(raw_).first(std::min(raw_.size(), completions.size())), turn);
       for (std::size_t i = 0; i < got; ++i) pass(raw_[i]);
       if (got == 0) release_reordered();  // nothing else is on its way: the swap has no partner
       if (got == 0 && Clock::now() >= end) return take_ready(completions);
@@ -87,7 +90,8 @@ class FaultyEngine final : public Engine {
         if (fault->value < nbytes) request.data[fault->value] ^= std::byte{1};
         return deliver(completion);
       case FaultKind::late:
-        held_.push_back({completion, Clock::now() + std::chrono::milliseconds(fault->value), false, 0});
+        held_.push_back(
+            {completion, Clock::now() + std::chrono::milliseconds(fault->value), false, 0});
         return;
       case FaultKind::reorder:
         swapped_.push_back(completion);
@@ -154,7 +158,8 @@ bool completion_faults_set() {
   return !script.faults.empty();
 }
 
-std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine, unsigned queue_depth) {
+std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine,
+                                               unsigned queue_depth) {
   return std::make_unique<FaultyEngine>(std::move(engine), queue_depth);
 }
 

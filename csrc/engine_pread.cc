@@ -1,4 +1,5 @@
-// The engine that works everywhere: as many threads as the queue is deep, each in a pread of its own.
+// The engine that works everywhere: as many threads as the queue is deep, each in a pread of its
+// own.
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,7 +22,8 @@ class PreadEngine final : public Engine {
     try {
       for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve(); });
     } catch (const std::system_error& error) {
-      if (threads_.empty()) throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
+      if (threads_.empty())
+        throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
       // Fewer threads than asked for: the queue is served all the same.
     }
   }
@@ -65,7 +67,8 @@ class PreadEngine final : public Engine {
       const ReadRequest request = waiting_.front();
       waiting_.pop_front();
       lock.unlock();
-      const ssize_t got = pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
+      const ssize_t got =
+          pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
       const auto result = static_cast<std::int32_t>(got >= 0 ? got : -last_error());
       lock.lock();
       completed_.push_back({request.tag, result});
@@ -83,6 +86,8 @@ class PreadEngine final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_pread_engine(unsigned queue_depth) { return std::make_unique<PreadEngine>(queue_depth); }
+std::unique_ptr<Engine> make_pread_engine(unsigned queue_depth) {
+  return std::make_unique<PreadEngine>(queue_depth);
+}
 
 }  // namespace fastio

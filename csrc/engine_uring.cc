@@ -41,7 +41,8 @@ class Ring {
  public:
   explicit Ring(unsigned entries) {
     const int result = io_uring_queue_init(entries, &ring_, 0);
-    if (result < 0) throw IoError(Failure{-result, "io_uring_setup", {}, {}, likely_cause(-result)});
+    if (result < 0)
+      throw IoError(Failure{-result, "io_uring_setup", {}, {}, likely_cause(-result)});
     sanitize_ring_made();
   }
   Ring(const Ring&) = delete;
@@ -87,19 +88,23 @@ class UringEngine final : public Engine {
     // ETIME, EINTR: take() finds nothing, the lane asks again.
     const int result = io_uring_wait_cqe_timeout(ring_.get(), &first, &limit);
     taken = take(completions);
-    // Where the kernel refuses even to wait, completions come all the same; this is no reason to spin.
-    if (taken == 0 && result < 0 && result != -ETIME && result != -EINTR) std::this_thread::sleep_for(timeout);
+    // Where the kernel refuses even to wait, completions come all the same; this is no reason to
+    // spin.
+    if (taken == 0 && result < 0 && result != -ETIME && result != -EINTR)
+      std::this_thread::sleep_for(timeout);
     return taken;
   }
 
  private:
-  // EAGAIN and EBUSY leave the entries queued: the next wait tries again, after completions made room. Any other
-  // error will stay (a filter that came after the ring): what is queued fails, and the ring takes no more.
+  // EAGAIN and EBUSY leave the entries queued: the next wait tries again, after completions made
+  // room. Any other error will stay (a filter that came after the ring): what is queued fails, and
+  // the ring takes no more.
   void flush() {
     if (io_uring_sq_ready(ring_.get()) == 0 || refusal_ != 0) return;
     int result = io_uring_submit(ring_.get());
     while (result == -EINTR) result = io_uring_submit(ring_.get());
-    while (queued_.size() > io_uring_sq_ready(ring_.get())) queued_.pop_front();  // in order, from the front
+    while (queued_.size() > io_uring_sq_ready(ring_.get()))
+      queued_.pop_front();  // in order, from the front
     if (result < 0 && result != -EAGAIN && result != -EBUSY) {
       refusal_ = result;
       for (const std::uint32_t tag : queued_) failed_.push_back({tag, result});
@@ -127,9 +132,10 @@ class UringEngine final : public Engine {
 
   Ring ring_;
   std::vector<ReadRequest> requests_;  // by tag
-  std::deque<std::uint32_t> queued_;   // tags in the ring's submission queue that the kernel has not taken
+  std::deque<std::uint32_t>
+      queued_;  // tags in the ring's submission queue that the kernel has not taken
   std::deque<Completion> failed_;
-  int refusal_ = 0;                    // -errno of a submission that the kernel will not take, ever
+  int refusal_ = 0;  // -errno of a submission that the kernel will not take, ever
 };
 
 // ---- probing ----
@@ -155,8 +161,8 @@ int read_once(io_uring* ring, int fd, std::byte* data, bool fixed) {
 class ProbePage {
  public:
   ProbePage()
-      : data_(static_cast<std::byte*>(
-            mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+      : data_(static_cast<std::byte*>(mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
     if (data_ == MAP_FAILED) throw_last_error("mmap", {});
   }
   ProbePage(const ProbePage&) = delete;
@@ -170,35 +176,44 @@ class ProbePage {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_uring_engine(unsigned queue_depth) { return std::make_unique<UringEngine>(queue_depth); }
+std::unique_ptr<Engine> make_uring_engine(unsigned queue_depth) {
+  return std::make_unique<UringEngine>(queue_depth);
+}
 
 EngineStatus probe_uring() {
   EngineStatus status{EngineKind::uring, false, {}, {}};
   try {
     Ring ring(8);
-    const Descriptor file(static_cast<int>(syscall(SYS_memfd_create, "fastio-probe", 1U /* MFD_CLOEXEC */)));
+    const Descriptor file(
+        static_cast<int>(syscall(SYS_memfd_create, "fastio-probe", 1U /* MFD_CLOEXEC */)));
     const ProbePage page;
     std::memset(page.get(), 0x5A, kProbeBytes);
-    if (!file.valid() || pwrite(file.get(), page.get(), kProbeBytes, 0) != static_cast<ssize_t>(kProbeBytes)) {
+    if (!file.valid() ||
+        pwrite(file.get(), page.get(), kProbeBytes, 0) != static_cast<ssize_t>(kProbeBytes)) {
       throw_last_error("memfd_create", {});
     }
     const auto whole = static_cast<int>(kProbeBytes);
     std::memset(page.get(), 0, kProbeBytes);
     if (const int result = read_once(ring.get(), file.get(), page.get(), false); result != whole) {
       const int error = result < 0 ? -result : EIO;
-      throw IoError(Failure{error, "read through io_uring", {}, {}, "a ring was granted, but a read in it failed"});
+      throw IoError(Failure{
+          error, "read through io_uring", {}, {}, "a ring was granted, but a read in it failed"});
     }
     if (page.get()[kProbeBytes - 1] != std::byte{0x5A}) {
-      throw IoError(Failure{EIO, "read through io_uring", {}, {}, "a read returned other bytes than were written"});
+      throw IoError(Failure{
+          EIO, "read through io_uring", {}, {}, "a read returned other bytes than were written"});
     }
     status.available = true;
     status.reason = "a ring was set up and read through";
     iovec buffer{page.get(), kProbeBytes};
     if (const int result = io_uring_register_buffers(ring.get(), &buffer, 1); result < 0) {
-      status.features.push_back("fixed buffers: no, " + describe_error(-result) +
-                                (likely_cause(-result).empty() ? "" : ", " + likely_cause(-result)));
-    } else if (const int fixed = read_once(ring.get(), file.get(), page.get(), true); fixed != whole) {
-      status.features.push_back("fixed buffers: no, a fixed read failed with " + describe_error(fixed < 0 ? -fixed : EIO));
+      status.features.push_back(
+          "fixed buffers: no, " + describe_error(-result) +
+          (likely_cause(-result).empty() ? "" : ", " + likely_cause(-result)));
+    } else if (const int fixed = read_once(ring.get(), file.get(), page.get(), true);
+               fixed != whole) {
+      status.features.push_back("fixed buffers: no, a fixed read failed with " +
+                                describe_error(fixed < 0 ? -fixed : EIO));
     } else {
       status.features.emplace_back("fixed buffers: yes");
     }

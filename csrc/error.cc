@@ -24,13 +24,15 @@ std::string Failure::message() const {
   return text;
 }
 
-MemoryLimitExceeded::MemoryLimitExceeded(std::uint64_t asked, std::uint64_t limit, std::uint64_t held)
+MemoryLimitExceeded::MemoryLimitExceeded(std::uint64_t asked, std::uint64_t limit,
+                                         std::uint64_t held)
     : std::runtime_error("memory limit exceeded"),
       asked_bytes(asked),
       limit_bytes(limit),
       held_bytes(held) {}
 
-void throw_last_error(std::string operation, std::string path, std::optional<std::uint64_t> offset) {
+void throw_last_error(std::string operation, std::string path,
+                      std::optional<std::uint64_t> offset) {
   throw IoError(Failure{last_error(), std::move(operation), std::move(path), offset, {}});
 }
 

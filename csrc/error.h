@@ -1,7 +1,8 @@
 // What went wrong, as a value and as an exception. The one place that reads errno.
 //
-// Set-up and the Python boundary throw IoError; completions carry Failure values, because an error must never
-// unwind through a lane. Everything here is immutable after construction and safe to share between threads.
+// Set-up and the Python boundary throw IoError; completions carry Failure values, because an error
+// must never unwind through a lane. Everything here is immutable after construction and safe to
+// share between threads.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +14,19 @@ namespace fastio {
 
 // One failed operation on one file: which call, where, and what the kernel said.
 struct Failure {
-  int error = 0;            // an errno value
-  std::string operation;    // the system call or step, "open", "read", "mmap"
-  std::string path;         // empty where no file is concerned
+  int error = 0;                        // an errno value
+  std::string operation;                // the system call or step, "open", "read", "mmap"
+  std::string path;                     // empty where no file is concerned
   std::optional<std::uint64_t> offset;  // in bytes from the start of the file
-  std::string detail;       // what was expected, where strerror alone would not say
+  std::string detail;                   // what was expected, where strerror alone would not say
 
   [[nodiscard]] std::string message() const;
 };
 
 class IoError : public std::runtime_error {
  public:
-  explicit IoError(Failure failure) : std::runtime_error(failure.message()), failure_(std::move(failure)) {}
+  explicit IoError(Failure failure)
+      : std::runtime_error(failure.message()), failure_(std::move(failure)) {}
   [[nodiscard]] const Failure& failure() const { return failure_; }
 
  private:

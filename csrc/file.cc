@@ -14,8 +14,8 @@
 namespace fastio {
 namespace {
 
-// O_DIRECT is asked for in units of a page: every filesystem that is met takes 512 or 4096, and pages are what
-// memory comes in.
+// O_DIRECT is asked for in units of a page: every filesystem that is met takes 512 or 4096, and
+// pages are what memory comes in.
 constexpr std::uint64_t kDirectAlignment = 4096;
 
 Descriptor open_for_reading(const std::string& path, int flags) {
@@ -23,13 +23,14 @@ Descriptor open_for_reading(const std::string& path, int flags) {
 }
 
 bool same_inode(int a, int b) {
-  struct stat first {}, second {};
+  struct stat first {
+  }, second{};
   return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
 }
 
-// Opens what `fd` has open once more with O_DIRECT; by descriptor, so that a replaced path does no harm, and by
-// path where /proc is not mounted.
+// Opens what `fd` has open once more with O_DIRECT; by descriptor, so that a replaced path does no
+// harm, and by path where /proc is not mounted.
 Descriptor reopen_direct(int fd, const std::string& path) {
   Descriptor direct = open_for_reading("/proc/self/fd/" + std::to_string(fd), O_DIRECT);
   if (direct.valid() || last_error() == EINVAL) return direct;
@@ -83,12 +84,14 @@ std::shared_ptr<File> File::open(const std::string& path) {
 }
 
 DirectAccess File::direct_access() {
-  if (std::string known = direct_refusal_of(mount_.device); !known.empty()) return {false, 0, known};
+  if (std::string known = direct_refusal_of(mount_.device); !known.empty())
+    return {false, 0, known};
   const std::lock_guard lock(direct_mutex_);
   if (!direct_.valid() && direct_refusal_.empty()) {
     direct_ = reopen_direct(buffered_.get(), path_);
     if (!direct_.valid()) {
-      direct_refusal_ = "open with O_DIRECT: " + describe_error(last_error()) + " on " + mount_.filesystem;
+      direct_refusal_ =
+          "open with O_DIRECT: " + describe_error(last_error()) + " on " + mount_.filesystem;
     }
   }
   if (!direct_.valid()) return {false, 0, direct_refusal_};
@@ -103,15 +106,18 @@ void File::forbid_direct(const std::string& reason) const {
 
 std::uint64_t File::current_nbytes() const {
   struct stat status {};
-  return fstat(buffered_.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : nbytes_;
+  return fstat(buffered_.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size)
+                                              : nbytes_;
 }
 
 bool File::read_cached(std::uint64_t offset, std::span<std::byte> out) const {
-  const int flags = mount_.memory_backed ? 0 : RWF_NOWAIT;  // tmpfs does not know the flag, and needs none
+  const int flags =
+      mount_.memory_backed ? 0 : RWF_NOWAIT;  // tmpfs does not know the flag, and needs none
   std::size_t done = 0;
   while (done < out.size()) {
     iovec part{out.data() + done, out.size() - done};
-    const ssize_t got = preadv2(buffered_.get(), &part, 1, static_cast<off_t>(offset + done), flags);
+    const ssize_t got =
+        preadv2(buffered_.get(), &part, 1, static_cast<off_t>(offset + done), flags);
     if (got <= 0) return false;
     done += static_cast<std::size_t>(got);
   }
@@ -134,8 +140,9 @@ void File::read(std::uint64_t offset, std::span<std::byte> out) const {
 
 Failure ended_early(const File& file, std::uint64_t end, std::uint64_t expected_end) {
   return Failure{ENODATA, "read", file.path(), std::min(end, file.current_nbytes()),
-                 "the file ends here, " + std::to_string(expected_end) + " bytes were expected (it had " +
-                     std::to_string(file.nbytes()) + " when it was opened)"};
+                 "the file ends here, " + std::to_string(expected_end) +
+                     " bytes were expected (it had " + std::to_string(file.nbytes()) +
+                     " when it was opened)"};
 }
 
 }  // namespace fastio

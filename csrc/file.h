@@ -1,8 +1,8 @@
 // One file, opened once for reading: its descriptors, its size, and what the kernel says of it.
 //
-// A File never follows its path again: whoever replaces the file leaves this one as it was opened. Its size is
-// fixed at open. All members may be called from any thread. file_mount.cc knows filesystems, file_residency.cc
-// the page cache.
+// A File never follows its path again: whoever replaces the file leaves this one as it was opened.
+// Its size is fixed at open. All members may be called from any thread. file_mount.cc knows
+// filesystems, file_residency.cc the page cache.
 #pragma once
 
 #include <sys/types.h>
@@ -17,7 +17,8 @@
 
 namespace fastio {
 
-// Owns a descriptor. close() of a file that was only read has nothing to report, so it is not asked.
+// Owns a descriptor. close() of a file that was only read has nothing to report, so it is not
+// asked.
 class Descriptor {
  public:
   Descriptor() = default;
@@ -39,9 +40,9 @@ class Descriptor {
 // What a filesystem is, as far as reading is concerned.
 struct Mount {
   dev_t device = 0;
-  std::string filesystem;       // "ext4", "tmpfs", or the magic number in hex
-  bool local = false;           // its pages cannot change behind the kernel's back
-  bool memory_backed = false;   // tmpfs and the like: always in memory
+  std::string filesystem;      // "ext4", "tmpfs", or the magic number in hex
+  bool local = false;          // its pages cannot change behind the kernel's back
+  bool memory_backed = false;  // tmpfs and the like: always in memory
 };
 
 // Whether O_DIRECT can be used, and at which granularity of offsets and lengths.
@@ -62,20 +63,23 @@ class File {
   [[nodiscard]] const Mount& mount() const { return mount_; }
   [[nodiscard]] int buffered_fd() const { return buffered_.get(); }
 
-  // Opens the second descriptor on first use. Direct access is remembered per mount: one refusal (EINVAL at a
-  // real read, reported through forbid_direct) is enough for every file there.
+  // Opens the second descriptor on first use. Direct access is remembered per mount: one refusal
+  // (EINVAL at a real read, reported through forbid_direct) is enough for every file there.
   [[nodiscard]] DirectAccess direct_access();
   [[nodiscard]] int direct_fd() const { return direct_.get(); }
   void forbid_direct(const std::string& reason) const;
 
-  // How many of the bytes [offset, offset + nbytes) are in the page cache; nullopt where the kernel will not say
-  // or cannot be believed.
-  [[nodiscard]] std::optional<std::uint64_t> resident_bytes(std::uint64_t offset, std::uint64_t nbytes) const;
+  // How many of the bytes [offset, offset + nbytes) are in the page cache; nullopt where the kernel
+  // will not say or cannot be believed.
+  [[nodiscard]] std::optional<std::uint64_t> resident_bytes(std::uint64_t offset,
+                                                            std::uint64_t nbytes) const;
 
-  // Reads what is in the page cache without ever waiting for a device; false when it is not all there.
+  // Reads what is in the page cache without ever waiting for a device; false when it is not all
+  // there.
   [[nodiscard]] bool read_cached(std::uint64_t offset, std::span<std::byte> out) const;
 
-  // Reads exactly out.size() bytes through the page cache; throws IoError, ENODATA where the file ends before.
+  // Reads exactly out.size() bytes through the page cache; throws IoError, ENODATA where the file
+  // ends before.
   void read(std::uint64_t offset, std::span<std::byte> out) const;
 
  private:
@@ -90,17 +94,19 @@ class File {
   std::string direct_refusal_;
 };
 
-// The failure that everybody reports when a file ends before its size at open: nothing came from `end` on. Its
-// offset is where the file ends now, if that is before.
+// The failure that everybody reports when a file ends before its size at open: nothing came from
+// `end` on. Its offset is where the file ends now, if that is before.
 struct Failure;
 [[nodiscard]] Failure ended_early(const File& file, std::uint64_t end, std::uint64_t expected_end);
 
 // file_mount.cc
 [[nodiscard]] Mount identify_mount(int fd, dev_t device);
-// Whether the path leads to a mount that was identified as local before; asks no server, and so waits for none.
+// Whether the path leads to a mount that was identified as local before; asks no server, and so
+// waits for none.
 [[nodiscard]] bool on_known_local_mount(const std::string& path);
-[[nodiscard]] std::uint64_t reported_direct_alignment(int fd);  // 0: O_DIRECT is refused; 1: not said
-[[nodiscard]] std::string direct_refusal_of(dev_t device);      // empty: none known
+[[nodiscard]] std::uint64_t reported_direct_alignment(
+    int fd);                                                // 0: O_DIRECT is refused; 1: not said
+[[nodiscard]] std::string direct_refusal_of(dev_t device);  // empty: none known
 void remember_direct_refusal(dev_t device, const std::string& reason);
 
 }  // namespace fastio

@@ -23,8 +23,9 @@ struct KnownFilesystem {
   bool memory_backed;
 };
 
-// Filesystems whose page cache nobody else writes behind the kernel's back. Others (NFS, FUSE, Lustre, …) are
-// never mapped. Magic numbers: linux/magic.h and the filesystems' own sources where that has none.
+// Filesystems whose page cache nobody else writes behind the kernel's back. Others (NFS, FUSE,
+// Lustre, …) are never mapped. Magic numbers: linux/magic.h and the filesystems' own sources where
+// that has none.
 constexpr std::array kLocalFilesystems = {
     KnownFilesystem{EXT4_SUPER_MAGIC, "ext4", false},
     KnownFilesystem{0x58465342, "xfs", false},
@@ -73,7 +74,8 @@ bool on_known_local_mount(const std::string& path) {
   // A path descriptor opens nothing, and of what is cached already nobody is asked.
   const Descriptor place(::open(path.c_str(), O_PATH | O_CLOEXEC));
   struct statx status {};
-  if (!place.valid() || statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
+  if (!place.valid() ||
+      statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
     return false;
   }
   auto& local = process_state<LocalMounts>();
@@ -84,7 +86,8 @@ bool on_known_local_mount(const std::string& path) {
 std::uint64_t reported_direct_alignment(int fd) {
 #ifdef STATX_DIOALIGN
   struct statx status {};
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 && (status.stx_mask & STATX_DIOALIGN) != 0) {
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+      (status.stx_mask & STATX_DIOALIGN) != 0) {
     return status.stx_dio_offset_align;
   }
 #else

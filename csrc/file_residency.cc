@@ -1,10 +1,12 @@
-// How much of a file is in the page cache, asked of the kernel and believed only where it tells the truth.
+// How much of a file is in the page cache, asked of the kernel and believed only where it tells the
+// truth.
 //
-// cachestat (Linux 6.5) is exact and cheap, but EPERM for whoever neither owns nor may write the file; mincore
-// then answers "all resident" whatever is true, so it is not asked there. What is left is to try: a read of one
-// byte with RWF_NOWAIT succeeds only from the cache. Samples can show that a file is cold or in part; that all of
-// many samples are resident is taken for "all". The kernel answers such a read with "no" but brings its page in all
-// the same, so each question samples other places: else the second one would find a cold file warm.
+// cachestat (Linux 6.5) is exact and cheap, but EPERM for whoever neither owns nor may write the
+// file; mincore then answers "all resident" whatever is true, so it is not asked there. What is
+// left is to try: a read of one byte with RWF_NOWAIT succeeds only from the cache. Samples can show
+// that a file is cold or in part; that all of many samples are resident is taken for "all". The
+// kernel answers such a read with "no" but brings its page in all the same, so each question
+// samples other places: else the second one would find a cold file warm.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -40,8 +42,8 @@ std::uint64_t page_size() {
   return size;
 }
 
-// Resident pages as bytes of a range. A range that begins or ends inside a page is all there only when all the
-// pages that it touches are.
+// Resident pages as bytes of a range. A range that begins or ends inside a page is all there only
+// when all the pages that it touches are.
 std::uint64_t bytes_of_range(std::uint64_t pages, std::uint64_t offset, std::uint64_t nbytes) {
   const std::uint64_t page = page_size();
   const std::uint64_t touched = (offset + nbytes - 1) / page - offset / page + 1;
@@ -55,7 +57,8 @@ std::optional<std::uint64_t> ask_cachestat(int fd, std::uint64_t offset, std::ui
   return bytes_of_range(answer.cached, offset, nbytes);
 }
 
-// The kernel's own condition for a truthful mincore: the owner, CAP_FOWNER, or someone who may write the file.
+// The kernel's own condition for a truthful mincore: the owner, CAP_FOWNER, or someone who may
+// write the file.
 bool mincore_is_truthful(int fd) {
   struct stat status {};
   if (fstat(fd, &status) != 0) return false;
@@ -73,13 +76,15 @@ std::optional<std::uint64_t> ask_mincore(int fd, std::uint64_t offset, std::uint
   const int answer = mincore(mapped, length, pages.data());
   munmap(mapped, length);
   if (answer != 0) return std::nullopt;
-  const auto resident = std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return (p & 1U) != 0; });
+  const auto resident =
+      std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return (p & 1U) != 0; });
   return bytes_of_range(static_cast<std::uint64_t>(resident), offset, nbytes);
 }
 
 }  // namespace
 
-std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset, std::uint64_t nbytes) const {
+std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset,
+                                                  std::uint64_t nbytes) const {
   if (nbytes == 0 || mount_.memory_backed) return nbytes;
   if (auto answer = ask_cachestat(buffered_.get(), offset, nbytes)) return answer;
   if (mincore_is_truthful(buffered_.get())) {

@@ -16,14 +16,18 @@ namespace fastio {
 namespace {
 
 constexpr std::uint64_t kRegionBytes = std::uint64_t{256} << 20;
-constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1} << 30;  // below what one read system call takes
+constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
+                                             << 30;  // below what one read system call takes
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
-// Reading a header brings this much of a cold file into the page cache (readahead); it is still cold.
+// Reading a header brings this much of a cold file into the page cache (readahead); it is still
+// cold.
 constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
 
 constexpr const char* kMappedReason = "all bytes are in the page cache";
 
-std::string megabytes(std::uint64_t nbytes) { return std::to_string((nbytes + 500'000) / 1'000'000) + " MB"; }
+std::string megabytes(std::uint64_t nbytes) {
+  return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
+}
 
 // Whether O_DIRECT can serve this request: the blocks must begin at multiples of the alignment.
 DirectAccess direct_for(const ShardRequest& shard) {
@@ -31,23 +35,27 @@ DirectAccess direct_for(const ShardRequest& shard) {
   if (!direct.possible || !shard.table) return direct;
   const ChunkGrid& grid = shard.table->grid;
   if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
-    return {false, 0, "chunks do not begin at multiples of the " + std::to_string(direct.alignment) +
-                          " bytes that O_DIRECT needs here"};
+    return {false, 0,
+            "chunks do not begin at multiples of the " + std::to_string(direct.alignment) +
+                " bytes that O_DIRECT needs here"};
   }
   return direct;
 }
 
-ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state, std::string why) {
+ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
+                          std::string why) {
   if (options.mapping == MappingMode::automatic && state == "warm" && shard.file->mount().local) {
     return {Source::mapped, std::move(state), why + ", mapped", 4096};
   }
   return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
 }
 
-ShardAccess past_cache(const ShardRequest& shard, Source source, std::string state, const std::string& why) {
+ShardAccess past_cache(const ShardRequest& shard, Source source, std::string state,
+                       const std::string& why) {
   const DirectAccess direct = direct_for(shard);
   if (!direct.possible) {
-    return {Source::buffered, std::move(state), why + ", read through the page cache: " + direct.reason, 4096};
+    return {Source::buffered, std::move(state),
+            why + ", read through the page cache: " + direct.reason, 4096};
   }
   return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
 }
@@ -61,11 +69,13 @@ ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options)
   const bool warm = resident && *resident == nbytes;
   const bool cold = !resident || *resident <= std::min(kHeaderTraceBytes, nbytes / 2);
   const std::string state = warm ? "warm" : cold ? "cold" : "mixed";
-  const std::string why = resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
-                                   : "the kernel does not say what is in the page cache";
+  const std::string why =
+      resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
+               : "the kernel does not say what is in the page cache";
   if (options.cache == CacheMode::bypass) return past_cache(shard, Source::direct, state, why);
   if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
-  if (options.keep_cold) return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
+  if (options.keep_cold)
+    return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
   return past_cache(shard, cold ? Source::direct : Source::by_block, state, why);
 }
 
@@ -82,9 +92,12 @@ bool table_fits(const ChunkTable& table, const File& file) {
 LoadJob::LoadJob(std::vector<ShardRequest> shards, const LoadOptions& options)
     : shards_(std::move(shards)), options_(options) {}
 
-std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards, const LoadOptions& options) {
-  if (options.queue_depth == 0 || options.queue_depth > 4096) throw std::invalid_argument("queue_depth not in 1..4096");
-  if (options.lanes == 0 || options.lanes > 1024) throw std::invalid_argument("lanes not in 1..1024");
+std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
+                                        const LoadOptions& options) {
+  if (options.queue_depth == 0 || options.queue_depth > 4096)
+    throw std::invalid_argument("queue_depth not in 1..4096");
+  if (options.lanes == 0 || options.lanes > 1024)
+    throw std::invalid_argument("lanes not in 1..1024");
   if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes) {
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
   }
@@ -107,8 +120,9 @@ void LoadJob::choose_sources() {
   mappings_.resize(shards_.size());
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     const ShardRequest& shard = shards_[i];
-    accesses_.push_back(shard.extents.empty() ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
-                                              : choose_source(shard, options_));
+    accesses_.push_back(shard.extents.empty()
+                            ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
+                            : choose_source(shard, options_));
     ShardAccess& access = accesses_.back();
     if (access.source != Source::mapped) continue;
     try {
@@ -117,7 +131,8 @@ void LoadJob::choose_sources() {
       engine_reason_ = kMappedReason;
     } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
       access.source = Source::buffered;
-      access.reason += ", but read through the page cache: " + describe_error(error.failure().error);
+      access.reason +=
+          ", but read through the page cache: " + describe_error(error.failure().error);
       note_fallback(std::string(error.what()) + ", read through the page cache");
     }
   }
@@ -170,7 +185,8 @@ void LoadJob::make_regions() {
       if (accesses_[i].source == Source::mapped) {
         regions_[i].push_back(mappings_[i]);
       } else {
-        regions_[i].push_back(Region::allocate(region.begin, region.end - region.begin, options_.huge_pages));
+        regions_[i].push_back(
+            Region::allocate(region.begin, region.end - region.begin, options_.huge_pages));
       }
     }
   }
@@ -219,7 +235,8 @@ void LoadJob::start_lanes() {
   }
   std::vector<std::unique_ptr<Lane>> lanes;
   for (auto& engine : set.engines) {
-    lanes.push_back(std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
+    lanes.push_back(
+        std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
   }
   std::size_t started = 0;
   for (auto& lane : lanes) {
@@ -257,17 +274,18 @@ std::optional<LoadJob::Assignment> LoadJob::next_block() {
   return Assignment{block, regions_[block.shard][block.range.region]};
 }
 
-// Brings a mapped block's pages in at once, and finds out in a way that can be reported whether they are there:
-// touching a page behind the end of a file that shrank would be a SIGBUS.
+// Brings a mapped block's pages in at once, and finds out in a way that can be reported whether
+// they are there: touching a page behind the end of a file that shrank would be a SIGBUS.
 bool LoadJob::populate(const Block& block, const Region& region) {
 #ifdef MADV_POPULATE_READ
   const std::uint64_t begin = block.range.begin / page_bytes() * page_bytes();
   if (madvise(region.at(begin), block.range.end - begin, MADV_POPULATE_READ) != 0) {
     const int error = last_error();
     if (error == EFAULT || error == EHWPOISON || error == EIO) {
-      const std::string detail = error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
-      fail(block.shard,
-           Failure{error, "read from a mapping", shards_[block.shard].file->path(), block.range.begin, detail});
+      const std::string detail =
+          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
+      fail(block.shard, Failure{error, "read from a mapping", shards_[block.shard].file->path(),
+                                block.range.begin, detail});
       return false;
     }
   }
@@ -283,7 +301,8 @@ void LoadJob::verify(const Block& block, const Region& region) {
     const ChunkGrid& grid = shard.table->grid;
     const std::uint64_t fresh_from = plans_[block.shard].regions[range.region].fresh_from;
     std::uint64_t counted = 0;
-    for (std::uint64_t begin = range.begin; begin < range.end && !stopping(); begin += grid.chunk_bytes) {
+    for (std::uint64_t begin = range.begin; begin < range.end && !stopping();
+         begin += grid.chunk_bytes) {
       const std::uint64_t end = std::min(begin + grid.chunk_bytes, range.end);
       const std::uint64_t chunk = (begin - grid.start) / grid.chunk_bytes;
       const std::uint64_t found = xxh3_64({region.at(begin), end - begin});
@@ -306,7 +325,8 @@ void LoadJob::fail(std::size_t shard, Failure failure) {
 
 void LoadJob::note_fallback(const std::string& what) {
   const std::lock_guard lock(mutex_);
-  if (std::find(fallbacks_.begin(), fallbacks_.end(), what) == fallbacks_.end()) fallbacks_.push_back(what);
+  if (std::find(fallbacks_.begin(), fallbacks_.end(), what) == fallbacks_.end())
+    fallbacks_.push_back(what);
 }
 
 void LoadJob::lane_finished() {
@@ -336,17 +356,19 @@ void LoadJob::cancel() {
 
 std::optional<Failure> LoadJob::failure() const {
   const std::lock_guard lock(mutex_);
-  const auto first = std::min_element(failures_.begin(), failures_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.first, a.second.offset) < std::pair(b.first, b.second.offset);
-  });
+  const auto first =
+      std::min_element(failures_.begin(), failures_.end(), [](const auto& a, const auto& b) {
+        return std::pair(a.first, a.second.offset) < std::pair(b.first, b.second.offset);
+      });
   return first == failures_.end() ? std::nullopt : std::optional(first->second);
 }
 
 std::optional<DamagedChunk> LoadJob::damage() const {
   const std::lock_guard lock(mutex_);
-  const auto first = std::min_element(damages_.begin(), damages_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.shard, a.chunk) < std::pair(b.shard, b.chunk);
-  });
+  const auto first =
+      std::min_element(damages_.begin(), damages_.end(), [](const auto& a, const auto& b) {
+        return std::pair(a.shard, a.chunk) < std::pair(b.shard, b.chunk);
+      });
   return first == damages_.end() ? std::nullopt : std::optional(*first);
 }
 

@@ -1,9 +1,9 @@
 // A read job: extents of files in, regions of verified bytes out.
 //
-// The job plans, chooses for each file where its bytes are taken from, and starts lanes (loader_lane.cc) that
-// share nothing but a counter of blocks to take. It knows no tensor names, dtypes or formats. Whoever started it
-// waits, or cancels and leaves at once: lanes hold the job, so memory with a read still in it lives until that
-// read returns, and is counted as parked.
+// The job plans, chooses for each file where its bytes are taken from, and starts lanes
+// (loader_lane.cc) that share nothing but a counter of blocks to take. It knows no tensor names,
+// dtypes or formats. Whoever started it waits, or cancels and leaves at once: lanes hold the job,
+// so memory with a read still in it lives until that read returns, and is counted as parked.
 #pragma once
 
 #include <atomic>
@@ -43,7 +43,8 @@ struct LoadOptions {
   CacheMode cache = CacheMode::automatic;
   MappingMode mapping = MappingMode::automatic;
   HugePages huge_pages = HugePages::automatic;
-  bool keep_cold = false;  // with `automatic`: cold files go through the page cache, others are about to read them
+  bool keep_cold = false;  // with `automatic`: cold files go through the page cache, others are
+                           // about to read them
   std::uint64_t block_bytes = std::uint64_t{8} << 20;
   unsigned queue_depth = 8;
   unsigned lanes = 2;
@@ -74,14 +75,16 @@ struct LoadCounters {
 
 class LoadJob : public std::enable_shared_from_this<LoadJob> {
  public:
-  // Plans and starts. Throws IoError, MemoryLimitExceeded, std::invalid_argument, std::bad_alloc; then nothing is
-  // left behind.
-  static std::shared_ptr<LoadJob> start(std::vector<ShardRequest> shards, const LoadOptions& options);
+  // Plans and starts. Throws IoError, MemoryLimitExceeded, std::invalid_argument, std::bad_alloc;
+  // then nothing is left behind.
+  static std::shared_ptr<LoadJob> start(std::vector<ShardRequest> shards,
+                                        const LoadOptions& options);
 
   // True when no lane is at work any more.
   [[nodiscard]] bool wait_for(std::chrono::milliseconds timeout);
 
-  // Stops within milliseconds. Regions that a read is still writing to are parked, all others are freed.
+  // Stops within milliseconds. Regions that a read is still writing to are parked, all others are
+  // freed.
   void cancel();
 
   // After wait_for said true: the first failure by shard and offset, if any.
@@ -97,7 +100,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
   [[nodiscard]] const LoadCounters& counters() const { return counters_; }
   [[nodiscard]] std::uint64_t bytes_total() const { return bytes_total_; }
-  [[nodiscard]] std::string engine() const;         // "uring", "pread", "mmap", "none"
+  [[nodiscard]] std::string engine() const;  // "uring", "pread", "mmap", "none"
   [[nodiscard]] const std::string& engine_reason() const { return engine_reason_; }
   [[nodiscard]] std::size_t lanes() const { return lane_count_; }
   [[nodiscard]] std::vector<std::string> fallbacks() const;
@@ -119,7 +122,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] bool finish_inline();
   void start_lanes();
 
-  // For lanes. A block comes with the region it goes to; none when all are taken, on failure or after cancel().
+  // For lanes. A block comes with the region it goes to; none when all are taken, on failure or
+  // after cancel().
   struct Assignment {
     Block block;
     std::shared_ptr<Region> region;

@@ -10,15 +10,21 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kWait{20};        // how often a waiting lane looks whether it shall stop
-constexpr unsigned kStallsAllowed = 64;  // EAGAIN and reads that bring nothing, in a row, before it is an error
+constexpr milliseconds kWait{20};  // how often a waiting lane looks whether it shall stop
+constexpr unsigned kStallsAllowed =
+    64;  // EAGAIN and reads that bring nothing, in a row, before it is an error
 
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
+std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
 Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth)
-    : job_(std::move(job)), engine_(std::move(engine)), slots_(queue_depth), completions_(queue_depth) {
+    : job_(std::move(job)),
+      engine_(std::move(engine)),
+      slots_(queue_depth),
+      completions_(queue_depth) {
   for (std::uint32_t tag = queue_depth; tag > 0; --tag) free_.push_back(tag - 1);
   arrived_.reserve(queue_depth);
   to_submit_.reserve(queue_depth);
@@ -73,7 +79,8 @@ bool Lane::reads_direct(const LoadJob::Assignment& work) const {
       return true;
     case Source::by_block: {
       const std::uint64_t nbytes = range.end - range.begin;
-      return job_->request(work.block.shard).file->resident_bytes(range.begin, nbytes).value_or(0) < nbytes;
+      return job_->request(work.block.shard).file->resident_bytes(range.begin, nbytes).value_or(0) <
+             nbytes;
     }
     case Source::mapped:
     case Source::buffered:
@@ -93,8 +100,8 @@ void Lane::issue(std::uint32_t tag) {
   std::uint64_t nbytes = block.range.end - slot.at;
   // The file may end inside its last unit of direct I/O; the region has room for the whole of it.
   if (slot.direct) nbytes = round_up(nbytes, job_->access(block.shard).alignment);
-  to_submit_.push_back({slot.direct ? file.direct_fd() : file.buffered_fd(), slot.at, slot.work.region->at(slot.at),
-                        static_cast<std::uint32_t>(nbytes), tag});
+  to_submit_.push_back({slot.direct ? file.direct_fd() : file.buffered_fd(), slot.at,
+                        slot.work.region->at(slot.at), static_cast<std::uint32_t>(nbytes), tag});
   ++in_flight_;
 }
 
@@ -113,7 +120,8 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
     if (error == EINTR || error == EAGAIN) return retry(tag, error);
     if (error == EINVAL && slot.direct) {
       file.forbid_direct("a direct read was refused with EINVAL");
-      job_->note_fallback(file.path() + ": a direct read was refused with EINVAL, read through the page cache");
+      job_->note_fallback(file.path() +
+                          ": a direct read was refused with EINVAL, read through the page cache");
       slot.direct = false;
       return issue(tag);
     }
@@ -129,7 +137,8 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
     return give_up(tag, ended_early(file, reached, block.range.end));
   }
   const std::uint64_t unit = slot.direct ? job_->access(block.shard).alignment : 1;
-  const std::uint64_t resume = reached / unit * unit;  // direct I/O goes on at the aligned offset below
+  const std::uint64_t resume =
+      reached / unit * unit;  // direct I/O goes on at the aligned offset below
   if (resume <= slot.at) return retry(tag, EIO);
   slot.at = resume;
   slot.stalls = 0;
@@ -139,8 +148,9 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
 void Lane::retry(std::uint32_t tag, int error) {
   Slot& slot = slots_[tag];
   if (++slot.stalls > kStallsAllowed) {
-    return give_up(tag, Failure{error, "read", job_->request(slot.work.block.shard).file->path(), slot.at,
-                                "no progress in " + std::to_string(kStallsAllowed) + " tries"});
+    return give_up(
+        tag, Failure{error, "read", job_->request(slot.work.block.shard).file->path(), slot.at,
+                     "no progress in " + std::to_string(kStallsAllowed) + " tries"});
   }
   if (slot.stalls > 4) std::this_thread::sleep_for(std::chrono::microseconds(100));
   issue(tag);
@@ -150,7 +160,8 @@ void Lane::finish(std::uint32_t tag) {
   Slot& slot = slots_[tag];
   const PlannedBlock& range = slot.work.block.range;
   LoadCounters& counters = job_->counters_;
-  (slot.direct ? counters.bytes_direct : counters.bytes_buffered).fetch_add(range.end - range.begin);
+  (slot.direct ? counters.bytes_direct : counters.bytes_buffered)
+      .fetch_add(range.end - range.begin);
   job_->verify(slot.work.block, *slot.work.region);
   slot.work = {};
   free_.push_back(tag);
@@ -163,7 +174,8 @@ void Lane::give_up(std::uint32_t tag, Failure failure) {
 }
 
 void Lane::drain() {
-  in_flight_ -= to_submit_.size();  // counted when they were queued here, but no engine has seen them
+  in_flight_ -=
+      to_submit_.size();  // counted when they were queued here, but no engine has seen them
   to_submit_.clear();
   while (in_flight_ > 0) in_flight_ -= engine_->wait(completions_, kWait);
 }

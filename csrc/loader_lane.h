@@ -27,9 +27,9 @@ class Lane {
   // A block on its way; its index is the tag of its request.
   struct Slot {
     LoadJob::Assignment work;
-    std::uint64_t at = 0;        // the next byte to read, file offset
+    std::uint64_t at = 0;  // the next byte to read, file offset
     bool direct = false;
-    unsigned stalls = 0;         // answers in a row that brought nothing
+    unsigned stalls = 0;  // answers in a row that brought nothing
   };
 
   void top_up();
@@ -47,7 +47,7 @@ class Lane {
   std::unique_ptr<Engine> engine_;
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_;
-  std::vector<std::uint32_t> arrived_;    // read, not yet verified
+  std::vector<std::uint32_t> arrived_;  // read, not yet verified
   std::vector<ReadRequest> to_submit_;
   std::vector<Completion> completions_;
   std::size_t in_flight_ = 0;

@@ -15,7 +15,9 @@ namespace {
 
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
-std::size_t round_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
+std::size_t round_up(std::size_t value, std::size_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 struct ParkedAccount {
   std::atomic<std::uint64_t> bytes{0};
@@ -28,10 +30,12 @@ std::size_t page_bytes() {
   return size;
 }
 
-std::uint64_t parked_bytes() { return process_state<ParkedAccount>().bytes.load(std::memory_order_relaxed); }
+std::uint64_t parked_bytes() {
+  return process_state<ParkedAccount>().bytes.load(std::memory_order_relaxed);
+}
 
-Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data, std::uint64_t file_offset,
-               std::size_t nbytes, bool mapped)
+Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data,
+               std::uint64_t file_offset, std::size_t nbytes, bool mapped)
     : mapping_(mapping),
       mapping_bytes_(mapping_bytes),
       data_(data),
@@ -39,32 +43,38 @@ Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data, s
       nbytes_(nbytes),
       mapped_(mapped) {}
 
-std::shared_ptr<Region> Region::allocate(std::uint64_t file_offset, std::size_t nbytes, HugePages huge_pages) {
+std::shared_ptr<Region> Region::allocate(std::uint64_t file_offset, std::size_t nbytes,
+                                         HugePages huge_pages) {
   const std::size_t lead = file_offset % page_bytes();
   const std::size_t used = round_up(lead + nbytes, page_bytes());
   const bool huge = huge_pages != HugePages::off && used >= kHugePageBytes;
-  // A huge page needs an aligned 2 MiB range wholly inside the mapping: begin at one, and end with the data, so
-  // that the last partial one stays in small pages and costs nothing beyond them.
+  // A huge page needs an aligned 2 MiB range wholly inside the mapping: begin at one, and end with
+  // the data, so that the last partial one stays in small pages and costs nothing beyond them.
   const std::size_t reserved = huge ? used + kHugePageBytes : used;
-  void* address = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* address = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) throw std::bad_alloc();
   auto* mapping = static_cast<std::byte*>(address);
   if (huge) {
     const std::size_t skipped =
-        round_up(reinterpret_cast<std::uintptr_t>(mapping), kHugePageBytes) - reinterpret_cast<std::uintptr_t>(mapping);
+        round_up(reinterpret_cast<std::uintptr_t>(mapping), kHugePageBytes) -
+        reinterpret_cast<std::uintptr_t>(mapping);
     if (skipped != 0) munmap(mapping, skipped);
-    if (const std::size_t behind = reserved - skipped - used; behind != 0) munmap(mapping + skipped + used, behind);
+    if (const std::size_t behind = reserved - skipped - used; behind != 0)
+      munmap(mapping + skipped + used, behind);
     mapping += skipped;
     madvise(mapping, used, MADV_HUGEPAGE);  // advice: where the kernel has none, small pages do
   } else if (huge_pages == HugePages::off) {
     madvise(mapping, used, MADV_NOHUGEPAGE);
   }
-  return std::shared_ptr<Region>(new Region(mapping, used, mapping + lead, file_offset, nbytes, false));
+  return std::shared_ptr<Region>(
+      new Region(mapping, used, mapping + lead, file_offset, nbytes, false));
 }
 
 std::shared_ptr<Region> Region::map(const File& file) {
   const std::size_t nbytes = file.nbytes();
-  void* address = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.buffered_fd(), 0);
+  void* address = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                       file.buffered_fd(), 0);
   if (address == MAP_FAILED) throw_last_error("mmap", file.path());
   auto* mapping = static_cast<std::byte*>(address);
   return std::shared_ptr<Region>(new Region(mapping, nbytes, mapping, 0, nbytes, true));
@@ -72,7 +82,8 @@ std::shared_ptr<Region> Region::map(const File& file) {
 
 Region::~Region() {
   munmap(mapping_, mapping_bytes_);
-  if (parked_) process_state<ParkedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
+  if (parked_)
+    process_state<ParkedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
 }
 
 void Region::give_back(std::uint64_t begin, std::uint64_t end) const {

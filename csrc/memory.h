@@ -1,8 +1,9 @@
 // Region: the memory that tensors live in, and the account of what is parked.
 //
-// A region is anonymous memory that is read into, or a private mapping of a file. It is shared by the tensors in
-// it and by the lanes that fill it, and goes with the last of them. A tensor that dies earlier gives back the
-// whole pages it had alone. Members may be called from any thread; disjoint ranges may be given back at once.
+// A region is anonymous memory that is read into, or a private mapping of a file. It is shared by
+// the tensors in it and by the lanes that fill it, and goes with the last of them. A tensor that
+// dies earlier gives back the whole pages it had alone. Members may be called from any thread;
+// disjoint ranges may be given back at once.
 #pragma once
 
 #include <atomic>
@@ -19,9 +20,10 @@ enum class HugePages { automatic, on, off };
 
 class Region {
  public:
-  // Fresh memory whose address is congruent to `file_offset` modulo the page size, so that a direct read of
-  // aligned offsets lands on aligned addresses. Throws std::bad_alloc.
-  static std::shared_ptr<Region> allocate(std::uint64_t file_offset, std::size_t nbytes, HugePages huge_pages);
+  // Fresh memory whose address is congruent to `file_offset` modulo the page size, so that a direct
+  // read of aligned offsets lands on aligned addresses. Throws std::bad_alloc.
+  static std::shared_ptr<Region> allocate(std::uint64_t file_offset, std::size_t nbytes,
+                                          HugePages huge_pages);
 
   // The whole file, privately (copy on write). Throws IoError.
   static std::shared_ptr<Region> map(const File& file);
@@ -31,16 +33,19 @@ class Region {
   ~Region();
 
   // Where the byte at `file_offset` lies.
-  [[nodiscard]] std::byte* at(std::uint64_t file_offset) const { return data_ + (file_offset - file_offset_); }
+  [[nodiscard]] std::byte* at(std::uint64_t file_offset) const {
+    return data_ + (file_offset - file_offset_);
+  }
   [[nodiscard]] std::uint64_t file_offset() const { return file_offset_; }
   [[nodiscard]] std::size_t nbytes() const { return nbytes_; }
   [[nodiscard]] bool mapped() const { return mapped_; }
 
-  // Frees the memory of the pages that lie wholly in the file range [begin, end); they read as zeros (a mapping:
-  // as the file) afterwards.
+  // Frees the memory of the pages that lie wholly in the file range [begin, end); they read as
+  // zeros (a mapping: as the file) afterwards.
   void give_back(std::uint64_t begin, std::uint64_t end) const;
 
-  // While a device writes here, a child must not inherit the pages: copy on write would move one side away.
+  // While a device writes here, a child must not inherit the pages: copy on write would move one
+  // side away.
   void keep_from_children(bool keep) const;
 
   // Counts this memory as parked until it is freed: a read is still out that nobody waits for.

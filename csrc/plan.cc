@@ -10,9 +10,12 @@ namespace {
 // Two needed ranges this near are read in one request: a request costs more than these bytes.
 constexpr std::uint64_t kGapBytes = std::uint64_t{128} << 10;
 
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
+std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
-// The unit in which a file is read: chunks where they are verified, the alignment of direct I/O where not.
+// The unit in which a file is read: chunks where they are verified, the alignment of direct I/O
+// where not.
 class Units {
  public:
   explicit Units(const PlanRequest& request)
@@ -34,9 +37,12 @@ class Units {
 };
 
 void check(const PlanRequest& request) {
-  if (!std::has_single_bit(request.alignment)) throw std::invalid_argument("alignment is no power of two");
-  if (request.block_bytes == 0 || request.region_bytes == 0) throw std::invalid_argument("a block or region of 0 bytes");
-  if (request.grid && request.grid->chunk_bytes == 0) throw std::invalid_argument("a chunk of 0 bytes");
+  if (!std::has_single_bit(request.alignment))
+    throw std::invalid_argument("alignment is no power of two");
+  if (request.block_bytes == 0 || request.region_bytes == 0)
+    throw std::invalid_argument("a block or region of 0 bytes");
+  if (request.grid && request.grid->chunk_bytes == 0)
+    throw std::invalid_argument("a chunk of 0 bytes");
   std::uint64_t before = request.grid ? request.grid->start : 0;
   for (const Extent& extent : request.extents) {
     if (extent.begin < before || extent.end < extent.begin || extent.end > request.file_nbytes) {
@@ -47,7 +53,8 @@ void check(const PlanRequest& request) {
 }
 
 // What the extents of one region need, in whole units, neighbours joined.
-std::vector<Extent> needed_ranges(const PlanRequest& request, const Units& units, const PlannedRegion& region) {
+std::vector<Extent> needed_ranges(const PlanRequest& request, const Units& units,
+                                  const PlannedRegion& region) {
   std::vector<Extent> ranges;
   for (std::size_t i = region.first_extent; i < region.last_extent; ++i) {
     const Extent& extent = request.extents[i];
@@ -62,7 +69,8 @@ std::vector<Extent> needed_ranges(const PlanRequest& request, const Units& units
   return ranges;
 }
 
-// The extents that share a region, from `first` on: whole ones, until it would grow past region_bytes.
+// The extents that share a region, from `first` on: whole ones, until it would grow past
+// region_bytes.
 PlannedRegion gather(const PlanRequest& request, const Units& units, std::size_t first) {
   PlannedRegion region{0, 0, first, first, 0};
   bool empty = true;

@@ -1,7 +1,8 @@
 // From tensors' extents to regions and blocks: pure arithmetic, no system call.
 //
-// A region covers whole extents and, where chunks have checksums, whole chunks, so that it is read and verified on
-// its own; two regions that share a chunk each read it. Inside a region only what some extent needs is read.
+// A region covers whole extents and, where chunks have checksums, whole chunks, so that it is read
+// and verified on its own; two regions that share a chunk each read it. Inside a region only what
+// some extent needs is read.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 namespace fastio {
 
-// Where the chunks of a file lie: chunk i covers [start + i * chunk_bytes, …), the last one ends with the file.
+// Where the chunks of a file lie: chunk i covers [start + i * chunk_bytes, …), the last one ends
+// with the file.
 struct ChunkGrid {
   std::uint64_t start = 0;
   std::uint64_t chunk_bytes = 0;
@@ -25,33 +27,34 @@ struct Extent {
 };
 
 struct PlanRequest {
-  std::span<const Extent> extents;      // ascending, disjoint; empty ones are allowed anywhere
+  std::span<const Extent> extents;  // ascending, disjoint; empty ones are allowed anywhere
   std::uint64_t file_nbytes = 0;
-  std::optional<ChunkGrid> grid;        // none: nothing is verified
-  std::uint64_t alignment = 4096;       // of the blocks' begins; bytes, a power of two
-  std::uint64_t block_bytes = 0;        // rounded up to whole chunks or alignments
-  std::uint64_t region_bytes = 0;       // several extents share a region up to this size
-  bool whole_file_region = false;       // one region [0, file_nbytes): a mapping
+  std::optional<ChunkGrid> grid;   // none: nothing is verified
+  std::uint64_t alignment = 4096;  // of the blocks' begins; bytes, a power of two
+  std::uint64_t block_bytes = 0;   // rounded up to whole chunks or alignments
+  std::uint64_t region_bytes = 0;  // several extents share a region up to this size
+  bool whole_file_region = false;  // one region [0, file_nbytes): a mapping
 };
 
 struct PlannedRegion {
-  std::uint64_t begin = 0, end = 0;     // file range; end may be rounded up past the end of the file
+  std::uint64_t begin = 0, end = 0;  // file range; end may be rounded up past the end of the file
   std::size_t first_extent = 0, last_extent = 0;  // [first, last) of the request's extents
-  std::uint64_t fresh_from = 0;         // what lies below was read for the region before, too
+  std::uint64_t fresh_from = 0;  // what lies below was read for the region before, too
 };
 
 struct PlannedBlock {
   std::size_t region = 0;
-  std::uint64_t begin = 0, end = 0;     // file range, end not past the end of the file
+  std::uint64_t begin = 0, end = 0;  // file range, end not past the end of the file
 };
 
 struct Plan {
   std::vector<PlannedRegion> regions;
-  std::vector<PlannedBlock> blocks;     // in file order
+  std::vector<PlannedBlock> blocks;  // in file order
   std::uint64_t block_bytes_total = 0;
 };
 
-// Throws std::invalid_argument for extents out of order or out of the file, and for units that are none.
+// Throws std::invalid_argument for extents out of order or out of the file, and for units that are
+// none.
 [[nodiscard]] Plan make_plan(const PlanRequest& request);
 
 }  // namespace fastio

@@ -1,5 +1,5 @@
-// What the sanitizers cannot see for themselves: memory that the kernel writes on behalf of a ring. Empty in an
-// ordinary build.
+// What the sanitizers cannot see for themselves: memory that the kernel writes on behalf of a ring.
+// Empty in an ordinary build.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,9 @@ inline void sanitize_submission([[maybe_unused]] void* request, [[maybe_unused]]
 #endif
 }
 
-// liburing maps and unmaps rings by system calls of its own, which TSan does not see either: without these two, a
-// ring at the address of an earlier one would look like a race between their lanes.
+// liburing maps and unmaps rings by system calls of its own, which TSan does not see either:
+// without these two, a ring at the address of an earlier one would look like a race between their
+// lanes.
 #if defined(__SANITIZE_THREAD__)
 inline char ring_memory;
 #endif

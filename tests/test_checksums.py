@@ -60,7 +60,10 @@ def test_chunks_are_hashed_one_by_one() -> None:
 
 def test_a_sealed_file_is_written_as_the_format_says(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    arrays = {"b": np.arange(300_000, dtype=np.float32), "ä": np.ones(3, np.int8)}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "b": np.arange(300_000, dtype=np.float32),
+        "ä": np.ones(3, np.int8),
+    }
     save_file(arrays, path, {"zeta": "1", "format": "np", "über": "é"})
     fastio.seal(path)
     content, start = path.read_bytes(), data_start(path)

@@ -318,6 +318,11 @@ def test_no_flipped_bit_of_a_sealed_file_goes_unseen(tmp_path: Path) -> None:
 def test_the_temporary_name_tells_whose_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (seen.append(Path(a).name), real(a, b)))
+
+    def replace(src: Path, dst: Path) -> None:
+        seen.append(src.name)
+        real(src, dst)
+
+    monkeypatch.setattr(os, "replace", replace)
     fastio.seal(path)
     assert re.fullmatch(r"\.model\.safetensors\.[0-9a-f]{16}\.fastio-tmp", seen[0])

@@ -1,6 +1,7 @@
 """Verdicts and tables follow from the JSON alone."""
 
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.console import Console
 from bench import cases, contenders, tables, targets
 
 
-def document(ours_s: float, rival_s: float, count: int = 16) -> dict:
+def document(ours_s: float, rival_s: float, count: int = 16) -> dict[str, Any]:
     """Return a result file with one case, in which both drift together."""
     drift = [1 + 0.5 * (index % 3) for index in range(count)]
     contenders = {

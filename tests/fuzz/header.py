@@ -79,7 +79,7 @@ def _check_accepted(content: bytes, shard: Shard) -> None:
         assert begin == at <= end
         at = end
     assert at == len(content)
-    known = dict(reference.deserialize(content))  # type: ignore[no-untyped-call]
+    known = dict(reference.deserialize(content))
     assert known.keys() == set(shard.names)
     for name, shape in zip(shard.names, shard.shapes, strict=True):
         assert tuple(known[name]["shape"]) == shape
