@@ -2,12 +2,12 @@
 // serves the tests, through the same interface that lanes use, so both engines meet the same
 // faults.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <deque>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "engine.h"
 #include "process.h"
@@ -23,12 +23,14 @@ struct Script {
   std::uint64_t seen = 0;      // completions since the faults were set
   std::uint64_t releases = 0;  // calls of release_held_completions
 
-  std::optional<Fault> next() {
+  // The fault of the next completion, with the releases until then. Both at once: a release that
+  // came in between would be missed, and what is held would stay for ever.
+  std::pair<std::optional<Fault>, std::uint64_t> next() {
     const std::lock_guard lock(mutex);
     const std::uint64_t at = seen++;
     const auto found =
         std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
-    return found == faults.end() ? std::nullopt : std::optional(*found);
+    return {found == faults.end() ? std::nullopt : std::optional(*found), releases};
   }
 
   std::uint64_t release_count() {
@@ -47,7 +49,11 @@ struct Held {
 class FaultyEngine final : public Engine {
  public:
   FaultyEngine(std::unique_ptr<Engine> engine, unsigned queue_depth)
-      : engine_(std::move(engine)), requests_(queue_depth), raw_(queue_depth) {}
+      : engine_(std::move(engine)), requests_(queue_depth), raw_(queue_depth) {
+    ready_.reserve(queue_depth);  // at once, as in the engines themselves
+    swapped_.reserve(queue_depth);
+    held_.reserve(queue_depth);
+  }
 
   void submit(std::span<const ReadRequest> requests) override {
     for (const ReadRequest& request : requests) requests_[request.tag] = request;
@@ -70,7 +76,7 @@ class FaultyEngine final : public Engine {
 
  private:
   void pass(Completion completion) {
-    const std::optional<Fault> fault = process_state<Script>().next();
+    const auto [fault, releases] = process_state<Script>().next();
     if (!fault) return deliver(completion);
     const ReadRequest& request = requests_[completion.tag];
     const auto nbytes = std::max(completion.result, 0);
@@ -97,7 +103,7 @@ class FaultyEngine final : public Engine {
         swapped_.push_back(completion);
         return;
       case FaultKind::never:
-        held_.push_back({completion, {}, true, process_state<Script>().release_count()});
+        held_.push_back({completion, {}, true, releases});
         return;
     }
   }
@@ -133,7 +139,7 @@ class FaultyEngine final : public Engine {
   std::unique_ptr<Engine> engine_;
   std::vector<ReadRequest> requests_;  // by tag
   std::vector<Completion> raw_;
-  std::deque<Completion> ready_, swapped_;
+  std::vector<Completion> ready_, swapped_;
   std::vector<Held> held_;
 };
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "engine.h"
 #include "error.h"
@@ -15,9 +15,13 @@
 namespace fastio {
 namespace {
 
+// The queues never grow past the queue depth and are allocated at once: with a read out, running
+// out of memory is nothing that this class could answer.
 class PreadEngine final : public Engine {
  public:
   explicit PreadEngine(unsigned queue_depth) {
+    waiting_.reserve(queue_depth);
+    completed_.reserve(queue_depth);
     threads_.reserve(queue_depth);
     try {
       for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve(); });
@@ -25,17 +29,14 @@ class PreadEngine final : public Engine {
       if (threads_.empty())
         throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
       // Fewer threads than asked for: the queue is served all the same.
+    } catch (...) {  // no memory for a thread; no destructor runs for those that were started
+      close();
+      throw;
     }
   }
-
-  ~PreadEngine() override {
-    {
-      const std::lock_guard lock(mutex_);
-      closing_ = true;
-    }
-    work_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  PreadEngine(const PreadEngine&) = delete;
+  PreadEngine& operator=(const PreadEngine&) = delete;
+  ~PreadEngine() override { close(); }
 
   void submit(std::span<const ReadRequest> requests) override {
     {
@@ -59,13 +60,22 @@ class PreadEngine final : public Engine {
   }
 
  private:
+  void close() {
+    {
+      const std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void serve() {
     std::unique_lock lock(mutex_);
     for (;;) {
       work_.wait(lock, [this] { return closing_ || !waiting_.empty(); });
       if (waiting_.empty()) return;
       const ReadRequest request = waiting_.front();
-      waiting_.pop_front();
+      waiting_.erase(waiting_.begin());
       lock.unlock();
       const ssize_t got =
           pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
@@ -78,8 +88,8 @@ class PreadEngine final : public Engine {
 
   std::mutex mutex_;
   std::condition_variable work_, arrived_;
-  std::deque<ReadRequest> waiting_;
-  std::deque<Completion> completed_;
+  std::vector<ReadRequest> waiting_;
+  std::vector<Completion> completed_;
   bool closing_ = false;
   std::vector<std::thread> threads_;
 };

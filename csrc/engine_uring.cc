@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstring>
-#include <deque>
 #include <thread>
 #include <vector>
 
@@ -58,9 +58,16 @@ class Ring {
   io_uring ring_{};
 };
 
+constexpr std::chrono::milliseconds kRefusedWait{20};
+
 class UringEngine final : public Engine {
  public:
-  explicit UringEngine(unsigned queue_depth) : ring_(queue_depth), requests_(queue_depth) {}
+  // The queues are allocated at once, as large as the submission queue may get: with a read out,
+  // running out of memory is nothing that this class could answer.
+  explicit UringEngine(unsigned queue_depth) : ring_(queue_depth), requests_(queue_depth) {
+    queued_.reserve(std::bit_ceil(queue_depth));
+    failed_.reserve(std::bit_ceil(queue_depth));
+  }
 
   void submit(std::span<const ReadRequest> requests) override {
     for (const ReadRequest& request : requests) {
@@ -79,20 +86,24 @@ class UringEngine final : public Engine {
   }
 
   std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
-    std::size_t taken = take(completions);
-    if (taken != 0) return taken;
-    flush();  // what an earlier EAGAIN left in the submission queue
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
-    __kernel_timespec limit{seconds.count(), std::chrono::nanoseconds(timeout - seconds).count()};
-    io_uring_cqe* first = nullptr;
-    // ETIME, EINTR: take() finds nothing, the lane asks again.
-    const int result = io_uring_wait_cqe_timeout(ring_.get(), &first, &limit);
-    taken = take(completions);
-    // Where the kernel refuses even to wait, completions come all the same; this is no reason to
-    // spin.
-    if (taken == 0 && result < 0 && result != -ETIME && result != -EINTR)
-      std::this_thread::sleep_for(timeout);
-    return taken;
+    using Clock = std::chrono::steady_clock;
+    const auto end = Clock::now() + timeout;
+    for (;;) {
+      if (const std::size_t taken = take(completions); taken != 0) return taken;
+      flush();  // what an earlier EAGAIN left in the submission queue
+      // A signal may end a wait before its time, so what is left is waited for again.
+      const auto left = std::max<std::chrono::nanoseconds>(end - Clock::now(), {});
+      const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
+      __kernel_timespec limit{seconds.count(), (left - seconds).count()};
+      io_uring_cqe* first = nullptr;
+      const int result = io_uring_wait_cqe_timeout(ring_.get(), &first, &limit);
+      // Where the kernel refuses even to wait, completions come all the same; this is no reason to
+      // spin.
+      if (result < 0 && result != -ETIME && result != -EINTR) {
+        std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(left, kRefusedWait));
+      }
+      if (Clock::now() >= end) return take(completions);
+    }
   }
 
  private:
@@ -103,8 +114,8 @@ class UringEngine final : public Engine {
     if (io_uring_sq_ready(ring_.get()) == 0 || refusal_ != 0) return;
     int result = io_uring_submit(ring_.get());
     while (result == -EINTR) result = io_uring_submit(ring_.get());
-    while (queued_.size() > io_uring_sq_ready(ring_.get()))
-      queued_.pop_front();  // in order, from the front
+    const std::size_t left = std::min<std::size_t>(queued_.size(), io_uring_sq_ready(ring_.get()));
+    queued_.erase(queued_.begin(), queued_.end() - static_cast<std::ptrdiff_t>(left));  // in order
     if (result < 0 && result != -EAGAIN && result != -EBUSY) {
       refusal_ = result;
       for (const std::uint32_t tag : queued_) failed_.push_back({tag, result});
@@ -115,8 +126,8 @@ class UringEngine final : public Engine {
   std::size_t take(std::span<Completion> completions) {
     std::size_t taken = 0;
     while (taken < completions.size() && !failed_.empty()) {
-      completions[taken++] = failed_.front();
-      failed_.pop_front();
+      completions[taken++] = failed_.back();
+      failed_.pop_back();
     }
     io_uring_cqe* cqe = nullptr;
     while (taken < completions.size() && io_uring_peek_cqe(ring_.get(), &cqe) == 0) {
@@ -132,9 +143,8 @@ class UringEngine final : public Engine {
 
   Ring ring_;
   std::vector<ReadRequest> requests_;  // by tag
-  std::deque<std::uint32_t>
-      queued_;  // tags in the ring's submission queue that the kernel has not taken
-  std::deque<Completion> failed_;
+  std::vector<std::uint32_t> queued_;  // tags of submissions that the kernel has not taken yet
+  std::vector<Completion> failed_;
   int refusal_ = 0;  // -errno of a submission that the kernel will not take, ever
 };
 

@@ -1,7 +1,5 @@
 #include "loader.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <stdexcept>
@@ -9,7 +7,6 @@
 #include <thread>
 #include <utility>
 
-#include "checksum.h"
 #include "loader_lane.h"
 
 namespace fastio {
@@ -19,66 +16,6 @@ constexpr std::uint64_t kRegionBytes = std::uint64_t{256} << 20;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
                                              << 30;  // below what one read system call takes
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
-// Reading a header brings this much of a cold file into the page cache (readahead); it is still
-// cold.
-constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
-
-constexpr const char* kMappedReason = "all bytes are in the page cache";
-
-std::string megabytes(std::uint64_t nbytes) {
-  return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
-}
-
-// Whether O_DIRECT can serve this request: the blocks must begin at multiples of the alignment.
-DirectAccess direct_for(const ShardRequest& shard) {
-  DirectAccess direct = shard.file->direct_access();
-  if (!direct.possible || !shard.table) return direct;
-  const ChunkGrid& grid = shard.table->grid;
-  if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
-    return {false, 0,
-            "chunks do not begin at multiples of the " + std::to_string(direct.alignment) +
-                " bytes that O_DIRECT needs here"};
-  }
-  return direct;
-}
-
-ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
-                          std::string why) {
-  if (options.mapping == MappingMode::automatic && state == "warm" && shard.file->mount().local) {
-    return {Source::mapped, std::move(state), why + ", mapped", 4096};
-  }
-  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
-}
-
-ShardAccess past_cache(const ShardRequest& shard, Source source, std::string state,
-                       const std::string& why) {
-  const DirectAccess direct = direct_for(shard);
-  if (!direct.possible) {
-    return {Source::buffered, std::move(state),
-            why + ", read through the page cache: " + direct.reason, 4096};
-  }
-  return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
-}
-
-ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options) {
-  const std::uint64_t nbytes = shard.file->nbytes();
-  if (shard.file->mount().memory_backed) {
-    return through_cache(shard, options, "warm", shard.file->mount().filesystem + " is memory");
-  }
-  const std::optional<std::uint64_t> resident = shard.file->resident_bytes(0, nbytes);
-  const bool warm = resident && *resident == nbytes;
-  const bool cold = !resident || *resident <= std::min(kHeaderTraceBytes, nbytes / 2);
-  const std::string state = warm ? "warm" : cold ? "cold" : "mixed";
-  const std::string why =
-      resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
-               : "the kernel does not say what is in the page cache";
-  if (options.cache == CacheMode::bypass) return past_cache(shard, Source::direct, state, why);
-  if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
-  if (options.keep_cold)
-    return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
-  return past_cache(shard, cold ? Source::direct : Source::by_block, state, why);
-}
-
 // One digest for each chunk, and chunks that one request can read.
 bool table_fits(const ChunkTable& table, const File& file) {
   const auto& [start, chunk_bytes] = table.grid;
@@ -114,28 +51,6 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
   if (job->blocks_.empty() || job->finish_inline()) return job;
   job->start_lanes();
   return job;
-}
-
-void LoadJob::choose_sources() {
-  mappings_.resize(shards_.size());
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const ShardRequest& shard = shards_[i];
-    accesses_.push_back(shard.extents.empty()
-                            ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
-                            : choose_source(shard, options_));
-    ShardAccess& access = accesses_.back();
-    if (access.source != Source::mapped) continue;
-    try {
-      mappings_[i] = Region::map(*shard.file);
-      engine_name_ = "mmap";
-      engine_reason_ = kMappedReason;
-    } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
-      access.source = Source::buffered;
-      access.reason +=
-          ", but read through the page cache: " + describe_error(error.failure().error);
-      note_fallback(std::string(error.what()) + ", read through the page cache");
-    }
-  }
 }
 
 void LoadJob::make_plans() {
@@ -238,6 +153,7 @@ void LoadJob::start_lanes() {
     lanes.push_back(
         std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
   }
+  failures_.reserve(2 * lanes.size());  // a lane can tell that it has no memory without any
   std::size_t started = 0;
   for (auto& lane : lanes) {
     {
@@ -258,63 +174,14 @@ void LoadJob::start_lanes() {
     } catch (const std::system_error& error) {
       lane_finished();
       if (started == 0) throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
-      break;  // fewer lanes than asked for do the same work
+      break;         // fewer lanes than asked for do the same work
+    } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
+      lane_finished();
+      stopping_.store(true, std::memory_order_release);
+      throw;
     }
   }
   lane_count_ = started;
-}
-
-std::optional<LoadJob::Assignment> LoadJob::next_block() {
-  if (stopping()) return std::nullopt;
-  const std::size_t index = next_block_.fetch_add(1, std::memory_order_relaxed);
-  if (index >= blocks_.size()) return std::nullopt;
-  const Block& block = blocks_[index];
-  const std::lock_guard lock(mutex_);
-  if (stopping()) return std::nullopt;
-  return Assignment{block, regions_[block.shard][block.range.region]};
-}
-
-// Brings a mapped block's pages in at once, and finds out in a way that can be reported whether
-// they are there: touching a page behind the end of a file that shrank would be a SIGBUS.
-bool LoadJob::populate(const Block& block, const Region& region) {
-#ifdef MADV_POPULATE_READ
-  const std::uint64_t begin = block.range.begin / page_bytes() * page_bytes();
-  if (madvise(region.at(begin), block.range.end - begin, MADV_POPULATE_READ) != 0) {
-    const int error = last_error();
-    if (error == EFAULT || error == EHWPOISON || error == EIO) {
-      const std::string detail =
-          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
-      fail(block.shard, Failure{error, "read from a mapping", shards_[block.shard].file->path(),
-                                block.range.begin, detail});
-      return false;
-    }
-  }
-#endif
-  counters_.bytes_mapped += block.range.end - block.range.begin;
-  return true;
-}
-
-void LoadJob::verify(const Block& block, const Region& region) {
-  const ShardRequest& shard = shards_[block.shard];
-  const PlannedBlock& range = block.range;
-  if (shard.table) {
-    const ChunkGrid& grid = shard.table->grid;
-    const std::uint64_t fresh_from = plans_[block.shard].regions[range.region].fresh_from;
-    std::uint64_t counted = 0;
-    for (std::uint64_t begin = range.begin; begin < range.end && !stopping();
-         begin += grid.chunk_bytes) {
-      const std::uint64_t end = std::min(begin + grid.chunk_bytes, range.end);
-      const std::uint64_t chunk = (begin - grid.start) / grid.chunk_bytes;
-      const std::uint64_t found = xxh3_64({region.at(begin), end - begin});
-      if (begin >= fresh_from) ++counted;
-      if (found == shard.table->digests[chunk]) continue;
-      const std::lock_guard lock(mutex_);
-      damages_.push_back({block.shard, chunk, {begin, end}, shard.table->digests[chunk], found});
-      stopping_.store(true, std::memory_order_release);
-    }
-    counters_.chunks_verified += counted;
-  }
-  counters_.bytes_done += range.end - range.begin;
 }
 
 void LoadJob::fail(std::size_t shard, Failure failure) {

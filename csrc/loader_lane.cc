@@ -1,9 +1,13 @@
 #include "loader_lane.h"
 
+#include <sys/mman.h>
+
 #include <cerrno>
 #include <chrono>
 #include <thread>
 #include <utility>
+
+#include "checksum.h"
 
 namespace fastio {
 namespace {
@@ -19,6 +23,63 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
 }
 
 }  // namespace
+
+// ---- what a job does with one block ----
+
+std::optional<LoadJob::Assignment> LoadJob::next_block() {
+  if (stopping()) return std::nullopt;
+  const std::size_t index = next_block_.fetch_add(1, std::memory_order_relaxed);
+  if (index >= blocks_.size()) return std::nullopt;
+  const Block& block = blocks_[index];
+  const std::lock_guard lock(mutex_);
+  if (stopping()) return std::nullopt;
+  return Assignment{block, regions_[block.shard][block.range.region]};
+}
+
+// Brings a mapped block's pages in at once, and finds out in a way that can be reported whether
+// they are there: touching a page behind the end of a file that shrank would be a SIGBUS.
+bool LoadJob::populate(const Block& block, const Region& region) {
+#ifdef MADV_POPULATE_READ
+  const std::uint64_t begin = block.range.begin / page_bytes() * page_bytes();
+  if (madvise(region.at(begin), block.range.end - begin, MADV_POPULATE_READ) != 0) {
+    const int error = last_error();
+    if (error == EFAULT || error == EHWPOISON || error == EIO) {
+      const std::string detail =
+          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
+      fail(block.shard, Failure{error, "read from a mapping", shards_[block.shard].file->path(),
+                                block.range.begin, detail});
+      return false;
+    }
+  }
+#endif
+  counters_.bytes_mapped += block.range.end - block.range.begin;
+  return true;
+}
+
+void LoadJob::verify(const Block& block, const Region& region) {
+  const ShardRequest& shard = shards_[block.shard];
+  const PlannedBlock& range = block.range;
+  if (shard.table) {
+    const ChunkGrid& grid = shard.table->grid;
+    const std::uint64_t fresh_from = plans_[block.shard].regions[range.region].fresh_from;
+    std::uint64_t counted = 0;
+    for (std::uint64_t begin = range.begin; begin < range.end && !stopping();
+         begin += grid.chunk_bytes) {
+      const std::uint64_t end = std::min(begin + grid.chunk_bytes, range.end);
+      const std::uint64_t chunk = (begin - grid.start) / grid.chunk_bytes;
+      const std::uint64_t found = xxh3_64({region.at(begin), end - begin});
+      if (begin >= fresh_from) ++counted;
+      if (found == shard.table->digests[chunk]) continue;
+      const std::lock_guard lock(mutex_);
+      damages_.push_back({block.shard, chunk, {begin, end}, shard.table->digests[chunk], found});
+      stopping_.store(true, std::memory_order_release);
+    }
+    counters_.chunks_verified += counted;
+  }
+  counters_.bytes_done += range.end - range.begin;
+}
+
+// ---- the lane ----
 
 Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth)
     : job_(std::move(job)),
@@ -37,6 +98,8 @@ void Lane::run() {
     top_up();
     if (in_flight_ == 0) return;
     const std::size_t taken = engine_->wait(completions_, kWait);
+    in_flight_ -=
+        taken;  // all at once: none is waited for again, should settling one of them throw
     for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
     while (!arrived_.empty()) {
       top_up();  // the device works while this thread hashes
@@ -106,7 +169,6 @@ void Lane::issue(std::uint32_t tag) {
 }
 
 void Lane::settle(std::uint32_t tag, std::int32_t result) {
-  --in_flight_;
   Slot& slot = slots_[tag];
   const LoadJob::Block& block = slot.work.block;
   File& file = *job_->request(block.shard).file;

@@ -1,0 +1,94 @@
+// Where a job takes the bytes of each file from: a mapping, the page cache, or the device.
+#include <algorithm>
+#include <utility>
+
+#include "loader.h"
+
+namespace fastio {
+namespace {
+
+// Reading a header brings this much of a cold file into the page cache (readahead); it is still
+// cold.
+constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
+
+constexpr const char* kMappedReason = "all bytes are in the page cache";
+
+std::string megabytes(std::uint64_t nbytes) {
+  return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
+}
+
+// Whether O_DIRECT can serve this request: the blocks must begin at multiples of the alignment.
+DirectAccess direct_for(const ShardRequest& shard) {
+  DirectAccess direct = shard.file->direct_access();
+  if (!direct.possible || !shard.table) return direct;
+  const ChunkGrid& grid = shard.table->grid;
+  if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
+    return {false, 0,
+            "chunks do not begin at multiples of the " + std::to_string(direct.alignment) +
+                " bytes that O_DIRECT needs here"};
+  }
+  return direct;
+}
+
+ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
+                          std::string why) {
+  if (options.mapping == MappingMode::automatic && state == "warm" && shard.file->mount().local) {
+    return {Source::mapped, std::move(state), why + ", mapped", 4096};
+  }
+  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
+}
+
+ShardAccess past_cache(const ShardRequest& shard, Source source, std::string state,
+                       const std::string& why) {
+  const DirectAccess direct = direct_for(shard);
+  if (!direct.possible) {
+    return {Source::buffered, std::move(state),
+            why + ", read through the page cache: " + direct.reason, 4096};
+  }
+  return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
+}
+
+ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options) {
+  const std::uint64_t nbytes = shard.file->nbytes();
+  if (shard.file->mount().memory_backed) {
+    return through_cache(shard, options, "warm", shard.file->mount().filesystem + " is memory");
+  }
+  const std::optional<std::uint64_t> resident = shard.file->resident_bytes(0, nbytes);
+  const bool warm = resident && *resident == nbytes;
+  const bool cold = !resident || *resident <= std::min(kHeaderTraceBytes, nbytes / 2);
+  const std::string state = warm ? "warm" : cold ? "cold" : "mixed";
+  const std::string why =
+      resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
+               : "the kernel does not say what is in the page cache";
+  if (options.cache == CacheMode::bypass) return past_cache(shard, Source::direct, state, why);
+  if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
+  if (options.keep_cold)
+    return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
+  return past_cache(shard, cold ? Source::direct : Source::by_block, state, why);
+}
+
+}  // namespace
+
+void LoadJob::choose_sources() {
+  mappings_.resize(shards_.size());
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    const ShardRequest& shard = shards_[i];
+    accesses_.push_back(shard.extents.empty()
+                            ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
+                            : choose_source(shard, options_));
+    ShardAccess& access = accesses_.back();
+    if (access.source != Source::mapped) continue;
+    try {
+      mappings_[i] = Region::map(*shard.file);
+      engine_name_ = "mmap";
+      engine_reason_ = kMappedReason;
+    } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
+      access.source = Source::buffered;
+      access.reason +=
+          ", but read through the page cache: " + describe_error(error.failure().error);
+      note_fallback(std::string(error.what()) + ", read through the page cache");
+    }
+  }
+}
+
+}  // namespace fastio
