@@ -150,6 +150,7 @@ void register_engines(py::module_& module) {
       "set_completion_faults",
       [](const std::vector<std::tuple<std::uint64_t, std::string, std::int64_t>>& faults) {
         std::vector<Fault> parsed;
+        parsed.reserve(faults.size());
         for (const auto& [at, kind, value] : faults)
           parsed.push_back({at, fault_kind(kind), value});
         set_completion_faults(std::move(parsed));

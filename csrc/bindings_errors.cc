@@ -34,6 +34,8 @@ void set_failure(const Failure& failure) {
                        optional_text(failure.detail)));
 }
 
+// pybind11 sets the signature.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 void translate(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);

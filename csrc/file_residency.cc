@@ -69,7 +69,7 @@ bool mincore_is_truthful(int fd) {
 std::optional<std::uint64_t> ask_mincore(int fd, std::uint64_t offset, std::uint64_t nbytes) {
   const std::uint64_t page = page_size();
   const std::uint64_t begin = offset / page * page;
-  const std::size_t length = static_cast<std::size_t>(offset + nbytes - begin);
+  const auto length = static_cast<std::size_t>(offset + nbytes - begin);
   void* mapped = mmap(nullptr, length, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return std::nullopt;
   std::vector<unsigned char> pages((length + page - 1) / page);

@@ -31,7 +31,7 @@ DirectAccess direct_for(const ShardRequest& shard) {
 }
 
 ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
-                          std::string why) {
+                          const std::string& why) {
   if (options.mapping == MappingMode::automatic && state == "warm" && shard.file->mount().local) {
     return {Source::mapped, std::move(state), why + ", mapped", 4096};
   }

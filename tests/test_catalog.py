@@ -1,11 +1,14 @@
 """The catalog: names in file order, found, selected, and suggested when they are wrong."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastio
-from fastio.catalog import Catalog
+from fastio.catalog import DTYPES, Catalog
 from fastio.formats import huggingface
 from load.samples import MODEL, data_start, nbytes_of, write, write_model
 
@@ -25,6 +28,7 @@ def test_a_catalog_is_a_collection_of_names_in_file_order(catalog: Catalog) -> N
     assert len(catalog) == len(MODEL)
     assert "mask" in catalog
     assert "task" not in catalog
+    assert 3 not in catalog
     assert "8 tensors in 1 files" in repr(catalog)
 
 
@@ -49,6 +53,51 @@ def test_info_over_several_files(tmp_path: Path) -> None:
         assert (info.path, info.nbytes) == (str(paths["ab".index(name[0])]), int(name[1]))
 
 
+def test_a_tensors_info_is_a_value(catalog: Catalog) -> None:
+    info = catalog.info("mask")
+    assert {info: 1}[catalog.info("mask")] == 1
+    with pytest.raises(AttributeError):
+        info.offset = 0  # type: ignore[misc]
+
+
+def test_a_selection_holds_only_the_files_that_it_needs(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{shard}.safetensors", {f"{shard}{i}": ("U8", (i,)) for i in range(3)})
+        for shard in "abc"
+    ]
+    some = huggingface.locate(paths).select(["c1", "a2", "c0"])
+    assert list(some) == ["a2", "c0", "c1"]
+    assert [shard.path for shard in some.shards] == [str(paths[0]), str(paths[2])]
+    assert some.info("c1").path == str(paths[2])
+    with pytest.raises(fastio.TensorNotFoundError):
+        some.info("a1")
+
+
+def test_an_empty_catalog(tmp_path: Path) -> None:
+    catalog = huggingface.locate(write(tmp_path / "model.safetensors", {}))
+    assert (len(catalog), list(catalog), list(catalog.select([]))) == (0, [], [])
+    with pytest.raises(fastio.TensorNotFoundError) as raised:
+        catalog.info("w")
+    assert raised.value.matches == ()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "align_bytes"),
+    [
+        ("F4", 4, 1),
+        ("F6_E3M2", 6, 1),
+        ("BOOL", 8, 1),
+        ("BF16", 16, 2),
+        ("F32", 32, 4),
+        ("C64", 64, 8),
+        ("I64", 64, 8),
+    ],
+)
+def test_a_dtype_has_a_size_and_an_alignment(dtype: str, bits: int, align_bytes: int) -> None:
+    assert (DTYPES[dtype].name, DTYPES[dtype].bits) == (dtype, bits)
+    assert DTYPES[dtype].align_bytes == align_bytes
+
+
 def test_a_selection_keeps_the_files_order_and_takes_a_name_once(catalog: Catalog) -> None:
     some = catalog.select(["mask", "embed.weight", "mask"])
     assert list(some) == ["embed.weight", "mask"]
@@ -71,8 +120,32 @@ def test_a_hostile_name_is_answered_too(catalog: Catalog) -> None:
     assert raised.value.matches == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["xayers.1500.weight", "layers.1500.weighx", "layers.15000.weight"]
+)
+def test_of_a_large_catalog_few_names_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    layers = {f"layers.{i}.weight": ("U8", (0,)) for i in range(3000)}
+    long = {"layers.1500." + letter * 100_000: ("U8", (0,)) for letter in "ab"}
+    catalog = huggingface.locate(write(tmp_path / "model.safetensors", {**layers, **long}))
+    compared: list[str] = []
+    real = difflib.get_close_matches
+
+    def noting(word: str, candidates: Iterable[str], n: int) -> list[str]:
+        compared.extend(candidates)
+        return real(word, compared, n)
+
+    monkeypatch.setattr(difflib, "get_close_matches", noting)
+    with pytest.raises(fastio.TensorNotFoundError) as raised:
+        catalog.info(name)
+    assert raised.value.matches[0] == "layers.1500.weight"
+    assert len(compared) <= 300
+    assert max(map(len, compared)) < 1000
+
+
 @pytest.mark.parametrize("names", ["mask", b"mask"])
-def test_a_single_string_is_no_collection_of_names(catalog: Catalog, names: str) -> None:
+def test_a_single_string_is_no_collection_of_names(catalog: Catalog, names: Any) -> None:
     with pytest.raises(TypeError, match="names must be a collection"):
         catalog.select(names)
 

@@ -17,6 +17,7 @@ from load.samples import (
     CHUNK_BYTES,
     data_start,
     expected_bytes,
+    flip,
     same_bytes,
     write,
     write_even,
@@ -48,6 +49,30 @@ def _header(path: Path) -> dict[str, Any]:
 )
 def test_xxh3_64_is_the_published_one(data: bytes, digest: int) -> None:
     assert _native.xxh3_64(data) == digest
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "digest"),
+    [
+        (1, 0xC44BDFF4074EECDB),  # each length takes another way through XXH3
+        (8, 0x3A1C2D7C85AF88F8),
+        (16, 0x8355E3A6F61770DB),
+        (17, 0x9EF341A99DE37328),
+        (128, 0x85C6174C7FF4C46B),
+        (129, 0xEC7642B431BA3E5A),
+        (240, 0x375A384D957FE865),
+        (241, 0x02E8CD95421C6D02),
+        (1025, 0xE95C42288F28186E),
+        (65536, 0xAAAE63800707A868),
+        (2**20 + 1, 0x47A84C196FD973DF),
+    ],
+)
+def test_xxh3_64_is_the_published_one_at_every_length(nbytes: int, digest: int) -> None:
+    # From the package xxhash 4.1.0 (PyPI).
+    data = (bytes(range(251)) * (nbytes // 251 + 1))[:nbytes]
+    assert _native.xxh3_64(data) == digest
+    assert _native.xxh3_64(b"?" + data) != digest
+    assert _native.xxh3_64(memoryview(b"?" + data)[1:]) == digest  # at any address
 
 
 def test_chunks_are_hashed_one_by_one() -> None:
@@ -101,6 +126,79 @@ def test_a_sealed_file_is_written_as_the_format_says(tmp_path: Path) -> None:
     }
 
 
+def _sealed_by_hand(
+    data: bytes, chunk_bytes: int, *, alignment: int = 4096, users: dict[str, str] | None = None
+) -> bytes:
+    """A sealed file of one tensor, made from the text of the format alone."""
+    digests = b"".join(
+        _native.xxh3_64(data[at : at + chunk_bytes]).to_bytes(8, "little")
+        for at in range(0, len(data), chunk_bytes)
+    )
+    start, padded = -1, 0
+    text = b""
+    while start != padded:
+        start = padded
+        table = (
+            f'{{"algorithm":"xxh3_64","start":{start},"chunk_bytes":{chunk_bytes},'
+            f'"chunks":"{base64.b64encode(digests).decode()}"}}'
+        )
+        own = {"fastio.header": "0" * 16, "fastio.version": "1", "fastio.checksums": table}
+        entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+        decoded = {"__metadata__": {**own, **(users or {})}, "w": entry}
+        text = json.dumps(decoded, separators=(",", ":"), ensure_ascii=False).encode()
+        padded = -(-(8 + len(text)) // alignment) * alignment
+    return _resign(struct.pack("<Q", start - 8) + text.ljust(start - 8)) + data
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**size for size in range(16, 25)])
+def test_chunks_of_every_size_are_verified(tmp_path: Path, chunk_bytes: int) -> None:
+    data = np.random.default_rng(chunk_bytes).bytes(2**24 + 2**17 + 5)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(_sealed_by_hand(data, chunk_bytes))
+    report = fastio.Report()
+    assert fastio.load(path, verify="require", report=report)["w"].tobytes() == data
+    assert report.chunks_verified == -(-len(data) // chunk_bytes)
+    # seal verifies them too, and writes its own.
+    copy = fastio.seal(path, tmp_path / "copy.safetensors")
+    assert fastio.load(copy, verify="require")["w"].tobytes() == data
+    start, chunk = data_start(path), len(data) // chunk_bytes
+    flip(path, path.stat().st_size - 1)
+    for damaged in (lambda: fastio.load(path), lambda: fastio.seal(path, copy)):
+        with pytest.raises(fastio.ChecksumError) as raised:
+            damaged()
+        error = raised.value
+        assert (error.chunk, error.offset) == (chunk, start + chunk * chunk_bytes)
+        assert error.nbytes == len(data) - chunk * chunk_bytes
+
+
+def test_what_seal_writes_is_what_the_format_says(tmp_path: Path) -> None:
+    data = np.random.default_rng(1).bytes(3 * 2**20 + 1)
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.frombuffer(data, np.uint8)}, path, {"b": "ü", "a": '"'})
+    by_hand = _sealed_by_hand(data, 2**20, users={"a": '"', "b": "ü"})
+    assert fastio.seal(path).read_bytes() == by_hand
+
+
+@pytest.mark.parametrize("alignment", [8, 512, 2048])
+def test_data_that_does_not_start_at_a_page_is_no_sealed_file(
+    tmp_path: Path, alignment: int
+) -> None:
+    content = _sealed_by_hand(b"x" * 100, 2**20, alignment=alignment)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert data_start(path) % 4096 != 0
+    with pytest.raises(fastio.FormatError, match="its checksums start at"):
+        fastio.load(path)
+
+
+def test_a_file_without_data_has_a_table_without_checksums(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.safetensors", {"e": ("F32", (0, 3))})
+    metadata = _header(fastio.seal(path))["__metadata__"]
+    assert json.loads(metadata["fastio.checksums"])["chunks"] == ""
+    assert path.stat().st_size == data_start(path) == 4096
+    assert list(fastio.load(path, verify="require")) == ["e"]
+
+
 def _resign(header: bytes) -> bytes:
     """The header with a digest that is right, so that only what was changed in it is wrong."""
     blank = header[:42] + b"0" * 16 + header[58:]
@@ -148,12 +246,25 @@ def _with(**values: str) -> Callable[[dict[str, str]], None]:
     return lambda metadata: metadata.update({f"fastio.{k}": v for k, v in values.items()})
 
 
+def _in_turn(*changes: Callable[[dict[str, str]], None]) -> Callable[[dict[str, str]], None]:
+    def change(metadata: dict[str, str]) -> None:
+        for each in changes:
+            each(metadata)
+
+    return change
+
+
 def _stray_bits(chunks: str) -> str:
     """Another last digit that decodes to the same bytes, unless it is looked at closely."""
     digits = chunks.rstrip("=")
     assert digits != chunks
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     return digits[:-1] + alphabet[alphabet.index(digits[-1]) + 1] + chunks[len(digits) :]
+
+
+def _reversed(table: str) -> str:
+    fields = dict(reversed(json.loads(table).items()))
+    return json.dumps(fields, separators=(",", ":"))
 
 
 _UNSOUND: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
@@ -167,11 +278,21 @@ _UNSOUND: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
     "base64 without its padding": (_in_chunks(lambda c: c.rstrip("=")), "cannot be read"),
     "base64 with a space": (_in_chunks(lambda c: c[:8] + " " + c[8:]), "cannot be read"),
     "base64 with stray bits": (_in_chunks(_stray_bits), "not written as it should be"),
+    "base64 of URLs": (_in_chunks(lambda c: "-_" + c[2:]), "cannot be read"),
+    "base64 with a newline behind": (_in_chunks(lambda c: c + "\n"), "cannot be read"),
+    "checksums that are a list": (_in_table(chunks=[1, 2]), "cannot be read"),
+    "a table that is null": (_with(checksums="null"), "cannot be read"),
     "unknown algorithm": (_in_table(algorithm="crc32c"), "'crc32c'"),
+    "an algorithm in upper case": (_in_table(algorithm="XXH3_64"), "'XXH3_64'"),
     "no algorithm": (_in_table(algorithm=None), "cannot be read"),
     "a field too many": (_in_table(more=1), "cannot be read"),
     "start elsewhere": (_in_table(start=8192 + 4096), "start at"),
     "start of a wrong type": (_in_table(start="4096"), "cannot be read"),
+    "start before the file": (_in_table(start=-4096), "start at"),
+    "start beyond 64 bits": (_in_table(start=2**70), ""),
+    "start of another page": (_in_table(start=0), "start at"),
+    "chunks of less than no bytes": (_in_table(chunk_bytes=-(2**20)), "-1048576 bytes"),
+    "chunks of a fraction": (_in_table(chunk_bytes=2.0**20), "cannot be read"),
     "chunks of 0 bytes": (_in_table(chunk_bytes=0), "0 bytes"),
     "chunks of 32 KiB": (_in_table(chunk_bytes=2**15), "32768 bytes"),
     "chunks of 32 MiB": (_in_table(chunk_bytes=2**25), "33554432 bytes"),
@@ -181,8 +302,25 @@ _UNSOUND: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
         lambda m: m.update({"fastio.checksums": m["fastio.checksums"].replace(",", ", ", 1)}),
         "not written as it should be",
     ),
+    "fields in another order": (
+        lambda m: m.update({"fastio.checksums": _reversed(m["fastio.checksums"])}),
+        "not written as it should be",
+    ),
+    "a field twice": (
+        lambda m: m.update(
+            {"fastio.checksums": m["fastio.checksums"].replace("{", '{"algorithm":"xxh3_64",')}
+        ),
+        "not written as it should be",
+    ),
     "no JSON": (_with(checksums="xxh3"), "cannot be read"),
     "unknown version": (_with(version="2"), "version '2'"),
+    "version 1.0": (_with(version="1.0"), "version '1.0'"),
+    "an empty version": (_with(version=""), "version ''"),
+    "an unknown version alone": (
+        _in_turn(_without(*_KEYS), _with(version="2")),
+        "version '2'",
+    ),
+    "a table alone": (_without("fastio.header", "fastio.version"), "lacks fastio.header"),
     "no table beside a version": (_without("fastio.checksums"), "lacks fastio.checksums"),
     "no version": (_without("fastio.version"), "lacks fastio.version"),
     "no digest": (_without("fastio.header"), "lacks fastio.header"),
@@ -211,6 +349,25 @@ def test_a_table_of_another_file_is_refused(sealed: Path, tmp_path: Path) -> Non
     save_file({"w": np.zeros(10, np.uint8)}, other, table)
     with pytest.raises(fastio.FormatError, match="copied from another"):
         fastio.load(other)
+
+
+def test_own_keys_in_another_place_are_no_sealed_header(sealed: Path) -> None:
+    def move(metadata: dict[str, str]) -> None:
+        metadata["fastio.header"] = metadata.pop("fastio.header")
+
+    _rewrite(sealed, move)
+    with pytest.raises(fastio.FormatError, match="does not start as a sealed one") as raised:
+        fastio.load(sealed)
+    assert raised.value.offset == 8
+
+
+def test_a_changed_header_is_refused_though_it_is_valid(sealed: Path) -> None:
+    content = sealed.read_bytes()
+    assert content.count(b'"t3"') == 1
+    sealed.write_bytes(content.replace(b'"t3"', b'"T3"'))
+    for verify in (True, False):
+        with pytest.raises(fastio.FormatError, match="checksum of its header"):
+            fastio.load(sealed, verify=verify)
 
 
 def test_a_digest_is_compared_as_text(sealed: Path) -> None:

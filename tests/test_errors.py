@@ -3,6 +3,9 @@
 import copy
 import errno
 import pickle
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +34,36 @@ def test_what_was_added_to_an_error_survives_pickling() -> None:
     error = fastio.FormatError("/data/m", "is empty")
     error.seen_by = "rank 3"  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(error)).seen_by == "rank 3"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes before Python 3.11")
+@pytest.mark.parametrize("error", _ALL, ids=lambda error: type(error).__name__)
+def test_notes_survive_pickling(error: Any) -> None:
+    noted = copy.copy(error)
+    noted.add_note("while rank 3 loaded")
+    assert pickle.loads(pickle.dumps(noted)).__notes__ == ["while rank 3 loaded"]
+
+
+def test_the_base_alone_is_an_error_too() -> None:
+    error = fastio.FastioError("no luck", 3)
+    assert str(error) == "no luck 3"
+    assert str(pickle.loads(pickle.dumps(error))) == "no luck 3"
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/m", b"/data/m", Path("/data/m")], ids=["str", "bytes", "Path"]
+)
+def test_a_path_is_kept_as_a_str_whatever_it_came_as(path: Any) -> None:
+    checksum = fastio.ChecksumError(path, chunk=0, offset=0, nbytes=1, expected="", found="")
+    read = fastio.ReadError(errno.EIO, "read", path)
+    found = (fastio.FormatError(path, "is empty").path, checksum.path, read.path, read.filename)
+    assert found == ("/data/m",) * 4
+
+
+def test_a_path_that_is_not_utf_8_does_not_hide_the_error() -> None:
+    error = fastio.FormatError(b"/data/\xff", "is empty")
+    assert error.path == "/data/\udcff"
+    assert "is empty" in str(pickle.loads(pickle.dumps(error)))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +105,30 @@ def test_a_failed_system_call_looks_like_any_other_oserror() -> None:
     assert (_READ.operation, _READ.offset) == ("read", 8192)
 
 
+@pytest.mark.parametrize("twin", [pickle.loads(pickle.dumps(_READ)), copy.copy(_READ)])
+def test_what_every_oserror_has_survives_pickling(twin: fastio.ReadError) -> None:
+    assert (twin.errno, twin.strerror, twin.filename) == (5, "Input/output error", "/data/m")
+
+
+def test_a_failed_system_call_keeps_its_class_whatever_the_number() -> None:
+    # OSError itself would make a PermissionError of this one.
+    error = fastio.WriteError(errno.EACCES, "open", "/data/m")
+    assert type(error) is fastio.WriteError
+    assert not isinstance(error, PermissionError)
+
+
+def test_what_is_not_known_is_not_mentioned() -> None:
+    assert str(fastio.FormatError("/data/m", "is empty")) == "/data/m: is empty"
+    assert "held" not in str(fastio.MemoryLimitError(300, 200))
+    assert "byte" not in str(_WRITE)
+    untold = fastio.ChecksumError("m", chunk=0, offset=0, nbytes=1, expected="", found="")
+    assert "bytes of" not in str(untold)
+
+
 def test_a_key_error_is_a_sentence_and_not_a_quoted_one() -> None:
     assert not str(_NOT_FOUND).startswith(("'", '"'))
     assert "did you mean" not in str(fastio.TensorNotFoundError("w", "/data/m"))
+    assert _NOT_FOUND.args == ("wieght",)  # what every KeyError has there
 
 
 def test_a_message_does_not_grow_with_hostile_names() -> None:

@@ -1,6 +1,8 @@
 """seal: the same tensors with checksums, in place in one durable step or not at all."""
 
 import errno
+import json
+import logging
 import os
 import re
 import stat
@@ -8,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -20,6 +24,7 @@ from load.samples import (
     data_start,
     expected_bytes,
     flip,
+    open_files,
     same_bytes,
     write_even,
     write_model,
@@ -42,6 +47,95 @@ def test_a_sealed_file_holds_the_same_tensors_for_everybody(path: Path) -> None:
     assert fastio.load(path).keys() == expected.keys()
     assert same_bytes(fastio.load(path, verify="require"), expected)
     assert _left_overs(path.parent) == []
+
+
+_arrays = st.dictionaries(
+    st.text(max_size=8).filter(lambda name: name != "__metadata__"),
+    st.tuples(
+        st.sampled_from(["u1", "i2", "f4", "f8", "?"]), st.lists(st.integers(0, 40), max_size=3)
+    ),
+    max_size=6,
+)
+_metadata = st.dictionaries(
+    st.text(max_size=8).filter(lambda key: not key.startswith("fastio.")),
+    st.text(max_size=8),
+    max_size=4,
+)
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(specs=_arrays, metadata=_metadata)
+def test_any_valid_file_can_be_sealed_and_is_the_same_for_everybody(
+    tmp_path_factory: pytest.TempPathFactory,
+    specs: dict[str, tuple[str, list[int]]],
+    metadata: dict[str, str],
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    rng = np.random.default_rng(1)
+    arrays = {
+        name: rng.integers(0, 2, shape, np.uint8).astype(dtype)
+        for name, (dtype, shape) in specs.items()
+    }
+    save_file(arrays, path, metadata)
+    with safe_open(path, "np") as file:
+        order = file.offset_keys()
+    expected = expected_bytes(path)
+    fastio.seal(path)
+    with safe_open(path, "np") as file:
+        assert file.offset_keys() == order
+        found = file.metadata()
+        for name, array in arrays.items():
+            entry = file.get_slice(name)
+            assert (entry.get_shape(), file.get_tensor(name).dtype) == (
+                list(array.shape),
+                array.dtype,
+            )
+    assert {k: v for k, v in found.items() if not k.startswith("fastio.")} == metadata
+    assert expected_bytes(path) == expected
+    assert same_bytes(fastio.load(path, verify="require"), expected)
+
+
+def test_the_order_of_the_data_stays_whatever_that_of_the_header(tmp_path: Path) -> None:
+    entries = {
+        name: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+        for name, (begin, end) in {"z": (3, 5), "m": (0, 3), "e": (3, 3), "a": (5, 9)}.items()
+    }
+    text = json.dumps(entries).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(9)))
+    expected = expected_bytes(path)
+    fastio.seal(path)
+    content, start = path.read_bytes(), data_start(path)
+    assert list(json.loads(content[8:start]))[1:] == ["m", "e", "z", "a"]
+    assert content[start:] == bytes(range(9))
+    assert expected_bytes(path) == expected
+
+
+_STEP_BYTES = 2**24  # what seal reads at a time
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, _STEP_BYTES + 7])
+def test_files_longer_than_a_step_are_sealed_whole(tmp_path: Path, more: int) -> None:
+    path = write_even(tmp_path / "model.safetensors", 1, _STEP_BYTES + more)
+    expected = expected_bytes(path)
+    fastio.seal(path)
+    report = fastio.Report()
+    assert same_bytes(fastio.load(path, verify="require", report=report), expected)
+    assert report.chunks_verified == -(-(_STEP_BYTES + more) // CHUNK_BYTES)
+
+
+def test_damage_behind_the_first_step_is_told_with_its_place(tmp_path: Path) -> None:
+    path = fastio.seal(write_even(tmp_path / "model.safetensors", 3, _STEP_BYTES * 2 // 3))
+    start = data_start(path)
+    flip(path, start + 21 * CHUNK_BYTES + 3, bit=7)
+    flip(path, start + 30 * CHUNK_BYTES)
+    with pytest.raises(fastio.ChecksumError) as sealing:
+        fastio.seal(path)
+    with pytest.raises(fastio.ChecksumError) as loading:
+        fastio.load(path)
+    assert (sealing.value.chunk, sealing.value.tensors) == (21, ("t1", "t2"))
+    # Both say the same.
+    assert str(sealing.value) == str(loading.value)
 
 
 def test_metadata_of_the_user_stays(tmp_path: Path) -> None:
@@ -88,6 +182,32 @@ def test_a_sealed_file_is_verified_and_left_as_it_is(path: Path) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_force_seals_a_sealed_file_anew(path: Path) -> None:
+    fastio.seal(path)
+    before, inode = path.read_bytes(), path.stat().st_ino
+    fastio.seal(path, force=True)
+    assert path.read_bytes() == before
+    assert path.stat().st_ino != inode
+
+
+def test_a_sealed_file_under_another_name_is_left_as_it_is(path: Path, tmp_path: Path) -> None:
+    fastio.seal(path)
+    other = tmp_path / "other.safetensors"
+    os.link(path, other)
+    inode = path.stat().st_ino
+    assert fastio.seal(path, other) == other
+    assert (path.stat().st_ino, other.stat().st_ino) == (inode, inode)
+
+
+def test_a_hard_link_keeps_the_old_file(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    os.link(path, other)
+    before = path.read_bytes()
+    fastio.seal(path)
+    assert other.read_bytes() == before
+    assert not other.samefile(path)
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_damaged_source_is_not_sealed_again(path: Path, tmp_path: Path, in_place: bool) -> None:
     fastio.seal(path)
@@ -111,6 +231,24 @@ def test_a_damaged_source_is_not_sealed_again(path: Path, tmp_path: Path, in_pla
     # Told that the bytes are good, it takes them as they are.
     fastio.seal(path, target, force=True)
     assert same_bytes(fastio.load(target, verify="require"), expected_bytes(path))
+
+
+def test_metadata_copied_from_another_file_is_replaced_only_when_told(tmp_path: Path) -> None:
+    sealed = fastio.seal(write_even(tmp_path / "sealed.safetensors", 2, 1000))
+    with safe_open(sealed, "np") as file:
+        copied = {**file.metadata(), "format": "np"}
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.arange(4)}, path, copied)
+    before = path.read_bytes()
+    for target in (path, tmp_path / "new.safetensors"):
+        with pytest.raises(fastio.FormatError, match="copied from another"):
+            fastio.seal(path, target)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "sealed.safetensors"]
+    fastio.seal(path, force=True)
+    assert np.array_equal(fastio.load(path, verify="require")["w"], np.arange(4))
+    with safe_open(path, "np") as file:
+        assert file.metadata()["format"] == "np"
 
 
 def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:
@@ -150,6 +288,74 @@ def test_the_owner_stays(path: Path) -> None:
     path.chmod(0o600)
     status = fastio.seal(path).stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 54321, 0o600)
+
+
+@pytest.mark.root
+def test_the_owner_of_the_file_that_goes_stays(path: Path, tmp_path: Path) -> None:
+    target = write_model(tmp_path / "target.safetensors")
+    os.chown(target, 12345, 54321)
+    os.chown(path, 1, 1)
+    status = fastio.seal(path, target).stat()
+    assert (status.st_uid, status.st_gid) == (12345, 54321)
+
+
+def _not_permitted(*_: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.root
+def test_an_owner_that_root_cannot_set_is_an_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(path, 12345, 54321)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fchown", _not_permitted)
+    with pytest.raises(fastio.WriteError) as raised:
+        fastio.seal(path)
+    assert (raised.value.errno, raised.value.operation) == (errno.EPERM, "fchown")
+    assert path.read_bytes() == before
+    assert _left_overs(path.parent) == []
+
+
+@pytest.mark.root
+def test_an_owner_that_an_ordinary_user_cannot_set_is_a_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chown(path, 12345, 54321)
+    path.chmod(0o640)
+    monkeypatch.setattr(os, "fchown", _not_permitted)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with caplog.at_level(logging.WARNING, "fastio"):
+        status = fastio.seal(path).stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.getuid(), 0o640)
+    (record,) = caplog.records
+    assert "12345:54321" in record.getMessage()
+    assert len(fastio.load(path, verify="require")) > 0
+
+
+def test_nobody_else_can_read_the_file_while_it_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.chmod(0o644)
+    modes: list[int] = []
+    real = os.pwrite
+
+    def noted(fd: int, data: bytes, at: int) -> int:
+        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    fastio.seal(path)
+    assert set(modes) == {0o600}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_symlink_to_nowhere_is_replaced(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to("gone/away")
+    fastio.seal(path, link)
+    assert not link.is_symlink()
+    assert same_bytes(fastio.load(link, verify="require"), expected_bytes(path))
 
 
 def test_a_symlink_is_replaced_and_not_followed(path: Path, tmp_path: Path) -> None:
@@ -195,6 +401,59 @@ def test_a_failed_step_leaves_what_was_there(
     assert _left_overs(path.parent) == []
 
 
+@pytest.mark.parametrize("step", _STEPS)
+def test_a_failed_step_leaves_no_new_file(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    _fail_at(monkeypatch, step, 1, errno.EIO)
+    with pytest.raises(fastio.WriteError):
+        fastio.seal(path, tmp_path / "new.safetensors")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
+def test_a_filesystem_that_cannot_reserve_space_is_written_to_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    expected = expected_bytes(path)
+    _fail_at(monkeypatch, "posix_fallocate", 1, error)
+    fastio.seal(path)
+    assert same_bytes(fastio.load(path, verify="require"), expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"), [("gone/x.safetensors", errno.ENOENT), ("folder", errno.EISDIR)]
+)
+def test_a_destination_that_cannot_be_written_is_an_error(
+    path: Path, tmp_path: Path, target: str, error: int
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(fastio.WriteError) as raised:
+        fastio.seal(path, tmp_path / target)
+    assert raised.value.errno == error
+    assert sorted(os.listdir(tmp_path)) == ["folder", path.name]
+    assert os.listdir(tmp_path / "folder") == []
+
+
+def test_a_source_that_shrinks_meanwhile_is_an_error(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_even(tmp_path / "target.safetensors", 1, 10)
+    before, end = target.read_bytes(), path.stat().st_size - 1
+    real = os.posix_fallocate
+
+    def shrinking(*arguments: int) -> None:
+        os.truncate(path, end)
+        real(*arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", shrinking)
+    with pytest.raises(fastio.ReadError, match="read") as raised:
+        fastio.seal(path, target)
+    assert raised.value.path == str(path)
+    assert target.read_bytes() == before
+    assert _left_overs(tmp_path) == []
+
+
 def test_a_failed_header_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
     _fail_at(monkeypatch, "pwrite", 2, errno.EIO)  # the data is one write, the header the next
@@ -224,10 +483,12 @@ def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
+    descriptors = open_files()
     with pytest.raises(KeyboardInterrupt):
         fastio.seal(path)
     assert path.read_bytes() == before
     assert _left_overs(path.parent) == []
+    assert open_files() == descriptors
 
 
 def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What people hand over as a source, and what a checkpoint's index may say."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -44,6 +45,48 @@ def test_a_list_of_files_is_a_source(checkpoint: Path) -> None:
     files = sorted(checkpoint.glob("*.safetensors"))
     for source in (files, tuple(map(str, files))):
         assert same_bytes(fastio.load(source), expected_bytes(*files))
+
+
+def test_files_are_taken_in_the_order_given(tmp_path: Path) -> None:
+    files = [_shard(tmp_path, f"{name}.safetensors", name) for name in ("b", "c", "a")]
+    assert list(fastio.load(files)) == ["b", "c", "a"]
+    assert huggingface.locate(files).source == f"{files[0]} and 2 more files"
+
+
+def test_a_file_is_a_source_whatever_its_name(tmp_path: Path) -> None:
+    path = _shard(tmp_path, "weights.bin", "a")
+    assert list(fastio.load(path)) == ["a"]
+    assert list(fastio.load([path])) == ["a"]
+
+
+def test_any_path_like_object_is_a_source(checkpoint: Path) -> None:
+    class Where:
+        def __fspath__(self) -> str:
+            return str(checkpoint)
+
+    assert list(fastio.load(Where())) == ["a", "b", "c"]
+
+
+def test_a_folder_may_be_a_link(checkpoint: Path) -> None:
+    link = checkpoint.parent / "link"
+    link.symlink_to(checkpoint.name)
+    assert list(fastio.load(link)) == ["a", "b", "c"]
+
+
+def test_what_an_index_says_beside_the_map_does_not_matter(checkpoint: Path) -> None:
+    index = checkpoint / "model.safetensors.index.json"
+    decoded = json.loads(index.read_text())
+    for more in ({"metadata": None}, {"metadata": [1]}, {"other": {"a": {"b": 1}}}):
+        index.write_text(json.dumps({**more, "weight_map": decoded["weight_map"]}, indent=2) + "\n")
+        assert list(fastio.load(checkpoint)) == ["a", "b", "c"]
+    index.write_text(json.dumps({"weight_map": decoded["weight_map"]}))
+    assert list(fastio.load(checkpoint)) == ["a", "b", "c"]
+
+
+def test_files_that_the_index_does_not_name_are_not_even_opened(checkpoint: Path) -> None:
+    (checkpoint / "model-00003-of-00002.safetensors").write_bytes(b"no")
+    (checkpoint / "adapter_model.safetensors").write_bytes(b"no")
+    assert list(fastio.load(checkpoint)) == ["a", "b", "c"]
 
 
 def test_of_a_file_only_the_tensors_are_offered_that_the_index_names(checkpoint: Path) -> None:
@@ -121,7 +164,24 @@ def test_a_missing_shard_is_named_with_its_index(checkpoint: Path) -> None:
     (checkpoint / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"index\.json names it") as raised:
         fastio.load(checkpoint)
+    assert raised.value.errno == errno.ENOENT
     assert raised.value.filename.endswith("model-00002-of-00002.safetensors")
+
+
+def test_a_file_of_the_index_that_is_damaged_is_named(checkpoint: Path) -> None:
+    path = checkpoint / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(fastio.FormatError, match="cut off") as raised:
+        fastio.load(checkpoint)
+    assert raised.value.path == str(path)
+
+
+def test_a_link_to_nowhere_is_a_missing_file(checkpoint: Path) -> None:
+    path = checkpoint / "model-00002-of-00002.safetensors"
+    path.unlink()
+    path.symlink_to("../blobs/gone")
+    with pytest.raises(FileNotFoundError, match=r"index\.json names it"):
+        fastio.load(checkpoint)
 
 
 def test_a_tensor_that_its_shard_has_not_is_named(checkpoint: Path) -> None:
@@ -137,6 +197,10 @@ def test_a_tensor_that_its_shard_has_not_is_named(checkpoint: Path) -> None:
         "../x.safetensors",
         "/etc/passwd",
         "a/../../x.safetensors",
+        "below/..",
+        "//etc/passwd",
+        True,
+        {"file": "x.safetensors"},
         "",
         ".",
         "..",
@@ -166,11 +230,17 @@ def test_an_index_names_no_file_outside_its_folder(checkpoint: Path, file: objec
         '{"weight_map":{}}',
         '{"weight_map":["a"]}',
         '{"weight_map":{"a":"x.safetensors","a":"x.safetensors"}}',
+        '{"weight_map":{"a":"x.safetensors"},"weight_map":{}}',
+        '{"weight_map":{"a":"x.safetensors","\\u0061":"x.safetensors"}}',
+        '{"weight_map":{"\\ud800":"x.safetensors"}}',
+        '{"weight_map":{"a":"x.safetensors"},"metadata":{"total_size":NaN}}',
+        '{"weight_map":"x.safetensors"}',
+        '{"weight_map":{"a":"x.safetensors"}} {}',
         '{"weight_map":{"a":"x.safetensors"}',
         "\xff",
         "[" * 100_000,
     ],
-    ids=lambda text: text[:30] or "empty",
+    ids=lambda text: text[:60] or "empty",
 )
 def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
@@ -193,9 +263,15 @@ def test_a_name_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
     with pytest.raises(fastio.FormatError, match=r"'b'.*x\.safetensors") as raised:
         fastio.load(paths)
     assert raised.value.path == str(paths[1])
+    with pytest.raises(fastio.FormatError):
+        fastio.load([paths[0], paths[0]])
 
 
-@pytest.mark.parametrize("source", [None, 3, b"bytes", {"a": 1}, ["a", None], [["a"]]], ids=repr)
+@pytest.mark.parametrize(
+    "source",
+    [None, 3, b"bytes", {"a": 1}, {"a"}, iter(["a"]), ["a", None], [["a"]], [b"a"]],
+    ids=repr,
+)
 def test_a_source_that_is_none_is_a_type_error(source: Any) -> None:
     with pytest.raises(TypeError, match="path"):
         huggingface.locate(source)

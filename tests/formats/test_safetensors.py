@@ -4,7 +4,7 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import hypothesis.strategies as st
@@ -115,6 +115,42 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "metadata of numbers": (_content('{"__metadata__":{"a":1}}'), ("'a'", "strings"), 25),
     "metadata of objects": (_content('{"__metadata__":{"a":{}}}'), ("'a'", "strings"), 25),
     "metadata of null": (_content('{"__metadata__":{"a":null}}'), ("'a'", "strings"), 25),
+    "metadata twice, once escaped": (
+        _content('{"__metadata__":{},"\\u005f_metadata__":{}}'),
+        ("'__metadata__' twice",),
+        None,
+    ),
+    "metadata first and last": (
+        _content('{"__metadata__":{},' + _W[1:] + ',"__metadata__":{}}', bytes(8)),
+        ("'__metadata__' twice",),
+        None,
+    ),
+    "a key of metadata twice before a tensor": (
+        _content('{"__metadata__":{"a":"1","a":"1"},' + _W[1:] + "}", bytes(8)),
+        ("'a' twice",),
+        None,
+    ),
+    "metadata of numbers before a tensor": (
+        _content('{"__metadata__":{"a":1},' + _W[1:] + "}", bytes(8)),
+        ("'a'", "strings"),
+        25,
+    ),
+    "metadata of lists of pairs": (
+        _content('{"__metadata__":[["a","b"]],' + _W[1:] + "}", bytes(8)),
+        ("__metadata__",),
+        9,
+    ),
+    "metadata of half a pair": (
+        _content('{"__metadata__":{"a":"\\udc00"}}'),
+        ("surrogate",),
+        None,
+    ),
+    "metadata that is not UTF-8": (_content(b'{"__metadata__":{"a":"\xff"}}'), ("not UTF-8",), 30),
+    "no comma behind metadata": (
+        _content('{"__metadata__":{}"w":1}'),
+        ("not JSON",),
+        26,
+    ),
     "metadata like a tensor": (
         _content(json.dumps({"w": _TENSOR, "__metadata__": _TENSOR}), bytes(8)),
         ("__metadata__",),
@@ -130,6 +166,8 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "a dtype in lower case": (_with(dtype="f32"), ("unknown dtype 'f32'",), 9),
     "a dtype that is a number": (_with(dtype=4), ("'w'", "dtype 4"), 9),
     "a dtype with a colon": (_with(dtype=":F32"), ("unknown dtype",), 9),
+    "a dtype that is null": (_content(_W.replace('"F32"', "null") + "}", bytes(8)), ("None",), 9),
+    "an empty dtype": (_with(dtype=""), ("unknown dtype ''",), 9),
     "a shape that is a number": (_with(shape=2), ("'w'", "shape 2"), 9),
     "a shape that is null": (
         _content(_W.replace("[2]", "null") + "}", bytes(8)),
@@ -160,6 +198,35 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "a number of many digits": (_with(shape=["@"]).replace(b'"@"', b"9" * 5000), (), None),
     "offsets of one number": (_with(data_offsets=[0]), ("'w'", "data_offsets [0]"), 9),
     "offsets of three numbers": (_with(data_offsets=[0, 8, 8]), ("data_offsets [0, 8, 8]",), 9),
+    "no offsets": (_with(data_offsets=[]), ("'w'", "data_offsets []"), 9),
+    "offsets that are null": (
+        _content(_W.replace("[0,8]", "null") + "}", bytes(8)),
+        ("data_offsets None",),
+        9,
+    ),
+    "offsets that are an object": (_with(data_offsets={"0": 8}), ("data_offsets {'0': 8}",), 9),
+    "offsets of bool": (_with(data_offsets=[False, 8]), ("data_offsets [False, 8]",), 9),
+    "an offset of -0": (
+        _content(_W.replace("[0,8]", "[-0,8]") + "}", bytes(8)),
+        ("data_offsets [-0.0, 8]",),
+        9,
+    ),
+    "both offsets at 2**63": (
+        _with(shape=[0], data_offsets=[2**63, 2**63]),
+        ("'w'", f"ends at byte {2**63}"),
+        9,
+    ),
+    "offsets of 64 bits that wrap": (
+        _with(data_offsets=[2**64, 2**64 + 8]),
+        ("'w'", f"ends at byte {2**64 + 8}"),
+        9,
+    ),
+    "an empty tensor beyond the file": (
+        _two([0, 8], [9, 9], 8),
+        ("'b'", "ends at byte 9"),
+        None,
+    ),
+    "an empty tensor with bytes": (_with(shape=[0]), ("'w'", "8 bytes", "expected 0"), 9),
     "negative offsets": (_with(data_offsets=[-8, 0]), ("data_offsets [-8, 0]",), 9),
     "fractional offsets": (_with(data_offsets=[0, 8.0]), ("data_offsets [0, 8.0]",), 9),
     "offsets of strings": (_with(data_offsets=["0", "8"]), ("data_offsets",), 9),
@@ -177,13 +244,26 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
         ("'w'", "expected 0.5"),
         9,
     ),
+    "a byte and a half": (
+        _with(2, dtype="F6_E2M3", shape=[2], data_offsets=[0, 2]),
+        ("'w'", "2 bytes", "expected 1.5"),
+        9,
+    ),
     "overlapping": (_two([0, 6], [4, 8], 8), ("'b'", "overlaps"), None),
     "a hole at the start": (_two([1, 4], [4, 8], 8), ("'a'", "hole"), None),
     "a hole in between": (_two([0, 3], [4, 8], 8), ("'b'", "hole"), None),
+    "one inside another": (_two([0, 8], [2, 6], 8), ("'b'", "overlaps"), None),
+    "a hole at the start of an unordered file": (
+        _two([4, 8], [1, 4], 8),
+        ("'b'", "hole"),
+        None,
+    ),
+    "a hole of an empty tensor": (_two([0, 4], [6, 6], 8), ("'b'", "hole"), None),
     "the same bytes twice": (_two([0, 8], [0, 8], 8), ("overlaps",), None),
     "an empty tensor inside another": (_two([0, 8], [4, 4], 8), ("overlaps",), None),
     "trailing bytes": (_two([0, 4], [4, 8], 9), ("1 bytes behind its last tensor",), None),
     "data and no tensors": (_content("{}", b"\0"), ("1 bytes behind",), 10),
+    "no data at all": (_with(0), ("'w'", "ends at byte 8", "0 bytes"), 9),
     "cut off in the data": (_two([0, 4], [4, 8], 7), ("cut off",), None),
 }
 
@@ -213,6 +293,40 @@ def test_a_header_beyond_the_formats_limit_is_refused_unread(tmp_path: Path) -> 
         file.truncate(200_000_000)
     with pytest.raises(fastio.FormatError, match=re.escape("2 to 100000000 (the format's limit)")):
         fastio.load(path)
+
+
+class _Recorded:
+    """A file that is all zeros behind its first bytes, and notes what is read of it."""
+
+    path = "model.safetensors"
+
+    def __init__(self, first: bytes, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.reads: list[tuple[int, int]] = []
+        self._first = first
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        assert offset + nbytes <= self.nbytes
+        self.reads.append((offset, nbytes))
+        return self._first[offset : offset + nbytes].ljust(nbytes, b"\0")
+
+
+@pytest.mark.parametrize("length", [0, 1, 100_000_001, 2**40, 2**63, 2**64 - 1])
+def test_of_a_file_with_an_impossible_header_only_the_start_is_read(length: int) -> None:
+    file = _Recorded(struct.pack("<Q", length), 2**40)
+    with pytest.raises(fastio.FormatError, match=f"gives its header {length} bytes"):
+        safetensors.locate(cast(_native.File, file))
+    assert file.reads == [(0, 2**17)]
+
+
+@pytest.mark.parametrize("end", [2**17 - 1, 2**17, 2**17 + 1, 2**18])
+def test_a_header_longer_than_the_first_read_is_taken_whole(end: int) -> None:
+    padded = (_W + "}").ljust(end - _HEADER_AT)
+    file = _Recorded(_content(padded), end + 8)
+    shard = safetensors.locate(cast(_native.File, file))
+    assert (shard.names, shard.begins.tolist(), shard.ends.tolist()) == (["w"], [end], [end + 8])
+    # No byte of the data is asked for behind a long header.
+    assert max(offset + nbytes for offset, nbytes in file.reads) <= max(end, 2**17)
 
 
 _GOOD: dict[str, tuple[bytes, list[str]]] = {
@@ -245,6 +359,35 @@ _GOOD: dict[str, tuple[bytes, list[str]]] = {
     "out of order": (_two([4, 8], [0, 4], 8), ["b", "a"]),
     "an empty tensor at a boundary": (_two([0, 8], [0, 0], 8), ["b", "a"]),
     "an empty tensor at the end": (_two([8, 8], [0, 8], 8), ["b", "a"]),
+    "empty tensors at one place": (_two([0, 0], [0, 0], 0), ["a", "b"]),
+    "an empty tensor in front of another": (_two([0, 0], [0, 8], 8), ["a", "b"]),
+    "fields in another order": (
+        _content(json.dumps({"w": dict(reversed(_TENSOR.items()))}), bytes(8)),
+        ["w"],
+    ),
+    "metadata between tensors": (
+        _content(
+            '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"__metadata__":{"k":"v"},'
+            '"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+            bytes(2),
+        ),
+        ["a", "b"],
+    ),
+    "metadata that looks like a tensor": (
+        _content('{"__metadata__":{"dtype":"F32"},' + _W[1:] + "}", bytes(8)),
+        ["w"],
+    ),
+    "a name as long as a page": (_with(name="w" * 5000), ["w" * 5000]),
+    "a name with NUL, escaped": (_with(name="a\0b"), ["a\0b"]),
+    "names that differ in case": (
+        _content(
+            '{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+            '"W":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+            bytes(2),
+        ),
+        ["w", "W"],
+    ),
+    "an empty shape of a million": (_with(0, shape=[10**6, 0], data_offsets=[0, 0]), ["w"]),
     "packed": (_with(2, dtype="F4", shape=[2, 2], data_offsets=[0, 2]), ["w"]),
     "packed by six": (_with(3, dtype="F6_E2M3", shape=[4], data_offsets=[0, 3]), ["w"]),
 }
@@ -260,15 +403,49 @@ def test_what_the_format_allows_is_taken(tmp_path: Path, what: str) -> None:
     assert shard.begins.tolist() == sorted(shard.begins.tolist())
 
 
-@pytest.mark.parametrize("what", _GOOD)
-def test_both_ways_of_parsing_agree(what: str) -> None:
-    content, _ = _GOOD[what]
+def _assert_both_ways_agree(content: bytes) -> None:
     raw = content[: _HEADER_AT + int.from_bytes(content[:8], "little")]
     fast = safetensors._decode_fast("m", raw)
-    careful = safetensors._decode_carefully("m", raw)
     if fast is not None:
+        careful = safetensors._decode_carefully("m", raw)  # which raises if it does not take it
         assert list(fast.entries.items()) == list(careful.entries.items())
         assert fast.metadata == careful.metadata
+
+
+@pytest.mark.parametrize("what", [*_GOOD, *_BAD])
+def test_both_ways_of_parsing_agree(what: str) -> None:
+    _assert_both_ways_agree(_GOOD[what][0] if what in _GOOD else _BAD[what][0])
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀", "}", '\\"', ":"])
+@pytest.mark.parametrize("nbytes", [4090, 65500])
+def test_metadata_may_end_anywhere(tmp_path: Path, nbytes: int, character: str) -> None:
+    # It is decoded by pieces of growing sizes, which may end within a character.
+    for size in range(nbytes, nbytes + 50):
+        value = "x" * (size % 7) + character * (size // len(character.encode()))
+        header = f'{{"__metadata__":{{"a":"{value}"}},' + _W[1:] + "}"
+        content = _content(header, bytes(8))
+        _assert_both_ways_agree(content)
+        shard = _locate(tmp_path / "model.safetensors", content)
+        assert shard.metadata == {"a": json.loads(f'"{value}"')}
+        assert shard.names == ["w"]
+
+
+def test_metadata_of_the_user_is_kept_and_fastios_own_hidden(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    users = {"format": "np", "fastio": "no key of ours", "Fastio.version": "nor this", "": ""}
+    save_file({"w": np.zeros(2, np.float32)}, path, users)
+    for file in (path, fastio.seal(path)):
+        assert safetensors.locate(_native.File(file)).metadata == users
+
+
+def test_a_table_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": np.zeros(2, np.float32)}, path, {"fastio.version": "0"})
+    with pytest.raises(fastio.FormatError):
+        safetensors.locate(_native.File(path))
+    shard = safetensors.locate(_native.File(path), ignore_table=True)
+    assert (shard.table, shard.metadata, shard.names) == (None, {}, ["w"])
 
 
 def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:
@@ -336,6 +513,7 @@ def test_a_valid_file_means_what_the_safetensors_package_says(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "valid.safetensors"
     _same_as_reference(content, _locate(path, content))
+    _assert_both_ways_agree(content)
 
 
 @hypothesis.given(content=_files(), data=st.data())
@@ -347,9 +525,43 @@ def test_what_is_taken_of_a_damaged_file_the_safetensors_package_takes_too(
         at = data.draw(st.integers(0, len(damaged) - 1))
         damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
         hypothesis.assume(damaged)
+    _assert_both_ways_agree(bytes(damaged))
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
     try:
         shard = _locate(path, bytes(damaged))
     except fastio.FormatError:
         return
     _same_as_reference(bytes(damaged), shard)
+
+
+@st.composite
+def _doubtful_files(draw: st.DrawFn) -> bytes:
+    """Valid JSON whose numbers may or may not fit together."""
+    entries, at = {}, 0
+    for name in draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3)):
+        dtype = DTYPES[draw(st.sampled_from(["F32", "F16", "U8", "F6_E2M3", "F4"]))]
+        begin = draw(st.just(at) | st.integers(0, 9))
+        at = draw(st.integers(begin, begin + 4) | st.integers(0, 9))
+        count = max(0, at - begin) * 8 // dtype.bits
+        shape = draw(st.sampled_from([[count], [1, count], []]) | st.lists(st.integers(0, 4)))
+        entries[name] = {"dtype": dtype.name, "shape": shape, "data_offsets": [begin, at]}
+    data_bytes = draw(st.just(at) | st.integers(0, 9))
+    return _content(
+        json.dumps(dict(draw(st.permutations(list(entries.items()))))), bytes(data_bytes)
+    )
+
+
+@hypothesis.settings(max_examples=500)
+@hypothesis.given(content=_doubtful_files())
+def test_numbers_that_fit_together_are_those_that_the_safetensors_package_takes(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "doubtful.safetensors"
+    _assert_both_ways_agree(content)
+    try:
+        reference.deserialize(content)
+    except reference.SafetensorError:
+        with pytest.raises(fastio.FormatError):
+            _locate(path, content)
+    else:
+        _same_as_reference(content, _locate(path, content))

@@ -29,6 +29,7 @@ using testing::Random;
 using testing::SampleFile;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr std::size_t kPage = 4096;
 
 std::unique_ptr<Engine> make_engine(EnginePreference kind, unsigned queue_depth) {
   return kind == EnginePreference::uring ? make_uring_engine(queue_depth)
@@ -126,10 +127,10 @@ TEST_CASE("a read at the end of the file is short, one behind it brings nothing"
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     const auto engine = make_engine(kind, 2);
-    std::vector<std::byte> memory(2 * std::size_t{4096});
+    std::vector<std::byte> memory(2 * kPage);
     const std::vector<ReadRequest> requests{
         {file->buffered_fd(), 8192, memory.data(), 4096, 0},
-        {file->buffered_fd(), 20'000, memory.data() + 4096, 4096, 1}};
+        {file->buffered_fd(), 20'000, memory.data() + kPage, 4096, 1}};
     engine->submit(requests);
     for (const Completion& completion : wait_for(*engine, 2)) {
       CHECK(completion.result == (completion.tag == 0 ? 1808 : 0));
@@ -138,17 +139,17 @@ TEST_CASE("a read at the end of the file is short, one behind it brings nothing"
 }
 
 TEST_CASE("a bad descriptor is an error of its request, and the others of its batch are read") {
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     constexpr std::uint32_t kRequests = 5;
     const auto engine = make_engine(kind, kRequests);
-    std::vector<std::byte> memory(kRequests * std::size_t{4096});
+    std::vector<std::byte> memory(kRequests * kPage);
     std::vector<ReadRequest> requests;
     for (std::uint32_t tag = 0; tag < kRequests; ++tag) {
       const int fd = tag % 2 == 1 ? 1'000'000 : file->buffered_fd();
-      requests.push_back({fd, tag * std::uint64_t{4096}, memory.data() + tag * std::size_t{4096}, 4096, tag});
+      requests.push_back({fd, tag * kPage, memory.data() + tag * kPage, 4096, tag});
     }
     engine->submit(requests);
     const auto completions = wait_for(*engine, kRequests);
@@ -181,7 +182,7 @@ TEST_CASE("a signal does not end a wait before its time, nor does it lose a read
   struct sigaction before {};
   handler.sa_handler = [](int) {};  // and no SA_RESTART: system calls return with EINTR
   REQUIRE(sigaction(SIGUSR1, &handler, &before) == 0);
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
@@ -215,16 +216,16 @@ TEST_CASE("a signal does not end a wait before its time, nor does it lose a read
 }
 
 TEST_CASE("what does not fit into the answer is answered next time") {
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     const auto engine = make_engine(kind, 8);
-    std::vector<std::byte> memory(8 * std::size_t{4096});
+    std::vector<std::byte> memory(8 * kPage);
     std::vector<ReadRequest> requests;
     for (std::uint32_t tag = 0; tag < 8; ++tag) {
       requests.push_back(
-          {file->buffered_fd(), tag * std::uint64_t{4096}, memory.data() + tag * std::size_t{4096}, 4096, tag});
+          {file->buffered_fd(), tag * kPage, memory.data() + tag * kPage, 4096, tag});
     }
     engine->submit(requests);
     std::vector<bool> seen(8);
@@ -238,7 +239,7 @@ TEST_CASE("what does not fit into the answer is answered next time") {
 }
 
 TEST_CASE("an engine of depth one reads one after the other") {
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
@@ -258,14 +259,13 @@ TEST_CASE("what does not fit into a ring comes back as a failed completion") {
     MESSAGE("not tested: ", uring_status().reason);
     return;
   }
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   const auto engine = make_uring_engine(4);
-  std::vector<std::byte> memory(4 * std::size_t{4096});
+  std::vector<std::byte> memory(4 * kPage);
   std::vector<ReadRequest> requests;
   for (std::uint32_t tag = 0; tag < 4; ++tag) {
-    requests.push_back(
-        {file->buffered_fd(), tag * std::uint64_t{4096}, memory.data() + tag * std::size_t{4096}, 4096, tag});
+    requests.push_back({file->buffered_fd(), tag * kPage, memory.data() + tag * kPage, 4096, tag});
   }
   requests.push_back(requests[0]);
   engine->submit(requests);

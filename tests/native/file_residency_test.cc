@@ -46,7 +46,7 @@ TEST_CASE("a cold file is cold, a warm one warm, a half read one in between") {
 }
 
 TEST_CASE("a part of a page that is not resident is not called resident") {
-  const SampleFile sample(Place::disk, 64 * 1024);
+  const SampleFile sample(Place::disk, 16 * std::size_t{4096});
   if (!made_cold(sample)) return;
   const auto file = File::open(sample.path());
   posix_fadvise(file->buffered_fd(), 0, 0, POSIX_FADV_RANDOM);

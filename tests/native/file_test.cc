@@ -140,8 +140,8 @@ TEST_CASE(
 }
 
 TEST_CASE("a path that is replaced does not change what was opened, past the page cache neither") {
-  const SampleFile sample(Place::disk, 64 * 1024, 1);
-  const SampleFile other(Place::disk, 64 * 1024, 2);
+  const SampleFile sample(Place::disk, kMiB / 16, 1);
+  const SampleFile other(Place::disk, kMiB / 16, 2);
   const auto file = File::open(sample.path());
   REQUIRE(rename(other.path().c_str(), sample.path().c_str()) == 0);
   std::vector<std::byte> bytes(4096);
@@ -156,7 +156,7 @@ TEST_CASE("a path that is replaced does not change what was opened, past the pag
 }
 
 TEST_CASE("a file that was removed can still be read, past the page cache too") {
-  auto sample = std::make_unique<SampleFile>(Place::disk, 64 * 1024);
+  auto sample = std::make_unique<SampleFile>(Place::disk, kMiB / 16);
   const auto file = File::open(sample->path());
   sample.reset();
   std::vector<std::byte> bytes(4096);
@@ -192,6 +192,7 @@ TEST_CASE("direct access may be asked for by many threads at once") {
   const auto file = File::open(sample.path());
   std::array<int, 8> seen{};
   std::vector<std::thread> threads;
+  threads.reserve(seen.size());
   for (int& fd : seen) {
     threads.emplace_back([&] {
       static_cast<void>(file->direct_access());

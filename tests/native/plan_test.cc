@@ -301,8 +301,8 @@ TEST_CASE("two ranges are read in one request up to 128 KiB apart, and in two be
 }
 
 TEST_CASE("regions of whole extents end before they would grow past region_bytes") {
-  PlanRequest request = ordinary(12 * 4096);
-  request.region_bytes = 4 * 4096;
+  PlanRequest request = ordinary(48 * kKiB);
+  request.region_bytes = 16 * kKiB;
   const Plan plan = plan_of({{0, 8192}, {8192, 16384}, {16384, 40960}, {40960, 40961}}, request);
   REQUIRE(plan.regions.size() == 3);
   CHECK(plan.regions[0].last_extent == 2);

@@ -32,6 +32,7 @@ struct Raced {
 
 TEST_CASE("state is made once for all threads, whoever comes first") {
   std::vector<std::thread> threads;
+  threads.reserve(8);
   std::atomic<bool> go{false};
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] {

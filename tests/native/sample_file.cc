@@ -128,6 +128,7 @@ std::vector<Extent> tile(Random& random, std::uint64_t begin, std::uint64_t end,
   std::sort(cuts.begin(), cuts.end());
   cuts.push_back(end);
   std::vector<Extent> extents;
+  extents.reserve(cuts.size());
   std::uint64_t from = begin;
   for (const std::uint64_t to : cuts) extents.push_back(Extent{std::exchange(from, to), to});
   return extents;
