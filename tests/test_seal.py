@@ -76,13 +76,15 @@ def test_any_valid_file_can_be_sealed_and_is_the_same_for_everybody(
         name: rng.integers(0, 2, shape, np.uint8).astype(dtype)
         for name, (dtype, shape) in specs.items()
     }
-    save_file(arrays, path, metadata)
+    # safetensors 0.8 writes broken JSON for no tensors with empty metadata.
+    save_file(arrays, path, metadata or None)
+    # Of empty tensors, safetensors tells no order: they may share an offset.
     with safe_open(path, "np") as file:
-        order = file.offset_keys()
+        order = [name for name in file.offset_keys() if arrays[name].size]
     expected = expected_bytes(path)
     fastio.seal(path)
     with safe_open(path, "np") as file:
-        assert file.offset_keys() == order
+        assert [name for name in file.offset_keys() if arrays[name].size] == order
         found = file.metadata()
         for name, array in arrays.items():
             entry = file.get_slice(name)

@@ -551,7 +551,7 @@ def _doubtful_files(draw: st.DrawFn) -> bytes:
     )
 
 
-@hypothesis.settings(max_examples=500)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(content=_doubtful_files())
 def test_numbers_that_fit_together_are_those_that_the_safetensors_package_takes(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
