@@ -192,7 +192,7 @@ TEST_CASE("a job may be given up at any moment under load") {
   const SampleFile disk(Place::disk, 8 * kMiB, 1);
   const SampleFile memory(Place::memory, 8 * kMiB, 2);
   const auto engines = engines_here();
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < testing::random_cases(30); ++i) {
     LoadOptions options =
         direct_small_blocks(engines[static_cast<std::size_t>(i) % engines.size()]);
     options.mapping = between(random, 0, 1) != 0 ? MappingMode::automatic : MappingMode::never;

@@ -255,7 +255,7 @@ TEST_CASE("whatever comes late, short, again or in another order: the bytes are 
   Random random(seed);
   const FaultyLoad load;
   const auto engines = engines_here();
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < testing::random_cases(20); ++i) {
     INFO("FASTIO_TEST_SEED=", seed, ", job ", i);
     std::vector<Fault> faults;
     for (std::uint64_t at = 0; at < 60; ++at) {

@@ -160,7 +160,7 @@ TEST_CASE("whatever the table, the extents, the blocks and the depth are, the by
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const SampleFile sample(Place::disk, 5 * kMiB + 1234);
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < testing::random_cases(30); ++i) {
     INFO("FASTIO_TEST_SEED=", seed, ", job ", i);
     const std::uint64_t start =
         between(random, 0, 1) != 0 ? 4096 * between(random, 0, 9) : between(random, 0, 9999);

@@ -17,6 +17,15 @@ using Random = std::mt19937_64;
 // FASTIO_TEST_SEED where it is set, else a new one; printed, so that a failure can be had again.
 [[nodiscard]] std::uint64_t random_seed();
 
+// How many random cases a test tries: fewer under TSan, which is some ten times slower.
+[[nodiscard]] constexpr int random_cases(int count) {
+#if defined(__SANITIZE_THREAD__)
+  return count / 3;
+#else
+  return count;
+#endif
+}
+
 // A number in [low, high].
 [[nodiscard]] std::uint64_t between(Random& random, std::uint64_t low, std::uint64_t high);
 
