@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fastio
-from fastio.catalog import DTYPES, Catalog
+from fastio.catalog import DTYPES, Catalog, shapes_in_memory
 from fastio.formats import huggingface
 from load.samples import MODEL, data_start, nbytes_of, write, write_model
 
@@ -72,6 +72,20 @@ def test_a_selection_holds_only_the_files_that_it_needs(tmp_path: Path) -> None:
     assert some.info("c1").path == str(paths[2])
     with pytest.raises(fastio.TensorNotFoundError):
         some.info("a1")
+
+
+def test_a_name_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.safetensors", {"w": ("U8", (1,))}) for number in range(2)]
+    with pytest.raises(fastio.FormatError, match="tensor 'w', and so has") as raised:
+        huggingface.locate(paths)
+    assert raised.value.path == str(paths[1])
+    assert str(paths[0]) in str(raised.value)
+
+
+def test_values_of_four_bits_are_counted_in_pairs() -> None:
+    shapes = [(2, 4), (3, 5), (6,)]
+    assert shapes_in_memory(["F4", "U8", "F4"], shapes) == [(2, 2), (3, 5), (3,)]
+    assert shapes_in_memory(["U8", "F6_E2M3", "BF16"], shapes) == shapes
 
 
 def test_an_empty_catalog(tmp_path: Path) -> None:

@@ -131,6 +131,19 @@ def test_a_key_error_is_a_sentence_and_not_a_quoted_one() -> None:
     assert _NOT_FOUND.args == ("wieght",)  # what every KeyError has there
 
 
+@pytest.mark.parametrize(
+    ("count", "end"),
+    [(1, "'0'"), (3, "'0', '1', '2'"), (4, "'0', '1', '2' and 1 more")],
+)
+def test_of_many_tensors_the_first_are_named(count: int, end: str) -> None:
+    names = [str(number) for number in range(count)]
+    error = fastio.ChecksumError(
+        "m", chunk=0, offset=0, nbytes=1, expected="", found="", tensors=names
+    )
+    assert str(error).endswith(f"it has bytes of {end}")
+    assert error.tensors == tuple(names)
+
+
 def test_a_message_does_not_grow_with_hostile_names() -> None:
     name = "w" * 10_000_000
     many = fastio.ChecksumError(

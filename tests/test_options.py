@@ -100,6 +100,27 @@ def test_a_value_that_an_option_cannot_have_is_refused_by_name(name: str, value:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("block_bytes", 1),
+        ("block_bytes", 2**30),
+        ("queue_depth", 1),
+        ("queue_depth", 4096),
+        ("lanes", 1),
+        ("lanes", 1024),
+        ("memory_limit_bytes", 1),
+        ("memory_limit_bytes", 2**63 - 1),
+    ],
+)
+def test_the_ends_of_a_range_are_in_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    assert getattr(fastio.Options(**{name: value}), name) == value
+    monkeypatch.setenv(f"FASTIO_{name.upper()}", str(value))
+    assert getattr(fastio.Options(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
         ("engine", 1),
         ("cache", None),
         ("block_bytes", "4M"),
