@@ -44,6 +44,17 @@ def test_a_file_is_resident_when_warmed_and_not_when_evicted(tmp_path: Path) -> 
     assert testbed.resident_bytes(file) == 1 << 20
 
 
+@pytest.mark.root
+def test_a_file_that_is_kept_warm_stays_until_it_is_let_go(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(1 << 20))
+    with testbed.kept_warm(file):
+        testbed.drop_caches()
+        assert testbed.resident_bytes(file) == 1 << 20
+    testbed.evict(file)
+    assert testbed.resident_bytes(file) == 0
+
+
 def test_mincore_agrees_with_cachestat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(300_000))

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def interrupt():
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGINT)
 
+open(sys.argv[3], "x").close()
 threading.Thread(target=interrupt, daemon=True).start()
 fastio.load(sys.argv[2], options=fastio.Options(engine=sys.argv[1]))
 """
@@ -115,17 +117,28 @@ def test_an_interrupt_is_answered_within_100_ms_and_leaves_nothing_behind(
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])
 def test_a_process_that_was_interrupted_ends_when_the_disk_answers(
-    slow_mount: testbed.SlowMount, engine: str
+    slow_mount: testbed.SlowMount, engine: str, tmp_path: Path
 ) -> None:
     write_even(slow_mount.source / "model", 8, CHUNK_BYTES)
     slow_mount.hang()
+    started = tmp_path / "started"
+
     # The kernel keeps a process for as long as a read of it is out; here that is a second.
-    release = threading.Timer(1, slow_mount.release)
-    release.start()
+    def release() -> None:
+        deadline = time.monotonic() + 15
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(1)
+        slow_mount.release()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
     try:
-        result = testbed.run_python(_LEAVE, engine, slow_mount.path / "model", timeout_s=20)
+        result = testbed.run_python(
+            _LEAVE, engine, slow_mount.path / "model", started, timeout_s=20
+        )
     finally:
-        release.join()
+        releasing.join()
     assert result.exception == "KeyboardInterrupt"
 
 

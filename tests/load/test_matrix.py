@@ -1,5 +1,8 @@
 """Every engine, cache mode and mapping, cold and warm, on each filesystem: right and reported."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,21 +63,27 @@ def model(request: pytest.FixtureRequest, models: dict[bool, _Model]) -> _Model:
     return models[request.param]
 
 
-def _bring(path: Path, temperature: str, kind: str) -> None:
+@contextlib.contextmanager
+def _held(path: Path, temperature: str, kind: str) -> Iterator[None]:
+    """Keep a file in the page cache, or take it out."""
     if temperature == "warm":
-        testbed.warm(path)
-    elif kind != "tmpfs":
+        with testbed.kept_warm(path):
+            yield
+        return
+    if kind != "tmpfs":
         testbed.evict(path)
         assert testbed.resident_bytes(path) == 0
+    yield
 
 
 @pytest.fixture
-def temperature(request: pytest.FixtureRequest, mount: testbed.Mount, model: _Model) -> str:
+def temperature(
+    request: pytest.FixtureRequest, mount: testbed.Mount, model: _Model
+) -> Iterator[str]:
     if request.param == "cold" and mount.kind == "tmpfs":
         pytest.skip("a tmpfs has its files nowhere but in memory")
-    _bring(model.path, request.param, mount.kind)
-    found: str = request.param
-    return found
+    with _held(model.path, request.param, mount.kind):
+        yield request.param
 
 
 def _expected_engine(engine: str, cache: str, mapping: str, kind: str, temperature: str) -> str:
@@ -127,7 +136,7 @@ def test_a_cold_file_is_in_the_page_cache_afterwards_only_when_kept(
 ) -> None:
     if mount.kind == "tmpfs":
         pytest.skip("a tmpfs has its files nowhere but in memory")
-    _bring(model.path, "cold", mount.kind)
+    testbed.evict(model.path)
     options = fastio.Options(engine=engine, cache=cache, mapping=mapping)
     fastio.load(model.path, options=options)
     if cache == "keep":
@@ -143,8 +152,9 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
 ) -> None:
     if mount.kind == "tmpfs":
         pytest.skip("a tmpfs has its files nowhere but in memory")
-    _bring(model.path, "cold", mount.kind)
+    testbed.evict(model.path)
     with model.path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead
         file.read(6 << 20)
     held = testbed.resident_bytes(model.path)
     assert 0 < held < model.path.stat().st_size
@@ -184,12 +194,12 @@ def test_a_part_of_a_sealed_file_is_verified_by_its_own_chunks(
     models: dict[bool, _Model], mount: testbed.Mount, engine: Any, temperature: str
 ) -> None:
     sealed = models[True]
-    _bring(sealed.path, temperature, mount.kind)
     report = fastio.Report()
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     # A few KiB in the middle of the file.
     name = "layers.0.scale"
-    tensors = fastio.load(sealed.path, names=[name], options=options, report=report)
+    with _held(sealed.path, temperature, mount.kind):
+        tensors = fastio.load(sealed.path, names=[name], options=options, report=report)
     assert same_bytes(tensors, {name: sealed.expected[name]})
     assert report.chunks_verified == 1
     assert report.bytes_read == CHUNK_BYTES

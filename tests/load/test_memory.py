@@ -157,16 +157,16 @@ def test_the_peak_of_a_cold_load_is_little_above_the_tensors(
 
 
 def test_a_warm_file_that_is_mapped_takes_no_memory_of_its_own(large: Path) -> None:
-    testbed.warm(large)
-    said = _load_large(large)
+    with testbed.kept_warm(large):
+        said = _load_large(large)
     assert said["engine"] == "mmap"
     assert said["verified"] > 0
     assert said["anonymous"] <= _OVERHEAD_BYTES_MAX
 
 
 def test_a_warm_file_that_is_copied_takes_its_size(large: Path) -> None:
-    testbed.warm(large)
-    said = _load_large(large, mapping="never")
+    with testbed.kept_warm(large):
+        said = _load_large(large, mapping="never")
     assert said["cache"] == "warm"
     assert said["peak"] <= _LARGE_BYTES + _OVERHEAD_BYTES_MAX
 
@@ -280,9 +280,9 @@ def test_a_tensor_that_goes_gives_its_memory_back_and_the_last_one_all(
 ) -> None:
     each = 8 * _MIB
     path = fastio.seal(write_even(tmp_path / "model", 8, each))
-    testbed.warm(path)
     options = json.dumps({"mapping": mapping, "huge_pages": huge_pages})
-    result = testbed.run_python(_DROP, path, options, framework)
+    with testbed.kept_warm(path):
+        result = testbed.run_python(_DROP, path, options, framework)
     all_bytes, one_bytes, none_bytes = json.loads(result.check().stdout)
     slack = 4 * _MIB  # the interpreter's own
     assert all_bytes >= 8 * each

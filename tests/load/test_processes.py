@@ -72,8 +72,8 @@ def _digest(path: Path) -> str:
 
 
 def _fork(path: Path, engine: str, cache: str, code: str) -> None:
-    testbed.warm(path)
-    testbed.run_python(_FORK + code, path, _digest(path), engine, cache, timeout_s=60).check()
+    with testbed.kept_warm(path):
+        testbed.run_python(_FORK + code, path, _digest(path), engine, cache, timeout_s=60).check()
 
 
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])

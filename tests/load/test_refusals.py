@@ -1,5 +1,6 @@
 """Hosts that refuse io_uring, lock no memory, or hide the page cache: loads go on and say so."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -166,10 +167,9 @@ def test_a_file_of_somebody_else_is_right_and_not_believed_warm_when_cold(
     sealed: Path, engine: str, cache: str, temperature: str
 ) -> None:
     sealed.chmod(0o444)
-    if temperature == "warm":
-        testbed.warm(sealed)
     options = json.dumps({"engine": engine, "cache": cache})
-    result = testbed.run_python(_LOAD, sealed, options, uid=_ANOTHER_UID)
+    with testbed.kept_warm(sealed) if temperature == "warm" else contextlib.nullcontext():
+        result = testbed.run_python(_LOAD, sealed, options, uid=_ANOTHER_UID)
     said = _said(result)
     _assert_whole(said, sealed)
     if temperature == "warm":

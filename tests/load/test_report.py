@@ -152,9 +152,9 @@ def test_files_in_different_states_are_mixed(tmp_path: Path) -> None:
     cold = write_even(tmp_path / "cold", 6, CHUNK_BYTES)
     warm = write(tmp_path / "warm", {"a": ("U8", (3 * CHUNK_BYTES,))})
     testbed.evict(cold)
-    testbed.warm(warm)
     report = fastio.Report()
-    tensors = fastio.load([cold, warm], report=report)
+    with testbed.kept_warm(warm):
+        tensors = fastio.load([cold, warm], report=report)
     assert same_bytes(tensors, expected_bytes(cold, warm))
     assert report.cache == "mixed"
     assert report.engine in ("uring", "pread")

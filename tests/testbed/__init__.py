@@ -9,7 +9,7 @@ from testbed.children import ChildResult, run_python
 from testbed.disks import FailingMount, failing_mount, throttled
 from testbed.mounts import Mount, enter_private_mounts, loop_mount, tmpfs_mount
 from testbed.requirements import require_root, require_tools
-from testbed.residency import drop_caches, evict, resident_bytes, warm
+from testbed.residency import drop_caches, evict, kept_warm, resident_bytes, warm
 from testbed.slow import SlowMount, build_slow_filesystem, slow_mount
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "enter_private_mounts",
     "evict",
     "failing_mount",
+    "kept_warm",
     "loop_mount",
     "require_root",
     "require_tools",

@@ -1,13 +1,16 @@
 """The page cache: how much of a file is in it, and how a file is put there or taken out."""
 
+import contextlib
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from testbed.requirements import require_root
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_MLOCK_ONFAULT = 1  # <linux/mman.h>
 _CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and newer
 
 
@@ -77,6 +80,36 @@ def warm(path: str | os.PathLike[str]) -> None:
         while block := file.read(1 << 20):
             nbytes += len(block)
     assert resident_bytes(path) >= nbytes, f"{path} does not stay in the page cache"
+
+
+@contextlib.contextmanager
+def kept_warm(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a file in the page cache: locked there, whatever the machine reclaims meanwhile.
+
+    Where the process may not lock as much memory, the file is only warmed.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read or mapped.
+    AssertionError
+        If it is not all in the page cache.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        nbytes = os.fstat(fd).st_size
+        mapping = mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE)
+    finally:
+        os.close(fd)
+    with mapping:
+        first = ctypes.c_char.from_buffer(mapping)
+        # Locking only what is touched leaves the pages as they are, the file's own.
+        _libc.mlock2(ctypes.byref(first), ctypes.c_size_t(nbytes), _MLOCK_ONFAULT)
+        for page in range(0, nbytes, mmap.PAGESIZE):
+            mapping[page]
+        del first
+        assert resident_bytes(path) >= nbytes, f"{os.fspath(path)} is not in the page cache"
+        yield
 
 
 def evict(path: str | os.PathLike[str]) -> None:
