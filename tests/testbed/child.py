@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import traceback
@@ -67,6 +68,8 @@ def _main() -> None:
     ending_fd = int(os.environ.pop("FASTIO_TEST_ENDING_FD"))
     sys.argv = ["<child>", *sys.argv[3:]]
     sys.path[0] = ""  # as for `python -c`: not this folder
+    # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _restrict(**json.loads(restrictions))
         exec(compile(code, "<child>", "exec"), {"__name__": "__main__"})
