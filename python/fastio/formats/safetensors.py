@@ -141,11 +141,11 @@ def _read_header(file: _native.File) -> bytes:
 
 def _decode_fast(path: str, raw: bytes) -> _Header | None:
     """The header, or None where there is any doubt about it."""
-    last = raw.rfind(b"}") + 1
-    padded = raw.count(b" ", last) == len(raw) - last
-    if not raw.startswith(b"{", _LENGTH_BYTES) or not padded:
+    text = raw[: raw.rfind(b"}") + 1]
+    padding = len(raw) - len(text)
+    if not raw.startswith(b"{", _LENGTH_BYTES) or raw[len(text) :] != b" " * padding:
         return None
-    split = _split_metadata(raw)
+    split = _split_metadata(text)
     if split is None:
         return None
     metadata, rest = split
