@@ -41,7 +41,7 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
   py::bytes answer(nullptr, nbytes);
   const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
   {
-    const py::gil_scoped_release release;
+    const GilReleased released;
     if (file->read_cached(offset, out)) return answer;
   }
   const auto read = call_detached(
@@ -62,7 +62,7 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
   py::bytes answer(nullptr, count * sizeof(std::uint64_t));
   char* out = PyBytes_AS_STRING(answer.ptr());
-  const py::gil_scoped_release release;
+  const GilReleased released;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t begin = i * chunk_bytes;
     std::uint64_t digest =
@@ -107,7 +107,7 @@ void register_files(py::module_& module) {
                return call_detached([encoded] { return File::open(encoded); },
                                     [](const std::shared_ptr<File>&) {});
              }
-             const py::gil_scoped_release release;
+             const GilReleased released;
              return File::open(encoded);
            }),
            py::arg("path"))
@@ -120,7 +120,7 @@ void register_files(py::module_& module) {
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"))
       .def("resident_bytes", [](const File& file) {
-        const py::gil_scoped_release release;
+        const GilReleased released;
         return file.resident_bytes(0, file.nbytes());
       });
 }
@@ -130,7 +130,7 @@ void register_checksums(py::module_& module) {
       "xxh3_64",
       [](const py::object& data) {
         const Bytes bytes(data);
-        const py::gil_scoped_release release;
+        const GilReleased released;
         return xxh3_64(bytes.span());
       },
       py::arg("data"), py::pos_only());

@@ -4,12 +4,17 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -32,6 +37,33 @@ void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded)
 // Raises the Python exception for a failed operation.
 [[noreturn]] void raise_failure(const Failure& failure);
 
+// The GIL, given away for as long as this lives. A daemon thread may want it back when the
+// interpreter is already on its way out: Python before 3.14 ends such a thread by unwinding it,
+// which no destructor survives. Here the thread stops for good instead, as later ones have it.
+class GilReleased {
+ public:
+  GilReleased() : state_(PyEval_SaveThread()) {}
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+  ~GilReleased() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (const abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+// Runs Python's signal handlers now and then in a long loop that holds the GIL; throws what one of
+// them raised.
+inline void answer_signals(std::size_t turn) {
+  constexpr std::size_t kTurns = 1024;
+  if (turn % kTurns == kTurns - 1 && PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+}
+
 // Waits with the GIL released until done(timeout) says true, and runs Python's signal handlers in
 // between, so that Ctrl-C is answered at once. Throws what a handler raised. `tick` is called with
 // the GIL held.
@@ -41,7 +73,7 @@ void wait_for_python(Done&& done, Tick&& tick) {
   for (;;) {
     bool finished = false;
     {
-      const pybind11::gil_scoped_release release;
+      const GilReleased released;
       finished = done(kTurn);
     }
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
@@ -52,7 +84,8 @@ void wait_for_python(Done&& done, Tick&& tick) {
 
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
 // leaves a call behind that a device may never answer. `work` keeps what it needs; what it brings
-// too late goes to `discard`.
+// too late goes to `discard`. Where there is no thread to be had, the caller's does the work, and
+// Ctrl-C has to wait for it.
 template <typename Work, typename Discard>
 auto call_detached(Work work, Discard discard) {
   struct Call {
@@ -63,7 +96,7 @@ auto call_detached(Work work, Discard discard) {
     bool done = false, abandoned = false;
   };
   auto call = std::make_shared<Call>();
-  std::thread([call, work = std::move(work), discard]() mutable {
+  auto run = [call, work = std::move(work), discard]() mutable {
     std::optional<decltype(work())> result;
     std::exception_ptr error;
     try {
@@ -77,7 +110,13 @@ auto call_detached(Work work, Discard discard) {
     call->error = error;
     call->done = true;
     call->finished.notify_all();
-  }).detach();
+  };
+  try {
+    std::thread(run).detach();
+  } catch (const std::system_error&) {
+    const GilReleased released;
+    run();
+  }
   try {
     wait_for_python(
         [&](std::chrono::milliseconds turn) {

@@ -62,6 +62,7 @@ py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int
   bool sound = true;
   std::int64_t covered = 0;
   for (py::ssize_t i = 0; i < n; ++i) {
+    answer_signals(static_cast<std::size_t>(i));
     PyObject* entry = PyList_GET_ITEM(entries.ptr(), i);
     py::object shape = field(entry, shape_name);
     const py::object offsets = field(entry, offsets_name);

@@ -198,7 +198,7 @@ std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std
   std::shared_ptr<LoadJob> job;
   if (std::all_of(requests.begin(), requests.end(),
                   [](const auto& r) { return r.file->mount().local; })) {
-    const py::gil_scoped_release release;
+    const GilReleased released;
     job = LoadJob::start(std::move(requests), options);
   } else {
     // A server may be asked, which may not answer.

@@ -76,6 +76,7 @@ py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& d
   const auto regions = loaded.regions_of_extents(shard);
   py::list arrays(dtypes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
+    answer_signals(i);
     const Extent& extent = loaded.job().request(shard).extents[i];
     const auto dtype = py::reinterpret_borrow<py::dtype>(
         PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
@@ -155,6 +156,7 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
   const auto regions = loaded.regions_of_extents(shard);
   py::list capsules(shapes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
+    answer_signals(i);
     const Extent& extent = loaded.job().request(shard).extents[i];
     auto owned = std::make_unique<OwnedDlTensor>();
     const auto item_bits = static_cast<std::uint8_t>(width[i]);

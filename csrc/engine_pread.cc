@@ -25,10 +25,8 @@ class PreadEngine final : public Engine {
     threads_.reserve(queue_depth);
     try {
       for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve(); });
-    } catch (const std::system_error& error) {
-      if (threads_.empty())
-        throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
-      // Fewer threads than asked for: the queue is served all the same.
+    } catch (const std::system_error&) {
+      // Fewer threads than asked for serve the queue all the same; without any, whoever waits does.
     } catch (...) {  // no memory for a thread; no destructor runs for those that were started
       close();
       throw;
@@ -52,6 +50,7 @@ class PreadEngine final : public Engine {
 
   std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
     std::unique_lock lock(mutex_);
+    if (threads_.empty() && completed_.empty() && !waiting_.empty()) serve_one(lock);
     arrived_.wait_for(lock, timeout, [this] { return !completed_.empty(); });
     const std::size_t taken = std::min(completions.size(), completed_.size());
     std::copy_n(completed_.begin(), taken, completions.begin());
@@ -74,16 +73,20 @@ class PreadEngine final : public Engine {
     for (;;) {
       work_.wait(lock, [this] { return closing_ || !waiting_.empty(); });
       if (waiting_.empty()) return;
-      const ReadRequest request = waiting_.front();
-      waiting_.erase(waiting_.begin());
-      lock.unlock();
-      const ssize_t got =
-          pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
-      const auto result = static_cast<std::int32_t>(got >= 0 ? got : -last_error());
-      lock.lock();
-      completed_.push_back({request.tag, result});
-      arrived_.notify_one();
+      serve_one(lock);
     }
+  }
+
+  void serve_one(std::unique_lock<std::mutex>& lock) {
+    const ReadRequest request = waiting_.front();
+    waiting_.erase(waiting_.begin());
+    lock.unlock();
+    const ssize_t got =
+        pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
+    const auto result = static_cast<std::int32_t>(got >= 0 ? got : -last_error());
+    lock.lock();
+    completed_.push_back({request.tag, result});
+    arrived_.notify_one();
   }
 
   std::mutex mutex_;

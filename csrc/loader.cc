@@ -160,21 +160,21 @@ void LoadJob::start_lanes() {
       const std::lock_guard lock(mutex_);
       ++lanes_running_;
     }
+    const auto handed = std::make_shared<std::unique_ptr<Lane>>(std::move(lane));
     try {
-      std::thread([job = shared_from_this(), mine = std::move(lane)]() mutable {
-        try {
-          mine->run();
-        } catch (const std::bad_alloc&) {
-          job->fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
-        }
-        mine.reset();  // waits for reads that are still out
-        job->lane_finished();
+      std::thread([job = shared_from_this(), handed] {
+        job->run_lane(std::move(*handed));
       }).detach();
       ++started;
-    } catch (const std::system_error& error) {
-      lane_finished();
-      if (started == 0) throw IoError(Failure{error.code().value(), "pthread_create", {}, {}, {}});
-      break;         // fewer lanes than asked for do the same work
+    } catch (const std::system_error&) {
+      if (started != 0) {  // fewer lanes than asked for do the same work
+        lane_finished();
+        break;
+      }
+      note_fallback("no thread could be started: read on the caller's, where Ctrl-C has to wait");
+      run_lane(std::move(*handed));
+      started = 1;
+      break;
     } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
       lane_finished();
       stopping_.store(true, std::memory_order_release);
@@ -182,6 +182,16 @@ void LoadJob::start_lanes() {
     }
   }
   lane_count_ = started;
+}
+
+void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
+  try {
+    lane->run();
+  } catch (const std::bad_alloc&) {
+    fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
+  }
+  lane.reset();  // waits for reads that are still out
+  lane_finished();
 }
 
 void LoadJob::fail(std::size_t shard, Failure failure) {

@@ -73,6 +73,8 @@ struct LoadCounters {
   std::atomic<std::uint64_t> chunks_verified{0}, bytes_done{0};
 };
 
+class Lane;
+
 class LoadJob : public std::enable_shared_from_this<LoadJob> {
  public:
   // Plans and starts. Throws IoError, MemoryLimitExceeded, std::invalid_argument, std::bad_alloc;
@@ -121,6 +123,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void protect_from_fork(bool protect) const;
   [[nodiscard]] bool finish_inline();
   void start_lanes();
+  void run_lane(std::unique_ptr<Lane> lane);
 
   // For lanes. A block comes with the region it goes to; none when all are taken, on failure or
   // after cancel().

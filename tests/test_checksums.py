@@ -338,9 +338,12 @@ def test_an_unsound_table_is_refused_whatever_verify_says(
     _rewrite(sealed, change)
     with pytest.raises(fastio.FormatError) as raised:
         fastio.load(sealed, verify=verify)
-    message = str(raised.value)
+    error = raised.value
     for said in (str(sealed), words, "damaged", "copied from another", "force=True"):
-        assert said in message
+        assert said in str(error)
+    assert error.offset is not None
+    assert sealed.read_bytes()[error.offset :].startswith(b'"fastio.')
+    assert (error.expected or "").split(";")[0]
 
 
 def test_a_table_of_another_file_is_refused(sealed: Path, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_a_bool_is_no_number(name: str, value: Any) -> None:
         ("FASTIO_BLOCK_BYTES", "4.5M"),
         ("FASTIO_BLOCK_BYTES", "-1"),
         ("FASTIO_LANES", "many"),
+        ("FASTIO_LANES", "\uff18"),
+        ("FASTIO_LANES", "8" * 5000),
         ("FASTIO_LANES", "0"),
         ("FASTIO_QUEUE_DEPTH", "8kk"),
         ("FASTIO_MEMORY_LIMIT_BYTES", "G"),
@@ -165,8 +167,9 @@ def test_a_wrong_variable_is_refused_by_its_own_name(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, text)
-    with pytest.raises(ValueError, match=variable):
+    with pytest.raises(ValueError, match=f"{variable}='?{text[:200]}") as raised:
         fastio.Options()
+    assert len(str(raised.value)) < 400
 
 
 def test_a_wrong_variable_does_not_matter_beside_an_argument(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,22 @@ from load.samples import (
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.safetensors")
+
+
+@pytest.fixture(params=["nameless", "named"])
+def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the new file begins: without a name, or with a temporary one where that cannot be."""
+    way: str = request.param
+    if way == "named":
+        real = os.open
+
+        def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            return real(path, flags, *more, **named)
+
+        monkeypatch.setattr(os, "open", refusing)
+    return way
 
 
 def _left_overs(folder: Path) -> list[str]:
@@ -335,6 +352,7 @@ def test_an_owner_that_an_ordinary_user_cannot_set_is_a_warning(
     assert len(fastio.load(path, verify="require")) > 0
 
 
+@pytest.mark.usefixtures("beginning")
 def test_nobody_else_can_read_the_file_while_it_is_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +406,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int, error: int) 
     monkeypatch.setattr(os, name, failing)
 
 
+@pytest.mark.usefixtures("beginning")
 @pytest.mark.parametrize("step", _STEPS)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
 def test_a_failed_step_leaves_what_was_there(
@@ -399,10 +418,12 @@ def test_a_failed_step_leaves_what_was_there(
         fastio.seal(path)
     assert raised.value.errno == error
     assert raised.value.operation in (step, step.removeprefix("p").removeprefix("osix_"), "rename")
+    assert raised.value.path == str(path)
     assert path.read_bytes() == before
     assert _left_overs(path.parent) == []
 
 
+@pytest.mark.usefixtures("beginning")
 @pytest.mark.parametrize("step", _STEPS)
 def test_a_failed_step_leaves_no_new_file(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -435,6 +456,44 @@ def test_a_destination_that_cannot_be_written_is_an_error(
     assert raised.value.errno == error
     assert sorted(os.listdir(tmp_path)) == ["folder", path.name]
     assert os.listdir(tmp_path / "folder") == []
+
+
+def test_what_is_no_file_is_not_replaced(path: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(fastio.WriteError, match="is a pipe") as raised:
+        fastio.seal(path, pipe)
+    assert raised.value.path == str(pipe)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert _left_overs(tmp_path) == []
+
+
+def test_a_symlink_to_a_folder_gives_the_file_nothing_of_its_mode(
+    path: Path, tmp_path: Path
+) -> None:
+    path.chmod(0o640)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o2777)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    fastio.seal(path, link)
+    assert stat.S_IMODE(link.lstat().st_mode) == 0o640
+    assert os.listdir(folder) == []
+
+
+def test_a_process_that_is_killed_leaves_nothing_behind(path: Path) -> None:
+    before = path.read_bytes()
+    # Killed when the new file is whole and on the disk, just before it gets a name.
+    code = """
+import os, signal, sys
+import fastio
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+fastio.seal(sys.argv[1])
+"""
+    assert testbed.run_python(code, path).returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_a_source_that_shrinks_meanwhile_is_an_error(
@@ -478,6 +537,7 @@ def test_when_the_folder_cannot_be_synced_the_error_says_so(
     assert _left_overs(path.parent) == []
 
 
+@pytest.mark.usefixtures("beginning")
 def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
@@ -501,7 +561,9 @@ def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert same_bytes(fastio.load(path, verify="require"), expected)
 
 
-def test_the_steps_come_in_a_durable_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_come_in_a_durable_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch, beginning: str
+) -> None:
     steps: list[str] = []
 
     def noted(name: str) -> Callable[..., Any]:
@@ -515,7 +577,7 @@ def test_the_steps_come_in_a_durable_order(path: Path, monkeypatch: pytest.Monke
 
         return call
 
-    for name in _STEPS:
+    for name in (*_STEPS, "link"):
         monkeypatch.setattr(os, name, noted(name))
     fastio.seal(path)
     start = data_start(path)
@@ -525,6 +587,7 @@ def test_the_steps_come_in_a_durable_order(path: Path, monkeypatch: pytest.Monke
         "pwrite at 0",
         "fchmod",
         "fsync",
+        *(["link"] if beginning == "nameless" else []),
         "replace",
         "fsync of the folder",
     ]
@@ -578,6 +641,7 @@ def test_no_flipped_bit_of_a_sealed_file_goes_unseen(tmp_path: Path) -> None:
     assert len(fastio.load(path, verify="require")) == 3
 
 
+@pytest.mark.usefixtures("beginning")
 def test_the_temporary_name_tells_whose_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = os.replace

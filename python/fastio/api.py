@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, Shard
-from fastio.errors import ChecksumError, FormatError
+from fastio.errors import ChecksumError, FormatError, MemoryLimitError
 from fastio.formats import huggingface
 from fastio.options import Options
 from fastio.report import Report
@@ -21,6 +21,7 @@ from fastio.report import Report
 _log = logging.getLogger("fastio")
 
 FRAMEWORKS = ("numpy", "torch")
+_Kind = TypeVar("_Kind")
 
 
 def load(
@@ -63,8 +64,8 @@ def load(
 
     Raises
     ------
-    FileNotFoundError
-        The source, or a shard that an index names.
+    FileNotFoundError, IsADirectoryError
+        The source is not there, or a shard that an index names; a folder in a list.
     FormatError
         A file that is not what it says: path, offset, what was expected. Also with
         ``verify="require"`` a file that carries no checksums, and a tensor whose name occurs in two
@@ -83,14 +84,14 @@ def load(
     wrapper = _framework_module(framework)
     if verify not in (True, False, "require"):
         raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
-    options = options if options is not None else Options()
-    if report is None:
-        report = Report()
-    else:
-        report.clear()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    with collector.Paused():
-        catalog = huggingface.locate(source)
+    options = _checked("options", options, Options) or Options()
+    report = _checked("report", report, Report) or Report()
+    report.clear()
+    if names is not None and not isinstance(names, (str, bytes)):
+        names = tuple(names)
+    try:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        catalog = huggingface.locate(source, names)
         wanted = catalog if names is None else catalog.select(names)
         _check_dtypes(wanted, framework, wrapper)
         if verify == "require":
@@ -99,21 +100,31 @@ def load(
         with _progress(catalog.source) if progress else contextlib.nullcontext() as advance:
             loaded = _read(wanted, bool(verify), options, advance)
         report.take(loaded.statistics)
-        tensors: dict[str, Any] = {}
-        for index, shard in enumerate(wanted.shards):
-            tensors.update(
-                zip(
-                    shard.names,
-                    wrapper.wrap(loaded, index, shard.dtypes, shard.shapes),
-                    strict=True,
-                )
-            )
-        loaded.release()
-    if names is not None:
-        tensors = {name: tensors[name] for name in names}
-    report.seconds = time.perf_counter() - started
-    report.cpu_seconds = time.process_time() - cpu_started
+        tensors = _wrapped(wanted, loaded, wrapper)
+        if names is not None:
+            tensors = {str(name): tensors[name] for name in names}
+        report.seconds = time.perf_counter() - started
+        report.cpu_seconds = time.process_time() - cpu_started
+    except BaseException:
+        report.clear()
+        raise
     _log.info("loaded %s: %s", catalog.source, report)
+    return tensors
+
+
+def _checked(what: str, value: Any, kind: type[_Kind]) -> _Kind | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} must be a fastio.{kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _wrapped(catalog: Catalog, loaded: _native.Loaded, wrapper: ModuleType) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
+    with collector.Paused():
+        for index, shard in enumerate(catalog.shards):
+            wrapped = wrapper.wrap(loaded, index, shard.dtypes, shard.shapes)
+            tensors.update(zip(shard.names, wrapped, strict=True))
+    loaded.release()
     return tensors
 
 
@@ -202,6 +213,13 @@ def _read(
                 for name in shard.names_within(error.offset, error.nbytes)
             ],
         ) from None
+    except MemoryLimitError:
+        raise
+    except MemoryError as error:
+        nbytes = sum(int((shard.ends - shard.begins).sum()) for shard in catalog.shards)
+        raise MemoryError(
+            f"{catalog.source}: there is no memory for tensors of {nbytes} bytes"
+        ) from error
 
 
 def _others_will_read(nbytes: int) -> bool:
@@ -220,14 +238,16 @@ def _others_will_read(nbytes: int) -> bool:
 @contextlib.contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar; call what is given with the bytes done and the bytes in all."""
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(*columns) as bar:
-        task = bar.add_task(os.path.basename(what) or what, total=None)
+    name = os.path.basename(what) or what
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name.encode(errors="replace").decode(), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -283,6 +283,8 @@ class Catalog(Collection[str]):
         for shard in self.shards:
             for name in shard.names:
                 other = first.setdefault(name, shard)
+                if other is not shard and other.path == shard.path:
+                    raise FormatError(shard.path, "is given twice", expected="each file once")
                 if other is not shard:
                     raise FormatError(
                         shard.path,

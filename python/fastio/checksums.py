@@ -37,10 +37,13 @@ _DIGITS = slice(_DIGEST_AT, _DIGEST_AT + 16)
 _DIGEST_BYTES = 8
 _START_ALIGNMENT = 4096
 _CHUNK_BYTES_MIN, _CHUNK_BYTES_DEFAULT, _CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
-_CURE = (
-    "a sound checksum table: either this file is damaged, or its metadata was copied from another "
-    "one; save it again from the source, or seal it with force=True if its bytes are surely good"
+# Damage and metadata that was copied from another file cannot be told apart.
+_SUSPECT = (
+    "either this file is damaged, or its metadata was copied from another one; save it again from "
+    "the source, or seal it with force=True if its bytes are surely good"
 )
+_TABLE_TEXT = "compact JSON of algorithm, start, chunk_bytes and chunks, as fastio.seal writes it"
+_NEWER = "or a newer fastio, which may have written this file"
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,15 +80,22 @@ def parse(
     keys = {key for key in metadata if key.startswith(KEY_PREFIX)}
     if not keys:
         return None
-    _check_keys(keys, metadata, path)
-    _check_header(header, path)
-    table = _decode(metadata[_TABLE_KEY], path)
+    where = _Header(path, header)
+    _check_keys(keys, metadata, where)
+    _check_digest(where)
+    table = _decode(metadata[_TABLE_KEY], where)
     chunk_count = _chunk_count(file_bytes - table.start, table.chunk_bytes)
     if table.start != len(header) or table.start % _START_ALIGNMENT:
-        raise _unsound(path, f"its checksums start at {table.start}, and its data at {len(header)}")
+        raise where.unsound(
+            _TABLE_KEY,
+            f"its checksums start at {table.start}, and its data at {len(header)}",
+            f"the same place, a multiple of {_START_ALIGNMENT}",
+        )
     if len(table.digests) != chunk_count * _DIGEST_BYTES:
-        raise _unsound(
-            path, f"it has {len(table.digests)} bytes of checksums for {chunk_count} chunks"
+        raise where.unsound(
+            _TABLE_KEY,
+            f"it has {len(table.digests)} bytes of checksums for {chunk_count} chunks",
+            str(chunk_count * _DIGEST_BYTES),
         )
     return table
 
@@ -100,28 +110,48 @@ def without_own_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if not key.startswith(KEY_PREFIX)}
 
 
-def _check_keys(keys: set[str], metadata: Mapping[str, str], path: str) -> None:
+@dataclass(frozen=True)
+class _Header:
+    """For messages: a file, and its bytes up to the first of its data."""
+
+    path: str
+    raw: bytes
+
+    def unsound(self, key: str, problem: str, expected: str) -> FormatError:
+        """An error at the place of a key in the metadata."""
+        offset = max(LENGTH_BYTES, self.raw.find(f'"{key}"'.encode()))
+        return FormatError(self.path, problem, offset=offset, expected=f"{expected}; {_SUSPECT}")
+
+
+def _check_keys(keys: set[str], metadata: Mapping[str, str], header: _Header) -> None:
     version = metadata.get(_VERSION_KEY)
     if version not in (None, _VERSION):
-        raise _unsound(path, f"its checksums are of version {shown(version)}, only 1 is known")
+        problem = f"its checksums are of version {shown(version)}"
+        raise header.unsound(_VERSION_KEY, problem, f"{_VERSION!r}, {_NEWER}")
     if keys != _KEYS:
         missing, unknown = sorted(_KEYS - keys), sorted(keys - _KEYS)
         what = [f"lacks {', '.join(missing)}"] if missing else []
         what += [f"has the unknown {shown(', '.join(unknown))}"] if unknown else []
-        raise _unsound(path, f"its metadata {' and '.join(what)}")
+        problem = f"its metadata {' and '.join(what)}"
+        expected = f"{', '.join(sorted(_KEYS))}, or no key that begins with {KEY_PREFIX!r}"
+        raise header.unsound(min(keys), problem, expected)
 
 
-def _check_header(header: bytes, path: str) -> None:
-    if header[LENGTH_BYTES:_DIGEST_AT] != _PREFIX:
-        raise _unsound(
-            path,
+def _check_digest(header: _Header) -> None:
+    if header.raw[LENGTH_BYTES:_DIGEST_AT] != _PREFIX:
+        raise FormatError(
+            header.path,
             "its header has metadata of fastio's, but does not start as a sealed one",
             offset=LENGTH_BYTES,
+            expected=f"{_PREFIX.decode()}; {_SUSPECT}",
         )
-    expected, found = header[_DIGITS].decode("ascii", "replace"), _header_digest(header)
+    expected, found = header.raw[_DIGITS].decode("ascii", "replace"), _header_digest(header.raw)
     if expected != found:
-        raise _unsound(
-            path, f"the checksum of its header is {found}, not {shown(expected)}", _DIGEST_AT
+        raise FormatError(
+            header.path,
+            f"the checksum of its header is {found}",
+            offset=_DIGEST_AT,
+            expected=f"{shown(expected)}; {_SUSPECT}",
         )
 
 
@@ -131,36 +161,35 @@ def _header_digest(header: bytes | bytearray) -> str:
     return f"{_native.xxh3_64(blank):016x}"
 
 
-def _decode(text: str, path: str) -> ChecksumTable:
+def _decode(text: str, header: _Header) -> ChecksumTable:
     try:
         written = msgspec.json.decode(text, type=_Table)
-        digests = base64.b64decode(written.chunks, validate=True)
-    except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
-        raise _unsound(path, f"its checksum table cannot be read: {error}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        problem = f"its checksum table cannot be read: {error}"
+        raise header.unsound(_TABLE_KEY, problem, _TABLE_TEXT) from None
     if written.algorithm != _ALGORITHM:
-        raise _unsound(
-            path, f"its checksums are by {shown(written.algorithm)}, only {_ALGORITHM} is known"
-        )
+        problem = f"its checksums are by {shown(written.algorithm)}"
+        raise header.unsound(_TABLE_KEY, problem, f"{_ALGORITHM!r}, {_NEWER}")
     chunk_bytes = written.chunk_bytes
     if not _CHUNK_BYTES_MIN <= chunk_bytes <= _CHUNK_BYTES_MAX or chunk_bytes & (chunk_bytes - 1):
-        raise _unsound(
-            path,
-            f"its chunks are of {chunk_bytes} bytes, not a power of two from 64 KiB to 16 MiB",
-        )
+        problem = f"its chunks are of {chunk_bytes} bytes"
+        raise header.unsound(_TABLE_KEY, problem, "a power of two from 64 KiB to 16 MiB")
+    try:
+        digests = base64.b64decode(written.chunks, validate=True)
+    except (binascii.Error, ValueError) as error:
+        problem = f"its checksums cannot be read: {error}"
+        raise header.unsound(_TABLE_KEY, problem, "padded base64 of RFC 4648") from None
     table = ChecksumTable(written.start, chunk_bytes, digests)
     # One text for each table: no doubled keys, no stray bits in the last base64 digit.
     if _encode(table) != text.encode():
-        raise _unsound(path, "its checksum table is not written as it should be")
+        problem = "its checksum table is not written as it should be"
+        raise header.unsound(_TABLE_KEY, problem, _TABLE_TEXT)
     return table
 
 
 def _encode(table: ChecksumTable) -> bytes:
     chunks = base64.b64encode(table.digests).decode("ascii")
     return msgspec.json.encode(_Table(_ALGORITHM, table.start, table.chunk_bytes, chunks))
-
-
-def _unsound(path: str, problem: str, offset: int | None = None) -> FormatError:
-    return FormatError(path, problem, offset=offset, expected=_CURE)
 
 
 def _chunk_count(nbytes: int, chunk_bytes: int) -> int:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+import reprlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 _SHOWN_MAX = 200  # characters of a name in a message; a hostile file may have names of megabytes
 _TENSORS_SHOWN_MAX = 3
+# Of the rest that JSON has: some elements of a list or an object, two levels deep.
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxlist, _brief.maxdict, _brief.maxtuple = 2, 8, 4, 8
 
 
 def shown(text: object) -> str:
@@ -28,9 +32,10 @@ def shown(text: object) -> str:
     ------
     Nothing.
     """
-    if isinstance(text, str) and len(text) > _SHOWN_MAX:
-        return f"{text[:_SHOWN_MAX]!r}… ({len(text)} characters)"
-    return repr(text)
+    if isinstance(text, str):
+        cut = len(text) > _SHOWN_MAX
+        return f"{text[:_SHOWN_MAX]!r}… ({len(text)} characters)" if cut else repr(text)
+    return _brief.repr(text)
 
 
 def _restore(kind: type[FastioError], arguments: dict[str, Any]) -> FastioError:

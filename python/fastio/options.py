@@ -7,9 +7,12 @@ the mount will come between the last two.)
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from fastio.errors import shown
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -28,6 +31,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "lanes": (1, 1024),
     "memory_limit_bytes": (1, 2**63 - 1),
 }
+_NUMBER = re.compile("([0-9]{1,30})([kmgt]?)")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -50,7 +54,7 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
         if text is None or not (text := text.strip()):
             return default()
         value = text if name in _CHOICES else _parse_number(variable, text)
-        _check(name, variable, value)
+        _check(name, variable, value, text)
         return value
 
     return field(default_factory=from_environment)
@@ -112,17 +116,18 @@ class Options:
 
 
 def _parse_number(variable: str, text: str) -> int:
-    digits = text.lower().rstrip("kmgt")
-    unit = text.lower()[len(digits) :]
-    if not digits.isdecimal() or unit not in _UNITS:
+    written = _NUMBER.fullmatch(text.lower())
+    if written is None:
         raise ValueError(
-            f"{variable}={text!r}: expected a whole number, with K, M, G or T behind it"
+            f"{variable}={shown(text)}: expected a whole number, with K, M, G or T behind it"
         )
-    return int(digits) * _UNITS[unit]
+    return int(written[1]) * _UNITS[written[2]]
 
 
-def _check(name: str, origin: str, value: object) -> None:
-    """Refuse a value that the option cannot have; `origin` is where it came from."""
+def _check(name: str, origin: str, value: object, written: object = None) -> None:
+    """Refuse a value that the option cannot have; `origin` is where it came from, `written` how it
+    was given there.
+    """
     if name in _CHOICES:
         if not isinstance(value, str):
             raise TypeError(f"{origin} must be a str, not {type(value).__name__}")
@@ -135,4 +140,5 @@ def _check(name: str, origin: str, value: object) -> None:
         raise TypeError(f"{origin} must be an int, not {type(value).__name__}")
     low, high = _RANGES[name]
     if not low <= value <= high:
-        raise ValueError(f"{origin}={value}: expected {low} to {high}")
+        given = value if written is None else written
+        raise ValueError(f"{origin}={given}: expected {low} to {high}")

@@ -1,7 +1,9 @@
 """A file that takes the place of another one whole and durably, or not at all.
 
-It is written under a temporary name in the same folder, reaches the disk, and only then gets its
-name: whoever looks at any moment, also after a power cut, finds the old file or the new one.
+It is written beside its place, reaches the disk, and only then gets its name: whoever looks at any
+moment, also after a power cut, finds the old file or the new one. While it is written it has no
+name, where the filesystem can do that (O_TMPFILE), so that nothing is left of it when the process
+is killed; elsewhere a temporary one.
 """
 
 from __future__ import annotations
@@ -28,12 +30,27 @@ class Replacement:
     Attributes
     ----------
     path : pathlib.Path
-        Its temporary name.
+        The name that it will have.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = fd
+        name = os.fsdecode(os.fsencode(path.name)[: _NAME_BYTES_MAX - 32])
+        self._temporary = path.parent / f".{name}.{os.urandom(8).hex()}.fastio-tmp"
+        self._fd, self._named = self._open()
+
+    def _open(self) -> tuple[int, bool]:
+        """A descriptor, and whether the file has its temporary name already."""
+        try:
+            fd = os.open(self.path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError:
+            pass  # not on this filesystem; or for a reason that is met below, too
+        else:
+            if os.path.exists(_own_descriptor(fd)):
+                return fd, False
+            os.close(fd)  # no /proc: it could not be given a name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._call("open", lambda: os.open(self._temporary, flags, 0o600)), True
 
     def reserve(self, nbytes: int) -> None:
         """Have the filesystem set space aside, so that a full disk is met at once.
@@ -94,7 +111,7 @@ class Replacement:
                 )
         self._call("fchmod", lambda: os.fchmod(self._fd, status.st_mode & 0o7777))
 
-    def commit(self, path: Path) -> None:
+    def commit(self) -> None:
         """Bring the file to the disk, then give it its name; a symlink there is replaced.
 
         Raises
@@ -104,12 +121,28 @@ class Replacement:
             for the new file already; it may then be the old one again after a power cut.
         """
         self._call("fsync", lambda: os.fsync(self._fd))
-        self._call("rename", lambda: os.replace(self.path, path))
-        folder = self._call("open", lambda: os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY))
+        parent = self.path.parent
+        folder = self._call("open", lambda: os.open(parent, os.O_RDONLY | os.O_DIRECTORY))
         try:
+            if not self._named:
+                # Nothing but a rename replaces a name, and a rename needs one.
+                self._named = True
+                self._call("link", lambda: self._link(folder))
+            self._call("rename", lambda: os.replace(self._temporary, self.path))
             self._call("fsync", lambda: os.fsync(folder))
         finally:
             os.close(folder)
+
+    def _link(self, folder: int) -> None:
+        # With a folder's descriptor Python calls linkat, which follows the link in /proc.
+        os.link(_own_descriptor(self._fd), self._temporary.name, dst_dir_fd=folder)
+
+    def discard(self) -> None:
+        """Close the file; unless it was committed, nothing is left of it."""
+        os.close(self._fd)
+        if self._named:
+            with contextlib.suppress(FileNotFoundError):  # committed: it has its own name now
+                os.unlink(self._temporary)
 
     def _call(self, operation: str, call: Callable[[], _Result]) -> _Result:
         try:
@@ -135,15 +168,12 @@ def replacing(path: Path) -> Iterator[Replacement]:
     WriteError
         If it cannot be made.
     """
-    name = os.fsdecode(os.fsencode(path.name)[: _NAME_BYTES_MAX - 32])
-    temporary = path.parent / f".{name}.{os.urandom(8).hex()}.fastio-tmp"
+    replacement = Replacement(path)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "open", temporary) from error
-    try:
-        yield Replacement(temporary, fd)
+        yield replacement
     finally:
-        os.close(fd)
-        with contextlib.suppress(FileNotFoundError):  # committed: it has its own name now
-            os.unlink(temporary)
+        replacement.discard()
+
+
+def _own_descriptor(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"

@@ -11,7 +11,8 @@ from fastio import _native
 
 @dataclass
 class Report:
-    """What one load did. Pass an empty one to `fastio.load`; a load that succeeds fills it.
+    """What one load did. Pass one to `fastio.load`: a load that succeeds fills it, one that fails
+    leaves it empty.
 
     Attributes
     ----------

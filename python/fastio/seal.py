@@ -5,7 +5,9 @@ Plain Python over the native XXH3-64: it is the reference for the format.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import msgspec
 
 from fastio import _native, checksums
 from fastio.catalog import ChecksumTable, Shard
-from fastio.errors import ChecksumError
+from fastio.errors import ChecksumError, WriteError
 from fastio.formats import safetensors
 from fastio.replacement import replacing
 
@@ -38,8 +40,9 @@ def seal(
     src : path
         The file to read. If it carries checksums already, it is verified while it is read.
     dst : path, optional
-        The file to write; default: `src`. A symlink there is replaced, not followed. Where this is
-        the same file and it is sealed already, it is verified and left as it is.
+        The file to write; default: `src`. A symlink there is replaced, not followed; anything else
+        than a file is refused. Where this is the same file and it is sealed already, it is verified
+        and left as it is.
     force : bool
         Compute new checksums without a look at those that `src` carries, sound or not. It makes
         damage look right: use it only if the bytes are known to be good.
@@ -59,8 +62,9 @@ def seal(
     ChecksumError
         If `src` is sealed, and its bytes are not those that were sealed.
     ReadError, WriteError
-        If a system call fails. Then what was at `dst` is still there, and no temporary file is
-        left; only when `WriteError` names the fsync of the folder is the new one in place.
+        If a system call fails, or there is a folder, a device, a pipe or a socket at `dst`. What
+        was there is still there then, and no temporary file is left; only when `WriteError` names
+        the fsync of the folder is the new one in place.
     """
     source, target = Path(src), Path(dst if dst is not None else src)
     file = _native.File(source)
@@ -75,9 +79,9 @@ def seal(
 
 def _rewrite(shard: Shard, target: Path) -> None:
     file, data_bytes = shard.file, _data_bytes(shard)
-    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
     # The file that goes is the one to imitate, or the one that is copied.
-    status = os.stat(target if target.exists() else file.path)
+    status = _status_of_file(target) or os.stat(file.path)
+    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
     digests = []
     with replacing(target) as replacement:
         replacement.reserve(plan.start + data_bytes)
@@ -88,7 +92,24 @@ def _rewrite(shard: Shard, target: Path) -> None:
             offset += len(data)
         replacement.write(0, plan.encode(b"".join(digests)))
         replacement.imitate(status)
-        replacement.commit(target)
+        replacement.commit()
+
+
+def _status_of_file(target: Path) -> os.stat_result | None:
+    """Mode and owner of the file that is to be replaced; None for a symlink, or where none is."""
+    try:
+        status = os.lstat(target)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return status
+    if stat.S_ISLNK(status.st_mode):
+        return None
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
+    code = errno.EISDIR if kind == "folder" else errno.EEXIST
+    detail = f"it is a {kind}; expected a file to replace, or nothing there"
+    raise WriteError(code, "rename", target, detail=detail)
 
 
 def _tensor_entries(shard: Shard) -> bytes:

@@ -176,6 +176,23 @@ def test_a_file_of_the_index_that_is_damaged_is_named(checkpoint: Path) -> None:
     assert raised.value.path == str(path)
 
 
+def test_a_folder_that_is_called_like_a_file_is_none(tmp_path: Path) -> None:
+    path = _shard(tmp_path, "model-1.safetensors", "a")
+    (tmp_path / "old.safetensors").mkdir()
+    assert same_bytes(fastio.load(tmp_path), expected_bytes(path))
+
+
+def test_only_the_shards_of_the_names_asked_for_are_opened(checkpoint: Path) -> None:
+    weight_map = json.loads((checkpoint / "model.safetensors.index.json").read_text())["weight_map"]
+    name, shard = next(iter(weight_map.items()))
+    for other in set(weight_map.values()) - {shard}:
+        (checkpoint / other).unlink()
+    expected = expected_bytes(checkpoint / shard)[name]
+    assert same_bytes(fastio.load(checkpoint, names=[name]), {name: expected})
+    with pytest.raises(FileNotFoundError):
+        fastio.load(checkpoint)
+
+
 def test_a_link_to_nowhere_is_a_missing_file(checkpoint: Path) -> None:
     path = checkpoint / "model-00002-of-00002.safetensors"
     path.unlink()

@@ -1,5 +1,6 @@
 """What `fastio.load` gives is what the safetensors package gives: bytes, dtypes, shapes, names."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -248,12 +249,15 @@ def test_each_tensor_can_be_had_alone(
         pytest.param([], [], id="none"),
         pytest.param({"t2": 1, "t0": 2}.keys(), ["t2", "t0"], id="keys of a dict"),
         pytest.param(("t1",), ["t1"], id="tuple"),
+        pytest.param(iter(["t2", "t0"]), ["t2", "t0"], id="iterator"),
+        pytest.param(np.array(["t2"]), ["t2"], id="array"),
     ],
 )
 def test_names_may_be_any_collection(names: Any, expected: list[str], tmp_path: Path) -> None:
     path = write_even(tmp_path / "model", 5, 1000)
     tensors = fastio.load(path, names=names)
     assert list(tensors) == expected
+    assert all(type(name) is str for name in tensors)
     whole = expected_bytes(path)
     assert same_bytes(tensors, {name: whole[name] for name in expected})
 
@@ -291,6 +295,25 @@ def test_a_name_in_two_files_is_refused(tmp_path: Path) -> None:
         fastio.load([first, second])
     assert str(first) in str(raised.value)
     assert str(second) in str(raised.value)
+
+
+def test_a_file_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = write_even(tmp_path / "a", 1, 10)
+    with pytest.raises(fastio.FormatError, match="is given twice"):
+        fastio.load([path, path])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"options": {"lanes": 2}}, {"report": {"x": 1}}, {"names": 5}], ids=str
+)
+def test_an_argument_of_a_wrong_type_is_refused_and_left_alone(
+    arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write_even(tmp_path / "a", 1, 10)
+    before = copy.deepcopy(arguments)
+    with pytest.raises(TypeError):
+        fastio.load(path, **arguments)
+    assert arguments == before
 
 
 def _write_folder(folder: Path) -> list[Path]:

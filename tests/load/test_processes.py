@@ -110,6 +110,54 @@ assert whole(tensors)
     _fork(sealed, "pread", cache, code)
 
 
+def test_a_child_of_a_process_that_loads_meanwhile_collects_garbage(sealed: Path) -> None:
+    code = """
+import gc
+from fastio import collector
+with collector.Paused():
+    assert not gc.isenabled()
+    assert ended(in_child(gc.isenabled)) == 0  # whoever paused it may be a thread that is not there
+
+loading = True
+def go_on():
+    while loading:
+        load()
+thread = threading.Thread(target=go_on)
+thread.start()
+for _ in range(20):
+    assert ended(in_child(lambda: gc.isenabled() and whole(load()) and gc.isenabled())) == 0
+loading = False
+thread.join()
+assert gc.isenabled()
+gc.disable()
+load()
+assert not gc.isenabled()  # as it was before
+"""
+    _fork(sealed, "pread", "bypass", code)
+
+
+@pytest.mark.parametrize("cache", ["bypass", "keep"])
+@pytest.mark.parametrize("engine", _ENGINES)
+def test_a_program_ends_as_it_wants_while_daemon_threads_load(
+    sealed: Path, engine: str, cache: str
+) -> None:
+    code = """
+import sys, threading, time
+import fastio
+options = fastio.Options(engine=sys.argv[2], cache=sys.argv[3], mapping="never")
+def go_on():
+    while True:
+        fastio.load(sys.argv[1], options=options)
+for _ in range(3):
+    threading.Thread(target=go_on, daemon=True).start()
+time.sleep(0.1)
+sys.exit(3)
+"""
+    for _ in range(3):
+        result = testbed.run_python(code, sealed, engine, cache, timeout_s=60)
+        assert (result.returncode, result.stderr) == (3, "")
+
+
 @pytest.mark.parametrize("cache", ["bypass", "keep"])
 @pytest.mark.parametrize("engine", _ENGINES)
 def test_a_fork_while_reads_are_on_their_way_harms_neither_side(

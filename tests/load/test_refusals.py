@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,22 @@ def test_io_uring_that_was_asked_for_without_locked_memory_is_an_error(sealed: P
         pytest.skip("this kernel charges rings to nobody")
     assert result.exception == "fastio.errors.ReadError"
     assert "RLIMIT_MEMLOCK is 0" in (result.message or "")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["auto", "uring", "pread"])
+def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
+    sealed: Path, tmpfs: testbed.Mount, engine: str
+) -> None:
+    # On a mount that is known to be local, and on one that is not.
+    for path in (sealed, Path(shutil.copy(sealed, tmpfs.path / "model"))):
+        path.chmod(0o444)
+        code = (
+            "import resource, fastio.numpy; resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))"
+            + _LOAD
+        )
+        result = testbed.run_python(code, path, json.dumps({"engine": engine}), uid=_ANOTHER_UID)
+        _assert_whole(_said(result), path)
 
 
 @pytest.mark.root

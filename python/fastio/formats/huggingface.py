@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,10 @@ _FILE_SUFFIX = ".safetensors"
 _INDEX_BYTES_MAX = 2**28
 
 
-def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Catalog:
+def locate(
+    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    names: Collection[str] | None = None,
+) -> Catalog:
     """Say which tensors a source has, and where they lie.
 
     Parameters
@@ -28,11 +32,14 @@ def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Cata
         taken, else its only ``*.safetensors.index.json``, else ``model.safetensors``, else every
         ``*.safetensors`` in it; or such an index. Of the files that an index names, only the
         tensors are offered that it names.
+    names : collection of str, optional
+        What will be asked for: an index is then followed only to the files that have these, if it
+        knows them all.
 
     Raises
     ------
-    FileNotFoundError
-        If the source is not there, or a file that an index names.
+    FileNotFoundError, IsADirectoryError
+        If the source is not there, or a file that an index names; if one of several is a folder.
     FormatError
         If a file or an index is not valid, a folder has no safetensors files or several indexes, an
         index names a file outside its folder or a tensor that its file has not, or two files have a
@@ -47,14 +54,15 @@ def locate(source: str | os.PathLike[str] | list[Any] | tuple[Any, ...]) -> Cata
             if not source:
                 raise ValueError("source is empty: expected at least one file")
             paths = [_path(item) for item in source]
-            return Catalog(map(_shard, paths), f"{paths[0]} and {len(paths) - 1} more files")
+            more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+            return Catalog(map(_shard, paths), paths[0] + more)
         path = _path(source)
         if path.endswith(_INDEX_SUFFIX):
-            return Catalog(_shards_of_index(Path(path)), path)
+            return Catalog(_shards_of_index(Path(path), names), path)
         try:
             return Catalog([_shard(path)], path)
         except IsADirectoryError:
-            return Catalog(_shards_of_folder(Path(path)), path)
+            return Catalog(_shards_of_folder(Path(path), names), path)
 
 
 def _path(item: Any) -> str:
@@ -69,13 +77,15 @@ def _shard(path: str | Path) -> Shard:
     return safetensors.locate(_native.File(path))
 
 
-def _shards_of_folder(folder: Path) -> list[Shard]:
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    indexes = [name for name in names if name.endswith(_INDEX_SUFFIX)]
-    files = [name for name in names if name.endswith(_FILE_SUFFIX)]
+def _shards_of_folder(folder: Path, names: Collection[str] | None) -> list[Shard]:
+    with os.scandir(folder) as entries:  # a broken link is no folder: it is met below, by its name
+        there = sorted(e.name for e in entries if not (e.name.startswith(".") or e.is_dir()))
+    indexes = [name for name in there if name.endswith(_INDEX_SUFFIX)]
+    files = [name for name in there if name.endswith(_FILE_SUFFIX)]
     first_index, first_file = "model" + _INDEX_SUFFIX, "model" + _FILE_SUFFIX
     if first_index in indexes or len(indexes) == 1:
-        return _shards_of_index(folder / (first_index if first_index in indexes else indexes[0]))
+        index = first_index if first_index in indexes else indexes[0]
+        return _shards_of_index(folder / index, names)
     if indexes:
         raise FormatError(
             str(folder),
@@ -91,26 +101,28 @@ def _shards_of_folder(folder: Path) -> list[Shard]:
     return [_shard(folder / name) for name in ([first_file] if first_file in files else files)]
 
 
-def _shards_of_index(index: Path) -> list[Shard]:
+def _shards_of_index(index: Path, names: Collection[str] | None) -> list[Shard]:
     weight_map = _read_weight_map(index)
-    wanted: dict[str, set[str]] = {}
+    of_files: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
-        wanted.setdefault(file_name, set()).add(name)
+        of_files.setdefault(file_name, set()).add(name)
+    if names is not None and all(weight_map.get(name) is not None for name in names):
+        of_files = {weight_map[name]: of_files[weight_map[name]] for name in names}
     shards = []
-    for file_name, names in sorted(wanted.items()):
+    for file_name, listed in sorted(of_files.items()):
         try:
             shard = _shard(index.parent / file_name)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 errno.ENOENT, f"{os.strerror(errno.ENOENT)}, and {index} names it", error.filename
             ) from None
-        rows = [row for row, name in enumerate(shard.names) if name in names]
-        if len(rows) < len(names):
-            missing = min(names.difference(shard.names))
+        rows = [row for row, name in enumerate(shard.names) if name in listed]
+        if len(rows) < len(listed):
+            missing = min(listed.difference(shard.names))
             raise FormatError(
                 shard.path,
                 f"has no tensor {shown(missing)}",
-                expected=f"the {len(names)} tensors for which {index} names this file",
+                expected=f"the {len(listed)} tensors for which {index} names this file",
             )
         shards.append(shard if len(rows) == len(shard.names) else shard.take(rows))
     return shards

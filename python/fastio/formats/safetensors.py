@@ -29,6 +29,15 @@ from fastio.formats import strict_json
 _FIRST_READ_BYTES = 2**17
 _LENGTH_BYTES = checksums.LENGTH_BYTES
 _HEADER_BYTES_MIN = 2  # {}
+# What people hand to a loader by mistake, by its first bytes.
+_SIGNATURES = {
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with git lfs pull",
+    b"PK\x03\x04": "a zip file, as torch.save writes them",
+    b"\x80\x02": "a pickle, as torch.save wrote them once",
+    b"GGUF": "a GGUF file",
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"<": "an HTML page",
+}
 _METADATA_KEY = "__metadata__"
 _METADATA_FIRST = b'{"__metadata__":'
 # What _native.tensor_columns takes.
@@ -126,17 +135,24 @@ def _read_header(file: _native.File) -> bytes:
     first = file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
     length = int.from_bytes(first[:_LENGTH_BYTES], "little")
     follows = file.nbytes - _LENGTH_BYTES
-    longest = min(follows, checksums.HEADER_BYTES_MAX)
-    if not _HEADER_BYTES_MIN <= length <= longest:
-        limit = "the bytes that follow" if longest == follows else "the format's limit"
+    if not _HEADER_BYTES_MIN <= length <= min(follows, checksums.HEADER_BYTES_MAX):
         raise FormatError(
             file.path,
-            f"gives its header {length} bytes",
+            f"gives its header {length} bytes{_foreign(first)}",
             offset=0,
-            expected=f"{_HEADER_BYTES_MIN} to {longest} ({limit}): a safetensors file, and whole",
+            expected=f"a safetensors file, and whole: {_HEADER_BYTES_MIN} to "
+            f"{checksums.HEADER_BYTES_MAX} (the format's limit), of which {follows} follow",
         )
     end = _LENGTH_BYTES + length
     return first[:end] if end <= len(first) else file.read(0, end)
+
+
+def _foreign(first: bytes) -> str:
+    """What a file seems to be whose first bytes are those of another format; or nothing."""
+    for signature, name in _SIGNATURES.items():
+        if first.startswith(signature):
+            return f"; it looks like {name}"
+    return ""
 
 
 def _decode_fast(path: str, raw: bytes) -> _Header | None:
