@@ -237,8 +237,8 @@ def _after_the_header(monkeypatch: pytest.MonkeyPatch, change: Callable[[], obje
     """Make a change between the header's read and the first look at the data."""
     locate = huggingface.locate
 
-    def locate_and_change(source: Any) -> Any:
-        catalog = locate(source)
+    def locate_and_change(source: Any, names: Any) -> Any:
+        catalog = locate(source, names)
         change()
         return catalog
 

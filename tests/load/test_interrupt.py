@@ -142,37 +142,53 @@ def test_a_process_that_was_interrupted_ends_when_the_disk_answers(
     assert result.exception == "KeyboardInterrupt"
 
 
-def test_a_load_of_many_tensors_is_interrupted_within_100_ms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["columns", "numpy", "torch"])
+def test_no_step_of_a_load_of_many_tensors_holds_an_interrupt_back(
+    step: str, tmp_path: Path
+) -> None:
     path = write(tmp_path / "model", {f"layers.{i}.weight": ("F32", (1,)) for i in range(100_000)})
     code = """
-import json, signal, sys, time
+import importlib, json, signal, sys, time
 import fastio
+from fastio import _native
+
+path, step = sys.argv[1:]
+framework = "torch" if step == "torch" else "numpy"
+importlib.import_module("fastio." + framework)
+if step == "columns":
+    owner, name = fastio.formats.safetensors._native, "tensor_columns"
+else:
+    owner, name = sys.modules["fastio." + framework], "wrap"
+real, seconds, wait = getattr(owner, name), [], 0
+
+def timed(*arguments):
+    begin = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, wait)
+    try:
+        return real(*arguments)
+    finally:
+        seconds.append(time.perf_counter() - begin)
 
 def handle(*_):
     raise InterruptedError
 
 signal.signal(signal.SIGALRM, handle)
-fastio.load(sys.argv[1])
-begin = time.perf_counter()
-fastio.load(sys.argv[1])
-whole = time.perf_counter() - begin
-late = []
-for turn in range(1, 20):
-    tries = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        try:
-            signal.setitimer(signal.ITIMER_REAL, whole * turn / 20)
-            fastio.load(sys.argv[1])
-            time.sleep(whole)
-        except InterruptedError:
-            tries.append(time.perf_counter() - begin - whole * turn / 20)
-    late.append(min(tries))  # a busy machine may hold a process up for longer than the promise
-print(json.dumps(late))
+setattr(owner, name, timed)
+fastio.load(path, framework=framework)
+wait = seconds.pop() / 10
+for _ in range(3):
+    try:
+        fastio.load(path, framework=framework)
+    except InterruptedError:
+        pass
+print(json.dumps([10 * wait, seconds]))
 """
-    late = json.loads(testbed.run_python(code, path, timeout_s=120).check().stdout)
-    assert len(late) == 19
-    assert max(late) < 0.1, late
+    whole, interrupted = json.loads(
+        testbed.run_python(code, path, step, timeout_s=60).check().stdout
+    )
+    assert len(interrupted) == 3
+    # A tenth of the step had passed; the best of three, for a busy machine holds processes up.
+    assert min(interrupted) < whole / 2, (whole, interrupted)
 
 
 def test_what_a_signal_handler_raises_ends_the_load(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ with collector.Paused():
     assert not gc.isenabled()
     assert ended(in_child(gc.isenabled)) == 0  # whoever paused it may be a thread that is not there
 
+load()  # a module that a thread just imports is locked in a child for ever
 loading = True
 def go_on():
     while loading:
@@ -151,11 +152,11 @@ def go_on():
 for _ in range(3):
     threading.Thread(target=go_on, daemon=True).start()
 time.sleep(0.1)
-sys.exit(3)
+sys.exit()
 """
     for _ in range(3):
         result = testbed.run_python(code, sealed, engine, cache, timeout_s=60)
-        assert (result.returncode, result.stderr) == (3, "")
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("cache", ["bypass", "keep"])
