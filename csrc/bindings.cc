@@ -34,11 +34,18 @@ class Bytes {
   Py_buffer view_{};
 };
 
+// Bytes that are to be filled; MemoryError where there is no memory for them.
+py::bytes blank_bytes(std::size_t nbytes) {
+  PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(nbytes));
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(made);
+}
+
 py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes) {
   if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
     throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
   }
-  py::bytes answer(nullptr, nbytes);
+  const py::bytes answer = blank_bytes(nbytes);
   const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
   {
     const GilReleased released;
@@ -60,7 +67,7 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   const Bytes bytes(data);
   const auto span = bytes.span();
   const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
-  py::bytes answer(nullptr, count * sizeof(std::uint64_t));
+  const py::bytes answer = blank_bytes(count * sizeof(std::uint64_t));
   char* out = PyBytes_AS_STRING(answer.ptr());
   const GilReleased released;
   for (std::size_t i = 0; i < count; ++i) {

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, Shard
@@ -21,7 +21,6 @@ from fastio.report import Report
 _log = logging.getLogger("fastio")
 
 FRAMEWORKS = ("numpy", "torch")
-_Kind = TypeVar("_Kind")
 
 
 def load(
@@ -84,9 +83,13 @@ def load(
     wrapper = _framework_module(framework)
     if verify not in (True, False, "require"):
         raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
-    options = _checked("options", options, Options) or Options()
-    report = _checked("report", report, Report) or Report()
-    report.clear()
+    _check_kind("options", options, Options)
+    _check_kind("report", report, Report)
+    options = options if options is not None else Options()
+    if report is None:
+        report = Report()
+    else:
+        report.clear()
     if names is not None and not isinstance(names, (str, bytes)):
         names = tuple(names)
     try:
@@ -112,10 +115,9 @@ def load(
     return tensors
 
 
-def _checked(what: str, value: Any, kind: type[_Kind]) -> _Kind | None:
+def _check_kind(what: str, value: object, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{what} must be a fastio.{kind.__name__}, not {type(value).__name__}")
-    return value
 
 
 def _wrapped(catalog: Catalog, loaded: _native.Loaded, wrapper: ModuleType) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What hostile files cost, what a load takes at its peak, and when tensors give memory back."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,41 @@ def test_a_load_beyond_the_limit_is_refused_before_it_reads(
         engine=engine, cache="keep", mapping=mapping, memory_limit_bytes=limit + 1
     )
     assert same_bytes(fastio.load(path, options=enough), expected)
+
+
+_SCARCE = (
+    _STATUS
+    + """
+import resource
+import fastio.numpy
+
+action, path, more_bytes = sys.argv[1:]
+limit = status("VmSize") + int(more_bytes)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    getattr(fastio, action)(path)
+except MemoryError as error:
+    print(str(error))
+"""
+)
+
+
+def test_memory_that_is_not_to_be_had_is_an_error_that_names_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(_with_tensor(f"[{1 << 30}]", f"[0,{1 << 30}]", "U8"))
+    os.truncate(path, path.stat().st_size + (1 << 30))
+    said = testbed.run_python(_SCARCE, "load", path, 256 * _MIB).check().stdout
+    assert str(path) in said
+    assert str(1 << 30) in said
+
+
+def test_a_file_that_is_sealed_without_memory_stays_as_it_is(tmp_path: Path) -> None:
+    path = write_even(tmp_path / "model", 1, 64 * _MIB)
+    before = path.read_bytes()
+    result = testbed.run_python(_SCARCE, "seal", path, 4 * _MIB).check()
+    assert result.stdout  # a MemoryError, and no other one
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_part_counts_against_the_limit_as_a_part(tmp_path: Path) -> None:
