@@ -45,7 +45,7 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
   if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
     throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
   }
-  const py::bytes answer = blank_bytes(nbytes);
+  py::bytes answer = blank_bytes(nbytes);
   const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
   {
     const GilReleased released;
@@ -67,7 +67,7 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   const Bytes bytes(data);
   const auto span = bytes.span();
   const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
-  const py::bytes answer = blank_bytes(count * sizeof(std::uint64_t));
+  py::bytes answer = blank_bytes(count * sizeof(std::uint64_t));
   char* out = PyBytes_AS_STRING(answer.ptr());
   const GilReleased released;
   for (std::size_t i = 0; i < count; ++i) {

@@ -235,7 +235,7 @@ def test_memory_that_is_not_to_be_had_is_an_error_that_names_the_source(tmp_path
     path = tmp_path / "model"
     path.write_bytes(_with_tensor(f"[{1 << 30}]", f"[0,{1 << 30}]", "U8"))
     os.truncate(path, path.stat().st_size + (1 << 30))
-    said = testbed.run_python(_SCARCE, "load", path, 256 * _MIB).check().stdout
+    said = testbed.run_python(_SCARCE, "load", path, str(256 * _MIB)).check().stdout
     assert str(path) in said
     assert str(1 << 30) in said
 
@@ -243,7 +243,7 @@ def test_memory_that_is_not_to_be_had_is_an_error_that_names_the_source(tmp_path
 def test_a_file_that_is_sealed_without_memory_stays_as_it_is(tmp_path: Path) -> None:
     path = write_even(tmp_path / "model", 1, 64 * _MIB)
     before = path.read_bytes()
-    result = testbed.run_python(_SCARCE, "seal", path, 4 * _MIB).check()
+    result = testbed.run_python(_SCARCE, "seal", path, str(4 * _MIB)).check()
     assert result.stdout  # a MemoryError, and no other one
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
