@@ -148,19 +148,20 @@ void LoadJob::start_lanes() {
   } else {
     set.engines.resize(lane_count_);
   }
-  std::vector<std::unique_ptr<Lane>> lanes;
+  // Each is handed over to its thread, or taken back where there is no thread for it. All memory
+  // for that is there before the first one starts.
+  std::vector<std::shared_ptr<std::unique_ptr<Lane>>> lanes;
   for (auto& engine : set.engines) {
-    lanes.push_back(
-        std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
+    lanes.push_back(std::make_shared<std::unique_ptr<Lane>>(
+        std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth)));
   }
   failures_.reserve(2 * lanes.size());  // a lane can tell that it has no memory without any
   std::size_t started = 0;
-  for (auto& lane : lanes) {
+  for (const auto& handed : lanes) {
     {
       const std::lock_guard lock(mutex_);
       ++lanes_running_;
     }
-    const auto handed = std::make_shared<std::unique_ptr<Lane>>(std::move(lane));
     try {
       std::thread([job = shared_from_this(), handed] {
         job->run_lane(std::move(*handed));

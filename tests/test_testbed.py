@@ -40,8 +40,8 @@ def test_a_file_is_resident_when_warmed_and_not_when_evicted(tmp_path: Path) -> 
     file.write_bytes(os.urandom(1 << 20))
     testbed.evict(file)
     assert testbed.resident_bytes(file) == 0
-    testbed.warm(file)
-    assert testbed.resident_bytes(file) == 1 << 20
+    with testbed.kept_warm(file):
+        assert testbed.resident_bytes(file) == 1 << 20
 
 
 @pytest.mark.root
@@ -61,8 +61,8 @@ def test_mincore_agrees_with_cachestat(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("testbed.residency._CACHESTAT", 1 << 20)  # no such system call: ENOSYS
     testbed.evict(file)
     assert testbed.resident_bytes(file) == 0
-    testbed.warm(file)
-    assert testbed.resident_bytes(file) == -(-300_000 // mmap.PAGESIZE) * mmap.PAGESIZE
+    with testbed.kept_warm(file):
+        assert testbed.resident_bytes(file) == -(-300_000 // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 @pytest.mark.root

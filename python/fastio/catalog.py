@@ -283,14 +283,15 @@ class Catalog(Collection[str]):
         for shard in self.shards:
             for name in shard.names:
                 other = first.setdefault(name, shard)
-                if other is not shard and other.path == shard.path:
+                if other is shard:
+                    continue
+                if other.path == shard.path:
                     raise FormatError(shard.path, "is given twice", expected="each file once")
-                if other is not shard:
-                    raise FormatError(
-                        shard.path,
-                        f"has a tensor {shown(name)}, and so has {other.path}",
-                        expected="each name in one file only",
-                    )
+                raise FormatError(
+                    shard.path,
+                    f"has a tensor {shown(name)}, and so has {other.path}",
+                    expected="each name in one file only",
+                )
 
 
 def _close_matches(name: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -117,9 +117,9 @@ class _Header:
     path: str
     raw: bytes
 
-    def unsound(self, key: str, problem: str, expected: str) -> FormatError:
-        """An error at the place of a key in the metadata."""
-        offset = max(LENGTH_BYTES, self.raw.find(f'"{key}"'.encode()))
+    def unsound(self, at: str | int, problem: str, expected: str) -> FormatError:
+        """An error at a key in the metadata, or at a byte."""
+        offset = at if isinstance(at, int) else max(LENGTH_BYTES, self.raw.find(f'"{at}"'.encode()))
         return FormatError(self.path, problem, offset=offset, expected=f"{expected}; {_SUSPECT}")
 
 
@@ -139,20 +139,12 @@ def _check_keys(keys: set[str], metadata: Mapping[str, str], header: _Header) ->
 
 def _check_digest(header: _Header) -> None:
     if header.raw[LENGTH_BYTES:_DIGEST_AT] != _PREFIX:
-        raise FormatError(
-            header.path,
-            "its header has metadata of fastio's, but does not start as a sealed one",
-            offset=LENGTH_BYTES,
-            expected=f"{_PREFIX.decode()}; {_SUSPECT}",
-        )
+        problem = "its header has metadata of fastio's, but does not start as a sealed one"
+        raise header.unsound(LENGTH_BYTES, problem, _PREFIX.decode())
     expected, found = header.raw[_DIGITS].decode("ascii", "replace"), _header_digest(header.raw)
     if expected != found:
-        raise FormatError(
-            header.path,
-            f"the checksum of its header is {found}",
-            offset=_DIGEST_AT,
-            expected=f"{shown(expected)}; {_SUSPECT}",
-        )
+        problem = f"the checksum of its header is {found}"
+        raise header.unsound(_DIGEST_AT, problem, shown(expected))
 
 
 def _header_digest(header: bytes | bytearray) -> str:

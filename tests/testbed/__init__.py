@@ -9,7 +9,7 @@ from testbed.children import ChildResult, run_python
 from testbed.disks import FailingMount, failing_mount, throttled
 from testbed.mounts import Mount, enter_private_mounts, loop_mount, tmpfs_mount
 from testbed.requirements import require_root, require_tools
-from testbed.residency import drop_caches, evict, kept_warm, resident_bytes, warm
+from testbed.residency import drop_caches, evict, kept_warm, resident_bytes
 from testbed.slow import SlowMount, build_slow_filesystem, slow_mount
 
 __all__ = [
@@ -31,5 +31,4 @@ __all__ = [
     "slow_mount",
     "throttled",
     "tmpfs_mount",
-    "warm",
 ]

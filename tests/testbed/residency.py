@@ -65,23 +65,6 @@ def _resident_bytes_by_mincore(fd: int) -> int:
     return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
 
-def warm(path: str | os.PathLike[str]) -> None:
-    """Read a file once, so that it is in the page cache.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    AssertionError
-        If it is not all there afterwards.
-    """
-    nbytes = 0
-    with Path(path).open("rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            nbytes += len(block)
-    assert resident_bytes(path) >= nbytes, f"{path} does not stay in the page cache"
-
-
 @contextlib.contextmanager
 def kept_warm(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep a file in the page cache: locked there, whatever the machine reclaims meanwhile.
