@@ -177,4 +177,7 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_columns(module);
   fastio::register_engines(module);
   fastio::register_loading(module);
+  fastio::register_streams(module);
+  fastio::register_fills(module);
+  fastio::register_mapped_files(module);
 }

@@ -14,23 +14,47 @@ namespace py = pybind11;
 
 namespace fastio {
 
-std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shard) const {
-  const auto& extents = job_->request(shard).extents;
-  std::vector<std::shared_ptr<Region>> of_extents(extents.size());
-  const Plan& plan = job_->plan(shard);
-  for (std::size_t r = 0; r < plan.regions.size(); ++r) {
-    for (std::size_t e = plan.regions[r].first_extent; e < plan.regions[r].last_extent; ++e) {
-      if (extents[e].begin != extents[e].end) of_extents[e] = regions_.at(shard)[r];
+Loaded::Loaded(std::shared_ptr<LoadJob> job) : job_(std::move(job)) {
+  auto regions = job_->take_regions();
+  for (std::size_t shard = 0; shard < regions.size(); ++shard) {
+    for (std::size_t r = 0; r < regions[shard].size(); ++r) {
+      const PlannedRegion& planned = job_->plan(shard).regions[r];
+      held_.push_back(
+          {shard, planned.first_extent, planned.last_extent, std::move(regions[shard][r])});
     }
+  }
+}
+
+Loaded::Loaded(std::shared_ptr<LoadJob> job, std::size_t shard, std::size_t region,
+               std::shared_ptr<Region> memory)
+    : job_(std::move(job)) {
+  const PlannedRegion& planned = job_->plan(shard).regions.at(region);
+  held_.push_back({shard, planned.first_extent, planned.last_extent, std::move(memory)});
+}
+
+std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shard,
+                                                                std::size_t first,
+                                                                std::size_t count) const {
+  if (shard >= job_->shard_count()) throw std::out_of_range("no such shard");
+  const std::vector<Extent>& extents = job_->request(shard).extents;
+  if (first > extents.size() || count > extents.size() - first)
+    throw std::out_of_range("no such extents");
+  std::vector<std::shared_ptr<Region>> of_extents(count);
+  auto held = std::partition_point(held_.begin(), held_.end(), [&](const Held& h) {
+    return std::pair(h.shard, h.last) <= std::pair(shard, first);
+  });
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t extent = first + i;
+    if (extents[extent].begin == extents[extent].end) continue;
+    while (held != held_.end() && held->shard == shard && held->last <= extent) ++held;
+    if (held == held_.end() || held->shard != shard || held->first > extent)
+      throw std::out_of_range("the memory of this extent is not here");
+    of_extents[i] = held->region;
   }
   return of_extents;
 }
 
 namespace {
-
-using Offsets = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
-using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, py::bytes>>;
-using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableArgument>;
 
 ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chunk_bytes,
                        const std::string& digests) {
@@ -44,6 +68,66 @@ ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chun
   }
   return table;
 }
+
+template <typename Value>
+Value one_of(const char* what, const std::string& name,
+             std::initializer_list<std::pair<const char*, Value>> values) {
+  for (const auto& [known, value] : values) {
+    if (name == known) return value;
+  }
+  throw py::value_error(std::string(what) + " cannot be " + name);
+}
+
+std::string text(const py::object& options, const char* name) {
+  return options.attr(name).cast<std::string>();
+}
+
+std::string hex16(std::uint64_t value) {
+  std::string text(17, '\0');
+  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
+  text.resize(16);
+  return text;
+}
+
+// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback,
+// a failure beside a read that hangs.
+class Attendance {
+ public:
+  explicit Attendance(LoadJob& job) : job_(job) {}
+  Attendance(const Attendance&) = delete;
+  Attendance& operator=(const Attendance&) = delete;
+  ~Attendance() {
+    if (finished_) return;
+    job_.cancel();
+    if (job_.wait_for_places(std::chrono::milliseconds::zero())) return;
+    const GilReleased released;  // the caller's memory: nobody leaves while a read writes to it
+    while (!job_.wait_for_places(std::chrono::milliseconds(20))) {
+    }
+  }
+  void finished() { finished_ = true; }
+
+ private:
+  LoadJob& job_;
+  bool finished_ = false;
+};
+
+py::list access_list(const LoadJob& job) {
+  py::list answer;
+  for (std::size_t i = 0; i < job.shard_count(); ++i) {
+    answer.append(py::make_tuple(job.access(i).cache_state, job.access(i).reason));
+  }
+  return answer;
+}
+
+std::uint64_t tensor_bytes(const LoadJob& job) {
+  std::uint64_t nbytes = 0;
+  for (std::size_t i = 0; i < job.shard_count(); ++i) {
+    for (const Extent& extent : job.request(i).extents) nbytes += extent.end - extent.begin;
+  }
+  return nbytes;
+}
+
+}  // namespace
 
 ShardRequest parse_shard(const ShardArgument& argument) {
   const auto& [file, begins, ends, table] = argument;
@@ -65,44 +149,51 @@ ShardRequest parse_shard(const ShardArgument& argument) {
   return request;
 }
 
-template <typename Value>
-Value one_of(const char* what, const std::string& name,
-             std::initializer_list<std::pair<const char*, Value>> values) {
-  for (const auto& [known, value] : values) {
-    if (name == known) return value;
-  }
-  throw py::value_error(std::string(what) + " cannot be " + name);
+std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& arguments) {
+  std::vector<ShardRequest> requests;
+  requests.reserve(arguments.size());
+  for (const ShardArgument& argument : arguments) requests.push_back(parse_shard(argument));
+  return requests;
 }
 
-LoadOptions parse_options(const std::string& engine, const std::string& cache,
-                          const std::string& mapping, const std::string& huge_pages) {
-  LoadOptions options;
-  options.engine = one_of<EnginePreference>("engine", engine,
-                                            {{"auto", EnginePreference::automatic},
-                                             {"uring", EnginePreference::uring},
-                                             {"pread", EnginePreference::pread}});
-  options.cache = one_of<CacheMode>(
-      "cache", cache,
+LoadOptions parse_options(const py::object& options, bool keep_cold) {
+  LoadOptions parsed;
+  parsed.engine = one_of<EnginePreference>("engine", text(options, "engine"),
+                                           {{"auto", EnginePreference::automatic},
+                                            {"uring", EnginePreference::uring},
+                                            {"pread", EnginePreference::pread}});
+  parsed.cache = one_of<CacheMode>(
+      "cache", text(options, "cache"),
       {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
-  options.mapping = one_of<MappingMode>(
-      "mapping", mapping, {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
-  options.huge_pages = one_of<HugePages>(
-      "huge_pages", huge_pages,
+  parsed.mapping =
+      one_of<MappingMode>("mapping", text(options, "mapping"),
+                          {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
+  parsed.huge_pages = one_of<HugePages>(
+      "huge_pages", text(options, "huge_pages"),
       {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
-  return options;
+  parsed.keep_cold = keep_cold;
+  parsed.block_bytes = options.attr("block_bytes").cast<std::uint64_t>();
+  parsed.queue_depth = options.attr("queue_depth").cast<unsigned>();
+  parsed.lanes = options.attr("lanes").cast<unsigned>();
+  parsed.memory_limit_bytes =
+      options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
+  return parsed;
 }
 
-std::string hex16(std::uint64_t value) {
-  std::string text(17, '\0');
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
-  text.resize(16);
-  return text;
+std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
+  if (std::all_of(requests.begin(), requests.end(),
+                  [](const auto& r) { return r.file->mount().local; })) {
+    const GilReleased released;
+    return LoadJob::start(std::move(requests), options);
+  }
+  // A server may be asked, which may not answer.
+  return call_detached([requests, options] { return LoadJob::start(requests, options); },
+                       [](const std::shared_ptr<LoadJob>& late) { late->cancel(); });
 }
 
-[[noreturn]] void raise_damage(const LoadJob& job, const DamagedChunk& damage) {
+void raise_damage(const File& file, const DamagedChunk& damage) {
   const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
-  const py::object path =
-      py::module_::import("os").attr("fsdecode")(py::bytes(job.request(damage.shard).file->path()));
+  const py::object path = py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
   const py::object error =
       type(path, py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
            py::arg("nbytes") = damage.extent.end - damage.extent.begin,
@@ -111,22 +202,10 @@ std::string hex16(std::uint64_t value) {
   throw py::error_already_set();
 }
 
-// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback,
-// a failure beside a read that hangs.
-class Attendance {
- public:
-  explicit Attendance(LoadJob& job) : job_(job) {}
-  Attendance(const Attendance&) = delete;
-  Attendance& operator=(const Attendance&) = delete;
-  ~Attendance() {
-    if (!finished_) job_.cancel();
-  }
-  void finished() { finished_ = true; }
-
- private:
-  LoadJob& job_;
-  bool finished_ = false;
-};
+void raise_if_failed(const LoadJob& job) {
+  if (const auto failure = job.failure()) raise_failure(*failure);
+  if (const auto damage = job.damage()) raise_damage(*job.request(damage->shard).file, *damage);
+}
 
 void attend(LoadJob& job, const py::object& progress) {
   Attendance attendance(job);
@@ -144,24 +223,7 @@ void attend(LoadJob& job, const py::object& progress) {
         if (!progress.is_none()) progress(job.counters().bytes_done.load(), job.bytes_total());
       });
   if (finished) attendance.finished();
-  if (const auto failure = job.failure()) raise_failure(*failure);
-  if (const auto damage = job.damage()) raise_damage(job, *damage);
-}
-
-py::list access_list(const LoadJob& job) {
-  py::list answer;
-  for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    answer.append(py::make_tuple(job.access(i).cache_state, job.access(i).reason));
-  }
-  return answer;
-}
-
-std::uint64_t tensor_bytes(const LoadJob& job) {
-  std::uint64_t nbytes = 0;
-  for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    for (const Extent& extent : job.request(i).extents) nbytes += extent.end - extent.begin;
-  }
-  return nbytes;
+  raise_if_failed(job);
 }
 
 py::dict statistics(const LoadJob& job) {
@@ -180,46 +242,21 @@ py::dict statistics(const LoadJob& job) {
   return answer;
 }
 
-std::shared_ptr<Loaded> load(const std::vector<ShardArgument>& shards, const std::string& engine,
-                             const std::string& cache, const std::string& mapping,
-                             const std::string& huge_pages, bool keep_cold,
-                             std::uint64_t block_bytes, unsigned queue_depth, unsigned lanes,
-                             std::optional<std::uint64_t> memory_limit_bytes,
-                             const py::object& progress) {
-  LoadOptions options = parse_options(engine, cache, mapping, huge_pages);
-  options.keep_cold = keep_cold;
-  options.block_bytes = block_bytes;
-  options.queue_depth = queue_depth;
-  options.lanes = lanes;
-  options.memory_limit_bytes = memory_limit_bytes;
-  std::vector<ShardRequest> requests;
-  requests.reserve(shards.size());
-  for (const ShardArgument& shard : shards) requests.push_back(parse_shard(shard));
-  std::shared_ptr<LoadJob> job;
-  if (std::all_of(requests.begin(), requests.end(),
-                  [](const auto& r) { return r.file->mount().local; })) {
-    const GilReleased released;
-    job = LoadJob::start(std::move(requests), options);
-  } else {
-    // A server may be asked, which may not answer.
-    job = call_detached([requests, options] { return LoadJob::start(requests, options); },
-                        [](const std::shared_ptr<LoadJob>& late) { late->cancel(); });
-  }
-  attend(*job, progress);
-  return std::make_shared<Loaded>(std::move(job));
-}
-
-}  // namespace
-
 void register_loading(py::module_& module) {
   py::class_<Loaded, std::shared_ptr<Loaded>> loaded(module, "Loaded");
   loaded.def_property_readonly("statistics",
                                [](const Loaded& self) { return statistics(self.job()); });
   register_tensors(loaded);
-  module.def("load", &load, py::arg("shards"), py::kw_only(), py::arg("engine"), py::arg("cache"),
-             py::arg("mapping"), py::arg("huge_pages"), py::arg("keep_cold"),
-             py::arg("block_bytes"), py::arg("queue_depth"), py::arg("lanes"),
-             py::arg("memory_limit_bytes") = py::none(), py::arg("progress") = py::none());
+  module.def(
+      "load",
+      [](const std::vector<ShardArgument>& shards, const py::object& options, bool keep_cold,
+         const py::object& progress) {
+        auto job = start_job(parse_shards(shards), parse_options(options, keep_cold));
+        attend(*job, progress);
+        return std::make_shared<Loaded>(std::move(job));
+      },
+      py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("keep_cold") = false,
+      py::arg("progress") = py::none());
   module.def(
       "plan",
       [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,

@@ -1,7 +1,12 @@
-// What load() gives back to Python: the finished job and its memory.
+// What the bindings of loads share: arguments in, a job attended from Python, memory out.
 #pragma once
 
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
 #include <memory>
+#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -9,22 +14,58 @@
 
 namespace fastio {
 
+using Offsets =
+    pybind11::array_t<std::int64_t, pybind11::array::c_style | pybind11::array::forcecast>;
+// (start, chunk_bytes, digests)
+using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, pybind11::bytes>>;
+// (file, begins, ends, table)
+using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableArgument>;
+
+[[nodiscard]] ShardRequest parse_shard(const ShardArgument& argument);
+[[nodiscard]] std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& arguments);
+
+// From any object with the attributes of fastio.Options.
+[[nodiscard]] LoadOptions parse_options(const pybind11::object& options, bool keep_cold);
+
+// Starts a job so that Ctrl-C is answered, also where a server has to be asked first.
+[[nodiscard]] std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests,
+                                                 const LoadOptions& options);
+
+// Waits until a job is finished; raises what it failed with, or what Python raised meanwhile, and
+// cancels it then.
+void attend(LoadJob& job, const pybind11::object& progress);
+void raise_if_failed(const LoadJob& job);
+[[noreturn]] void raise_damage(const File& file, const DamagedChunk& damage);
+
+[[nodiscard]] pybind11::dict statistics(const LoadJob& job);
+
+// Memory that was loaded: of all extents of a job, or of those of one region.
 class Loaded {
  public:
-  explicit Loaded(std::shared_ptr<LoadJob> job)
-      : job_(std::move(job)), regions_(job_->take_regions()) {}
+  explicit Loaded(std::shared_ptr<LoadJob> job);
+  Loaded(std::shared_ptr<LoadJob> job, std::size_t shard, std::size_t region,
+         std::shared_ptr<Region> memory);
 
   [[nodiscard]] const LoadJob& job() const { return *job_; }
 
-  // The region of every extent of one shard, in order; null for an extent of no bytes.
-  [[nodiscard]] std::vector<std::shared_ptr<Region>> regions_of_extents(std::size_t shard) const;
+  // Of the extents [first, first + count) of one shard: the region of each, null for an extent of
+  // no bytes. Throws std::out_of_range for extents that are not here.
+  [[nodiscard]] std::vector<std::shared_ptr<Region>> regions_of_extents(std::size_t shard,
+                                                                        std::size_t first,
+                                                                        std::size_t count) const;
 
   // From now on a region lives as long as its tensors.
-  void release() { regions_.clear(); }
+  void release() { held_.clear(); }
 
  private:
+  struct Held {
+    std::size_t shard = 0;
+    std::size_t first = 0, last = 0;  // extents
+    std::shared_ptr<Region> region;
+  };
+
   std::shared_ptr<LoadJob> job_;
-  std::vector<std::vector<std::shared_ptr<Region>>> regions_;
+  std::vector<Held> held_;  // by shard and extent
 };
 
 }  // namespace fastio

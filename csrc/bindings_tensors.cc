@@ -10,39 +10,27 @@
 
 #include "bindings.h"
 #include "bindings_load.h"
+#include "bindings_tensors.h"
 
 namespace py = pybind11;
 
 namespace fastio {
+
+TensorMemory::TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent,
+                           std::size_t alignment)
+    : share_(std::in_place, region, extent.begin, extent.end), data_(share_->data()) {
+  if (reinterpret_cast<std::uintptr_t>(data_) % alignment == 0) return;
+  copy({data_, extent.end - extent.begin});
+  share_.reset();  // the place that was read into gives its pages back now, not with the tensor
+}
+
+void TensorMemory::copy(std::span<const std::byte> bytes) {
+  copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[bytes.size()]);
+  std::memcpy(copy_.get(), bytes.data(), bytes.size());
+  data_ = copy_.get();
+}
+
 namespace {
-
-// What keeps a tensor's bytes: a share of a region, or a copy at an aligned place where the file's
-// offset breaks the dtype's alignment (which safetensors allows).
-class TensorMemory {
- public:
-  TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent, std::size_t alignment)
-      : share_(std::in_place, region, extent.begin, extent.end), data_(share_->data()) {
-    if (reinterpret_cast<std::uintptr_t>(data_) % alignment == 0) return;
-    copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[extent.end - extent.begin]);
-    std::memcpy(copy_.get(), data_, extent.end - extent.begin);
-    data_ = copy_.get();
-    share_.reset();  // the place that was read into gives its pages back now, not with the tensor
-  }
-
-  [[nodiscard]] std::byte* data() const { return data_; }
-
- private:
-  static constexpr std::size_t kCopyAlignment = 64;
-  struct Delete {
-    void operator()(std::byte* data) const {
-      operator delete[](data, std::align_val_t{kCopyAlignment});
-    }
-  };
-
-  std::optional<Share> share_;  // none for a copy
-  std::byte* data_;
-  std::unique_ptr<std::byte, Delete> copy_;
-};
 
 std::vector<py::ssize_t> parse_shape(PyObject* shape) {
   if (!PyTuple_Check(shape)) throw py::type_error("a shape must be a tuple of int");
@@ -55,9 +43,9 @@ std::vector<py::ssize_t> parse_shape(PyObject* shape) {
   return parsed;
 }
 
-void check_lengths(const Loaded& loaded, std::size_t shard, std::size_t given) {
-  if (shard >= loaded.job().shard_count() || loaded.job().request(shard).extents.size() != given) {
-    throw py::value_error("one dtype and one shape are needed for each extent of the shard");
+void check_lengths(std::size_t count, std::initializer_list<std::size_t> given) {
+  for (const std::size_t length : given) {
+    if (length != count) throw py::value_error("one dtype and one shape are needed a tensor");
   }
 }
 
@@ -69,30 +57,38 @@ void check_size(const std::vector<py::ssize_t>& shape, std::uint64_t item_bits,
     throw py::value_error("dtype and shape do not fit the extent");
 }
 
+}  // namespace
+
+py::array make_array(std::unique_ptr<TensorMemory> memory, const py::dtype& dtype,
+                     const py::handle& shape, const Extent& extent) {
+  const auto parsed = parse_shape(shape.ptr());
+  check_size(parsed, static_cast<std::uint64_t>(dtype.itemsize()) * 8, extent);
+  if (memory == nullptr) return {dtype, parsed};
+  void* data = memory->data();
+  const py::capsule owner(memory.release(),
+                          [](void* held) { delete static_cast<TensorMemory*>(held); });
+  return {dtype, parsed, data, owner};
+}
+
+namespace {
+
 py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& dtypes,
-                      const py::list& shapes) {
-  check_lengths(loaded, shard, dtypes.size());
-  check_lengths(loaded, shard, shapes.size());
-  const auto regions = loaded.regions_of_extents(shard);
+                      const py::list& shapes, std::size_t first) {
+  check_lengths(shapes.size(), {dtypes.size()});
+  const auto regions = loaded.regions_of_extents(shard, first, shapes.size());
   py::list arrays(dtypes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     answer_signals(i);
-    const Extent& extent = loaded.job().request(shard).extents[i];
+    const Extent& extent = loaded.job().request(shard).extents[first + i];
     const auto dtype = py::reinterpret_borrow<py::dtype>(
         PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
-    const auto shape = parse_shape(PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)));
-    check_size(shape, static_cast<std::uint64_t>(dtype.itemsize()) * 8, extent);
-    py::array array;
-    if (regions[i] == nullptr) {
-      array = py::array(dtype, shape);
-    } else {
-      auto memory = std::make_unique<TensorMemory>(regions[i], extent,
-                                                   static_cast<std::size_t>(dtype.alignment()));
-      void* data = memory->data();
-      const py::capsule owner(memory.release(),
-                              [](void* held) { delete static_cast<TensorMemory*>(held); });
-      array = py::array(dtype, shape, data, owner);
+    std::unique_ptr<TensorMemory> memory;
+    if (regions[i] != nullptr) {
+      memory = std::make_unique<TensorMemory>(regions[i], extent,
+                                              static_cast<std::size_t>(dtype.alignment()));
     }
+    py::array array = make_array(std::move(memory), dtype,
+                                 PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)), extent);
     PyList_SET_ITEM(arrays.ptr(), static_cast<Py_ssize_t>(i), array.release().ptr());
   }
   return arrays;
@@ -146,38 +142,50 @@ void delete_capsule(PyObject* capsule) {
   managed->deleter(managed);
 }
 
+}  // namespace
+
+py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code, std::uint8_t bits,
+                        const py::handle& shape, const Extent& extent) {
+  const auto parsed = parse_shape(shape.ptr());
+  check_size(parsed, bits, extent);
+  auto owned = std::make_unique<OwnedDlTensor>();
+  owned->shape.assign(parsed.begin(), parsed.end());
+  owned->memory = std::move(memory);
+  DlManagedTensor& managed = owned->managed;
+  managed.tensor.data = owned->memory ? owned->memory->data() : nullptr;
+  managed.tensor.ndim = static_cast<std::int32_t>(parsed.size());
+  managed.tensor.dtype = {code, bits, 1};
+  managed.tensor.shape = owned->shape.data();
+  managed.manager = owned.get();
+  managed.deleter = delete_owned;
+  PyObject* capsule = PyCapsule_New(&managed, "dltensor", delete_capsule);
+  if (capsule == nullptr) throw py::error_already_set();
+  static_cast<void>(owned.release());
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+namespace {
+
 py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::bytes& codes,
-                         const py::bytes& bits, const py::list& shapes) {
+                         const py::bytes& bits, const py::list& shapes, std::size_t first) {
   const auto code = static_cast<std::string_view>(codes);
   const auto width = static_cast<std::string_view>(bits);
-  check_lengths(loaded, shard, code.size());
-  check_lengths(loaded, shard, width.size());
-  check_lengths(loaded, shard, shapes.size());
-  const auto regions = loaded.regions_of_extents(shard);
+  check_lengths(shapes.size(), {code.size(), width.size()});
+  const auto regions = loaded.regions_of_extents(shard, first, shapes.size());
   py::list capsules(shapes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     answer_signals(i);
-    const Extent& extent = loaded.job().request(shard).extents[i];
-    auto owned = std::make_unique<OwnedDlTensor>();
+    const Extent& extent = loaded.job().request(shard).extents[first + i];
     const auto item_bits = static_cast<std::uint8_t>(width[i]);
-    const auto shape = parse_shape(PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)));
-    check_size(shape, item_bits, extent);
-    owned->shape.assign(shape.begin(), shape.end());
+    std::unique_ptr<TensorMemory> memory;
     if (regions[i] != nullptr) {
-      owned->memory = std::make_unique<TensorMemory>(regions[i], extent,
-                                                     std::max<std::size_t>(item_bits / 8U, 1));
+      memory = std::make_unique<TensorMemory>(regions[i], extent,
+                                              std::max<std::size_t>(item_bits / 8U, 1));
     }
-    DlManagedTensor& managed = owned->managed;
-    managed.tensor.data = owned->memory ? owned->memory->data() : nullptr;
-    managed.tensor.ndim = static_cast<std::int32_t>(shape.size());
-    managed.tensor.dtype = {static_cast<std::uint8_t>(code[i]), item_bits, 1};
-    managed.tensor.shape = owned->shape.data();
-    managed.manager = owned.get();
-    managed.deleter = delete_owned;
-    PyObject* capsule = PyCapsule_New(&managed, "dltensor", delete_capsule);
-    if (capsule == nullptr) throw py::error_already_set();
-    static_cast<void>(owned.release());
-    PyList_SET_ITEM(capsules.ptr(), static_cast<Py_ssize_t>(i), capsule);
+    py::object capsule =
+        make_capsule(std::move(memory), static_cast<std::uint8_t>(code[i]), item_bits,
+                     PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)), extent);
+    PyList_SET_ITEM(capsules.ptr(), static_cast<Py_ssize_t>(i), capsule.release().ptr());
   }
   return capsules;
 }
@@ -185,9 +193,11 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
 }  // namespace
 
 void register_tensors(py::class_<Loaded, std::shared_ptr<Loaded>>& loaded) {
-  loaded.def("numpy", &numpy_arrays, py::arg("shard"), py::arg("dtypes"), py::arg("shapes"))
+  loaded
+      .def("numpy", &numpy_arrays, py::arg("shard"), py::arg("dtypes"), py::arg("shapes"),
+           py::arg("first") = 0)
       .def("dlpack", &dlpack_capsules, py::arg("shard"), py::arg("codes"), py::arg("bits"),
-           py::arg("shapes"))
+           py::arg("shapes"), py::arg("first") = 0)
       .def("release", &Loaded::release);
 }
 

@@ -13,6 +13,8 @@ namespace fastio {
 namespace {
 
 constexpr std::uint64_t kRegionBytes = std::uint64_t{256} << 20;
+// Four of them fill a usual window, so that one is consumed while others are read.
+constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
                                              << 30;  // below what one read system call takes
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
@@ -38,7 +40,11 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
   if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes) {
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
   }
+  const bool fills = !shards.empty() && !shards.front().places.empty();
   for (const ShardRequest& shard : shards) {
+    if (shard.places.size() != (fills ? shard.extents.size() : 0)) {
+      throw std::invalid_argument("places are given for every extent, or for none");
+    }
     if (shard.table && !table_fits(*shard.table, *shard.file)) {
       throw std::invalid_argument("the chunk table does not fit the file");
     }
@@ -53,32 +59,81 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
   return job;
 }
 
+Plan LoadJob::plan_shard(std::size_t index) const {
+  const ShardRequest& shard = shards_[index];
+  const ShardAccess& access = accesses_[index];
+  PlanRequest request;
+  request.extents = shard.extents;
+  request.file_nbytes = shard.file->nbytes();
+  if (shard.table) request.grid = shard.table->grid;
+  request.alignment = access.alignment;
+  request.block_bytes = options_.block_bytes;
+  const std::uint64_t limit =
+      options_.window_bytes.value_or(options_.memory_limit_bytes.value_or(UINT64_MAX));
+  const std::uint64_t largest = options_.window_bytes ? kWindowRegionBytes : kRegionBytes;
+  request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
+  request.whole_file_region = access.source == Source::mapped && !options_.window_bytes;
+  if (shard.places.empty()) return make_plan(request);
+  // A direct read lands where the address is congruent to the offset; one through the page cache
+  // anywhere.
+  std::vector<char> straight;
+  for (std::size_t e = 0; e < shard.extents.size(); ++e) {
+    const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
+    const bool congruent = access.source == Source::buffered ||
+                           (address - shard.extents[e].begin) % access.alignment == 0;
+    straight.push_back(static_cast<char>(address != 0 && congruent));
+  }
+  return make_fill_plan(request, straight);
+}
+
 void LoadJob::make_plans() {
-  const std::uint64_t limit = options_.memory_limit_bytes.value_or(UINT64_MAX);
   for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const ShardRequest& shard = shards_[i];
-    const ShardAccess& access = accesses_[i];
-    PlanRequest request;
-    request.extents = shard.extents;
-    request.file_nbytes = shard.file->nbytes();
-    if (shard.table) request.grid = shard.table->grid;
-    request.alignment = access.alignment;
-    request.block_bytes = options_.block_bytes;
-    request.region_bytes = std::max<std::uint64_t>(std::min(kRegionBytes, limit / 4), 1);
-    request.whole_file_region = access.source == Source::mapped;
-    plans_.push_back(make_plan(request));
+    plans_.push_back(plan_shard(i));
+    const bool mapped = accesses_[i].source == Source::mapped;
+    std::vector<RegionState>& states = states_.emplace_back(plans_.back().regions.size());
     for (const PlannedBlock& block : plans_.back().blocks) {
       // A mapping has the bytes already: only what is to be verified is gone through.
-      if (access.source == Source::mapped && !shard.table) break;
+      if (mapped && !shards_[i].table) break;
       blocks_.push_back({i, block});
+      if (block.region != kStaged) ++states[block.region].blocks_left;
       bytes_total_ += block.end - block.begin;
-      if (access.source != Source::mapped) bytes_to_read_ += block.end - block.begin;
+      if (!mapped) bytes_to_read_ += block.end - block.begin;
+    }
+    if (shards_[i].places.empty()) continue;
+    places_left_.resize(shards_.size());
+    for (const Extent& extent : shards_[i].extents) {
+      places_left_[i].push_back(extent.end - extent.begin);
     }
   }
 }
 
-void LoadJob::check_memory() const {
-  if (!options_.memory_limit_bytes) return;
+// Throws MemoryLimitExceeded where what is asked cannot be done within the limits; takes fewer
+// lanes where that helps.
+void LoadJob::check_memory() {
+  const std::uint64_t held = parked_bytes();
+  const auto require = [&](std::uint64_t asked, std::uint64_t limit) {
+    if (asked > limit || held > limit - asked) throw MemoryLimitExceeded(asked, limit, held);
+  };
+  if (options_.window_bytes) {
+    for (const ShardRequest& shard : shards_) {
+      if (shard.table) require(shard.table->grid.chunk_bytes, *options_.window_bytes);
+    }
+  }
+  if (!options_.memory_limit_bytes || options_.window_bytes) return;
+  const std::uint64_t limit = *options_.memory_limit_bytes;
+  if (fills()) {
+    std::uint64_t block_bytes = 0;
+    for (const Block& block : blocks_) {
+      block_bytes = std::max(block_bytes, staging_bytes(block.range.end - block.range.begin));
+    }
+    if (block_bytes == 0) return;
+    require(block_bytes, limit);
+    const std::uint64_t slots = (limit - held) / block_bytes;
+    options_.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options_.lanes, slots));
+    options_.queue_depth = static_cast<unsigned>(
+        std::min<std::uint64_t>(options_.queue_depth, slots / options_.lanes));
+    return;
+  }
   std::uint64_t asked = 0;
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     if (accesses_[i].source != Source::mapped) {
@@ -87,38 +142,53 @@ void LoadJob::check_memory() const {
     }
     for (const Extent& extent : shards_[i].extents) asked += extent.end - extent.begin;
   }
-  const std::uint64_t held = parked_bytes();
-  if (asked + held > *options_.memory_limit_bytes) {
-    throw MemoryLimitExceeded(asked, *options_.memory_limit_bytes, held);
-  }
+  require(asked, limit);
 }
 
 void LoadJob::make_regions() {
   regions_.resize(shards_.size());
   for (std::size_t i = 0; i < shards_.size(); ++i) {
-    for (const PlannedRegion& region : plans_[i].regions) {
-      if (accesses_[i].source == Source::mapped) {
-        regions_[i].push_back(mappings_[i]);
-      } else {
-        regions_[i].push_back(
-            Region::allocate(region.begin, region.end - region.begin, options_.huge_pages));
-      }
-    }
+    regions_[i].resize(plans_[i].regions.size());
+    if (options_.window_bytes) continue;
+    for (std::size_t r = 0; r < regions_[i].size(); ++r) regions_[i][r] = make_region(i, r);
   }
-  mappings_.clear();
+  if (!options_.window_bytes) mappings_.clear();
 }
 
-void LoadJob::protect_from_fork(bool protect) const {
-  for (const auto& of_shard : regions_) {
-    for (const auto& region : of_shard) {
-      if (!region->mapped()) region->keep_from_children(protect);
-    }
+std::shared_ptr<Region> LoadJob::make_region(std::size_t shard, std::size_t region) const {
+  const PlannedRegion& planned = plans_[shard].regions[region];
+  const std::uint64_t nbytes = planned.end - planned.begin;
+  if (!shards_[shard].places.empty()) {
+    const std::size_t extent = planned.first_extent;
+    std::byte* place = shards_[shard].places[extent].contiguous();
+    return Region::borrow(place + (planned.begin - shards_[shard].extents[extent].begin),
+                          planned.begin, nbytes);
   }
+  if (accesses_[shard].source == Source::mapped) return mappings_[shard];
+  auto made = Region::allocate(planned.begin, nbytes, options_.huge_pages);
+  made->keep_from_children(true);  // until it is finished
+  return made;
+}
+
+// Chunks hold bytes that nobody asked for: their pages go back.
+void LoadJob::finish_region(std::size_t shard, std::size_t region) const {
+  const Region& finished = *regions_[shard][region];
+  if (finished.mapped()) return;
+  finished.keep_from_children(false);
+  const PlannedRegion& planned = plans_[shard].regions[region];
+  std::uint64_t kept_until = planned.begin;
+  for (std::size_t e = planned.first_extent; e < planned.last_extent; ++e) {
+    const Extent& extent = shards_[shard].extents[e];
+    if (extent.begin == extent.end) continue;
+    if (extent.begin > kept_until) finished.give_back(kept_until, extent.begin);
+    kept_until = extent.end;
+  }
+  if (planned.end > kept_until) finished.give_back(kept_until, planned.end);
 }
 
 // A small job whose bytes are in memory needs no lanes: it is done here, on the caller's thread.
 bool LoadJob::finish_inline() {
-  if (bytes_total_ > kInlineBytes) return false;
+  if (bytes_total_ > kInlineBytes || options_.window_bytes || fills()) return false;
   for (const Block& block : blocks_) {
     const Region& region = *regions_[block.shard][block.range.region];
     if (region.mapped()) continue;
@@ -127,10 +197,10 @@ bool LoadJob::finish_inline() {
     if (!shards_[block.shard].file->read_cached(block.range.begin, out)) return false;
   }
   for (const Block& block : blocks_) {
-    const Region& region = *regions_[block.shard][block.range.region];
-    if (!region.mapped()) counters_.bytes_buffered += block.range.end - block.range.begin;
-    if (region.mapped() && !populate(block, region)) break;
-    verify(block, region);
+    const auto& region = regions_[block.shard][block.range.region];
+    if (!region->mapped()) counters_.bytes_buffered += block.range.end - block.range.begin;
+    leave({block, region}, region->mapped() ? take_mapped(block, *region)
+                                            : verify(block, region->at(block.range.begin)));
   }
   engine_name_ = bytes_to_read_ == 0 ? "mmap" : "inline";
   engine_reason_ = "small and in memory: done on the caller's thread";
@@ -144,7 +214,6 @@ void LoadJob::start_lanes() {
     set = make_engines(options_.engine, lane_count_, options_.queue_depth);
     engine_name_ = name_of(set.kind);
     engine_reason_ = std::move(set.reason);
-    protect_from_fork(true);
   } else {
     set.engines.resize(lane_count_);
   }
@@ -178,7 +247,7 @@ void LoadJob::start_lanes() {
       break;
     } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
       lane_finished();
-      stopping_.store(true, std::memory_order_release);
+      cancel();
       throw;
     }
   }
@@ -195,12 +264,6 @@ void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
   lane_finished();
 }
 
-void LoadJob::fail(std::size_t shard, Failure failure) {
-  const std::lock_guard lock(mutex_);
-  failures_.emplace_back(shard, std::move(failure));
-  stopping_.store(true, std::memory_order_release);
-}
-
 void LoadJob::note_fallback(const std::string& what) {
   const std::lock_guard lock(mutex_);
   if (std::find(fallbacks_.begin(), fallbacks_.end(), what) == fallbacks_.end())
@@ -209,19 +272,30 @@ void LoadJob::note_fallback(const std::string& what) {
 
 void LoadJob::lane_finished() {
   const std::lock_guard lock(mutex_);
-  if (--lanes_running_ == 0) finished_.notify_all();
+  --lanes_running_;
+  changed_.notify_all();
 }
 
 bool LoadJob::wait_for(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  return finished_.wait_for(lock, timeout, [this] { return lanes_running_ == 0; });
+  return changed_.wait_for(lock, timeout, [this] { return lanes_running_ == 0; });
+}
+
+bool LoadJob::wait_for_places(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [this] { return placing_ == 0; });
+}
+
+bool LoadJob::placed(std::size_t shard, std::size_t extent) const {
+  const std::lock_guard lock(mutex_);
+  return places_left_.at(shard).at(extent) == 0;
 }
 
 void LoadJob::cancel() {
-  stopping_.store(true, std::memory_order_release);
   std::vector<std::weak_ptr<Region>> seen;
   {
     const std::lock_guard lock(mutex_);
+    stop();
     for (auto& of_shard : regions_) {
       for (auto& region : of_shard) seen.push_back(region);
     }
@@ -252,21 +326,8 @@ std::optional<DamagedChunk> LoadJob::damage() const {
 
 std::vector<std::vector<std::shared_ptr<Region>>> LoadJob::take_regions() {
   const std::lock_guard lock(mutex_);
-  if (bytes_to_read_ != 0) protect_from_fork(false);
   for (std::size_t i = 0; i < regions_.size(); ++i) {
-    for (std::size_t r = 0; r < regions_[i].size(); ++r) {
-      if (regions_[i][r]->mapped()) continue;
-      // Chunks hold bytes that nobody asked for: their pages go back.
-      const PlannedRegion& planned = plans_[i].regions[r];
-      std::uint64_t kept_until = planned.begin;
-      for (std::size_t e = planned.first_extent; e < planned.last_extent; ++e) {
-        const Extent& extent = shards_[i].extents[e];
-        if (extent.begin == extent.end) continue;
-        if (extent.begin > kept_until) regions_[i][r]->give_back(kept_until, extent.begin);
-        kept_until = extent.end;
-      }
-      if (planned.end > kept_until) regions_[i][r]->give_back(kept_until, planned.end);
-    }
+    for (std::size_t r = 0; r < regions_[i].size(); ++r) finish_region(i, r);
   }
   return std::exchange(regions_, {});
 }

@@ -1,9 +1,12 @@
-// A read job: extents of files in, regions of verified bytes out.
+// A read job: extents of files in, verified bytes out, to regions of its own or to places that are
+// given.
 //
 // The job plans, chooses for each file where its bytes are taken from, and starts lanes
-// (loader_lane.cc) that share nothing but a counter of blocks to take. It knows no tensor names,
-// dtypes or formats. Whoever started it waits, or cancels and leaves at once: lanes hold the job,
-// so memory with a read still in it lives until that read returns, and is counted as parked.
+// (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc). It knows
+// no tensor names, dtypes or formats. Whoever started it waits for all of it, or takes region after
+// region, or cancels and leaves at once: lanes hold the job, so memory with a read still in it
+// lives until that read returns, and is counted as parked. Places are the caller's, who cannot
+// leave before nothing is written to them any more.
 #pragma once
 
 #include <atomic>
@@ -20,6 +23,7 @@
 #include "error.h"
 #include "file.h"
 #include "memory.h"
+#include "placement.h"
 #include "plan.h"
 
 namespace fastio {
@@ -34,8 +38,9 @@ struct ChunkTable {
 
 struct ShardRequest {
   std::shared_ptr<File> file;
-  std::vector<Extent> extents;      // ascending, disjoint
-  std::optional<ChunkTable> table;  // none: not verified
+  std::vector<Extent> extents;         // ascending, disjoint
+  std::optional<ChunkTable> table;     // none: not verified
+  std::vector<Placement> places = {};  // of each extent; empty: regions are made for them
 };
 
 struct LoadOptions {
@@ -49,6 +54,9 @@ struct LoadOptions {
   unsigned queue_depth = 8;
   unsigned lanes = 2;
   std::optional<std::uint64_t> memory_limit_bytes;
+  // With it, regions are made as lanes come to them, and no more of them than this many bytes (or
+  // one) that were not let go.
+  std::optional<std::uint64_t> window_bytes;
 };
 
 // Where the bytes of one file come from.
@@ -60,6 +68,15 @@ struct ShardAccess {
   std::string reason;
   std::uint64_t alignment = 4096;  // bytes
 };
+
+// What a load with these options would do for one file.
+[[nodiscard]] ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options);
+
+// Brings the bytes [begin, end) of a mapping in at once, and finds out in a way that can be
+// reported whether they are there: touching a page behind the end of a file that shrank would be a
+// SIGBUS.
+[[nodiscard]] std::optional<Failure> populate(const File& file, const Region& region,
+                                              std::uint64_t begin, std::uint64_t end);
 
 struct DamagedChunk {
   std::size_t shard = 0;
@@ -89,12 +106,30 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   // freed.
   void cancel();
 
+  // True when nothing is written to given places any more; they hold no byte then that was not
+  // verified, where there is a table.
+  [[nodiscard]] bool wait_for_places(std::chrono::milliseconds timeout);
+
+  // Whether all bytes of an extent are at their place.
+  [[nodiscard]] bool placed(std::size_t shard, std::size_t extent) const;
+
   // After wait_for said true: the first failure by shard and offset, if any.
   [[nodiscard]] std::optional<Failure> failure() const;
   [[nodiscard]] std::optional<DamagedChunk> damage() const;
 
   // After success: takes the memory over. regions[shard][i] belongs to plan(shard).regions[i].
   [[nodiscard]] std::vector<std::vector<std::shared_ptr<Region>>> take_regions();
+
+  // With window_bytes: true when the region is whole, or never will be.
+  [[nodiscard]] bool wait_for_region(std::size_t shard, std::size_t region,
+                                     std::chrono::milliseconds timeout);
+
+  // The region, once; null where it is not whole, or was let go.
+  [[nodiscard]] std::shared_ptr<Region> take_region(std::size_t shard, std::size_t region);
+
+  // From now on the region does not count against the window; what was not yet read of it is not
+  // read any more, unless it was taken.
+  void let_go(std::size_t shard, std::size_t region);
 
   [[nodiscard]] const Plan& plan(std::size_t shard) const { return plans_[shard]; }
   [[nodiscard]] const ShardRequest& request(std::size_t shard) const { return shards_[shard]; }
@@ -105,6 +140,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] std::string engine() const;  // "uring", "pread", "mmap", "none"
   [[nodiscard]] const std::string& engine_reason() const { return engine_reason_; }
   [[nodiscard]] std::size_t lanes() const { return lane_count_; }
+  [[nodiscard]] HugePages huge_pages() const { return options_.huge_pages; }
   [[nodiscard]] std::vector<std::string> fallbacks() const;
 
  private:
@@ -115,34 +151,50 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
     PlannedBlock range;
   };
 
+  struct RegionState {
+    std::size_t blocks_left = 0;
+    bool counted = false;  // against the window
+    bool taken = false;
+    bool let_go = false;
+  };
+
   LoadJob(std::vector<ShardRequest> shards, const LoadOptions& options);
   void choose_sources();
   void make_plans();
-  void check_memory() const;
+  [[nodiscard]] Plan plan_shard(std::size_t index) const;
+  void check_memory();
   void make_regions();
-  void protect_from_fork(bool protect) const;
+  [[nodiscard]] std::shared_ptr<Region> make_region(std::size_t shard, std::size_t region) const;
+  void finish_region(std::size_t shard, std::size_t region) const;
+  [[nodiscard]] bool fills() const { return !places_left_.empty(); }
   [[nodiscard]] bool finish_inline();
   void start_lanes();
   void run_lane(std::unique_ptr<Lane> lane);
 
-  // For lanes. A block comes with the region it goes to; none when all are taken, on failure or
-  // after cancel().
+  // For lanes (loader_blocks.cc). A block comes with the region it goes to, if it is not staged.
   struct Assignment {
     Block block;
     std::shared_ptr<Region> region;
   };
-  [[nodiscard]] std::optional<Assignment> next_block();
+  enum class Turn { work, later, over };  // later: there is no room for the next region yet
+  [[nodiscard]] Turn next_block(Assignment& assignment);
+  void wait_for_room(std::chrono::milliseconds timeout);
   [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_acquire); }
-  void verify(const Block& block, const Region& region);
-  [[nodiscard]] bool populate(const Block& block, const Region& region);
+  [[nodiscard]] bool verify(const Block& block, const std::byte* data);
+  [[nodiscard]] bool take_mapped(const Block& block, const Region& region);
+  void place(const Block& block, const std::byte* data);
+  // The block is where it belongs, or not.
+  void leave(const Assignment& assignment, bool sound);
+  void count_placed(const Block& block);
   void fail(std::size_t shard, Failure failure);
   void note_fallback(const std::string& what);
+  void stop();
   void lane_finished();
 
   std::vector<ShardRequest> shards_;
   LoadOptions options_;
   std::vector<ShardAccess> accesses_;
-  std::vector<std::shared_ptr<Region>> mappings_;  // of each shard, until its region has it
+  std::vector<std::shared_ptr<Region>> mappings_;  // of each shard that is mapped
   std::vector<Plan> plans_;
   std::vector<Block> blocks_;
   std::uint64_t bytes_total_ = 0;
@@ -151,13 +203,17 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::string engine_reason_;
   std::size_t lane_count_ = 0;
 
-  std::atomic<std::size_t> next_block_{0};
   std::atomic<bool> stopping_{false};
   LoadCounters counters_;
 
-  mutable std::mutex mutex_;  // guards what is below
-  std::condition_variable finished_;
+  mutable std::mutex mutex_;         // guards what is below
+  std::condition_variable changed_;  // a region or a lane is finished, there is room, it stops
+  std::size_t next_block_ = 0;
   std::vector<std::vector<std::shared_ptr<Region>>> regions_;
+  std::vector<std::vector<RegionState>> states_;
+  std::uint64_t window_used_ = 0;
+  std::vector<std::vector<std::uint64_t>> places_left_;  // bytes of each extent; none: no places
+  std::size_t placing_ = 0;  // lanes that write to places, and reads that do
   std::size_t lanes_running_ = 0;
   std::vector<std::pair<std::size_t, Failure>> failures_;  // by shard
   std::vector<DamagedChunk> damages_;

@@ -1,13 +1,9 @@
 #include "loader_lane.h"
 
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <chrono>
 #include <thread>
 #include <utility>
-
-#include "checksum.h"
 
 namespace fastio {
 namespace {
@@ -24,62 +20,10 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
 
 }  // namespace
 
-// ---- what a job does with one block ----
-
-std::optional<LoadJob::Assignment> LoadJob::next_block() {
-  if (stopping()) return std::nullopt;
-  const std::size_t index = next_block_.fetch_add(1, std::memory_order_relaxed);
-  if (index >= blocks_.size()) return std::nullopt;
-  const Block& block = blocks_[index];
-  const std::lock_guard lock(mutex_);
-  if (stopping()) return std::nullopt;
-  return Assignment{block, regions_[block.shard][block.range.region]};
+std::uint64_t staging_bytes(std::uint64_t block_bytes) {
+  constexpr std::uint64_t kUnit = std::uint64_t{64} << 10;
+  return round_up(block_bytes, kUnit);
 }
-
-// Brings a mapped block's pages in at once, and finds out in a way that can be reported whether
-// they are there: touching a page behind the end of a file that shrank would be a SIGBUS.
-bool LoadJob::populate(const Block& block, const Region& region) {
-#ifdef MADV_POPULATE_READ
-  const std::uint64_t begin = block.range.begin / page_bytes() * page_bytes();
-  if (madvise(region.at(begin), block.range.end - begin, MADV_POPULATE_READ) != 0) {
-    const int error = last_error();
-    if (error == EFAULT || error == EHWPOISON || error == EIO) {
-      const std::string detail =
-          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
-      fail(block.shard, Failure{error, "read from a mapping", shards_[block.shard].file->path(),
-                                block.range.begin, detail});
-      return false;
-    }
-  }
-#endif
-  counters_.bytes_mapped += block.range.end - block.range.begin;
-  return true;
-}
-
-void LoadJob::verify(const Block& block, const Region& region) {
-  const ShardRequest& shard = shards_[block.shard];
-  const PlannedBlock& range = block.range;
-  if (shard.table) {
-    const ChunkGrid& grid = shard.table->grid;
-    const std::uint64_t fresh_from = plans_[block.shard].regions[range.region].fresh_from;
-    std::uint64_t counted = 0;
-    for (std::uint64_t begin = range.begin; begin < range.end && !stopping();
-         begin += grid.chunk_bytes) {
-      const std::uint64_t end = std::min(begin + grid.chunk_bytes, range.end);
-      const std::uint64_t chunk = (begin - grid.start) / grid.chunk_bytes;
-      const std::uint64_t found = xxh3_64({region.at(begin), end - begin});
-      if (begin >= fresh_from) ++counted;
-      if (found == shard.table->digests[chunk]) continue;
-      const std::lock_guard lock(mutex_);
-      damages_.push_back({block.shard, chunk, {begin, end}, shard.table->digests[chunk], found});
-      stopping_.store(true, std::memory_order_release);
-    }
-    counters_.chunks_verified += counted;
-  }
-  counters_.bytes_done += range.end - range.begin;
-}
-
-// ---- the lane ----
 
 Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth)
     : job_(std::move(job)),
@@ -91,12 +35,21 @@ Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigne
   to_submit_.reserve(queue_depth);
 }
 
-Lane::~Lane() { drain(); }
+Lane::~Lane() {
+  drain();
+  for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
+    if (slots_[tag].busy) leave(tag, false);
+  }
+}
 
 void Lane::run() {
   for (;;) {
-    top_up();
-    if (in_flight_ == 0) return;
+    const LoadJob::Turn turn = top_up();
+    if (in_flight_ == 0) {
+      if (turn == LoadJob::Turn::over) return;
+      job_->wait_for_room(kWait);
+      continue;
+    }
     const std::size_t taken = engine_->wait(completions_, kWait);
     in_flight_ -=
         taken;  // all at once: none is waited for again, should settling one of them throw
@@ -110,23 +63,42 @@ void Lane::run() {
   }
 }
 
-void Lane::top_up() {
+LoadJob::Turn Lane::top_up() {
+  LoadJob::Turn turn = LoadJob::Turn::work;
   while (!free_.empty()) {
-    std::optional<LoadJob::Assignment> work = job_->next_block();
-    if (!work) break;
-    if (work->region->mapped()) {
+    LoadJob::Assignment work;
+    turn = job_->next_block(work);
+    if (turn != LoadJob::Turn::work) break;
+    if (work.region && work.region->mapped()) {
       submit();  // the device works while this thread hashes
-      take_mapped(*work);
+      job_->leave(work, job_->take_mapped(work.block, *work.region));
       continue;
     }
     const std::uint32_t tag = free_.back();
     free_.pop_back();
-    const std::uint64_t begin = work->block.range.begin;
-    const bool direct = reads_direct(*work);
-    slots_[tag] = {std::move(*work), begin, direct, 0};
+    Slot& slot = slots_[tag];
+    slot.work = std::move(work);
+    slot.busy = true;
+    slot.at = slot.work.block.range.begin;
+    slot.direct = reads_direct(slot.work);
+    slot.stalls = 0;
+    slot.data = slot.work.region ? slot.work.region->at(slot.at) : staging_of(slot);
     issue(tag);
   }
   submit();
+  return turn;
+}
+
+// A slot's own memory for a block that is staged, used again and again: fresh memory is slow.
+std::byte* Lane::staging_of(Slot& slot) {
+  const auto& range = slot.work.block.range;
+  const std::size_t nbytes = staging_bytes(range.end - range.begin);
+  if (!slot.staging || slot.staging->nbytes() < nbytes) {
+    slot.staging.reset();
+    slot.staging = Region::allocate(0, nbytes, job_->huge_pages());
+    slot.staging->keep_from_children(true);
+  }
+  return slot.staging->at(0);
 }
 
 void Lane::submit() {
@@ -152,19 +124,17 @@ bool Lane::reads_direct(const LoadJob::Assignment& work) const {
   return false;
 }
 
-void Lane::take_mapped(const LoadJob::Assignment& work) {
-  if (job_->populate(work.block, *work.region)) job_->verify(work.block, *work.region);
-}
-
 void Lane::issue(std::uint32_t tag) {
   const Slot& slot = slots_[tag];
   const LoadJob::Block& block = slot.work.block;
   const File& file = *job_->request(block.shard).file;
   std::uint64_t nbytes = block.range.end - slot.at;
-  // The file may end inside its last unit of direct I/O; the region has room for the whole of it.
+  // The file may end inside its last unit of direct I/O; regions and staging have room for the
+  // whole of it, and what goes straight to a place is whole units.
   if (slot.direct) nbytes = round_up(nbytes, job_->access(block.shard).alignment);
   to_submit_.push_back({slot.direct ? file.direct_fd() : file.buffered_fd(), slot.at,
-                        slot.work.region->at(slot.at), static_cast<std::uint32_t>(nbytes), tag});
+                        slot.data + (slot.at - block.range.begin),
+                        static_cast<std::uint32_t>(nbytes), tag});
   ++in_flight_;
 }
 
@@ -172,11 +142,7 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
   Slot& slot = slots_[tag];
   const LoadJob::Block& block = slot.work.block;
   File& file = *job_->request(block.shard).file;
-  if (job_->stopping()) {
-    slot.work = {};
-    free_.push_back(tag);
-    return;
-  }
+  if (job_->stopping()) return leave(tag, false);
   if (result < 0) {
     const int error = -result;
     if (error == EINTR || error == EAGAIN) return retry(tag, error);
@@ -224,14 +190,21 @@ void Lane::finish(std::uint32_t tag) {
   LoadCounters& counters = job_->counters_;
   (slot.direct ? counters.bytes_direct : counters.bytes_buffered)
       .fetch_add(range.end - range.begin);
-  job_->verify(slot.work.block, *slot.work.region);
-  slot.work = {};
-  free_.push_back(tag);
+  const bool sound = job_->verify(slot.work.block, slot.data);
+  if (sound && !slot.work.region) job_->place(slot.work.block, slot.data);
+  leave(tag, sound);
 }
 
 void Lane::give_up(std::uint32_t tag, Failure failure) {
   job_->fail(slots_[tag].work.block.shard, std::move(failure));
-  slots_[tag].work = {};
+  leave(tag, false);
+}
+
+void Lane::leave(std::uint32_t tag, bool sound) {
+  Slot& slot = slots_[tag];
+  job_->leave(slot.work, sound);
+  slot.work = {};
+  slot.busy = false;
   free_.push_back(tag);
 }
 

@@ -11,6 +11,9 @@
 
 namespace fastio {
 
+// The size of a slot's own memory for a block of so many bytes: whole units of direct I/O.
+[[nodiscard]] std::uint64_t staging_bytes(std::uint64_t block_bytes);
+
 class Lane {
  public:
   // `engine` may be null for a job whose blocks are all mapped.
@@ -27,20 +30,24 @@ class Lane {
   // A block on its way; its index is the tag of its request.
   struct Slot {
     LoadJob::Assignment work;
-    std::uint64_t at = 0;  // the next byte to read, file offset
+    std::shared_ptr<Region> staging;
+    std::byte* data = nullptr;  // where the block's first byte goes: in its region, or staging
+    std::uint64_t at = 0;       // the next byte to read, file offset
+    bool busy = false;
     bool direct = false;
     unsigned stalls = 0;  // answers in a row that brought nothing
   };
 
-  void top_up();
+  LoadJob::Turn top_up();
+  [[nodiscard]] std::byte* staging_of(Slot& slot);
   void submit();
   void issue(std::uint32_t tag);
   void settle(std::uint32_t tag, std::int32_t result);
   void retry(std::uint32_t tag, int error);
   void finish(std::uint32_t tag);
   void give_up(std::uint32_t tag, Failure failure);
+  void leave(std::uint32_t tag, bool sound);
   [[nodiscard]] bool reads_direct(const LoadJob::Assignment& work) const;
-  void take_mapped(const LoadJob::Assignment& work);
   void drain();
 
   std::shared_ptr<LoadJob> job_;

@@ -1,5 +1,8 @@
 // Where a job takes the bytes of each file from: a mapping, the page cache, or the device.
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "loader.h"
@@ -48,6 +51,8 @@ ShardAccess past_cache(const ShardRequest& shard, Source source, std::string sta
   return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
 }
 
+}  // namespace
+
 ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options) {
   const std::uint64_t nbytes = shard.file->nbytes();
   if (shard.file->mount().memory_backed) {
@@ -67,15 +72,31 @@ ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options)
   return past_cache(shard, cold ? Source::direct : Source::by_block, state, why);
 }
 
-}  // namespace
+std::optional<Failure> populate(const File& file, const Region& region, std::uint64_t begin,
+                                std::uint64_t end) {
+#ifdef MADV_POPULATE_READ
+  const std::uint64_t page = begin / page_bytes() * page_bytes();
+  if (madvise(region.at(page), end - page, MADV_POPULATE_READ) != 0) {
+    const int error = last_error();
+    if (error == EFAULT || error == EHWPOISON || error == EIO) {
+      const std::string detail =
+          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
+      return Failure{error, "read from a mapping", file.path(), begin, detail};
+    }
+  }
+#endif
+  return std::nullopt;
+}
 
 void LoadJob::choose_sources() {
   mappings_.resize(shards_.size());
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     const ShardRequest& shard = shards_[i];
+    LoadOptions options = options_;
+    if (!shard.places.empty()) options.mapping = MappingMode::never;  // it would be one more copy
     accesses_.push_back(shard.extents.empty()
                             ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
-                            : choose_source(shard, options_));
+                            : choose_source(shard, options));
     ShardAccess& access = accesses_.back();
     if (access.source != Source::mapped) continue;
     try {

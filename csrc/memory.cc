@@ -35,13 +35,13 @@ std::uint64_t parked_bytes() {
 }
 
 Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data,
-               std::uint64_t file_offset, std::size_t nbytes, bool mapped)
+               std::uint64_t file_offset, std::size_t nbytes, Kind kind)
     : mapping_(mapping),
       mapping_bytes_(mapping_bytes),
       data_(data),
       file_offset_(file_offset),
       nbytes_(nbytes),
-      mapped_(mapped) {}
+      kind_(kind) {}
 
 std::shared_ptr<Region> Region::allocate(std::uint64_t file_offset, std::size_t nbytes,
                                          HugePages huge_pages) {
@@ -68,25 +68,37 @@ std::shared_ptr<Region> Region::allocate(std::uint64_t file_offset, std::size_t 
     madvise(mapping, used, MADV_NOHUGEPAGE);
   }
   return std::shared_ptr<Region>(
-      new Region(mapping, used, mapping + lead, file_offset, nbytes, false));
+      new Region(mapping, used, mapping + lead, file_offset, nbytes, Kind::anonymous));
 }
 
-std::shared_ptr<Region> Region::map(const File& file) {
-  const std::size_t nbytes = file.nbytes();
+std::shared_ptr<Region> Region::map(const File& file) { return map(file, 0, file.nbytes()); }
+
+std::shared_ptr<Region> Region::map(const File& file, std::uint64_t begin, std::uint64_t end) {
+  const std::uint64_t lead = begin % page_bytes();
+  const std::size_t nbytes = end - begin + lead;
   void* address = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-                       file.buffered_fd(), 0);
+                       file.buffered_fd(), static_cast<off_t>(begin - lead));
   if (address == MAP_FAILED) throw_last_error("mmap", file.path());
   auto* mapping = static_cast<std::byte*>(address);
-  return std::shared_ptr<Region>(new Region(mapping, nbytes, mapping, 0, nbytes, true));
+  return std::shared_ptr<Region>(
+      new Region(mapping, nbytes, mapping, begin - lead, nbytes, Kind::mapping));
+}
+
+std::shared_ptr<Region> Region::borrow(std::byte* data, std::uint64_t file_offset,
+                                       std::size_t nbytes) {
+  return std::shared_ptr<Region>(
+      new Region(data, nbytes, data, file_offset, nbytes, Kind::borrowed));
 }
 
 Region::~Region() {
+  if (kind_ == Kind::borrowed) return;
   munmap(mapping_, mapping_bytes_);
   if (parked_)
     process_state<ParkedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
 }
 
 void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
+  if (kind_ == Kind::borrowed) return;
   const auto base = reinterpret_cast<std::uintptr_t>(mapping_);
   const auto from = round_up(reinterpret_cast<std::uintptr_t>(at(begin)) - base, page_bytes());
   const auto to = (reinterpret_cast<std::uintptr_t>(at(end)) - base) / page_bytes() * page_bytes();
@@ -94,11 +106,12 @@ void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
 }
 
 void Region::keep_from_children(bool keep) const {
+  if (kind_ != Kind::anonymous) return;
   madvise(mapping_, mapping_bytes_, keep ? MADV_DONTFORK : MADV_DOFORK);
 }
 
 void Region::park() {
-  if (!parked_.exchange(true)) {
+  if (kind_ != Kind::borrowed && !parked_.exchange(true)) {
     process_state<ParkedAccount>().bytes.fetch_add(mapping_bytes_, std::memory_order_relaxed);
   }
 }

@@ -1,9 +1,9 @@
 // Region: the memory that tensors live in, and the account of what is parked.
 //
-// A region is anonymous memory that is read into, or a private mapping of a file. It is shared by
-// the tensors in it and by the lanes that fill it, and goes with the last of them. A tensor that
-// dies earlier gives back the whole pages it had alone. Members may be called from any thread;
-// disjoint ranges may be given back at once.
+// A region is anonymous memory that is read into, a private mapping of a file, or memory that is
+// the caller's. It is shared by the tensors in it and by the lanes that fill it, and goes with the
+// last of them. A tensor that dies earlier gives back the whole pages it had alone. Members may be
+// called from any thread; disjoint ranges may be given back at once.
 #pragma once
 
 #include <atomic>
@@ -25,8 +25,14 @@ class Region {
   static std::shared_ptr<Region> allocate(std::uint64_t file_offset, std::size_t nbytes,
                                           HugePages huge_pages);
 
-  // The whole file, privately (copy on write). Throws IoError.
+  // The whole file, or the pages of its range [begin, end), privately (copy on write). Throws
+  // IoError.
   static std::shared_ptr<Region> map(const File& file);
+  static std::shared_ptr<Region> map(const File& file, std::uint64_t begin, std::uint64_t end);
+
+  // The caller's memory, which has to outlive the region; never freed nor advised here.
+  static std::shared_ptr<Region> borrow(std::byte* data, std::uint64_t file_offset,
+                                        std::size_t nbytes);
 
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
@@ -38,7 +44,7 @@ class Region {
   }
   [[nodiscard]] std::uint64_t file_offset() const { return file_offset_; }
   [[nodiscard]] std::size_t nbytes() const { return nbytes_; }
-  [[nodiscard]] bool mapped() const { return mapped_; }
+  [[nodiscard]] bool mapped() const { return kind_ == Kind::mapping; }
 
   // Frees the memory of the pages that lie wholly in the file range [begin, end); they read as
   // zeros (a mapping: as the file) afterwards.
@@ -52,15 +58,17 @@ class Region {
   void park();
 
  private:
+  enum class Kind { anonymous, mapping, borrowed };
+
   Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data, std::uint64_t file_offset,
-         std::size_t nbytes, bool mapped);
+         std::size_t nbytes, Kind kind);
 
   std::byte* mapping_;
   std::size_t mapping_bytes_;
   std::byte* data_;
   std::uint64_t file_offset_;
   std::size_t nbytes_;
-  bool mapped_;
+  Kind kind_;
   std::atomic<bool> parked_{false};
 };
 

@@ -10,6 +10,10 @@ namespace {
 // Two needed ranges this near are read in one request: a request costs more than these bytes.
 constexpr std::uint64_t kGapBytes = std::uint64_t{128} << 10;
 
+// Fewer bytes than these are not worth a request of their own: they are staged with their
+// neighbours.
+constexpr std::uint64_t kStraightBytes = std::uint64_t{512} << 10;
+
 std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
@@ -26,6 +30,12 @@ class Units {
   [[nodiscard]] Extent cover(const Extent& extent) const {
     return {start_ + (extent.begin - start_) / unit_ * unit_,
             std::min(start_ + round_up(extent.end - start_, unit_), file_nbytes_)};
+  }
+
+  // The whole units inside an extent; empty where there are none.
+  [[nodiscard]] Extent inside(const Extent& extent) const {
+    const std::uint64_t begin = start_ + round_up(extent.begin - start_, unit_);
+    return {begin, std::max(begin, start_ + (extent.end - start_) / unit_ * unit_)};
   }
 
   [[nodiscard]] std::uint64_t block_step(std::uint64_t block_bytes) const {
@@ -89,6 +99,13 @@ PlannedRegion gather(const PlanRequest& request, const Units& units, std::size_t
   return region;
 }
 
+void cut(Plan& plan, std::size_t region, std::uint64_t begin, std::uint64_t end,
+         std::uint64_t step) {
+  for (; begin < end; begin += step) {
+    plan.blocks.push_back({region, begin, std::min(begin + step, end)});
+  }
+}
+
 }  // namespace
 
 Plan make_plan(const PlanRequest& request) {
@@ -104,9 +121,7 @@ Plan make_plan(const PlanRequest& request) {
     region.fresh_from = std::max(region.begin, read_until);
     read_until = region.end;
     for (const Extent& range : needed_ranges(request, units, region)) {
-      for (std::uint64_t begin = range.begin; begin < range.end; begin += step) {
-        plan.blocks.push_back({plan.regions.size(), begin, std::min(begin + step, range.end)});
-      }
+      cut(plan, plan.regions.size(), range.begin, range.end, step);
       plan.block_bytes_total += range.end - range.begin;
     }
     if (request.whole_file_region) {
@@ -117,6 +132,29 @@ Plan make_plan(const PlanRequest& request) {
       region.end = region.begin + round_up(region.end - region.begin, request.alignment);
     }
     plan.regions.push_back(region);
+  }
+  return plan;
+}
+
+Plan make_fill_plan(const PlanRequest& request, std::span<const char> straight) {
+  check(request);
+  const Units units(request);
+  const std::uint64_t step = units.block_step(request.block_bytes);
+  Plan plan;
+  std::size_t next = 0;
+  const PlannedRegion everything{0, 0, 0, request.extents.size(), 0};
+  for (const Extent& range : needed_ranges(request, units, everything)) {
+    std::uint64_t done = range.begin;
+    for (; next < request.extents.size() && request.extents[next].begin < range.end; ++next) {
+      const Extent inside = straight[next] != 0 ? units.inside(request.extents[next]) : Extent{};
+      if (inside.end - inside.begin < kStraightBytes) continue;
+      cut(plan, kStaged, done, inside.begin, step);
+      cut(plan, plan.regions.size(), inside.begin, inside.end, step);
+      plan.regions.push_back({inside.begin, inside.end, next, next + 1, inside.begin});
+      done = inside.end;
+    }
+    cut(plan, kStaged, done, range.end, step);
+    plan.block_bytes_total += range.end - range.begin;
   }
   return plan;
 }

@@ -1,4 +1,4 @@
-// From tensors' extents to regions and blocks: pure arithmetic, no system call.
+// From tensors' extents to blocks, and the regions they go to: pure arithmetic, no system call.
 //
 // A region covers whole extents and, where chunks have checksums, whole chunks, so that it is read
 // and verified on its own; two regions that share a chunk each read it. Inside a region only what
@@ -42,6 +42,9 @@ struct PlannedRegion {
   std::uint64_t fresh_from = 0;  // what lies below was read for the region before, too
 };
 
+// A block that goes to no region: its bytes are staged and put to their places one by one.
+constexpr std::size_t kStaged = SIZE_MAX;
+
 struct PlannedBlock {
   std::size_t region = 0;
   std::uint64_t begin = 0, end = 0;  // file range, end not past the end of the file
@@ -56,5 +59,10 @@ struct Plan {
 // Throws std::invalid_argument for extents out of order or out of the file, and for units that are
 // none.
 [[nodiscard]] Plan make_plan(const PlanRequest& request);
+
+// The plan for bytes whose places are given. Where `straight` says so of an extent, its whole units
+// are read right into its place: a region of its own. All else is staged. The request's
+// region_bytes mean nothing here. Throws as above.
+[[nodiscard]] Plan make_fill_plan(const PlanRequest& request, std::span<const char> straight);
 
 }  // namespace fastio

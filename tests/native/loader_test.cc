@@ -123,7 +123,12 @@ TEST_CASE("a cold file read direct stays cold, one that is kept is warm afterwar
       options.cache = cache;
       const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
       CHECK(first_difference(*job, sample) == "");
-      CHECK(sample.resident_pages() == (cache == CacheMode::keep ? 8 * kMiB / 4096 : 0));
+      // A kernel that reclaims early may have taken some pages back meanwhile.
+      if (cache == CacheMode::keep) {
+        CHECK(sample.resident_pages() > 7 * kMiB / 4096);
+      } else {
+        CHECK(sample.resident_pages() == 0);
+      }
     }
   }
 }

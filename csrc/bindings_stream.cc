@@ -1,0 +1,104 @@
+// A load that is taken region by region while it goes on, within a window of memory.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <unistd.h>
+
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "bindings_load.h"
+
+namespace py = pybind11;
+
+namespace fastio {
+namespace {
+
+class Stream {
+ public:
+  explicit Stream(std::shared_ptr<LoadJob> job) : job_(std::move(job)), process_(getpid()) {
+    for (std::size_t shard = 0; shard < job_->shard_count(); ++shard) {
+      for (std::size_t r = 0; r < job_->plan(shard).regions.size(); ++r) {
+        regions_.emplace_back(shard, r);
+      }
+    }
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { close(); }
+
+  [[nodiscard]] const LoadJob& job() const { return *job_; }
+
+  // (shard, first extent, last extent) of each, in order.
+  [[nodiscard]] std::vector<std::tuple<std::size_t, std::size_t, std::size_t>> regions() const {
+    std::vector<std::tuple<std::size_t, std::size_t, std::size_t>> answer;
+    for (const auto& [shard, r] : regions_) {
+      const PlannedRegion& planned = job_->plan(shard).regions[r];
+      answer.emplace_back(shard, planned.first_extent, planned.last_extent);
+    }
+    return answer;
+  }
+
+  std::shared_ptr<Loaded> take(std::size_t index) {
+    const auto [shard, r] = regions_.at(index);
+    if (process_ != getpid()) throw std::runtime_error("a stream does not outlive a fork");
+    const auto job = job_;  // another thread may close meanwhile
+    if (!job->wait_for_region(shard, r, std::chrono::milliseconds::zero())) {
+      wait_for_python(
+          [&, at = std::pair(shard, r)](std::chrono::milliseconds turn) {
+            return job->wait_for_region(at.first, at.second, turn);
+          },
+          [] {});
+    }
+    auto memory = job->take_region(shard, r);
+    if (memory == nullptr) {
+      raise_if_failed(*job);
+      throw py::value_error("this region was let go, or the stream is closed");
+    }
+    return std::make_shared<Loaded>(job, shard, r, std::move(memory));
+  }
+
+  void let_go(std::size_t index) {
+    const auto [shard, r] = regions_.at(index);
+    if (process_ == getpid()) job_->let_go(shard, r);
+  }
+
+  // In a child the job's threads are not there, and whatever they held at the fork is held for
+  // good: the child leaves it alone.
+  void close() {
+    if (process_ == getpid()) {
+      job_->cancel();
+    } else {
+      static auto* const left = new std::vector<std::shared_ptr<LoadJob>>();
+      left->push_back(job_);
+    }
+  }
+
+ private:
+  std::shared_ptr<LoadJob> job_;
+  pid_t process_;
+  std::vector<std::pair<std::size_t, std::size_t>> regions_;  // shard, region
+};
+
+}  // namespace
+
+void register_streams(py::module_& module) {
+  py::class_<Stream, std::shared_ptr<Stream>>(module, "Stream")
+      .def(py::init([](const std::vector<ShardArgument>& shards, const py::object& options,
+                       std::uint64_t window_bytes, bool keep_cold) {
+             LoadOptions parsed = parse_options(options, keep_cold);
+             parsed.window_bytes = window_bytes;
+             return std::make_shared<Stream>(start_job(parse_shards(shards), parsed));
+           }),
+           py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("window_bytes"),
+           py::arg("keep_cold") = false)
+      .def_property_readonly("statistics",
+                             [](const Stream& self) { return statistics(self.job()); })
+      .def("regions", &Stream::regions)
+      .def("take", &Stream::take, py::arg("region"))
+      .def("let_go", &Stream::let_go, py::arg("region"))
+      .def("close", &Stream::close);
+}
+
+}  // namespace fastio

@@ -1,0 +1,53 @@
+// A file that is wholly in the page cache, tensor by tensor: each one that is asked for gets memory
+// of its own, and a chunk is verified when the first tensor that has bytes of it is asked for.
+//
+// All members may be called from any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "loader.h"
+
+namespace fastio {
+
+class MappedFile {
+ public:
+  // None where a load with these options would not map the file, or it cannot be mapped.
+  static std::shared_ptr<MappedFile> open(ShardRequest shard, const LoadOptions& options);
+
+  [[nodiscard]] const ShardRequest& shard() const { return shard_; }
+
+  // Whether the bytes of an extent need no more looking at.
+  [[nodiscard]] bool verified(const Extent& extent) const;
+
+  // Verifies what was not verified before; says which chunk is damaged. Throws IoError where the
+  // file ends before.
+  [[nodiscard]] std::optional<DamagedChunk> verify(const Extent& extent);
+
+  [[nodiscard]] std::span<const std::byte> bytes(const Extent& extent) const {
+    return {everything_->at(extent.begin), extent.end - extent.begin};
+  }
+
+  // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.
+  [[nodiscard]] std::shared_ptr<Region> map(const Extent& extent) const {
+    return Region::map(*shard_.file, extent.begin, extent.end);
+  }
+
+  [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_verified_; }
+
+ private:
+  MappedFile(ShardRequest shard, std::shared_ptr<Region> everything);
+  [[nodiscard]] std::uint64_t chunk_of(std::uint64_t offset) const;
+
+  ShardRequest shard_;
+  std::shared_ptr<Region> everything_;    // only read from
+  std::vector<std::atomic<bool>> sound_;  // of each chunk
+  std::atomic<std::uint64_t> chunks_verified_{0};
+};
+
+}  // namespace fastio

@@ -1,0 +1,38 @@
+// Placement: memory of the caller that the bytes of one tensor are put into, in any layout that
+// strides can describe. Pure arithmetic and copies; checks nothing of what the memory holds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fastio {
+
+struct Axis {
+  std::uint64_t length = 0;
+  std::int64_t stride_bytes = 0;
+};
+
+class Placement {
+ public:
+  // `data` is the address of the element whose indices are all 0; `axes` are the tensor's,
+  // outermost first.
+  Placement(std::byte* data, std::uint64_t item_bytes, std::vector<Axis> axes);
+
+  // Where the bytes lie one behind the other, if they do.
+  [[nodiscard]] std::byte* contiguous() const { return outer_.empty() ? data_ : nullptr; }
+
+  // Puts the bytes [at, at + bytes.size()) of the tensor, counted row by row, to their places.
+  void put(std::uint64_t at, std::span<const std::byte> bytes) const;
+
+ private:
+  template <typename Copy>
+  void visit(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const;
+
+  std::byte* data_;
+  std::uint64_t run_bytes_;  // that lie together: a run; all of them where outer_ is empty
+  std::vector<Axis> outer_;  // of runs, outermost first
+};
+
+}  // namespace fastio

@@ -1,0 +1,242 @@
+// Loads into memory of the caller: every byte at its place, none behind it, none that was not
+// verified, and nobody who writes there when the caller goes on.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "loader.h"
+#include "loading.h"
+#include "sample_file.h"
+
+namespace fastio {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::between;
+using testing::engines_here;
+using testing::InjectedFaults;
+using testing::kPatience;
+using testing::Place;
+using testing::Random;
+using testing::SampleFile;
+
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kMiB = 1024 * kKiB;
+constexpr std::byte kFence{0xA5};
+
+// Memory for one extent: `lead` bytes past a page, between fences that nobody may touch.
+class Target {
+ public:
+  Target(std::uint64_t nbytes, std::uint64_t lead)
+      : memory_(nbytes + lead + 2 * kPage, kFence), nbytes_(nbytes) {
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+    begin_ = (address + kPage - 1) / kPage * kPage - address + lead;
+  }
+  [[nodiscard]] std::byte* data() { return memory_.data() + begin_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const {
+    return std::span(memory_).subspan(begin_, nbytes_);
+  }
+  [[nodiscard]] bool fences_stand() const {
+    const auto is_fence = [](std::byte byte) { return byte == kFence; };
+    return std::all_of(memory_.begin(), memory_.begin() + static_cast<std::ptrdiff_t>(begin_),
+                       is_fence) &&
+           std::all_of(memory_.begin() + static_cast<std::ptrdiff_t>(begin_ + nbytes_),
+                       memory_.end(), is_fence);
+  }
+
+ private:
+  static constexpr std::uint64_t kPage = 4096;
+  std::vector<std::byte> memory_;
+  std::uint64_t nbytes_, begin_ = 0;
+};
+
+struct Filling {
+  std::vector<Extent> extents;
+  std::vector<Target> targets;
+
+  [[nodiscard]] ShardRequest request(const SampleFile& sample, bool verified) {
+    ShardRequest made{File::open(sample.path()), extents, {}};
+    if (verified) made.table = sample.table(0, 64 * kKiB);
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+      made.places.emplace_back(targets[i].data(), 1,
+                               std::vector<Axis>{{extents[i].end - extents[i].begin, 1}});
+    }
+    return made;
+  }
+
+  [[nodiscard]] bool is_right(const SampleFile& sample) const {
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+      const auto expected = sample.bytes().subspan(extents[i].begin, targets[i].bytes().size());
+      if (!std::ranges::equal(expected, targets[i].bytes())) return false;
+    }
+    return true;
+  }
+
+  [[nodiscard]] bool fences_stand() const {
+    return std::ranges::all_of(targets, [](const Target& t) { return t.fences_stand(); });
+  }
+};
+
+// Extents of all sizes, some next to each other; half of their places are congruent to the file.
+Filling random_filling(Random& random, std::uint64_t file_bytes) {
+  Filling made;
+  for (std::uint64_t at = 0; at < file_bytes;) {
+    const std::uint64_t size = between(random, 0, 1) != 0 ? between(random, 0, 1400 * kKiB)
+                                                          : between(random, 0, 10 * kKiB);
+    const std::uint64_t end = std::min(at + size, file_bytes);
+    made.extents.push_back({at, end});
+    const std::uint64_t lead = between(random, 0, 1) != 0 ? at % 4096 : between(random, 0, 4095);
+    made.targets.emplace_back(end - at, lead);
+    at = end + (between(random, 0, 3) == 0 ? between(random, 0, kMiB) : 0);
+  }
+  return made;
+}
+
+LoadOptions filling_options(EnginePreference engine, CacheMode cache) {
+  LoadOptions options;
+  options.engine = engine;
+  options.cache = cache;
+  options.block_bytes = 256 * kKiB;
+  options.queue_depth = 3;
+  return options;
+}
+
+TEST_CASE("every byte is filled in, from cold and warm files, into congruent and other memory") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(24); ++i) {
+    const SampleFile sample(Place::disk, 3 * kMiB + between(random, 0, 9000),
+                            between(random, 1, 1000));
+    for (const EnginePreference engine : engines_here()) {
+      for (const CacheMode cache : {CacheMode::bypass, CacheMode::keep, CacheMode::automatic}) {
+        CAPTURE(testing::name_of(engine));
+        const bool verified = between(random, 0, 1) != 0;
+        if (between(random, 0, 1) != 0) static_cast<void>(sample.evict());
+        Filling filling = random_filling(random, sample.bytes().size());
+        const auto job = testing::load_to_the_end({filling.request(sample, verified)},
+                                                  filling_options(engine, cache));
+        REQUIRE_FALSE(job->failure().has_value());
+        REQUIRE_FALSE(job->damage().has_value());
+        CHECK(filling.is_right(sample));
+        CHECK(filling.fences_stand());
+        for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job->placed(0, e));
+      }
+    }
+  }
+}
+
+TEST_CASE("congruent memory is read straight into, and other memory is not") {
+  const SampleFile sample(Place::disk, 8 * kMiB);
+  for (const std::uint64_t lead : {0U, 64U}) {
+    Filling filling;
+    filling.extents = {{0, 8 * kMiB}};
+    filling.targets.emplace_back(8 * kMiB, lead);
+    const auto job =
+        testing::load_to_the_end({filling.request(sample, true)},
+                                 filling_options(EnginePreference::automatic, CacheMode::bypass));
+    const bool direct = job->access(0).source == Source::direct;
+    CHECK(job->plan(0).regions.size() == (lead == 0 || !direct ? 1 : 0));
+    CHECK(filling.is_right(sample));
+  }
+}
+
+// What is left of a load that met damage or an error: only bytes of the file that were verified,
+// zeros, or what was there before.
+void check_nothing_unverified(const Filling& filling, const SampleFile& sample, const LoadJob& job,
+                              const Extent& bad) {
+  CHECK(filling.fences_stand());
+  for (std::size_t e = 0; e < filling.extents.size(); ++e) {
+    const Extent& extent = filling.extents[e];
+    const auto found = filling.targets[e].bytes();
+    const bool holds_bad = extent.begin < bad.end && bad.begin < extent.end;
+    CHECK_FALSE((holds_bad && job.placed(0, e)));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const std::uint64_t at = extent.begin + i;
+      const bool in_bad = bad.begin <= at && at < bad.end;
+      const bool verified = !in_bad && found[i] == sample.bytes()[at];
+      if (!verified && found[i] != std::byte{0} && found[i] != kFence) {
+        FAIL("an unverified byte at offset " << at);
+      }
+      if (job.placed(0, e) && found[i] != sample.bytes()[at]) FAIL("not complete at " << at);
+    }
+  }
+}
+
+TEST_CASE("damage leaves no byte that was not verified, and says what is complete") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(12); ++i) {
+    const SampleFile sample(Place::disk, 3 * kMiB, between(random, 1, 1000));
+    const std::uint64_t at = between(random, 0, sample.bytes().size() - 1);
+    sample.overwrite(at, ~sample.bytes()[at]);
+    for (const EnginePreference engine : engines_here()) {
+      Filling filling = random_filling(random, sample.bytes().size());
+      const bool asked = std::ranges::any_of(filling.extents, [&](const Extent& e) {
+        return e.begin < e.end && e.begin / (64 * kKiB) <= at / (64 * kKiB) &&
+               at / (64 * kKiB) <= (e.end - 1) / (64 * kKiB);
+      });
+      const auto job = testing::load_to_the_end({filling.request(sample, true)},
+                                                filling_options(engine, CacheMode::bypass));
+      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      REQUIRE(job->damage().has_value());
+      CHECK(job->damage()->extent.begin <= at);
+      check_nothing_unverified(filling, sample, *job, job->damage()->extent);
+    }
+  }
+}
+
+TEST_CASE("whoever cancels waits until nothing is written to his memory any more") {
+  const SampleFile sample(Place::disk, 6 * kMiB);
+  for (const EnginePreference engine : engines_here()) {
+    CAPTURE(testing::name_of(engine));
+    Filling filling;
+    filling.extents = {{0, 6 * kMiB}};
+    filling.targets.emplace_back(6 * kMiB, 0);
+    const InjectedFaults faults({{2, FaultKind::never, 0}});
+    const auto job =
+        LoadJob::start({filling.request(sample, true)}, filling_options(engine, CacheMode::bypass));
+    CHECK_FALSE(job->wait_for(100ms));
+    job->cancel();
+    CHECK_FALSE(job->wait_for_places(50ms));  // the device still has a read
+    release_held_completions();
+    REQUIRE(job->wait_for_places(kPatience));
+    const auto before = std::vector<std::byte>(filling.targets[0].bytes().begin(),
+                                               filling.targets[0].bytes().end());
+    check_nothing_unverified(filling, sample, *job, {});
+    CHECK(job->wait_for(kPatience));
+    CHECK(std::ranges::equal(before, filling.targets[0].bytes()));
+  }
+}
+
+TEST_CASE("a memory limit takes blocks from lanes, and one below a block is refused") {
+  const SampleFile sample(Place::disk, 6 * kMiB);
+  Filling filling;
+  filling.extents = {{0, 6 * kMiB}};
+  filling.targets.emplace_back(6 * kMiB, 64);
+  LoadOptions options = filling_options(EnginePreference::automatic, CacheMode::bypass);
+  options.lanes = 8;
+  options.memory_limit_bytes = 512 * kKiB;
+  const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
+  CHECK(job->lanes() <= 2);
+  CHECK(filling.is_right(sample));
+  options.memory_limit_bytes = 256 * kKiB - 1;
+  CHECK_THROWS_AS(static_cast<void>(LoadJob::start({filling.request(sample, true)}, options)),
+                  MemoryLimitExceeded);
+}
+
+TEST_CASE("places are given for every extent or for none") {
+  const SampleFile sample(Place::disk, kMiB);
+  Filling filling;
+  filling.extents = {{0, 10}, {10, 20}};
+  filling.targets.emplace_back(10, 0);
+  filling.targets.emplace_back(10, 0);
+  ShardRequest request = filling.request(sample, false);
+  request.places.pop_back();
+  CHECK_THROWS_AS(static_cast<void>(LoadJob::start({request}, LoadOptions{})),
+                  std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace fastio

@@ -1,0 +1,86 @@
+#include "mapped.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "loading.h"
+#include "sample_file.h"
+
+namespace fastio {
+namespace {
+
+using testing::Place;
+using testing::SampleFile;
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+ShardRequest halves(const SampleFile& sample, bool verified) {
+  ShardRequest request{File::open(sample.path()), {{0, kMiB}, {kMiB, 2 * kMiB}}, {}};
+  if (verified) request.table = sample.table(0, 65536);
+  return request;
+}
+
+TEST_CASE("a chunk is verified once, when it is come to") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.warm();
+  const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
+  REQUIRE(file != nullptr);
+  CHECK_FALSE(file->verified({0, 1}));
+  CHECK_FALSE(file->verify({65535, 65537}).has_value());
+  CHECK(file->verified({0, 131072}));
+  CHECK_FALSE(file->verified({0, 131073}));
+  CHECK(file->chunks_verified() == 2);
+  CHECK_FALSE(file->verify({0, 2 * kMiB}).has_value());
+  CHECK(file->chunks_verified() == 32);
+  const auto bytes = file->bytes({100, 200});
+  CHECK(std::memcmp(bytes.data(), sample.bytes().data() + 100, 100) == 0);
+}
+
+TEST_CASE("a damaged chunk is told each time, and its neighbours are sound") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.overwrite(kMiB + 5, ~sample.bytes()[kMiB + 5]);
+  sample.warm();
+  const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
+  REQUIRE(file != nullptr);
+  for (int i = 0; i < 2; ++i) {
+    const auto damage = file->verify({kMiB - 10, kMiB + 10});
+    REQUIRE(damage.has_value());
+    CHECK(damage->chunk == 16);
+    CHECK(damage->extent == Extent{kMiB, kMiB + 65536});
+  }
+  CHECK_FALSE(file->verify({0, kMiB}).has_value());
+}
+
+TEST_CASE("two mappings of one extent are not each other's") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.warm();
+  const auto file = MappedFile::open(halves(sample, false), LoadOptions{});
+  REQUIRE(file != nullptr);
+  const auto one = file->map({5000, 90000});
+  const auto other = file->map({5000, 90000});
+  std::memset(one->at(5000), 0, 85000);
+  CHECK(std::memcmp(other->at(5000), sample.bytes().data() + 5000, 85000) == 0);
+  CHECK(std::memcmp(file->bytes({5000, 90000}).data(), sample.bytes().data() + 5000, 85000) == 0);
+}
+
+TEST_CASE("where a load would not map, there is no mapped file") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.warm();
+  LoadOptions options;
+  options.mapping = MappingMode::never;
+  CHECK(MappedFile::open(halves(sample, false), options) == nullptr);
+  if (sample.evict()) CHECK(MappedFile::open(halves(sample, false), LoadOptions{}) == nullptr);
+}
+
+TEST_CASE("a file that shrank is an error, and no signal") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.warm();
+  const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
+  REQUIRE(file != nullptr);
+  sample.truncate(kMiB);
+  CHECK_THROWS_AS(static_cast<void>(file->verify({kMiB + 65536, 2 * kMiB})), IoError);
+}
+
+}  // namespace
+}  // namespace fastio

@@ -1,0 +1,98 @@
+#include "placement.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "sample_file.h"
+
+namespace fastio {
+namespace {
+
+using testing::between;
+using testing::Random;
+
+struct Layout {
+  std::uint64_t item_bytes = 1;
+  std::vector<Axis> axes;
+  std::int64_t first = 0;  // where the element of indices 0 is, in `memory_bytes`
+  std::uint64_t memory_bytes = 0;
+
+  [[nodiscard]] std::uint64_t nbytes() const {
+    return std::accumulate(axes.begin(), axes.end(), item_bytes,
+                           [](std::uint64_t n, const Axis& axis) { return n * axis.length; });
+  }
+
+  // Where byte `at` of the row-major tensor is: the definition that put() is compared with.
+  [[nodiscard]] std::uint64_t place_of(std::uint64_t at) const {
+    std::int64_t place = first + static_cast<std::int64_t>(at % item_bytes);
+    std::uint64_t element = at / item_bytes;
+    for (std::size_t axis = axes.size(); axis-- > 0;) {
+      place += static_cast<std::int64_t>(element % axes[axis].length) * axes[axis].stride_bytes;
+      element /= axes[axis].length;
+    }
+    return static_cast<std::uint64_t>(place);
+  }
+};
+
+// Axes in any order in memory, each stepping over what the inner ones span, with gaps or without,
+// forwards or backwards.
+Layout random_layout(Random& random) {
+  Layout layout;
+  layout.item_bytes = std::uint64_t{1} << between(random, 0, 3);
+  layout.axes.resize(between(random, 0, 4));
+  std::vector<std::size_t> order(layout.axes.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  if (between(random, 0, 1) != 0) std::shuffle(order.begin(), order.end(), random);
+  auto span = static_cast<std::int64_t>(layout.item_bytes);
+  for (const std::size_t axis : order) {
+    Axis& made = layout.axes[axis];
+    made.length = between(random, 1, 6);
+    made.stride_bytes = span + static_cast<std::int64_t>(between(random, 0, 2) == 0 ? 3 : 0);
+    span = made.stride_bytes * static_cast<std::int64_t>(made.length);
+    if (between(random, 0, 3) == 0) {
+      layout.first += made.stride_bytes * static_cast<std::int64_t>(made.length - 1);
+      made.stride_bytes = -made.stride_bytes;
+    }
+  }
+  layout.memory_bytes = static_cast<std::uint64_t>(span) + 16;
+  return layout;
+}
+
+TEST_CASE(
+    "every byte goes to its place, in any layout and in any pieces, and nothing else is written") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(3000); ++i) {
+    const Layout layout = random_layout(random);
+    const std::uint64_t nbytes = layout.nbytes();
+    std::vector<std::byte> source(nbytes);
+    for (auto& byte : source) byte = static_cast<std::byte>(between(random, 1, 255));
+    std::vector<std::byte> expected(layout.memory_bytes);
+    for (std::uint64_t at = 0; at < nbytes; ++at) expected[layout.place_of(at)] = source[at];
+
+    std::vector<std::byte> memory(layout.memory_bytes);
+    const Placement placement(memory.data() + layout.first, layout.item_bytes, layout.axes);
+    for (std::uint64_t at = 0; at < nbytes;) {
+      const std::uint64_t taken = between(random, 1, nbytes - at);
+      placement.put(at, std::span(source).subspan(at, taken));
+      at += taken;
+    }
+    REQUIRE(memory == expected);
+  }
+}
+
+TEST_CASE("what lies together is known, and nothing else is") {
+  std::vector<std::byte> memory(1000);
+  std::byte* data = memory.data();
+  CHECK(Placement(data, 4, {}).contiguous() == data);
+  CHECK(Placement(data, 2, {{3, 20}, {5, 4}, {2, 2}}).contiguous() == data);
+  CHECK(Placement(data, 2, {{3, 20}, {1, 777}, {10, 2}}).contiguous() == data);
+  CHECK(Placement(data, 2, {{3, 22}, {10, 2}}).contiguous() == nullptr);
+  CHECK(Placement(data, 2, {{10, 2}, {3, 20}}).contiguous() == nullptr);
+  CHECK(Placement(data + 100, 2, {{10, -2}}).contiguous() == nullptr);
+}
+
+}  // namespace
+}  // namespace fastio
