@@ -124,36 +124,84 @@ def describe(tensors: Mapping[str, Any]) -> list[Entry]:
     return entries
 
 
-def _combine(entries: Iterable[Entry], read: Callable[[int, int], memoryview | bytes]) -> str:
-    """Digest names, dtypes, shapes and bytes, whatever order the tensors come in.
+class RunningDigest:
+    """Digest of names, dtypes, shapes and bytes, of tensors that come one after the other.
 
     BLAKE2b of 16 MiB pieces, on every core (it is the slowest thing here by far, so the interpreter
-    lock is released), then of the pieces' digests.
+    lock is released), then of the pieces' digests by the order of names: the order in which tensors
+    come does not matter.
+
+    Attributes
+    ----------
+    count, nbytes : int
+        Tensors so far, and their bytes.
     """
 
-    def piece(entry: Entry, offset: int) -> bytes:
-        nbytes = min(PIECE_BYTES, entry.nbytes - offset)
-        return hashlib.blake2b(read(entry.begin + offset, nbytes), digest_size=16).digest()
+    def __init__(self) -> None:
+        self.count = 0
+        self.nbytes = 0
+        self._parts: dict[str, bytes] = {}
 
-    def tensor(entry: Entry) -> bytes:
-        return b"".join(piece(entry, at) for at in range(0, entry.nbytes, PIECE_BYTES))
+    def add(self, name: str, tensor: Any) -> None:
+        """Take in a tensor; it may go afterwards.
 
+        Raises
+        ------
+        AnswerError
+            It is nothing that a safetensors file could hold, or came before.
+        """
+        if name in self._parts:
+            raise AnswerError(f"{name} came twice")
+        (entry,) = describe({name: tensor})
+        # A pool that is not used starts no thread.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            each = map if entry.nbytes <= PIECE_BYTES else pool.map
+            pieces = each(lambda at: _piece(entry, at, _memory), _piece_offsets(entry))
+            self._parts[name] = _label(entry) + b"".join(pieces)
+        self.count += 1
+        self.nbytes += entry.nbytes
+
+    def result(self) -> str:
+        """Return the digest: that of `digest` and `file_digest` for the same tensors."""
+        whole = hashlib.blake2b(digest_size=16)
+        for _, part in sorted(self._parts.items()):
+            whole.update(part)
+        return whole.hexdigest()
+
+
+Read = Callable[[int, int], "memoryview | bytes"]
+
+
+def _label(entry: Entry) -> bytes:
+    return json.dumps([entry.name, entry.dtype, *entry.shape]).encode() + b"\n"
+
+
+def _piece_offsets(entry: Entry) -> range:
+    return range(0, entry.nbytes, PIECE_BYTES)
+
+
+def _piece(entry: Entry, offset: int, read: Read) -> bytes:
+    nbytes = min(PIECE_BYTES, entry.nbytes - offset)
+    return hashlib.blake2b(read(entry.begin + offset, nbytes), digest_size=16).digest()
+
+
+def _combine(entries: Iterable[Entry], read: Read) -> str:
+    """Digest entries as `RunningDigest` does, the pieces of all large tensors side by side."""
     ordered = sorted(entries, key=lambda entry: entry.name)
     whole = hashlib.blake2b(digest_size=16)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         large = {
-            entry.name: [
-                pool.submit(piece, entry, at) for at in range(0, entry.nbytes, PIECE_BYTES)
-            ]
+            entry.name: [pool.submit(_piece, entry, at, read) for at in _piece_offsets(entry)]
             for entry in ordered
             if entry.nbytes > PIECE_BYTES // 16
         }
         for entry in ordered:
-            whole.update(json.dumps([entry.name, entry.dtype, *entry.shape]).encode() + b"\n")
+            whole.update(_label(entry))
             pieces = large.get(entry.name)
-            whole.update(
-                tensor(entry) if pieces is None else b"".join(done.result() for done in pieces)
-            )
+            if pieces is None:
+                whole.update(b"".join(_piece(entry, at, read) for at in _piece_offsets(entry)))
+            else:
+                whole.update(b"".join(done.result() for done in pieces))
     return whole.hexdigest()
 
 
@@ -214,8 +262,39 @@ def file_entries(path: Path) -> list[Entry]:
     ]
 
 
-def file_digest(path: Path) -> str:
-    """Return the digest that every load of this file must have.
+def middle_rows(rows: int) -> tuple[int, int]:
+    """Return begin and end of the 1 % of a tensor's rows, at least one, that begin in its middle.
+
+    A tensor of no rows has none of them.
+    """
+    begin = rows // 2
+    return begin, min(rows, begin + max(1, rows // 100))
+
+
+def middle(entry: Entry) -> Entry:
+    """Return the entry of a tensor's `middle_rows`.
+
+    Raises
+    ------
+    ValueError
+        The tensor has no rows: it is a single value.
+    """
+    if not entry.shape:
+        raise ValueError(f"{entry.name} has no rows")
+    rows, *others = entry.shape
+    begin, end = middle_rows(rows)
+    row_bytes = entry.nbytes // rows if rows else 0
+    return Entry(
+        entry.name,
+        entry.dtype,
+        (end - begin, *others),
+        entry.begin + begin * row_bytes,
+        (end - begin) * row_bytes,
+    )
+
+
+def file_digest(path: Path, entries: Iterable[Entry] | None = None) -> str:
+    """Return the digest that every load of this file (or of these parts of it) must have.
 
     Raises
     ------
@@ -225,7 +304,8 @@ def file_digest(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return _combine(
-            file_entries(path), lambda offset, nbytes: os.pread(descriptor, nbytes, offset)
+            file_entries(path) if entries is None else entries,
+            lambda offset, nbytes: os.pread(descriptor, nbytes, offset),
         )
     finally:
         os.close(descriptor)

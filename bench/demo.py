@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import answers, cache, fio, tables
+from bench.campaign import Files
 from bench.cases import Case
-from bench.contenders import CONTENDERS, TITLES, is_installed
+from bench.contender import Attempt, is_installed
+from bench.contenders import CONTENDERS, TITLES
 from bench.harness import ROOT, MeasureError, paired_ratio
-from bench.load import Files, Run
+from bench.run import Run
 
 ROUNDS = 3
 MODELS = {"minilm": "all-MiniLM-L6-v2, real", "llama": "Llama-3.2-1B shapes, made"}
@@ -40,7 +42,10 @@ def contenders(*, cold: bool) -> tuple[str, ...]:
 
 def compare(path: Path, ours: str, theirs: str) -> list[str]:
     """Load by both and return the names of tensors in which a byte differs."""
-    return answers.differences(CONTENDERS[ours].load(str(path)), CONTENDERS[theirs].load(str(path)))
+    ours_loaded, theirs_loaded = (
+        CONTENDERS[name].load(Attempt(str(path))) for name in (ours, theirs)
+    )
+    return answers.differences(ours_loaded, theirs_loaded)
 
 
 def add_rows(table: Table, title: str, result: dict[str, Any]) -> None:

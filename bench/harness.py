@@ -30,6 +30,8 @@ WORKER = (sys.executable, "-m", "bench.worker")
 
 Verdict = Literal["met", "missed", "not decided", "not measured"]
 Interval = tuple[float, float]
+# Seconds since the order was given, and anonymous bytes.
+Sample = tuple[float, int]
 
 
 class MeasureError(RuntimeError):
@@ -178,6 +180,31 @@ def status_bytes(field: str, pid: int | str = "self") -> int:
     return 0
 
 
+def thinned(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return at most `count` of the samples, in order, one for each equal part of their time.
+
+    Each is the highest of its part, so the peak is never lost; a part without samples has none.
+
+    Raises
+    ------
+    ValueError
+        `count` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"{count} samples are none")
+    if not samples:
+        return []
+    begin, end = samples[0][0], samples[-1][0]
+    highest: dict[int, Sample] = {}
+    for sample in samples:
+        part = (
+            min(count - 1, int((sample[0] - begin) / (end - begin) * count)) if end > begin else 0
+        )
+        if part not in highest or sample[1] > highest[part][1]:
+            highest[part] = sample
+    return [highest[part] for part in sorted(highest)]
+
+
 class Worker:
     """A fresh process that imports, warms itself, and then measures when it is told to.
 
@@ -242,8 +269,9 @@ class Worker:
         MeasureError
             The worker failed, died, or took longer than the timeout; its own words are in it.
         """
-        peak_bytes = 0
-        deadline = time.monotonic() + self._timeout_s
+        samples: list[Sample] = []
+        begin = time.monotonic()
+        deadline = begin + self._timeout_s
         line = b""
         try:
             self._orders.write(json.dumps(order).encode() + b"\n")
@@ -257,7 +285,7 @@ class Worker:
                 elif time.monotonic() > deadline:
                     raise MeasureError(f"no answer in {self._timeout_s:.0f} s")
                 elif sample_memory and self._process.poll() is None:
-                    peak_bytes = max(peak_bytes, anonymous_bytes(self._process.pid))
+                    samples.append((time.monotonic() - begin, anonymous_bytes(self._process.pid)))
         except BrokenPipeError:
             line = b""
         if not line:
@@ -266,7 +294,8 @@ class Worker:
         if "error" in answer:
             raise MeasureError(str(answer["error"]))
         if sample_memory:
-            answer["sampled_peak_bytes"] = peak_bytes
+            answer["sampled_peak_bytes"] = max((nbytes for _, nbytes in samples), default=0)
+            answer["samples"] = samples
         return answer
 
     def _last_words(self) -> str:

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,11 +19,14 @@ from rich.table import Table
 from bench import targets
 from bench.contenders import TITLES
 from bench.harness import ROOT, Estimate, median, paired_ratio
+from bench.suites import SUITES, Suite
+from bench.targets import Target
 
 README = ROOT / "bench/README.md"
-RESULTS = ROOT / "bench/results"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 COLOURS = {"met": "green", "missed": "red", "not decided": "yellow", "not measured": "dim"}
+
+# A line of memory over time is drawn with these, from nothing to its peak.
+BARS = "▁▂▃▄▅▆▇█"
 
 Rows = list[tuple[str, ...]]
 
@@ -61,10 +64,10 @@ def estimate(found: Estimate) -> str:
     return f"{found.value:.2f} ({found.interval[0]:.2f} to {found.interval[1]:.2f})"
 
 
-def target_rows(document: dict[str, Any]) -> Rows:
+def target_rows(document: dict[str, Any], promised: Sequence[Target]) -> Rows:
     """Return target, measured, interval, verdict, judged anew from the figures."""
     rows: Rows = []
-    for row in targets.evaluate(document):
+    for row in targets.evaluate(document, promised):
         sense = {">=": "≥", "<=": "≤"}[row["sense"]]
         measured = "" if row["value"] is None else figure(row["value"], row["unit"])
         between = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
@@ -74,7 +77,9 @@ def target_rows(document: dict[str, Any]) -> Rows:
 
 
 def case_rows(case: dict[str, Any], base: str) -> Rows:
-    """Return contender, median, GB/s, CPU, memory and its time over that of `base`."""
+    """Return contender, median, GB/s, CPU, memory, bytes read, the loop's time a tensor, and its
+    time over that of `base`.
+    """
     rows: Rows = []
     contenders = case["contenders"]
     for name, found in sorted(contenders.items(), key=lambda item: item[1]["median_s"]):
@@ -82,6 +87,8 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
         if base in contenders and name != base:
             against = estimate(paired_ratio(found["seconds"], contenders[base]["seconds"]))
         cpu = sorted(found["cpu_s"])[len(found["cpu_s"]) // 2] if "cpu_s" in found else None
+        read = f"{max(found['bytes_read']) / 2**20:,.1f} MiB" if "bytes_read" in found else ""
+        loop = seconds(median(found["loop_s"]) / case["tensors"]) if "loop_s" in found else ""
         memory = f"{max(found['peak_bytes']) / 2**20:,.0f} MiB" if "peak_bytes" in found else ""
         rows.append(
             (
@@ -91,6 +98,8 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
                 "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
                 "" if memory or cpu is None else seconds(cpu),
                 memory,
+                read,
+                loop,
                 "" if memory else against,
             )
         )
@@ -125,18 +134,21 @@ def notes(case: dict[str, Any], cores: int) -> str:
 
 def base_of(case: dict[str, Any]) -> str:
     """Return whom the others of a case are compared with."""
-    order = ("fastio", "fastio-locate", "numpy", "safetensors")
+    order = (
+        *("fastio-get", "fastio-slices", "fastio-into", "fastio-stream"),
+        *("fastio", "fastio-locate", "numpy", "safetensors"),
+    )
     return next((name for name in order if name in case["contenders"]), "")
 
 
-HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "its time / fastio's")
+HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "read", "loop, a tensor")
 TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
 
 
 def _headings(case: dict[str, Any], rows: Rows) -> tuple[tuple[str, ...], Rows]:
     """Drop columns that say nothing."""
     base = base_of(case)
-    titles = (*HEADINGS[:-1], f"its time / {TITLES.get(base, base)}'s")
+    titles = (*HEADINGS, f"its time / {TITLES.get(base, base)}'s")
     used = [index for index in range(len(titles)) if any(row[index] for row in rows)]
     return (
         tuple(titles[index] for index in used),
@@ -144,7 +156,20 @@ def _headings(case: dict[str, Any], rows: Rows) -> tuple[tuple[str, ...], Rows]:
     )
 
 
-def show(document: dict[str, Any], console: Console) -> None:
+def over_time(case: dict[str, Any]) -> list[str]:
+    """Return a line for each contender whose memory was kept as it went."""
+    lines = []
+    for name, found in case["contenders"].items():
+        if "memory_over_time" not in found:
+            continue
+        mib, end = found["memory_over_time"]["mib"], found["memory_over_time"]["seconds"][-1]
+        peak = max(*mib, 1.0)
+        bars = "".join(BARS[int(max(0.0, each) / peak * (len(BARS) - 1))] for each in mib)
+        lines.append(f"`{bars}` {TITLES.get(name, name)}: {max(mib):,.0f} MiB, {end:.1f} s")
+    return lines
+
+
+def show(document: dict[str, Any], promised: Sequence[Target], console: Console) -> None:
     """Print every case and every target."""
     for case in document["cases"].values():
         headings, rows = _headings(case, case_rows(case, base_of(case)))
@@ -157,10 +182,12 @@ def show(document: dict[str, Any], console: Console) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+        for line in over_time(case):
+            console.print(line.replace("`", ""), highlight=False, soft_wrap=True)
     table = Table(title="Targets", title_justify="left")
     for heading in TARGET_HEADINGS:
         table.add_column(heading)
-    for row in target_rows(document):
+    for row in target_rows(document, promised):
         colour = COLOURS[row[-1]]
         table.add_row(*row[:-1], f"[{colour}]{row[-1]}[/{colour}]")
     console.print(table)
@@ -184,7 +211,7 @@ def _machine(document: dict[str, Any]) -> str:
     )
 
 
-def markdown(document: dict[str, Any]) -> str:
+def markdown(document: dict[str, Any], promised: Sequence[Target]) -> str:
     """Return the results as the Markdown that stands in README.md."""
     lines = [f"### {_machine(document)}", ""]
     dates = sorted(case["date"][:10] for case in document["cases"].values())
@@ -198,32 +225,53 @@ def markdown(document: dict[str, Any]) -> str:
     for name, found_settings in document["fio"].items():
         block, depth, jobs = found_settings["settings"].split(":")
         lines.append(f"{TITLES[name]}: blocks of {block} MiB, depth {depth}, jobs {jobs}.")
-    lines += ["", *_markdown_table(TARGET_HEADINGS, target_rows(document))]
+    lines += ["", *_markdown_table(TARGET_HEADINGS, target_rows(document, promised))]
     for case in document["cases"].values():
         count = f"{case['rounds']} rounds" if "rounds" in case else "not measured"
         lines += ["", f"**{case['title']}** ({count})", ""]
         lines += _markdown_table(*_headings(case, case_rows(case, base_of(case))))
         said = notes(case, document["machine"]["cores"])
         lines += ["", said] if said else []
+        # One paragraph a line.
+        lines += [each for line in over_time(case) for each in ("", line)]
     return "\n".join(lines)
 
 
-def rendered() -> str:
-    """Return what README.md has to say, with the tables of every result file.
+def marks(suite: Suite) -> tuple[str, str]:
+    """Return what stands before and after a suite's tables in README.md."""
+    return f"<!-- {suite.name}: begin -->", f"<!-- {suite.name}: end -->"
+
+
+def filled(text: str, suite: Suite) -> str:
+    """Return the text with a suite's tables, of every machine, between its marks.
 
     Raises
     ------
     ValueError
-        README.md lacks the two marks.
+        The text lacks the two marks.
+    """
+    begin, end = marks(suite)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{README} needs one {begin} and one {end}")
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    documents = [json.loads(path.read_text()) for path in suite.result_paths()]
+    body = "\n\n".join(markdown(document, suite.targets) for document in documents)
+    return f"{head}{begin}\n\n{body or 'Not measured yet.'}\n\n{end}{tail}"
+
+
+def rendered() -> str:
+    """Return what README.md has to say, with the tables of every suite.
+
+    Raises
+    ------
+    ValueError
+        README.md lacks the marks of one.
     """
     text = README.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{README} needs one {BEGIN} and one {END}")
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("load-*.json"))]
-    body = "\n\n".join(markdown(document) for document in documents) or "Not measured yet."
-    return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
+    for suite in SUITES.values():
+        text = filled(text, suite)
+    return text
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """The process that one measurement runs in: `harness.Worker` starts it and gives it its orders.
 
 It imports and warms itself first, so that the clock sees neither. Then, on each order `measure`, it
-loads once; on `digest` it says what it holds; on `release` it lets go of that. Standard output is
-the channel; whatever a library prints there goes to standard error.
+loads once; on `digest` it says what it holds; on `prepare` it lets go of that, and makes what the
+next load is given. Standard output is the channel; whatever a library prints there goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench import answers
-from bench.contenders import CONTENDERS, Contender
+from bench.contender import Answer, Attempt, Contender
+from bench.contenders import CONTENDERS
 from bench.harness import anonymous_bytes, status_bytes
+
+NOTES = ("engine", "engine_reason", "cache", "cache_reason", "lanes", "fallbacks")
 
 
 def cpu_seconds() -> float:
@@ -35,6 +39,18 @@ def machine_busy_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def storage_bytes() -> int | None:
+    """Return what this process has had read from storage, or None where the kernel does not count.
+
+    Direct reads and those that filled the page cache, of every thread; not what was in it already.
+    """
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
+
+
 def reset_peak() -> None:
     """Make VmHWM start from what the process has now."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -48,19 +64,30 @@ class Measurement:
         self._path = path
         self._touch = touch
         self._tensors: Mapping[str, Any] = {}
+        self._given: Mapping[str, Any] = {}
+
+    def prepare(self) -> dict[str, Any]:
+        """Let go of what was loaded, since mapped pages cannot be evicted, and prepare the next."""
+        self._tensors = self._given = {}
+        if self._contender.prepare is not None:
+            self._given = self._contender.prepare(self._path)
+        return {"prepared": True}
 
     def measure(self) -> dict[str, Any]:
         """Load once, touch if that is part of it, and say what it took."""
         self._tensors = {}
+        attempt = Attempt(self._path, self._given)
         reset_peak()
         anonymous, resident = anonymous_bytes(), status_bytes("VmRSS")
+        stored = storage_bytes()
         busy, cpu, begin = machine_busy_seconds(), cpu_seconds(), time.perf_counter()
-        self._tensors = self._contender.load(self._path)
+        self._tensors = self._contender.load(attempt)
         loaded = time.perf_counter()
         pages = answers.touch(self._tensors) if self._touch else 0
         end = time.perf_counter()
         cpu = cpu_seconds() - cpu
         busy = machine_busy_seconds() - busy
+        stored_after = storage_bytes()
         return {
             "seconds": end - begin,
             "touch_s": end - loaded,
@@ -70,25 +97,22 @@ class Measurement:
             "anonymous_bytes": anonymous_bytes() - anonymous,
             "anonymous_before_bytes": anonymous,
             "peak_rss_bytes": status_bytes("VmHWM") - resident,
-            "notes": self._notes(),
-            "line": str(self._contender.notes.get("report", "")),
+            "storage_bytes": None
+            if stored is None or stored_after is None
+            else stored_after - stored,
+            "figures": attempt.figures,
+            "notes": {
+                name: getattr(attempt.report, name)
+                for name in NOTES
+                if hasattr(attempt.report, name)
+            },
+            "line": "" if attempt.report is None else str(attempt.report),
         }
-
-    def _notes(self) -> dict[str, Any]:
-        report = self._contender.notes.get("report")
-        wanted = ("engine", "engine_reason", "cache", "cache_reason", "lanes", "fallbacks")
-        return {name: getattr(report, name) for name in wanted if hasattr(report, name)}
-
-    def release(self) -> dict[str, Any]:
-        """Let go of what was loaded: pages that are mapped cannot be evicted."""
-        self._tensors = {}
-        return {"released": True}
 
     def digest(self) -> dict[str, Any]:
         """Say what was loaded last."""
-        resolve = getattr(self._tensors, "resolve", None)
-        if resolve is not None:
-            return {"digest": answers.names_digest(resolve())}
+        if isinstance(self._tensors, Answer):
+            return {"digest": self._tensors.digest()}
         return {"digest": answers.digest(self._tensors)}
 
 
@@ -104,7 +128,8 @@ def serve(orders: BinaryIO, channel: BinaryIO) -> None:
                     importlib.import_module(module)
                 # Twice: the second load finds what the first one made once a process.
                 for _ in range(2):
-                    warm = Measurement(contender, order["warm"], touch=not contender.parses)
+                    warm = Measurement(contender, order["warm"], touch=contender.gives != "names")
+                    warm.prepare()
                     warm.measure()
                     warm.digest()
                 measurement = Measurement(contender, order["path"], touch=order["touch"])

@@ -6,13 +6,14 @@ question. Each checks its answer once, outside the clock.
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import cache, models
-from fastio import _native
+from fastio import Options, _native
 from fastio.formats import safetensors
 
 MIB = 2**20
@@ -67,7 +68,9 @@ def test_header_parse(benchmark: BenchmarkFixture, folder: Path, name: str) -> N
 
 @pytest.mark.parametrize("state", ["warm", "cold"])
 @pytest.mark.parametrize("engine", ["uring", "pread"])
-def test_one_block(benchmark: BenchmarkFixture, folder: Path, engine: str, state: str) -> None:
+def test_one_block(
+    benchmark: BenchmarkFixture, folder: Path, engine: Literal["uring", "pread"], state: str
+) -> None:
     if not _native.engine_statuses()[engine]["available"]:
         pytest.skip(f"the engine {engine} is not available here")
     path = folder / "block"
@@ -76,6 +79,14 @@ def test_one_block(benchmark: BenchmarkFixture, folder: Path, engine: str, state
     file = _native.File(path)
     begins, ends = np.array([0], dtype=np.int64), np.array([BLOCK_BYTES], dtype=np.int64)
 
+    options = Options(
+        engine=engine,
+        cache="bypass" if state == "cold" else "keep",
+        mapping="never",
+        block_bytes=BLOCK_BYTES,
+        lanes=1,
+    )
+
     def prepare() -> None:
         if state == "cold":
             cache.evict(path)
@@ -83,17 +94,7 @@ def test_one_block(benchmark: BenchmarkFixture, folder: Path, engine: str, state
             cache.populate(path)
 
     def read() -> _native.Loaded:
-        return _native.load(
-            [(file, begins, ends, None)],
-            engine=engine,
-            cache="bypass" if state == "cold" else "keep",
-            mapping="never",
-            huge_pages="auto",
-            keep_cold=False,
-            block_bytes=BLOCK_BYTES,
-            queue_depth=8,
-            lanes=1,
-        )
+        return _native.load([(file, begins, ends, None)], options)
 
     benchmark.extra_info["bytes"] = BLOCK_BYTES
     loaded = benchmark.pedantic(  # type: ignore[no-untyped-call]

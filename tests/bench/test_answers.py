@@ -98,6 +98,44 @@ def test_touch_reads_a_byte_of_every_page_that_holds_a_tensor(tmp_path: Path):
     assert answers.touch({}) == 0
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_tensors_that_come_one_by_one_have_the_same_digest(order: int):
+    running = answers.RunningDigest()
+    for name, tensor in list(tensors().items())[::order]:
+        running.add(name, tensor)
+    assert running.result() == answers.digest(tensors())
+    assert running.count == 5
+    assert running.nbytes == sum(tensor.nbytes for tensor in tensors().values())
+    with pytest.raises(answers.AnswerError, match="matrix came twice"):
+        running.add("matrix", tensors()["matrix"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(0, (0, 0)), (1, (0, 1)), (2, (1, 2)), (199, (99, 100)), (2048, (1024, 1044))],
+)
+def test_one_percent_of_the_rows_is_at_least_one_and_lies_in_the_middle(rows, expected):
+    assert answers.middle_rows(rows) == expected
+
+
+def test_the_middle_of_a_file_is_that_of_its_tensors(tmp_path: Path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = models.make("small", tmp_path)
+    parts = {
+        name: tensor[slice(*answers.middle_rows(len(tensor)))]
+        for name, tensor in numpy.load_file(path).items()
+    }
+    entries = [answers.middle(entry) for entry in answers.file_entries(path)]
+    assert sum(entry.nbytes for entry in entries) == sum(part.nbytes for part in parts.values())
+    assert answers.digest(parts) == answers.file_digest(path, entries)
+    assert answers.digest(parts) != answers.file_digest(path)
+
+
+def test_a_single_value_has_no_rows():
+    with pytest.raises(ValueError, match="scalar"):
+        answers.middle(answers.Entry("scalar", "I64", (), 0, 8))
+
+
 def test_names_are_compared_without_their_order():
     assert answers.names_digest(["a", "b"]) == answers.names_digest(iter("ba"))
     assert answers.names_digest(["a", "b"]) != answers.names_digest(["ab"])

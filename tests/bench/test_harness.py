@@ -159,8 +159,35 @@ def test_the_memory_of_a_worker_is_seen_at_its_peak():
     )
     with harness.Worker({}, program=program(body)) as worker:
         before = worker.ask({}, sample_memory=True)["sampled_peak_bytes"]
-        peak = worker.ask({"bytes": 2**26}, sample_memory=True)["sampled_peak_bytes"]
+        answer = worker.ask({"bytes": 2**26}, sample_memory=True)
+    peak = answer["sampled_peak_bytes"]
     assert 2**26 <= peak - before < 2**26 + 2**22
+    assert max(nbytes for _, nbytes in answer["samples"]) == peak
+
+
+def test_memory_over_time_is_thinned_to_the_highest_of_each_part():
+    rising = [(0.001 * index, index) for index in range(1000)]
+    kept = harness.thinned(rising, 60)
+    assert len(kept) == 60
+    assert kept == sorted(kept)
+    assert kept[-1] == rising[-1]
+    assert max(later[0] - earlier[0] for earlier, later in itertools.pairwise(kept)) < 0.02
+    spike = [(time, 0) for time, _ in rising]
+    spike[437] = (0.437, 7)
+    assert [each for each in harness.thinned(spike, 60) if each[1]] == [(0.437, 7)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 60])
+def test_few_samples_stay_as_they_are_and_many_at_one_moment_are_one(count):
+    assert harness.thinned([], count) == []
+    assert harness.thinned([(0.5, 3)], count) == [(0.5, 3)]
+    assert harness.thinned([(0.5, 3), (0.5, 9), (0.5, 4)], count) == [(0.5, 9)]
+    assert len(harness.thinned([(0.0, 1), (0.9, 2), (1.0, 3)], count)) <= min(count, 3)
+
+
+def test_no_samples_at_all_are_not_kept():
+    with pytest.raises(ValueError):
+        harness.thinned([(0.0, 1)], 0)
 
 
 def test_the_worker_of_this_project_refuses_a_contender_it_does_not_know():

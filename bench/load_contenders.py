@@ -1,0 +1,125 @@
+"""Who loads whole files, and by which lines of code: what each project's own documentation says.
+
+A contender loads a file into host memory and returns its tensors by name. Rivals run as installed,
+with their defaults, but for what makes them run without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from bench import answers
+from bench.contender import Answer, Attempt, Contender, Load
+
+
+class _Names(Answer):
+    """Names that are asked for only after the clock has stopped."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        super().__init__()
+        self._names = names
+
+    def digest(self) -> str:
+        return answers.names_digest(self._names())
+
+
+def _safetensors(framework: str, backend: str) -> Load:
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        module = importlib.import_module(f"safetensors.{framework}")
+        tensors: Mapping[str, Any] = module.load_file(attempt.path, backend=backend)
+        return tensors
+
+    return load
+
+
+def _safe_open(attempt: Attempt) -> Mapping[str, Any]:
+    import safetensors
+
+    # Left open, as a catalog of fastio's holds its files open.
+    return _Names(safetensors.safe_open(attempt.path, framework="np").keys)
+
+
+def _fastsafetensors(attempt: Attempt) -> Mapping[str, Any]:
+    import fastsafetensors
+
+    with fastsafetensors.fastsafe_open(attempt.path, device="cpu", nogds=True) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _runai(attempt: Attempt) -> Mapping[str, Any]:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(attempt.path)
+        return dict(streamer.get_tensors())
+
+
+def _locate(attempt: Attempt) -> Mapping[str, Any]:
+    from fastio.formats.huggingface import locate
+
+    catalog = locate(attempt.path)
+    return _Names(lambda: catalog)
+
+
+def _fastio(framework: str, verify: bool, **options: Any) -> Load:
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        import fastio
+
+        attempt.report = fastio.Report()
+        tensors: Mapping[str, Any] = fastio.load(
+            attempt.path,
+            framework=framework,
+            verify=verify,
+            options=fastio.Options(**options) if options else None,
+            report=attempt.report,
+        )
+        return tensors
+
+    return load
+
+
+_TORCH = ("fastio", "torch")
+LOADERS = (
+    Contender("fastio", "fastio", _TORCH, _fastio("torch", True)),
+    Contender("fastio-unverified", "fastio, verify=False", _TORCH, _fastio("torch", False)),
+    Contender(
+        "fastio-uring", "fastio, engine=uring", _TORCH, _fastio("torch", True, engine="uring")
+    ),
+    Contender(
+        "fastio-pread", "fastio, engine=pread", _TORCH, _fastio("torch", True, engine="pread")
+    ),
+    Contender(
+        "fastio-numpy",
+        "fastio, numpy, verify=False",
+        ("fastio", "numpy"),
+        _fastio("numpy", False),
+    ),
+    Contender(
+        "fastio-numpy-verified", "fastio, numpy", ("fastio", "numpy"), _fastio("numpy", True)
+    ),
+    Contender("fastio-locate", "fastio, header", ("fastio",), _locate, gives="names"),
+    Contender(
+        "safetensors",
+        "safetensors, touched",
+        ("safetensors", "safetensors.torch", "torch"),
+        _safetensors("torch", "mmap"),
+        place="mapped",
+    ),
+    Contender(
+        "safetensors-pread",
+        "safetensors, backend=pread",
+        ("safetensors", "safetensors.torch", "torch"),
+        _safetensors("torch", "pread"),
+    ),
+    Contender(
+        "safetensors-numpy",
+        "safetensors, numpy",
+        ("safetensors", "safetensors.numpy", "numpy", "ml_dtypes"),
+        _safetensors("numpy", "mmap"),
+    ),
+    Contender("safe-open", "safetensors.safe_open", ("safetensors",), _safe_open, gives="names"),
+    Contender("fastsafetensors", "fastsafetensors", ("fastsafetensors", "torch"), _fastsafetensors),
+    Contender("runai", "Run:ai streamer", ("runai_model_streamer", "torch"), _runai),
+)

@@ -1,0 +1,224 @@
+"""What was promised: the targets of each script."""
+
+from __future__ import annotations
+
+from bench.targets import (
+    MIB,
+    Target,
+    cpu_a_gb,
+    cpu_more_a_gb,
+    import_ms,
+    memory_above_allowed,
+    memory_above_tensors,
+    percent_apart,
+    percent_more,
+    read_beyond_needed,
+    slowness,
+    speed,
+)
+
+
+def _at_least(case: str, text: str, bound: float, name: str, rival: str) -> Target:
+    return Target(case, text, ">=", bound, "x", speed(case, name, rival))
+
+
+def _not_slower(case: str, text: str, name: str, rival: str) -> Target:
+    return Target(case, text, "<=", 1.0, "x its time", slowness(case, name, rival))
+
+
+LOAD_TARGETS = (
+    _at_least("llama-cold", "cold, verified, beside fio", 0.85, "fastio", "fio"),
+    # Stricter than what was promised: see fio.py.
+    _at_least(
+        "llama-cold", "cold, verified, beside fio with huge pages", 0.85, "fastio", "fio-huge"
+    ),
+    _at_least(
+        "llama-cold", "cold, verified, beside fastsafetensors", 1.8, "fastio", "fastsafetensors"
+    ),
+    _at_least("llama-cold", "cold, verified, beside Run:ai streamer", 2.2, "fastio", "runai"),
+    _at_least(
+        "llama-cold", "cold, verified, beside safetensors touched", 2.7, "fastio", "safetensors"
+    ),
+    Target(
+        "llama-cold",
+        "all CPU of a cold load",
+        "<=",
+        0.8,
+        "CPU s/GB",
+        cpu_a_gb("llama-cold", "fastio"),
+    ),
+    Target(
+        "verify-cold",
+        "time of verification",
+        "<=",
+        5.0,
+        "%",
+        percent_more("verify-cold", "fastio", "fastio-unverified"),
+    ),
+    Target(
+        "verify-cold",
+        "CPU of verification",
+        "<=",
+        0.1,
+        "CPU s/GB",
+        cpu_more_a_gb("verify-cold", "fastio", "fastio-unverified"),
+    ),
+    _at_least(
+        "llama-warm",
+        "warm, verify=False, beside safetensors touched",
+        0.9,
+        "fastio-unverified",
+        "safetensors",
+    ),
+    Target(
+        "memory",
+        "peak memory above the tensors",
+        "<=",
+        64.0,
+        "MiB",
+        memory_above_tensors("memory", "fastio"),
+        exact=True,
+    ),
+    _not_slower("minilm-cold", "MiniLM cold, verified", "fastio", "safetensors"),
+    _not_slower("minilm-warm", "MiniLM warm, verify=False", "fastio-unverified", "safetensors"),
+    _not_slower("small-cold", "100 KB cold, verified", "fastio", "safetensors"),
+    _not_slower("small-warm", "100 KB warm, verify=False", "fastio-unverified", "safetensors"),
+    _not_slower(
+        "many-header", "100,000 tensors: header beside safe_open", "fastio-locate", "safe-open"
+    ),
+    _not_slower(
+        "many-warm",
+        "100,000 tensors: warm, verify=False, torch, beside load_file",
+        "fastio-unverified",
+        "safetensors",
+    ),
+    _not_slower(
+        "many-warm",
+        "100,000 tensors: warm, verify=False, numpy, beside load_file",
+        "fastio-numpy",
+        "safetensors-numpy",
+    ),
+    Target("import", "import fastio over numpy", "<=", 50.0, "ms", import_ms),
+)
+
+
+def _cpu_at_most(case: str, text: str, bound: float, name: str) -> Target:
+    return Target(case, text, "<=", bound, "CPU s/GB", cpu_a_gb(case, name))
+
+
+READER_TARGETS = (
+    _at_least(
+        "get-cold",
+        "get_tensor in a loop, cold, verified, beside safetensors touched",
+        2.0,
+        "fastio-get",
+        "safetensors-get",
+    ),
+    _at_least(
+        "get-warm",
+        "get_tensor in a loop, warm, verify=False, beside safetensors touched",
+        0.9,
+        "fastio-get-unverified",
+        "safetensors-get",
+    ),
+    Target(
+        "get-many",
+        "100,000 tensors: get_tensor, warm, verify=False, the loop alone",
+        "<=",
+        1.3,
+        "x its time",
+        slowness("get-many", "fastio-get-unverified", "safetensors-get", "loop_s"),
+    ),
+    _at_least(
+        "slices-cold",
+        "1 % of all rows, cold, verified, beside safetensors touched",
+        1.5,
+        "fastio-slices",
+        "safetensors-slices",
+    ),
+    Target(
+        "slices-cold",
+        "1 % of all rows: read beyond what is needed, verified",
+        "<=",
+        2.0,
+        "MiB a slice",
+        read_beyond_needed("slices-cold", "fastio-slices", MIB),
+        exact=True,
+    ),
+    Target(
+        "slices-cold",
+        "1 % of all rows: read beyond what is needed, verify=False",
+        "<=",
+        8.0,
+        "KiB a slice",
+        read_beyond_needed("slices-cold", "fastio-slices-unverified", 1024),
+        exact=True,
+    ),
+    _at_least("into-cold", "load_into, cold, verified, beside fio", 0.85, "fastio-into", "fio"),
+    _at_least(
+        "into-cold",
+        "load_into aligned arrays, cold, verified, beside fio",
+        0.95,
+        "fastio-into-aligned",
+        "fio",
+    ),
+    # Stricter than what was promised: see fio.py.
+    _at_least(
+        "into-cold",
+        "load_into, cold, verified, beside fio with huge pages",
+        0.85,
+        "fastio-into",
+        "fio-huge",
+    ),
+    _at_least(
+        "into-cold",
+        "load_into aligned arrays, cold, verified, beside fio with huge pages",
+        0.95,
+        "fastio-into-aligned",
+        "fio-huge",
+    ),
+    _cpu_at_most("into-cold", "CPU of load_into, verify=False", 0.30, "fastio-into-unverified"),
+    _cpu_at_most("into-cold", "CPU of load_into, verified", 0.40, "fastio-into"),
+    _cpu_at_most(
+        "into-cold",
+        "CPU of load_into aligned arrays, verify=False",
+        0.30,
+        "fastio-into-aligned-unverified",
+    ),
+    _cpu_at_most(
+        "into-cold", "CPU of load_into aligned arrays, verified", 0.40, "fastio-into-aligned"
+    ),
+    _at_least(
+        "stream-cold",
+        "stream, cold, verified, beside the whole load",
+        0.9,
+        "fastio-stream",
+        "fastio",
+    ),
+    # The tensor that the caller has in hand is in the peak: it is not allowed for apart.
+    Target(
+        "stream-memory",
+        "stream: peak memory above the limit, or the largest tensor",
+        "<=",
+        64.0,
+        "MiB",
+        memory_above_allowed("stream-memory", "fastio-stream"),
+        exact=True,
+    ),
+    Target(
+        "frameworks-cold",
+        "numpy and torch, cold, verified, apart",
+        "<=",
+        3.0,
+        "%",
+        percent_apart("frameworks-cold", "fastio-numpy-verified", "fastio"),
+    ),
+    Target(
+        "frameworks-warm",
+        "numpy and torch, warm, verified, apart",
+        "<=",
+        3.0,
+        "%",
+        percent_apart("frameworks-warm", "fastio-numpy-verified", "fastio"),
+    ),
+)

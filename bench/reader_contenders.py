@@ -1,0 +1,306 @@
+"""Who reads tensors one by one, in parts, into memory that is there, or within a memory limit.
+
+Each is the few lines that a user would write. What they need to know of a file beforehand (which
+rows, which shapes) they are given before the clock starts, all of them alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from bench import answers
+from bench.contender import Answer, Attempt, Contender, Load, Prepare
+
+MIB = 2**20
+# What fastio's stream may hold.
+STREAM_LIMIT_BYTES = 256 * MIB
+PAGE_BYTES = 4096
+
+Opens = Callable[[str], AbstractContextManager[Any]]
+
+
+def _safe_open(module: str, **arguments: Any) -> Opens:
+    """Return how a file is opened by the `safe_open` of a module, for torch."""
+    return lambda path: importlib.import_module(module).safe_open(path, framework="pt", **arguments)
+
+
+def _reader(verify: bool) -> Opens:
+    return lambda path: importlib.import_module("fastio").open(
+        path, framework="torch", verify=verify
+    )
+
+
+# ---- one by one ---------------------------------------------------------------------------------
+
+
+def _get_each(opens: Opens) -> Load:
+    """The loop that every checkpoint loader has; its own time is a figure beside that of all."""
+
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        tensors: dict[str, Any] = {}
+        with opens(attempt.path) as file:
+            names = file.keys()
+            begin = time.perf_counter()
+            for name in names:
+                tensors[name] = file.get_tensor(name)
+            attempt.figures["loop_s"] = time.perf_counter() - begin
+        return tensors
+
+    return load
+
+
+# ---- parts --------------------------------------------------------------------------------------
+
+
+def _rows(path: str) -> Mapping[str, slice]:
+    """Return which rows of each tensor are asked for."""
+    return {
+        entry.name: slice(*answers.middle_rows(entry.shape[0]))
+        for entry in answers.file_entries(Path(path))
+    }
+
+
+def _get_slices(opens: Opens) -> Load:
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        with opens(attempt.path) as file:
+            return {name: file.get_slice(name)[rows] for name, rows in attempt.given.items()}
+
+    return load
+
+
+def _index(verify: bool) -> Load:
+    opens = _reader(verify)
+
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        with opens(attempt.path) as reader:
+            parts = {name: reader[name][rows] for name, rows in attempt.given.items()}
+            attempt.report = reader.report
+        attempt.figures["bytes_read"] = attempt.report.bytes_read
+        return parts
+
+    return load
+
+
+# ---- into memory that is there ------------------------------------------------------------------
+
+
+def _filled_torch(alignment_bytes: int | None) -> Prepare:
+    """Tensors of each shape, with their pages there: as torch makes them, or aligned."""
+
+    def prepare(path: str) -> Mapping[str, Any]:
+        import torch
+
+        dtypes = {
+            label: getattr(torch, name)
+            for name, label in answers.DTYPES.items()
+            if hasattr(torch, name)
+        }
+
+        def empty(entry: answers.Entry) -> torch.Tensor:
+            dtype = dtypes[entry.dtype]
+            if alignment_bytes is None:
+                return torch.empty(entry.shape, dtype=dtype)
+            room = torch.empty(entry.nbytes + alignment_bytes, dtype=torch.uint8)
+            skipped = -room.data_ptr() % alignment_bytes
+            return room[skipped : skipped + entry.nbytes].view(dtype).view(entry.shape)
+
+        # Ones are no file's content: a load that fills nothing is a wrong answer.
+        return {entry.name: empty(entry).fill_(1) for entry in answers.file_entries(Path(path))}
+
+    return prepare
+
+
+def _filled_numpy(path: str) -> Mapping[str, Any]:
+    # So that numpy knows bfloat16 by name.
+    import ml_dtypes  # noqa: F401
+    import numpy as np
+
+    dtypes = {label: np.dtype(name) for name, label in answers.DTYPES.items()}
+    arrays = {}
+    for entry in answers.file_entries(Path(path)):
+        array = arrays[entry.name] = np.empty(entry.shape, dtypes[entry.dtype])
+        array.fill(1)
+    return arrays
+
+
+def _load_into(verify: bool) -> Load:
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        fastio = importlib.import_module("fastio")
+        attempt.report = fastio.Report()
+        fastio.load_into(attempt.path, attempt.given, verify=verify, report=attempt.report)
+        return attempt.given
+
+    return load
+
+
+def _load_and_copy(attempt: Attempt) -> Mapping[str, Any]:
+    from safetensors.torch import load_file
+
+    for name, tensor in load_file(attempt.path).items():
+        attempt.given[name].copy_(tensor)
+    return attempt.given
+
+
+# ---- one after the other, each dropped ----------------------------------------------------------
+
+Passes = Callable[[Attempt], Iterator[tuple[str, Any]]]
+
+
+class _Dropped(Answer):
+    """What has gone by. Digested by a second pass, which must be as long as the first."""
+
+    def __init__(self, passes: Passes, path: str, count: int, nbytes: int) -> None:
+        super().__init__()
+        self._passes, self._path = passes, path
+        self._count, self._nbytes = count, nbytes
+
+    def digest(self) -> str:
+        """Return the digest of a pass of its own.
+
+        Raises
+        ------
+        AnswerError
+            It is not as long as the one that was timed.
+        """
+        digest = answers.RunningDigest()
+        for name, tensor in self._passes(Attempt(self._path)):
+            digest.add(name, tensor)
+        if (digest.count, digest.nbytes) != (self._count, self._nbytes):
+            raise answers.AnswerError(
+                f"{self._count} tensors of {self._nbytes} bytes went by in time, "
+                f"then {digest.count} of {digest.nbytes}"
+            )
+        return digest.result()
+
+
+def _drop_each(passes: Passes, limit_bytes: int | None = None) -> Load:
+    """Take each tensor and let go of it before the next is asked for."""
+
+    def load(attempt: Attempt) -> Mapping[str, Any]:
+        count = nbytes = largest = 0
+        for _, tensor in passes(attempt):
+            count, nbytes, largest = count + 1, nbytes + tensor.nbytes, max(largest, tensor.nbytes)
+            del tensor
+        if limit_bytes is not None:
+            # A tensor that is larger than the limit has to be held all the same.
+            attempt.figures["allowed_bytes"] = max(limit_bytes, largest)
+        return _Dropped(passes, attempt.path, count, nbytes)
+
+    return load
+
+
+def _stream(verify: bool) -> Passes:
+    opens = _reader(verify)
+
+    def passes(attempt: Attempt) -> Iterator[tuple[str, Any]]:
+        with opens(attempt.path) as reader:
+            yield from reader.stream(memory_limit_bytes=STREAM_LIMIT_BYTES)
+            attempt.report = reader.report
+
+    return passes
+
+
+def _touch_each(attempt: Attempt) -> Iterator[tuple[str, Any]]:
+    """What safetensors has for it; a tensor is touched before it goes, or nothing was read."""
+    with _safe_open("safetensors")(attempt.path) as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            answers.touch({name: tensor})
+            yield name, tensor
+            del tensor
+
+
+_TORCH = ("fastio", "torch")
+_RIVAL = ("safetensors", "safetensors.torch", "torch")
+
+
+def _both(
+    name: str, title: str, make: Callable[[bool], Load], **more: Any
+) -> tuple[Contender, ...]:
+    """Return fastio with its checksums, and without."""
+    return (
+        Contender(name, title, _TORCH, make(True), **more),
+        Contender(f"{name}-unverified", f"{title}, verify=False", _TORCH, make(False), **more),
+    )
+
+
+READERS = (
+    *_both(
+        "fastio-get",
+        "fastio.safe_open, get_tensor",
+        lambda verify: _get_each(_safe_open("fastio", verify=verify)),
+    ),
+    Contender(
+        "safetensors-get",
+        "safetensors, get_tensor, touched",
+        _RIVAL,
+        _get_each(_safe_open("safetensors")),
+        place="mapped",
+    ),
+    *_both("fastio-slices", "fastio, rows by index", _index, gives="rows", prepare=_rows),
+    Contender(
+        "fastio-get-slice",
+        "fastio.safe_open, get_slice",
+        _TORCH,
+        _get_slices(_safe_open("fastio")),
+        gives="rows",
+        prepare=_rows,
+    ),
+    Contender(
+        "safetensors-slices",
+        "safetensors, get_slice, touched",
+        _RIVAL,
+        _get_slices(_safe_open("safetensors")),
+        gives="rows",
+        place="mapped",
+        prepare=_rows,
+    ),
+    *_both(
+        "fastio-into",
+        "fastio.load_into",
+        _load_into,
+        place="given",
+        prepare=_filled_torch(None),
+    ),
+    *_both(
+        "fastio-into-aligned",
+        "fastio.load_into, aligned",
+        _load_into,
+        place="given",
+        prepare=_filled_torch(PAGE_BYTES),
+    ),
+    Contender(
+        "fastio-into-numpy",
+        "fastio.load_into, numpy",
+        ("fastio", "numpy", "ml_dtypes"),
+        _load_into(True),
+        place="given",
+        prepare=_filled_numpy,
+    ),
+    Contender(
+        "safetensors-copy",
+        "safetensors, load_file and copy_",
+        _RIVAL,
+        _load_and_copy,
+        place="given",
+        prepare=_filled_torch(None),
+    ),
+    *_both(
+        "fastio-stream",
+        f"fastio, stream of {STREAM_LIMIT_BYTES // MIB} MiB",
+        lambda verify: _drop_each(_stream(verify), STREAM_LIMIT_BYTES),
+        place="nowhere",
+    ),
+    Contender(
+        "safetensors-stream",
+        "safetensors, get_tensor, touched, dropped",
+        _RIVAL,
+        _drop_each(_touch_each),
+        place="nowhere",
+    ),
+)

@@ -1,0 +1,176 @@
+"""A measurement is believed only if its answer is right and was read within the clock."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import pytest
+
+from bench import answers, cache, cases, machine, models, run
+
+NOTHING: dict[str, Any] = {}
+
+
+class Made:
+    """Files of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str) -> Path:
+        return models.make(name, self._folder)
+
+
+class StandIn:
+    """A worker that says what it is told to, and writes down what it is asked."""
+
+    answer: ClassVar[dict[str, Any]] = {}
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.asked.append(job)
+
+    def __enter__(self) -> "StandIn":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def ask(self, order: dict[str, Any], *, sample_memory: bool = False) -> dict[str, Any]:
+        self.asked.append(order)
+        return dict(self.answer)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    monkeypatch.setattr(run, "Worker", StandIn)
+    monkeypatch.setattr(StandIn, "asked", [])
+    return StandIn
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if machine.filesystem(tmp_path) in {"tmpfs", "ramfs"}:
+        pytest.skip("a file in memory cannot be evicted")
+    return tmp_path
+
+
+def measured(digest: str, **more: Any) -> dict[str, Any]:
+    """Return what a worker says of a measurement, and of its answer."""
+    return {
+        "seconds": 0.5,
+        "anonymous_bytes": 0,
+        "anonymous_before_bytes": 2**20,
+        "storage_bytes": 0,
+        "figures": {},
+        "digest": digest,
+    } | more
+
+
+def outcome(folder: Path, contender: str, **case: Any) -> tuple[dict[str, Any], run.Run]:
+    """Run two rounds of a small cold case that one contender takes part in."""
+    pytest.importorskip("safetensors.torch")
+    described = cases.Case("case", "made up", "small", True, (contender,), **case)
+    whole = run.Run(described, Made(folder), NOTHING, lambda text: None)
+    return whole.run(2), whole
+
+
+def digest_of(folder: Path) -> str:
+    return answers.file_digest(Made(folder).get("small"))
+
+
+def test_a_wrong_answer_voids_the_contender(folder: Path, worker: type[StandIn]):
+    worker.answer = measured("0" * 32)
+    result, _ = outcome(folder, "safetensors-get")
+    assert "wrong answer" in result["failed"]["safetensors-get"]
+    assert result["contenders"] == {}
+
+
+def test_a_right_answer_counts_with_the_figures_beside_it(folder: Path, worker: type[StandIn]):
+    worker.answer = measured(digest_of(folder), figures={"loop_s": 0.25})
+    result, _ = outcome(folder, "safetensors-get")
+    found = result["contenders"]["safetensors-get"]
+    assert result["failed"] == {}
+    assert (found["seconds"], found["loop_s"]) == ([0.5, 0.5], [0.25, 0.25])
+
+
+def test_all_tensors_are_no_answer_to_a_question_for_rows(folder: Path, worker: type[StandIn]):
+    worker.answer = measured(digest_of(folder))
+    result, _ = outcome(folder, "safetensors-slices", touched=True)
+    assert "wrong answer" in result["failed"]["safetensors-slices"]
+    assert 0 < result["tensor_bytes"] < answers.tensor_bytes(Made(folder).get("small"))
+
+
+def test_the_worker_prepares_before_the_file_is_made_cold(
+    folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
+):
+    def evict(path: Path, *, everything: bool) -> str:
+        worker.asked.append({"evicted": path.name})
+        return "by name"
+
+    monkeypatch.setattr(cache, "evict", evict)
+    worker.answer = measured(digest_of(folder))
+    outcome(folder, "safetensors-get")
+    steps = [step.get("do") or step.get("evicted", "job") for step in worker.asked]
+    assert steps == 2 * ["job", "prepare", "small.safetensors", "measure", "digest"]
+
+
+@pytest.mark.parametrize(
+    ("contender", "field", "where"),
+    [
+        ("safetensors-pread", "anonymous_bytes", "in memory"),
+        ("safetensors-copy", "storage_bytes", "read from storage"),
+        ("safetensors-stream", "storage_bytes", "read from storage"),
+    ],
+)
+def test_a_cold_load_that_is_not_done_is_void(
+    folder: Path,
+    worker: type[StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+    contender: str,
+    field: str,
+    where: str,
+):
+    monkeypatch.setattr(run, "CHECKED_BYTES", 1)
+    nbytes = answers.tensor_bytes(Made(folder).get("small"))
+    worker.answer = measured(digest_of(folder), **{field: nbytes})
+    result, _ = outcome(folder, contender)
+    assert result["failed"] == {}
+    worker.answer = measured(digest_of(folder), **{field: nbytes // 2})
+    result, _ = outcome(folder, contender)
+    assert f"bytes {where}" in result["failed"][contender]
+
+
+def test_a_kernel_that_does_not_count_reads_is_no_witness(
+    folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run, "CHECKED_BYTES", 1)
+    worker.answer = measured(digest_of(folder), storage_bytes=None)
+    result, _ = outcome(folder, "safetensors-stream")
+    assert "/proc/self/io" in result["failed"]["safetensors-stream"]
+
+
+def test_memory_over_time_is_kept_above_what_was_there_before(folder: Path, worker: type[StandIn]):
+    samples = [(0.001 * index, 2**20 * (1 + index % 8)) for index in range(500)]
+    worker.answer = measured(digest_of(folder), samples=samples, sampled_peak_bytes=2**20 * 8)
+    result, _ = outcome(folder, "safetensors-stream", memory=True, over_time=True)
+    found = result["contenders"]["safetensors-stream"]
+    assert found["peak_bytes"] == [7 * 2**20, 7 * 2**20]
+    kept = found["memory_over_time"]
+    assert len(kept["mib"]) == len(kept["seconds"]) == run.POINTS
+    assert max(kept["mib"]) == 7.0
+
+
+@pytest.mark.parametrize(
+    "contender",
+    ["safetensors-get", "safetensors-slices", "safetensors-copy", "safetensors-stream"],
+)
+def test_the_rivals_of_the_reader_give_the_right_answers(folder: Path, contender: str):
+    result, _ = outcome(folder, contender, touched=contender.endswith("slices"))
+    assert result["failed"] == {}
+    assert len(result["contenders"][contender]["seconds"]) == 2
