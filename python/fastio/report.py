@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastio import _native
+
+_COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified")
 
 
 @dataclass
@@ -77,11 +79,23 @@ class Report:
         """Fill in what the native job counted."""
         self.cache, self.cache_reason = _summary(statistics["access"])
         self.fallbacks = tuple(statistics["fallbacks"])
-        for name in (
-            "engine", "engine_reason", "lanes", "nbytes",
-            "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified",
-        ):  # fmt: skip
+        for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
+
+    def add(self, statistics: Mapping[str, Any]) -> None:
+        """Count one native job more; engine and cache are those of the last one."""
+        before = replace(self)
+        self.take(statistics)
+        self.merge(before)
+
+    def merge(self, other: Report) -> None:
+        """Count what another one has counted."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lanes = max(self.lanes, other.lanes)
+        for name in ("engine", "engine_reason", "cache", "cache_reason"):
+            setattr(self, name, getattr(self, name) or getattr(other, name))
+        self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))
 
     def __str__(self) -> str:
         verified = f"{self.chunks_verified} chunks verified"
@@ -128,20 +142,42 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was probed on this host: `engines` by name, which one `Options(engine="auto")` takes,
-    and why.
+    """What was probed on this host.
+
+    Attributes
+    ----------
+    engines : mapping of str to EngineStatus
+    chosen, reason : str
+        The engine that `Options(engine="auto")` takes, and why.
+    checksum : str
+        The variant of the code that this processor runs.
+    kernel_features, kernel_operations : tuple of str
+        What the kernel's io_uring offers, as `fastio.uring.Ring` asks it; the loader needs little
+        of it.
+    kernel_reason : str
+        Why these are empty; else empty.
     """
 
     engines: Mapping[str, EngineStatus]
     chosen: str
     reason: str
     checksum: str
+    kernel_features: tuple[str, ...] = ()
+    kernel_operations: tuple[str, ...] = ()
+    kernel_reason: str = ""
 
     def __str__(self) -> str:
         lines = [f"engine: {self.chosen} ({self.reason})"]
         for name, status in self.engines.items():
             lines.append(f"  {name}: {'yes' if status.available else 'NO'}, {status.reason}")
             lines.extend(f"    {feature}" for feature in status.features)
+        if self.kernel_reason:
+            lines.append(f"io_uring of the kernel: not known, {self.kernel_reason}")
+        else:
+            lines.append(f"io_uring of the kernel: {', '.join(self.kernel_features)}")
+            # They are in the order in which Linux got them: the last one says how new it is.
+            last = self.kernel_operations[-1:]
+            lines.append(f"  {len(self.kernel_operations)} operations, up to {' '.join(last)}")
         lines.append(f"checksum: XXH3-64, {self.checksum} code")
         return "\n".join(lines)
 
@@ -167,4 +203,15 @@ def engine_report() -> EngineReport:
         chosen, reason = "uring", uring.reason
     else:
         chosen, reason = "pread", f"io_uring is not available: {uring.reason}"
-    return EngineReport(engines, chosen, reason, _native.checksum_variant())
+    return EngineReport(engines, chosen, reason, _native.checksum_variant(), *_kernel_offers())
+
+
+def _kernel_offers() -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Features, operations, and the reason where there are none."""
+    try:
+        from fastio.uring import Ring  # takes longer to import than most users need it
+
+        with Ring(1) as ring:
+            return ring.features(), ring.probe(), ""
+    except (ImportError, OSError) as error:
+        return (), (), str(error)

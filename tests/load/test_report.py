@@ -244,6 +244,35 @@ def test_the_engine_report_tells_what_there_is_and_why() -> None:
     assert lines[-1].startswith("checksum: XXH3-64")
 
 
+def test_the_engine_report_tells_what_the_kernel_offers() -> None:
+    host = fastio.engine_report()
+    if not host.engines["uring"].available:
+        pytest.skip(f"no ring here: {host.engines['uring'].reason}")
+    assert host.kernel_reason == ""
+    assert "nodrop" in host.kernel_features
+    assert {"nop", "read", "read_fixed"} <= set(host.kernel_operations)
+    assert all(name in str(host) for name in host.kernel_features)
+    assert f"{len(host.kernel_operations)} operations" in str(host)
+
+
+@pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS", "not built"])
+def test_what_the_kernel_cannot_be_asked_has_a_reason(refusal: Any) -> None:
+    code = """
+import sys
+if sys.argv[1] == "not built":
+    sys.modules["fastio._uring"] = None
+import fastio
+host = fastio.engine_report()
+assert host.kernel_features == host.kernel_operations == ()
+assert f"io_uring of the kernel: not known, {host.kernel_reason}" in str(host).splitlines()
+print(host.kernel_reason)
+"""
+    seccomp = None if refusal == "not built" else refusal
+    said = testbed.run_python(code, refusal, seccomp=seccomp).check().stdout
+    expected = {"EPERM": "seccomp", "ENOSYS": "the kernel has no io_uring"}
+    assert expected.get(refusal, "built without liburing") in said
+
+
 def test_the_engine_that_is_chosen_is_the_one_that_reads(sealed: Path) -> None:
     report = fastio.Report()
     fastio.load(sealed, options=fastio.Options(cache="bypass"), report=report)

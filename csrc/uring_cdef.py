@@ -1,0 +1,105 @@
+"""What `fastio._uring` offers of liburing, for cffi in API mode: its inline functions work only so.
+
+`python csrc/uring_cdef.py OUT.c` writes the module's C source. Policy is in python/fastio/uring.py;
+here is only what must happen in one piece, which a signal between two calls would tear apart.
+"""
+
+import sys
+
+from cffi import FFI
+
+_DECLARATIONS = """
+struct iovec { void *iov_base; size_t iov_len; ...; };
+struct io_uring { ...; };
+struct io_uring_sqe;
+struct io_uring_cqe { uint64_t user_data; int32_t res; ...; };
+struct io_uring_params { uint32_t sq_entries; uint32_t flags; uint32_t features; ...; };
+struct io_uring_probe { uint8_t last_op; ...; };
+
+int io_uring_queue_init_params(unsigned, struct io_uring *, struct io_uring_params *);
+void io_uring_queue_exit(struct io_uring *);
+int io_uring_submit(struct io_uring *);
+int io_uring_peek_cqe(struct io_uring *, struct io_uring_cqe **);
+void io_uring_cqe_seen(struct io_uring *, struct io_uring_cqe *);
+
+int io_uring_register_buffers(struct io_uring *, const struct iovec *, unsigned);
+int io_uring_unregister_buffers(struct io_uring *);
+int io_uring_register_files(struct io_uring *, const int *, unsigned);
+int io_uring_unregister_files(struct io_uring *);
+
+struct io_uring_probe *io_uring_get_probe_ring(struct io_uring *);
+void io_uring_free_probe(struct io_uring_probe *);
+int io_uring_opcode_supported(const struct io_uring_probe *, int);
+
+struct fastio_request {
+  int opcode, fd;
+  uint64_t address, offset, number;
+  uint32_t length, fsync_flags;
+  uint16_t buffer_index;
+  bool fixed_file;
+  struct io_uring_sqe *sqe;
+};
+int fastio_queue(struct io_uring *, struct fastio_request *);
+void fastio_discard(struct fastio_request *);
+unsigned fastio_queued(const struct io_uring *);
+int fastio_wait(struct io_uring *, int64_t);
+"""
+
+# Works with liburing 2.1 (Ubuntu 22.04) and later: constants that came after it are not needed.
+_SOURCE = """
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+struct fastio_request {
+  int opcode, fd;
+  uint64_t address, offset, number;
+  uint32_t length, fsync_flags;
+  uint16_t buffer_index;
+  bool fixed_file;
+  struct io_uring_sqe *sqe; /* set once it is queued */
+};
+
+/* 0, or -EAGAIN where the submission queue is full. */
+static int fastio_queue(struct io_uring *ring, struct fastio_request *request) {
+  struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+  if (sqe == NULL) return -EAGAIN;
+  io_uring_prep_rw(request->opcode, sqe, request->fd, (const void *)(uintptr_t)request->address,
+                   request->length, request->offset);
+  sqe->fsync_flags = request->fsync_flags;
+  sqe->buf_index = request->buffer_index;
+  if (request->fixed_file) sqe->flags |= IOSQE_FIXED_FILE;
+  sqe->user_data = request->number;
+  request->sqe = sqe;
+  return 0;
+}
+
+/* Only what the kernel cannot have seen yet; an entry in the queue cannot be taken back. */
+static void fastio_discard(struct fastio_request *request) {
+  memset(request->sqe, 0, sizeof *request->sqe); /* IORING_OP_NOP is 0 */
+  request->sqe->user_data = request->number;
+}
+
+/* Entries that wait for io_uring_submit; a polling thread takes them as soon as they are shown. */
+static unsigned fastio_queued(const struct io_uring *ring) {
+  if (ring->flags & IORING_SETUP_SQPOLL) return ring->sq.sqe_tail - *ring->sq.ktail;
+  return io_uring_sq_ready(ring);
+}
+
+static int fastio_wait(struct io_uring *ring, int64_t timeout_ns) {
+  struct __kernel_timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+  struct io_uring_cqe *first;
+  return io_uring_wait_cqe_timeout(ring, &first, &timeout);
+}
+"""
+
+
+def _main() -> None:
+    ffi = FFI()
+    ffi.cdef(_DECLARATIONS)
+    ffi.set_source("fastio._uring", _SOURCE)
+    ffi.emit_c_code(sys.argv[1])
+
+
+_main()
