@@ -19,7 +19,13 @@ _READ = fastio.ReadError(errno.EIO, "read", "/data/m", 8192, "the disk is tired"
 _WRITE = fastio.WriteError(errno.ENOSPC, "fallocate", "/data/m")
 _NOT_FOUND = fastio.TensorNotFoundError("wieght", "/data/m", ("weight",))
 _LIMIT = fastio.MemoryLimitError(300, 200, 100)
-_ALL = (_FORMAT, _CHECKSUM, _READ, _WRITE, _NOT_FOUND, _LIMIT)
+_USAGE = fastio.UsageError("the reader of /data/m is closed")
+_SELECTION = fastio.SelectionError("index 5 is out of bounds for axis 0 with size 2")
+_DTYPE = fastio.DtypeError("/data/m: tensor 'w' has dtype F6_E2M3, which numpy cannot hold")
+_ALL = (
+    *(_FORMAT, _CHECKSUM, _READ, _WRITE, _NOT_FOUND, _LIMIT),
+    *(_USAGE, _SELECTION, _DTYPE),
+)
 
 
 @pytest.mark.parametrize("error", _ALL, ids=lambda error: type(error).__name__)
@@ -74,6 +80,9 @@ def test_a_path_that_is_not_utf_8_does_not_hide_the_error() -> None:
         (_WRITE, OSError),
         (_NOT_FOUND, KeyError),
         (_LIMIT, MemoryError),
+        (_USAGE, ValueError),
+        (_SELECTION, IndexError),
+        (_DTYPE, TypeError),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )

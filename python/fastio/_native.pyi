@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict, final, type_check_only
+from typing import Any, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -46,42 +46,122 @@ class Status(TypedDict):
     reason: str
     features: list[str]
 
+ShardRequest: TypeAlias = tuple[
+    File,
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+    tuple[int, int, bytes] | None,
+]
+"""(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
+chunk_bytes, digests) verifies them."""
+
+Place: TypeAlias = tuple[int, int, Sequence[int], Sequence[int]]
+"""(address, bytes of an element, shape, strides in bytes)."""
+
+@type_check_only
+class Options(Protocol):
+    @property
+    def engine(self) -> str: ...
+    @property
+    def cache(self) -> str: ...
+    @property
+    def mapping(self) -> str: ...
+    @property
+    def huge_pages(self) -> str: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def queue_depth(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def memory_limit_bytes(self) -> int | None: ...
+
 @final
 class Loaded:
-    """A finished load: memory, to be wrapped."""
+    """Memory that was loaded, to be wrapped: the extents of a job, or of one region of it."""
 
     @property
     def statistics(self) -> Statistics: ...
     def numpy(
-        self, shard: int, dtypes: list[np.dtype[Any]], shapes: list[tuple[int, ...]]
+        self,
+        shard: int,
+        dtypes: list[np.dtype[Any]],
+        shapes: list[tuple[int, ...]],
+        first: int = 0,
     ) -> list[npt.NDArray[Any]]: ...
     def dlpack(
-        self, shard: int, codes: bytes, bits: bytes, shapes: list[tuple[int, ...]]
+        self, shard: int, codes: bytes, bits: bytes, shapes: list[tuple[int, ...]], first: int = 0
     ) -> list[CapsuleType]: ...
     def release(self) -> None: ...
 
 def load(
-    shards: Sequence[
-        tuple[
-            File,
-            npt.NDArray[np.int64],
-            npt.NDArray[np.int64],
-            tuple[int, int, bytes] | None,
-        ]
-    ],
+    shards: Sequence[ShardRequest],
+    options: Options,
     *,
-    engine: str,
-    cache: str,
-    mapping: str,
-    huge_pages: str,
-    keep_cold: bool,
-    block_bytes: int,
-    queue_depth: int,
-    lanes: int,
-    memory_limit_bytes: int | None = None,
+    keep_cold: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Loaded:
-    """Read extents [begins, ends) of files; (start, chunk_bytes, digests) verifies them."""
+    """Read extents of files into memory of their own."""
+
+@final
+class Stream:
+    """A load that is taken region by region while it goes on, in a window of memory."""
+
+    def __init__(
+        self,
+        shards: Sequence[ShardRequest],
+        options: Options,
+        *,
+        window_bytes: int,
+        keep_cold: bool = False,
+    ) -> None: ...
+    @property
+    def statistics(self) -> Statistics: ...
+    def regions(self) -> list[tuple[int, int, int]]:
+        """The shard, the first extent and the one behind the last of each region, in order."""
+
+    def take(self, region: int) -> Loaded:
+        """Wait for a region, and take it over; once."""
+
+    def let_go(self, region: int) -> None:
+        """Its bytes do not count against the window any more."""
+
+    def close(self) -> None: ...
+
+@final
+class Fill:
+    """A load into memory that exists."""
+
+    def __init__(
+        self,
+        shards: Sequence[ShardRequest],
+        places: Sequence[Sequence[Place]],
+        options: Options,
+        *,
+        keep_cold: bool = False,
+    ) -> None: ...
+    @property
+    def statistics(self) -> Statistics: ...
+    def run(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Returns, or raises, when nothing is written to the places any more."""
+
+    def placed(self, shard: int) -> list[bool]:
+        """Whether all bytes of each extent are at their place."""
+
+@final
+class MappedFile:
+    """A file in the page cache, tensor by tensor; chunks are verified as they are come to."""
+
+    @staticmethod
+    def open(shard: ShardRequest, options: Options) -> MappedFile | None: ...
+    @property
+    def chunks_verified(self) -> int: ...
+    def read(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Bytes [begin, end) of the file as (n,) uint8 of its own."""
+
+    def numpy(self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]: ...
+    def dlpack(self, row: int, code: int, bits: int, shape: tuple[int, ...]) -> CapsuleType: ...
 
 def plan(
     begins: npt.NDArray[np.int64],

@@ -11,13 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
 from fastio.errors import FormatError, TensorNotFoundError, shown
 
 _MATCHES_MAX = 3
@@ -77,10 +76,17 @@ def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> li
     """
     if "F4" not in dtypes:
         return shapes
-    return [
-        (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
-        for dtype, shape in zip(dtypes, shapes, strict=True)
-    ]
+    return [shape_in_memory(dtype, shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
+
+
+def shape_in_memory(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return one shape as `shapes_in_memory` does.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -124,13 +130,23 @@ class ChecksumTable:
     digests: bytes
 
 
+class Readable(Protocol):
+    """What has a header: an open file, or bytes in memory."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def read(self, offset: int, nbytes: int) -> bytes: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Shard:
     """One located file: its tensors as columns, in the order of their bytes.
 
     Attributes
     ----------
-    file : _native.File
+    file : Readable
         Open.
     names, dtypes : list of str
     shapes : list of tuple of int
@@ -142,7 +158,7 @@ class Shard:
         None for a file that carries no checksums.
     """
 
-    file: _native.File
+    file: Readable
     names: list[str]
     dtypes: list[str]
     shapes: list[tuple[int, ...]]
@@ -237,7 +253,7 @@ class Catalog(Collection[str]):
         TypeError
             If the name is not a str.
         """
-        index, row = self._position(name)
+        index, row = self.position(name)
         shard = self.shards[index]
         begin, end = int(shard.begins[row]), int(shard.ends[row])
         return TensorInfo(
@@ -264,12 +280,18 @@ class Catalog(Collection[str]):
                 f"names must be a collection of str, not one {type(names).__name__}: {shown(names)}"
             )
         rows: dict[int, list[int]] = {}
-        for index, row in sorted({self._position(name) for name in names}):
+        for index, row in sorted({self.position(name) for name in names}):
             rows.setdefault(index, []).append(row)
         return Catalog((self.shards[index].take(some) for index, some in rows.items()), self.source)
 
-    def _position(self, name: Any) -> tuple[int, int]:
-        """The shard and the row of a name."""
+    def position(self, name: Any) -> tuple[int, int]:
+        """Return the shard of a tensor, and its place there.
+
+        Raises
+        ------
+        TensorNotFoundError, TypeError
+            As `info` does.
+        """
         if not isinstance(name, str):
             raise TypeError(f"a tensor's name must be a str, not {type(name).__name__}")
         ordinal = self._ordinals.get(name)

@@ -18,7 +18,7 @@ import msgspec
 
 from fastio import _native
 from fastio.catalog import ChecksumTable
-from fastio.errors import FormatError, shown
+from fastio.errors import ChecksumError, FormatError, shown
 
 KEY_PREFIX = "fastio."
 """Metadata under keys that begin so is fastio's own, and not shown to users."""
@@ -98,6 +98,31 @@ def parse(
             str(chunk_count * _DIGEST_BYTES),
         )
     return table
+
+
+def verify(table: ChecksumTable, data: bytes, path: str) -> None:
+    """Compare the checksums of a file that is in memory.
+
+    Raises
+    ------
+    ChecksumError
+        For the first chunk that is not what was saved.
+    """
+    found = _native.xxh3_64_chunks(memoryview(data)[table.start :], table.chunk_bytes)
+    for at in range(0, len(found), _DIGEST_BYTES):
+        digests = table.digests[at : at + _DIGEST_BYTES], found[at : at + _DIGEST_BYTES]
+        if digests[0] == digests[1]:
+            continue
+        chunk = at // _DIGEST_BYTES
+        offset = table.start + chunk * table.chunk_bytes
+        raise ChecksumError(
+            path,
+            chunk=chunk,
+            offset=offset,
+            nbytes=min(table.chunk_bytes, len(data) - offset),
+            expected=digests[0][::-1].hex(),
+            found=digests[1][::-1].hex(),
+        )
 
 
 def without_own_keys(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,9 @@
     ├── ChecksumError                      bytes that are not those that were saved
     ├── ReadError, WriteError (OSError)    a system call that failed
     ├── TensorNotFoundError (KeyError)     a name that no file has
+    ├── UsageError (ValueError)            a closed reader, a framework or device that there is not
+    ├── SelectionError (IndexError)        an index that a tensor has not
+    ├── DtypeError (TypeError)             a dtype that a framework cannot hold
     └── MemoryLimitError (MemoryError)     more bytes than the caller allows
 
 Each keeps what it was made of as attributes, says all of it in its message, and can be pickled.
@@ -43,13 +46,22 @@ def _restore(kind: type[FastioError], arguments: dict[str, Any]) -> FastioError:
 
 
 class FastioError(Exception):
-    """Base of all errors that fastio defines."""
+    """Base of all errors that fastio defines.
+
+    Attributes
+    ----------
+    complete : tuple of str or None
+        Where `fastio.load_into` failed midway: the tensors that have all their bytes.
+    """
 
     # What the constructor takes; each is an attribute too.
     _arguments: ClassVar[tuple[str, ...]] = ()
+    complete: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        return self._message()
+        if self.complete is None:
+            return self._message()
+        return f"{self._message()}; {_complete(self.complete)}"
 
     def _message(self) -> str:
         return " ".join(str(arg) for arg in self.args)
@@ -59,6 +71,14 @@ class FastioError(Exception):
             return super().__reduce__()
         arguments = {name: getattr(self, name) for name in self._arguments}
         return _restore, (type(self), arguments), vars(self)
+
+
+def _complete(names: tuple[str, ...]) -> str:
+    if not names:
+        return "no tensor is complete"
+    listed = ", ".join(shown(name) for name in names[:_TENSORS_SHOWN_MAX])
+    more = len(names) - _TENSORS_SHOWN_MAX
+    return f"complete: {listed}" + (f" and {more} more" if more > 0 else "")
 
 
 class FormatError(FastioError, ValueError):
@@ -225,6 +245,18 @@ class TensorNotFoundError(FastioError, KeyError):
         if not self.matches:
             return message
         return f"{message}; did you mean {' or '.join(shown(name) for name in self.matches)}?"
+
+
+class UsageError(FastioError, ValueError):
+    """A reader that is closed; a framework, device or backend that there is not."""
+
+
+class SelectionError(FastioError, IndexError):
+    """An index that is out of range, or of a kind that there is not."""
+
+
+class DtypeError(FastioError, TypeError):
+    """A tensor of a dtype that the framework cannot hold: names file, tensor and dtype."""
 
 
 class MemoryLimitError(FastioError, MemoryError):

@@ -30,10 +30,18 @@ def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
     return count * DTYPES[dtype].bits // 8
 
 
-def write(path: Path, spec: Spec, *, seed: int = 0, start_modulo_8: int = 0) -> Path:
+def write(
+    path: Path,
+    spec: Spec,
+    *,
+    seed: int = 0,
+    start_modulo_8: int = 0,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write a file of random bytes whose data starts at an offset of `start_modulo_8` modulo 8."""
     rng = np.random.default_rng(seed)
-    entries, data = {}, []
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    data = []
     end = 0
     for name, (dtype, shape) in spec.items():
         nbytes = nbytes_of(dtype, shape)

@@ -47,7 +47,11 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 options = fastio.Options(engine=engine, block_bytes=1 << 20)
+idle = len(os.listdir("/proc/self/task"))
 fastio.load(paths[0], options=options)
+deadline = time.monotonic() + wait_s
+while len(os.listdir("/proc/self/task")) > idle and time.monotonic() < deadline:
+    time.sleep(0.002)  # lanes end after the load does
 before = held()
 if phase == "data":
     huggingface.locate = locate_then_hang
@@ -154,11 +158,11 @@ from fastio import _native
 
 path, step = sys.argv[1:]
 framework = "torch" if step == "torch" else "numpy"
-importlib.import_module("fastio." + framework)
+importlib.import_module("fastio.frameworks." + framework)
 if step == "columns":
     owner, name = fastio.formats.safetensors._native, "tensor_columns"
 else:
-    owner, name = sys.modules["fastio." + framework], "wrap"
+    owner, name = sys.modules["fastio.frameworks." + framework], "wrap"
 real, seconds, wait = getattr(owner, name), [], 0
 
 def timed(*arguments):

@@ -218,7 +218,7 @@ _SCARCE = (
     _STATUS
     + """
 import resource
-import fastio.numpy
+import fastio.frameworks.numpy
 
 action, path, more_bytes = sys.argv[1:]
 limit = status("VmSize") + int(more_bytes)

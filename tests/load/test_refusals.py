@@ -169,8 +169,8 @@ def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
     for path in (sealed, Path(shutil.copy(sealed, tmpfs.path / "model"))):
         path.chmod(0o444)
         code = (
-            "import resource, fastio.numpy; resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))"
-            + _LOAD
+            "import resource, fastio.frameworks.numpy\n"
+            "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))" + _LOAD
         )
         result = testbed.run_python(code, path, json.dumps({"engine": engine}), uid=_ANOTHER_UID)
         _assert_whole(_said(result), path)
@@ -203,7 +203,7 @@ def test_a_file_that_may_not_be_read_is_an_error_with_its_name(tmp_path: Path) -
     # It enters the folder before: the way there may not be open to others.
     code = """
 import os, sys
-import fastio, fastio.numpy
+import fastio, fastio.frameworks.numpy
 os.chdir(sys.argv[1])
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio import _native, checksums
-from fastio.catalog import DTYPES, Shard
+from fastio.catalog import DTYPES, Readable, Shard
 from fastio.errors import FormatError, shown
 from fastio.formats import strict_json
 
@@ -87,12 +87,12 @@ class _Header:
         )
 
 
-def locate(file: _native.File, *, ignore_table: bool = False) -> Shard:
+def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
     """Say where the tensors of a file lie.
 
     Parameters
     ----------
-    file : _native.File
+    file : Readable
         Stays open.
     ignore_table : bool
         Leave out the checksum table, sound or not.
@@ -123,7 +123,7 @@ def locate(file: _native.File, *, ignore_table: bool = False) -> Shard:
     )
 
 
-def _read_header(file: _native.File) -> bytes:
+def _read_header(file: Readable) -> bytes:
     """The file up to the first byte of its data."""
     if file.nbytes < _LENGTH_BYTES:
         raise FormatError(

@@ -1,0 +1,348 @@
+"""Single tensors of a source, and parts of them: out of the page cache, read ahead of a loop, from
+chunks that were verified before, or read now.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native, fetch, slicing
+from fastio.ahead import Ahead, Loop, alone, concerns, empty
+from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
+from fastio.errors import ChecksumError, MemoryLimitError, ReadError, UsageError
+from fastio.frameworks import Framework, check_dtype
+from fastio.options import Options
+from fastio.report import Report
+
+_AHEAD_BYTES = 2**28
+_MISSES_MAX = 8  # then it is no loop any more, and what is read ahead holds memory for nobody
+_CACHED_BYTES_MAX = 2**23
+_SLICE_WINDOW_BYTES = 2**26
+
+_Position = tuple[int, int]
+
+
+class Access:
+    """How one reader gets at tensors one by one. Several threads may, at once.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    held_by : Framework
+    verify : bool
+    options : Options
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        held_by: Framework,
+        *,
+        verify: bool,
+        options: Options,
+    ) -> None:
+        self._catalog = catalog
+        self._held_by = held_by
+        self._verify = verify
+        self._options = options
+        self._mapped = [self._map(shard) for shard in catalog.shards]
+        self._chunks = _Chunks()
+        self._loop = Loop(catalog)
+        self._ahead: Ahead | None = None
+        self._misses = 0  # in a row: tensors that were not read ahead
+        self._reads_ahead = True
+        self._failure: ChecksumError | ReadError | None = None  # of what was read ahead
+        self._lock = threading.Lock()
+        self._counting = threading.Lock()  # held for no longer than counting takes
+        self._report = Report()
+        _alive.add(self)
+
+    def _map(self, shard: Shard) -> _native.MappedFile | None:
+        request = fetch.request(shard, verify=self._verify)
+        return _native.MappedFile.open(request, self._options)
+
+    def _shard(self, index: int) -> tuple[Shard, _native.MappedFile | None]:
+        try:
+            return self._catalog.shards[index], self._mapped[index]
+        except IndexError:  # another thread has closed it meanwhile
+            raise UsageError(f"the reader of {self._catalog.source} is closed") from None
+
+    # ---- whole tensors
+
+    def tensor(self, position: _Position) -> Any:
+        """Return a tensor of its own memory.
+
+        Raises
+        ------
+        ChecksumError, MemoryError, MemoryLimitError, ReadError
+            As `fastio.load` does.
+        TypeError
+            A dtype that the framework cannot hold.
+        UsageError
+            If it is closed.
+        """
+        index, row = position
+        shard, mapped = self._shard(index)
+        dtype, shape = shard.dtypes[row], shard.shapes[row]
+        if dtype not in self._held_by.DTYPES or dtype == "F4":
+            check_dtype(self._catalog.info(shard.names[row]), self._held_by)
+        if mapped is not None:
+            try:
+                return self._held_by.wrap_mapped(mapped, row, dtype, shape)
+            except Exception:
+                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                    raise
+        if shard.begins[row] == shard.ends[row]:
+            return empty(shard, row, self._held_by)
+        with self._lock:
+            self._shard(index)
+            self._raise_failure(position)
+            tensor = self._from_ahead(position) if self._reads_ahead else None
+            if tensor is None:
+                tensor = self._from_chunks(shard, row)
+        if tensor is not None:
+            return tensor
+        return alone(
+            shard,
+            row,
+            self._held_by,
+            verify=self._verify,
+            options=self._options,
+            count=self.count,
+        )
+
+    def _from_ahead(self, position: _Position) -> Any:
+        """A tensor that was read ahead, if it is what the loop that was seen takes next."""
+        if self._ahead is not None:
+            tensor = self._taken(self._ahead, position)
+            if tensor is not None:
+                self._misses = 0
+                return tensor
+            self._misses += 1
+            if self._misses > _MISSES_MAX:
+                self.stop()
+        rest = self._loop.comes(position) if self._reads_ahead else None
+        if rest is None:
+            return None
+        self.stop()
+        limit = self._options.memory_limit_bytes
+        try:
+            self._ahead = Ahead(
+                self._catalog,
+                rest,
+                self._held_by,
+                verify=self._verify,
+                options=self._options,
+                window_bytes=_AHEAD_BYTES if limit is None else min(limit, _AHEAD_BYTES),
+            )
+        except MemoryLimitError:  # a limit below a chunk: tensors are read one by one then
+            return None
+        return self._taken(self._ahead, position)
+
+    def _taken(self, ahead: Ahead, position: _Position) -> Any:
+        try:
+            return ahead.take(position)
+        except (ChecksumError, ReadError) as error:
+            # All reading ahead stops with it, and would do so again: each tensor is read on its own
+            # from now on, and the one that it concerns is told.
+            self._reads_ahead = False
+            self._failure = error.with_traceback(None)
+            self.stop()
+        self._raise_failure(position)
+        return None
+
+    def _raise_failure(self, position: _Position) -> None:
+        failure, (index, row) = self._failure, position
+        if failure is not None and concerns(failure, self._catalog.shards[index], row):
+            self._failure = None
+            raise failure
+
+    def _from_chunks(self, shard: Shard, row: int) -> Any:
+        """A small tensor, out of verified chunks that are kept for its neighbours."""
+        if shard.table is None or not self._verify:
+            return None
+        begin, end = int(shard.begins[row]), int(shard.ends[row])
+        unit, start = shard.table.chunk_bytes, shard.table.start
+        first = start + (begin - start) // unit * unit
+        last = min(start - (start - end) // unit * unit, shard.file.nbytes)
+        if end - begin > unit // 4 or last - first > _CACHED_BYTES_MAX:
+            return None
+        chunks = self._chunks.get((shard.path, first, last))
+        if chunks is None:
+            (chunks,) = self._read(shard, None, [(first, last)])
+            self._chunks.put((shard.path, first, last), chunks)
+        dtype = shard.dtypes[row]
+        own = chunks[begin - first : end - first].copy()
+        return self._held_by.adopt(own, dtype, shape_in_memory(dtype, shard.shapes[row]))
+
+    # ---- parts of tensors
+
+    def part(self, position: _Position, index: Any) -> Any:
+        """Return a part of a tensor, of its own memory; reads what that needs.
+
+        Raises
+        ------
+        SelectionError
+            See `fastio.slicing`.
+        ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError, UsageError
+            As `tensor` does.
+        """
+        shard, mapped = self._shard(position[0])
+        row = position[1]
+        dtype = shard.dtypes[row]
+        check_dtype(self._catalog.info(shard.names[row]), self._held_by)
+        shape = shape_in_memory(dtype, shard.shapes[row])
+        item_bytes = DTYPES[dtype].align_bytes
+        selection = slicing.select(index, shape, item_bytes)
+        if selection.is_empty:
+            return self._held_by.adopt(np.empty(0, np.uint8), dtype, selection.shape)
+        if selection.is_everything:
+            whole = self.tensor(position)
+            return whole if selection.shape == shape else whole.reshape(selection.shape)
+        begin = int(shard.begins[row])
+        together = selection.contiguous()
+        if together is not None:
+            (memory,) = self._read(shard, mapped, [(begin + together[0], begin + together[1])])
+            if memory.ctypes.data % item_bytes:
+                memory = memory.copy()
+        else:
+            memory = self._gather(shard, mapped, begin, selection)
+        return self._held_by.adopt(memory, dtype, selection.shape)
+
+    def _gather(
+        self,
+        shard: Shard,
+        mapped: _native.MappedFile | None,
+        begin: int,
+        selection: slicing.Selection,
+    ) -> npt.NDArray[np.uint8]:
+        def copy() -> None:
+            extents = [(begin + segment.begin, begin + segment.end) for segment in waiting]
+            for segment, memory in zip(waiting, self._read(shard, mapped, extents), strict=True):
+                segment.copy_to(out, memory)
+
+        out = selection.blank()
+        waiting: list[slicing.Segment] = []
+        nbytes = 0
+        for segment in selection.segments():
+            waiting.append(segment)
+            nbytes += segment.end - segment.begin
+            if nbytes > _SLICE_WINDOW_BYTES:
+                copy()
+                waiting, nbytes = [], 0
+        copy()
+        return selection.arrange(out)
+
+    def _read(
+        self, shard: Shard, mapped: _native.MappedFile | None, extents: list[_Position]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Bytes of a file, each extent as (n,) uint8 of its own."""
+        if not extents:
+            return []
+        if mapped is not None:
+            with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                return [mapped.read(begin, end) for begin, end in extents]
+        with fetch.errors_named(self._catalog.source, self._catalog.shards):
+            loaded = fetch.extents(shard, extents, verify=self._verify, options=self._options)
+        self.count(loaded.statistics)
+        sizes: list[tuple[int, ...]] = [(end - begin,) for begin, end in extents]
+        return loaded.numpy(0, [_UINT8] * len(sizes), sizes)
+
+    # ---- its life
+
+    def report(self) -> Report:
+        """Return what was read until now."""
+        with self._counting:
+            report = replace(self._report)
+            if self._ahead is not None:
+                report.add(self._ahead.statistics)
+            report.chunks_verified += self._verified_in_mappings()
+        return report
+
+    def count(self, statistics: _native.Statistics) -> None:
+        """Count what one native job has done."""
+        with self._counting:
+            self._report.add(statistics)
+
+    def _verified_in_mappings(self) -> int:
+        return sum(mapped.chunks_verified for mapped in self._mapped if mapped is not None)
+
+    def stop(self) -> None:
+        """Stop reading ahead."""
+        with self._counting:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                self._report.add(ahead.statistics)
+        if ahead is not None:
+            ahead.close()
+
+    def rest(self) -> None:
+        """Stop reading ahead, for good, and let go of what is kept. Tensors and parts can still be
+        read.
+        """
+        with self._lock:
+            self.stop()
+            self._chunks.clear()
+            self._reads_ahead = False
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.rest()
+        with self._lock:
+            with self._counting:
+                self._report.chunks_verified += self._verified_in_mappings()
+                self._mapped = []
+            # The files stay open for those who still read them, and no longer.
+            self._catalog = Catalog((), self._catalog.source)
+            self._loop = Loop(self._catalog)
+
+    def after_fork(self) -> None:
+        """In a child: the threads that read ahead, or hold the lock, are not there."""
+        self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        self._ahead = None
+
+
+_UINT8 = np.dtype(np.uint8)
+_alive: weakref.WeakSet[Access] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for access in list(_alive):
+        access.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Chunks:
+    """The verified chunks that were used last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], npt.NDArray[np.uint8]] = OrderedDict()
+        self._nbytes = 0
+
+    def get(self, key: tuple[str, int, int]) -> npt.NDArray[np.uint8] | None:
+        chunks = self._kept.get(key)
+        if chunks is not None:
+            self._kept.move_to_end(key)
+        return chunks
+
+    def put(self, key: tuple[str, int, int], chunks: npt.NDArray[np.uint8]) -> None:
+        self._kept[key] = chunks
+        self._nbytes += chunks.nbytes
+        while self._nbytes > _CACHED_BYTES_MAX:
+            _, oldest = self._kept.popitem(last=False)
+            self._nbytes -= oldest.nbytes
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._nbytes = 0

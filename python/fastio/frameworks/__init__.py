@@ -1,0 +1,130 @@
+"""Frameworks that hold tensors, by the names people call them; each module only wraps memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native
+from fastio.catalog import Catalog, Shard, TensorInfo
+from fastio.errors import DtypeError
+
+_MODULES = {"numpy": "numpy", "np": "numpy", "torch": "torch", "pt": "torch", "pytorch": "torch"}
+
+
+class Place(NamedTuple):
+    """Memory of the caller that one tensor goes to.
+
+    Attributes
+    ----------
+    address : int
+        Of the element whose indices are all 0.
+    item_bytes : int
+        Of one element.
+    shape : tuple of int
+    strides : tuple of int
+        In bytes.
+    """
+
+    address: int
+    item_bytes: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Framework(Protocol):
+    """What each module here has."""
+
+    NAME: str
+
+    @property
+    def DTYPES(self) -> Mapping[str, Any]: ...
+
+    wrap: Callable[..., list[Any]]
+
+    def wrap_mapped(
+        self, file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...]
+    ) -> Any: ...
+    def adopt(self, memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Any: ...
+    def dtype_of(self, dtype: str) -> Any: ...
+    def place_of(self, tensor: Any, dtype: str) -> Place: ...
+    def mover_to(self, device: object) -> Callable[[Any], Any] | None: ...
+
+
+def framework(name: object) -> Framework:
+    """Return the module for a framework: "numpy" or "np"; "torch", "pt" or "pytorch".
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    ImportError
+        If the framework is not installed.
+    """
+    if not isinstance(name, str) or name not in _MODULES:
+        raise ValueError(f"framework={name!r}: expected one of numpy, torch")
+    return _module(_MODULES[name])
+
+
+def framework_of(tensor: object) -> Framework | None:
+    """Return the module of the framework that a tensor is of; None where it is of no known one.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if isinstance(tensor, np.ndarray):
+        return _module("numpy")
+    # Whoever has a tensor of torch has imported torch.
+    kinds = {(kind.__module__, kind.__name__) for kind in type(tensor).__mro__}
+    if ("torch", "Tensor") in kinds:
+        return _module("torch")
+    return None
+
+
+def _module(name: str) -> Framework:
+    return cast(Framework, importlib.import_module(f"fastio.frameworks.{name}"))
+
+
+def check_dtypes(catalog: Catalog, held_by: Framework) -> None:
+    """Refuse tensors that a framework cannot hold.
+
+    Raises
+    ------
+    DtypeError
+        Names the file, the tensor and its dtype.
+    """
+    for shard in catalog.shards:
+        unknown = set(shard.dtypes) - held_by.DTYPES.keys()
+        if unknown or "F4" in shard.dtypes:
+            _find_unheld(shard, held_by)
+
+
+def _find_unheld(shard: Shard, held_by: Framework) -> None:
+    for name, dtype, shape in zip(shard.names, shard.dtypes, shard.shapes, strict=True):
+        check_dtype(TensorInfo(name, dtype, shape, shard.path, 0, 0), held_by)
+
+
+def check_dtype(info: TensorInfo, held_by: Framework) -> None:
+    """Refuse a tensor that a framework cannot hold.
+
+    Raises
+    ------
+    DtypeError
+        Names the file, the tensor and its dtype. Also for F4 whose rows do not end with a byte:
+        frameworks hold pairs of its values.
+    """
+    if info.dtype not in held_by.DTYPES:
+        raise DtypeError(
+            f"{info.path}: tensor {info.name!r} has dtype {info.dtype}, which {held_by.NAME} "
+            "cannot hold"
+        )
+    if info.dtype == "F4" and info.shape[-1] % 2:
+        raise DtypeError(
+            f"{info.path}: tensor {info.name!r} has dtype F4 and shape {list(info.shape)}: its "
+            f"rows are not whole bytes, which {held_by.NAME} cannot hold"
+        )

@@ -1,0 +1,141 @@
+"""numpy arrays over loaded memory. Wraps only; reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native
+from fastio.catalog import shape_in_memory, shapes_in_memory
+from fastio.errors import UsageError
+from fastio.frameworks import Place
+
+NAME = "numpy"
+# F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
+# the length.
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(dtype)
+    for name, dtype in {
+        "BOOL": np.bool_,
+        "F4": np.uint8,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+        "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+        "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+        "U16": np.uint16,
+        "I16": np.int16,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "U32": np.uint32,
+        "I32": np.int32,
+        "F32": np.float32,
+        "U64": np.uint64,
+        "I64": np.int64,
+        "F64": np.float64,
+        "C64": np.complex64,
+    }.items()
+}
+
+
+def wrap(
+    loaded: _native.Loaded,
+    shard: int,
+    dtypes: Sequence[str],
+    shapes: list[tuple[int, ...]],
+    first: int = 0,
+) -> list[npt.NDArray[Any]]:
+    """Return one array for each of a row of tensors of a shard, each owning its own bytes.
+
+    Parameters
+    ----------
+    loaded : _native.Loaded
+    shard : int
+        Index of the file in the load.
+    dtypes : sequence of str
+        safetensors dtype names, all of them in `DTYPES`.
+    shapes : list of tuple of int
+    first : int
+        Position of the first one in the shard.
+
+    Raises
+    ------
+    ValueError
+        A dtype and shape that do not come to the tensor's bytes.
+    """
+    held = [DTYPES[dtype] for dtype in dtypes]
+    return loaded.numpy(shard, held, shapes_in_memory(dtypes, shapes), first)
+
+
+def wrap_mapped(
+    file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """Return one tensor of a file that is in the page cache.
+
+    Raises
+    ------
+    ChecksumError
+        If it is verified, and damaged.
+    ReadError
+        If the file ends before.
+    """
+    return file.numpy(row, DTYPES[dtype], shape_in_memory(dtype, shape))
+
+
+def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return memory as a tensor; `shape` is that of the array.
+
+    Raises
+    ------
+    ValueError
+        If dtype and shape do not come to the bytes.
+    """
+    array: npt.NDArray[Any] = np.ndarray(shape, DTYPES[dtype], memory)
+    return array
+
+
+def dtype_of(dtype: str) -> np.dtype[Any]:
+    """Return what numpy calls a dtype.
+
+    Raises
+    ------
+    KeyError
+        If numpy cannot hold it.
+    """
+    return DTYPES[dtype]
+
+
+def place_of(tensor: npt.NDArray[Any], dtype: str) -> Place:
+    """Return where a tensor of this dtype goes in an array.
+
+    Raises
+    ------
+    TypeError
+        If the array is of another dtype, or not native.
+    ValueError
+        If it is read-only.
+    """
+    if tensor.dtype != DTYPES[dtype]:
+        raise TypeError(f"is an array of {tensor.dtype}, and not of {DTYPES[dtype]} ({dtype})")
+    if not tensor.flags.writeable:
+        raise ValueError("is read-only")
+    address: int = tensor.__array_interface__["data"][0]
+    return Place(address, tensor.itemsize, tensor.shape, tensor.strides)
+
+
+def mover_to(device: object) -> None:
+    """Return what takes a tensor to a device; None for the CPU, where it is.
+
+    Raises
+    ------
+    UsageError
+        For any other.
+    """
+    if device not in ("cpu", None):
+        raise UsageError(f"device={device!r}: numpy has its arrays on the CPU")

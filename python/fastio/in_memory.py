@@ -1,0 +1,89 @@
+"""A safetensors file that is in memory: its tensors, verified and copied out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastio import checksums, fetch
+from fastio.catalog import Catalog, Shard, shape_in_memory
+from fastio.formats import safetensors
+from fastio.frameworks import Framework, check_dtypes
+
+_PATH = "<bytes>"
+
+
+class _Memory:
+    """Bytes, where a file is expected."""
+
+    path = _PATH
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.nbytes = len(data)
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        return self.data[offset : offset + nbytes]
+
+
+def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tensors of a safetensors file that is in memory, verified if it carries checksums.
+
+    Parameters
+    ----------
+    bytes : bytes
+        The whole file. Called so as safetensors calls it.
+
+    Returns
+    -------
+    list of (str, dict)
+        Name, and "dtype" (str, as headers write it), "shape" (list of int), "data" (bytearray, a
+        copy), in the order of the data.
+
+    Raises
+    ------
+    FormatError, ChecksumError
+        As `fastio.load` does; the path is ``<bytes>``.
+    TypeError
+        If it is no bytes.
+    """
+    shard = _locate(bytes)
+    view = memoryview(bytes)
+    return [
+        (name, {"dtype": dtype, "shape": list(shape), "data": bytearray(view[begin:end])})
+        for name, dtype, shape, begin, end in _rows(shard)
+    ]
+
+
+def tensors_in(data: bytes, held_by: Framework) -> dict[str, Any]:
+    """Return the tensors of a safetensors file that is in memory, as copies.
+
+    Raises
+    ------
+    FormatError, ChecksumError, TypeError
+        As `deserialize` does; a dtype that the framework cannot hold.
+    """
+    shard = _locate(data)
+    check_dtypes(Catalog([shard], _PATH), held_by)
+    raw: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+    return {
+        name: held_by.adopt(raw[begin:end].copy(), dtype, shape_in_memory(dtype, shape))
+        for name, dtype, shape, begin, end in _rows(shard)
+    }
+
+
+def _rows(shard: Shard) -> Any:
+    begins, ends = shard.begins.tolist(), shard.ends.tolist()
+    return zip(shard.names, shard.dtypes, shard.shapes, begins, ends, strict=True)
+
+
+def _locate(data: bytes) -> Shard:
+    if not isinstance(data, bytes):
+        raise TypeError(f"data must be bytes, not {type(data).__name__}")
+    shard = safetensors.locate(_Memory(data))
+    if shard.table is not None:
+        with fetch.errors_named(_PATH, [shard]):
+            checksums.verify(shard.table, data, _PATH)
+    return shard

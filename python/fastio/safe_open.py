@@ -1,0 +1,177 @@
+"""safe_open, as safetensors has it: the reader under the names that code knows already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from fastio.errors import FastioError, UsageError
+from fastio.loading import Verify
+from fastio.options import Options
+from fastio.reader import Reader
+from fastio.slicing import UnknownIndexError
+
+SafetensorError = FastioError
+"""For code that catches it."""
+
+_BACKENDS = ("mmap", "pread")
+
+
+class safe_open:
+    """A safetensors file whose tensors are read when they are asked for.
+
+    Takes and gives what ``safetensors.safe_open`` does, and verifies what carries checksums.
+    Several threads may use one at once; with or without ``with``.
+
+    Parameters
+    ----------
+    filename : str or os.PathLike
+        One file.
+    framework : str
+        "pt", "torch" or "pytorch"; "np" or "numpy".
+    device : str, int or None
+        Where tensors go: with torch whatever ``Tensor.to`` takes; with numpy the CPU.
+    backend : {"mmap", "pread"}
+        Accepted, and of no effect: fastio chooses by what is in the page cache.
+    verify, options
+        As `fastio.open` takes them.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, FormatError, ReadError
+        As `fastio.load` does.
+    UsageError
+        A framework, device or backend that there is not.
+    TypeError
+        An argument of another type.
+    """
+
+    def __init__(
+        self,
+        filename: str | os.PathLike[str],
+        framework: str,
+        device: str | int | None = "cpu",
+        *,
+        backend: str = "mmap",
+        verify: Verify = True,
+        options: Options | None = None,
+    ) -> None:
+        if not isinstance(filename, (str, os.PathLike)):
+            raise TypeError(f"filename must be a str or a path, not {type(filename).__name__}")
+        for what, value in (("framework", framework), ("backend", backend)):
+            if not isinstance(value, str):
+                raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+        if backend not in _BACKENDS:
+            raise UsageError(f"backend={backend!r}: expected one of {', '.join(_BACKENDS)}")
+        self._filename = os.fspath(filename)
+        if not isinstance(self._filename, str):
+            raise TypeError("filename must be a str, not bytes")
+        reader = Reader([filename], framework=framework, verify=verify, options=options)
+        self._move = reader._held_by.mover_to(device)
+        self._opened: Reader | None = reader
+
+    @property
+    def _reader(self) -> Reader:
+        if self._opened is None:
+            raise UsageError(f"{self._filename} is closed")
+        return self._opened
+
+    def keys(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted(self._reader.keys())
+
+    def offset_keys(self) -> list[str]:
+        """Return the names, in file order."""
+        return self._reader.keys()
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return what was stored with the tensors, without fastio's own keys; None for nothing."""
+        return dict(self._reader.metadata) or None
+
+    def get_tensor(self, name: str) -> Any:
+        """Return a whole tensor.
+
+        Raises
+        ------
+        ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError
+            As `fastio.load` does.
+        TensorNotFoundError
+            With close matches.
+        UsageError
+            If it is closed.
+        """
+        tensor = self._reader.tensor(name)
+        return tensor if self._move is None else self._move(tensor)
+
+    def get_tensors(self) -> dict[str, Any]:
+        """Return all tensors, in file order.
+
+        Raises
+        ------
+        ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError, UsageError
+            As `get_tensor` does.
+        """
+        tensors = self._reader.load()
+        if self._move is None:
+            return tensors
+        return {name: self._move(tensor) for name, tensor in tensors.items()}
+
+    def get_slice(self, name: str) -> SafeSlice:
+        """Return a tensor that is not read yet. It can be read also when the file is closed.
+
+        Raises
+        ------
+        TensorNotFoundError, TypeError, UsageError
+            As `get_tensor` does.
+        """
+        return SafeSlice(self._reader, name, self._move)
+
+    def __enter__(self) -> safe_open:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        reader, self._opened = self._opened, None
+        if reader is not None:
+            # Not closed: slices that were taken still read from it, and the last of them frees it.
+            reader._access.rest()
+
+
+class SafeSlice:
+    """A tensor that is not read yet: ``slice[10:20]`` reads what that needs."""
+
+    __slots__ = ("_access", "_info", "_knows_more", "_move", "_position")
+
+    def __init__(self, reader: Reader, name: str, move: Callable[[Any], Any] | None) -> None:
+        self._access = reader._access
+        self._position = reader._catalog.position(name)
+        self._info = reader._catalog.info(name)
+        # safetensors hands an index to torch; of numpy's own it takes less than fastio.
+        self._knows_more = reader._held_by.NAME == "torch"
+        self._move = move
+
+    def get_shape(self) -> list[int]:
+        """Return the logical shape."""
+        return list(self._info.shape)
+
+    def get_dtype(self) -> str:
+        """Return the dtype, as headers write it."""
+        return self._info.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a part, as `fastio.reader.TensorView` does. With torch, an index that is not for
+        it (arrays along other axes) is torch's, and reads all of the tensor.
+        """
+        try:
+            part = self._access.part(self._position, index)
+        except UnknownIndexError:
+            if not self._knows_more:
+                raise
+            part = self._access.tensor(self._position)[index]
+        return part if self._move is None else self._move(part)
