@@ -31,7 +31,8 @@ def _selected(array: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
     data = array.reshape(-1).view(np.uint8)
     together = selection.contiguous()
     if together is not None:
-        return data[together[0] : together[1]].copy().view(array.dtype).reshape(selection.shape)
+        whole: npt.NDArray[Any] = data[together[0] : together[1]].copy().view(array.dtype)
+        return whole.reshape(selection.shape)
     out = selection.blank()
     before = -1
     for segment in selection.segments():
