@@ -34,16 +34,28 @@ void set_failure(const Failure& failure) {
                        optional_text(failure.detail)));
 }
 
+// What a signal handler raises while an error is made comes in its place. pybind11 would lose both.
+template <typename Make>
+void told(Make&& make) {
+  try {
+    make();
+  } catch (py::error_already_set& interrupted) {
+    interrupted.restore();
+  }
+}
+
 // pybind11 sets the signature.
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void translate(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);
   } catch (const IoError& error) {
-    set_failure(error.failure());
+    told([&] { set_failure(error.failure()); });
   } catch (const MemoryLimitExceeded& error) {
-    const py::object type = error_class("MemoryLimitError");
-    set_error(type, type(error.asked_bytes, error.limit_bytes, error.held_bytes));
+    told([&] {
+      const py::object type = error_class("MemoryLimitError");
+      set_error(type, type(error.asked_bytes, error.limit_bytes, error.held_bytes));
+    });
   }
 }
 

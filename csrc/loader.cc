@@ -300,9 +300,11 @@ void LoadJob::cancel() {
       for (auto& region : of_shard) seen.push_back(region);
     }
     regions_.clear();  // lanes keep those that they read into
+    mappings_.clear();
   }
   for (const auto& region : seen) {
-    if (const auto held = region.lock()) held->park();
+    // A mapping is no memory, and what has no read in it was freed.
+    if (const auto held = region.lock(); held && !held->mapped()) held->park();
   }
 }
 

@@ -149,8 +149,14 @@ std::shared_ptr<Region> LoadJob::take_region(std::size_t shard, std::size_t regi
   RegionState& state = states_.at(shard).at(region);
   if (state.blocks_left != 0 || state.taken || state.let_go || regions_.empty()) return nullptr;
   state.taken = true;
-  // A mapping without a table has no blocks, and so no lane has come to it.
-  if (!regions_[shard][region]) regions_[shard][region] = make_region(shard, region);
+  if (accesses_[shard].source == Source::mapped) {
+    // Mapped once more for its consumer: what he writes is not seen by those who verify the chunks
+    // that two regions share.
+    const PlannedRegion& planned = plans_[shard].regions[region];
+    regions_[shard][region].reset();
+    return Region::map(*shards_[shard].file, planned.begin,
+                       std::min(planned.end, shards_[shard].file->nbytes()));
+  }
   finish_region(shard, region);
   return std::move(regions_[shard][region]);
 }

@@ -1,5 +1,8 @@
 """fastio: fast, verified, bounded loading of tensors."""
 
+import importlib
+from types import ModuleType
+
 from fastio._native import __version__
 from fastio.api import load, load_into, open
 from fastio.catalog import TensorInfo
@@ -50,3 +53,10 @@ __all__ = [
     "safe_open",
     "seal",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The modules that are imported when they are used."""
+    if name in ("numpy", "torch", "uring"):
+        return importlib.import_module(f"fastio.{name}")
+    raise AttributeError(f"module 'fastio' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastio import _native, fetch
 from fastio.catalog import Catalog, shape_in_memory
 from fastio.errors import FastioError, shown
 from fastio.formats import huggingface
-from fastio.frameworks import Place, check_dtypes, framework_of
+from fastio.frameworks import Framework, Place, check_dtypes, framework_of
 from fastio.loading import check_kind, check_verify, describe, progress_bar
 from fastio.options import Options
 from fastio.report import Report
@@ -98,6 +98,8 @@ def load_into(
         options,
         keep_cold=fetch.keep_cold(wanted.shards),
     )
+    for tensor in tensors.values():
+        cast(Framework, framework_of(tensor)).note_write(tensor)
     try:
         with (
             progress_bar(catalog.source, shown=progress) as advance,

@@ -200,6 +200,8 @@ class Reader:
         UsageError
             If the reader is closed.
         """
+        if names is not None and not isinstance(names, (str, bytes)):
+            names = tuple(names)
         catalog = self._open_catalog if names is None else self._open_catalog.select(names)
         check_dtypes(catalog, self._held_by)
         limit = self._stream_limit(memory_limit_bytes)
@@ -223,7 +225,7 @@ class Reader:
             raise TypeError(f"memory_limit_bytes must be an int, not {type(limit).__name__}")
         if limit < 1:
             raise ValueError(f"memory_limit_bytes={limit}: expected 1 or more")
-        return limit
+        return min(limit, 2**63 - 1)
 
     @property
     def report(self) -> Report:

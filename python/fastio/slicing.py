@@ -321,7 +321,9 @@ def _sliced(item: slice, length: int) -> _Axis:
     if item.step is not None and operator.index(item.step) == 0:
         raise UsageError("slice step cannot be zero")
     taken = range(length)[item]
-    if taken.step < 0 and len(taken):
+    if len(taken) == 1:  # whatever its step is, it may be beyond what strides hold
+        taken = range(taken[0], taken[0] + 1)
+    if taken.step < 0 and taken:
         return _Axis(taken[::-1], reverse=True)
     return _Axis(taken if taken.step > 0 else range(0))
 

@@ -129,6 +129,15 @@ def place_of(tensor: npt.NDArray[Any], dtype: str) -> Place:
     return Place(address, tensor.itemsize, tensor.shape, tensor.strides)
 
 
+def note_write(tensor: npt.NDArray[Any]) -> None:
+    """Say that an array was written to: nobody keeps account of that.
+
+    Raises
+    ------
+    Nothing.
+    """
+
+
 def mover_to(device: object) -> None:
     """Return what takes a tensor to a device; None for the CPU, where it is.
 

@@ -188,6 +188,18 @@ def place_of(tensor: torch.Tensor, dtype: str) -> Place:
     return Place(tensor.data_ptr(), item_bytes, tuple(tensor.shape), strides)
 
 
+def note_write(tensor: torch.Tensor) -> None:
+    """Say that a tensor was written to, as `Tensor.copy_` does: a gradient that still needs what it
+    held is an error then, and not a wrong one.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if not tensor.is_inference():  # which has no versions
+        torch.autograd.graph.increment_version(tensor)
+
+
 def mover_to(device: object) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return what takes a tensor to a device; None for the CPU, where it is.
 
