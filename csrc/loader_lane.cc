@@ -51,6 +51,7 @@ void Lane::run() {
       continue;
     }
     const std::size_t taken = engine_->wait(completions_, kWait);
+    if (taken == 0 && job_->stopping()) park_staging();
     in_flight_ -=
         taken;  // all at once: none is waited for again, should settling one of them throw
     for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
@@ -99,6 +100,13 @@ std::byte* Lane::staging_of(Slot& slot) {
     slot.staging->keep_from_children(true);
   }
   return slot.staging->at(0);
+}
+
+// Regions are parked by who cancels; what is staged only this lane knows.
+void Lane::park_staging() {
+  for (const Slot& slot : slots_) {
+    if (slot.busy && slot.staging) slot.staging->park();
+  }
 }
 
 void Lane::submit() {

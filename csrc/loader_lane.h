@@ -48,6 +48,7 @@ class Lane {
   void give_up(std::uint32_t tag, Failure failure);
   void leave(std::uint32_t tag, bool sound);
   [[nodiscard]] bool reads_direct(const LoadJob::Assignment& work) const;
+  void park_staging();
   void drain();
 
   std::shared_ptr<LoadJob> job_;
