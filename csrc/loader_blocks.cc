@@ -8,6 +8,21 @@
 #include "loader.h"
 
 namespace fastio {
+namespace {
+
+// Calls visit(index, begin, end) for the part of each extent that lies in a block.
+template <typename Visit>
+void each_part(const std::vector<Extent>& extents, const PlannedBlock& block, Visit&& visit) {
+  auto extent = std::partition_point(extents.begin(), extents.end(),
+                                     [&](const Extent& e) { return e.end <= block.begin; });
+  for (; extent != extents.end() && extent->begin < block.end; ++extent) {
+    const std::uint64_t begin = std::max(extent->begin, block.begin);
+    const std::uint64_t end = std::min(extent->end, block.end);
+    if (begin < end) visit(static_cast<std::size_t>(extent - extents.begin()), begin, end);
+  }
+}
+
+}  // namespace
 
 LoadJob::Turn LoadJob::next_block(Assignment& assignment) {
   const std::lock_guard lock(mutex_);
@@ -88,16 +103,11 @@ void LoadJob::place(const Block& block, const std::byte* data) {
     ++placing_;
   }
   const ShardRequest& shard = shards_[block.shard];
-  const PlannedBlock& range = block.range;
-  auto extent = std::partition_point(shard.extents.begin(), shard.extents.end(),
-                                     [&](const Extent& e) { return e.end <= range.begin; });
-  for (; extent != shard.extents.end() && extent->begin < range.end; ++extent) {
-    const std::uint64_t begin = std::max(extent->begin, range.begin);
-    const std::uint64_t end = std::min(extent->end, range.end);
-    if (begin >= end) continue;
-    const auto index = static_cast<std::size_t>(extent - shard.extents.begin());
-    shard.places[index].put(begin - extent->begin, {data + (begin - range.begin), end - begin});
-  }
+  each_part(shard.extents, block.range,
+            [&](std::size_t index, std::uint64_t begin, std::uint64_t end) {
+              shard.places[index].put(begin - shard.extents[index].begin,
+                                      {data + (begin - block.range.begin), end - begin});
+            });
   const std::lock_guard lock(mutex_);
   count_placed(block);
   if (--placing_ == 0) changed_.notify_all();
@@ -121,17 +131,10 @@ void LoadJob::leave(const Assignment& assignment, bool sound) {
 }
 
 void LoadJob::count_placed(const Block& block) {
-  const std::vector<Extent>& extents = shards_[block.shard].extents;
-  const PlannedBlock& range = block.range;
-  auto extent = std::partition_point(extents.begin(), extents.end(),
-                                     [&](const Extent& e) { return e.end <= range.begin; });
-  for (; extent != extents.end() && extent->begin < range.end; ++extent) {
-    const std::uint64_t begin = std::max(extent->begin, range.begin);
-    const std::uint64_t end = std::min(extent->end, range.end);
-    if (begin < end) {
-      places_left_[block.shard][static_cast<std::size_t>(extent - extents.begin())] -= end - begin;
-    }
-  }
+  each_part(shards_[block.shard].extents, block.range,
+            [&](std::size_t index, std::uint64_t begin, std::uint64_t end) {
+              places_left_[block.shard][index] -= end - begin;
+            });
 }
 
 // ---- region by region ----

@@ -3,13 +3,16 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 import testbed
+from fastio import _native
+from load.samples import eventually
 
 hypothesis.settings.register_profile("fastio", deadline=None)
 hypothesis.settings.register_profile(
@@ -99,3 +102,28 @@ def slow_mount(slow_filesystem: Path, tmp_path: Path) -> Iterator[testbed.SlowMo
     folder.mkdir()
     with testbed.slow_mount(slow_filesystem, folder) as mount:
         yield mount
+
+
+@pytest.fixture
+def faults() -> Iterator[Callable[..., None]]:
+    """Set completion faults: (which completion, kind, value)."""
+
+    def set_faults(*script: tuple[int, str, int]) -> None:
+        _native.set_completion_faults(script)
+
+    yield set_faults
+    _native.set_completion_faults([])
+    _native.release_held_completions()
+    assert eventually(lambda: _native.parked_bytes() == 0)
+
+
+@pytest.fixture(params=["uring", "pread"])
+def engine(request: pytest.FixtureRequest) -> Any:
+    """Each engine in turn."""
+    return request.param
+
+
+@pytest.fixture(params=["bypass", "keep"])
+def cache(request: pytest.FixtureRequest) -> Any:
+    """Past the page cache, then through it."""
+    return request.param

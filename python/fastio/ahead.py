@@ -186,14 +186,14 @@ class Ahead:
             options=options,
             window_bytes=window_bytes,
         )
-        self._regions = self._native.regions()
+        regions = self._native.regions()
         self._places: dict[tuple[int, int], tuple[int, int, int]] = {}
-        for region, (batch, first, last) in enumerate(self._regions):
+        for region, (batch, first, last) in enumerate(regions):
             index, rows, part = batches[batch]
             for at in range(first, last):
                 if part.begins[at] < part.ends[at]:
                     self._places[index, rows[at]] = region, batch, at
-        self._waiting = [last - first for _, first, last in self._regions]
+        self._waiting = [last - first for _, first, last in regions]
         self._loaded: dict[int, _native.Loaded] = {}
         self._first = 0  # regions before this one were let go
 

@@ -33,7 +33,6 @@ class _Axis:
     """What is taken along one axis of the tensor: `positions` ascend; `reverse` turns them."""
 
     positions: range | _Positions
-    kept: bool = True
     reverse: bool = False
 
     def __len__(self) -> int:
@@ -332,7 +331,7 @@ def _single(item: int, length: int, axis: int) -> _Axis:
     if not -length <= item < length:
         raise SelectionError(f"index {item} is out of bounds for axis {axis} with size {length}")
     at = item % length
-    return _Axis(range(at, at + 1), kept=False)
+    return _Axis(range(at, at + 1))
 
 
 def _listed(item: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,18 @@ def open_files() -> int:
 def native_threads() -> int:
     """How many threads this process has, Python's and others."""
     return len(os.listdir("/proc/self/task"))
+
+
+def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """Call it in so many threads that all begin together."""
+    barrier = threading.Barrier(count)
+
+    def begin(i: int) -> Any:
+        barrier.wait()
+        return call(i)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
 
 
 class Elsewhere:

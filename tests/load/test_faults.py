@@ -30,29 +30,6 @@ Faults = Callable[..., None]
 
 
 @pytest.fixture
-def faults() -> Iterator[Faults]:
-    """Set completion faults: (which completion, kind, value)."""
-
-    def set_faults(*script: tuple[int, str, int]) -> None:
-        _native.set_completion_faults(script)
-
-    yield set_faults
-    _native.set_completion_faults([])
-    _native.release_held_completions()
-    assert eventually(lambda: _native.parked_bytes() == 0)
-
-
-@pytest.fixture(params=["uring", "pread"])
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture(params=["bypass", "keep"])
-def cache(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
 def sealed(tmp_path: Path) -> Path:
     return fastio.seal(write_even(tmp_path / "model", _CHUNKS, CHUNK_BYTES))
 

@@ -2,9 +2,6 @@
 
 import gc
 import hashlib
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from load.samples import (
     eventually,
     expected_bytes,
     flip,
+    in_threads,
     native_threads,
     open_files,
     same_bytes,
@@ -207,18 +205,6 @@ assert code == 0
     _fork(sealed, engine, "bypass", code)
 
 
-def _in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call it in so many threads that all begin together."""
-    barrier = threading.Barrier(count)
-
-    def begin(i: int) -> Any:
-        barrier.wait()
-        return call(i)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(begin, range(count)))
-
-
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
 @pytest.mark.parametrize("engine", _ENGINES)
 @pytest.mark.parametrize("files", [1, 8], ids=["one file", "eight files"])
@@ -234,7 +220,7 @@ def test_eight_threads_load_at_once(files: int, engine: Any, cache: Any, tmp_pat
         return fastio.load(paths[i % files], options=options, report=reports[i])
 
     for _ in range(3):
-        loaded = _in_threads(8, load)
+        loaded = in_threads(8, load)
         for i, tensors in enumerate(loaded):
             path = paths[i % files]
             assert same_bytes(tensors, expected_bytes(path))
@@ -253,7 +239,7 @@ def test_a_thread_that_meets_damage_does_not_disturb_the_others(tmp_path: Path) 
             return True
         return same_bytes(fastio.load(paths[0], options=fastio.Options(cache="bypass")), expected)
 
-    assert all(_in_threads(8, load))
+    assert all(in_threads(8, load))
 
 
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
@@ -315,5 +301,5 @@ def test_tensors_may_be_dropped_by_other_threads(sealed: Path) -> None:
                 except IndexError:
                     return
 
-        _in_threads(4, drop)
+        in_threads(4, drop)
         assert kept.tobytes() == expected["layers.1.weight"]

@@ -3,8 +3,6 @@
 import pickle
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from load.samples import (
     bytes_of,
     eventually,
     expected_bytes,
+    in_threads,
     native_threads,
     open_files,
     same_bytes,
@@ -33,18 +32,6 @@ _MAPPINGS = pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
     return fastio.seal(write_even(tmp_path / "model", _COUNT, CHUNK_BYTES + 512))
-
-
-def _in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call it in so many threads that all begin together."""
-    barrier = threading.Barrier(count)
-
-    def begin(i: int) -> Any:
-        barrier.wait()
-        return call(i)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(begin, range(count)))
 
 
 @_MAPPINGS
@@ -66,7 +53,7 @@ def test_many_threads_read_from_one_reader_at_once(sealed: Path, engine: Any, ma
             return same_bytes(reader.load(), expected)
 
         for _ in range(2):
-            assert _in_threads(8, work) == [True] * 8
+            assert in_threads(8, work) == [True] * 8
 
 
 def test_no_bytes_are_lost_where_threads_count(sealed: Path, engine: Any) -> None:
@@ -75,7 +62,7 @@ def test_no_bytes_are_lost_where_threads_count(sealed: Path, engine: Any) -> Non
     sys.setswitchinterval(1e-6)
     try:
         with fastio.open(sealed, options=options) as reader:
-            _in_threads(8, lambda i: [reader[f"t{i}"][5:9] for _ in range(20)])
+            in_threads(8, lambda i: [reader[f"t{i}"][5:9] for _ in range(20)])
             assert reader.report.chunks_verified == 8 * 20
             assert reader.report.bytes_read == 8 * 20 * CHUNK_BYTES
     finally:
@@ -107,7 +94,7 @@ def test_closing_while_others_read_is_an_error_of_its_own_kind_to_them(
             except fastio.UsageError:
                 return True
 
-        assert _in_threads(5, work) == [True] * 5
+        assert in_threads(5, work) == [True] * 5
     del reader, work
     assert eventually(lambda: open_files() <= files)
 
