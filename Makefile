@@ -93,6 +93,15 @@ test: native-test ## Run every test
 pytest: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/model | apt-test ## Run the Python tests (PYTEST_ARGS="-k name")
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-gpu
+test-gpu: $(STAMPS)/build $(STAMPS)/pip-test ## Run the tests that need an NVIDIA GPU
+	@.venv/bin/python -m pytest -m gpu tests/gpu $(PYTEST_ARGS)
+
+.PHONY: soak
+soak: $(STAMPS)/build $(STAMPS)/pip-test | apt-test ## Save, kill, cut the power, load (SOAK_ARGS="--minutes 10 --seed 1")
+	@PYTHONPATH=tests .venv/bin/python -m faults.soak $(SOAK_ARGS)
+	@PYTHONPATH=tests .venv/bin/python -m faults.store_soak $(SOAK_ARGS)
+
 # ---- native tests
 
 # $(1): name of the build folder; $(2): options of CMake
@@ -101,7 +110,7 @@ define native_test
 @.venv/bin/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja \
 	-DFASTIO_NATIVE_TESTS=ON -DFASTIO_WERROR=ON $(2) >build/$(1).log 2>&1 || { cat build/$(1).log; exit 1; }
 @.venv/bin/cmake --build build/$(1)
-@.venv/bin/ctest --test-dir build/$(1) --output-on-failure --no-tests=error
+@.venv/bin/ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(shell nproc)
 endef
 
 .PHONY: native-test
@@ -136,6 +145,18 @@ bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Load b
 .PHONY: bench-reader
 bench-reader: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Read in parts and as a stream beside them (an hour)
 	@.venv/bin/python -m bench.reader
+
+.PHONY: bench-save
+bench-save: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Save beside them, durable and not (an hour)
+	@.venv/bin/python -m bench.save
+
+.PHONY: bench-store
+bench-store: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Stores on disks that are held to 400 MB/s (an hour; root)
+	@.venv/bin/python -m bench.store
+
+.PHONY: bench-gpu
+bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench ## Load onto an NVIDIA GPU beside them (hours)
+	@.venv/bin/python -m bench.load_gpu
 
 .PHONY: micro
 micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, header parse, one block

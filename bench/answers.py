@@ -156,8 +156,8 @@ class RunningDigest:
         # A pool that is not used starts no thread.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             each = map if entry.nbytes <= PIECE_BYTES else pool.map
-            pieces = each(lambda at: _piece(entry, at, _memory), _piece_offsets(entry))
-            self._parts[name] = _label(entry) + b"".join(pieces)
+            pieces = each(lambda at: _piece(entry, at, memory), _piece_offsets(entry))
+            self._parts[name] = label(entry) + b"".join(pieces)
         self.count += 1
         self.nbytes += entry.nbytes
 
@@ -172,7 +172,8 @@ class RunningDigest:
 Read = Callable[[int, int], "memoryview | bytes"]
 
 
-def _label(entry: Entry) -> bytes:
+def label(entry: Entry) -> bytes:
+    """Return what a digest has of a tensor beside its bytes."""
     return json.dumps([entry.name, entry.dtype, *entry.shape]).encode() + b"\n"
 
 
@@ -196,7 +197,7 @@ def _combine(entries: Iterable[Entry], read: Read) -> str:
             if entry.nbytes > PIECE_BYTES // 16
         }
         for entry in ordered:
-            whole.update(_label(entry))
+            whole.update(label(entry))
             pieces = large.get(entry.name)
             if pieces is None:
                 whole.update(b"".join(_piece(entry, at, read) for at in _piece_offsets(entry)))
@@ -205,7 +206,8 @@ def _combine(entries: Iterable[Entry], read: Read) -> str:
     return whole.hexdigest()
 
 
-def _memory(address: int, nbytes: int) -> memoryview:
+def memory(address: int, nbytes: int) -> memoryview:
+    """Return the bytes at an address, to be read or written, for as long as they are there."""
     return memoryview((ctypes.c_uint8 * nbytes).from_address(address)).cast("B")
 
 
@@ -217,7 +219,7 @@ def digest(tensors: Mapping[str, Any]) -> str:
     AnswerError
         They are nothing that a safetensors file could hold.
     """
-    return _combine(describe(tensors), _memory)
+    return _combine(describe(tensors), memory)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A whole run of a script: its command line, its files, fio's settings, its result file.
 
-What is measured comes as a `Suite`; how one case is measured stands in `run`.
+What is measured comes as a `Suite`; how one case is measured stands in `load_run` and `save_run`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench import cache, fio, machine, models, tables, targets
-from bench.cases import MEMORY_ROUNDS
+from bench import cache, fio, models, tables, targets
+from bench.cases import MEMORY_ROUNDS, Case, GpuCase, LoadCase, SaveCase
 from bench.contender import is_installed
-from bench.contenders import FIO_HUGE, FIOS
+from bench.contenders import CONTENDERS, FIO_WRITES, WITH_HUGE_PAGES
+from bench.gpu_run import GpuRun
 from bench.harness import ROOT, MeasureError
+from bench.load_run import LoadRun
+from bench.outputs import Outputs
 from bench.run import Run
+from bench.save_run import SaveRun
 from bench.suites import SUITES, Suite
 
 SCHEMA = 1
@@ -65,15 +70,14 @@ class Files:
             self._folder.rmdir()
 
 
-def open_document(path: Path, folder: Path, *, fresh: bool) -> dict[str, Any]:
-    """Return the result file to go on with, or a new one.
+def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
+    """Return the result file to go on with, or a new one, of the machine that is described.
 
     Raises
     ------
     MeasureError
         The file is about another machine, so its figures cannot stand beside new ones.
     """
-    here = machine.describe(folder)
     if not fresh and path.exists():
         document: dict[str, Any] = json.loads(path.read_text())
         if document.get("schema") != SCHEMA or document["machine"] != here:
@@ -94,7 +98,7 @@ def search_fio(
     settings_of: str | None,
 ) -> fio.Settings | None:
     """Return fio's settings: given, from this result file or another suite's, or searched now."""
-    huge_pages = name == FIO_HUGE
+    huge_pages = name in WITH_HUGE_PAGES
     if fio.missing(huge_pages=huge_pages):
         return None
     if given:
@@ -107,14 +111,48 @@ def search_fio(
             settings = other["fio"][name]["settings"]
             document["fio"][name] = {"settings": settings, "search": f"that of {path.name}"}
     if name not in document["fio"]:
-        path = files.get("llama")
-        cache.evict(path)
         log(f"searching the settings of {name}")
-        found, runs = fio.search(path, huge_pages=huge_pages)
+        path = files.get("llama")
+        if name in FIO_WRITES:
+            found, runs = _search_writes(path, huge_pages=huge_pages)
+        else:
+            cache.evict(path)
+            found, runs = fio.search(partial(fio.read, path), huge_pages=huge_pages)
         log(f"{name}: {found}")
         text = f"{found.block_mib}:{found.depth}:{found.jobs}"
         document["fio"][name] = {"settings": text, "search": runs}
     return fio.Settings.parse(document["fio"][name]["settings"], huge_pages=huge_pages)
+
+
+def _search_writes(path: Path, *, huge_pages: bool) -> tuple[fio.Settings, list[dict[str, Any]]]:
+    """Search with files of the size of one that is there, each written on a disk at rest."""
+    outputs = Outputs.beside(path)
+
+    def write(settings: fio.Settings, nbytes: int | None) -> dict[str, float]:
+        outputs.settle()
+        return fio.write(outputs.path("search"), settings, nbytes or path.stat().st_size)
+
+    try:
+        return fio.search(write, huge_pages=huge_pages, jobs=fio.WRITE_JOBS)
+    finally:
+        outputs.remove()
+
+
+def run_of(case: Case, files: Files, settings: Mapping[str, fio.Settings], log: Log) -> Run:
+    """Return what measures a case of its kind.
+
+    Raises
+    ------
+    TypeError
+        It is of no kind that is known.
+    """
+    if isinstance(case, GpuCase):
+        return GpuRun(case, files, settings, log)
+    if isinstance(case, LoadCase):
+        return LoadRun(case, files, settings, log)
+    if isinstance(case, SaveCase):
+        return SaveRun(case, files, settings, log)
+    raise TypeError(f"{case.name} is a {type(case).__name__}")
 
 
 def parse_arguments(suite: Suite, description: str | None) -> argparse.Namespace:
@@ -156,7 +194,7 @@ def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | 
     Raises
     ------
     MeasureError
-        The result file is about another machine.
+        The result file is about another machine, or this one lacks what the suite needs.
     """
     arguments = parse_arguments(suite, description)
     # A pipe has no width of its own.
@@ -164,9 +202,10 @@ def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | 
     folder: Path = arguments.dir
     folder.mkdir(parents=True, exist_ok=True)
     chosen: list[str] = arguments.case or list(suite.case_names)
-    out: Path = arguments.out or suite.result_path(machine.describe(folder))
+    here = suite.describe(folder)
+    out: Path = arguments.out or suite.result_path(here)
     failures: list[str] = []
-    document = open_document(out, folder, fresh=arguments.case is None)
+    document = open_document(out, here, fresh=arguments.case is None)
     files = Files(folder, console.log)
     cases = {case.name: case for case in suite.cases}
     try:
@@ -178,8 +217,8 @@ def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | 
                     case = replace(case, title=title, model=arguments.model)
                 settings = {
                     each: found
-                    for each in FIOS
-                    if each in case.contenders
+                    for each in case.contenders
+                    if each not in CONTENDERS
                     and (
                         found := search_fio(
                             each,
@@ -191,8 +230,10 @@ def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | 
                         )
                     )
                 }
-                count = min(arguments.rounds, MEMORY_ROUNDS) if case.memory else arguments.rounds
-                result = Run(case, files, settings, console.log).run(count)
+                count = arguments.rounds * case.rounds_factor
+                if case.memory:
+                    count = min(count, MEMORY_ROUNDS)
+                result = run_of(case, files, settings, console.log).run(count)
             else:
                 result = (others or {})[name](arguments.rounds, console.log)
             failures += [f"{name}: {who}: {why}" for who, why in result["failed"].items()]

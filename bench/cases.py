@@ -1,13 +1,13 @@
-"""What is measured: for each case a file, the state of the cache, and who takes part.
+"""What is measured: for each case a model, the state of its file, and who takes part.
 
 Which script measures a case, and what was promised of it, stands in `suites`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from bench.contenders import FIO, FIO_HUGE, FIOS
+from bench.contenders import FIO, FIO_HUGE, FIO_WRITES, FIOS
 
 RIVALS = ("fastsafetensors", "runai", "safetensors")
 ENGINES = ("fastio-uring", "fastio-pread")
@@ -15,7 +15,7 @@ ENGINES = ("fastio-uring", "fastio-pread")
 
 @dataclass(frozen=True)
 class Case:
-    """One table of figures.
+    """One table of figures: a `LoadCase` or a `SaveCase`.
 
     Attributes
     ----------
@@ -23,8 +23,6 @@ class Case:
         For the command line, and for people.
     model : str
         One of `models.NAMES`.
-    cold : bool
-        The file is out of the page cache at the start of each measurement, else wholly in it.
     contenders : tuple of str
         Names in `contenders`.
     repeats : int
@@ -34,96 +32,122 @@ class Case:
         The memory of the process is watched, and its figures of time are not to be used.
     over_time : bool
         The memory is kept as it went, beside its peak.
-    touched : bool
-        Everybody's tensors are touched inside the clock, as they are when warm; for what is too
-        small to be looked for in memory afterwards.
+    rounds_factor : int
+        How many times as many rounds as other cases it has: more for what is small beside the
+        jitter of the disk.
     """
 
     name: str
     title: str
     model: str
-    cold: bool
     contenders: tuple[str, ...]
     repeats: int = 1
     memory: bool = False
     over_time: bool = False
+    rounds_factor: int = 1
+
+
+@dataclass(frozen=True)
+class LoadCase(Case):
+    """One table of figures of loads.
+
+    Attributes
+    ----------
+    cold : bool
+        The file is out of the page cache at the start of each measurement, else wholly in it.
+    touched : bool
+        Everybody's tensors are touched inside the clock, as they are when warm; for what is too
+        small to be looked for in memory afterwards.
+    """
+
+    cold: bool = field(kw_only=True)
     touched: bool = False
 
 
+@dataclass(frozen=True)
+class GpuCase(LoadCase):
+    """One table of figures of loads onto a GPU."""
+
+
+@dataclass(frozen=True)
+class SaveCase(Case):
+    """One table of figures of saves."""
+
+
 LOAD_CASES = (
-    Case(
+    LoadCase(
         "llama-cold",
         "2.47 GB, Llama-3.2-1B shapes in bf16, cold",
         "llama",
-        True,
         ("fastio", "fastio-unverified", *ENGINES, *RIVALS, "safetensors-pread", FIO, FIO_HUGE),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "llama-warm",
         "2.47 GB, Llama-3.2-1B shapes in bf16, warm, touched",
         "llama",
-        False,
         ("fastio", "fastio-unverified", *RIVALS),
+        cold=False,
     ),
-    Case(
+    LoadCase(
         "verify-cold",
         "What verification costs: 2.47 GB, cold",
         "llama",
-        True,
         ("fastio", "fastio-unverified"),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "memory",
         "Peak memory: 2.47 GB, cold",
         "llama",
-        True,
         ("fastio", *RIVALS),
+        cold=True,
         memory=True,
     ),
-    Case(
+    LoadCase(
         "minilm-cold",
         "90 MB, all-MiniLM-L6-v2, cold",
         "minilm",
-        True,
         ("fastio", "fastio-unverified", *ENGINES, *RIVALS),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "minilm-warm",
         "90 MB, all-MiniLM-L6-v2, warm, touched",
         "minilm",
-        False,
         ("fastio", "fastio-unverified", *RIVALS),
+        cold=False,
     ),
-    Case(
+    LoadCase(
         "small-cold",
         "100 KB, cold",
         "small",
-        True,
         ("fastio", "fastio-unverified", *RIVALS),
+        cold=True,
         repeats=15,
     ),
-    Case(
+    LoadCase(
         "small-warm",
         "100 KB, warm, touched",
         "small",
-        False,
         ("fastio", "fastio-unverified", *RIVALS),
+        cold=False,
         repeats=15,
     ),
-    Case(
+    LoadCase(
         "many-header",
         "100,000 tensors: header parse and catalog, warm",
         "many",
-        False,
         ("fastio-locate", "safe-open"),
+        cold=False,
         repeats=3,
     ),
-    Case(
+    LoadCase(
         "many-warm",
         "100,000 tensors of 4 KiB, warm, touched",
         "many",
-        False,
         ("fastio", "fastio-unverified", "fastio-numpy", "safetensors", "safetensors-numpy"),
+        cold=False,
     ),
 )
 # Fresh interpreters instead of files; measured by load.py itself.
@@ -131,45 +155,44 @@ IMPORT = "import"
 
 GETTERS = ("fastio-get", "fastio-get-unverified", "safetensors-get")
 READER_CASES = (
-    Case(
+    LoadCase(
         "get-cold",
         "get_tensor in a loop: 2.47 GB, cold",
         "llama",
-        True,
         (*GETTERS, "fastio", *FIOS),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "get-warm",
         "get_tensor in a loop: 2.47 GB, warm, touched",
         "llama",
-        False,
         (*GETTERS, "fastio"),
+        cold=False,
     ),
-    Case(
+    LoadCase(
         "get-many",
         "get_tensor in a loop: 100,000 tensors of 4 KiB, warm, touched",
         "many",
-        False,
         GETTERS,
+        cold=False,
     ),
-    Case(
+    LoadCase(
         "slices-cold",
         "1 % of the rows of every tensor: of 2.47 GB, cold, touched",
         "llama",
-        True,
         (
             "fastio-slices",
             "fastio-slices-unverified",
             "fastio-get-slice",
             "safetensors-slices",
         ),
+        cold=True,
         touched=True,
     ),
-    Case(
+    LoadCase(
         "into-cold",
         "Into arrays that are there: 2.47 GB, cold",
         "llama",
-        True,
         (
             "fastio-into",
             "fastio-into-unverified",
@@ -179,37 +202,133 @@ READER_CASES = (
             "safetensors-copy",
             *FIOS,
         ),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "stream-cold",
         "Tensor by tensor, each dropped: 2.47 GB, cold",
         "llama",
-        True,
         ("fastio-stream", "fastio-stream-unverified", "fastio", "safetensors-stream", *FIOS),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "stream-memory",
         "Peak memory, tensor by tensor, each dropped: 2.47 GB, cold",
         "llama",
-        True,
         ("fastio-stream", "fastio-stream-unverified", "safetensors-stream"),
+        cold=True,
         memory=True,
         over_time=True,
     ),
-    Case(
+    LoadCase(
         "frameworks-cold",
         "Whole loads as torch and as numpy: 2.47 GB, cold",
         "llama",
-        True,
         ("fastio", "fastio-numpy-verified"),
+        cold=True,
     ),
-    Case(
+    LoadCase(
         "frameworks-warm",
         "Whole loads as torch and as numpy: 2.47 GB, warm, touched",
         "llama",
-        False,
         ("fastio", "fastio-numpy-verified"),
+        cold=False,
+    ),
+)
+
+SAVE_RIVALS = (
+    "safetensors-save",
+    "safetensors-save-fsync",
+    "torch-save",
+    "torch-save-fsync",
+)
+SAVE_CASES = (
+    SaveCase(
+        "save-llama",
+        "2.47 GB, Llama-3.2-1B shapes in bf16, to a new file",
+        "llama",
+        (
+            "fastio-save",
+            "fastio-save-unsummed",
+            "fastio-save-pread",
+            "fastio-save-not-durable",
+            *SAVE_RIVALS,
+            *FIO_WRITES,
+        ),
+    ),
+    SaveCase(
+        "save-sums",
+        "What checksums cost: 2.47 GB to a new file",
+        "llama",
+        ("fastio-save", "fastio-save-unsummed"),
+        rounds_factor=2,
+    ),
+    SaveCase(
+        "save-memory",
+        "Peak memory beside the tensors: 2.47 GB to a new file",
+        "llama",
+        ("fastio-save", "fastio-save-pread", "safetensors-save", "torch-save"),
+        memory=True,
+    ),
+    SaveCase(
+        "save-many",
+        "100,000 tensors of 4 KiB, to a new file",
+        "many",
+        (
+            "fastio-save",
+            "fastio-save-numpy",
+            "safetensors-save",
+            "safetensors-save-fsync",
+            "safetensors-save-numpy",
+            "safetensors-save-numpy-fsync",
+        ),
+    ),
+    SaveCase(
+        "save-background",
+        "In the background: until the call returns, 2.47 GB",
+        "llama",
+        ("fastio-save-borrow", "fastio-save-copy", "copy-each", "copy-threads"),
     ),
 )
 # Memory does not jitter as time does, and a watched round is slow.
 MEMORY_ROUNDS = 3
+
+# The script measures them by itself: disks have to be made for them.
+STORE_CASES = ("store-one-root", "store-disks", "store-replica", "store-save", "store-open")
+
+
+_ONTO_GPU = (
+    "fastio-gpu",
+    "fastio-gpu-again",
+    "fastio-gpu-unverified",
+    "instanttensor-gpu",
+    "fastsafetensors-gpu",
+    "runai-gpu",
+    "safetensors-gpu",
+    "copy-pinned",
+)
+
+
+def _onto_gpu(size: str, text: str, model: str) -> tuple[GpuCase, GpuCase]:
+    return (
+        GpuCase(
+            f"gpu-{size}-cold",
+            f"{text}, onto the GPU, cold",
+            model,
+            (*_ONTO_GPU, "direct-read", FIO, FIO_HUGE),
+            cold=True,
+        ),
+        GpuCase(
+            f"gpu-{size}-warm",
+            f"{text}, onto the GPU, warm",
+            model,
+            (*_ONTO_GPU, "cache-read"),
+            cold=False,
+        ),
+    )
+
+
+GPU_CASES = (
+    *_onto_gpu("2g", "2.47 GB, Llama-3.2-1B shapes in bf16", "llama"),
+    *_onto_gpu("16g", "16.06 GB, Llama-3.1-8B shapes in bf16", "llama-8b"),
+)

@@ -1,6 +1,6 @@
-"""What a contender is: one way to get the tensors of a file, and what is known of it beforehand.
+"""What a contender is: one way to load a file or to save one, and what is known of it beforehand.
 
-Nothing here reads a file; who takes part stands in `contenders`.
+Nothing here touches a file; who takes part stands in `contenders`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Attempt:
     Attributes
     ----------
     path : str
-        The file.
+        The file that is loaded, or that is to be written.
     given : mapping
         What the contender's `prepare` made before the clock started.
     report : object
-        What fastio reports, where fastio is at work.
+        What fastio reports, where fastio is at work and done when the clock stops.
     figures : dict of str to float
         What the contender timed or counted itself; each becomes a series in the result file.
     """
@@ -46,12 +46,13 @@ class Answer(dict[str, Any]):
 
 
 Load = Callable[[Attempt], Mapping[str, Any]]
+Save = Callable[[Attempt], Mapping[str, Any]]
 Prepare = Callable[[str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to get tensors out of a file.
+    """Who takes part: a `Loader` or a `Saver`.
 
     Attributes
     ----------
@@ -61,6 +62,24 @@ class Contender:
         How tables and pictures call it.
     modules : tuple of str
         What is imported before the clock starts.
+    """
+
+    name: str
+    title: str
+    modules: tuple[str, ...]
+
+    def missing(self) -> str | None:
+        """Return why it cannot run here, or None if it can."""
+        absent = [module for module in self.modules if not is_installed(module)]
+        return f"{', '.join(absent)} not installed" if absent else None
+
+
+@dataclass(frozen=True)
+class Loader(Contender):
+    """One way to get tensors out of a file.
+
+    Attributes
+    ----------
     load : callable
         From an attempt to tensors by name, or to an `Answer`.
     gives : {"tensors", "rows", "names"}
@@ -73,18 +92,29 @@ class Contender:
         From a path to what the load is given, before the clock starts and the cache is seen to.
     """
 
-    name: str
-    title: str
-    modules: tuple[str, ...]
     load: Load
     gives: Gives = "tensors"
     place: Place = "fresh"
     prepare: Prepare | None = None
 
-    def missing(self) -> str | None:
-        """Return why it cannot run here, or None if it can."""
-        absent = [module for module in self.modules if not is_installed(module)]
-        return f"{', '.join(absent)} not installed" if absent else None
+
+@dataclass(frozen=True)
+class Saver(Contender):
+    """One way to get tensors into a file.
+
+    Attributes
+    ----------
+    save : callable
+        From an attempt to what was saved: an `Answer` that reads it back, or tensors by name.
+    prepare : callable
+        From the path of a model to its tensors in memory, which the attempt is given.
+    returns_early : bool
+        The clock stops before the bytes have gone anywhere, so there is no speed to be told.
+    """
+
+    save: Save
+    prepare: Prepare
+    returns_early: bool = False
 
 
 def is_installed(module: str) -> bool:

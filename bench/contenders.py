@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from bench.load_contenders import LOADERS
-from bench.reader_contenders import READERS
+from bench import (
+    gpu_contenders,
+    gpu_limits,
+    load_contenders,
+    reader_contenders,
+    save_contenders,
+)
+from bench.contender import Contender
 
-CONTENDERS = {contender.name: contender for contender in (*LOADERS, *READERS)}
+LOADERS = {
+    each.name: each
+    for each in (
+        *load_contenders.LOADERS,
+        *reader_contenders.READERS,
+        *gpu_contenders.LOADERS,
+        *gpu_limits.LIMITS,
+    )
+}
+SAVERS = {each.name: each for each in save_contenders.SAVERS}
+CONTENDERS: dict[str, Contender] = {**LOADERS, **SAVERS}
 # Not processes of ours: see fio.py.
 FIO, FIO_HUGE = "fio", "fio-huge"
 FIOS = (FIO, FIO_HUGE)
+FIO_WRITE, FIO_WRITE_HUGE = "fio-write", "fio-write-huge"
+FIO_WRITES = (FIO_WRITE, FIO_WRITE_HUGE)
+WITH_HUGE_PAGES = (FIO_HUGE, FIO_WRITE_HUGE)
+# What `store_run` measures by itself.
+STORES = {
+    "fastio-store": "a store of one root",
+    "store-1": "one disk",
+    "store-2": "two disks",
+    "store-3": "three disks",
+    "store-sound": "both replicas sound",
+    "store-damaged": "1 % of the chunks of one damaged",
+    "store-gone": "one root missing",
+    "store-save-1": "one replica to one disk",
+    "store-save-2": "two replicas to two disks",
+    **{f"store-open-{count}": f"{count:,} tensors" for count in (1000, 10**4, 10**5, 10**6)},
+}
 TITLES = {name: contender.title for name, contender in CONTENDERS.items()} | {
     FIO: "fio, io_uring, direct",
     FIO_HUGE: "fio, io_uring, direct, huge pages",
+    FIO_WRITE: "fio, io_uring, direct, end_fsync",
+    FIO_WRITE_HUGE: "fio, io_uring, direct, end_fsync, huge pages",
+    **STORES,
 }

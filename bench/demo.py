@@ -18,11 +18,11 @@ from rich.table import Table
 
 from bench import answers, cache, fio, tables
 from bench.campaign import Files
-from bench.cases import Case
+from bench.cases import LoadCase
 from bench.contender import Attempt, is_installed
-from bench.contenders import CONTENDERS, TITLES
+from bench.contenders import LOADERS, TITLES
 from bench.harness import ROOT, MeasureError, paired_ratio
-from bench.run import Run
+from bench.load_run import LoadRun
 
 ROUNDS = 3
 MODELS = {"minilm": "all-MiniLM-L6-v2, real", "llama": "Llama-3.2-1B shapes, made"}
@@ -42,9 +42,7 @@ def contenders(*, cold: bool) -> tuple[str, ...]:
 
 def compare(path: Path, ours: str, theirs: str) -> list[str]:
     """Load by both and return the names of tensors in which a byte differs."""
-    ours_loaded, theirs_loaded = (
-        CONTENDERS[name].load(Attempt(str(path))) for name in (ours, theirs)
-    )
+    ours_loaded, theirs_loaded = (LOADERS[name].load(Attempt(str(path))) for name in (ours, theirs))
     return answers.differences(ours_loaded, theirs_loaded)
 
 
@@ -77,8 +75,8 @@ def show_model(model: str, files: Files, table: Table, console: Console) -> list
     )
     for cold in (True, False):
         state = "cold" if cold else "warm"
-        case = Case(f"{model}-{state}", title, model, cold, contenders(cold=cold))
-        run = Run(case, files, NO_FIO, lambda text: None, everything=True)
+        case = LoadCase(f"{model}-{state}", title, model, contenders(cold=cold), cold=cold)
+        run = LoadRun(case, files, NO_FIO, lambda text: None, everything=True)
         result = run.run(ROUNDS)
         add_rows(table, title, result)
         how = f" (evicted by {run.eviction})" if cold else ""

@@ -1,4 +1,5 @@
-"""What the device gives: fio with io_uring and O_DIRECT on the same file, in small re-used buffers.
+"""What the device gives: fio with io_uring and O_DIRECT, in small re-used buffers; reading the same
+file, or writing one of the same size with an fsync at its end.
 
 Its settings are chosen once by a short search, and then fixed for every round. It comes twice: as
 it is, with buffers of 4 KiB pages, and with glibc told to ask for huge pages. On the first machine
@@ -14,10 +15,11 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.harness import MeasureError, median, rounds
 
@@ -25,6 +27,8 @@ MIB = 2**20
 BLOCK_SIZES_MIB = (1, 2, 4, 8)
 DEPTHS = (4, 8, 16, 32)
 JOBS = (1, 2)
+# One file is written from its begin to its end, as a save is.
+WRITE_JOBS = (1,)
 SEARCH_BYTES = 2**29
 FINALISTS = 4
 FINAL_ROUNDS = 4
@@ -58,6 +62,10 @@ class Settings:
         return cls(block_mib, depth, jobs, huge_pages)
 
 
+# From settings, and a number of bytes or None for all, to what `read` and `write` return.
+Trial = Callable[[Settings, "int | None"], dict[str, float]]
+
+
 def missing(*, huge_pages: bool) -> str | None:
     """Return why fio cannot run here in that way, or None if it can."""
     if not shutil.which("fio"):
@@ -83,6 +91,30 @@ def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str,
         fio failed, or read something else than it was asked to.
     """
     total = min(nbytes or path.stat().st_size, path.stat().st_size)
+    return _run("read", path, settings, total, ("--readonly",))
+
+
+def write(path: Path, settings: Settings, nbytes: int) -> dict[str, float]:
+    """Write a new file, with an fsync at its end, and return bytes per second and CPU seconds.
+
+    The fsync is in the time; making room for the file (fallocate) comes before it. Each job writes
+    a part of its own; a tail below 1 % of `nbytes` is left out.
+
+    Raises
+    ------
+    MeasureError
+        fio failed, or wrote something else than it was asked to.
+    """
+    return _run("write", path, settings, nbytes, ("--fallocate=posix", "--end_fsync=1"))
+
+
+def _run(
+    way: Literal["read", "write"],
+    path: Path,
+    settings: Settings,
+    total: int,
+    more: tuple[str, ...],
+) -> dict[str, float]:
     block = settings.block_mib * MIB
     # Whole blocks only, so that no request of fio's is a short or unaligned one.
     part = total // settings.jobs // block * block
@@ -90,10 +122,10 @@ def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str,
         raise MeasureError(f"fio: {total} bytes are less than {settings} needs")
     command = [
         "fio",
-        "--name=read",
+        f"--name={way}",
         f"--filename={path}",
-        "--readonly",
-        "--rw=read",
+        f"--rw={way}",
+        *more,
         "--ioengine=io_uring",
         "--direct=1",
         f"--bs={block}",
@@ -112,9 +144,9 @@ def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str,
     # fio may say a word before its JSON.
     answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     job = answer["jobs"][0]
-    found = job["read"]
+    found = job[way]
     if found["io_bytes"] != part * settings.jobs or job["error"] != 0:
-        raise MeasureError(f"fio: read {found['io_bytes']} of {part * settings.jobs} bytes")
+        raise MeasureError(f"fio: {way} {found['io_bytes']} of {part * settings.jobs} bytes")
     # Milliseconds; with group_reporting the longest of the jobs.
     seconds = found["runtime"] / 1000
     busy_percent = job["usr_cpu"] + job["sys_cpu"]
@@ -124,12 +156,23 @@ def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str,
     }
 
 
-def search(path: Path, *, huge_pages: bool) -> tuple[Settings, list[dict[str, Any]]]:
+def search(
+    run: Trial, *, huge_pages: bool, jobs: Sequence[int] = JOBS
+) -> tuple[Settings, list[dict[str, Any]]]:
     """Find the fastest settings.
 
     Every combination on 512 MiB, there and back, so that a drift falls on all of them; then the
-    best four on the whole file, in mirrored rounds. Single runs differ by a factor of two, so the
+    best four on everything, in mirrored rounds. Single runs differ by a factor of two, so the
     winner of the first part alone would be the luckiest one.
+
+    Parameters
+    ----------
+    run : callable
+        From settings, and a number of bytes or None for all, to what `read` and `write` return.
+    huge_pages : bool
+        Where fio's buffers lie.
+    jobs : sequence of int
+        How many jobs to try.
 
     Returns
     -------
@@ -146,18 +189,18 @@ def search(path: Path, *, huge_pages: bool) -> tuple[Settings, list[dict[str, An
     runs: list[dict[str, Any]] = []
     speeds: dict[Settings, list[float]] = {}
 
-    def run(settings: Settings, nbytes: int | None) -> None:
-        speed = read(path, settings, nbytes)["bytes_per_s"]
+    def tried(settings: Settings, nbytes: int | None) -> None:
+        speed = run(settings, nbytes)["bytes_per_s"]
         speeds.setdefault(settings, []).append(speed)
         runs.append(asdict(settings) | {"bytes": nbytes, "gb_per_s": round(speed / 1e9, 3)})
 
-    combinations = [Settings(*each, huge_pages) for each in product(BLOCK_SIZES_MIB, DEPTHS, JOBS)]
+    combinations = [Settings(*each, huge_pages) for each in product(BLOCK_SIZES_MIB, DEPTHS, jobs)]
     for settings in (*combinations, *reversed(combinations)):
-        run(settings, SEARCH_BYTES)
+        tried(settings, SEARCH_BYTES)
     finalists = sorted(combinations, key=lambda settings: -sum(speeds[settings]))[:FINALISTS]
     speeds.clear()
     names = [str(index) for index in range(FINALISTS)]
     for order in rounds(names, FINAL_ROUNDS):
         for name in order:
-            run(finalists[int(name)], None)
+            tried(finalists[int(name)], None)
     return max(finalists, key=lambda settings: median(speeds[settings])), runs

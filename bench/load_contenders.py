@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench import answers
-from bench.contender import Answer, Attempt, Contender, Load
+from bench.contender import Answer, Attempt, Load, Loader
 
 
 class _Names(Answer):
@@ -82,44 +82,38 @@ def _fastio(framework: str, verify: bool, **options: Any) -> Load:
 
 _TORCH = ("fastio", "torch")
 LOADERS = (
-    Contender("fastio", "fastio", _TORCH, _fastio("torch", True)),
-    Contender("fastio-unverified", "fastio, verify=False", _TORCH, _fastio("torch", False)),
-    Contender(
-        "fastio-uring", "fastio, engine=uring", _TORCH, _fastio("torch", True, engine="uring")
-    ),
-    Contender(
-        "fastio-pread", "fastio, engine=pread", _TORCH, _fastio("torch", True, engine="pread")
-    ),
-    Contender(
+    Loader("fastio", "fastio", _TORCH, _fastio("torch", True)),
+    Loader("fastio-unverified", "fastio, verify=False", _TORCH, _fastio("torch", False)),
+    Loader("fastio-uring", "fastio, engine=uring", _TORCH, _fastio("torch", True, engine="uring")),
+    Loader("fastio-pread", "fastio, engine=pread", _TORCH, _fastio("torch", True, engine="pread")),
+    Loader(
         "fastio-numpy",
         "fastio, numpy, verify=False",
         ("fastio", "numpy"),
         _fastio("numpy", False),
     ),
-    Contender(
-        "fastio-numpy-verified", "fastio, numpy", ("fastio", "numpy"), _fastio("numpy", True)
-    ),
-    Contender("fastio-locate", "fastio, header", ("fastio",), _locate, gives="names"),
-    Contender(
+    Loader("fastio-numpy-verified", "fastio, numpy", ("fastio", "numpy"), _fastio("numpy", True)),
+    Loader("fastio-locate", "fastio, header", ("fastio",), _locate, gives="names"),
+    Loader(
         "safetensors",
         "safetensors, touched",
         ("safetensors", "safetensors.torch", "torch"),
         _safetensors("torch", "mmap"),
         place="mapped",
     ),
-    Contender(
+    Loader(
         "safetensors-pread",
         "safetensors, backend=pread",
         ("safetensors", "safetensors.torch", "torch"),
         _safetensors("torch", "pread"),
     ),
-    Contender(
+    Loader(
         "safetensors-numpy",
         "safetensors, numpy",
         ("safetensors", "safetensors.numpy", "numpy", "ml_dtypes"),
         _safetensors("numpy", "mmap"),
     ),
-    Contender("safe-open", "safetensors.safe_open", ("safetensors",), _safe_open, gives="names"),
-    Contender("fastsafetensors", "fastsafetensors", ("fastsafetensors", "torch"), _fastsafetensors),
-    Contender("runai", "Run:ai streamer", ("runai_model_streamer", "torch"), _runai),
+    Loader("safe-open", "safetensors.safe_open", ("safetensors",), _safe_open, gives="names"),
+    Loader("fastsafetensors", "fastsafetensors", ("fastsafetensors", "torch"), _fastsafetensors),
+    Loader("runai", "Run:ai streamer", ("runai_model_streamer", "torch"), _runai),
 )

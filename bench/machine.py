@@ -20,6 +20,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "fastsafetensors",
     "runai-model-streamer",
+    "instanttensor",
 )
 
 

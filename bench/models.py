@@ -41,7 +41,12 @@ def llama_tensors() -> Iterator[Tensor]:
     1,235,814,400 values: 16 layers, hidden 2048, 8 key-value heads of 64, intermediate 8192,
     vocabulary 128256, output tied to the embedding.
     """
-    hidden, kv, intermediate, vocabulary = 2048, 512, 8192, 128256
+    return _llama(2048, 512, 8192, 128256, 16)
+
+
+def _llama(
+    hidden: int, kv: int, intermediate: int, vocabulary: int, layers: int
+) -> Iterator[Tensor]:
     layer = {
         "input_layernorm": (hidden,),
         "mlp.down_proj": (hidden, intermediate),
@@ -54,10 +59,21 @@ def llama_tensors() -> Iterator[Tensor]:
         "self_attn.v_proj": (kv, hidden),
     }
     yield Tensor("model.embed_tokens.weight", (vocabulary, hidden))
-    for index in sorted(range(16), key=str):
+    for index in sorted(range(layers), key=str):
         for part, shape in layer.items():
             yield Tensor(f"model.layers.{index}.{part}.weight", shape)
     yield Tensor("model.norm.weight", (hidden,))
+
+
+def llama_8b_tensors() -> Iterator[Tensor]:
+    """Names and shapes of Llama-3.1-8B, sorted by name, in one file.
+
+    8,030,261,248 values: 32 layers, hidden 4096, 8 key-value heads of 128, intermediate 14336,
+    vocabulary 128256, output of its own.
+    """
+    hidden, kv, intermediate, vocabulary = 4096, 1024, 14336, 128256
+    yield Tensor("lm_head.weight", (vocabulary, hidden))
+    yield from _llama(hidden, kv, intermediate, vocabulary, 32)
 
 
 def many_tensors() -> Iterator[Tensor]:
@@ -77,6 +93,7 @@ def tiny_tensors() -> Iterator[Tensor]:
 
 MADE: dict[str, tuple[str, Callable[[], Iterator[Tensor]]]] = {
     "llama": ("BF16", llama_tensors),
+    "llama-8b": ("BF16", llama_8b_tensors),
     "many": ("F32", many_tensors),
     "small": ("F32", small_tensors),
     "tiny": ("BF16", tiny_tensors),
@@ -203,7 +220,8 @@ def main() -> None:
     """Make the models that are asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=list(NAMES))
+    usual = [name for name in NAMES if name != "llama-8b"]  # which nobody wants by accident
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=usual)
     arguments = parser.parse_args()
     for name in arguments.names:
         path = make(name, arguments.folder)

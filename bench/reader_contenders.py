@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from bench import answers
-from bench.contender import Answer, Attempt, Contender, Load, Prepare
+from bench import answers, held
+from bench.contender import Answer, Attempt, Load, Loader, Prepare
 
 MIB = 2**20
 # What fastio's stream may hold.
@@ -89,41 +89,24 @@ def _index(verify: bool) -> Load:
 # ---- into memory that is there ------------------------------------------------------------------
 
 
+# Ones are no file's content: a load that fills nothing is a wrong answer.
+
+
 def _filled_torch(alignment_bytes: int | None) -> Prepare:
     """Tensors of each shape, with their pages there: as torch makes them, or aligned."""
 
     def prepare(path: str) -> Mapping[str, Any]:
-        import torch
-
-        dtypes = {
-            label: getattr(torch, name)
-            for name, label in answers.DTYPES.items()
-            if hasattr(torch, name)
-        }
-
-        def empty(entry: answers.Entry) -> torch.Tensor:
-            dtype = dtypes[entry.dtype]
-            if alignment_bytes is None:
-                return torch.empty(entry.shape, dtype=dtype)
-            room = torch.empty(entry.nbytes + alignment_bytes, dtype=torch.uint8)
-            skipped = -room.data_ptr() % alignment_bytes
-            return room[skipped : skipped + entry.nbytes].view(dtype).view(entry.shape)
-
-        # Ones are no file's content: a load that fills nothing is a wrong answer.
-        return {entry.name: empty(entry).fill_(1) for entry in answers.file_entries(Path(path))}
+        tensors = held.empty_torch(answers.file_entries(Path(path)), alignment_bytes)
+        for tensor in tensors.values():
+            tensor.fill_(1)
+        return tensors
 
     return prepare
 
 
 def _filled_numpy(path: str) -> Mapping[str, Any]:
-    # So that numpy knows bfloat16 by name.
-    import ml_dtypes  # noqa: F401
-    import numpy as np
-
-    dtypes = {label: np.dtype(name) for name, label in answers.DTYPES.items()}
-    arrays = {}
-    for entry in answers.file_entries(Path(path)):
-        array = arrays[entry.name] = np.empty(entry.shape, dtypes[entry.dtype])
+    arrays = held.empty_numpy(answers.file_entries(Path(path)))
+    for array in arrays.values():
         array.fill(1)
     return arrays
 
@@ -219,13 +202,11 @@ _TORCH = ("fastio", "torch")
 _RIVAL = ("safetensors", "safetensors.torch", "torch")
 
 
-def _both(
-    name: str, title: str, make: Callable[[bool], Load], **more: Any
-) -> tuple[Contender, ...]:
+def _both(name: str, title: str, make: Callable[[bool], Load], **more: Any) -> tuple[Loader, ...]:
     """Return fastio with its checksums, and without."""
     return (
-        Contender(name, title, _TORCH, make(True), **more),
-        Contender(f"{name}-unverified", f"{title}, verify=False", _TORCH, make(False), **more),
+        Loader(name, title, _TORCH, make(True), **more),
+        Loader(f"{name}-unverified", f"{title}, verify=False", _TORCH, make(False), **more),
     )
 
 
@@ -235,7 +216,7 @@ READERS = (
         "fastio.safe_open, get_tensor",
         lambda verify: _get_each(_safe_open("fastio", verify=verify)),
     ),
-    Contender(
+    Loader(
         "safetensors-get",
         "safetensors, get_tensor, touched",
         _RIVAL,
@@ -243,7 +224,7 @@ READERS = (
         place="mapped",
     ),
     *_both("fastio-slices", "fastio, rows by index", _index, gives="rows", prepare=_rows),
-    Contender(
+    Loader(
         "fastio-get-slice",
         "fastio.safe_open, get_slice",
         _TORCH,
@@ -251,7 +232,7 @@ READERS = (
         gives="rows",
         prepare=_rows,
     ),
-    Contender(
+    Loader(
         "safetensors-slices",
         "safetensors, get_slice, touched",
         _RIVAL,
@@ -274,7 +255,7 @@ READERS = (
         place="given",
         prepare=_filled_torch(PAGE_BYTES),
     ),
-    Contender(
+    Loader(
         "fastio-into-numpy",
         "fastio.load_into, numpy",
         ("fastio", "numpy", "ml_dtypes"),
@@ -282,7 +263,7 @@ READERS = (
         place="given",
         prepare=_filled_numpy,
     ),
-    Contender(
+    Loader(
         "safetensors-copy",
         "safetensors, load_file and copy_",
         _RIVAL,
@@ -296,7 +277,7 @@ READERS = (
         lambda verify: _drop_each(_stream(verify), STREAM_LIMIT_BYTES),
         place="nowhere",
     ),
-    Contender(
+    Loader(
         "safetensors-stream",
         "safetensors, get_tensor, touched, dropped",
         _RIVAL,

@@ -1,21 +1,23 @@
-"""All rounds of one case: who is next, in what state the file has to be, and what is believed."""
+"""All rounds of one case: who is next, what is believed of it, and what the JSON says.
+
+In what state the files have to be for a measurement stands in `load_run` and `save_run`.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import answers, cache, fio, machine
+from bench.answers import Entry
 from bench.cases import Case
-from bench.contender import Contender
-from bench.contenders import CONTENDERS, FIO_HUGE, FIOS
+from bench.contenders import CONTENDERS, WITH_HUGE_PAGES
 from bench.harness import MeasureError, Sample, Worker, median, rounds, thinned
 
-# Below this, the kernel's own imprecision in RssAnon is larger than what is looked for.
-CHECKED_BYTES = 64 * 2**20
 FIELDS = ("seconds", "touch_s", "cpu_s", "foreign_cpu_s", "peak_bytes", "peak_rss_bytes")
 # Of memory over time: as many as a line of text has room for.
 POINTS = 60
@@ -28,41 +30,75 @@ class ModelFiles(Protocol):
         """Return the path of a model."""
 
 
-class Run:
+class Run(ABC):
     """All rounds of one case."""
 
     def __init__(
         self,
         case: Case,
         files: ModelFiles,
-        settings: dict[str, fio.Settings],
+        settings: Mapping[str, fio.Settings],
         log: Callable[[str], None],
-        *,
-        everything: bool = False,
     ) -> None:
-        self._everything = everything
         self._case = case
         self._path = files.get(case.model)
         self._warm = files.get("tiny")
         self._settings = settings
         self._log = log
-        entries = answers.file_entries(self._path)
-        if any(contender.gives == "rows" for contender in self._ours()):
-            entries = [answers.middle(entry) for entry in entries]
+        entries = self._entries()
         self._tensors = len(entries)
         self._tensor_bytes = sum(entry.nbytes for entry in entries)
-        self._digest = answers.file_digest(self._path, entries)
-        self._names_digest = answers.names_digest(entry.name for entry in entries)
+        self._digest = self._file_digest(entries)
         self._series: dict[str, dict[str, list[float]]] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         self._over_time: dict[str, dict[str, list[float]]] = {}
         self.lines: dict[str, str] = {}
-        self.eviction = ""
         self.missing: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
-    def _ours(self) -> list[Contender]:
-        return [CONTENDERS[name] for name in self._case.contenders if name not in FIOS]
+    # ---- what a kind of case says ---------------------------------------------------------------
+
+    def _entries(self) -> list[Entry]:
+        """Return what is expected of the contenders: tensors of the model, or parts of them."""
+        return answers.file_entries(self._path)
+
+    def _file_digest(self, entries: list[Entry]) -> str:
+        """Return the digest that the right answer has."""
+        return answers.file_digest(self._path, entries)
+
+    @abstractmethod
+    def _about(self) -> dict[str, Any]:
+        """Return what the JSON says of such a case beside what it says of all."""
+
+    @abstractmethod
+    def _job(self, name: str) -> dict[str, Any]:
+        """Return what the worker is told of a contender beside its name and the model."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Put files and disk into the state in which the clock may start.
+
+        Raises
+        ------
+        MeasureError, CacheError
+            They cannot be had in it.
+        """
+
+    @abstractmethod
+    def _limit(self, name: str) -> dict[str, float]:
+        """Run fio once.
+
+        Raises
+        ------
+        MeasureError
+            fio failed.
+        """
+
+    def _has_speed(self, name: str) -> bool:
+        """Whether the time of a contender is that of its bytes."""
+        return True
+
+    # ---- the rounds -----------------------------------------------------------------------------
 
     def run(self, count: int) -> dict[str, Any]:
         """Measure `count` rounds and return what the JSON says of the case."""
@@ -85,8 +121,7 @@ class Run:
             "title": self._case.title,
             "date": started.isoformat(timespec="seconds"),
             "versions": machine.versions(),
-            "cold": self._case.cold,
-            "file_bytes": self._path.stat().st_size,
+            **self._about(),
             "tensor_bytes": self._tensor_bytes,
             "tensors": self._tensors,
             "rounds": count,
@@ -109,7 +144,7 @@ class Run:
         }
 
     def _speed(self, name: str) -> dict[str, float]:
-        if name in CONTENDERS and CONTENDERS[name].gives == "names":
+        if not self._has_speed(name):
             return {}
         seconds = median(self._series[name]["seconds"])
         return {"gb_per_s": round(self._tensor_bytes / 1e9 / seconds, 3)}
@@ -120,36 +155,29 @@ class Run:
         return {"memory_over_time": found} if found and found["mib"] else {}
 
     def _is_missing(self, name: str) -> bool:
-        if name in FIOS:
-            reason = fio.missing(huge_pages=name == FIO_HUGE)
-        else:
+        if name in CONTENDERS:
             reason = CONTENDERS[name].missing()
+        else:
+            reason = fio.missing(huge_pages=name in WITH_HUGE_PAGES)
         if reason is not None:
             self.missing[name] = reason
             self._log(f"{self._case.name}: without {name}: {reason}")
         return reason is not None
 
-    def _prepare(self) -> None:
-        if self._case.cold:
-            self.eviction = cache.evict(self._path, everything=self._everything)
-        else:
-            cache.populate(self._path)
-
     def _one(self, name: str) -> dict[str, Any]:
-        if name in FIOS:
+        if name not in CONTENDERS:
             self._prepare()
-            limit = fio.read(self._path, self._settings[name])
+            limit = self._limit(name)
             return {
                 "seconds": self._tensor_bytes / limit["bytes_per_s"],
                 "cpu_s": limit["cpu_s"],
                 "notes": {"settings": str(self._settings[name])},
             }
-        contender = CONTENDERS[name]
         job = {
             "contender": name,
             "path": str(self._path),
             "warm": str(self._warm),
-            "touch": self._is_touched(contender),
+            **self._job(name),
         }
         found_each: list[dict[str, Any]] = []
         with Worker(job) as worker:
@@ -170,46 +198,25 @@ class Run:
         }
         return merged
 
-    def _is_touched(self, contender: Contender) -> bool:
-        if contender.gives == "names" or contender.place == "nowhere":
-            return False
-        return contender.place == "mapped" or not self._case.cold or self._case.touched
-
     def _check(self, name: str, found: dict[str, Any], digest: str) -> None:
-        """Believe a measurement only if its tensors are right, and were read within the clock.
+        """Believe a measurement only if its tensors are right.
 
         Raises
         ------
         MeasureError
             They are not.
         """
-        contender = CONTENDERS[name]
-        expected = self._names_digest if contender.gives == "names" else self._digest
-        if digest != expected:
-            raise MeasureError(f"wrong answer: digest {digest}, expected {expected}")
-        if self._case.cold and not self._is_touched(contender) and contender.gives != "names":
-            self._check_done(contender, found)
+        if digest != self._expected(name):
+            raise MeasureError(f"wrong answer: digest {digest}, expected {self._expected(name)}")
         if self._case.memory:
             before = found["anonymous_before_bytes"]
             found["peak_bytes"] = max(
                 found["sampled_peak_bytes"] - before, found["anonymous_bytes"]
             )
 
-    def _check_done(self, contender: Contender, found: dict[str, Any]) -> None:
-        """Believe that all was read within the clock by where it is now, or by what was read."""
-        if self._tensor_bytes < CHECKED_BYTES:
-            return
-        fresh = contender.place == "fresh"
-        nbytes = found["anonymous_bytes"] if fresh else found["storage_bytes"]
-        where = "in memory" if fresh else "read from storage"
-        if nbytes is None:
-            raise MeasureError("the kernel does not count what a process reads (/proc/self/io)")
-        least = 0.98 * self._tensor_bytes
-        if nbytes < least:
-            raise MeasureError(
-                f"a cold load that is not done: {nbytes:,} bytes {where}, "
-                f"expected {least:,.0f} or more"
-            )
+    def _expected(self, name: str) -> str:
+        """Return the digest that the answer of a contender must have."""
+        return self._digest
 
     def _record(self, name: str, found: dict[str, Any]) -> None:
         series = self._series.setdefault(name, {})

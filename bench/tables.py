@@ -77,8 +77,8 @@ def target_rows(document: dict[str, Any], promised: Sequence[Target]) -> Rows:
 
 
 def case_rows(case: dict[str, Any], base: str) -> Rows:
-    """Return contender, median, GB/s, CPU, memory, bytes read, the loop's time a tensor, and its
-    time over that of `base`.
+    """Return contender, median, GB/s, CPU, memory at its peak and held, bytes read, the loop's time
+    a tensor, and its time over that of `base`.
     """
     rows: Rows = []
     contenders = case["contenders"]
@@ -90,6 +90,7 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
         read = f"{max(found['bytes_read']) / 2**20:,.1f} MiB" if "bytes_read" in found else ""
         loop = seconds(median(found["loop_s"]) / case["tensors"]) if "loop_s" in found else ""
         memory = f"{max(found['peak_bytes']) / 2**20:,.0f} MiB" if "peak_bytes" in found else ""
+        held = f"{median(found['held_bytes']) / 2**20:,.1f} MiB" if "held_bytes" in found else ""
         rows.append(
             (
                 TITLES.get(name, name),
@@ -98,6 +99,7 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
                 "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
                 "" if memory or cpu is None else seconds(cpu),
                 memory,
+                held,
                 read,
                 loop,
                 "" if memory else against,
@@ -135,13 +137,15 @@ def notes(case: dict[str, Any], cores: int) -> str:
 def base_of(case: dict[str, Any]) -> str:
     """Return whom the others of a case are compared with."""
     order = (
-        *("fastio-get", "fastio-slices", "fastio-into", "fastio-stream"),
+        *("fastio-gpu", "fastio-get", "fastio-slices", "fastio-into", "fastio-stream"),
+        *("fastio-save", "fastio-save-copy"),
+        *("fastio-store", "store-1", "store-sound", "store-save-1", "store-open-100000"),
         *("fastio", "fastio-locate", "numpy", "safetensors"),
     )
     return next((name for name in order if name in case["contenders"]), "")
 
 
-HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "read", "loop, a tensor")
+HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "memory held", "read", "loop, a tensor")
 TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
 
 
@@ -207,8 +211,15 @@ def _machine(document: dict[str, Any]) -> str:
     return (
         f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB, Linux {found['kernel']} "
         f"({virtual}), {found['filesystem']} on {disk['model'] or disk['name']}, "
-        f"huge pages: {found['huge_pages']}, Python {found['python']}"
+        f"huge pages: {found['huge_pages']}, Python {found['python']}" + _gpu(found)
     )
+
+
+def _gpu(machine: dict[str, Any]) -> str:
+    found = machine.get("gpu")
+    if found is None:
+        return ""
+    return f"; {found['name']}, driver {found['driver']}, torch {found['torch']}"
 
 
 def markdown(document: dict[str, Any], promised: Sequence[Target]) -> str:

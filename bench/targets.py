@@ -44,7 +44,14 @@ def _contender(document: Document, case: str, name: str) -> dict[str, Any]:
     return found
 
 
-def _series(document: Document, case: str, name: str, field: str = "seconds") -> list[float]:
+def series(document: Document, case: str, name: str, field: str = "seconds") -> list[float]:
+    """Return a figure of a contender, round by round.
+
+    Raises
+    ------
+    NotMeasuredError
+        There is none.
+    """
     found = _contender(document, case, name)
     if field not in found:
         raise NotMeasuredError(f"{case}: {name}: {field}")
@@ -52,20 +59,27 @@ def _series(document: Document, case: str, name: str, field: str = "seconds") ->
     return values
 
 
-def _tensor_bytes(document: Document, case: str) -> float:
+def tensor_bytes(document: Document, case: str) -> float:
+    """Return the bytes of all tensors of a case.
+
+    Raises
+    ------
+    NotMeasuredError
+        It was not measured.
+    """
     if case not in document["cases"]:
         raise NotMeasuredError(case)
     return float(document["cases"][case]["tensor_bytes"])
 
 
 def _gb(document: Document, case: str) -> float:
-    return _tensor_bytes(document, case) / 1e9
+    return tensor_bytes(document, case) / 1e9
 
 
 def speed(case: str, name: str, rival: str, field: str = "seconds") -> Measure:
     """How many times as fast as a rival: the rival's seconds over ours, by round."""
     return lambda document: paired_ratio(
-        _series(document, case, rival, field), _series(document, case, name, field)
+        series(document, case, rival, field), series(document, case, name, field)
     )
 
 
@@ -78,7 +92,7 @@ def percent_more(case: str, name: str, other: str) -> Measure:
     """How many percent more time than another takes, by round."""
 
     def measure(document: Document) -> Estimate:
-        ones, others = _series(document, case, name), _series(document, case, other)
+        ones, others = series(document, case, name), series(document, case, other)
         return Estimate.of([100 * (a / b - 1) for a, b in zip(ones, others, strict=True)])
 
     return measure
@@ -105,8 +119,8 @@ def cpu_more_a_gb(case: str, name: str, other: str) -> Measure:
     def measure(document: Document) -> Estimate:
         gb = _gb(document, case)
         return paired_difference(
-            [value / gb for value in _series(document, case, name, "cpu_s")],
-            [value / gb for value in _series(document, case, other, "cpu_s")],
+            [value / gb for value in series(document, case, name, "cpu_s")],
+            [value / gb for value in series(document, case, other, "cpu_s")],
         )
 
     return measure
@@ -117,7 +131,7 @@ def cpu_a_gb(case: str, name: str) -> Measure:
 
     def measure(document: Document) -> Estimate:
         gb = _gb(document, case)
-        return Estimate.of([value / gb for value in _series(document, case, name, "cpu_s")])
+        return Estimate.of([value / gb for value in series(document, case, name, "cpu_s")])
 
     return measure
 
@@ -126,21 +140,33 @@ def memory_above_tensors(case: str, name: str) -> Measure:
     """The highest peak of memory, in MiB above the tensors."""
 
     def measure(document: Document) -> Estimate:
-        tensors = _tensor_bytes(document, case)
-        peaks = _series(document, case, name, "peak_bytes")
+        tensors = tensor_bytes(document, case)
+        peaks = series(document, case, name, "peak_bytes")
         return Estimate((max(peaks) - tensors) / MIB, None, len(peaks))
 
     return measure
 
 
-def memory_above_allowed(case: str, name: str) -> Measure:
-    """The highest peak of memory, in MiB above what the contender was allowed to hold."""
+def memory_above_allowed(
+    case: str, name: str, held: str = "peak_bytes", allowed: str = "allowed_bytes"
+) -> Measure:
+    """The most that was held, in MiB above what the contender was allowed to hold."""
 
     def measure(document: Document) -> Estimate:
-        peaks = _series(document, case, name, "peak_bytes")
-        allowed = _series(document, case, name, "allowed_bytes")
-        above = [peak - limit for peak, limit in zip(peaks, allowed, strict=True)]
+        most = series(document, case, name, held)
+        limits = series(document, case, name, allowed)
+        above = [nbytes - limit for nbytes, limit in zip(most, limits, strict=True)]
         return Estimate(max(above) / MIB, None, len(above))
+
+    return measure
+
+
+def memory_beside_tensors(case: str, name: str) -> Measure:
+    """The highest peak of memory, in MiB above what there was, the tensors included."""
+
+    def measure(document: Document) -> Estimate:
+        peaks = series(document, case, name, "peak_bytes")
+        return Estimate(max(peaks) / MIB, None, len(peaks))
 
     return measure
 
@@ -149,19 +175,24 @@ def read_beyond_needed(case: str, name: str, unit_bytes: int) -> Measure:
     """The most that was read beyond what was handed over, in units a tensor's slice."""
 
     def measure(document: Document) -> Estimate:
-        needed = _tensor_bytes(document, case)
+        needed = tensor_bytes(document, case)
         slices = document["cases"][case]["tensors"]
-        read = _series(document, case, name, "bytes_read")
+        read = series(document, case, name, "bytes_read")
         return Estimate((max(read) - needed) / slices / unit_bytes, None, len(read))
 
     return measure
 
 
+def milliseconds(case: str, name: str) -> Measure:
+    """How many milliseconds it takes."""
+    return lambda document: Estimate.of([1000 * value for value in series(document, case, name)])
+
+
 def import_ms(document: Document) -> Estimate:
     """How many milliseconds `import fastio` takes beyond `import numpy`."""
     return paired_difference(
-        [1000 * value for value in _series(document, "import", "numpy, fastio")],
-        [1000 * value for value in _series(document, "import", "numpy")],
+        [1000 * value for value in series(document, "import", "numpy, fastio")],
+        [1000 * value for value in series(document, "import", "numpy")],
     )
 
 

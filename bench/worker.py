@@ -1,9 +1,9 @@
 """The process that one measurement runs in: `harness.Worker` starts it and gives it its orders.
 
 It imports and warms itself first, so that the clock sees neither. Then, on each order `measure`, it
-loads once; on `digest` it says what it holds; on `prepare` it lets go of that, and makes what the
-next load is given. Standard output is the channel; whatever a library prints there goes to standard
-error.
+loads or saves once; on `digest` it says what it holds, or what it wrote; on `prepare` it lets go of
+that, and makes what the next one is given. Standard output is the channel; whatever a library
+prints there goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench import answers
-from bench.contender import Answer, Attempt, Contender
-from bench.contenders import CONTENDERS
+from bench.contender import Answer, Attempt, Loader, Saver
+from bench.contenders import LOADERS, SAVERS
 from bench.harness import anonymous_bytes, status_bytes
 
 NOTES = ("engine", "engine_reason", "cache", "cache_reason", "lanes", "fallbacks")
@@ -57,31 +57,49 @@ def reset_peak() -> None:
 
 
 class Measurement:
-    """The orders of one contender on one file."""
+    """The orders of one contender on one model.
 
-    def __init__(self, contender: Contender, path: str, *, touch: bool) -> None:
-        self._contender = contender
+    Parameters
+    ----------
+    contender : Loader or Saver
+    path : str
+        The model's file.
+    target : str
+        Where a saver writes; a loader needs none.
+    touch : bool
+        The tensors are touched inside the clock.
+    """
+
+    def __init__(
+        self, contender: Loader | Saver, path: str, target: str = "", *, touch: bool
+    ) -> None:
         self._path = path
         self._touch = touch
+        self._make_given = contender.prepare
+        # What the clock is for.
+        if isinstance(contender, Saver):
+            self._act, self._attempted = contender.save, target
+        else:
+            self._act, self._attempted = contender.load, path
         self._tensors: Mapping[str, Any] = {}
         self._given: Mapping[str, Any] = {}
 
     def prepare(self) -> dict[str, Any]:
         """Let go of what was loaded, since mapped pages cannot be evicted, and prepare the next."""
         self._tensors = self._given = {}
-        if self._contender.prepare is not None:
-            self._given = self._contender.prepare(self._path)
+        if self._make_given is not None:
+            self._given = self._make_given(self._path)
         return {"prepared": True}
 
     def measure(self) -> dict[str, Any]:
-        """Load once, touch if that is part of it, and say what it took."""
+        """Load or save once, touch if that is part of it, and say what it took."""
         self._tensors = {}
-        attempt = Attempt(self._path, self._given)
+        attempt = Attempt(self._attempted, self._given)
         reset_peak()
         anonymous, resident = anonymous_bytes(), status_bytes("VmRSS")
         stored = storage_bytes()
         busy, cpu, begin = machine_busy_seconds(), cpu_seconds(), time.perf_counter()
-        self._tensors = self._contender.load(attempt)
+        self._tensors = self._act(attempt)
         loaded = time.perf_counter()
         pages = answers.touch(self._tensors) if self._touch else 0
         end = time.perf_counter()
@@ -90,7 +108,7 @@ class Measurement:
         stored_after = storage_bytes()
         return {
             "seconds": end - begin,
-            "touch_s": end - loaded,
+            **({"touch_s": end - loaded} if self._touch else {}),
             "cpu_s": cpu,
             "foreign_cpu_s": max(0.0, busy - cpu),
             "pages_touched": pages,
@@ -110,10 +128,35 @@ class Measurement:
         }
 
     def digest(self) -> dict[str, Any]:
-        """Say what was loaded last."""
+        """Say what was loaded or saved last."""
         if isinstance(self._tensors, Answer):
             return {"digest": self._tensors.digest()}
         return {"digest": answers.digest(self._tensors)}
+
+
+def contender_of(name: str) -> Loader | Saver:
+    """Return the contender of a name.
+
+    Raises
+    ------
+    KeyError
+        There is none.
+    """
+    return SAVERS[name] if name in SAVERS else LOADERS[name]
+
+
+def warm_up(contender: Loader | Saver, job: dict[str, Any]) -> None:
+    """Do on a tiny file what will be measured, twice.
+
+    The second time finds what the first one made once a process. What is written is nobody's yet:
+    it goes with all else in its folder when the disk is put to rest.
+    """
+    touch = isinstance(contender, Loader) and contender.gives != "names"
+    for index in range(2):
+        warm = Measurement(contender, job["warm"], f"{job.get('target')}.warm{index}", touch=touch)
+        warm.prepare()
+        warm.measure()
+        warm.digest()
 
 
 def serve(orders: BinaryIO, channel: BinaryIO) -> None:
@@ -123,17 +166,12 @@ def serve(orders: BinaryIO, channel: BinaryIO) -> None:
         order = json.loads(line)
         try:
             if measurement is None:
-                contender = CONTENDERS[order["contender"]]
+                contender = contender_of(order["contender"])
                 for module in contender.modules:
                     importlib.import_module(module)
-                # Twice: the second load finds what the first one made once a process.
-                for _ in range(2):
-                    warm = Measurement(contender, order["warm"], touch=contender.gives != "names")
-                    warm.prepare()
-                    warm.measure()
-                    warm.digest()
-                measurement = Measurement(contender, order["path"], touch=order["touch"])
-                del warm
+                warm_up(contender, order)
+                target = order.get("target", "")
+                measurement = Measurement(contender, order["path"], target, touch=order["touch"])
                 answer: dict[str, Any] = {"ready": True}
             else:
                 answer = getattr(measurement, order["do"])()

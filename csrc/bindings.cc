@@ -1,5 +1,6 @@
 #include "bindings.h"
 
+#include <fcntl.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -84,12 +85,13 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
 
 FaultKind fault_kind(const std::string& name) {
   if (name == "error") return FaultKind::error;
-  if (name == "short") return FaultKind::short_read;
+  if (name == "short") return FaultKind::cut;
   if (name == "zero") return FaultKind::zero;
   if (name == "flip") return FaultKind::flip;
   if (name == "late") return FaultKind::late;
   if (name == "reorder") return FaultKind::reorder;
   if (name == "never") return FaultKind::never;
+  if (name == "kill") return FaultKind::kill;
   throw py::value_error("no such completion fault: " + name);
 }
 
@@ -101,15 +103,33 @@ py::dict status_dict(const EngineStatus& status) {
   return answer;
 }
 
+std::string encoded_path(const py::object& path) {
+  auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+  if (encoded.find('\0') != std::string::npos) throw py::value_error("embedded null byte in path");
+  return encoded;
+}
+
+std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_path) {
+  const std::string encoded = encoded_path(name);
+  const std::string shown = encoded_path(shown_path);
+  if (on_known_local_mount(folder_fd)) {
+    const GilReleased released;
+    return File::open_in(folder_fd, encoded, shown);
+  }
+  // Whoever leaves with Ctrl-C may close the folder while the call goes on.
+  const auto folder = std::make_shared<Descriptor>(fcntl(folder_fd, F_DUPFD_CLOEXEC, 0));
+  if (!folder->valid()) throw_last_error("open", shown);
+  return call_detached(
+      [folder, encoded, shown] { return File::open_in(folder->get(), encoded, shown); },
+      [](const std::shared_ptr<File>&) {});
+}
+
 }  // namespace
 
 void register_files(py::module_& module) {
   py::class_<File, std::shared_ptr<File>>(module, "File")
       .def(py::init([](const py::object& path) {
-             const auto encoded =
-                 py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-             if (encoded.find('\0') != std::string::npos)
-               throw py::value_error("embedded null byte in path");
+             const std::string encoded = encoded_path(path);
              if (!on_known_local_mount(encoded)) {
                return call_detached([encoded] { return File::open(encoded); },
                                     [](const std::shared_ptr<File>&) {});
@@ -118,6 +138,7 @@ void register_files(py::module_& module) {
              return File::open(encoded);
            }),
            py::arg("path"))
+      .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"))
       .def_property_readonly(
           "path",
           [](const File& file) {
@@ -125,6 +146,7 @@ void register_files(py::module_& module) {
           })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
+      .def_property_readonly("device", [](const File& file) { return file.mount().device; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"))
       .def("resident_bytes", [](const File& file) {
         const GilReleased released;
@@ -176,8 +198,10 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_checksums(module);
   fastio::register_columns(module);
   fastio::register_engines(module);
+  fastio::register_devices(module);
   fastio::register_loading(module);
   fastio::register_streams(module);
   fastio::register_fills(module);
   fastio::register_mapped_files(module);
+  fastio::register_saving(module);
 }

@@ -27,10 +27,12 @@ void register_errors();
 void register_files(pybind11::module_& module);
 void register_checksums(pybind11::module_& module);
 void register_columns(pybind11::module_& module);
+void register_devices(pybind11::module_& module);
 void register_engines(pybind11::module_& module);
 void register_loading(pybind11::module_& module);
 void register_streams(pybind11::module_& module);
 void register_fills(pybind11::module_& module);
+void register_saving(pybind11::module_& module);
 void register_mapped_files(pybind11::module_& module);
 
 // What load() gives back: regions and which extent of them each tensor is.

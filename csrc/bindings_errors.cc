@@ -21,14 +21,20 @@ py::object optional_text(const std::string& text) {
 
 void set_failure(const Failure& failure) {
   // What open() says of a path is what Python's own open() says of it.
-  const bool of_path =
-      failure.operation == "open" && (failure.error == ENOENT || failure.error == EISDIR);
+  const bool of_path = failure.kind == Failure::Kind::read && failure.operation == "open" &&
+                       (failure.error == ENOENT || failure.error == EISDIR);
   if (of_path) {
     errno = failure.error;
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, failure.path.c_str());
     return;
   }
-  const py::object type = error_class("ReadError");
+  if (failure.kind == Failure::Kind::device) {
+    const py::object type = error_class("DeviceError");
+    set_error(type, type(failure.path, failure.operation, failure.error, failure.detail));
+    return;
+  }
+  const bool of_write = failure.kind == Failure::Kind::write;
+  const py::object type = error_class(of_write ? "WriteError" : "ReadError");
   set_error(type, type(failure.error, failure.operation, failure.path,
                        failure.offset ? py::object(py::int_(*failure.offset)) : py::none(),
                        optional_text(failure.detail)));

@@ -5,10 +5,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <string>
 
 #include "bindings.h"
+#include "bindings_jobs.h"
 
 namespace py = pybind11;
 
@@ -56,9 +58,22 @@ std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shar
 
 namespace {
 
-ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chunk_bytes,
+std::vector<std::shared_ptr<File>> parse_copies(const FileArgument& argument) {
+  std::vector<std::shared_ptr<File>> copies;
+  if (const auto* file = std::get_if<std::shared_ptr<File>>(&argument)) {
+    copies.push_back(*file);
+  } else {
+    copies = std::get<std::vector<std::shared_ptr<File>>>(argument);
+  }
+  if (copies.empty()) throw py::value_error("a shard has at least one file");
+  if (std::find(copies.begin(), copies.end(), nullptr) != copies.end())
+    throw py::type_error("a shard's copies must be File");
+  return copies;
+}
+
+ChunkTable parse_table(std::uint64_t file_nbytes, std::uint64_t start, std::uint64_t chunk_bytes,
                        const std::string& digests) {
-  const std::uint64_t covered = file.nbytes() < start ? 0 : file.nbytes() - start;
+  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
   if (chunk_bytes == 0 || digests.size() != (covered + chunk_bytes - 1) / chunk_bytes * 8) {
     throw py::value_error("the chunk table does not fit the file");
   }
@@ -69,19 +84,6 @@ ChunkTable parse_table(const File& file, std::uint64_t start, std::uint64_t chun
   return table;
 }
 
-template <typename Value>
-Value one_of(const char* what, const std::string& name,
-             std::initializer_list<std::pair<const char*, Value>> values) {
-  for (const auto& [known, value] : values) {
-    if (name == known) return value;
-  }
-  throw py::value_error(std::string(what) + " cannot be " + name);
-}
-
-std::string text(const py::object& options, const char* name) {
-  return options.attr(name).cast<std::string>();
-}
-
 std::string hex16(std::uint64_t value) {
   std::string text(17, '\0');
   std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
@@ -89,32 +91,38 @@ std::string hex16(std::uint64_t value) {
   return text;
 }
 
-// Cancels the job when Python leaves before it is done: Ctrl-C, an error in the progress callback,
-// a failure beside a read that hangs.
-class Attendance {
- public:
-  explicit Attendance(LoadJob& job) : job_(job) {}
-  Attendance(const Attendance&) = delete;
-  Attendance& operator=(const Attendance&) = delete;
-  ~Attendance() {
-    if (finished_) return;
-    job_.cancel();
-    if (job_.wait_for_places(std::chrono::milliseconds::zero())) return;
-    const GilReleased released;  // the caller's memory: nobody leaves while a read writes to it
-    while (!job_.wait_for_places(std::chrono::milliseconds(20))) {
-    }
-  }
-  void finished() { finished_ = true; }
+py::object shown_path(const File& file) {
+  return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
+}
 
- private:
-  LoadJob& job_;
-  bool finished_ = false;
-};
+std::string detail_of(const Incident& incident) {
+  if (!incident.failure) {
+    return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
+           " found";
+  }
+  const std::string text = text_of_error(incident.failure->error);
+  return incident.failure->detail.empty() ? text : text + ": " + incident.failure->detail;
+}
+
+const char* name_of(Incident::Remedy remedy) {
+  switch (remedy) {
+    case Incident::Remedy::read_again:
+      return "read_again";
+    case Incident::Remedy::other_copy:
+      return "other_copy";
+    case Incident::Remedy::none:
+      break;
+  }
+  return "none";
+}
 
 py::list access_list(const LoadJob& job) {
   py::list answer;
   for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    answer.append(py::make_tuple(job.access(i).cache_state, job.access(i).reason));
+    for (std::size_t copy = 0; copy < job.request(i).copies.size(); ++copy) {
+      const ShardAccess& access = job.access(i, copy);
+      answer.append(py::make_tuple(access.cache_state, access.reason));
+    }
   }
   return answer;
 }
@@ -130,11 +138,11 @@ std::uint64_t tensor_bytes(const LoadJob& job) {
 }  // namespace
 
 ShardRequest parse_shard(const ShardArgument& argument) {
-  const auto& [file, begins, ends, table] = argument;
+  const auto& [files, begins, ends, table] = argument;
   if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
-  ShardRequest request{file, {}, {}};
+  ShardRequest request{parse_copies(files), {}, {}};
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();
@@ -143,8 +151,8 @@ ShardRequest parse_shard(const ShardArgument& argument) {
         {static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
   }
   if (table) {
-    request.table =
-        parse_table(*file, std::get<0>(*table), std::get<1>(*table), std::get<2>(*table));
+    request.table = parse_table(request.nbytes(), std::get<0>(*table), std::get<1>(*table),
+                                std::get<2>(*table));
   }
   return request;
 }
@@ -158,71 +166,62 @@ std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& argumen
 
 LoadOptions parse_options(const py::object& options, bool keep_cold) {
   LoadOptions parsed;
-  parsed.engine = one_of<EnginePreference>("engine", text(options, "engine"),
-                                           {{"auto", EnginePreference::automatic},
-                                            {"uring", EnginePreference::uring},
-                                            {"pread", EnginePreference::pread}});
+  parsed.engine = parse_engine(options);
   parsed.cache = one_of<CacheMode>(
-      "cache", text(options, "cache"),
+      options, "cache",
       {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
-  parsed.mapping =
-      one_of<MappingMode>("mapping", text(options, "mapping"),
-                          {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
-  parsed.huge_pages = one_of<HugePages>(
-      "huge_pages", text(options, "huge_pages"),
-      {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
+  parsed.mapping = one_of<MappingMode>(
+      options, "mapping", {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
+  parsed.huge_pages = parse_huge_pages(options);
   parsed.keep_cold = keep_cold;
   parsed.block_bytes = options.attr("block_bytes").cast<std::uint64_t>();
   parsed.queue_depth = options.attr("queue_depth").cast<unsigned>();
   parsed.lanes = options.attr("lanes").cast<unsigned>();
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
+  parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
   return parsed;
 }
 
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
-  if (std::all_of(requests.begin(), requests.end(),
-                  [](const auto& r) { return r.file->mount().local; })) {
+  const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
+  if (std::all_of(requests.begin(), requests.end(), [&](const ShardRequest& r) {
+        return std::all_of(r.copies.begin(), r.copies.end(), is_local);
+      })) {
     const GilReleased released;
     return LoadJob::start(std::move(requests), options);
   }
   // A server may be asked, which may not answer.
-  return call_detached([requests, options] { return LoadJob::start(requests, options); },
-                       [](const std::shared_ptr<LoadJob>& late) { late->cancel(); });
+  auto job = call_detached([requests, options] { return LoadJob::prepare(requests, options); },
+                           [](const std::shared_ptr<LoadJob>&) {});
+  const GilReleased released;
+  job->launch();
+  return job;
 }
 
 void raise_damage(const File& file, const DamagedChunk& damage) {
   const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
-  const py::object path = py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
-  const py::object error =
-      type(path, py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
-           py::arg("nbytes") = damage.extent.end - damage.extent.begin,
-           py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
+  const py::object error = type(
+      shown_path(file), py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
+      py::arg("nbytes") = damage.extent.end - damage.extent.begin,
+      py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();
 }
 
 void raise_if_failed(const LoadJob& job) {
   if (const auto failure = job.failure()) raise_failure(*failure);
-  if (const auto damage = job.damage()) raise_damage(*job.request(damage->shard).file, *damage);
+  if (const auto damage = job.damage())
+    raise_damage(*job.request(damage->shard).copies[damage->copy], *damage);
+  if (job.given_up()) {  // by a Ctrl-C before, or in another thread
+    const File& first = *job.request(0).copies.front();
+    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was given up"});
+  }
 }
 
-void attend(LoadJob& job, const py::object& progress) {
-  Attendance attendance(job);
-  bool finished = false;
-  bool failed_before = false;
-  wait_for_python(
-      [&](std::chrono::milliseconds turn) {
-        finished = job.wait_for(turn);
-        // A failed job gets one more turn to bring its reads home; a hung one does not hold the
-        // error back.
-        const bool failed = job.failure().has_value() || job.damage().has_value();
-        return finished || std::exchange(failed_before, failed);
-      },
-      [&] {
-        if (!progress.is_none()) progress(job.counters().bytes_done.load(), job.bytes_total());
-      });
-  if (finished) attendance.finished();
+void attend(LoadJob& job, const py::object& progress,
+            bool (LoadJob::*so_far)(std::chrono::milliseconds)) {
+  attend_job(job, progress, so_far);
   raise_if_failed(job);
 }
 
@@ -239,6 +238,26 @@ py::dict statistics(const LoadJob& job) {
   answer["chunks_verified"] = counters.chunks_verified.load();
   answer["access"] = access_list(job);
   answer["fallbacks"] = job.fallbacks();
+  answer["incidents_dropped"] = job.incidents_dropped();
+  return answer;
+}
+
+py::list take_incidents(LoadJob& job) {
+  py::list answer;
+  for (const Incident& incident : job.take_incidents()) {
+    const std::optional<Failure>& failure = incident.failure;
+    py::dict told;
+    told["shard"] = incident.shard;
+    told["copy"] = incident.copy;
+    told["path"] = shown_path(*job.request(incident.shard).copies[incident.copy]);
+    told["offset"] = incident.extent.begin;
+    told["nbytes"] = incident.extent.end - incident.extent.begin;
+    told["cause"] = failure ? "read" : "checksum";
+    told["detail"] = detail_of(incident);
+    told["errno"] = failure ? py::object(py::int_(failure->error)) : py::none();
+    told["remedy"] = name_of(incident.remedy);
+    answer.append(std::move(told));
+  }
   return answer;
 }
 
@@ -250,13 +269,25 @@ void register_loading(py::module_& module) {
   module.def(
       "load",
       [](const std::vector<ShardArgument>& shards, const py::object& options, bool keep_cold,
-         const py::object& progress) {
-        auto job = start_job(parse_shards(shards), parse_options(options, keep_cold));
-        attend(*job, progress);
+         const py::object& progress, bool persistent, const std::optional<py::list>& incidents) {
+        LoadOptions parsed = parse_options(options, keep_cold);
+        parsed.persistent = persistent;
+        auto job = start_job(parse_shards(shards), parsed);
+        const auto tell = [&] {
+          if (incidents) incidents->attr("extend")(take_incidents(*job));
+        };
+        try {
+          attend(*job, progress);
+        } catch (...) {
+          tell();
+          throw;
+        }
+        tell();
         return std::make_shared<Loaded>(std::move(job));
       },
       py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("keep_cold") = false,
-      py::arg("progress") = py::none());
+      py::arg("progress") = py::none(), py::arg("persistent") = false,
+      py::arg("incidents") = py::none());
   module.def(
       "plan",
       [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,

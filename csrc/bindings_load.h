@@ -3,11 +3,13 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "loader.h"
@@ -18,8 +20,10 @@ using Offsets =
     pybind11::array_t<std::int64_t, pybind11::array::c_style | pybind11::array::forcecast>;
 // (start, chunk_bytes, digests)
 using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, pybind11::bytes>>;
-// (file, begins, ends, table)
-using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableArgument>;
+// One file, or its copies, the preferred one first.
+using FileArgument = std::variant<std::shared_ptr<File>, std::vector<std::shared_ptr<File>>>;
+// (files, begins, ends, table)
+using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
 
 [[nodiscard]] ShardRequest parse_shard(const ShardArgument& argument);
 [[nodiscard]] std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& arguments);
@@ -31,13 +35,17 @@ using ShardArgument = std::tuple<std::shared_ptr<File>, Offsets, Offsets, TableA
 [[nodiscard]] std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests,
                                                  const LoadOptions& options);
 
-// Waits until a job is finished; raises what it failed with, or what Python raised meanwhile, and
-// cancels it then.
-void attend(LoadJob& job, const pybind11::object& progress);
+// Waits until a job is finished, or has come so far; raises what it failed with, or what Python
+// raised meanwhile, and cancels it then.
+void attend(LoadJob& job, const pybind11::object& progress,
+            bool (LoadJob::*so_far)(std::chrono::milliseconds) = &LoadJob::wait_for);
 void raise_if_failed(const LoadJob& job);
 [[noreturn]] void raise_damage(const File& file, const DamagedChunk& damage);
 
 [[nodiscard]] pybind11::dict statistics(const LoadJob& job);
+
+// What the job noted since it was asked last, as dicts.
+[[nodiscard]] pybind11::list take_incidents(LoadJob& job);
 
 // Memory that was loaded: of all extents of a job, or of those of one region.
 class Loaded {

@@ -36,7 +36,7 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
       const GilReleased released;
       damage = file.verify(extent);
     }
-    if (damage) raise_damage(*file.shard().file, *damage);
+    if (damage) raise_damage(*file.shard().copies.front(), *damage);
   }
   if (nbytes > kCopiedBytes) {
     try {
@@ -66,7 +66,7 @@ void register_mapped_files(py::module_& module) {
       .def(
           "read",
           [](MappedFile& file, std::uint64_t begin, std::uint64_t end) {
-            if (begin >= end || end > file.shard().file->nbytes())
+            if (begin >= end || end > file.shard().nbytes())
               throw std::out_of_range("no such bytes");
             const Extent extent{begin, end};
             const auto nbytes = static_cast<py::ssize_t>(end - begin);

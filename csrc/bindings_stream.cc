@@ -15,18 +15,18 @@ namespace py = pybind11;
 namespace fastio {
 namespace {
 
-class Stream {
+class RegionStream {
  public:
-  explicit Stream(std::shared_ptr<LoadJob> job) : job_(std::move(job)), process_(getpid()) {
+  explicit RegionStream(std::shared_ptr<LoadJob> job) : job_(std::move(job)), process_(getpid()) {
     for (std::size_t shard = 0; shard < job_->shard_count(); ++shard) {
       for (std::size_t r = 0; r < job_->plan(shard).regions.size(); ++r) {
         regions_.emplace_back(shard, r);
       }
     }
   }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  ~Stream() { close(); }
+  RegionStream(const RegionStream&) = delete;
+  RegionStream& operator=(const RegionStream&) = delete;
+  ~RegionStream() { close(); }
 
   [[nodiscard]] const LoadJob& job() const { return *job_; }
 
@@ -64,6 +64,10 @@ class Stream {
     if (process_ == getpid()) job_->let_go(shard, r);
   }
 
+  [[nodiscard]] py::list incidents() {
+    return process_ == getpid() ? take_incidents(*job_) : py::list();
+  }
+
   // In a child the job's threads are not there, and whatever they held at the fork is held for
   // good: the child leaves it alone.
   void close() {
@@ -84,21 +88,23 @@ class Stream {
 }  // namespace
 
 void register_streams(py::module_& module) {
-  py::class_<Stream, std::shared_ptr<Stream>>(module, "Stream")
+  py::class_<RegionStream, std::shared_ptr<RegionStream>>(module, "Stream")
       .def(py::init([](const std::vector<ShardArgument>& shards, const py::object& options,
-                       std::uint64_t window_bytes, bool keep_cold) {
+                       std::uint64_t window_bytes, bool keep_cold, bool persistent) {
              LoadOptions parsed = parse_options(options, keep_cold);
              parsed.window_bytes = window_bytes;
-             return std::make_shared<Stream>(start_job(parse_shards(shards), parsed));
+             parsed.persistent = persistent;
+             return std::make_shared<RegionStream>(start_job(parse_shards(shards), parsed));
            }),
            py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("window_bytes"),
-           py::arg("keep_cold") = false)
+           py::arg("keep_cold") = false, py::arg("persistent") = false)
       .def_property_readonly("statistics",
-                             [](const Stream& self) { return statistics(self.job()); })
-      .def("regions", &Stream::regions)
-      .def("take", &Stream::take, py::arg("region"))
-      .def("let_go", &Stream::let_go, py::arg("region"))
-      .def("close", &Stream::close);
+                             [](const RegionStream& self) { return statistics(self.job()); })
+      .def("regions", &RegionStream::regions)
+      .def("take", &RegionStream::take, py::arg("region"))
+      .def("let_go", &RegionStream::let_go, py::arg("region"))
+      .def("incidents", &RegionStream::incidents)
+      .def("close", &RegionStream::close);
 }
 
 }  // namespace fastio

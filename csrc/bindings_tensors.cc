@@ -126,13 +126,18 @@ struct DlManagedTensor {
 
 struct OwnedDlTensor {
   DlManagedTensor managed;
-  std::unique_ptr<TensorMemory> memory;  // none for a tensor of no bytes
+  std::unique_ptr<TensorMemory> memory;  // none for a tensor of no bytes, or on a device
   std::vector<std::int64_t> shape;
+  PyObject* owner = nullptr;  // of memory on a device
 };
 
 // Called by whoever holds the tensor last, on any thread, with or without the GIL.
 void delete_owned(DlManagedTensor* managed) {
-  delete static_cast<OwnedDlTensor*>(managed->manager);
+  const std::unique_ptr<OwnedDlTensor> owned(static_cast<OwnedDlTensor*>(managed->manager));
+  if (owned->owner == nullptr || Py_IsInitialized() == 0) return;
+  const PyGILState_STATE state = PyGILState_Ensure();
+  Py_DECREF(owned->owner);
+  PyGILState_Release(state);
 }
 
 // A capsule that nobody took over still owns its tensor; a taken one was renamed "used_dltensor".
@@ -142,19 +147,13 @@ void delete_capsule(PyObject* capsule) {
   managed->deleter(managed);
 }
 
-}  // namespace
-
-py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code, std::uint8_t bits,
-                        const py::handle& shape, const Extent& extent) {
-  const auto parsed = parse_shape(shape.ptr());
-  check_size(parsed, bits, extent);
-  auto owned = std::make_unique<OwnedDlTensor>();
-  owned->shape.assign(parsed.begin(), parsed.end());
-  owned->memory = std::move(memory);
+py::object capsule_of(std::unique_ptr<OwnedDlTensor> owned, void* data, DlDataType dtype,
+                      const std::vector<py::ssize_t>& shape) {
+  owned->shape.assign(shape.begin(), shape.end());
   DlManagedTensor& managed = owned->managed;
-  managed.tensor.data = owned->memory ? owned->memory->data() : nullptr;
-  managed.tensor.ndim = static_cast<std::int32_t>(parsed.size());
-  managed.tensor.dtype = {code, bits, 1};
+  managed.tensor.data = data;
+  managed.tensor.ndim = static_cast<std::int32_t>(shape.size());
+  managed.tensor.dtype = dtype;
   managed.tensor.shape = owned->shape.data();
   managed.manager = owned.get();
   managed.deleter = delete_owned;
@@ -162,6 +161,30 @@ py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code,
   if (capsule == nullptr) throw py::error_already_set();
   static_cast<void>(owned.release());
   return py::reinterpret_steal<py::object>(capsule);
+}
+
+}  // namespace
+
+py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code, std::uint8_t bits,
+                        const py::handle& shape, const Extent& extent) {
+  const auto parsed = parse_shape(shape.ptr());
+  check_size(parsed, bits, extent);
+  auto owned = std::make_unique<OwnedDlTensor>();
+  owned->memory = std::move(memory);
+  std::byte* data = owned->memory ? owned->memory->data() : nullptr;
+  return capsule_of(std::move(owned), data, {code, bits, 1}, parsed);
+}
+
+py::object make_device_capsule(const py::object& owner, int ordinal, std::uintptr_t address,
+                               std::uint8_t code, std::uint8_t bits, const py::handle& shape,
+                               std::uint64_t nbytes) {
+  constexpr std::int32_t kDlCuda = 2;
+  const auto parsed = parse_shape(shape.ptr());
+  check_size(parsed, bits, {0, nbytes});
+  auto owned = std::make_unique<OwnedDlTensor>();
+  owned->managed.tensor.device = {kDlCuda, ordinal};
+  owned->owner = py::object(owner).release().ptr();
+  return capsule_of(std::move(owned), std::bit_cast<void*>(address), {code, bits, 1}, parsed);
 }
 
 namespace {

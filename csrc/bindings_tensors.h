@@ -49,4 +49,10 @@ class TensorMemory {
                                             std::uint8_t bits, const pybind11::handle& shape,
                                             const Extent& extent);
 
+// Of memory on a device that `owner` keeps.
+[[nodiscard]] pybind11::object make_device_capsule(const pybind11::object& owner, int ordinal,
+                                                   std::uintptr_t address, std::uint8_t code,
+                                                   std::uint8_t bits, const pybind11::handle& shape,
+                                                   std::uint64_t nbytes);
+
 }  // namespace fastio

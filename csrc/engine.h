@@ -1,5 +1,5 @@
-// An engine submits reads and waits for completions. One belongs to one lane and is used by its
-// thread alone.
+// An engine submits reads and writes and waits for completions. One belongs to one lane and is used
+// by its thread alone.
 //
 // engine_uring.cc (a ring), engine_pread.cc (threads), engine_choice.cc (which one, found by
 // trying), and engine_faults.cc: the seam at the completion queue where tests put what devices do
@@ -16,17 +16,20 @@
 
 namespace fastio {
 
-struct ReadRequest {
+enum class Operation : std::uint8_t { read, write };
+
+struct IoRequest {
   int fd = -1;
   std::uint64_t offset = 0;
-  std::byte* data = nullptr;
+  std::byte* data = nullptr;  // a write leaves it as it is
   std::uint32_t nbytes = 0;
   std::uint32_t tag = 0;  // below the queue depth, one request at a time
+  Operation operation = Operation::read;
 };
 
 struct Completion {
   std::uint32_t tag = 0;
-  std::int32_t result = 0;  // bytes read, or -errno
+  std::int32_t result = 0;  // bytes read or written, or -errno
 };
 
 class Engine {
@@ -41,7 +44,7 @@ class Engine {
 
   // Never more in flight than the queue depth. What cannot be submitted comes back as a failed
   // completion.
-  virtual void submit(std::span<const ReadRequest> requests) = 0;
+  virtual void submit(std::span<const IoRequest> requests) = 0;
 
   // Takes what has completed; waits up to `timeout` for the first. Zero only after the timeout.
   virtual std::size_t wait(std::span<Completion> completions,
@@ -84,13 +87,14 @@ struct EngineSet {
 // ---- the seam ----
 
 enum class FaultKind {
-  error,       // the result is -value; what was read is overwritten
-  short_read,  // the result is at most `value` bytes; what lies behind is overwritten
-  zero,        // the result is 0: the end of the file
-  flip,        // a bit of byte `value` is flipped, the result stays
-  late,        // comes `value` milliseconds late
-  reorder,     // comes after the next completion of its engine
-  never,       // is held until release_held_completions()
+  error,    // the result is -value; what was read is overwritten, what was written is gone
+  cut,      // the result is at most `value` bytes; what lies behind is overwritten, or gone
+  zero,     // the result is 0: the end of the file
+  flip,     // a bit of byte `value` is flipped, the result stays; reads only
+  late,     // comes `value` milliseconds late
+  reorder,  // comes after the next completion of its engine
+  never,    // is held until release_held_completions()
+  kill,     // the process is killed
 };
 
 struct Fault {
@@ -103,6 +107,7 @@ struct Fault {
 // Applies to engines that are made from now on, in this process. Empty: none. For tests.
 void set_completion_faults(std::vector<Fault> faults);
 void release_held_completions();
+[[nodiscard]] std::uint64_t held_completions();  // how many wait for that
 [[nodiscard]] bool completion_faults_set();
 [[nodiscard]] std::unique_ptr<Engine> with_completion_faults(std::unique_ptr<Engine> engine,
                                                              unsigned queue_depth);

@@ -1,7 +1,10 @@
 // The seam at the completion queue: an engine around another one that changes what completes. It
 // serves the tests, through the same interface that lanes use, so both engines meet the same
 // faults.
+#include <fcntl.h>
+
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "error.h"
 #include "process.h"
 
 namespace fastio {
@@ -22,6 +26,7 @@ struct Script {
   std::vector<Fault> faults;
   std::uint64_t seen = 0;      // completions since the faults were set
   std::uint64_t releases = 0;  // calls of release_held_completions
+  std::uint64_t held = 0;      // since the last of them
 
   // The fault of the next completion, with the releases until then. Both at once: a release that
   // came in between would be missed, and what is held would stay for ever.
@@ -30,7 +35,9 @@ struct Script {
     const std::uint64_t at = seen++;
     const auto found =
         std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
-    return {found == faults.end() ? std::nullopt : std::optional(*found), releases};
+    if (found == faults.end()) return {std::nullopt, releases};
+    if (found->kind == FaultKind::never) ++held;
+    return {*found, releases};
   }
 
   std::uint64_t release_count() {
@@ -55,8 +62,8 @@ class FaultyEngine final : public Engine {
     held_.reserve(queue_depth);
   }
 
-  void submit(std::span<const ReadRequest> requests) override {
-    for (const ReadRequest& request : requests) requests_[request.tag] = request;
+  void submit(std::span<const IoRequest> requests) override {
+    for (const IoRequest& request : requests) requests_[request.tag] = request;
     engine_->submit(requests);
   }
 
@@ -78,13 +85,13 @@ class FaultyEngine final : public Engine {
   void pass(Completion completion) {
     const auto [fault, releases] = process_state<Script>().next();
     if (!fault) return deliver(completion);
-    const ReadRequest& request = requests_[completion.tag];
+    const IoRequest& request = requests_[completion.tag];
     const auto nbytes = std::max(completion.result, 0);
     switch (fault->kind) {
       case FaultKind::error:
         overwrite(request, 0, nbytes);
         return deliver({completion.tag, -static_cast<std::int32_t>(fault->value)});
-      case FaultKind::short_read: {
+      case FaultKind::cut: {
         const auto kept = static_cast<std::int32_t>(std::min<std::int64_t>(nbytes, fault->value));
         overwrite(request, kept, nbytes);
         return deliver({completion.tag, kept});
@@ -93,7 +100,8 @@ class FaultyEngine final : public Engine {
         overwrite(request, 0, nbytes);
         return deliver({completion.tag, 0});
       case FaultKind::flip:
-        if (fault->value < nbytes) request.data[fault->value] ^= std::byte{1};
+        if (request.operation == Operation::read && fault->value < nbytes)
+          request.data[fault->value] ^= std::byte{1};
         return deliver(completion);
       case FaultKind::late:
         held_.push_back(
@@ -104,6 +112,9 @@ class FaultyEngine final : public Engine {
         return;
       case FaultKind::never:
         held_.push_back({completion, {}, true, releases});
+        return;
+      case FaultKind::kill:
+        raise(SIGKILL);
         return;
     }
   }
@@ -118,8 +129,16 @@ class FaultyEngine final : public Engine {
     swapped_.clear();
   }
 
-  static void overwrite(const ReadRequest& request, std::int32_t from, std::int32_t to) {
-    std::memset(request.data + from, 0xA5, static_cast<std::size_t>(to - from));
+  // What a read is said not to have brought is not there; what a write is said not to have written
+  // is a hole.
+  static void overwrite(const IoRequest& request, std::int32_t from, std::int32_t to) {
+    if (from >= to) return;
+    if (request.operation == Operation::read) {
+      std::memset(request.data + from, 0xA5, static_cast<std::size_t>(to - from));
+    } else if (fallocate(request.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         static_cast<off_t>(request.offset) + from, to - from) != 0) {
+      throw_last_error("fallocate", {});  // a test on a filesystem without holes
+    }
   }
 
   std::size_t take_ready(std::span<Completion> completions) {
@@ -137,7 +156,7 @@ class FaultyEngine final : public Engine {
   }
 
   std::unique_ptr<Engine> engine_;
-  std::vector<ReadRequest> requests_;  // by tag
+  std::vector<IoRequest> requests_;  // by tag
   std::vector<Completion> raw_;
   std::vector<Completion> ready_, swapped_;
   std::vector<Held> held_;
@@ -156,6 +175,13 @@ void release_held_completions() {
   auto& script = process_state<Script>();
   const std::lock_guard lock(script.mutex);
   ++script.releases;
+  script.held = 0;
+}
+
+std::uint64_t held_completions() {
+  auto& script = process_state<Script>();
+  const std::lock_guard lock(script.mutex);
+  return script.held;
 }
 
 bool completion_faults_set() {

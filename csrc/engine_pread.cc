@@ -1,5 +1,5 @@
-// The engine that works everywhere: as many threads as the queue is deep, each in a pread of its
-// own.
+// The engine that works everywhere: as many threads as the queue is deep, each in a pread or pwrite
+// of its own.
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ class PreadEngine final : public Engine {
   PreadEngine& operator=(const PreadEngine&) = delete;
   ~PreadEngine() override { close(); }
 
-  void submit(std::span<const ReadRequest> requests) override {
+  void submit(std::span<const IoRequest> requests) override {
     {
       const std::lock_guard lock(mutex_);
       waiting_.insert(waiting_.end(), requests.begin(), requests.end());
@@ -78,12 +78,14 @@ class PreadEngine final : public Engine {
   }
 
   void serve_one(std::unique_lock<std::mutex>& lock) {
-    const ReadRequest request = waiting_.front();
+    const IoRequest request = waiting_.front();
     waiting_.erase(waiting_.begin());
     lock.unlock();
-    const ssize_t got =
-        pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset));
-    const auto result = static_cast<std::int32_t>(got >= 0 ? got : -last_error());
+    const auto offset = static_cast<off_t>(request.offset);
+    const ssize_t moved = request.operation == Operation::write
+                              ? pwrite(request.fd, request.data, request.nbytes, offset)
+                              : pread(request.fd, request.data, request.nbytes, offset);
+    const auto result = static_cast<std::int32_t>(moved >= 0 ? moved : -last_error());
     lock.lock();
     completed_.push_back({request.tag, result});
     arrived_.notify_one();
@@ -91,7 +93,7 @@ class PreadEngine final : public Engine {
 
   std::mutex mutex_;
   std::condition_variable work_, arrived_;
-  std::vector<ReadRequest> waiting_;
+  std::vector<IoRequest> waiting_;
   std::vector<Completion> completed_;
   bool closing_ = false;
   std::vector<std::thread> threads_;

@@ -16,6 +16,7 @@
 #include "engine.h"
 #include "error.h"
 #include "file.h"
+#include "pinned.h"
 #include "sanitizers.h"
 
 namespace fastio {
@@ -58,6 +59,62 @@ class Ring {
   io_uring ring_{};
 };
 
+// The pinned memory of the process that requests of a ring go to, registered with it: the kernel
+// finds its pages once and not for each request. That costs about what it saves when as many bytes
+// have been read as there are (bench/README.md), so it is done when others have
+// come before. Where RLIMIT_MEMLOCK forbids it, requests find their pages themselves.
+class FixedBuffers {
+ public:
+  FixedBuffers() { known_.reserve(kMost); }
+
+  // The index of the buffer that a request lies in, or kNone.
+  int find(io_uring* ring, const IoRequest& request) {
+    if (refused_) return kNone;
+    const auto extent = pinned_around(request.data);
+    if (!extent) return kNone;
+    auto known = std::ranges::find(known_, extent->id, &Known::id);
+    if (known == known_.end()) {
+      if (known_.size() == kMost) return kNone;
+      known = known_.insert(known, {extent->id, 0, State::counted});
+    }
+    const auto index = static_cast<int>(known - known_.begin());
+    if (known->state == State::counted && known->nbytes >= extent->nbytes) {
+      known->state = add(ring, index, *extent) ? State::fixed : State::refused;
+    }
+    known->nbytes += request.nbytes;
+    return known->state == State::fixed ? index : kNone;
+  }
+
+  static constexpr int kNone = -1;
+
+ private:
+  static constexpr unsigned kMost = 64;
+  enum class State : std::uint8_t { counted, fixed, refused };
+  struct Known {
+    std::uint64_t id;
+    std::uint64_t nbytes;  // of requests that went there
+    State state;
+  };
+
+  bool add(io_uring* ring, int index, const PinnedExtent& extent) {
+    if (!made_ && io_uring_register_buffers_sparse(ring, kMost) < 0) {
+      refused_ = true;
+      return false;
+    }
+    made_ = true;
+    const iovec memory{extent.data, extent.nbytes};
+    const __u64 no_tag = 0;
+    const int added = io_uring_register_buffers_update_tag(ring, static_cast<unsigned>(index),
+                                                           &memory, &no_tag, 1);
+    if (added == -ENOMEM || added == -EPERM) refused_ = true;  // that others are in, they stay
+    return added == 1;
+  }
+
+  std::vector<Known> known_;  // by index
+  bool made_ = false;
+  bool refused_ = false;
+};
+
 constexpr std::chrono::milliseconds kRefusedWait{20};
 
 class UringEngine final : public Engine {
@@ -69,8 +126,8 @@ class UringEngine final : public Engine {
     failed_.reserve(std::bit_ceil(queue_depth));
   }
 
-  void submit(std::span<const ReadRequest> requests) override {
-    for (const ReadRequest& request : requests) {
+  void submit(std::span<const IoRequest> requests) override {
+    for (const IoRequest& request : requests) {
       io_uring_sqe* sqe = refusal_ == 0 ? io_uring_get_sqe(ring_.get()) : nullptr;
       if (sqe == nullptr) {  // EBUSY: more than the depth, the caller's mistake, answered as one
         failed_.push_back({request.tag, refusal_ == 0 ? -EBUSY : refusal_});
@@ -78,8 +135,7 @@ class UringEngine final : public Engine {
       }
       requests_[request.tag] = request;
       sanitize_submission(&requests_[request.tag], request.data, request.nbytes);
-      io_uring_prep_read(sqe, request.fd, request.data, request.nbytes, request.offset);
-      sqe->user_data = request.tag;
+      prepare(sqe, request);
       queued_.push_back(request.tag);
     }
     flush();
@@ -107,6 +163,21 @@ class UringEngine final : public Engine {
   }
 
  private:
+  void prepare(io_uring_sqe* sqe, const IoRequest& request) {
+    const auto& [fd, offset, data, nbytes, tag, operation] = request;
+    const bool writes = operation == Operation::write;
+    if (writes) {
+      io_uring_prep_write(sqe, fd, data, nbytes, offset);
+    } else {
+      io_uring_prep_read(sqe, fd, data, nbytes, offset);
+    }
+    sqe->user_data = tag;
+    if (const int fixed = fixed_.find(ring_.get(), request); fixed != FixedBuffers::kNone) {
+      sqe->opcode = writes ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED;
+      sqe->buf_index = static_cast<std::uint16_t>(fixed);
+    }
+  }
+
   // EAGAIN and EBUSY leave the entries queued: the next wait tries again, after completions made
   // room. Any other error will stay (a filter that came after the ring): what is queued fails, and
   // the ring takes no more.
@@ -134,15 +205,17 @@ class UringEngine final : public Engine {
       const auto tag = static_cast<std::uint32_t>(cqe->user_data);
       const std::int32_t result = cqe->res;
       io_uring_cqe_seen(ring_.get(), cqe);
-      ReadRequest& request = requests_[tag];
-      sanitize_completion(&request, request.data, static_cast<std::size_t>(std::max(result, 0)));
+      IoRequest& request = requests_[tag];
+      const bool filled = request.operation == Operation::read && result > 0;
+      sanitize_completion(&request, request.data, filled ? static_cast<std::size_t>(result) : 0);
       completions[taken++] = {tag, result};
     }
     return taken;
   }
 
   Ring ring_;
-  std::vector<ReadRequest> requests_;  // by tag
+  FixedBuffers fixed_;
+  std::vector<IoRequest> requests_;    // by tag
   std::vector<std::uint32_t> queued_;  // tags of submissions that the kernel has not taken yet
   std::vector<Completion> failed_;
   int refusal_ = 0;  // -errno of a submission that the kernel will not take, ever

@@ -8,18 +8,22 @@ namespace fastio {
 
 int last_error() { return errno; }
 
+std::string text_of_error(int error) {
+  const char* text = strerrordesc_np(error);
+  return text != nullptr ? text : "unknown error";
+}
+
 std::string describe_error(int error) {
   const char* name = strerrorname_np(error);
-  const char* text = strerrordesc_np(error);
-  return std::string(name != nullptr ? name : std::to_string(error)) + " (" +
-         (text != nullptr ? text : "unknown error") + ")";
+  return std::string(name != nullptr ? name : std::to_string(error)) + " (" + text_of_error(error) +
+         ")";
 }
 
 std::string Failure::message() const {
   std::string text = operation + " failed";
   if (!path.empty()) text += ": " + path;
   if (offset) text += " at offset " + std::to_string(*offset);
-  text += ": " + describe_error(error);
+  if (kind != Kind::device) text += ": " + describe_error(error);
   if (!detail.empty()) text += ": " + detail;
   return text;
 }

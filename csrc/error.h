@@ -12,13 +12,17 @@
 
 namespace fastio {
 
-// One failed operation on one file: which call, where, and what the kernel said.
+// One failed operation on one file or device: which call, where, and what the kernel or the driver
+// said.
 struct Failure {
-  int error = 0;                        // an errno value
-  std::string operation;                // the system call or step, "open", "read", "mmap"
-  std::string path;                     // empty where no file is concerned
+  enum class Kind { read, write, device };
+
+  int error = 0;                        // an errno value; of a device its driver's code
+  std::string operation;                // the call or step, "open", "read", "mmap"
+  std::string path;                     // or the device, "cuda:0"; empty where none is concerned
   std::optional<std::uint64_t> offset;  // in bytes from the start of the file
   std::string detail;                   // what was expected, where strerror alone would not say
+  Kind kind = Kind::read;
 
   [[nodiscard]] std::string message() const;
 };
@@ -43,7 +47,8 @@ class MemoryLimitExceeded : public std::runtime_error {
 // The errno of the call that failed last on this thread.
 [[nodiscard]] int last_error();
 
-// The name and the text of an errno value: "EIO (Input/output error)".
+// The text of an errno value: "Input/output error"; and with its name: "EIO (Input/output error)".
+[[nodiscard]] std::string text_of_error(int error);
 [[nodiscard]] std::string describe_error(int error);
 
 // Throws IoError with the errno of the call that has just failed.

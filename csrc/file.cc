@@ -14,28 +14,17 @@
 namespace fastio {
 namespace {
 
-// O_DIRECT is asked for in units of a page: every filesystem that is met takes 512 or 4096, and
-// pages are what memory comes in.
-constexpr std::uint64_t kDirectAlignment = 4096;
-
 Descriptor open_for_reading(const std::string& path, int flags) {
   return Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
 }
 
-bool same_inode(int a, int b) {
-  struct stat first {
-  }, second{};
-  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 // Opens what `fd` has open once more with O_DIRECT; by descriptor, so that a replaced path does no
-// harm, and by path where /proc is not mounted.
+// harm, and by path (if there is one) where /proc is not mounted.
 Descriptor reopen_direct(int fd, const std::string& path) {
   Descriptor direct = open_for_reading("/proc/self/fd/" + std::to_string(fd), O_DIRECT);
-  if (direct.valid() || last_error() == EINVAL) return direct;
+  if (direct.valid() || last_error() == EINVAL || path.empty()) return direct;
   direct = open_for_reading(path, O_DIRECT);
-  if (direct.valid() && !same_inode(fd, direct.get())) {
+  if (direct.valid() && !same_file(fd, direct.get())) {
     errno = ESTALE;
     return {};
   }
@@ -58,8 +47,10 @@ Descriptor::~Descriptor() {
 
 int Descriptor::release() { return std::exchange(fd_, -1); }
 
-File::File(std::string path, Descriptor buffered, std::uint64_t nbytes, Mount mount)
+File::File(std::string path, Reopening reopening, Descriptor buffered, std::uint64_t nbytes,
+           Mount mount)
     : path_(std::move(path)),
+      reopening_(reopening),
       buffered_(std::move(buffered)),
       nbytes_(nbytes),
       mount_(std::move(mount)) {}
@@ -68,9 +59,28 @@ std::shared_ptr<File> File::open(const std::string& path) {
   // O_NONBLOCK so that a named pipe is refused below instead of waiting for its writer here.
   Descriptor fd = open_for_reading(path, O_NONBLOCK);
   if (!fd.valid()) throw_last_error("open", path);
+  return adopt(std::move(fd), path, Reopening::by_path_too);
+}
+
+std::shared_ptr<File> File::open_in(int folder, const std::string& name,
+                                    const std::string& shown_path) {
+  if (name.find('/') != std::string::npos) {
+    throw IoError(Failure{EINVAL, "open", shown_path, {}, "not a name in a folder"});
+  }
+  Descriptor fd(::openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid() && last_error() == ENXIO) {  // a socket
+    throw IoError(Failure{EINVAL, "open", shown_path, {}, "not a regular file"});
+  }
+  if (!fd.valid()) throw_last_error("open", shown_path);
+  return adopt(std::move(fd), shown_path, Reopening::by_descriptor);
+}
+
+std::shared_ptr<File> File::adopt(Descriptor fd, const std::string& path, Reopening reopening) {
   struct stat status {};
   if (fstat(fd.get(), &status) != 0) throw_last_error("fstat", path);
-  if (S_ISDIR(status.st_mode)) throw IoError(Failure{EISDIR, "open", path, {}, {}});
+  if (S_ISDIR(status.st_mode) && reopening == Reopening::by_path_too) {
+    throw IoError(Failure{EISDIR, "open", path, {}, {}});
+  }
   if (!S_ISREG(status.st_mode)) {
     throw IoError(Failure{EINVAL, "open", path, {}, "not a regular file"});
   }
@@ -79,8 +89,9 @@ std::shared_ptr<File> File::open(const std::string& path) {
   // Nothing is read ahead: what follows a header is read past the page cache, or in whole blocks.
   posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM);
   Mount mount = identify_mount(fd.get(), status.st_dev);
-  return std::shared_ptr<File>(
-      new File(path, std::move(fd), static_cast<std::uint64_t>(status.st_size), std::move(mount)));
+  return std::shared_ptr<File>(new File(path, reopening, std::move(fd),
+                                        static_cast<std::uint64_t>(status.st_size),
+                                        std::move(mount)));
 }
 
 DirectAccess File::direct_access() {
@@ -88,16 +99,15 @@ DirectAccess File::direct_access() {
     return {false, 0, known};
   const std::lock_guard lock(direct_mutex_);
   if (!direct_.valid() && direct_refusal_.empty()) {
-    direct_ = reopen_direct(buffered_.get(), path_);
+    direct_ = reopen_direct(buffered_.get(),
+                            reopening_ == Reopening::by_path_too ? path_ : std::string());
     if (!direct_.valid()) {
       direct_refusal_ =
           "open with O_DIRECT: " + describe_error(last_error()) + " on " + mount_.filesystem;
     }
   }
   if (!direct_.valid()) return {false, 0, direct_refusal_};
-  const std::uint64_t reported = reported_direct_alignment(direct_.get());
-  if (reported == 0) return {false, 0, "statx says that this file takes no O_DIRECT"};
-  return {true, std::max(reported, kDirectAlignment), reported == 1 ? "default" : "statx"};
+  return direct_access_of(direct_.get());
 }
 
 void File::forbid_direct(const std::string& reason) const {
@@ -108,6 +118,15 @@ std::uint64_t File::current_nbytes() const {
   struct stat status {};
   return fstat(buffered_.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size)
                                               : nbytes_;
+}
+
+void File::drop_cached(std::uint64_t begin, std::uint64_t end) const {
+  // A page that is only touched would stay.
+  const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  const std::uint64_t from = begin / page * page;
+  const std::uint64_t to = (end + page - 1) / page * page;
+  posix_fadvise(buffered_.get(), static_cast<off_t>(from), static_cast<off_t>(to - from),
+                POSIX_FADV_DONTNEED);
 }
 
 bool File::read_cached(std::uint64_t offset, std::span<std::byte> out) const {

@@ -2,7 +2,7 @@
 //
 // A File never follows its path again: whoever replaces the file leaves this one as it was opened.
 // Its size is fixed at open. All members may be called from any thread. file_mount.cc knows
-// filesystems, file_residency.cc the page cache.
+// filesystems, file_residency.cc the page cache; file_target.h has files that are written.
 #pragma once
 
 #include <sys/types.h>
@@ -57,6 +57,12 @@ class File {
   // Throws IoError (ENOENT, EISDIR, EACCES, …); anything but a regular file is refused with EINVAL.
   static std::shared_ptr<File> open(const std::string& path);
 
+  // The file that has this name in an open folder, and nothing outside of it: a link is refused
+  // with ELOOP, what is no name of a regular file with EINVAL. `shown_path` is for messages, and is
+  // never opened.
+  static std::shared_ptr<File> open_in(int folder, const std::string& name,
+                                       const std::string& shown_path);
+
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::uint64_t nbytes() const { return nbytes_; }
   [[nodiscard]] std::uint64_t current_nbytes() const;  // what the kernel says now
@@ -68,6 +74,10 @@ class File {
   [[nodiscard]] DirectAccess direct_access();
   [[nodiscard]] int direct_fd() const { return direct_.get(); }
   void forbid_direct(const std::string& reason) const;
+
+  // Lets go of the pages of the bytes [begin, end) in the page cache, as far as they are clean and
+  // nobody else has them.
+  void drop_cached(std::uint64_t begin, std::uint64_t end) const;
 
   // How many of the bytes [offset, offset + nbytes) are in the page cache; nullopt where the kernel
   // will not say or cannot be believed.
@@ -83,9 +93,14 @@ class File {
   void read(std::uint64_t offset, std::span<std::byte> out) const;
 
  private:
-  File(std::string path, Descriptor buffered, std::uint64_t nbytes, Mount mount);
+  enum class Reopening { by_descriptor, by_path_too };
+
+  File(std::string path, Reopening reopening, Descriptor buffered, std::uint64_t nbytes,
+       Mount mount);
+  static std::shared_ptr<File> adopt(Descriptor fd, const std::string& path, Reopening reopening);
 
   std::string path_;
+  Reopening reopening_;  // for the second descriptor
   Descriptor buffered_;
   std::uint64_t nbytes_;
   Mount mount_;
@@ -104,9 +119,13 @@ struct Failure;
 // Whether the path leads to a mount that was identified as local before; asks no server, and so
 // waits for none.
 [[nodiscard]] bool on_known_local_mount(const std::string& path);
+[[nodiscard]] bool on_known_local_mount(int fd);
 [[nodiscard]] std::uint64_t reported_direct_alignment(
     int fd);                                                // 0: O_DIRECT is refused; 1: not said
 [[nodiscard]] std::string direct_refusal_of(dev_t device);  // empty: none known
 void remember_direct_refusal(dev_t device, const std::string& reason);
+// What O_DIRECT takes on a descriptor that was opened with it.
+[[nodiscard]] DirectAccess direct_access_of(int fd);
+[[nodiscard]] bool same_file(int a, int b);
 
 }  // namespace fastio

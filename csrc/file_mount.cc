@@ -5,6 +5,7 @@
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <map>
@@ -16,6 +17,10 @@
 
 namespace fastio {
 namespace {
+
+// O_DIRECT is asked for in units of a page: every filesystem that is met takes 512 or 4096, and
+// pages are what memory comes in.
+constexpr std::uint64_t kDirectAlignment = 4096;
 
 struct KnownFilesystem {
   std::uint32_t magic;
@@ -73,11 +78,12 @@ Mount identify_mount(int fd, dev_t device) {
 bool on_known_local_mount(const std::string& path) {
   // A path descriptor opens nothing, and of what is cached already nobody is asked.
   const Descriptor place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  return place.valid() && on_known_local_mount(place.get());
+}
+
+bool on_known_local_mount(int fd) {
   struct statx status {};
-  if (!place.valid() ||
-      statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) {
-    return false;
-  }
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) return false;
   auto& local = process_state<LocalMounts>();
   const std::lock_guard lock(local.mutex);
   return local.devices.contains(makedev(status.stx_dev_major, status.stx_dev_minor));
@@ -94,6 +100,19 @@ std::uint64_t reported_direct_alignment(int fd) {
   static_cast<void>(fd);
 #endif
   return 1;
+}
+
+DirectAccess direct_access_of(int fd) {
+  const std::uint64_t reported = reported_direct_alignment(fd);
+  if (reported == 0) return {false, 0, "statx says that this file takes no O_DIRECT"};
+  return {true, std::max(reported, kDirectAlignment), reported == 1 ? "default" : "statx"};
+}
+
+bool same_file(int a, int b) {
+  struct stat first {
+  }, second{};
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
 }
 
 std::string direct_refusal_of(dev_t device) {

@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <stdexcept>
-#include <system_error>
-#include <thread>
 #include <utility>
 
+#include "lanes.h"
 #include "loader_lane.h"
 
 namespace fastio {
@@ -18,21 +17,48 @@ constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
                                              << 30;  // below what one read system call takes
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
+constexpr std::size_t kCopiesMost = 64;  // sets of them are the bits of one number
+
 // One digest for each chunk, and chunks that one request can read.
-bool table_fits(const ChunkTable& table, const File& file) {
+bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
   const auto& [start, chunk_bytes] = table.grid;
   if (chunk_bytes == 0 || chunk_bytes > kLargestBlockBytes) return false;
-  const std::uint64_t covered = file.nbytes() < start ? 0 : file.nbytes() - start;
+  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
   return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
+}
+
+void check(const ShardRequest& shard, bool fills) {
+  const auto& copies = shard.copies;
+  if (copies.empty() || copies.size() > kCopiesMost)
+    throw std::invalid_argument("a file has 1 to 64 copies");
+  if (std::find(copies.begin(), copies.end(), nullptr) != copies.end())
+    throw std::invalid_argument("a copy is no file");
+  if (!std::all_of(copies.begin(), copies.end(),
+                   [&](const auto& copy) { return copy->nbytes() == shard.nbytes(); })) {
+    throw std::invalid_argument("the copies of a file have different sizes");
+  }
+  if (shard.places.size() != (fills ? shard.extents.size() : 0))
+    throw std::invalid_argument("places are given for every extent, or for none");
+  if (!shard.devices.empty() && shard.devices.size() != shard.places.size())
+    throw std::invalid_argument("devices are given for every place, or for none");
+  if (shard.table && !table_fits(*shard.table, shard.nbytes()))
+    throw std::invalid_argument("the chunk table does not fit the file");
 }
 
 }  // namespace
 
-LoadJob::LoadJob(std::vector<ShardRequest> shards, const LoadOptions& options)
-    : shards_(std::move(shards)), options_(options) {}
+LoadJob::LoadJob(std::vector<ShardRequest> shards, LoadOptions options)
+    : shards_(std::move(shards)), options_(std::move(options)) {}
 
 std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
                                         const LoadOptions& options) {
+  auto job = prepare(std::move(shards), options);
+  job->launch();
+  return job;
+}
+
+std::shared_ptr<LoadJob> LoadJob::prepare(std::vector<ShardRequest> shards,
+                                          const LoadOptions& options) {
   if (options.queue_depth == 0 || options.queue_depth > 4096)
     throw std::invalid_argument("queue_depth not in 1..4096");
   if (options.lanes == 0 || options.lanes > 1024)
@@ -42,11 +68,10 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
   }
   const bool fills = !shards.empty() && !shards.front().places.empty();
   for (const ShardRequest& shard : shards) {
-    if (shard.places.size() != (fills ? shard.extents.size() : 0)) {
-      throw std::invalid_argument("places are given for every extent, or for none");
-    }
-    if (shard.table && !table_fits(*shard.table, *shard.file)) {
-      throw std::invalid_argument("the chunk table does not fit the file");
+    check(shard, fills);
+    for (const int device : shard.devices) {
+      if (device < kHost || device >= static_cast<int>(options.devices.size()))
+        throw std::invalid_argument("a place is on a device that the job has not");
     }
   }
   auto job = std::shared_ptr<LoadJob>(new LoadJob(std::move(shards), options));
@@ -54,48 +79,69 @@ std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
   job->make_plans();
   job->check_memory();
   job->make_regions();
-  if (job->blocks_.empty() || job->finish_inline()) return job;
-  job->start_lanes();
+  job->make_dispatch();
+  job->needs_lanes_ = !job->blocks_.empty() && !job->finish_inline();
   return job;
+}
+
+void LoadJob::launch() {
+  if (!needs_lanes_) return;
+  ready_ = mark(options_.devices);
+  start_lanes();
 }
 
 Plan LoadJob::plan_shard(std::size_t index) const {
   const ShardRequest& shard = shards_[index];
-  const ShardAccess& access = accesses_[index];
   PlanRequest request;
   request.extents = shard.extents;
-  request.file_nbytes = shard.file->nbytes();
+  request.file_nbytes = shard.nbytes();
   if (shard.table) request.grid = shard.table->grid;
-  request.alignment = access.alignment;
+  for (const ShardAccess& access : accesses_[index]) {  // powers of two: the largest suits all
+    request.alignment = std::max(request.alignment, access.alignment);
+  }
   request.block_bytes = options_.block_bytes;
   const std::uint64_t limit =
       options_.window_bytes.value_or(options_.memory_limit_bytes.value_or(UINT64_MAX));
   const std::uint64_t largest = options_.window_bytes ? kWindowRegionBytes : kRegionBytes;
   request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
-  request.whole_file_region = access.source == Source::mapped && !options_.window_bytes;
+  request.whole_file_region = access(index).source == Source::mapped && !options_.window_bytes;
   if (shard.places.empty()) return make_plan(request);
-  // A direct read lands where the address is congruent to the offset; one through the page cache
-  // anywhere.
+  return make_fill_plan(request, straight_extents(index, request.alignment));
+}
+
+// A direct read lands where the address is congruent to the offset; one through the page cache
+// anywhere.
+std::vector<char> LoadJob::straight_extents(std::size_t index, std::uint64_t alignment) const {
+  const ShardRequest& shard = shards_[index];
+  const bool anywhere =
+      std::all_of(accesses_[index].begin(), accesses_[index].end(),
+                  [](const ShardAccess& access) { return access.source == Source::buffered; });
   std::vector<char> straight;
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
     const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
-    const bool congruent = access.source == Source::buffered ||
-                           (address - shard.extents[e].begin) % access.alignment == 0;
-    straight.push_back(static_cast<char>(address != 0 && congruent));
+    const bool congruent = anywhere || (address - shard.extents[e].begin) % alignment == 0;
+    const bool here = address != 0 && shard.device_of(e) == kHost;
+    straight.push_back(static_cast<char>(here && congruent));
   }
-  return make_fill_plan(request, straight);
+  return straight;
 }
 
 void LoadJob::make_plans() {
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     plans_.push_back(plan_shard(i));
-    const bool mapped = accesses_[i].source == Source::mapped;
+    const bool mapped = access(i).source == Source::mapped;
     std::vector<RegionState>& states = states_.emplace_back(plans_.back().regions.size());
     for (const PlannedBlock& block : plans_.back().blocks) {
       // A mapping has the bytes already: only what is to be verified is gone through.
       if (mapped && !shards_[i].table) break;
+      if (block.region != kStaged) {
+        RegionState& state = states[block.region];
+        if (state.blocks_left++ == 0) state.first_block = blocks_.size();
+        state.last_block = blocks_.size() + 1;
+      } else {
+        staging_bytes_ = std::max(staging_bytes_, staging_bytes(block.end - block.begin));
+      }
       blocks_.push_back({i, block});
-      if (block.region != kStaged) ++states[block.region].blocks_left;
       bytes_total_ += block.end - block.begin;
       if (!mapped) bytes_to_read_ += block.end - block.begin;
     }
@@ -107,100 +153,40 @@ void LoadJob::make_plans() {
   }
 }
 
-// Throws MemoryLimitExceeded where what is asked cannot be done within the limits; takes fewer
-// lanes where that helps.
-void LoadJob::check_memory() {
-  const std::uint64_t held = parked_bytes();
-  const auto require = [&](std::uint64_t asked, std::uint64_t limit) {
-    if (asked > limit || held > limit - asked) throw MemoryLimitExceeded(asked, limit, held);
-  };
-  if (options_.window_bytes) {
-    for (const ShardRequest& shard : shards_) {
-      if (shard.table) require(shard.table->grid.chunk_bytes, *options_.window_bytes);
-    }
+void LoadJob::make_dispatch() {
+  std::vector<std::vector<std::uint64_t>> devices;
+  for (const ShardRequest& shard : shards_) {
+    std::vector<std::uint64_t>& of_shard = devices.emplace_back();
+    for (const auto& copy : shard.copies) of_shard.push_back(copy->mount().device);
+    failed_reads_.emplace_back(shard.copies.size(), 0);
   }
-  if (!options_.memory_limit_bytes || options_.window_bytes) return;
-  const std::uint64_t limit = *options_.memory_limit_bytes;
-  if (fills()) {
-    std::uint64_t block_bytes = 0;
-    for (const Block& block : blocks_) {
-      block_bytes = std::max(block_bytes, staging_bytes(block.range.end - block.range.begin));
-    }
-    if (block_bytes == 0) return;
-    require(block_bytes, limit);
-    const std::uint64_t slots = (limit - held) / block_bytes;
-    options_.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options_.lanes, slots));
-    options_.queue_depth = static_cast<unsigned>(
-        std::min<std::uint64_t>(options_.queue_depth, slots / options_.lanes));
-    return;
+  std::vector<Dispatch::Block> blocks;
+  blocks.reserve(blocks_.size());
+  unqueued_ = blocks_.size();
+  for (const Block& block : blocks_) {
+    blocks.push_back({block.shard, block.range.end - block.range.begin});
   }
-  std::uint64_t asked = 0;
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    if (accesses_[i].source != Source::mapped) {
-      asked += plans_[i].block_bytes_total;
-      continue;
-    }
-    for (const Extent& extent : shards_[i].extents) asked += extent.end - extent.begin;
-  }
-  require(asked, limit);
-}
-
-void LoadJob::make_regions() {
-  regions_.resize(shards_.size());
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    regions_[i].resize(plans_[i].regions.size());
-    if (options_.window_bytes) continue;
-    for (std::size_t r = 0; r < regions_[i].size(); ++r) regions_[i][r] = make_region(i, r);
-  }
-  if (!options_.window_bytes) mappings_.clear();
-}
-
-std::shared_ptr<Region> LoadJob::make_region(std::size_t shard, std::size_t region) const {
-  const PlannedRegion& planned = plans_[shard].regions[region];
-  const std::uint64_t nbytes = planned.end - planned.begin;
-  if (!shards_[shard].places.empty()) {
-    const std::size_t extent = planned.first_extent;
-    std::byte* place = shards_[shard].places[extent].contiguous();
-    return Region::borrow(place + (planned.begin - shards_[shard].extents[extent].begin),
-                          planned.begin, nbytes);
-  }
-  if (accesses_[shard].source == Source::mapped) return mappings_[shard];
-  auto made = Region::allocate(planned.begin, nbytes, options_.huge_pages);
-  made->keep_from_children(true);  // until it is finished
-  return made;
-}
-
-// Chunks hold bytes that nobody asked for: their pages go back.
-void LoadJob::finish_region(std::size_t shard, std::size_t region) const {
-  const Region& finished = *regions_[shard][region];
-  if (finished.mapped()) return;
-  finished.keep_from_children(false);
-  const PlannedRegion& planned = plans_[shard].regions[region];
-  std::uint64_t kept_until = planned.begin;
-  for (std::size_t e = planned.first_extent; e < planned.last_extent; ++e) {
-    const Extent& extent = shards_[shard].extents[e];
-    if (extent.begin == extent.end) continue;
-    if (extent.begin > kept_until) finished.give_back(kept_until, extent.begin);
-    kept_until = extent.end;
-  }
-  if (planned.end > kept_until) finished.give_back(kept_until, planned.end);
+  dispatch_.emplace(devices, std::move(blocks));
+  if (!options_.window_bytes) dispatch_->open_until(blocks_.size());
 }
 
 // A small job whose bytes are in memory needs no lanes: it is done here, on the caller's thread.
 bool LoadJob::finish_inline() {
-  if (bytes_total_ > kInlineBytes || options_.window_bytes || fills()) return false;
+  if (bytes_total_ > kInlineBytes || options_.window_bytes || options_.persistent || fills())
+    return false;
   for (const Block& block : blocks_) {
     const Region& region = *regions_[block.shard][block.range.region];
     if (region.mapped()) continue;
-    if (accesses_[block.shard].source == Source::direct) return false;
+    const auto& copies = shards_[block.shard].copies;
+    if (access(block.shard).source == Source::direct || copies.size() > 1) return false;
     const std::span out(region.at(block.range.begin), block.range.end - block.range.begin);
-    if (!shards_[block.shard].file->read_cached(block.range.begin, out)) return false;
+    if (!copies.front()->read_cached(block.range.begin, out)) return false;
   }
   for (const Block& block : blocks_) {
     const auto& region = regions_[block.shard][block.range.region];
     if (!region->mapped()) counters_.bytes_buffered += block.range.end - block.range.begin;
-    leave({block, region}, region->mapped() ? take_mapped(block, *region)
-                                            : verify(block, region->at(block.range.begin)));
+    const Assignment work{block, 0, region};
+    leave(work, region->mapped() ? take_mapped(work) : verify(work, region->at(block.range.begin)));
   }
   engine_name_ = bytes_to_read_ == 0 ? "mmap" : "inline";
   engine_reason_ = "small and in memory: done on the caller's thread";
@@ -217,41 +203,29 @@ void LoadJob::start_lanes() {
   } else {
     set.engines.resize(lane_count_);
   }
-  // Each is handed over to its thread, or taken back where there is no thread for it. All memory
-  // for that is there before the first one starts.
-  std::vector<std::shared_ptr<std::unique_ptr<Lane>>> lanes;
+  std::vector<std::unique_ptr<Lane>> lanes;
+  lanes.reserve(set.engines.size());
   for (auto& engine : set.engines) {
-    lanes.push_back(std::make_shared<std::unique_ptr<Lane>>(
-        std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth)));
+    lanes.push_back(
+        std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
   }
   failures_.reserve(2 * lanes.size());  // a lane can tell that it has no memory without any
-  std::size_t started = 0;
-  for (const auto& handed : lanes) {
-    {
-      const std::lock_guard lock(mutex_);
-      ++lanes_running_;
+  try {
+    lane_count_ = fastio::start_lanes(shared_from_this(), std::move(lanes));
+  } catch (const std::bad_alloc&) {  // who is refused has his memory back at once
+    while (!wait_until_left(std::chrono::seconds(1))) {
     }
-    try {
-      std::thread([job = shared_from_this(), handed] {
-        job->run_lane(std::move(*handed));
-      }).detach();
-      ++started;
-    } catch (const std::system_error&) {
-      if (started != 0) {  // fewer lanes than asked for do the same work
-        lane_finished();
-        break;
-      }
-      note_fallback("no thread could be started: read on the caller's, where Ctrl-C has to wait");
-      run_lane(std::move(*handed));
-      started = 1;
-      break;
-    } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
-      lane_finished();
-      cancel();
-      throw;
-    }
+    throw;
   }
-  lane_count_ = started;
+}
+
+void LoadJob::run_alone(std::unique_ptr<Lane> lane) {
+  try {
+    note_fallback("no thread could be started: read on the caller's, where Ctrl-C has to wait");
+  } catch (const std::bad_alloc&) {
+    fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
+  }
+  run_lane(std::move(lane));
 }
 
 void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
@@ -270,6 +244,11 @@ void LoadJob::note_fallback(const std::string& what) {
     fallbacks_.push_back(what);
 }
 
+void LoadJob::lane_joins() {
+  const std::lock_guard lock(mutex_);
+  ++lanes_running_;
+}
+
 void LoadJob::lane_finished() {
   const std::lock_guard lock(mutex_);
   --lanes_running_;
@@ -281,7 +260,20 @@ bool LoadJob::wait_for(std::chrono::milliseconds timeout) {
   return changed_.wait_for(lock, timeout, [this] { return lanes_running_ == 0; });
 }
 
-bool LoadJob::wait_for_places(std::chrono::milliseconds timeout) {
+bool LoadJob::wait_until_queued(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [this] { return unqueued_ == 0 || lanes_running_ == 0; });
+}
+
+std::optional<Failure> LoadJob::hold_back(const DeviceTarget& later) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [stream, end] : ends_) {
+    if (auto refused = later.device->hold_back(later.stream, *end)) return refused;
+  }
+  return std::nullopt;
+}
+
+bool LoadJob::wait_until_left(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, timeout, [this] { return placing_ == 0; });
 }
@@ -295,6 +287,8 @@ void LoadJob::cancel() {
   std::vector<std::weak_ptr<Region>> seen;
   {
     const std::lock_guard lock(mutex_);
+    // What only waits for its copies comes to its end all the same.
+    if (unqueued_ != 0 && lanes_running_ != 0) given_up_ = true;
     stop();
     for (auto& of_shard : regions_) {
       for (auto& region : of_shard) seen.push_back(region);
@@ -315,6 +309,11 @@ std::optional<Failure> LoadJob::failure() const {
         return std::pair(a.first, a.second.offset) < std::pair(b.first, b.second.offset);
       });
   return first == failures_.end() ? std::nullopt : std::optional(first->second);
+}
+
+bool LoadJob::given_up() const {
+  const std::lock_guard lock(mutex_);
+  return given_up_;
 }
 
 std::optional<DamagedChunk> LoadJob::damage() const {

@@ -1,11 +1,12 @@
 // A read job: extents of files in, verified bytes out, to regions of its own or to places that are
 // given.
 //
-// The job plans, chooses for each file where its bytes are taken from, and starts lanes
-// (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc). It knows
-// no tensor names, dtypes or formats. Whoever started it waits for all of it, or takes region after
-// region, or cancels and leaves at once: lanes hold the job, so memory with a read still in it
-// lives until that read returns, and is counted as parked. Places are the caller's, who cannot
+// The job plans, chooses for each copy of a file where its bytes are taken from, and starts lanes
+// (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc). Where it
+// is asked to persist, what fails is tried once more and from other copies (loader_retry.cc). It
+// knows no tensor names, dtypes or formats. Whoever started it waits for all of it, or takes region
+// after region, or cancels and leaves at once: lanes hold the job, so memory with a read still in
+// it lives until that read returns, and is counted as parked. Places are the caller's, who cannot
 // leave before nothing is written to them any more.
 #pragma once
 
@@ -13,12 +14,16 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "device.h"
+#include "dispatch.h"
 #include "engine.h"
 #include "error.h"
 #include "file.h"
@@ -37,10 +42,17 @@ struct ChunkTable {
 };
 
 struct ShardRequest {
-  std::shared_ptr<File> file;
-  std::vector<Extent> extents;         // ascending, disjoint
-  std::optional<ChunkTable> table;     // none: not verified
-  std::vector<Placement> places = {};  // of each extent; empty: regions are made for them
+  std::vector<std::shared_ptr<File>> copies;  // of the same bytes, the preferred one first
+  std::vector<Extent> extents;                // ascending, disjoint
+  std::optional<ChunkTable> table;            // none: not verified
+  std::vector<Placement> places = {};         // of each extent; empty: regions are made for them
+  // Of each place: which of the job's devices it is on, or kHost; empty: the host's, all of them.
+  std::vector<int> devices = {};
+
+  [[nodiscard]] int device_of(std::size_t extent) const {
+    return devices.empty() ? kHost : devices[extent];
+  }
+  [[nodiscard]] std::uint64_t nbytes() const { return copies.front()->nbytes(); }
 };
 
 struct LoadOptions {
@@ -54,12 +66,19 @@ struct LoadOptions {
   unsigned queue_depth = 8;
   unsigned lanes = 2;
   std::optional<std::uint64_t> memory_limit_bytes;
+  std::vector<DeviceTarget> devices = {};  // that places may be on: what goes there is staged in
+                                           // pinned memory, at most this much in the process
+  std::uint64_t pinned_limit_bytes = std::uint64_t{512} << 20;
+  bool joins_places = false;  // places that touch are of one allocation: one copy may fill several
   // With it, regions are made as lanes come to them, and no more of them than this many bytes (or
   // one) that were not let go.
   std::optional<std::uint64_t> window_bytes;
+  // What is damaged is read once more, past the page cache, and then from the other copies; what
+  // cannot be read comes from the others. Otherwise the first failure ends the job.
+  bool persistent = false;
 };
 
-// Where the bytes of one file come from.
+// Where the bytes of one copy come from. Only what has a single copy is mapped.
 enum class Source { mapped, buffered, direct, by_block };
 
 struct ShardAccess {
@@ -69,8 +88,12 @@ struct ShardAccess {
   std::uint64_t alignment = 4096;  // bytes
 };
 
-// What a load with these options would do for one file.
-[[nodiscard]] ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options);
+// What a load with these options would do for one copy.
+[[nodiscard]] ShardAccess choose_source(const ShardRequest& shard, std::size_t copy,
+                                        const LoadOptions& options);
+
+// Whether O_DIRECT can serve a copy: blocks must begin at multiples of its alignment.
+[[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t copy);
 
 // Brings the bytes [begin, end) of a mapping in at once, and finds out in a way that can be
 // reported whether they are there: touching a page behind the end of a file that shrank would be a
@@ -79,10 +102,22 @@ struct ShardAccess {
                                               std::uint64_t begin, std::uint64_t end);
 
 struct DamagedChunk {
-  std::size_t shard = 0;
+  std::size_t shard = 0, copy = 0;
   std::uint64_t chunk = 0;
   Extent extent;
   std::uint64_t expected = 0, found = 0;
+};
+
+// A try that failed, and what helped.
+struct Incident {
+  enum class Remedy { none, read_again, other_copy };
+
+  std::size_t shard = 0, copy = 0;
+  Extent extent;                          // the chunk that is damaged, or what was to be read
+  std::optional<Failure> failure;         // of the read; none: the checksum is another one
+  std::uint64_t expected = 0, found = 0;  // digests
+  Remedy remedy = Remedy::none;
+  std::size_t remedied_by = 0;  // the copy
 };
 
 struct LoadCounters {
@@ -99,6 +134,12 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   static std::shared_ptr<LoadJob> start(std::vector<ShardRequest> shards,
                                         const LoadOptions& options);
 
+  // The same in two steps, each of them once. Servers are asked in the first one, which writes to
+  // no place: whoever waits for it may leave. The second comes behind the callers' streams.
+  static std::shared_ptr<LoadJob> prepare(std::vector<ShardRequest> shards,
+                                          const LoadOptions& options);
+  void launch();
+
   // True when no lane is at work any more.
   [[nodiscard]] bool wait_for(std::chrono::milliseconds timeout);
 
@@ -106,9 +147,16 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   // freed.
   void cancel();
 
-  // True when nothing is written to given places any more; they hold no byte then that was not
-  // verified, where there is a table.
-  [[nodiscard]] bool wait_for_places(std::chrono::milliseconds timeout);
+  // True when the caller's memory is left alone: nothing is written to given places any more. They
+  // hold no byte then that was not verified, where there is a table.
+  [[nodiscard]] bool wait_until_left(std::chrono::milliseconds timeout);
+
+  // True when every byte that goes to a device is verified and its copy is in a stream, or none
+  // will be any more. Where nothing has failed then, what comes behind the copies may be queued.
+  [[nodiscard]] bool wait_until_queued(std::chrono::milliseconds timeout);
+
+  // What is put into that stream later waits for these copies, those to other devices as well.
+  [[nodiscard]] std::optional<Failure> hold_back(const DeviceTarget& later);
 
   // Whether all bytes of an extent are at their place.
   [[nodiscard]] bool placed(std::size_t shard, std::size_t extent) const;
@@ -116,6 +164,14 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   // After wait_for said true: the first failure by shard and offset, if any.
   [[nodiscard]] std::optional<Failure> failure() const;
   [[nodiscard]] std::optional<DamagedChunk> damage() const;
+  // Whether it was cancelled before it was done: what is missing then is no failure.
+  [[nodiscard]] bool given_up() const;
+  [[nodiscard]] bool has_failed() const { return failure().has_value() || damage().has_value(); }
+
+  // Tries that failed, since the last call, also where another one was sound; of very many the
+  // first ones.
+  [[nodiscard]] std::vector<Incident> take_incidents();
+  [[nodiscard]] std::uint64_t incidents_dropped() const;
 
   // After success: takes the memory over. regions[shard][i] belongs to plan(shard).regions[i].
   [[nodiscard]] std::vector<std::vector<std::shared_ptr<Region>>> take_regions();
@@ -133,9 +189,12 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
 
   [[nodiscard]] const Plan& plan(std::size_t shard) const { return plans_[shard]; }
   [[nodiscard]] const ShardRequest& request(std::size_t shard) const { return shards_[shard]; }
-  [[nodiscard]] const ShardAccess& access(std::size_t shard) const { return accesses_[shard]; }
+  [[nodiscard]] const ShardAccess& access(std::size_t shard, std::size_t copy = 0) const {
+    return accesses_[shard][copy];
+  }
   [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
   [[nodiscard]] const LoadCounters& counters() const { return counters_; }
+  [[nodiscard]] std::uint64_t bytes_done() const { return counters_.bytes_done; }
   [[nodiscard]] std::uint64_t bytes_total() const { return bytes_total_; }
   [[nodiscard]] std::string engine() const;  // "uring", "pread", "mmap", "none"
   [[nodiscard]] const std::string& engine_reason() const { return engine_reason_; }
@@ -152,16 +211,21 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   };
 
   struct RegionState {
+    std::size_t first_block = 0, last_block = 0;
     std::size_t blocks_left = 0;
     bool counted = false;  // against the window
     bool taken = false;
     bool let_go = false;
   };
 
-  LoadJob(std::vector<ShardRequest> shards, const LoadOptions& options);
+  LoadJob(std::vector<ShardRequest> shards, LoadOptions options);
   void choose_sources();
+  void map_shard(std::size_t index);
   void make_plans();
   [[nodiscard]] Plan plan_shard(std::size_t index) const;
+  [[nodiscard]] std::vector<char> straight_extents(std::size_t index,
+                                                   std::uint64_t alignment) const;
+  void make_dispatch();
   void check_memory();
   void make_regions();
   [[nodiscard]] std::shared_ptr<Region> make_region(std::size_t shard, std::size_t region) const;
@@ -169,54 +233,90 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] bool fills() const { return !places_left_.empty(); }
   [[nodiscard]] bool finish_inline();
   void start_lanes();
-  void run_lane(std::unique_ptr<Lane> lane);
 
-  // For lanes (loader_blocks.cc). A block comes with the region it goes to, if it is not staged.
+  // For start_lanes.
+  template <typename Job, typename OfJob>
+  friend std::size_t start_lanes(const std::shared_ptr<Job>&, std::vector<std::unique_ptr<OfJob>>);
+  void lane_joins();
+  void run_lane(std::unique_ptr<Lane> lane);
+  void run_alone(std::unique_ptr<Lane> lane);
+  void lane_finished();
+
+  // For lanes (loader_blocks.cc). A block comes with the copy it is read from first, and the region
+  // it goes to, if it is not staged.
   struct Assignment {
     Block block;
+    std::size_t copy = 0;
     std::shared_ptr<Region> region;
   };
   enum class Turn { work, later, over };  // later: there is no room for the next region yet
   [[nodiscard]] Turn next_block(Assignment& assignment);
+  [[nodiscard]] bool all_handed_out();  // and none has failed
+  [[nodiscard]] bool open_region();
   void wait_for_room(std::chrono::milliseconds timeout);
   [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_acquire); }
-  [[nodiscard]] bool verify(const Block& block, const std::byte* data);
-  [[nodiscard]] bool take_mapped(const Block& block, const Region& region);
-  void place(const Block& block, const std::byte* data);
+  [[nodiscard]] bool verify(const Assignment& work, const std::byte* data);
+  [[nodiscard]] bool take_mapped(const Assignment& work);
+  [[nodiscard]] std::optional<DamagedChunk> damage_at(const Block& block, std::size_t copy,
+                                                      std::uint64_t begin,
+                                                      const std::byte* data) const;
+  void count_sound(const Block& block);
+  // A staged block is put to its places between these two. False where the job stops before.
+  [[nodiscard]] bool begin_placing();
+  void end_placing(const Block& block, bool placed);
+  void put(const Block& block, const std::byte* data) const;
+  // The copies of a block are in a lane's streams, each up to its event.
+  void queued(const std::vector<std::pair<const Stream*, std::shared_ptr<Event>>>& ends);
   // The block is where it belongs, or not.
-  void leave(const Assignment& assignment, bool sound);
+  void leave(const Assignment& assignment, bool sound, bool was_queued = false);
   void count_placed(const Block& block);
   void fail(std::size_t shard, Failure failure);
+  void fail(const DamagedChunk& damage);
   void note_fallback(const std::string& what);
   void stop();
-  void lane_finished();
+
+  // The same for reads of a part of a block, and tries that failed.
+  void read_started(std::size_t shard, std::size_t copy, std::uint64_t nbytes);
+  void read_finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes, bool failed);
+  // The copy to ask next, where those of the set `tried` are of no use.
+  [[nodiscard]] std::optional<std::size_t> next_copy(std::size_t shard, std::uint64_t tried) const;
+  void note(Incident incident);
 
   std::vector<ShardRequest> shards_;
   LoadOptions options_;
-  std::vector<ShardAccess> accesses_;
-  std::vector<std::shared_ptr<Region>> mappings_;  // of each shard that is mapped
+  std::vector<std::vector<ShardAccess>> accesses_;  // of each copy of each shard
+  std::vector<std::shared_ptr<Region>> mappings_;   // of each shard that is mapped
   std::vector<Plan> plans_;
   std::vector<Block> blocks_;
   std::uint64_t bytes_total_ = 0;
-  std::uint64_t bytes_to_read_ = 0;  // not mapped
+  std::uint64_t bytes_to_read_ = 0;            // not mapped
+  std::uint64_t staging_bytes_ = 0;            // of the largest block that is staged
+  std::vector<std::unique_ptr<Event>> ready_;  // of each device
   std::string engine_name_ = "none";
   std::string engine_reason_;
   std::size_t lane_count_ = 0;
+  bool needs_lanes_ = false;
 
   std::atomic<bool> stopping_{false};
   LoadCounters counters_;
 
   mutable std::mutex mutex_;         // guards what is below
   std::condition_variable changed_;  // a region or a lane is finished, there is room, it stops
-  std::size_t next_block_ = 0;
+  std::optional<Dispatch> dispatch_;
   std::vector<std::vector<std::shared_ptr<Region>>> regions_;
   std::vector<std::vector<RegionState>> states_;
   std::uint64_t window_used_ = 0;
   std::vector<std::vector<std::uint64_t>> places_left_;  // bytes of each extent; none: no places
+  bool given_up_ = false;
   std::size_t placing_ = 0;  // lanes that write to places, and reads that do
   std::size_t lanes_running_ = 0;
+  std::size_t unqueued_ = 0;  // blocks that are not at their places, nor on their way there
+  std::map<const Stream*, std::shared_ptr<Event>> ends_;   // of the last copy in each stream
   std::vector<std::pair<std::size_t, Failure>> failures_;  // by shard
   std::vector<DamagedChunk> damages_;
+  std::vector<std::vector<unsigned>> failed_reads_;  // of each copy of each shard
+  std::vector<Incident> incidents_;
+  std::uint64_t incidents_dropped_ = 0;
   std::vector<std::string> fallbacks_;
 };
 

@@ -8,48 +8,47 @@
 #include "loader.h"
 
 namespace fastio {
-namespace {
-
-// Calls visit(index, begin, end) for the part of each extent that lies in a block.
-template <typename Visit>
-void each_part(const std::vector<Extent>& extents, const PlannedBlock& block, Visit&& visit) {
-  auto extent = std::partition_point(extents.begin(), extents.end(),
-                                     [&](const Extent& e) { return e.end <= block.begin; });
-  for (; extent != extents.end() && extent->begin < block.end; ++extent) {
-    const std::uint64_t begin = std::max(extent->begin, block.begin);
-    const std::uint64_t end = std::min(extent->end, block.end);
-    if (begin < end) visit(static_cast<std::size_t>(extent - extents.begin()), begin, end);
-  }
-}
-
-}  // namespace
 
 LoadJob::Turn LoadJob::next_block(Assignment& assignment) {
   const std::lock_guard lock(mutex_);
-  for (;; ++next_block_) {
-    if (stopping() || next_block_ == blocks_.size()) return Turn::over;
-    const Block& block = blocks_[next_block_];
-    if (block.range.region == kStaged) {
-      assignment = {block, nullptr};
-      break;
-    }
-    RegionState& state = states_[block.shard][block.range.region];
-    if (state.let_go) continue;
-    std::shared_ptr<Region>& region = regions_[block.shard][block.range.region];
-    if (options_.window_bytes && !state.counted) {
-      const PlannedRegion& planned = plans_[block.shard].regions[block.range.region];
-      const std::uint64_t nbytes = planned.end - planned.begin;
-      if (window_used_ != 0 && window_used_ + nbytes > *options_.window_bytes) return Turn::later;
-      region = make_region(block.shard, block.range.region);
-      state.counted = true;
-      window_used_ += nbytes;
-    }
-    if (fills()) ++placing_;  // a read that goes straight there
-    assignment = {block, region};
-    break;
+  if (stopping()) return Turn::over;
+  while (dispatch_->wants_more() && open_region()) {
   }
-  ++next_block_;
+  const auto pick = dispatch_->pick(Dispatch::Clock::now());
+  if (!pick) return dispatch_->over() ? Turn::over : Turn::later;
+  const Block& block = blocks_[pick->block];
+  const bool staged = block.range.region == kStaged;
+  if (fills() && !staged) ++placing_;  // a read that goes straight there
+  assignment = {block, pick->copy, staged ? nullptr : regions_[block.shard][block.range.region]};
   return Turn::work;
+}
+
+bool LoadJob::all_handed_out() {
+  const std::lock_guard lock(mutex_);
+  return dispatch_->over() && !stopping();
+}
+
+// Opens the blocks of the next region, in the order of the files: a later one never takes the room
+// that an earlier one needs. False where there is no room, or no next one.
+bool LoadJob::open_region() {
+  const std::size_t next = dispatch_->opened();
+  if (next == blocks_.size()) return false;
+  const auto& [shard, range] = blocks_[next];
+  if (range.region == kStaged) {
+    dispatch_->open_until(next + 1);
+    return true;
+  }
+  RegionState& state = states_[shard][range.region];
+  if (!state.let_go) {
+    const PlannedRegion& planned = plans_[shard].regions[range.region];
+    const std::uint64_t nbytes = planned.end - planned.begin;
+    if (window_used_ != 0 && window_used_ + nbytes > *options_.window_bytes) return false;
+    regions_[shard][range.region] = make_region(shard, range.region);
+    state.counted = true;
+    window_used_ += nbytes;
+  }
+  dispatch_->open_until(state.last_block);
+  return true;
 }
 
 void LoadJob::wait_for_room(std::chrono::milliseconds timeout) {
@@ -57,64 +56,94 @@ void LoadJob::wait_for_room(std::chrono::milliseconds timeout) {
   changed_.wait_for(lock, timeout);
 }
 
-bool LoadJob::take_mapped(const Block& block, const Region& region) {
-  const auto& [begin, end] = std::pair(block.range.begin, block.range.end);
-  if (auto failure = populate(*shards_[block.shard].file, region, begin, end)) {
-    fail(block.shard, std::move(*failure));
+bool LoadJob::take_mapped(const Assignment& work) {
+  const auto& [shard, range] = work.block;
+  const std::uint64_t nbytes = range.end - range.begin;
+  auto failure = populate(*shards_[shard].copies.front(), *work.region, range.begin, range.end);
+  read_finished(shard, work.copy, nbytes, failure.has_value());
+  if (failure) {
+    note({shard, work.copy, {range.begin, range.end}, failure});
+    fail(shard, std::move(*failure));
     return false;
   }
-  counters_.bytes_mapped += end - begin;
-  return verify(block, region.at(begin));
+  counters_.bytes_mapped += nbytes;
+  return verify(work, work.region->at(range.begin));
 }
 
-// False where a chunk is damaged, or the job stops before all are compared.
-bool LoadJob::verify(const Block& block, const std::byte* data) {
-  const ShardRequest& shard = shards_[block.shard];
-  const PlannedBlock& range = block.range;
-  if (shard.table) {
-    const ChunkGrid& grid = shard.table->grid;
-    const bool staged = range.region == kStaged;
-    const std::uint64_t fresh_from =
-        staged ? 0 : plans_[block.shard].regions[range.region].fresh_from;
-    std::uint64_t counted = 0;
-    for (std::uint64_t begin = range.begin; begin < range.end; begin += grid.chunk_bytes) {
+// False where a chunk is damaged, which ends the job, or the job stops before all are compared.
+bool LoadJob::verify(const Assignment& work, const std::byte* data) {
+  const auto& [shard, range] = work.block;
+  if (const auto& table = shards_[shard].table) {
+    for (std::uint64_t begin = range.begin; begin < range.end; begin += table->grid.chunk_bytes) {
       if (stopping()) return false;
-      const std::uint64_t end = std::min(begin + grid.chunk_bytes, range.end);
-      const std::uint64_t chunk = (begin - grid.start) / grid.chunk_bytes;
-      const std::uint64_t found = xxh3_64({data + (begin - range.begin), end - begin});
-      if (begin >= fresh_from) ++counted;
-      if (found == shard.table->digests[chunk]) continue;
-      const std::lock_guard lock(mutex_);
-      damages_.push_back({block.shard, chunk, {begin, end}, shard.table->digests[chunk], found});
-      stop();
+      const auto damage = damage_at(work.block, work.copy, begin, data + (begin - range.begin));
+      if (!damage) continue;
+      note({shard, work.copy, damage->extent, {}, damage->expected, damage->found});
+      fail(*damage);
       return false;
     }
-    counters_.chunks_verified += counted;
   }
-  counters_.bytes_done += range.end - range.begin;
+  count_sound(work.block);
   return true;
 }
 
-// Puts a staged block's bytes to the places of the extents they belong to.
-void LoadJob::place(const Block& block, const std::byte* data) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping()) return;
-    ++placing_;
+// Compares the chunk of a block that begins at `begin`; `data` is its bytes.
+std::optional<DamagedChunk> LoadJob::damage_at(const Block& block, std::size_t copy,
+                                               std::uint64_t begin, const std::byte* data) const {
+  const ChunkTable& table = *shards_[block.shard].table;
+  const std::uint64_t end = std::min(begin + table.grid.chunk_bytes, block.range.end);
+  const std::uint64_t chunk = (begin - table.grid.start) / table.grid.chunk_bytes;
+  const std::uint64_t found = xxh3_64({data, end - begin});
+  if (found == table.digests[chunk]) return std::nullopt;
+  return DamagedChunk{block.shard, copy, chunk, {begin, end}, table.digests[chunk], found};
+}
+
+void LoadJob::count_sound(const Block& block) {
+  const PlannedBlock& range = block.range;
+  if (const auto& table = shards_[block.shard].table) {
+    const bool staged = range.region == kStaged;
+    const std::uint64_t fresh_from =
+        staged ? 0 : plans_[block.shard].regions[range.region].fresh_from;
+    const std::uint64_t from = std::max(range.begin, std::min(fresh_from, range.end));
+    const std::uint64_t chunk_bytes = table->grid.chunk_bytes;
+    counters_.chunks_verified += (range.end - from + chunk_bytes - 1) / chunk_bytes;
   }
-  const ShardRequest& shard = shards_[block.shard];
-  each_part(shard.extents, block.range,
-            [&](std::size_t index, std::uint64_t begin, std::uint64_t end) {
-              shard.places[index].put(begin - shard.extents[index].begin,
-                                      {data + (begin - block.range.begin), end - begin});
-            });
+  counters_.bytes_done += range.end - range.begin;
+}
+
+bool LoadJob::begin_placing() {
   const std::lock_guard lock(mutex_);
-  count_placed(block);
+  if (stopping()) return false;
+  ++placing_;
+  return true;
+}
+
+void LoadJob::end_placing(const Block& block, bool placed) {
+  const std::lock_guard lock(mutex_);
+  if (placed) count_placed(block);
   if (--placing_ == 0) changed_.notify_all();
 }
 
-void LoadJob::leave(const Assignment& assignment, bool sound) {
+// Puts a staged block's bytes to the places on the host that they belong to.
+void LoadJob::put(const Block& block, const std::byte* data) const {
+  const ShardRequest& shard = shards_[block.shard];
+  each_part(shard.extents, {block.range.begin, block.range.end},
+            [&](std::size_t index, std::uint64_t begin, std::uint64_t end) {
+              if (shard.device_of(index) != kHost) return;
+              shard.places[index].put(begin - shard.extents[index].begin,
+                                      {data + (begin - block.range.begin), end - begin});
+            });
+}
+
+void LoadJob::queued(const std::vector<std::pair<const Stream*, std::shared_ptr<Event>>>& ends) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [stream, end] : ends) ends_[stream] = end;
+  if (--unqueued_ == 0) changed_.notify_all();
+}
+
+void LoadJob::leave(const Assignment& assignment, bool sound, bool was_queued) {
   const Block& block = assignment.block;
+  if (!was_queued) queued({});
   if (block.range.region == kStaged) return;
   if (fills() && !sound && shards_[block.shard].table) {
     // The caller's memory keeps no byte that was not verified.
@@ -131,7 +160,7 @@ void LoadJob::leave(const Assignment& assignment, bool sound) {
 }
 
 void LoadJob::count_placed(const Block& block) {
-  each_part(shards_[block.shard].extents, block.range,
+  each_part(shards_[block.shard].extents, {block.range.begin, block.range.end},
             [&](std::size_t index, std::uint64_t begin, std::uint64_t end) {
               places_left_[block.shard][index] -= end - begin;
             });
@@ -152,13 +181,13 @@ std::shared_ptr<Region> LoadJob::take_region(std::size_t shard, std::size_t regi
   RegionState& state = states_.at(shard).at(region);
   if (state.blocks_left != 0 || state.taken || state.let_go || regions_.empty()) return nullptr;
   state.taken = true;
-  if (accesses_[shard].source == Source::mapped) {
+  if (access(shard).source == Source::mapped) {
     // Mapped once more for its consumer: what he writes is not seen by those who verify the chunks
     // that two regions share.
     const PlannedRegion& planned = plans_[shard].regions[region];
     regions_[shard][region].reset();
-    return Region::map(*shards_[shard].file, planned.begin,
-                       std::min(planned.end, shards_[shard].file->nbytes()));
+    return Region::map(*shards_[shard].copies.front(), planned.begin,
+                       std::min(planned.end, shards_[shard].nbytes()));
   }
   finish_region(shard, region);
   return std::move(regions_[shard][region]);
@@ -169,6 +198,7 @@ void LoadJob::let_go(std::size_t shard, std::size_t region) {
   RegionState& state = states_.at(shard).at(region);
   if (std::exchange(state.let_go, true)) return;
   if (!regions_.empty()) regions_[shard][region].reset();
+  dispatch_->skip(state.first_block, state.last_block);
   if (!state.counted) return;
   const PlannedRegion& planned = plans_[shard].regions[region];
   window_used_ -= planned.end - planned.begin;
@@ -180,6 +210,12 @@ void LoadJob::let_go(std::size_t shard, std::size_t region) {
 void LoadJob::fail(std::size_t shard, Failure failure) {
   const std::lock_guard lock(mutex_);
   failures_.emplace_back(shard, std::move(failure));
+  stop();
+}
+
+void LoadJob::fail(const DamagedChunk& damage) {
+  const std::lock_guard lock(mutex_);
+  damages_.push_back(damage);
   stop();
 }
 

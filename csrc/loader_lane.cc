@@ -1,5 +1,6 @@
 #include "loader_lane.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -10,7 +11,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kWait{20};  // how often a waiting lane looks whether it shall stop
+constexpr milliseconds kWait{20};     // how often a waiting lane looks whether it shall stop
+constexpr milliseconds kCopyWait{1};  // the same, for one whose staging comes back soon
 constexpr unsigned kStallsAllowed =
     64;  // EAGAIN and reads that bring nothing, in a row, before it is an error
 
@@ -32,11 +34,17 @@ Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigne
       completions_(queue_depth) {
   for (std::uint32_t tag = queue_depth; tag > 0; --tag) free_.push_back(tag - 1);
   arrived_.reserve(queue_depth);
+  copied_.reserve(queue_depth);
   to_submit_.reserve(queue_depth);
+  const LoadOptions& options = job_->options_;
+  if (!options.devices.empty()) copies_ = std::make_unique<DeviceCopies>(options, job_->ready_);
 }
 
 Lane::~Lane() {
   drain();
+  // Where nothing is out there is nothing to wait for: the streams may wait for the caller's.
+  const bool placing = std::any_of(slots_.begin(), slots_.end(), [](auto& s) { return s.placing; });
+  if (copies_ && placing) copies_->drain();
   for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
     if (slots_[tag].busy) leave(tag, false);
   }
@@ -46,11 +54,18 @@ void Lane::run() {
   for (;;) {
     const LoadJob::Turn turn = top_up();
     if (in_flight_ == 0) {
-      if (turn == LoadJob::Turn::over) return;
-      job_->wait_for_room(kWait);
+      if (!copied_.empty()) {
+        settle_copies(true);
+      } else if (turn == LoadJob::Turn::over) {
+        return;
+      } else if (starved_) {
+        PinnedLease::wait_for_room(kWait);
+      } else {
+        job_->wait_for_room(kWait);
+      }
       continue;
     }
-    const std::size_t taken = engine_->wait(completions_, kWait);
+    const std::size_t taken = engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
     if (taken == 0 && job_->stopping()) park_staging();
     in_flight_ -=
         taken;  // all at once: none is waited for again, should settling one of them throw
@@ -61,18 +76,29 @@ void Lane::run() {
       arrived_.pop_back();
       finish(tag);
     }
+    settle_copies(false);
   }
 }
 
 LoadJob::Turn Lane::top_up() {
   LoadJob::Turn turn = LoadJob::Turn::work;
+  starved_ = false;
   while (!free_.empty()) {
+    if (!has_staging(slots_[free_.back()])) {
+      starved_ = true;
+      const bool over = job_->stopping() || job_->all_handed_out();
+      turn = over ? LoadJob::Turn::over : LoadJob::Turn::later;
+      break;
+    }
     LoadJob::Assignment work;
     turn = job_->next_block(work);
-    if (turn != LoadJob::Turn::work) break;
+    if (turn != LoadJob::Turn::work) {
+      slots_[free_.back()].pinned.reset();
+      break;
+    }
     if (work.region && work.region->mapped()) {
       submit();  // the device works while this thread hashes
-      job_->leave(work, job_->take_mapped(work.block, *work.region));
+      job_->leave(work, job_->take_mapped(work));
       continue;
     }
     const std::uint32_t tag = free_.back();
@@ -80,18 +106,30 @@ LoadJob::Turn Lane::top_up() {
     Slot& slot = slots_[tag];
     slot.work = std::move(work);
     slot.busy = true;
-    slot.at = slot.work.block.range.begin;
-    slot.direct = reads_direct(slot.work);
-    slot.stalls = 0;
-    slot.data = slot.work.region ? slot.work.region->at(slot.at) : staging_of(slot);
-    issue(tag);
+    const PlannedBlock& range = slot.work.block.range;
+    slot.now = {{range.begin, range.end}, slot.work.copy};
+    slot.data = slot.work.region ? slot.work.region->at(range.begin) : staging_of(slot);
+    start(tag);
   }
   submit();
   return turn;
 }
 
+// Before a block is taken: another job may hold all that may be pinned.
+bool Lane::has_staging(Slot& slot) {
+  if (!copies_ || slot.pinned || job_->staging_bytes_ == 0) return true;
+  const LoadOptions& options = job_->options_;
+  slot.pinned = PinnedLease::take(*options.devices.front().device, job_->staging_bytes_,
+                                  options.pinned_limit_bytes);
+  return slot.pinned.has_value();
+}
+
 // A slot's own memory for a block that is staged, used again and again: fresh memory is slow.
 std::byte* Lane::staging_of(Slot& slot) {
+  if (slot.pinned) {
+    slot.staging = Region::borrow(slot.pinned->data(), 0, slot.pinned->nbytes());
+    return slot.staging->at(0);
+  }
   const auto& range = slot.work.block.range;
   const std::size_t nbytes = staging_bytes(range.end - range.begin);
   if (!slot.staging || slot.staging->nbytes() < nbytes) {
@@ -115,66 +153,86 @@ void Lane::submit() {
   to_submit_.clear();
 }
 
-bool Lane::reads_direct(const LoadJob::Assignment& work) const {
-  const auto& range = work.block.range;
-  switch (job_->access(work.block.shard).source) {
+File& Lane::file_of(const Slot& slot) const {
+  return *job_->request(slot.work.block.shard).copies[slot.now.copy];
+}
+
+// The unit of direct I/O that a slot's next read is done in, or 1.
+std::uint64_t Lane::unit_for(const Slot& slot) const {
+  const std::size_t shard = slot.work.block.shard;
+  const std::size_t copy = slot.now.copy;
+  if (slot.now.again) {
+    const DirectAccess direct = direct_for(job_->request(shard), copy);
+    return direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1;
+  }
+  const ShardAccess& access = job_->access(shard, copy);
+  switch (access.source) {
     case Source::direct:
-      return true;
+      return access.alignment;
     case Source::by_block: {
-      const std::uint64_t nbytes = range.end - range.begin;
-      return job_->request(work.block.shard).file->resident_bytes(range.begin, nbytes).value_or(0) <
-             nbytes;
+      const std::uint64_t begin = slot.now.span.begin;
+      const std::uint64_t nbytes = slot.now.span.end - begin;
+      const std::uint64_t resident = file_of(slot).resident_bytes(begin, nbytes).value_or(0);
+      return resident < nbytes ? access.alignment : 1;
     }
     case Source::mapped:
     case Source::buffered:
       break;
   }
-  return false;
+  return 1;
+}
+
+void Lane::start(std::uint32_t tag) {
+  Slot& slot = slots_[tag];
+  slot.at = slot.now.span.begin;
+  slot.stalls = 0;
+  slot.unit = unit_for(slot);
+  if (slot.now.again && slot.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
+  issue(tag);
 }
 
 void Lane::issue(std::uint32_t tag) {
   const Slot& slot = slots_[tag];
-  const LoadJob::Block& block = slot.work.block;
-  const File& file = *job_->request(block.shard).file;
-  std::uint64_t nbytes = block.range.end - slot.at;
+  const File& file = file_of(slot);
   // The file may end inside its last unit of direct I/O; regions and staging have room for the
   // whole of it, and what goes straight to a place is whole units.
-  if (slot.direct) nbytes = round_up(nbytes, job_->access(block.shard).alignment);
-  to_submit_.push_back({slot.direct ? file.direct_fd() : file.buffered_fd(), slot.at,
-                        slot.data + (slot.at - block.range.begin),
+  const std::uint64_t nbytes = round_up(slot.now.span.end - slot.at, slot.unit);
+  to_submit_.push_back({slot.unit != 1 ? file.direct_fd() : file.buffered_fd(), slot.at,
+                        slot.data + (slot.at - slot.work.block.range.begin),
                         static_cast<std::uint32_t>(nbytes), tag});
   ++in_flight_;
 }
 
 void Lane::settle(std::uint32_t tag, std::int32_t result) {
   Slot& slot = slots_[tag];
-  const LoadJob::Block& block = slot.work.block;
-  File& file = *job_->request(block.shard).file;
+  const auto& [begin, end] = slot.now.span;
+  File& file = file_of(slot);
   if (job_->stopping()) return leave(tag, false);
   if (result < 0) {
     const int error = -result;
     if (error == EINTR || error == EAGAIN) return retry(tag, error);
-    if (error == EINVAL && slot.direct) {
+    if (error == EINVAL && slot.unit != 1) {
       file.forbid_direct("a direct read was refused with EINVAL");
       job_->note_fallback(file.path() +
                           ": a direct read was refused with EINVAL, read through the page cache");
-      slot.direct = false;
+      slot.unit = 1;
+      if (slot.now.again) file.drop_cached(slot.at, end);
       return issue(tag);
     }
     return give_up(tag, Failure{error, "read", file.path(), slot.at, {}});
   }
   const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
-  if (reached >= block.range.end) {
+  if (reached >= end) {
+    job_->read_finished(slot.work.block.shard, slot.now.copy, end - begin, false);
     arrived_.push_back(tag);
     return;
   }
   // Asked, because direct I/O never gets to the end of a file that shrank inside an alignment.
   if (result == 0 || file.current_nbytes() <= reached) {
-    return give_up(tag, ended_early(file, reached, block.range.end));
+    return give_up(tag, ended_early(file, reached, end));
   }
-  const std::uint64_t unit = slot.direct ? job_->access(block.shard).alignment : 1;
   const std::uint64_t resume =
-      reached / unit * unit;  // direct I/O goes on at the aligned offset below
+      reached / slot.unit * slot.unit;  // direct I/O goes on at the aligned offset below
   if (resume <= slot.at) return retry(tag, EIO);
   slot.at = resume;
   slot.stalls = 0;
@@ -184,9 +242,8 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
 void Lane::retry(std::uint32_t tag, int error) {
   Slot& slot = slots_[tag];
   if (++slot.stalls > kStallsAllowed) {
-    return give_up(
-        tag, Failure{error, "read", job_->request(slot.work.block.shard).file->path(), slot.at,
-                     "no progress in " + std::to_string(kStallsAllowed) + " tries"});
+    return give_up(tag, Failure{error, "read", file_of(slot).path(), slot.at,
+                                "no progress in " + std::to_string(kStallsAllowed) + " tries"});
   }
   if (slot.stalls > 4) std::this_thread::sleep_for(std::chrono::microseconds(100));
   issue(tag);
@@ -194,24 +251,64 @@ void Lane::retry(std::uint32_t tag, int error) {
 
 void Lane::finish(std::uint32_t tag) {
   Slot& slot = slots_[tag];
-  const PlannedBlock& range = slot.work.block.range;
   LoadCounters& counters = job_->counters_;
-  (slot.direct ? counters.bytes_direct : counters.bytes_buffered)
-      .fetch_add(range.end - range.begin);
-  const bool sound = job_->verify(slot.work.block, slot.data);
-  if (sound && !slot.work.region) job_->place(slot.work.block, slot.data);
+  (slot.unit != 1 ? counters.bytes_direct : counters.bytes_buffered)
+      .fetch_add(slot.now.span.end - slot.now.span.begin);
+  const bool persistent = job_->options_.persistent;
+  const bool sound = persistent ? examine(slot) : job_->verify(slot.work, slot.data);
+  if (sound && !slot.later.empty()) return start_later(tag);
+  if (sound && persistent) job_->count_sound(slot.work.block);
+  if (sound && !slot.work.region) return place(tag);
   leave(tag, sound);
 }
 
-void Lane::give_up(std::uint32_t tag, Failure failure) {
-  job_->fail(slots_[tag].work.block.shard, std::move(failure));
-  leave(tag, false);
+// Puts a block that was staged where it belongs. What goes to a device is copied while the lane
+// goes on, and the slot is free when that is done.
+void Lane::place(std::uint32_t tag) {
+  Slot& slot = slots_[tag];
+  const LoadJob::Block& block = slot.work.block;
+  if (!job_->begin_placing()) return leave(tag, false);
+  slot.placing = true;
+  job_->put(block, slot.data);
+  if (copies_) {
+    auto refused = copies_->start(job_->request(block.shard), {block.range.begin, block.range.end},
+                                  slot.data, slot.flight);
+    if (refused) {
+      job_->fail(block.shard, std::move(*refused));
+      return leave(tag, false);
+    }
+    if (!slot.flight.devices.empty()) {
+      job_->queued(copies_->ends(slot.flight));
+      slot.queued = true;
+      return copied_.push_back(tag);
+    }
+  }
+  leave(tag, true);
+}
+
+// Frees the slots whose copies are done. With `wait`, those of at least one.
+void Lane::settle_copies(bool wait) {
+  while (!copied_.empty()) {
+    const std::uint32_t tag = copied_.front();
+    Slot& slot = slots_[tag];
+    bool landed = false;
+    auto refused = copies_->ask(slot.flight, std::exchange(wait, false), landed);
+    if (!landed) return;
+    copied_.erase(copied_.begin());
+    // Once told is enough: a lost device refuses whatever else is on its way as well.
+    if (refused && !job_->stopping()) job_->fail(slot.work.block.shard, std::move(*refused));
+    leave(tag, !refused);
+  }
 }
 
 void Lane::leave(std::uint32_t tag, bool sound) {
   Slot& slot = slots_[tag];
-  job_->leave(slot.work, sound);
+  close_all(slot);
+  if (std::exchange(slot.placing, false)) job_->end_placing(slot.work.block, sound);
+  job_->leave(slot.work, sound, std::exchange(slot.queued, false));
   slot.work = {};
+  slot.pinned.reset();
+  slot.later.clear();
   slot.busy = false;
   free_.push_back(tag);
 }

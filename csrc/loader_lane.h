@@ -1,4 +1,5 @@
-// A lane: one thread with its own engine that takes blocks all the way, read and verified.
+// A lane: one thread with its own engine that takes blocks all the way, read and verified; and, in
+// a job that persists, read again where they are not sound (loader_retry.cc).
 #pragma once
 
 #include <cstddef>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include "loader.h"
+#include "loader_device.h"
+#include "pinned.h"
 
 namespace fastio {
 
@@ -27,38 +30,71 @@ class Lane {
   void run();
 
  private:
+  // A read of a block, or of what of it is not sound yet. Sets of copies have a bit for each.
+  struct Try {
+    Extent span;
+    std::size_t copy = 0;
+    bool again = false;            // the second read of this copy, past the page cache
+    std::uint64_t damaged = 0;     // copies of no use for this span
+    std::uint64_t unreadable = 0;  // the same
+  };
+
   // A block on its way; its index is the tag of its request.
   struct Slot {
     LoadJob::Assignment work;
+    Try now;
+    std::vector<Try> later;           // what else of the block is not sound
+    std::vector<Incident> incidents;  // not remedied yet
     std::shared_ptr<Region> staging;
+    std::optional<PinnedLease> pinned;  // its place, in a job with devices
+    DeviceCopies::Flight flight;
     std::byte* data = nullptr;  // where the block's first byte goes: in its region, or staging
     std::uint64_t at = 0;       // the next byte to read, file offset
+    std::uint64_t unit = 1;     // of direct I/O, bytes; 1: through the page cache
+    unsigned stalls = 0;        // answers in a row that brought nothing
     bool busy = false;
-    bool direct = false;
-    unsigned stalls = 0;  // answers in a row that brought nothing
+    bool placing = false;  // counted by the job; copies of it may be out
+    bool queued = false;   // all of them are
   };
 
   LoadJob::Turn top_up();
+  [[nodiscard]] bool has_staging(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
+  [[nodiscard]] File& file_of(const Slot& slot) const;
+  [[nodiscard]] std::uint64_t unit_for(const Slot& slot) const;
   void submit();
+  void start(std::uint32_t tag);
   void issue(std::uint32_t tag);
   void settle(std::uint32_t tag, std::int32_t result);
   void retry(std::uint32_t tag, int error);
   void finish(std::uint32_t tag);
   void give_up(std::uint32_t tag, Failure failure);
+  void place(std::uint32_t tag);
+  void settle_copies(bool wait);
   void leave(std::uint32_t tag, bool sound);
-  [[nodiscard]] bool reads_direct(const LoadJob::Assignment& work) const;
+
+  // For jobs that persist.
+  [[nodiscard]] bool examine(Slot& slot);
+  [[nodiscard]] bool try_later(Slot& slot, const std::vector<DamagedChunk>& damaged);
+  void start_later(std::uint32_t tag);
+  [[nodiscard]] bool takes_direct(const Slot& slot, std::uint64_t unit) const;
+  void close_remedied(Slot& slot);
+  void close_all(Slot& slot) noexcept;
+
   void park_staging();
   void drain();
 
   std::shared_ptr<LoadJob> job_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<DeviceCopies> copies_;  // none where no device is filled
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_;
   std::vector<std::uint32_t> arrived_;  // read, not yet verified
-  std::vector<ReadRequest> to_submit_;
+  std::vector<std::uint32_t> copied_;   // on their way to devices, the first ones first
+  std::vector<IoRequest> to_submit_;
   std::vector<Completion> completions_;
   std::size_t in_flight_ = 0;
+  bool starved_ = false;  // of pinned memory
 };
 
 }  // namespace fastio

@@ -20,9 +20,34 @@ std::string megabytes(std::uint64_t nbytes) {
   return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
 }
 
-// Whether O_DIRECT can serve this request: the blocks must begin at multiples of the alignment.
-DirectAccess direct_for(const ShardRequest& shard) {
-  DirectAccess direct = shard.file->direct_access();
+// Second tries need memory that is no mapping, and so do bytes that come from several files.
+bool may_map(const ShardRequest& shard, const LoadOptions& options) {
+  return options.mapping == MappingMode::automatic && !options.persistent &&
+         shard.copies.size() == 1 && shard.copies.front()->mount().local;
+}
+
+ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
+                          const std::string& why) {
+  if (state == "warm" && may_map(shard, options)) {
+    return {Source::mapped, std::move(state), why + ", mapped", 4096};
+  }
+  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
+}
+
+ShardAccess past_cache(const ShardRequest& shard, std::size_t copy, Source source,
+                       std::string state, const std::string& why) {
+  const DirectAccess direct = direct_for(shard, copy);
+  if (!direct.possible) {
+    return {Source::buffered, std::move(state),
+            why + ", read through the page cache: " + direct.reason, 4096};
+  }
+  return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
+}
+
+}  // namespace
+
+DirectAccess direct_for(const ShardRequest& shard, std::size_t copy) {
+  DirectAccess direct = shard.copies[copy]->direct_access();
   if (!direct.possible || !shard.table) return direct;
   const ChunkGrid& grid = shard.table->grid;
   if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
@@ -33,43 +58,25 @@ DirectAccess direct_for(const ShardRequest& shard) {
   return direct;
 }
 
-ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
-                          const std::string& why) {
-  if (options.mapping == MappingMode::automatic && state == "warm" && shard.file->mount().local) {
-    return {Source::mapped, std::move(state), why + ", mapped", 4096};
+ShardAccess choose_source(const ShardRequest& shard, std::size_t copy, const LoadOptions& options) {
+  const File& file = *shard.copies[copy];
+  const std::uint64_t nbytes = file.nbytes();
+  if (file.mount().memory_backed) {
+    return through_cache(shard, options, "warm", file.mount().filesystem + " is memory");
   }
-  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
-}
-
-ShardAccess past_cache(const ShardRequest& shard, Source source, std::string state,
-                       const std::string& why) {
-  const DirectAccess direct = direct_for(shard);
-  if (!direct.possible) {
-    return {Source::buffered, std::move(state),
-            why + ", read through the page cache: " + direct.reason, 4096};
-  }
-  return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
-}
-
-}  // namespace
-
-ShardAccess choose_source(const ShardRequest& shard, const LoadOptions& options) {
-  const std::uint64_t nbytes = shard.file->nbytes();
-  if (shard.file->mount().memory_backed) {
-    return through_cache(shard, options, "warm", shard.file->mount().filesystem + " is memory");
-  }
-  const std::optional<std::uint64_t> resident = shard.file->resident_bytes(0, nbytes);
+  const std::optional<std::uint64_t> resident = file.resident_bytes(0, nbytes);
   const bool warm = resident && *resident == nbytes;
   const bool cold = !resident || *resident <= std::min(kHeaderTraceBytes, nbytes / 2);
   const std::string state = warm ? "warm" : cold ? "cold" : "mixed";
   const std::string why =
       resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
                : "the kernel does not say what is in the page cache";
-  if (options.cache == CacheMode::bypass) return past_cache(shard, Source::direct, state, why);
+  if (options.cache == CacheMode::bypass)
+    return past_cache(shard, copy, Source::direct, state, why);
   if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
   if (options.keep_cold)
     return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
-  return past_cache(shard, cold ? Source::direct : Source::by_block, state, why);
+  return past_cache(shard, copy, cold ? Source::direct : Source::by_block, state, why);
 }
 
 std::optional<Failure> populate(const File& file, const Region& region, std::uint64_t begin,
@@ -94,21 +101,26 @@ void LoadJob::choose_sources() {
     const ShardRequest& shard = shards_[i];
     LoadOptions options = options_;
     if (!shard.places.empty()) options.mapping = MappingMode::never;  // it would be one more copy
-    accesses_.push_back(shard.extents.empty()
-                            ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
-                            : choose_source(shard, options));
-    ShardAccess& access = accesses_.back();
-    if (access.source != Source::mapped) continue;
-    try {
-      mappings_[i] = Region::map(*shard.file);
-      engine_name_ = "mmap";
-      engine_reason_ = kMappedReason;
-    } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
-      access.source = Source::buffered;
-      access.reason +=
-          ", but read through the page cache: " + describe_error(error.failure().error);
-      note_fallback(std::string(error.what()) + ", read through the page cache");
+    std::vector<ShardAccess>& accesses = accesses_.emplace_back();
+    for (std::size_t copy = 0; copy < shard.copies.size(); ++copy) {
+      accesses.push_back(shard.extents.empty()
+                             ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
+                             : choose_source(shard, copy, options));
     }
+    if (accesses.front().source == Source::mapped) map_shard(i);
+  }
+}
+
+void LoadJob::map_shard(std::size_t index) {
+  try {
+    mappings_[index] = Region::map(*shards_[index].copies.front());
+    engine_name_ = "mmap";
+    engine_reason_ = kMappedReason;
+  } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
+    ShardAccess& access = accesses_[index].front();
+    access.source = Source::buffered;
+    access.reason += ", but read through the page cache: " + describe_error(error.failure().error);
+    note_fallback(std::string(error.what()) + ", read through the page cache");
   }
 }
 

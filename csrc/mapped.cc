@@ -9,13 +9,13 @@ namespace fastio {
 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options) {
   // What is not local is never mapped, and asking for its state may take forever.
-  if (shard.extents.empty() || !shard.file->mount().local ||
-      choose_source(shard, options).source != Source::mapped) {
+  if (shard.extents.empty() || shard.copies.size() != 1 || !shard.copies.front()->mount().local ||
+      choose_source(shard, 0, options).source != Source::mapped) {
     return nullptr;
   }
   std::shared_ptr<Region> everything;
   try {
-    everything = Region::map(*shard.file);
+    everything = Region::map(*shard.copies.front());
   } catch (const IoError&) {  // a limit of this process, or a filesystem that maps nothing
     return nullptr;
   }
@@ -45,13 +45,13 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
   for (std::uint64_t chunk = chunk_of(extent.begin); chunk <= chunk_of(extent.end - 1); ++chunk) {
     if (sound_[chunk].load(std::memory_order_acquire)) continue;
     const std::uint64_t begin = grid.start + chunk * grid.chunk_bytes;
-    const std::uint64_t end = std::min(begin + grid.chunk_bytes, shard_.file->nbytes());
-    if (auto failure = populate(*shard_.file, *everything_, begin, end)) {
+    const std::uint64_t end = std::min(begin + grid.chunk_bytes, shard_.nbytes());
+    if (auto failure = populate(*shard_.copies.front(), *everything_, begin, end)) {
       throw IoError(std::move(*failure));
     }
     const std::uint64_t found = xxh3_64({everything_->at(begin), end - begin});
     const std::uint64_t expected = shard_.table->digests[chunk];
-    if (found != expected) return DamagedChunk{0, chunk, {begin, end}, expected, found};
+    if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
   }
   return std::nullopt;

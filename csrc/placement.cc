@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace fastio {
@@ -26,7 +27,8 @@ Placement::Placement(std::byte* data, std::uint64_t item_bytes, std::vector<Axis
 }
 
 template <typename Copy>
-void Placement::visit(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const {
+void Placement::walk(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const {
+  if (nbytes == 0) return;  // an axis may be without elements: there is no run to begin at
   if (outer_.empty()) {
     copy(data_ + at, std::uint64_t{0}, nbytes);
     return;
@@ -60,31 +62,49 @@ void Placement::visit(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const
   }
 }
 
-void Placement::put(std::uint64_t at, std::span<const std::byte> bytes) const {
-  // The sizes that single values have: a copy of a constant size is one instruction.
-  const auto put_items = [&]<std::size_t kBytes>() {
-    visit(at, bytes.size(), [&](std::byte* to, std::uint64_t from, std::uint64_t nbytes) {
-      if (nbytes == kBytes) {
-        std::memcpy(to, bytes.data() + from, kBytes);
+// Calls copy(place, offset in the bytes, nbytes) for each run; nbytes is a constant for the sizes
+// that single values have, since a copy of such a size is one instruction.
+template <typename Copy>
+void Placement::copy_runs(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const {
+  const auto of_items = [&]<std::size_t kBytes>() {
+    walk(at, nbytes, [&](std::byte* place, std::uint64_t offset, std::uint64_t run_bytes) {
+      if (run_bytes == kBytes) {
+        copy(place, offset, std::integral_constant<std::size_t, kBytes>());
       } else {
-        std::memcpy(to, bytes.data() + from, nbytes);
+        copy(place, offset, run_bytes);
       }
     });
   };
   switch (outer_.empty() ? 0 : run_bytes_) {
     case 1:
-      return put_items.operator()<1>();
+      return of_items.template operator()<1>();
     case 2:
-      return put_items.operator()<2>();
+      return of_items.template operator()<2>();
     case 4:
-      return put_items.operator()<4>();
+      return of_items.template operator()<4>();
     case 8:
-      return put_items.operator()<8>();
+      return of_items.template operator()<8>();
     default:
-      visit(at, bytes.size(), [&](std::byte* to, std::uint64_t from, std::uint64_t nbytes) {
-        std::memcpy(to, bytes.data() + from, nbytes);
-      });
+      walk(at, nbytes, copy);
   }
+}
+
+void Placement::put(std::uint64_t at, std::span<const std::byte> bytes) const {
+  copy_runs(at, bytes.size(), [&](std::byte* place, std::uint64_t offset, auto nbytes) {
+    std::memcpy(place, bytes.data() + offset, nbytes);
+  });
+}
+
+void Placement::each_run(
+    std::uint64_t at, std::uint64_t nbytes,
+    const std::function<void(std::byte*, std::uint64_t, std::uint64_t)>& visit) const {
+  walk(at, nbytes, visit);
+}
+
+void Placement::take(std::uint64_t at, std::span<std::byte> bytes) const {
+  copy_runs(at, bytes.size(), [&](const std::byte* place, std::uint64_t offset, auto nbytes) {
+    std::memcpy(bytes.data() + offset, place, nbytes);
+  });
 }
 
 }  // namespace fastio

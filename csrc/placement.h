@@ -1,9 +1,11 @@
-// Placement: memory of the caller that the bytes of one tensor are put into, in any layout that
-// strides can describe. Pure arithmetic and copies; checks nothing of what the memory holds.
+// Placement: memory of the caller that the bytes of one tensor are put into or taken from, in any
+// layout that strides can describe. Pure arithmetic and copies; checks nothing of what the memory
+// holds.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -26,9 +28,19 @@ class Placement {
   // Puts the bytes [at, at + bytes.size()) of the tensor, counted row by row, to their places.
   void put(std::uint64_t at, std::span<const std::byte> bytes) const;
 
+  // Calls visit(place, offset, nbytes) for each run of the bytes [at, at + nbytes): where the bytes
+  // from `offset` on, counted from `at`, lie together.
+  void each_run(std::uint64_t at, std::uint64_t nbytes,
+                const std::function<void(std::byte*, std::uint64_t, std::uint64_t)>& visit) const;
+
+  // Fills `bytes` with the bytes [at, at + bytes.size()) of the tensor, counted row by row.
+  void take(std::uint64_t at, std::span<std::byte> bytes) const;
+
  private:
   template <typename Copy>
-  void visit(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const;
+  void walk(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const;
+  template <typename Copy>
+  void copy_runs(std::uint64_t at, std::uint64_t nbytes, Copy&& copy) const;
 
   std::byte* data_;
   std::uint64_t run_bytes_;  // that lie together: a run; all of them where outer_ is empty

@@ -5,6 +5,7 @@
 // some extent needs is read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -64,5 +65,17 @@ struct Plan {
 // are read right into its place: a region of its own. All else is staged. The request's
 // region_bytes mean nothing here. Throws as above.
 [[nodiscard]] Plan make_fill_plan(const PlanRequest& request, std::span<const char> straight);
+
+// Calls visit(index, begin, end) for the part of each extent that lies in the file range `range`.
+template <typename Visit>
+void each_part(std::span<const Extent> extents, const Extent& range, Visit&& visit) {
+  auto extent = std::partition_point(extents.begin(), extents.end(),
+                                     [&](const Extent& e) { return e.end <= range.begin; });
+  for (; extent != extents.end() && extent->begin < range.end; ++extent) {
+    const std::uint64_t begin = std::max(extent->begin, range.begin);
+    const std::uint64_t end = std::min(extent->end, range.end);
+    if (begin < end) visit(static_cast<std::size_t>(extent - extents.begin()), begin, end);
+  }
+}
 
 }  // namespace fastio

@@ -32,6 +32,8 @@ def pytest_configure() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root"):
         testbed.require_root(item.name)
+    if item.get_closest_marker("gpu"):
+        testbed.require_gpu()
 
 
 @contextlib.contextmanager

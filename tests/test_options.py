@@ -22,7 +22,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_options_are_these() -> None:
     assert {
         "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
-        "memory_limit_bytes", "huge_pages",
+        "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
     } == _FIELDS  # fmt: skip
 
 
@@ -32,6 +32,8 @@ def test_defaults() -> None:
     assert options.huge_pages == "auto"
     assert (options.block_bytes, options.queue_depth) == (4 * 2**20, 8)
     assert options.memory_limit_bytes is None
+    assert options.pinned_limit_bytes == 512 * 2**20
+    assert options.device_memory_limit_bytes is None
     assert 2 <= options.lanes <= 8
 
 

@@ -30,6 +30,7 @@ from load.samples import (
     write_even,
     write_model,
 )
+from testbed.targets import WatchedTarget, fail_at, refuse_nameless_files, watch_targets
 
 
 @pytest.fixture
@@ -42,14 +43,7 @@ def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """How the new file begins: without a name, or with a temporary one where that cannot be."""
     way: str = request.param
     if way == "named":
-        real = os.open
-
-        def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:
-            if flags & os.O_TMPFILE == os.O_TMPFILE:
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            return real(path, flags, *more, **named)
-
-        monkeypatch.setattr(os, "open", refusing)
+        refuse_nameless_files(monkeypatch)
     return way
 
 
@@ -358,13 +352,12 @@ def test_nobody_else_can_read_the_file_while_it_is_written(
 ) -> None:
     path.chmod(0o644)
     modes: list[int] = []
-    real = os.pwrite
 
-    def noted(fd: int, data: bytes, at: int) -> int:
-        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
-        return real(fd, data, at)
+    def noted(name: str, target: WatchedTarget, _: tuple[Any, ...]) -> None:
+        if name == "write":
+            modes.append(stat.S_IMODE(os.fstat(target.fd).st_mode))
 
-    monkeypatch.setattr(os, "pwrite", noted)
+    watch_targets(monkeypatch, noted)
     fastio.seal(path)
     assert set(modes) == {0o600}
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -390,20 +383,7 @@ def test_a_symlink_is_replaced_and_not_followed(path: Path, tmp_path: Path) -> N
         assert same_bytes(fastio.load(link, verify="require"), expected_bytes(path))
 
 
-_STEPS = ("posix_fallocate", "pwrite", "fchmod", "fsync", "replace")
-
-
-def _fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int, error: int) -> None:
-    """Let the n-th call of a function of os fail."""
-    real: Callable[..., Any] = getattr(os, name)
-    calls = iter(range(1, 1000))
-
-    def failing(*arguments: Any, **more: Any) -> Any:
-        if next(calls) == call:
-            raise OSError(error, os.strerror(error))
-        return real(*arguments, **more)
-
-    monkeypatch.setattr(os, name, failing)
+_STEPS = ("fallocate", "write", "fchmod", "fsync", "replace")
 
 
 @pytest.mark.usefixtures("beginning")
@@ -413,11 +393,11 @@ def test_a_failed_step_leaves_what_was_there(
     path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: int
 ) -> None:
     before = path.read_bytes()
-    _fail_at(monkeypatch, step, 1, error)
+    fail_at(monkeypatch, step, 1, error)
     with pytest.raises(fastio.WriteError) as raised:
         fastio.seal(path)
     assert raised.value.errno == error
-    assert raised.value.operation in (step, step.removeprefix("p").removeprefix("osix_"), "rename")
+    assert raised.value.operation == step.replace("replace", "rename")
     assert raised.value.path == str(path)
     assert path.read_bytes() == before
     assert _left_overs(path.parent) == []
@@ -428,19 +408,20 @@ def test_a_failed_step_leaves_what_was_there(
 def test_a_failed_step_leaves_no_new_file(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    _fail_at(monkeypatch, step, 1, errno.EIO)
+    fail_at(monkeypatch, step, 1, errno.EIO)
     with pytest.raises(fastio.WriteError):
         fastio.seal(path, tmp_path / "new.safetensors")
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
+@pytest.mark.parametrize("error", ["EOPNOTSUPP", "EINVAL"])
 def test_a_filesystem_that_cannot_reserve_space_is_written_to_all_the_same(
-    path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+    path: Path, error: str
 ) -> None:
     expected = expected_bytes(path)
-    _fail_at(monkeypatch, "posix_fallocate", 1, error)
-    fastio.seal(path)
+    code = "import sys, fastio; fastio.seal(sys.argv[1])"
+    done = testbed.run_python(code, path, inject=[f"fallocate:error={error}"]).check()
+    assert "INJECTED" in done.trace
     assert same_bytes(fastio.load(path, verify="require"), expected)
 
 
@@ -487,8 +468,8 @@ def test_a_process_that_is_killed_leaves_nothing_behind(path: Path) -> None:
     # Killed when the new file is whole and on the disk, just before it gets a name.
     code = """
 import os, signal, sys
-import fastio
-os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+import fastio.replacement
+fastio.replacement.Replacement.link = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 fastio.seal(sys.argv[1])
 """
     assert testbed.run_python(code, path).returncode == -signal.SIGKILL
@@ -501,13 +482,12 @@ def test_a_source_that_shrinks_meanwhile_is_an_error(
 ) -> None:
     target = write_even(tmp_path / "target.safetensors", 1, 10)
     before, end = target.read_bytes(), path.stat().st_size - 1
-    real = os.posix_fallocate
 
-    def shrinking(*arguments: int) -> None:
-        os.truncate(path, end)
-        real(*arguments)
+    def shrinking(name: str, *_: object) -> None:
+        if name == "fallocate":
+            os.truncate(path, end)
 
-    monkeypatch.setattr(os, "posix_fallocate", shrinking)
+    watch_targets(monkeypatch, shrinking)
     with pytest.raises(fastio.ReadError, match="read") as raised:
         fastio.seal(path, target)
     assert raised.value.path == str(path)
@@ -517,7 +497,7 @@ def test_a_source_that_shrinks_meanwhile_is_an_error(
 
 def test_a_failed_header_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
-    _fail_at(monkeypatch, "pwrite", 2, errno.EIO)  # the data is one write, the header the next
+    fail_at(monkeypatch, "write", 2, errno.EIO)  # the data is one write, the header the next
     with pytest.raises(fastio.WriteError) as raised:
         fastio.seal(path)
     assert raised.value.offset == 0
@@ -529,7 +509,7 @@ def test_when_the_folder_cannot_be_synced_the_error_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = expected_bytes(path)
-    _fail_at(monkeypatch, "fsync", 2, errno.EIO)
+    fail_at(monkeypatch, "fsync", 2, errno.EIO)
     with pytest.raises(fastio.WriteError) as raised:
         fastio.seal(path)
     assert raised.value.operation == "fsync"
@@ -541,10 +521,11 @@ def test_when_the_folder_cannot_be_synced_the_error_says_so(
 def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(name: str, *_: object) -> None:
+        if name == "fsync":
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", interrupted)
+    watch_targets(monkeypatch, interrupted)
     descriptors = open_files()
     with pytest.raises(KeyboardInterrupt):
         fastio.seal(path)
@@ -553,38 +534,34 @@ def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatc
     assert open_files() == descriptors
 
 
-def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = expected_bytes(path)
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: 2**20 - 7], at))
-    fastio.seal(path)
-    assert same_bytes(fastio.load(path, verify="require"), expected)
-
-
 def test_the_steps_come_in_a_durable_order(
     path: Path, monkeypatch: pytest.MonkeyPatch, beginning: str
 ) -> None:
     steps: list[str] = []
 
-    def noted(name: str) -> Callable[..., Any]:
+    def noted(name: str, target: WatchedTarget, arguments: tuple[Any, ...]) -> None:
+        folder = stat.S_ISDIR(os.fstat(target.fd).st_mode)
+        at = f" at {arguments[0]}" if name == "write" else ""
+        steps.append(name + (" of the folder" if folder else "") + at)
+
+    def noted_call(name: str) -> Callable[..., Any]:
         real: Callable[..., Any] = getattr(os, name)
 
         def call(*arguments: Any, **more: Any) -> Any:
-            folder = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
-            at = f" at {arguments[2]}" if name == "pwrite" else ""
-            steps.append(name + (" of the folder" if folder else "") + at)
+            steps.append(name)
             return real(*arguments, **more)
 
         return call
 
-    for name in (*_STEPS, "link"):
-        monkeypatch.setattr(os, name, noted(name))
+    watch_targets(monkeypatch, noted)
+    for name in ("fchmod", "link", "replace"):
+        monkeypatch.setattr(os, name, noted_call(name))
     fastio.seal(path)
     start = data_start(path)
     assert steps == [
-        "posix_fallocate",
-        f"pwrite at {start}",
-        "pwrite at 0",
+        "fallocate",
+        f"write at {start}",
+        "write at 0",
         "fchmod",
         "fsync",
         *(["link"] if beginning == "nameless" else []),

@@ -1,46 +1,70 @@
-"""fastio: fast, verified, bounded loading of tensors."""
+"""fastio: fast, verified, bounded loading and saving of tensors."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from fastio._native import __version__
-from fastio.api import load, load_into, open
+from fastio.api import load, load_into, open, save
 from fastio.catalog import TensorInfo
+from fastio.devices import trim
 from fastio.errors import (
     ChecksumError,
+    ConflictError,
+    DeviceError,
     DtypeError,
     FastioError,
     FormatError,
     MemoryLimitError,
     ReadError,
+    ReplicaError,
     SelectionError,
+    StaleError,
     TensorNotFoundError,
     UsageError,
     WriteError,
 )
+from fastio.events import Event, on_event
 from fastio.in_memory import deserialize
 from fastio.options import Options
-from fastio.reader import Reader, TensorView
+from fastio.reader import Reader
 from fastio.report import EngineReport, EngineStatus, Report, engine_report
 from fastio.safe_open import SafetensorError, safe_open
+from fastio.saving.serialized import serialize, serialize_file
+from fastio.saving.specs import TensorSpec
 from fastio.seal import seal
+from fastio.view import TensorView
+from fastio.whole import LoadEvent, LoadHandle
+
+if TYPE_CHECKING:
+    from fastio.saving.background import SaveHandle
+    from fastio.store.store import Store
 
 __all__ = [
     "ChecksumError",
+    "ConflictError",
+    "DeviceError",
     "DtypeError",
     "EngineReport",
     "EngineStatus",
+    "Event",
     "FastioError",
     "FormatError",
+    "LoadEvent",
+    "LoadHandle",
     "MemoryLimitError",
     "Options",
     "ReadError",
     "Reader",
+    "ReplicaError",
     "Report",
     "SafetensorError",
+    "SaveHandle",
     "SelectionError",
+    "StaleError",
+    "Store",
     "TensorInfo",
     "TensorNotFoundError",
+    "TensorSpec",
     "TensorView",
     "UsageError",
     "WriteError",
@@ -49,14 +73,23 @@ __all__ = [
     "engine_report",
     "load",
     "load_into",
+    "on_event",
     "open",
     "safe_open",
+    "save",
     "seal",
+    "serialize",
+    "serialize_file",
+    "trim",
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The modules that are imported when they are used."""
+def __getattr__(name: str) -> Any:
+    """What is imported when it is used."""
     if name in ("numpy", "torch", "uring"):
         return importlib.import_module(f"fastio.{name}")
+    if name == "Store":
+        return importlib.import_module("fastio.store.store").Store
+    if name == "SaveHandle":
+        return importlib.import_module("fastio.saving.background").SaveHandle
     raise AttributeError(f"module 'fastio' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,26 @@ class File:
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None: ...
+    @staticmethod
+    def open_in(
+        folder_fd: int,
+        name: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        shown_path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    ) -> File:
+        """The file that has this name in an open folder, and nothing outside of it.
+
+        Raises FileNotFoundError, and ReadError: ELOOP for a link, EINVAL for what is no name of a
+        regular file there. `shown_path` is for messages only.
+        """
+
     @property
     def path(self) -> str: ...
     @property
     def nbytes(self) -> int: ...
     @property
     def filesystem(self) -> str: ...
+    @property
+    def device(self) -> int: ...
     def read(self, offset: int, nbytes: int) -> bytes: ...
     def resident_bytes(self) -> int | None: ...
 
@@ -37,8 +51,37 @@ class Statistics(TypedDict):
     bytes_buffered: int
     bytes_mapped: int
     chunks_verified: int
-    access: list[tuple[str, str]]
+    access: list[tuple[str, str]]  # of each copy of each shard
     fallbacks: list[str]
+    incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
+
+@type_check_only
+class Incident(TypedDict):
+    """A try that failed, and what helped; nbytes is the chunk's, or what was to be read."""
+
+    shard: int
+    copy: int
+    path: str
+    offset: int
+    nbytes: int
+    cause: Literal["checksum", "read"]
+    detail: str
+    errno: int | None
+    remedy: Literal["read_again", "other_copy", "none"]
+
+@type_check_only
+class DriverStatus(TypedDict):
+    available: bool
+    reason: str
+    version: int
+
+@type_check_only
+class PinnedAccount(TypedDict):
+    nbytes: int
+    leased_bytes: int
+    unpinned_bytes: int
+    seconds: float
+    refusal: str
 
 @type_check_only
 class Status(TypedDict):
@@ -47,16 +90,18 @@ class Status(TypedDict):
     features: list[str]
 
 ShardRequest: TypeAlias = tuple[
-    File,
+    File | Sequence[File],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
     tuple[int, int, bytes] | None,
 ]
 """(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, digests) verifies them."""
+chunk_bytes, digests) verifies them. A file may be several: copies, the preferred one first."""
 
-Place: TypeAlias = tuple[int, int, Sequence[int], Sequence[int]]
-"""(address, bytes of an element, shape, strides in bytes)."""
+_Int64s: TypeAlias = npt.NDArray[np.int64]
+_Progress: TypeAlias = Callable[[int, int], None] | None
+Place: TypeAlias = tuple[int, int, Sequence[int], Sequence[int], int]
+"""(address, bytes of an element, shape, strides in bytes, ordinal of its device or -1)."""
 
 @type_check_only
 class Options(Protocol):
@@ -76,6 +121,8 @@ class Options(Protocol):
     def lanes(self) -> int: ...
     @property
     def memory_limit_bytes(self) -> int | None: ...
+    @property
+    def pinned_limit_bytes(self) -> int: ...
 
 @final
 class Loaded:
@@ -100,9 +147,15 @@ def load(
     options: Options,
     *,
     keep_cold: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: _Progress = None,
+    persistent: bool = False,
+    incidents: list[Incident] | None = None,
 ) -> Loaded:
-    """Read extents of files into memory of their own."""
+    """Read extents of files into memory of their own.
+
+    A persistent load reads what is damaged once more, and then what is damaged or cannot be read
+    from the other copies. Tries that failed are appended to `incidents`, also where the load fails.
+    """
 
 @final
 class Stream:
@@ -115,6 +168,7 @@ class Stream:
         *,
         window_bytes: int,
         keep_cold: bool = False,
+        persistent: bool = False,
     ) -> None: ...
     @property
     def statistics(self) -> Statistics: ...
@@ -126,6 +180,9 @@ class Stream:
 
     def let_go(self, region: int) -> None:
         """Its bytes do not count against the window any more."""
+
+    def incidents(self) -> list[Incident]:
+        """Tries that failed since the last call."""
 
     def close(self) -> None: ...
 
@@ -140,14 +197,133 @@ class Fill:
         options: Options,
         *,
         keep_cold: bool = False,
-    ) -> None: ...
+        persistent: bool = False,
+        joins_places: bool = False,
+        devices: Mapping[int, int] = ...,
+        keep: object = None,
+    ) -> None:
+        """`devices`: by ordinal, the caller's stream; `keep`: what has the places' memory.
+
+        Raises DeviceError.
+        """
+
     @property
     def statistics(self) -> Statistics: ...
-    def run(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def start(self) -> None: ...
+    def wait(self, progress: _Progress = None) -> None:
         """Returns, or raises, when nothing is written to the places any more."""
+
+    def follow(self, streams: Mapping[int, int], progress: _Progress = None) -> None:
+        """Returns when all is verified and on its way, for what comes behind in these streams and
+        in those that the load came behind; or raises as `wait` does.
+        """
+
+    def done(self) -> bool: ...
+    def failed(self) -> bool: ...
+    def run(self, progress: _Progress = None) -> None:
+        """Starts and waits; whoever is interrupted leaves nothing at work in between."""
 
     def placed(self, shard: int) -> list[bool]:
         """Whether all bytes of each extent are at their place."""
+
+    def incidents(self) -> list[Incident]:
+        """Tries that failed since the last call."""
+
+@final
+class TargetFile:
+    """A file that is being written. Calls may be left by Ctrl-C also on a disk that hangs.
+
+    Raises WriteError.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        reopened_as: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    ) -> None: ...
+    @property
+    def filesystem(self) -> str: ...
+    @property
+    def device(self) -> int: ...
+    def direct_refusal(self) -> str:
+        """Why O_DIRECT cannot be used; empty where it can."""
+
+    def reserve(self, nbytes: int) -> None: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+    def truncate(self, nbytes: int) -> None: ...
+    def sync(self) -> None: ...
+
+@type_check_only
+class SaveStatistics(TypedDict):
+    engine: str
+    engine_reason: str
+    lanes: int
+    nbytes: int
+    bytes_direct: int
+    bytes_buffered: int
+    bytes_gathered: int
+    chunks: int
+    fallbacks: list[str]
+
+@final
+class Save:
+    """A save of tensors into one file, in legs.
+
+    Tensor i lies at addresses[i] in one piece, unless layouts has it as (place, bytes of each value
+    that is stored the other way round, or 1), and goes to [bounds[i], bounds[i + 1]) of the file.
+    """
+
+    def __init__(
+        self,
+        file: TargetFile,
+        addresses: npt.NDArray[np.uint64],
+        bounds: _Int64s,
+        layouts: Mapping[int, tuple[Place, int]],
+        *,
+        chunk_bytes: int,
+        options: Options,
+        devices: Mapping[int, int] = ...,
+        on: Mapping[int, int] = ...,
+    ) -> None:
+        """`devices`: streams by ordinal; `on`: ordinals by position. Raises DeviceError."""
+
+    @property
+    def file(self) -> TargetFile: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def digests(self) -> bytes: ...
+    @property
+    def statistics(self) -> SaveStatistics: ...
+    def run(
+        self,
+        leg: str,
+        first: int,
+        last: int,
+        progress: _Progress = None,
+    ) -> None:
+        """Write the blocks [first, last): "direct" or "buffered"; or have all of them "copied"; or
+        their checksums taken only: "summed"."""
+
+def gather(
+    addresses: npt.NDArray[np.uint64],
+    bounds: _Int64s,
+    layouts: Mapping[int, tuple[Place, int]],
+    out: Buffer,
+) -> None:
+    """Put all bytes one behind the other; addresses, bounds and layouts are those of Save."""
+
+def address_of(array: npt.NDArray[Any], /) -> int:
+    """Where the first byte of an array lies."""
+
+def exchange(
+    one: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    other: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+) -> bool:
+    """Let two files change their names; False where that cannot be done. Raises WriteError."""
 
 @final
 class MappedFile:
@@ -164,8 +340,8 @@ class MappedFile:
     def dlpack(self, row: int, code: int, bits: int, shape: tuple[int, ...]) -> CapsuleType: ...
 
 def plan(
-    begins: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
+    begins: _Int64s,
+    ends: _Int64s,
     file_nbytes: int,
     *,
     grid: tuple[int, int] | None,
@@ -186,14 +362,7 @@ class _Entry(Protocol):
 
 def tensor_columns(
     entries: Sequence[_Entry], bits: Mapping[str, int], data_bytes: int, /
-) -> tuple[
-    list[str],
-    list[tuple[int, ...]],
-    npt.NDArray[np.int64],
-    npt.NDArray[np.int64],
-    npt.NDArray[np.int64],
-    bool,
-]:
+) -> tuple[list[str], list[tuple[int, ...]], _Int64s, _Int64s, _Int64s, bool]:
     """Dtypes, shapes, begins, ends and counts of values of a list of header entries; and whether
     they cover the data in order, each with the bytes of its dtype (by `bits`) and shape.
 
@@ -209,6 +378,18 @@ def xxh3_64_chunks(data: Buffer, chunk_bytes: int, /) -> bytes:
 
 def checksum_variant() -> str: ...
 def engine_statuses() -> dict[str, Status]: ...
+def find_driver() -> DriverStatus: ...
+def pinned_account() -> PinnedAccount: ...
+def trim_pinned() -> int: ...
+def device_dlpack(
+    owner: object,
+    ordinal: int,
+    address: int,
+    code: int,
+    bits: int,
+    shape: tuple[int, ...],
+    nbytes: int,
+) -> CapsuleType: ...
 def parked_bytes() -> int:
     """Bytes kept for reads that nobody waits for any more."""
 

@@ -7,25 +7,26 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native, fetch, slicing
+from fastio import _native, fetch, joined, slicing
 from fastio.ahead import Ahead, Loop, alone, concerns, empty
-from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
-from fastio.errors import ChecksumError, MemoryLimitError, ReadError, UsageError
+from fastio.catalog import DTYPES, Catalog, Shard, TensorInfo, shape_in_memory
+from fastio.chunks import CACHED_BYTES_MAX, Chunks
+from fastio.errors import MemoryLimitError, UsageError
+from fastio.fetch import MET, Met
 from fastio.frameworks import Framework, check_dtype
+from fastio.located import Cut
 from fastio.options import Options
 from fastio.report import Report
 
 _AHEAD_BYTES = 2**28
 _MISSES_MAX = 8  # then it is no loop any more, and what is read ahead holds memory for nobody
-_CACHED_BYTES_MAX = 2**23
-_SLICE_WINDOW_BYTES = 2**26
 
 _Position = tuple[int, int]
 
@@ -53,19 +54,22 @@ class Access:
         self._held_by = held_by
         self._verify = verify
         self._options = options
+        self._closed = False
         self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._chunks = _Chunks()
+        self._chunks = Chunks()
         self._loop = Loop(catalog)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
-        self._failure: ChecksumError | ReadError | None = None  # of what was read ahead
+        self._failure: Met | None = None  # of what was read ahead
         self._lock = threading.Lock()
         self._counting = threading.Lock()  # held for no longer than counting takes
         self._report = Report()
         _alive.add(self)
 
     def _map(self, shard: Shard) -> _native.MappedFile | None:
+        if shard.has_copies:
+            return None
         request = fetch.request(shard, verify=self._verify)
         return _native.MappedFile.open(request, self._options)
 
@@ -74,6 +78,28 @@ class Access:
             return self._catalog.shards[index], self._mapped[index]
         except IndexError:  # another thread has closed it meanwhile
             raise UsageError(f"the reader of {self._catalog.source} is closed") from None
+
+    # ---- tensors, wherever they lie
+
+    def all(self, position: _Position | Cut) -> Any:
+        """Return a whole tensor, of its own memory.
+
+        Raises
+        ------
+        As `tensor` does.
+        """
+        return self.cut(position) if isinstance(position, Cut) else self.tensor(position)
+
+    def some(self, position: _Position | Cut, index: Any) -> Any:
+        """Return a part of a tensor, of its own memory; reads what that needs.
+
+        Raises
+        ------
+        As `part` does.
+        """
+        if isinstance(position, Cut):
+            return self.part_of_cut(position, index)
+        return self.part(position, index)
 
     # ---- whole tensors
 
@@ -150,7 +176,7 @@ class Access:
     def _taken(self, ahead: Ahead, position: _Position) -> Any:
         try:
             return ahead.take(position)
-        except (ChecksumError, ReadError) as error:
+        except MET as error:
             # All reading ahead stops with it, and would do so again: each tensor is read on its own
             # from now on, and the one that it concerns is told.
             self._reads_ahead = False
@@ -173,7 +199,7 @@ class Access:
         unit, start = shard.table.chunk_bytes, shard.table.start
         first = start + (begin - start) // unit * unit
         last = min(start - (start - end) // unit * unit, shard.file.nbytes)
-        if end - begin > unit // 4 or last - first > _CACHED_BYTES_MAX:
+        if end - begin > unit // 4 or last - first > CACHED_BYTES_MAX:
             return None
         chunks = self._chunks.get((shard.path, first, last))
         if chunks is None:
@@ -197,49 +223,81 @@ class Access:
         """
         shard, mapped = self._shard(position[0])
         row = position[1]
-        dtype = shard.dtypes[row]
-        check_dtype(self._catalog.info(shard.names[row]), self._held_by)
-        shape = shape_in_memory(dtype, shard.shapes[row])
+        begin = int(shard.begins[row])
+
+        def read(extents: list[_Position]) -> list[npt.NDArray[np.uint8]]:
+            return self._read(shard, mapped, [(begin + at, begin + end) for at, end in extents])
+
+        return self._part(
+            self._catalog.info(shard.names[row]), index, read, lambda: self.tensor(position)
+        )
+
+    def part_of_cut(self, cut: Cut, index: Any) -> Any:
+        """Return a part of a tensor whose rows lie in several shards; reads what that needs.
+
+        Raises
+        ------
+        As `part` does.
+        """
+
+        def read(extents: list[_Position]) -> list[npt.NDArray[np.uint8]]:
+            return [self._of_cut(cut, begin, end) for begin, end in extents]
+
+        return self._part(cut.info, index, read, lambda: self.cut(cut))
+
+    def cut(self, cut: Cut) -> Any:
+        """Return a tensor whose rows lie in several shards, whole.
+
+        Raises
+        ------
+        As `tensor` does.
+        """
+        check_dtype(cut.info, self._held_by)
+        self._require_open()
+        tensor, statistics = joined.read(
+            cut, self._held_by, verify=self._verify, options=self._options
+        )
+        self.count(statistics)
+        return tensor
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the reader of {self._catalog.source} is closed")
+
+    def _of_cut(self, cut: Cut, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Bytes of a tensor, as (n,) uint8 of its own."""
+        found = [
+            self._read(shard, None, [(at, until)])[0]
+            for shard, at, until in cut.extents(begin, end)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _part(
+        self,
+        info: TensorInfo,
+        index: Any,
+        read: Callable[[list[_Position]], list[npt.NDArray[np.uint8]]],
+        whole: Callable[[], Any],
+    ) -> Any:
+        """A part of a tensor whose bytes `read` brings, by where they begin and end in it."""
+        dtype = info.dtype
+        check_dtype(info, self._held_by)
+        shape = shape_in_memory(dtype, info.shape)
         item_bytes = DTYPES[dtype].align_bytes
         selection = slicing.select(index, shape, item_bytes)
         if selection.is_empty:
             return self._held_by.adopt(np.empty(0, np.uint8), dtype, selection.shape)
         if selection.is_everything:
-            whole = self.tensor(position)
-            return whole if selection.shape == shape else whole.reshape(selection.shape)
-        begin = int(shard.begins[row])
+            tensor = whole()
+            return tensor if selection.shape == shape else tensor.reshape(selection.shape)
         together = selection.contiguous()
         if together is not None:
-            (memory,) = self._read(shard, mapped, [(begin + together[0], begin + together[1])])
+            (memory,) = read([together])
             if memory.ctypes.data % item_bytes:
                 memory = memory.copy()
         else:
-            memory = self._gather(shard, mapped, begin, selection)
+            memory = joined.gather(selection, read)
         return self._held_by.adopt(memory, dtype, selection.shape)
-
-    def _gather(
-        self,
-        shard: Shard,
-        mapped: _native.MappedFile | None,
-        begin: int,
-        selection: slicing.Selection,
-    ) -> npt.NDArray[np.uint8]:
-        def copy() -> None:
-            extents = [(begin + segment.begin, begin + segment.end) for segment in waiting]
-            for segment, memory in zip(waiting, self._read(shard, mapped, extents), strict=True):
-                segment.copy_to(out, memory)
-
-        out = selection.blank()
-        waiting: list[slicing.Segment] = []
-        nbytes = 0
-        for segment in selection.segments():
-            waiting.append(segment)
-            nbytes += segment.end - segment.begin
-            if nbytes > _SLICE_WINDOW_BYTES:
-                copy()
-                waiting, nbytes = [], 0
-        copy()
-        return selection.arrange(out)
 
     def _read(
         self, shard: Shard, mapped: _native.MappedFile | None, extents: list[_Position]
@@ -250,8 +308,7 @@ class Access:
         if mapped is not None:
             with fetch.errors_named(self._catalog.source, self._catalog.shards):
                 return [mapped.read(begin, end) for begin, end in extents]
-        with fetch.errors_named(self._catalog.source, self._catalog.shards):
-            loaded = fetch.extents(shard, extents, verify=self._verify, options=self._options)
+        loaded = fetch.extents(shard, extents, verify=self._verify, options=self._options)
         self.count(loaded.statistics)
         sizes: list[tuple[int, ...]] = [(end - begin,) for begin, end in extents]
         return loaded.numpy(0, [_UINT8] * len(sizes), sizes)
@@ -271,6 +328,13 @@ class Access:
         """Count what one native job has done."""
         with self._counting:
             self._report.add(statistics)
+
+    def merge(self, counted: Report) -> None:
+        """Count what several jobs have done."""
+        with self._counting:
+            before = self._report
+            self._report = replace(counted)
+            self._report.merge(before)
 
     def _verified_in_mappings(self) -> int:
         return sum(mapped.chunks_verified for mapped in self._mapped if mapped is not None)
@@ -295,6 +359,7 @@ class Access:
 
     def close(self) -> None:
         """Let go of everything."""
+        self._closed = True
         self.rest()
         with self._lock:
             with self._counting:
@@ -321,28 +386,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Chunks:
-    """The verified chunks that were used last."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int, int], npt.NDArray[np.uint8]] = OrderedDict()
-        self._nbytes = 0
-
-    def get(self, key: tuple[str, int, int]) -> npt.NDArray[np.uint8] | None:
-        chunks = self._kept.get(key)
-        if chunks is not None:
-            self._kept.move_to_end(key)
-        return chunks
-
-    def put(self, key: tuple[str, int, int], chunks: npt.NDArray[np.uint8]) -> None:
-        self._kept[key] = chunks
-        self._nbytes += chunks.nbytes
-        while self._nbytes > _CACHED_BYTES_MAX:
-            _, oldest = self._kept.popitem(last=False)
-            self._nbytes -= oldest.nbytes
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self._nbytes = 0

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastio import _native, fetch
 from fastio.catalog import Catalog, Shard, shape_in_memory
-from fastio.errors import ChecksumError, ReadError
+from fastio.errors import ChecksumError, ReplicaError
+from fastio.fetch import MET, Met
 from fastio.frameworks import Framework
 from fastio.options import Options
 
@@ -49,15 +50,15 @@ def in_file_order(
     process = os.getpid()
     try:
         done = (0, 0)
-        failed: ChecksumError | ReadError | None = None
+        failed: Met | None = None
         for region, (index, first, last) in enumerate(native.regions()):
             yield from _without_bytes(catalog, held_by, done, (index, first))
             shard = catalog.shards[index]
             if failed is None:
                 try:
-                    with fetch.errors_named(catalog.source, catalog.shards):
+                    with fetch.errors_named(catalog.source, catalog.shards, native.incidents):
                         loaded = native.take(region)
-                except (ChecksumError, ReadError) as error:
+                except MET as error:
                     # Whatever was read ahead stops with it; what lies before is not damaged.
                     failed = error
                     native.close()
@@ -80,18 +81,24 @@ def in_file_order(
     finally:
         failed = None  # its trace holds this frame, and so the files
         if process == os.getpid():  # in a child, locks of the job may be held for good
-            count(native.statistics)
+            with fetch.errors_named(catalog.source, catalog.shards, native.incidents):
+                count(native.statistics)
         native.close()
 
 
-def _is_reached(error: ChecksumError | ReadError, shard: Shard, row: int) -> bool:
+def _is_reached(error: Met, shard: Shard, row: int) -> bool:
     """Whether what was met while reading ahead lies in a tensor, or before it in its file."""
     if error.offset is None:
         return True
-    return error.path == shard.path and int(shard.ends[row]) > error.offset
+    return _is_of(error, shard) and int(shard.ends[row]) > error.offset
 
 
-def concerns(error: ChecksumError | ReadError, shard: Shard, row: int) -> bool:
+def _is_of(error: Met, shard: Shard) -> bool:
+    path = error.shard if isinstance(error, ReplicaError) else error.path
+    return path in fetch.paths_of(shard)
+
+
+def concerns(error: Met, shard: Shard, row: int) -> bool:
     """Whether what was met while reading ahead has to do with a tensor.
 
     Raises
@@ -102,7 +109,7 @@ def concerns(error: ChecksumError | ReadError, shard: Shard, row: int) -> bool:
         return True
     nbytes = error.nbytes if isinstance(error, ChecksumError) else 1
     return (
-        error.path == shard.path
+        _is_of(error, shard)
         and int(shard.begins[row]) < error.offset + nbytes
         and error.offset < int(shard.ends[row])
     )
@@ -215,7 +222,9 @@ class Ahead:
             for earlier in range(self._first, region):
                 self._let_go(earlier)
             self._first = max(self._first, region)
-            with fetch.errors_named(self._catalog.source, self._catalog.shards):
+            with fetch.errors_named(
+                self._catalog.source, self._catalog.shards, self._native.incidents
+            ):
                 self._loaded[region] = self._native.take(region)
         index, row = position
         tensor = _wrapped(
@@ -248,7 +257,8 @@ class Ahead:
         """Stop, and free what was not taken."""
         self._loaded.clear()
         self._places.clear()
-        self._native.close()
+        with fetch.errors_named(self._catalog.source, self._catalog.shards, self._native.incidents):
+            self._native.close()
 
 
 class Loop:

@@ -1,26 +1,54 @@
-"""What most users ever call: load, open, load_into."""
+"""What most users ever call: load, open, load_into, save."""
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, overload
 
-from fastio import fetch
 from fastio.fill import load_into
-from fastio.formats import huggingface
-from fastio.frameworks import check_dtypes
-from fastio.frameworks import framework as framework_named
-from fastio.loading import check_kind, check_verify, describe, progress_bar, wrapped
+from fastio.locate import locate
 from fastio.options import Options
 from fastio.reader import open
 from fastio.report import Report
+from fastio.save import save
+from fastio.whole import Load, LoadHandle, To
 
-__all__ = ["load", "load_into", "open"]
+__all__ = ["load", "load_into", "open", "save"]
 
-_log = logging.getLogger("fastio")
+
+@overload
+def load(
+    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    *,
+    framework: str = "numpy",
+    names: Collection[str] | None = None,
+    verify: bool | Literal["require"] = True,
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+    wait: Literal[True] = True,
+) -> dict[str, Any]: ...
+
+
+@overload
+def load(
+    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    *,
+    framework: str = "numpy",
+    names: Collection[str] | None = None,
+    verify: bool | Literal["require"] = True,
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+    wait: Literal[False],
+) -> LoadHandle: ...
 
 
 def load(
@@ -32,14 +60,18 @@ def load(
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
-) -> dict[str, Any]:
-    """Load tensors into memory, verified while they are read.
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+    wait: bool = True,
+) -> dict[str, Any] | LoadHandle:
+    """Load tensors into memory, or onto devices, verified while they are read.
 
     Parameters
     ----------
     source : path or list of paths
         A ``.safetensors`` file, several of them, a Hugging Face folder or its
-        ``*.safetensors.index.json``.
+        ``*.safetensors.index.json``; or a root of a store, whose newest generation is loaded.
     framework : {"numpy", "torch"}
         What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the
         last axis.
@@ -55,11 +87,24 @@ def load(
         Show a progress bar.
     report : Report, optional
         Filled with what was done, how fast, and why so.
+    device : str, int or torch.device, optional
+        With torch: where the tensors go. What goes to CUDA is read into pinned memory, verified
+        there, and copied while the rest is read; no host copy of the model is made.
+        Default: the CPU.
+    device_map : mapping of str to device, optional
+        In place of `device`: for a tensor or a module, by its name, where it goes; the longest name
+        wins, and "" is for all that is left.
+    stream : object, optional
+        The CUDA stream that the load comes behind: an object with ``__cuda_stream__``, or the
+        driver's handle. Default: torch's current one.
+    wait : bool
+        False returns a handle at once, of a load to a device.
 
     Returns
     -------
-    dict of str to array
-        Each tensor owns its memory, writable, aligned for its dtype.
+    dict of str to array, or LoadHandle
+        Each tensor owns its memory, writable, aligned for its dtype. With ``wait=False`` a handle
+        whose ``wait()`` returns them, or ``queued()`` before the last copy is done.
 
     Raises
     ------
@@ -75,40 +120,24 @@ def load(
         A read that failed: errno, path, offset.
     TensorNotFoundError
         A name that no file has, with close matches.
+    ReplicaError
+        A store of which no copy of some bytes is left, or too few roots: each with its reason.
     MemoryLimitError
         More bytes than ``options.memory_limit_bytes``; nothing was read.
+    DeviceError
+        What the driver of a device refused.
+    MemoryError
+        A device, or the host, without memory; nothing was read.
     TypeError, ValueError
         An argument that is none of the above, or a dtype that the framework cannot hold.
     """
-    held_by = framework_named(framework)
-    check_verify(verify)
-    check_kind("options", options, Options)
-    check_kind("report", report, Report)
-    options = options if options is not None else Options()
-    if report is None:
-        report = Report()
-    else:
-        report.clear()
-    if names is not None and not isinstance(names, (str, bytes)):
-        names = tuple(names)
-    try:
-        started, cpu_started = time.perf_counter(), time.process_time()
-        catalog = huggingface.locate(source, names)
-        wanted = catalog if names is None else catalog.select(names)
-        check_dtypes(wanted, held_by)
-        if verify == "require":
-            fetch.require_tables(wanted)
-        describe(report, wanted, verified=bool(verify))
-        with progress_bar(catalog.source, shown=progress) as advance:
-            loaded = fetch.read(wanted, verify=bool(verify), options=options, progress=advance)
-        report.take(loaded.statistics)
-        tensors = wrapped(wanted, loaded, held_by)
-        if names is not None:
-            tensors = {str(name): tensors[name] for name in names}
-        report.seconds = time.perf_counter() - started
-        report.cpu_seconds = time.process_time() - cpu_started
-    except BaseException:
-        report.clear()
-        raise
-    _log.info("loaded %s: %s", catalog.source, report)
-    return tensors
+    begun = Load(
+        lambda wanted: locate(source, wanted),
+        framework=framework,
+        names=names,
+        verify=verify,
+        options=options,
+        report=report,
+        to=To(device, device_map, stream),
+    )
+    return begun.now(progress=progress) if wait else LoadHandle(begun)

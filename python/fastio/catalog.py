@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fastio.errors import FormatError, TensorNotFoundError, shown
+from fastio.errors import FormatError, TensorNotFoundError
+from fastio.shown import shown
 
 _MATCHES_MAX = 3
 _NEIGHBOURS = 64  # names before and behind a missing one that are compared with it
@@ -140,6 +141,13 @@ class Readable(Protocol):
     def read(self, offset: int, nbytes: int) -> bytes: ...
 
 
+class Copies(Protocol):
+    """The files that have the bytes of a shard, the preferred one first."""
+
+    @property
+    def files(self) -> tuple[Any, ...]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Shard:
     """One located file: its tensors as columns, in the order of their bytes.
@@ -156,6 +164,8 @@ class Shard:
         What the user stored with the tensors, without fastio's own keys.
     table : ChecksumTable or None
         None for a file that carries no checksums.
+    copies : Copies or None
+        Where the same bytes lie besides, if they do; `file` is one of them.
     """
 
     file: Readable
@@ -166,11 +176,22 @@ class Shard:
     ends: npt.NDArray[np.int64]
     metadata: dict[str, str]
     table: ChecksumTable | None
+    copies: Copies | None = None
 
     @property
     def path(self) -> str:
         """The file's path, as it was opened."""
         return self.file.path
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it carries checksums."""
+        return self.table is not None
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether its bytes lie somewhere besides."""
+        return self.copies is not None
 
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.

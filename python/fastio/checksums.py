@@ -18,7 +18,8 @@ import msgspec
 
 from fastio import _native
 from fastio.catalog import ChecksumTable
-from fastio.errors import ChecksumError, FormatError, shown
+from fastio.errors import ChecksumError, FormatError
+from fastio.shown import shown
 
 KEY_PREFIX = "fastio."
 """Metadata under keys that begin so is fastio's own, and not shown to users."""
@@ -35,8 +36,10 @@ _PREFIX = b'{"__metadata__":{"fastio.header":"'
 _DIGEST_AT = LENGTH_BYTES + len(_PREFIX)
 _DIGITS = slice(_DIGEST_AT, _DIGEST_AT + 16)
 _DIGEST_BYTES = 8
-_START_ALIGNMENT = 4096
-_CHUNK_BYTES_MIN, _CHUNK_BYTES_DEFAULT, _CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
+START_ALIGNMENT = 4096
+"""Data begins at a multiple of it, so that direct reads and writes of chunks are aligned."""
+CHUNK_BYTES_MIN, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
+"""A chunk has a power of two of bytes."""
 # Damage and metadata that was copied from another file cannot be told apart.
 _SUSPECT = (
     "either this file is damaged, or its metadata was copied from another one; save it again from "
@@ -85,11 +88,11 @@ def parse(
     _check_digest(where)
     table = _decode(metadata[_TABLE_KEY], where)
     chunk_count = _chunk_count(file_bytes - table.start, table.chunk_bytes)
-    if table.start != len(header) or table.start % _START_ALIGNMENT:
+    if table.start != len(header) or table.start % START_ALIGNMENT:
         raise where.unsound(
             _TABLE_KEY,
             f"its checksums start at {table.start}, and its data at {len(header)}",
-            f"the same place, a multiple of {_START_ALIGNMENT}",
+            f"the same place, a multiple of {START_ALIGNMENT}",
         )
     if len(table.digests) != chunk_count * _DIGEST_BYTES:
         raise where.unsound(
@@ -123,6 +126,24 @@ def verify(table: ChecksumTable, data: bytes, path: str) -> None:
             expected=digests[0][::-1].hex(),
             found=digests[1][::-1].hex(),
         )
+
+
+def checked_chunk_bytes(chunk_bytes: int | None) -> int:
+    """Return the size of a chunk that was asked for, or the default.
+
+    Raises
+    ------
+    ValueError
+        If chunks cannot have it.
+    """
+    if chunk_bytes is None:
+        return CHUNK_BYTES_DEFAULT
+    sizes = range(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX + 1)
+    if chunk_bytes not in sizes or chunk_bytes & (chunk_bytes - 1):
+        raise ValueError(
+            f"chunk_bytes={chunk_bytes}: expected a power of two from 64 KiB to 16 MiB"
+        )
+    return chunk_bytes
 
 
 def without_own_keys(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -188,7 +209,7 @@ def _decode(text: str, header: _Header) -> ChecksumTable:
         problem = f"its checksums are by {shown(written.algorithm)}"
         raise header.unsound(_TABLE_KEY, problem, f"{_ALGORITHM!r}, {_NEWER}")
     chunk_bytes = written.chunk_bytes
-    if not _CHUNK_BYTES_MIN <= chunk_bytes <= _CHUNK_BYTES_MAX or chunk_bytes & (chunk_bytes - 1):
+    if not CHUNK_BYTES_MIN <= chunk_bytes <= CHUNK_BYTES_MAX or chunk_bytes & (chunk_bytes - 1):
         problem = f"its chunks are of {chunk_bytes} bytes"
         raise header.unsound(_TABLE_KEY, problem, "a power of two from 64 KiB to 16 MiB")
     try:
@@ -254,7 +275,11 @@ class HeaderPlan:
 
 
 def plan_header(
-    metadata: Mapping[str, str], tensors: bytes, data_bytes: int, path: str
+    metadata: Mapping[str, str],
+    tensors: bytes,
+    data_bytes: int,
+    path: str,
+    chunk_bytes: int = CHUNK_BYTES_DEFAULT,
 ) -> HeaderPlan:
     """Lay out a sealed header.
 
@@ -268,6 +293,8 @@ def plan_header(
         Size of what follows the header.
     path : str
         For messages.
+    chunk_bytes : int
+        Bytes of data that get a checksum; doubled where the header would be too long otherwise.
 
     Raises
     ------
@@ -275,8 +302,7 @@ def plan_header(
         If the header would be longer than the format allows, even with the largest chunks.
     """
     users = dict(sorted(without_own_keys(metadata).items()))
-    chunk_bytes = _CHUNK_BYTES_DEFAULT
-    while chunk_bytes <= _CHUNK_BYTES_MAX:
+    while chunk_bytes <= CHUNK_BYTES_MAX:
         digests = bytes(_chunk_count(data_bytes, chunk_bytes) * _DIGEST_BYTES)
         start = 0
         # The text holds its own length, and more digits only make it longer: this comes to rest.
@@ -304,4 +330,4 @@ def _header_text(metadata: Mapping[str, str], tensors: bytes, table: ChecksumTab
 
 def _padded(text: bytes) -> int:
     """The size of length, header and the spaces behind it."""
-    return -(-(LENGTH_BYTES + len(text)) // _START_ALIGNMENT) * _START_ALIGNMENT
+    return -(-(LENGTH_BYTES + len(text)) // START_ALIGNMENT) * START_ALIGNMENT

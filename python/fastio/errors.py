@@ -4,6 +4,10 @@
     ├── FormatError (ValueError)           a file that is not what it says
     ├── ChecksumError                      bytes that are not those that were saved
     ├── ReadError, WriteError (OSError)    a system call that failed
+    ├── DeviceError (RuntimeError)         what an accelerator's driver refused
+    ├── ReplicaError                       a store without enough roots, each with its reason
+    ├── ConflictError                      a generation that somebody else committed, or collected
+    ├── StaleError                         older than the `min_generation` that was asked for
     ├── TensorNotFoundError (KeyError)     a name that no file has
     ├── UsageError (ValueError)            a closed reader, a framework or device that there is not
     ├── SelectionError (IndexError)        an index that a tensor has not
@@ -17,28 +21,12 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-_SHOWN_MAX = 200  # characters of a name in a message; a hostile file may have names of megabytes
+from fastio.shown import shown
+
 _TENSORS_SHOWN_MAX = 3
-# Of the rest that JSON has: some elements of a list or an object, two levels deep.
-_brief = reprlib.Repr()
-_brief.maxlevel, _brief.maxlist, _brief.maxdict, _brief.maxtuple = 2, 8, 4, 8
-
-
-def shown(text: object) -> str:
-    """Return `text` as a message shows it: in quotes, cut to a length that a line can carry.
-
-    Raises
-    ------
-    Nothing.
-    """
-    if isinstance(text, str):
-        cut = len(text) > _SHOWN_MAX
-        return f"{text[:_SHOWN_MAX]!r}… ({len(text)} characters)" if cut else repr(text)
-    return _brief.repr(text)
 
 
 def _restore(kind: type[FastioError], arguments: dict[str, Any]) -> FastioError:
@@ -217,6 +205,131 @@ class ReadError(_IoError):
 
 class WriteError(_IoError):
     """A system call on a file that is written failed. Attributes as those of `ReadError`."""
+
+
+class DeviceError(FastioError, RuntimeError):
+    """An accelerator that is not there, or a call that its driver refused.
+
+    Attributes
+    ----------
+    device : str
+        As torch calls it, "cuda:0".
+    operation : str
+        The call.
+    code : int
+        What the driver said; 0 where it was not asked.
+    detail : str
+        The name of the code and its text; or why the driver was not asked.
+    """
+
+    _arguments = ("device", "operation", "code", "detail")
+
+    def __init__(self, device: str, operation: str, code: int, detail: str) -> None:
+        super().__init__(device, operation, code, detail)
+        self.device = device
+        self.operation = operation
+        self.code = code
+        self.detail = detail
+
+    def _message(self) -> str:
+        if not self.code:
+            return f"{self.device}: {self.detail}"
+        return f"{self.device}: {self.operation} failed: {self.detail} ({self.code})"
+
+
+class ReplicaError(FastioError):
+    """Too few roots of a store could give, or take, what was asked for.
+
+    Attributes
+    ----------
+    path : str
+        The store, or the shard.
+    problem : str
+        What could not be had.
+    reasons : mapping of str to str
+        Each root, or each copy of a shard, that was tried, and why it did not do.
+    tensors : tuple of str
+        The tensors that have bytes there, where that is known.
+    shard : str or None
+        One of the files that should have them.
+    offset : int or None
+        Where in it, in bytes, where that is known.
+    """
+
+    _arguments = ("path", "problem", "reasons", "tensors", "shard", "offset")
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        problem: str,
+        reasons: Mapping[str, str],
+        tensors: Sequence[str] = (),
+        shard: str | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(path, problem)
+        self.path = os.fsdecode(path)
+        self.problem = problem
+        self.reasons = dict(reasons)
+        self.tensors = tuple(tensors)
+        self.shard = shard
+        self.offset = offset
+
+    def _message(self) -> str:
+        message = f"{self.path}: {self.problem}"
+        if self.tensors:
+            listed = ", ".join(shown(name) for name in self.tensors[:_TENSORS_SHOWN_MAX])
+            more = len(self.tensors) - _TENSORS_SHOWN_MAX
+            message += f"; it has bytes of {listed}" + (f" and {more} more" if more > 0 else "")
+        return "; ".join((message, *(f"{root}: {why}" for root, why in self.reasons.items())))
+
+
+class ConflictError(FastioError):
+    """A store that somebody else is writing to, or has written to meanwhile; or a generation that
+    was collected.
+
+    Attributes
+    ----------
+    path : str
+        The store, or the root.
+    problem : str
+    """
+
+    _arguments = ("path", "problem")
+
+    def __init__(self, path: str | bytes | os.PathLike[str], problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = os.fsdecode(path)
+        self.problem = problem
+
+    def _message(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class StaleError(FastioError):
+    """A store whose newest generation is older than the one that was asked for.
+
+    Attributes
+    ----------
+    path : str
+        The store.
+    found, expected : int
+        The newest generation that its roots have, and the oldest that will do.
+    """
+
+    _arguments = ("path", "found", "expected")
+
+    def __init__(self, path: str | bytes | os.PathLike[str], found: int, expected: int) -> None:
+        super().__init__(path, found, expected)
+        self.path = os.fsdecode(path)
+        self.found = found
+        self.expected = expected
+
+    def _message(self) -> str:
+        return (
+            f"{self.path}: its newest generation is {self.found}; expected {self.expected} or "
+            "newer. These roots are old ones, a backup perhaps, or newer ones are missing"
+        )
 
 
 class TensorNotFoundError(FastioError, KeyError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,12 +14,20 @@ import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import Catalog, Shard
-from fastio.errors import ChecksumError, FormatError, MemoryLimitError
+from fastio.errors import ChecksumError, FormatError, MemoryLimitError, ReadError, ReplicaError
+from fastio.frameworks import Framework, check_dtype, check_dtypes
+from fastio.host_memory import available_bytes
+from fastio.located import Located
 from fastio.options import Options
+from fastio.replica import watch_of
 
 # How long a limit waits for reads that were given up a moment ago, by a stream that ended say, and
 # still hold memory; on a disk that answers they take some milliseconds.
 _PARKED_WAIT_S = 0.25
+
+Met = ChecksumError | ReadError | ReplicaError
+MET = (ChecksumError, ReadError, ReplicaError)
+"""What reading ahead may meet that concerns some tensors, and not those before them."""
 
 _Result = TypeVar("_Result")
 
@@ -30,13 +39,29 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     ------
     Nothing.
     """
-    assert isinstance(shard.file, _native.File)  # what is in memory is not asked for
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
+    if shard.has_copies:
+        assert shard.copies is not None
+        return shard.copies.files, shard.begins, shard.ends, native_table
+    assert isinstance(shard.file, _native.File)  # what is in memory is not asked for
     return shard.file, shard.begins, shard.ends, native_table
 
 
-def require_tables(catalog: Catalog) -> None:
+def check_held(located: Located, held_by: Framework) -> None:
+    """Refuse what a framework cannot hold, before anything is read.
+
+    Raises
+    ------
+    DtypeError
+        Names the file, the tensor and its dtype.
+    """
+    for cut in located.cuts.values():
+        check_dtype(cut.info, held_by)
+    check_dtypes(located.catalog, held_by)
+
+
+def require_tables(shards: Iterable[Shard]) -> None:
     """Refuse a source with a file that cannot be verified.
 
     Raises
@@ -44,8 +69,8 @@ def require_tables(catalog: Catalog) -> None:
     FormatError
         Names the file.
     """
-    for shard in catalog.shards:
-        if shard.table is None:
+    for shard in shards:
+        if not shard.is_sealed:
             raise FormatError(
                 shard.path,
                 "carries no checksums, and verify='require' was asked for",
@@ -68,10 +93,19 @@ def read(
         As `fastio.load` has them.
     """
     requests = [request(shard, verify=verify) for shard in catalog.shards]
+    options = _unmapped(catalog.shards, options)
     keep = keep_cold(catalog.shards)
-    with errors_named(catalog.source, catalog.shards):
+    met: list[_native.Incident] = []
+    with errors_named(catalog.source, catalog.shards, lambda: met):
         return within_limit(
-            lambda: _native.load(requests, options, keep_cold=keep, progress=progress)
+            lambda: _native.load(
+                requests,
+                options,
+                keep_cold=keep,
+                progress=progress,
+                persistent=is_persistent(catalog.shards),
+                incidents=met,
+            )
         )
 
 
@@ -88,7 +122,14 @@ def extents(
     asked: npt.NDArray[np.int64] = np.array(ranges, np.int64)
     file, _, _, table = request(shard, verify=verify)
     wanted = (file, asked[:, 0].copy(), asked[:, 1].copy(), table)
-    return within_limit(lambda: _native.load([wanted], options))
+    options = _unmapped([shard], options)
+    met: list[_native.Incident] = []
+    with errors_named(shard.path, [shard], lambda: met):
+        return within_limit(
+            lambda: _native.load(
+                [wanted], options, persistent=is_persistent([shard]), incidents=met
+            )
+        )
 
 
 def stream(
@@ -104,11 +145,25 @@ def stream(
         If asking for the state of a file fails.
     """
     requests = [request(shard, verify=verify) for shard in catalog.shards]
+    options = _unmapped(catalog.shards, options)
     keep = keep_cold(catalog.shards)
     with errors_named(catalog.source, catalog.shards):
         return within_limit(
-            lambda: _native.Stream(requests, options, window_bytes=window_bytes, keep_cold=keep)
+            lambda: _native.Stream(
+                requests,
+                options,
+                window_bytes=window_bytes,
+                keep_cold=keep,
+                persistent=is_persistent(catalog.shards),
+            )
         )
+
+
+def _unmapped(shards: Iterable[Shard], options: Options) -> Options:
+    """What has copies is never mapped: pages that are read again are not verified again."""
+    if options.mapping == "auto" and any(shard.has_copies for shard in shards):
+        return replace(options, mapping="never")
+    return options
 
 
 def within_limit(start: Callable[[], _Result]) -> _Result:
@@ -128,18 +183,52 @@ def within_limit(start: Callable[[], _Result]) -> _Result:
         time.sleep(0.002)
 
 
-@contextlib.contextmanager
-def errors_named(source: str, shards: Sequence[Shard]) -> Iterator[None]:
-    """Say which tensors a damaged chunk belongs to, and for what there was no memory.
+def is_persistent(shards: Iterable[Shard]) -> bool:
+    """Whether a failure is followed by another try, of the same copy or another one.
 
     Raises
     ------
-    ChecksumError, MemoryError
+    Nothing.
+    """
+    watch = watch_of(shards)
+    return watch is not None and watch.persistent
+
+
+@contextlib.contextmanager
+def errors_named(
+    source: str,
+    shards: Sequence[Shard],
+    incidents: Callable[[], list[_native.Incident]] = list,
+) -> Iterator[None]:
+    """Say which tensors a damaged chunk belongs to, for what there was no memory, and which copies
+    were tried.
+
+    Parameters
+    ----------
+    source : str
+    shards : sequence of Shard
+    incidents : callable
+        Returns what was met meanwhile.
+
+    Raises
+    ------
+    ChecksumError, MemoryError, ReplicaError
         With what is known of them here.
     """
+    watch = watch_of(shards)
     try:
-        yield
-    except ChecksumError as error:
+        try:
+            yield
+        finally:
+            if watch is not None:
+                watch.note(shards, incidents())
+    except (ChecksumError, ReadError) as error:
+        blamed = [shard for shard in shards if error.path in paths_of(shard)]
+        if watch is not None and watch.persistent and blamed:
+            nbytes = error.nbytes if isinstance(error, ChecksumError) else 1
+            raise watch.exhausted(blamed[0], error.offset, nbytes, source) from None
+        if isinstance(error, ReadError):
+            raise
         raise ChecksumError(
             error.path,
             chunk=error.chunk,
@@ -148,10 +237,7 @@ def errors_named(source: str, shards: Sequence[Shard]) -> Iterator[None]:
             expected=error.expected,
             found=error.found,
             tensors=[
-                name
-                for shard in shards
-                if shard.path == error.path
-                for name in shard.names_within(error.offset, error.nbytes)
+                name for shard in blamed for name in shard.names_within(error.offset, error.nbytes)
             ],
         ) from None
     except MemoryLimitError:
@@ -159,6 +245,18 @@ def errors_named(source: str, shards: Sequence[Shard]) -> Iterator[None]:
     except MemoryError as error:
         nbytes = sum(int((shard.ends - shard.begins).sum()) for shard in shards)
         raise MemoryError(f"{source}: there is no memory for tensors of {nbytes} bytes") from error
+
+
+def paths_of(shard: Shard) -> tuple[str, ...]:
+    """Return the files that have the bytes of a shard.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if not shard.has_copies or shard.copies is None:
+        return (shard.path,)
+    return tuple(file.path for file in shard.copies.files)
 
 
 def keep_cold(shards: Sequence[Shard]) -> bool:
@@ -172,9 +270,5 @@ def keep_cold(shards: Sequence[Shard]) -> bool:
     if not ranks.isdecimal() or int(ranks) <= 1:
         return False
     nbytes = sum(shard.file.nbytes for shard in shards)
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        available = next(
-            (int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")), 0
-        )
     # The cache keeps one copy, each rank has one of its own.
-    return nbytes * (1 + int(ranks)) < available
+    return nbytes * (1 + int(ranks)) < (available_bytes() or 0)

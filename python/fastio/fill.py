@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fastio import _native, fetch
-from fastio.catalog import Catalog, shape_in_memory
-from fastio.errors import FastioError, shown
-from fastio.formats import huggingface
-from fastio.frameworks import Framework, Place, check_dtypes, framework_of
-from fastio.loading import check_kind, check_verify, describe, progress_bar
+from fastio import _native, fetch, joined
+from fastio.catalog import TensorInfo, shape_in_memory
+from fastio.errors import FastioError
+from fastio.frameworks import Framework, Place, check_dtype, framework_of
+from fastio.loading import (
+    Verify,
+    check_kind,
+    check_verify,
+    describe,
+    note_events,
+    progress_bar,
+)
+from fastio.locate import locate
+from fastio.located import Located
 from fastio.options import Options
 from fastio.report import Report
+from fastio.shown import shown
 
 # Deciding whether two interleaved layouts share a byte may take forever; beyond this they are
 # refused.
@@ -46,7 +55,8 @@ def load_into(
         As `fastio.load` takes it.
     tensors : mapping of str to numpy.ndarray or torch.Tensor
         By name; of the dtype and the shape in the file (packed F4: half of its last axis), with any
-        strides, on the CPU, writable, none overlapping another.
+        strides, writable, on the CPU or a CUDA device (which is filled by way of pinned memory),
+        none overlapping another.
     verify : bool or "require"
         As `fastio.load` takes it.
     strict : bool
@@ -69,6 +79,8 @@ def load_into(
     ChecksumError, ReadError
         It failed midway. No byte that was not verified is left in the tensors, but what they hold
         is undefined, except for those that the error lists in `complete`.
+    DeviceError
+        What the driver of a device refused; midway, it is as with the two above.
     MemoryLimitError
         A limit below one block; nothing was written.
     """
@@ -81,43 +93,98 @@ def load_into(
     counted = report if report is not None else Report()
     counted.clear()
     started, cpu_started = time.perf_counter(), time.process_time()
-    catalog = huggingface.locate(source, tuple(tensors) if not strict else None)
-    wanted = catalog.select(tuple(tensors))
-    if strict and len(wanted) < len(catalog):
-        missing = next(name for name in catalog if name not in tensors)
+    located = locate(source, tuple(tensors) if not strict else None)
+    fill_located(
+        located,
+        tensors,
+        verify=verify,
+        strict=strict,
+        options=options,
+        progress=progress,
+        report=counted,
+    )
+    counted.seconds = time.perf_counter() - started
+    counted.cpu_seconds = time.process_time() - cpu_started
+
+
+def fill_located(
+    located: Located,
+    tensors: Mapping[str, Any],
+    *,
+    verify: Verify,
+    strict: bool,
+    options: Options,
+    progress: bool,
+    report: Report,
+) -> None:
+    """Fill arrays and tensors with what was located: what `load_into` does.
+
+    Raises
+    ------
+    As `load_into` does.
+    """
+    wanted = located.select(tuple(tensors))
+    if strict and len(wanted) < len(located):
+        missing = next(name for name in located if name not in tensors)
         raise ValueError(
-            f"tensors has no {shown(missing)}, and {len(catalog) - len(wanted)} of the "
-            f"{len(catalog)} names in {catalog.source} are missing; strict=False fills a part"
+            f"tensors has no {shown(missing)}, and {len(located) - len(wanted)} of the "
+            f"{len(located)} names in {located.source} are missing; strict=False fills a part"
         )
+    shards = wanted.shards
     if verify == "require":
-        fetch.require_tables(wanted)
+        fetch.require_tables(shards)
     places = _places(wanted, tensors)
     fill = _native.Fill(
-        [fetch.request(shard, verify=bool(verify)) for shard in wanted.shards],
+        [fetch.request(shard, verify=bool(verify)) for shard in shards],
         places,
         options,
-        keep_cold=fetch.keep_cold(wanted.shards),
+        keep_cold=fetch.keep_cold(shards),
+        persistent=fetch.is_persistent(shards),
+        devices=_devices(tensors, places),
     )
     for tensor in tensors.values():
         cast(Framework, framework_of(tensor)).note_write(tensor)
     try:
         with (
-            progress_bar(catalog.source, shown=progress) as advance,
-            fetch.errors_named(catalog.source, wanted.shards),
+            progress_bar(located.source, shown=progress) as advance,
+            fetch.errors_named(located.source, shards, fill.incidents),
         ):
             fetch.within_limit(lambda: fill.run(advance))
     except FastioError as error:
-        error.complete = tuple(
-            name
-            for index, shard in enumerate(wanted.shards)
-            for name, placed in zip(shard.names, fill.placed(index), strict=True)
-            if placed
-        )
+        error.complete = _complete(wanted, fill)
         raise
-    describe(counted, wanted, verified=bool(verify))
-    counted.take(fill.statistics)
-    counted.seconds = time.perf_counter() - started
-    counted.cpu_seconds = time.process_time() - cpu_started
+    describe(report, wanted, verified=bool(verify))
+    report.take(fill.statistics)
+    note_events(report, wanted)
+
+
+def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> dict[int, int]:
+    """The devices that places are on, by ordinal the stream whose work comes first."""
+    if all(place.device < 0 for of_shard in places for place in of_shard):
+        return {}
+    asked = {
+        str(device): (device, cast(Framework, framework_of(tensor)))
+        for tensor in tensors.values()
+        if (device := getattr(tensor, "device", "cpu")) != "cpu"
+    }
+    found = [held_by.destination(device, None) for device, held_by in asked.values()]
+    return {each.ordinal: each.stream for each in found if each is not None}
+
+
+def _complete(wanted: Located, fill: _native.Fill) -> tuple[str, ...]:
+    """The tensors that have all their bytes."""
+    count = len(wanted.catalog.shards)
+    whole = [
+        name
+        for index, shard in enumerate(wanted.catalog.shards)
+        for name, placed in zip(shard.names, fill.placed(index), strict=True)
+        if placed
+    ]
+    for name, cut in wanted.cuts.items():
+        if all(all(fill.placed(count + at)) for at in range(len(cut.pieces))):
+            whole.append(name)
+        count += len(cut.pieces)
+    return tuple(whole)
 
 
 class _Target(NamedTuple):
@@ -127,33 +194,41 @@ class _Target(NamedTuple):
     place: Place
 
 
-def _places(catalog: Catalog, tensors: Mapping[str, Any]) -> list[list[Place]]:
-    """Where each tensor of each shard goes; refuses what cannot be filled."""
+def _places(wanted: Located, tensors: Mapping[str, Any]) -> list[list[Place]]:
+    """Where each tensor of each shard goes, and each piece; refuses what cannot be filled."""
     targets: list[_Target] = []
     places = []
-    for shard in catalog.shards:
+    for shard in wanted.catalog.shards:
         of_shard = []
         for name, dtype, shape in zip(shard.names, shard.dtypes, shard.shapes, strict=True):
-            tensor = tensors[name]
-            held_by = framework_of(tensor)
-            if held_by is None:
-                raise TypeError(
-                    f"tensor {shown(name)} is a {type(tensor).__name__}, and no numpy array or "
-                    "torch tensor"
-                )
-            if dtype not in held_by.DTYPES or dtype == "F4":
-                check_dtypes(catalog.select([name]), held_by)
-            try:
-                place = held_by.place_of(tensor, dtype)
-                _check_shape(place, shape_in_memory(dtype, shape))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"tensor {shown(name)} {error}") from None
+            place = _place(TensorInfo(name, dtype, shape, shard.path, 0, 0), tensors[name])
             of_shard.append(place)
             if 0 not in place.shape:
                 targets.append(_target(name, place))
         places.append(of_shard)
+    for name, cut in wanted.cuts.items():
+        place = _place(cut.info, tensors[name])
+        places += [[of_piece] for of_piece in joined.places(cut, place)]
+        targets.append(_target(name, place))
     _check_apart(targets)
     return places
+
+
+def _place(info: TensorInfo, tensor: Any) -> Place:
+    held_by = framework_of(tensor)
+    if held_by is None:
+        raise TypeError(
+            f"tensor {shown(info.name)} is a {type(tensor).__name__}, and no numpy array or "
+            "torch tensor"
+        )
+    if info.dtype not in held_by.DTYPES or info.dtype == "F4":
+        check_dtype(info, held_by)
+    try:
+        place = held_by.place_of(tensor, info.dtype)
+        _check_shape(place, shape_in_memory(info.dtype, info.shape))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"tensor {shown(info.name)} {error}") from None
+    return place
 
 
 def _check_shape(place: Place, expected: tuple[int, ...]) -> None:

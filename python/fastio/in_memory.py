@@ -10,22 +10,10 @@ import numpy.typing as npt
 from fastio import checksums, fetch
 from fastio.catalog import Catalog, Shard, shape_in_memory
 from fastio.formats import safetensors
+from fastio.formats.safetensors import InMemory
 from fastio.frameworks import Framework, check_dtypes
 
 _PATH = "<bytes>"
-
-
-class _Memory:
-    """Bytes, where a file is expected."""
-
-    path = _PATH
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.nbytes = len(data)
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        return self.data[offset : offset + nbytes]
 
 
 def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
@@ -82,7 +70,7 @@ def _rows(shard: Shard) -> Any:
 def _locate(data: bytes) -> Shard:
     if not isinstance(data, bytes):
         raise TypeError(f"data must be bytes, not {type(data).__name__}")
-    shard = safetensors.locate(_Memory(data))
+    shard = safetensors.locate(InMemory(_PATH, len(data), data))
     if shard.table is not None:
         with fetch.errors_named(_PATH, [shard]):
             checksums.verify(shard.table, data, _PATH)

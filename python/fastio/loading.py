@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from fastio import _native, collector
+from fastio import _native, collector, fetch, joined
 from fastio.catalog import Catalog
+from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework
+from fastio.located import Located
+from fastio.options import Options
 from fastio.report import Report
 
 Verify = bool | Literal["require"]
@@ -54,18 +57,92 @@ def wrapped(catalog: Catalog, loaded: _native.Loaded, held_by: Framework) -> dic
     return tensors
 
 
-def describe(report: Report, catalog: Catalog, *, verified: bool) -> None:
+def describe(report: Report, located: Located, *, verified: bool) -> None:
     """Say in a report what is loaded, and what of it is not verified.
 
     Raises
     ------
     Nothing.
     """
-    report.files = len(catalog.shards)
-    report.tensors = len(catalog)
+    shards = located.shards
+    report.files = len({shard.path for shard in shards})
+    report.tensors = len(located)
     report.unverified = tuple(
-        shard.path for shard in catalog.shards if shard.table is None or not verified
+        dict.fromkeys(shard.path for shard in shards if not (shard.is_sealed and verified))
     )
+
+
+def note_events(report: Report, located: Located) -> None:
+    """Say in a report which copies failed, and what was done about it.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if located.watch is not None:
+        report.fallbacks += tuple(map(str, located.watch.events()))
+
+
+def read_all(
+    located: Located,
+    held_by: Framework,
+    *,
+    verify: bool,
+    options: Options,
+    report: Report,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return all tensors of a source, and count in the report what was read.
+
+    Raises
+    ------
+    ChecksumError, MemoryError, MemoryLimitError, ReadError, ReplicaError
+        As `fastio.load` has them.
+    """
+    fetch.check_held(located, held_by)
+    _check_limit(located, options)
+    total = sum(cut.nbytes for cut in located.cuts.values())
+    total += sum(int((shard.ends - shard.begins).sum()) for shard in located.catalog.shards)
+    loaded = fetch.read(
+        located.catalog,
+        verify=verify,
+        options=options,
+        progress=progress if not located.cuts else shifted(progress, 0, total),
+    )
+    report.add(loaded.statistics)
+    tensors = wrapped(located.catalog, loaded, held_by)
+    before = total - sum(cut.nbytes for cut in located.cuts.values())
+    for name, cut in located.cuts.items():
+        tensors[name], statistics = joined.read(
+            cut, held_by, verify=verify, options=options, progress=shifted(progress, before, total)
+        )
+        before += cut.nbytes
+        report.add(statistics)
+    return tensors
+
+
+def shifted(
+    progress: Callable[[int, int], None] | None, before: int, total: int
+) -> Callable[[int, int], None] | None:
+    """Return what tells the progress of a part as that of the whole.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
+
+
+def _check_limit(located: Located, options: Options) -> None:
+    """Refuse what does not fit, cut tensors included, before the first byte."""
+    limit = options.memory_limit_bytes
+    if limit is None or not located.cuts:
+        return
+    asked = sum(int((shard.ends - shard.begins).sum()) for shard in located.shards)
+    if asked > limit:
+        raise MemoryLimitError(asked, limit)
 
 
 @contextlib.contextmanager

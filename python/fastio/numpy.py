@@ -1,8 +1,9 @@
-"""safetensors.numpy, as far as it loads, by fastio: change the import, and nothing else."""
+"""safetensors.numpy by fastio: change the import, and nothing else."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -10,8 +11,21 @@ import numpy.typing as npt
 from fastio.frameworks import framework
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import safe_open
+from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
+from fastio.saving.sources import sources
+from fastio.saving.specs import TensorSpec
 
-__all__ = ["deserialize", "load", "load_file", "safe_open"]
+__all__ = [
+    "TensorSpec",
+    "deserialize",
+    "load",
+    "load_file",
+    "safe_open",
+    "save",
+    "save_file",
+    "serialize",
+    "serialize_file",
+]
 
 
 def load_file(
@@ -41,3 +55,46 @@ def load(data: bytes) -> dict[str, npt.NDArray[Any]]:
     As `fastio.deserialize` does; TypeError for a dtype that numpy cannot hold.
     """
     return tensors_in(data, framework("numpy"))
+
+
+def save(
+    tensor_dict: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return arrays as the bytes of a safetensors file, without checksums.
+
+    Parameters
+    ----------
+    tensor_dict : mapping of str to numpy.ndarray
+        Of any layout in memory; safetensors itself takes contiguous ones, and does not look.
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``.
+
+    Raises
+    ------
+    TypeError, UsageError, DtypeError
+        As `fastio.save` does.
+    FormatError, MemoryError
+        As `fastio.serialize` does.
+    """
+    return as_bytes(sources(tensor_dict), metadata)
+
+
+def save_file(
+    tensor_dict: Mapping[str, npt.NDArray[Any]],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Save arrays to one file with checksums, as `fastio.save` does.
+
+    Parameters
+    ----------
+    tensor_dict, metadata
+        As `save` takes them.
+    filename : str or os.PathLike
+
+    Raises
+    ------
+    TypeError, UsageError, DtypeError, FormatError, WriteError, MemoryLimitError
+        As `fastio.save` does.
+    """
+    to_file(sources(tensor_dict), filename, metadata)

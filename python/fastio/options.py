@@ -1,4 +1,4 @@
-"""Options: how a load is done.
+"""Options: how a load or a save is done.
 
 Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default. (A value tuned for
 the mount will come between the last two.)
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from fastio.errors import shown
+from fastio.shown import shown
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -30,7 +30,10 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "queue_depth": (1, 4096),
     "lanes": (1, 1024),
     "memory_limit_bytes": (1, 2**63 - 1),
+    "pinned_limit_bytes": (1, 2**63 - 1),
+    "device_memory_limit_bytes": (1, 2**63 - 1),
 }
+_MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
 _NUMBER = re.compile("([0-9]{1,30})([kmgt]?)")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -62,7 +65,8 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How tensors are read. What is not given is taken from the environment, then from the default.
+    """How tensors are read and written. What is not given is taken from the environment, then from
+    the default.
 
     Parameters
     ----------
@@ -78,13 +82,22 @@ class Options:
         file that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that
         were evicted under memory pressure are read again unverified. ``never`` copies.
     block_bytes : int
-        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB.
+        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A write has
+        half of it.
     queue_depth : int
-        Reads in flight of each lane, 1 to 4096. Default 8.
+        Reads or writes in flight of each lane, 1 to 4096. Default 8.
     lanes : int
-        Threads that read and verify, 1 to 1024. Default: half of the usable cores, 2 to 8.
+        Threads that read and verify, or gather and write, 1 to 1024. Default: half of the usable
+        cores, 2 to 8.
     memory_limit_bytes : int or None
-        Bound on the memory of a load: the result, and what is parked. Default None: no bound.
+        Bound on the memory of a load: the result, and what is parked; of a save: what it takes
+        beside the tensors. Default None: no bound (a save takes 48 MiB at most, unless it copies).
+    pinned_limit_bytes : int
+        Bound on the pinned memory of this process, which what goes to devices passes through; it
+        counts against `memory_limit_bytes` too. Default 512 MiB.
+    device_memory_limit_bytes : int or None
+        Bound on the memory that a load takes on one device, and on what a stream holds there of
+        what it has not yielded. Default None: no bound.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
 
@@ -108,6 +121,8 @@ class Options:
     queue_depth: int = _field("queue_depth", lambda: 8)
     lanes: int = _field("lanes", default_lanes)
     memory_limit_bytes: int | None = _field("memory_limit_bytes", lambda: None)
+    pinned_limit_bytes: int = _field("pinned_limit_bytes", lambda: 512 * 2**20)
+    device_memory_limit_bytes: int | None = _field("device_memory_limit_bytes", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
 
     def __post_init__(self) -> None:
@@ -134,7 +149,7 @@ def _check(name: str, origin: str, value: object, written: object = None) -> Non
         if value not in _CHOICES[name]:
             raise ValueError(f"{origin}={value!r}: expected one of {', '.join(_CHOICES[name])}")
         return
-    if value is None and name == "memory_limit_bytes":
+    if value is None and name in _MAY_BE_NONE:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{origin} must be an int, not {type(value).__name__}")

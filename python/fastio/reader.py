@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from fastio import fetch
+from fastio import device_stream, fetch
 from fastio.access import Access
 from fastio.ahead import in_file_order
-from fastio.catalog import Catalog, TensorInfo, shape_in_memory
+from fastio.catalog import Catalog, TensorInfo
+from fastio.devices import DeviceLoad, chooser
 from fastio.errors import MemoryLimitError, UsageError
-from fastio.formats import huggingface
-from fastio.frameworks import Framework, check_dtype, check_dtypes, framework
-from fastio.loading import Verify, check_kind, check_verify, wrapped
+from fastio.frameworks import Framework, framework
+from fastio.loading import (
+    Verify,
+    check_kind,
+    check_verify,
+    describe,
+    note_events,
+    read_all,
+)
+from fastio.locate import Source, locate
+from fastio.located import Cut, Located
 from fastio.options import Options
 from fastio.report import Report
+from fastio.view import TensorView
 
 _STREAM_BYTES = 2**28
-
-Source = str | os.PathLike[str] | list[Any] | tuple[Any, ...]
 
 
 class Reader:
@@ -37,6 +42,10 @@ class Reader:
     ----------
     source, framework, verify, options
         See `fastio.open`.
+    find : callable, optional
+        Finds what the source is, in the place of its path.
+    reopened : tuple, optional
+        What opens it again, with which arguments, where it is pickled.
     """
 
     def __init__(
@@ -46,6 +55,8 @@ class Reader:
         framework: str = "numpy",
         verify: Verify = True,
         options: Options | None = None,
+        find: Callable[[], Located] | None = None,
+        reopened: tuple[Callable[..., Reader], tuple[Any, ...]] | None = None,
     ) -> None:
         self._closed = True
         check_verify(verify)
@@ -53,16 +64,15 @@ class Reader:
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
         self._options = options or Options()
-        self._catalog = huggingface.locate(source)
-        self._arguments = (_absolute(source), framework, verify, self._options)
+        self._located = find() if find is not None else locate(source)
+        again = (_reopen, (_absolute(source), framework, verify, self._options))
+        self._reopened = reopened if reopened is not None else again
         if verify == "require":
-            fetch.require_tables(self._catalog)
-        unverified = (
-            shard.path for shard in self._catalog.shards if shard.table is None or not self._verify
-        )
-        self._described = len(self._catalog.shards), len(self._catalog), tuple(unverified)
+            fetch.require_tables(self._located.shards)
+        self._described = Report()
+        describe(self._described, self._located, verified=self._verify)
         self._access = Access(
-            self._catalog, self._held_by, verify=self._verify, options=self._options
+            self._located.catalog, self._held_by, verify=self._verify, options=self._options
         )
         self._closed = False
 
@@ -70,24 +80,24 @@ class Reader:
 
     def keys(self) -> list[str]:
         """Return the names, in file order."""
-        return list(self._open_catalog)
+        return list(self._open_source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
     def __len__(self) -> int:
-        return len(self._open_catalog)
+        return len(self._open_source)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._open_catalog
+        return name in self._open_source
 
     @property
     def metadata(self) -> MappingProxyType[str, str]:
         """What was stored with the tensors, without fastio's own keys; of several files that have
         a key, the first one's.
         """
-        merged: dict[str, str] = {}
-        for shard in reversed(self._open_catalog.shards):
+        merged: dict[str, str] = dict(self._open_source.metadata or {})
+        for shard in reversed(self._open_source.catalog.shards):
             merged.update(shard.metadata)
         return MappingProxyType(merged)
 
@@ -101,7 +111,7 @@ class Reader:
         UsageError
             If the reader is closed.
         """
-        return self._open_catalog.info(name)
+        return self._open_source.info(name)
 
     # ---- what it holds
 
@@ -132,7 +142,7 @@ class Reader:
         UsageError
             If the reader is closed.
         """
-        return self._access.tensor(self._open_catalog.position(name))
+        return self._whole(self._open_source.position(name))
 
     def read(self, names: Collection[str]) -> dict[str, Any]:
         """Return some tensors, read at once; in this order.
@@ -148,29 +158,59 @@ class Reader:
         """
         if not isinstance(names, (str, bytes)):
             names = tuple(names)
-        tensors = self._load(self._open_catalog.select(names))
+        tensors = self._load(self._open_source.select(names))
         return {name: tensors[name] for name in names}
 
-    def load(self) -> dict[str, Any]:
+    def load(self, *, device: Any = None) -> dict[str, Any]:
         """Return all tensors, in file order.
+
+        Parameters
+        ----------
+        device : str, int or torch.device, optional
+            As `fastio.load` takes it.
 
         Raises
         ------
-        ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError
+        ChecksumError, DeviceError, MemoryError, MemoryLimitError, ReadError, TypeError
             As `fastio.load` does.
         UsageError
-            If the reader is closed.
+            If the reader is closed, or there is no such device.
         """
-        return self._load(self._open_catalog)
+        choose = chooser(self._held_by, device, None, None)
+        if choose is None:
+            return self._load(self._open_source)
+        load = DeviceLoad(
+            self._open_source, self._held_by, choose, verify=self._verify, options=self._options
+        )
+        load.wait()
+        self._access.count(load.statistics)
+        return load.tensors()
 
-    def _load(self, catalog: Catalog) -> dict[str, Any]:
-        check_dtypes(catalog, self._held_by)
-        loaded = fetch.read(catalog, verify=self._verify, options=self._options)
-        self._access.count(loaded.statistics)
-        return wrapped(catalog, loaded, self._held_by)
+    def _load(self, located: Located) -> dict[str, Any]:
+        counted = Report()
+        try:
+            return read_all(
+                located,
+                self._held_by,
+                verify=self._verify,
+                options=self._options,
+                report=counted,
+            )
+        finally:
+            self._access.merge(counted)
+
+    def _whole(self, position: tuple[int, int] | Cut) -> Any:
+        return self._access.all(position)
+
+    def _part(self, position: tuple[int, int] | Cut, index: Any) -> Any:
+        return self._access.some(position, index)
 
     def stream(
-        self, names: Collection[str] | None = None, *, memory_limit_bytes: int | None = None
+        self,
+        names: Collection[str] | None = None,
+        *,
+        memory_limit_bytes: int | None = None,
+        device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and tensor in file order, read ahead in bounded memory.
 
@@ -180,7 +220,10 @@ class Reader:
             Only these; default: all.
         memory_limit_bytes : int, optional
             Bound on what was read and not yet yielded. A tensor above it is read on its own.
-            Default: that of the options, or else 256 MiB.
+            Default: that of the options, or else 256 MiB. With a device: on its memory, by default
+            `Options.device_memory_limit_bytes`.
+        device : str, int or torch.device, optional
+            As `fastio.load` takes it.
 
         Returns
         -------
@@ -202,20 +245,39 @@ class Reader:
         """
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
-        catalog = self._open_catalog if names is None else self._open_catalog.select(names)
-        check_dtypes(catalog, self._held_by)
+        located = self._open_source if names is None else self._open_source.select(names)
+        fetch.check_held(located, self._held_by)
+        choose = chooser(self._held_by, device, None, None)
+        if choose is not None:
+            return device_stream.in_file_order(
+                located,
+                self._held_by,
+                choose,
+                verify=self._verify,
+                options=self._options,
+                window_bytes=self._stream_limit(memory_limit_bytes),
+                count=self._access.count,
+            )
         limit = self._stream_limit(memory_limit_bytes)
-        for shard in catalog.shards:
+        for shard in located.shards:
             if self._verify and shard.table is not None and shard.table.chunk_bytes > limit:
                 raise MemoryLimitError(shard.table.chunk_bytes, limit)
-        return in_file_order(
-            catalog,
+        whole = in_file_order(
+            located.catalog,
             self._held_by,
             verify=self._verify,
             options=self._options,
             window_bytes=limit,
             count=self._access.count,
         )
+        return whole if not located.cuts else self._and_cut(whole, located)
+
+    def _and_cut(
+        self, whole: Iterator[tuple[str, Any]], located: Located
+    ) -> Iterator[tuple[str, Any]]:
+        yield from whole
+        for name, cut in located.cuts.items():
+            yield name, self._access.cut(cut)
 
     def _stream_limit(self, asked: int | None) -> int:
         limit = asked if asked is not None else self._options.memory_limit_bytes
@@ -230,17 +292,20 @@ class Reader:
     @property
     def report(self) -> Report:
         """What was read until now, by which engine and why. Its seconds are not counted."""
-        report = self._access.report()
-        report.files, report.tensors, report.unverified = self._described
+        report, described = self._access.report(), self._described
+        report.files, report.tensors = described.files, described.tensors
+        report.unverified = described.unverified
+        if not self._closed:
+            note_events(report, self._located)
         return report
 
     # ---- its life
 
     @property
-    def _open_catalog(self) -> Catalog:
+    def _open_source(self) -> Located:
         if self._closed:
             raise UsageError(f"{self!r} is closed")
-        return self._catalog
+        return self._located
 
     def close(self) -> None:
         """Close. Tensors that were handed out stay; views can no longer be read."""
@@ -248,7 +313,7 @@ class Reader:
             self._closed = True
             self._access.close()
             # Files are closed with the last view, tensor or stream that needs them.
-            self._catalog = Catalog((), self._catalog.source)
+            self._located = Located(Catalog((), self._located.source), {})
 
     def __enter__(self) -> Reader:
         return self
@@ -264,10 +329,10 @@ class Reader:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._closed:
             raise UsageError(f"{self!r} is closed, and cannot be pickled")
-        return _reopen, self._arguments
+        return self._reopened
 
     def __repr__(self) -> str:
-        source = getattr(getattr(self, "_catalog", None), "source", "nothing")
+        source = getattr(getattr(self, "_located", None), "source", "nothing")
         return f"<fastio.Reader of {source}>"
 
 
@@ -286,77 +351,6 @@ def _absolute(source: Source) -> Source:
     if isinstance(source, (list, tuple)):
         return [os.path.abspath(item) for item in source]
     return os.path.abspath(source)
-
-
-class TensorView:
-    """A tensor that is not read yet: ``view[...]`` reads it, ``view[10:20]`` what that needs of it.
-
-    Attributes
-    ----------
-    name : str
-    info : TensorInfo
-        Its `shape` is the logical one.
-    shape : tuple of int
-        Of the array: packed F4 counts pairs of values along the last axis.
-    dtype
-        The framework's.
-    nbytes : int
-    """
-
-    __slots__ = ("_position", "_reader", "dtype", "info", "name", "nbytes", "shape")
-
-    def __init__(self, reader: Reader, name: str) -> None:
-        self._reader = reader
-        self._position = reader._open_catalog.position(name)
-        self.info = reader._open_catalog.info(name)
-        check_dtype(self.info, reader._held_by)
-        self.name = name
-        self.shape = shape_in_memory(self.info.dtype, self.info.shape)
-        self.dtype = reader._held_by.dtype_of(self.info.dtype)
-        self.nbytes = self.info.nbytes
-
-    @property
-    def ndim(self) -> int:
-        """How many axes it has."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of an unsized tensor")
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return a part, always as an array, of its own memory.
-
-        Parameters
-        ----------
-        index
-            As numpy has it: ints, slices with steps, Ellipsis and None along any axis; integers or
-            booleans in an array along axis 0.
-
-        Raises
-        ------
-        SelectionError
-            Out of range, or of another kind.
-        ChecksumError, MemoryError, MemoryLimitError, ReadError
-            As `fastio.load` does.
-        UsageError
-            If the reader is closed.
-        """
-        _ = self._reader._open_catalog
-        if index is Ellipsis:
-            return self._reader._access.tensor(self._position)
-        return self._reader._access.part(self._position, index)
-
-    def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("a tensor that is not read yet cannot be had without a copy")
-        return np.asarray(self[...], dtype=dtype)
-
-    def __repr__(self) -> str:
-        return f"<fastio.TensorView {self.name!r} {list(self.shape)} {self.dtype}>"
 
 
 def open(

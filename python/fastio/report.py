@@ -1,4 +1,6 @@
-"""Report: what a load did, how fast, by which engine and why; and what this host offers."""
+"""Report: what a load or a save did, how fast, by which engine and why; and what this host
+offers.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +15,38 @@ _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_
 
 @dataclass
 class Report:
-    """What one load did. Pass one to `fastio.load`: a load that succeeds fills it, one that fails
-    leaves it empty.
+    """What one load or save did. Pass one to it: if it succeeds it is filled, if it fails it stays
+    empty.
 
     Attributes
     ----------
     engine, engine_reason : str
-        ``uring`` or ``pread`` for reads, ``mmap`` where the page cache had all bytes, ``inline``
-        for a small load on the caller's thread, ``none`` where there was nothing to do; and why.
+        ``uring`` or ``pread`` for reads and writes, ``mmap`` where the page cache had all bytes,
+        ``inline`` for a small load on the caller's thread, ``none`` where there was nothing to do;
+        and why.
     cache, cache_reason : str
         ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes
-        were taken from.
+        were taken from. Of a save: which way the bytes went, and why.
     tensors, files : int
-        How many of each were loaded.
+        How many of each were loaded or saved.
     nbytes : int
         Bytes of the tensors.
     bytes_direct, bytes_buffered, bytes_mapped : int
-        Bytes that were read with O_DIRECT, through the page cache, or verified in a mapping.
+        Bytes that were read or written with O_DIRECT, through the page cache, or verified in a
+        mapping.
+    bytes_gathered : int
+        Bytes that were copied together to be written; the others were written from where they lay.
     seconds, cpu_seconds : float
-        Wall-clock time of the load; processor time of the whole process meanwhile, the kernel's
+        Wall-clock time of it; processor time of the whole process meanwhile, the kernel's
         included.
     lanes : int
-        Threads that read and verified.
+        Threads that did it.
+    bytes_reused : int
+        Bytes of shards of a store that were there already, and were not written again.
     chunks_verified : int
         Chunks whose checksum was compared.
+    chunks_sealed : int
+        Chunks whose checksum was saved.
     unverified : tuple of str
         Files that carry no checksum table, or all of them with ``verify=False``.
     fallbacks : tuple of str
@@ -53,10 +63,13 @@ class Report:
     bytes_direct: int = 0
     bytes_buffered: int = 0
     bytes_mapped: int = 0
+    bytes_gathered: int = 0
+    bytes_reused: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     lanes: int = 0
     chunks_verified: int = 0
+    chunks_sealed: int = 0
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
 
@@ -88,6 +101,18 @@ class Report:
         self.take(statistics)
         self.merge(before)
 
+    def add_saved(self, statistics: Mapping[str, Any]) -> None:
+        """Count one more file that was written; engine and cache are those of the last one."""
+        for name in ("engine", "engine_reason"):
+            setattr(self, name, statistics[name])
+        direct, buffered = statistics["bytes_direct"], statistics["bytes_buffered"]
+        self.cache = "mixed" if direct and buffered else "kept" if buffered else "bypassed"
+        self.lanes = max(self.lanes, statistics["lanes"])
+        self.chunks_sealed += statistics["chunks"]
+        for name in ("nbytes", "bytes_direct", "bytes_buffered", "bytes_gathered"):
+            setattr(self, name, getattr(self, name) + statistics[name])
+        self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *statistics["fallbacks"])))
+
     def merge(self, other: Report) -> None:
         """Count what another one has counted."""
         for name in _COUNTED:
@@ -99,10 +124,12 @@ class Report:
 
     def __str__(self) -> str:
         verified = f"{self.chunks_verified} chunks verified"
+        if self.chunks_sealed:
+            verified = f"{self.chunks_sealed} chunks sealed"
         if self.unverified:
             verified += f", {len(self.unverified)} of {self.files} files unverified"
         parts = [
-            f"{self.tensors} tensors, {self.nbytes / 1e6:.1f} MB from {self.files} file(s)",
+            f"{self.tensors} tensors, {self.nbytes / 1e6:.1f} MB, {self.files} file(s)",
             f"{self.seconds:.3f} s, {self.gb_per_s:.2f} GB/s, {self.cpu_seconds:.2f} CPU s",
             f"engine {self.engine} ({self.engine_reason})",
             f"cache {self.cache} ({self.cache_reason})",
@@ -156,6 +183,8 @@ class EngineReport:
         of it.
     kernel_reason : str
         Why these are empty; else empty.
+    cuda : str
+        The CUDA driver that tensors are loaded to devices with, or why there is none.
     """
 
     engines: Mapping[str, EngineStatus]
@@ -165,6 +194,7 @@ class EngineReport:
     kernel_features: tuple[str, ...] = ()
     kernel_operations: tuple[str, ...] = ()
     kernel_reason: str = ""
+    cuda: str = ""
 
     def __str__(self) -> str:
         lines = [f"engine: {self.chosen} ({self.reason})"]
@@ -178,6 +208,7 @@ class EngineReport:
             # They are in the order in which Linux got them: the last one says how new it is.
             last = self.kernel_operations[-1:]
             lines.append(f"  {len(self.kernel_operations)} operations, up to {' '.join(last)}")
+        lines.append(f"devices: {self.cuda}")
         lines.append(f"checksum: XXH3-64, {self.checksum} code")
         return "\n".join(lines)
 
@@ -203,7 +234,14 @@ def engine_report() -> EngineReport:
         chosen, reason = "uring", uring.reason
     else:
         chosen, reason = "pread", f"io_uring is not available: {uring.reason}"
-    return EngineReport(engines, chosen, reason, _native.checksum_variant(), *_kernel_offers())
+    return EngineReport(
+        engines,
+        chosen,
+        reason,
+        _native.checksum_variant(),
+        *_kernel_offers(),
+        _native.find_driver()["reason"],
+    )
 
 
 def _kernel_offers() -> tuple[tuple[str, ...], tuple[str, ...], str]:

@@ -69,6 +69,7 @@ class safe_open:
         if not isinstance(self._filename, str):
             raise TypeError("filename must be a str, not bytes")
         reader = Reader([filename], framework=framework, verify=verify, options=options)
+        self._device = device
         self._move = reader._held_by.mover_to(device)
         self._opened: Reader | None = reader
 
@@ -113,10 +114,11 @@ class safe_open:
         ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError, UsageError
             As `get_tensor` does.
         """
-        tensors = self._reader.load()
         if self._move is None:
-            return tensors
-        return {name: self._move(tensor) for name, tensor in tensors.items()}
+            return self._reader.load()
+        if self._reader._held_by.destination(self._device, None) is not None:
+            return self._reader.load(device=self._device)
+        return {name: self._move(tensor) for name, tensor in self._reader.load().items()}
 
     def get_slice(self, name: str) -> SafeSlice:
         """Return a tensor that is not read yet. It can be read also when the file is closed.
@@ -150,8 +152,8 @@ class SafeSlice:
 
     def __init__(self, reader: Reader, name: str, move: Callable[[Any], Any] | None) -> None:
         self._access = reader._access
-        self._position = reader._catalog.position(name)
-        self._info = reader._catalog.info(name)
+        self._position = reader._located.position(name)
+        self._info = reader._located.info(name)
         # safetensors hands an index to torch; of numpy's own it takes less than fastio.
         self._knows_more = reader._held_by.NAME == "torch"
         self._move = move
@@ -169,9 +171,9 @@ class SafeSlice:
         it (arrays along other axes) is torch's, and reads all of the tensor.
         """
         try:
-            part = self._access.part(self._position, index)
+            part = self._access.some(self._position, index)
         except UnknownIndexError:
             if not self._knows_more:
                 raise
-            part = self._access.tensor(self._position)[index]
+            part = self._access.all(self._position)[index]
         return part if self._move is None else self._move(part)

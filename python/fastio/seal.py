@@ -5,19 +5,15 @@ Plain Python over the native XXH3-64: it is the reference for the format.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from fastio import _native, checksums
 from fastio.catalog import ChecksumTable, Shard
-from fastio.errors import ChecksumError, WriteError
-from fastio.formats import safetensors
-from fastio.replacement import replacing
+from fastio.errors import ChecksumError
+from fastio.formats import headers, safetensors
+from fastio.replacement import remove_leftovers, replacing, status_of_file
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 _DIGEST_BYTES = 8
@@ -80,57 +76,27 @@ def seal(
 def _rewrite(shard: Shard, target: Path) -> None:
     file, data_bytes = shard.file, _data_bytes(shard)
     # The file that goes is the one to imitate, or the one that is copied.
-    status = _status_of_file(target) or os.stat(file.path)
+    status = status_of_file(target) or os.stat(file.path)
     plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
     digests = []
+    remove_leftovers(target)
     with replacing(target) as replacement:
-        replacement.reserve(plan.start + data_bytes)
+        replacement.file.reserve(plan.start + data_bytes)
         offset = plan.start
         for data in _verified_data(shard):
             digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
-            replacement.write(offset, data)
+            replacement.file.write(offset, data)
             offset += len(data)
-        replacement.write(0, plan.encode(b"".join(digests)))
+        replacement.file.write(0, plan.encode(b"".join(digests)))
         replacement.imitate(status)
         replacement.commit()
 
 
-def _status_of_file(target: Path) -> os.stat_result | None:
-    """Mode and owner of the file that is to be replaced; None for a symlink, or where none is."""
-    try:
-        status = os.lstat(target)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISREG(status.st_mode):
-        return status
-    if stat.S_ISLNK(status.st_mode):
-        return None
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
-    code = errno.EISDIR if kind == "folder" else errno.EEXIST
-    detail = f"it is a {kind}; expected a file to replace, or nothing there"
-    raise WriteError(code, "rename", target, detail=detail)
-
-
 def _tensor_entries(shard: Shard) -> bytes:
-    """The header's entries for the tensors, in the order of their bytes, without the braces around
-    them.
-    """
     start = _data_start(shard)
-    columns = zip(
-        shard.names,
-        shard.dtypes,
-        shard.shapes,
-        (shard.begins - start).tolist(),
-        (shard.ends - start).tolist(),
-        strict=True,
+    return headers.tensor_entries(
+        shard.names, shard.dtypes, shard.shapes, shard.begins - start, shard.ends - start
     )
-    return msgspec.json.encode(
-        {
-            name: {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
-            for name, dtype, shape, begin, end in columns
-        }
-    )[1:-1]
 
 
 def _data_start(shard: Shard) -> int:

@@ -1,18 +1,33 @@
-"""safetensors.torch, as far as it loads, by fastio: change the import, and nothing else."""
+"""safetensors.torch by fastio: change the import, and nothing else."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
-from fastio.frameworks import framework
+from fastio.frameworks import framework, tied
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import safe_open
+from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
+from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.specs import TensorSpec
+from fastio.shown import shown
 
-__all__ = ["deserialize", "load", "load_file", "load_model", "safe_open"]
+__all__ = [
+    "TensorSpec",
+    "deserialize",
+    "load",
+    "load_file",
+    "load_model",
+    "safe_open",
+    "save",
+    "save_file",
+    "save_model",
+    "serialize",
+    "serialize_file",
+]
 
 
 def load_file(
@@ -78,7 +93,7 @@ def load_model(
     As `load_file` does.
     """
     tensors = load_file(filename, device, backend=backend)
-    aliases = _aliases(model.state_dict(), preferred=tensors)
+    aliases = tied.aliases(model.state_dict(), preferred=tensors)
     not_filled, not_used = model.load_state_dict(tensors, strict=False)
     missing, unexpected = set(not_filled), list(not_used)
     for name in aliases:
@@ -96,59 +111,121 @@ def load_model(
     return missing, unexpected
 
 
-# What shares memory, https://huggingface.co/docs/safetensors/torch_shared_tensors: tensors of one
-# storage whose bytes touch are one group, of which one name stands in a file.
+def save(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return tensors as the bytes of a safetensors file, without checksums.
+
+    Parameters
+    ----------
+    tensors : dict of str to torch.Tensor
+        Contiguous, dense, and each with memory of its own.
+    metadata : dict of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``.
+
+    Raises
+    ------
+    RuntimeError
+        Tensors that share memory.
+    ValueError
+        `tensors` is no dict; a value is no tensor, or not dense, or not contiguous.
+    NotImplementedError
+        A tensor on the device meta.
+    TypeError, UsageError, DtypeError
+        As `fastio.save` does.
+    FormatError, MemoryError
+        As `fastio.serialize` does.
+    """
+    return as_bytes(sources(_checked(tensors)), metadata)
 
 
-def _aliases(state: Mapping[str, torch.Tensor], preferred: Iterable[str]) -> list[str]:
-    """The names that another name stands for."""
-    preferred = set(preferred)
-    aliases = []
-    for group in _groups(state):
-        covering = sorted(name for name in group if _covers_its_storage(state[name]))
-        if not covering:
-            raise RuntimeError(
-                f"none of {', '.join(sorted(group))} covers the storage that it is a view of: it "
-                "cannot be told what of it a file has"
+def save_file(
+    tensors: dict[str, torch.Tensor],
+    filename: str | os.PathLike[str],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Save tensors to one file with checksums, as `fastio.save` does.
+
+    Parameters
+    ----------
+    tensors, metadata
+        As `save` takes them.
+    filename : str or os.PathLike
+
+    Raises
+    ------
+    RuntimeError, ValueError, NotImplementedError, TypeError, UsageError, DtypeError, FormatError
+        As `save` does.
+    WriteError, MemoryLimitError
+        As `fastio.save` does.
+    """
+    to_file(sources(_checked(tensors)), filename, metadata)
+
+
+def save_model(
+    model: torch.nn.Module,
+    filename: str | os.PathLike[str],
+    metadata: dict[str, str] | None = None,
+    force_contiguous: bool = True,
+) -> None:
+    """Save a model whose parameters may be tied: the file has one name of each group.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    filename : str or os.PathLike
+    metadata : dict of str to str, optional
+        Each name that is left out is added, with the one that stands for it, unless it is there.
+    force_contiguous : bool
+        Whether parameters may have any layout in memory. In the file all are contiguous.
+
+    Raises
+    ------
+    RuntimeError
+        Parameters, tied or alone, of which none covers their storage.
+    ValueError
+        What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
+    As `save_file` does.
+    """
+    state = model.state_dict()
+    _check_dense(state)
+    stored = checked_metadata(metadata)
+    aliases = tied.aliases(state)
+    if aliases:
+        stored = aliases | (stored or {})
+    state = {name: tensor for name, tensor in state.items() if name not in aliases}
+    try:
+        checked = _checked(state, contiguous=not force_contiguous)
+    except ValueError as error:
+        raise ValueError(f"{error}, or save_model with force_contiguous=True") from None
+    to_file(sources(checked), filename, stored)
+
+
+def _check_dense(tensors: dict[str, Any]) -> None:
+    if not isinstance(tensors, dict):
+        raise ValueError(f"expected a dict of tensors, not {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{shown(name)} is a {type(tensor).__name__}, and no torch.Tensor")
+        if tensor.layout is not torch.strided:
+            raise ValueError(
+                f"tensor {shown(name)} is not dense, but {tensor.layout}: save its to_dense()"
             )
-        standing = next((name for name in covering if name in preferred), covering[0])
-        aliases += [name for name in sorted(group) if name != standing]
-    return aliases
 
 
-def _groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    of_storages: dict[tuple[torch.device, int, int], list[tuple[int, int, str]]] = defaultdict(list)
-    for name, tensor in state.items():
-        storage = tensor.untyped_storage()
-        if tensor.device.type == "meta" or not storage.data_ptr() or not storage.nbytes():
-            continue
-        key = tensor.device, storage.data_ptr(), storage.nbytes()
-        of_storages[key].append((tensor.data_ptr(), _end(tensor), name))
-    groups: list[list[str]] = []
-    for areas in of_storages.values():
-        reached = 0
-        for begin, end, name in sorted(areas):
-            if begin < reached:
-                groups[-1].append(name)
-            else:
-                groups.append([name])
-            reached = end
-    return groups
-
-
-def _end(tensor: torch.Tensor) -> int:
-    """The address behind the last value."""
-    if not tensor.numel():
-        return tensor.data_ptr()
-    reach = sum(
-        stride * (length - 1) for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
-    )
-    return tensor.data_ptr() + (reach + 1) * tensor.element_size()
-
-
-def _covers_its_storage(tensor: torch.Tensor) -> bool:
-    storage = tensor.untyped_storage()
-    return (
-        tensor.data_ptr() == storage.data_ptr()
-        and tensor.numel() * tensor.element_size() == storage.nbytes()
-    )
+def _checked(
+    tensors: dict[str, torch.Tensor], *, contiguous: bool = True
+) -> dict[str, torch.Tensor]:
+    """What safetensors takes, with all values in memory as they are."""
+    _check_dense(tensors)
+    shared = [sorted(map(str, group)) for group in tied.groups(tensors) if len(group) > 1]
+    if shared:
+        raise RuntimeError(
+            f"tensors share memory, and would no longer do so when they are loaded: {shared}. "
+            "fastio.torch.save_model saves a model that has such ones; a clone() shares none"
+        )
+    for name, tensor in tensors.items():
+        if contiguous and not tensor.is_contiguous():
+            raise ValueError(f"tensor {shown(name)} is not contiguous: save its contiguous()")
+        if tensor.device.type == "meta":
+            raise NotImplementedError(f"tensor {shown(name)} is on the device meta")
+    # A view that is conjugated or negated has its bytes as they were before.
+    return {name: tensor.resolve_conj().resolve_neg() for name, tensor in tensors.items()}

@@ -1,49 +1,14 @@
 """A measurement is believed only if its answer is right and was read within the clock."""
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from bench import answers, cache, cases, machine, models, run
+from bench import answers, cache, cases, load_run, machine, run
+from testbed.stand_in import Made, StandIn
 
 NOTHING: dict[str, Any] = {}
-
-
-class Made:
-    """Files of a test."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def get(self, name: str) -> Path:
-        return models.make(name, self._folder)
-
-
-class StandIn:
-    """A worker that says what it is told to, and writes down what it is asked."""
-
-    answer: ClassVar[dict[str, Any]] = {}
-    asked: ClassVar[list[dict[str, Any]]] = []
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        self.asked.append(job)
-
-    def __enter__(self) -> "StandIn":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-    def ask(self, order: dict[str, Any], *, sample_memory: bool = False) -> dict[str, Any]:
-        self.asked.append(order)
-        return dict(self.answer)
 
 
 @pytest.fixture
@@ -75,8 +40,8 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 def outcome(folder: Path, contender: str, **case: Any) -> tuple[dict[str, Any], run.Run]:
     """Run two rounds of a small cold case that one contender takes part in."""
     pytest.importorskip("safetensors.torch")
-    described = cases.Case("case", "made up", "small", True, (contender,), **case)
-    whole = run.Run(described, Made(folder), NOTHING, lambda text: None)
+    described = cases.LoadCase("case", "made up", "small", (contender,), cold=True, **case)
+    whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
     return whole.run(2), whole
 
 
@@ -136,7 +101,7 @@ def test_a_cold_load_that_is_not_done_is_void(
     field: str,
     where: str,
 ):
-    monkeypatch.setattr(run, "CHECKED_BYTES", 1)
+    monkeypatch.setattr(load_run, "CHECKED_BYTES", 1)
     nbytes = answers.tensor_bytes(Made(folder).get("small"))
     worker.answer = measured(digest_of(folder), **{field: nbytes})
     result, _ = outcome(folder, contender)
@@ -149,7 +114,7 @@ def test_a_cold_load_that_is_not_done_is_void(
 def test_a_kernel_that_does_not_count_reads_is_no_witness(
     folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run, "CHECKED_BYTES", 1)
+    monkeypatch.setattr(load_run, "CHECKED_BYTES", 1)
     worker.answer = measured(digest_of(folder), storage_bytes=None)
     result, _ = outcome(folder, "safetensors-stream")
     assert "/proc/self/io" in result["failed"]["safetensors-stream"]

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import contenders, promises, suites, tables, targets
+from bench import cases, contenders, promises, suites, tables, targets
 
 LOAD_TARGETS = promises.LOAD_TARGETS
 SUITES = suites.SUITES
-FIOS = contenders.FIOS
 
 
 def document(ours_s: float, rival_s: float, count: int = 16) -> dict[str, Any]:
@@ -96,10 +95,23 @@ def test_every_contender_and_case_that_a_target_names_exists(suite: suites.Suite
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 def test_all_contenders_of_a_case_are_asked_for_the_same(suite: suites.Suite):
     for case in suite.cases:
-        ours = [contenders.CONTENDERS[name] for name in case.contenders if name not in FIOS]
-        assert len({contender.gives for contender in ours}) == 1
+        ours = [name for name in case.contenders if name in contenders.CONTENDERS]
+        limits = set(case.contenders) - set(ours)
+        if isinstance(case, cases.SaveCase):
+            assert set(ours) <= set(contenders.SAVERS)
+            assert limits <= set(contenders.FIO_WRITES)
+            continue
+        gives = {contenders.LOADERS[name].gives for name in ours}
+        assert len(gives) == 1
+        assert limits <= set(contenders.FIOS)
         # Rows are too few to be found in memory, and fio reads whole files.
-        assert ours[0].gives != "rows" or (case.touched and set(FIOS).isdisjoint(case.contenders))
+        assert gives != {"rows"} or (isinstance(case, cases.LoadCase) and case.touched)
+        assert gives != {"rows"} or not limits
+
+
+def test_each_contender_has_a_name_of_its_own():
+    everybody = len(contenders.LOADERS) + len(contenders.SAVERS) + len(contenders.STORES) + 4
+    assert len(contenders.TITLES) == everybody
 
 
 def test_json_is_folded_and_says_the_same():

@@ -373,4 +373,4 @@ def test_an_unknown_framework_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_verify_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="verify='always'"):
-        fastio.load(write_even(tmp_path / "model", 1, 10), verify="always")  # type: ignore[arg-type]
+        fastio.load(write_even(tmp_path / "model", 1, 10), verify="always")  # type: ignore[call-overload]

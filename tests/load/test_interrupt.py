@@ -160,7 +160,7 @@ path, step = sys.argv[1:]
 framework = "torch" if step == "torch" else "numpy"
 importlib.import_module("fastio.frameworks." + framework)
 if step == "columns":
-    owner, name = fastio.formats.safetensors._native, "tensor_columns"
+    owner, name = fastio.formats.columns._native, "tensor_columns"
 else:
     owner, name = sys.modules["fastio.frameworks." + framework], "wrap"
 real, seconds, wait = getattr(owner, name), [], 0

@@ -105,7 +105,7 @@ TEST_CASE(
     const auto file = File::open(sample.path());
     const auto engine = make_uring_engine(4);
     std::vector<std::byte> memory(8192);
-    const std::vector<ReadRequest> requests{
+    const std::vector<IoRequest> requests{
         {file->buffered_fd(), 0, memory.data(), 4096, 0},
         {file->buffered_fd(), 4096, memory.data() + 4096, 4096, 1}};
     if (!refuse_io_uring(EPERM)) return 10;

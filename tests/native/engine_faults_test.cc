@@ -37,8 +37,8 @@ class FaultyReads {
         memory_(sample_.bytes().size()) {}
 
   void submit(std::uint32_t tag) {
-    const ReadRequest request{file_->buffered_fd(), std::uint64_t{tag} * kReadBytes, data(tag),
-                              kReadBytes, tag};
+    const IoRequest request{file_->buffered_fd(), std::uint64_t{tag} * kReadBytes, data(tag),
+                            kReadBytes, tag};
     set_.engines[0]->submit({&request, 1});
   }
 
@@ -96,8 +96,7 @@ TEST_CASE("a failed read leaves nothing behind that could pass for its bytes") {
 
 TEST_CASE("a short read brings its bytes and none behind them") {
   for (const EnginePreference kind : engines_here()) {
-    FaultyReads reads(kind,
-                      {{0, FaultKind::short_read, 100}, {1, FaultKind::short_read, 1'000'000}});
+    FaultyReads reads(kind, {{0, FaultKind::cut, 100}, {1, FaultKind::cut, 1'000'000}});
     CHECK(reads.read(0).result == 100);
     CHECK(reads.right_bytes(0) == 100);
     CHECK(std::all_of(reads.data(0) + 100, reads.data(0) + kReadBytes,

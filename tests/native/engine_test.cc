@@ -60,14 +60,14 @@ TEST_CASE("all bytes are right with many requests in flight that complete in any
     Random random(seed);
     const auto engine = make_engine(kind, kDepth);
     std::vector<std::byte> memory(std::size_t{kDepth} * kSlotBytes);
-    std::vector<ReadRequest> requests(kDepth);
+    std::vector<IoRequest> requests(kDepth);
     std::vector<std::uint32_t> idle;
     for (std::uint32_t tag = 0; tag < kDepth; ++tag) idle.push_back(tag);
     std::size_t wrong = 0;
     std::size_t submitted = 0;
     std::size_t completed = 0;
     while (completed < 1000) {
-      std::vector<ReadRequest> batch;
+      std::vector<IoRequest> batch;
       while (!idle.empty() && submitted < 1000 && between(random, 0, 3) != 0) {
         const std::uint32_t tag = idle.back();
         idle.pop_back();
@@ -82,7 +82,7 @@ TEST_CASE("all bytes are right with many requests in flight that complete in any
       std::vector<Completion> completions(between(random, 1, kDepth));
       const std::size_t taken = engine->wait(completions, 1000ms);
       for (const Completion& completion : std::span(completions).first(taken)) {
-        const ReadRequest& request = requests[completion.tag];
+        const IoRequest& request = requests[completion.tag];
         if (completion.result != static_cast<std::int32_t>(request.nbytes) ||
             std::memcmp(request.data, sample.bytes().data() + request.offset, request.nbytes) !=
                 0) {
@@ -110,8 +110,8 @@ TEST_CASE("a direct read lands where it shall") {
     const auto region = Region::allocate(direct.alignment, kMiB, HugePages::automatic);
     const auto engine = make_engine(kind, 4);
     const auto nbytes = static_cast<std::uint32_t>(8 * direct.alignment);
-    const ReadRequest request{file->direct_fd(), direct.alignment, region->at(direct.alignment),
-                              nbytes, 3};
+    const IoRequest request{file->direct_fd(), direct.alignment, region->at(direct.alignment),
+                            nbytes, 3};
     engine->submit({&request, 1});
     const auto completions = wait_for(*engine, 1);
     REQUIRE(completions.size() == 1);
@@ -128,7 +128,7 @@ TEST_CASE("a read at the end of the file is short, one behind it brings nothing"
     CAPTURE(testing::name_of(kind));
     const auto engine = make_engine(kind, 2);
     std::vector<std::byte> memory(2 * kPage);
-    const std::vector<ReadRequest> requests{
+    const std::vector<IoRequest> requests{
         {file->buffered_fd(), 8192, memory.data(), 4096, 0},
         {file->buffered_fd(), 20'000, memory.data() + kPage, 4096, 1}};
     engine->submit(requests);
@@ -146,7 +146,7 @@ TEST_CASE("a bad descriptor is an error of its request, and the others of its ba
     constexpr std::uint32_t kRequests = 5;
     const auto engine = make_engine(kind, kRequests);
     std::vector<std::byte> memory(kRequests * kPage);
-    std::vector<ReadRequest> requests;
+    std::vector<IoRequest> requests;
     for (std::uint32_t tag = 0; tag < kRequests; ++tag) {
       const int fd = tag % 2 == 1 ? 1'000'000 : file->buffered_fd();
       requests.push_back({fd, tag * kPage, memory.data() + tag * kPage, 4096, tag});
@@ -201,7 +201,7 @@ TEST_CASE("a signal does not end a wait before its time, nor does it lose a read
     std::vector<std::byte> memory(4096);
     std::size_t right = 0;
     for (std::uint64_t offset = 0; offset < file->nbytes(); offset += 4096) {
-      const ReadRequest request{file->buffered_fd(), offset, memory.data(), 4096, 0};
+      const IoRequest request{file->buffered_fd(), offset, memory.data(), 4096, 0};
       engine->submit({&request, 1});
       if (engine->wait(completions, testing::kPatience) != 1) break;
       if (std::memcmp(memory.data(), sample.bytes().data() + offset, 4096) == 0) ++right;
@@ -222,7 +222,7 @@ TEST_CASE("what does not fit into the answer is answered next time") {
     CAPTURE(testing::name_of(kind));
     const auto engine = make_engine(kind, 8);
     std::vector<std::byte> memory(8 * kPage);
-    std::vector<ReadRequest> requests;
+    std::vector<IoRequest> requests;
     for (std::uint32_t tag = 0; tag < 8; ++tag) {
       requests.push_back(
           {file->buffered_fd(), tag * kPage, memory.data() + tag * kPage, 4096, tag});
@@ -246,7 +246,7 @@ TEST_CASE("an engine of depth one reads one after the other") {
     const auto engine = make_engine(kind, 1);
     std::vector<std::byte> memory(4096);
     for (std::uint64_t offset = 0; offset < file->nbytes(); offset += 4096) {
-      const ReadRequest request{file->buffered_fd(), offset, memory.data(), 4096, 0};
+      const IoRequest request{file->buffered_fd(), offset, memory.data(), 4096, 0};
       engine->submit({&request, 1});
       REQUIRE(wait_for(*engine, 1).size() == 1);
       CHECK(std::memcmp(memory.data(), sample.bytes().data() + offset, 4096) == 0);
@@ -263,7 +263,7 @@ TEST_CASE("what does not fit into a ring comes back as a failed completion") {
   const auto file = File::open(sample.path());
   const auto engine = make_uring_engine(4);
   std::vector<std::byte> memory(4 * kPage);
-  std::vector<ReadRequest> requests;
+  std::vector<IoRequest> requests;
   for (std::uint32_t tag = 0; tag < 4; ++tag) {
     requests.push_back({file->buffered_fd(), tag * kPage, memory.data() + tag * kPage, 4096, tag});
   }

@@ -51,6 +51,51 @@ TEST_CASE("a file has its bytes, its size and its path") {
   }
 }
 
+TEST_CASE("a file is opened inside a folder by its name, and not by what leads out of it") {
+  const SampleFile sample(Place::disk, kMiB + 17);
+  const std::string name = sample.path().substr(2);  // "./name"
+  const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::string link = name + "-link";
+  REQUIRE(symlink(name.c_str(), link.c_str()) == 0);
+  REQUIRE(mkdir((name + "-folder").c_str(), 0700) == 0);
+  REQUIRE(mkfifo((name + "-pipe").c_str(), 0600) == 0);
+  const auto file = File::open_in(here.get(), name, "shown/as");
+  CHECK(file->path() == "shown/as");
+  CHECK(file->nbytes() == kMiB + 17);
+  CHECK(file->mount().device == File::open(sample.path())->mount().device);
+  CHECK(file->direct_access().possible == File::open(sample.path())->direct_access().possible);
+  if (file->direct_access().possible) CHECK(same_file(file->buffered_fd(), file->direct_fd()));
+  const auto error_of = [&](const std::string& asked) {
+    const Failure failure =
+        failure_of([&] { static_cast<void>(File::open_in(here.get(), asked, "shown/as")); });
+    CHECK(failure.operation == "open");
+    CHECK(failure.path == "shown/as");
+    return failure.error;
+  };
+  CHECK(error_of(link) == ELOOP);
+  CHECK(error_of(name + "-folder") == EINVAL);
+  CHECK(error_of(name + "-pipe") == EINVAL);
+  CHECK(error_of(".") == EINVAL);
+  CHECK(error_of("..") == EINVAL);
+  CHECK(error_of("./" + name) == EINVAL);
+  CHECK(error_of("/etc/passwd") == EINVAL);
+  CHECK(error_of("../" + name) == EINVAL);
+  CHECK(error_of("missing") == ENOENT);
+  CHECK(error_of("") == ENOENT);
+  unlink(link.c_str());
+  rmdir((name + "-folder").c_str());
+  unlink((name + "-pipe").c_str());
+}
+
+TEST_CASE("what lies where a file of a folder is said to lie is not opened for it") {
+  const SampleFile sample(Place::disk, kMiB);
+  const SampleFile other(Place::disk, kMiB, 2);
+  const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const auto file = File::open_in(here.get(), sample.path().substr(2), other.path());
+  if (!file->direct_access().possible) return;
+  CHECK(same_file(file->direct_fd(), file->buffered_fd()));
+}
+
 TEST_CASE("a missing file is ENOENT with its path") {
   const Failure failure =
       failure_of([] { static_cast<void>(File::open("./missing.safetensors")); });

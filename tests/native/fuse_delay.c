@@ -1,9 +1,12 @@
-// A FUSE filesystem for tests: passes a folder through, read only, and delays reads.
+// A FUSE filesystem for tests: passes a folder through, delays reads, and hangs when told to. As on
+// many network filesystems, a file cannot be without a name (O_TMPFILE), and names are not
+// exchanged.
 //
 //   fuse_delay SOURCE MOUNTPOINT CONTROL
 //
 // Each read looks into the file CONTROL: a number is the microseconds to sleep first, "hang" means
-// to wait until something else stands there. Runs in the foreground, and dies (and with it the
+// to wait until something else stands there. With "hang write" or "hang fsync" these wait, and no
+// read does. Runs in the foreground, and dies (and with it the
 // mount) with its parent.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 35
@@ -40,7 +43,7 @@ static void read_control(char* text, size_t capacity) {
 static void wait_as_told(void) {
   char text[32];
   read_control(text, sizeof text);
-  if (strncmp(text, "hang", 4) != 0) {
+  if (strcmp(text, "hang") != 0) {
     const long delay_us = strtol(text, NULL, 10);
     if (delay_us > 0) {
       const struct timespec delay = {delay_us / 1000000, delay_us % 1000000 * 1000};
@@ -48,7 +51,16 @@ static void wait_as_told(void) {
     }
     return;
   }
-  while (strncmp(text, "hang", 4) == 0) {
+  while (strcmp(text, "hang") == 0) {
+    usleep(2000);
+    read_control(text, sizeof text);
+  }
+}
+
+static void wait_while(const char* told) {
+  char text[32];
+  read_control(text, sizeof text);
+  while (strcmp(text, told) == 0) {
     usleep(2000);
     read_control(text, sizeof text);
   }
@@ -90,12 +102,19 @@ static int delay_readdir(const char* path, void* buffer, fuse_fill_dir_t fill, o
   return 0;
 }
 
-static int delay_open(const char* path, struct fuse_file_info* info) {
-  if ((info->flags & O_ACCMODE) != O_RDONLY) return -EROFS;
-  const int fd = openat(source_fd, below_source(path), O_RDONLY | O_CLOEXEC);
+static int open_below(const char* path, int flags, mode_t mode, struct fuse_file_info* info) {
+  const int fd = openat(source_fd, below_source(path), flags | O_CLOEXEC, mode);
   if (fd < 0) return -errno;
   info->fh = (uint64_t)fd;
   return 0;
+}
+
+static int delay_open(const char* path, struct fuse_file_info* info) {
+  return open_below(path, info->flags & (O_ACCMODE | O_TRUNC), 0, info);
+}
+
+static int delay_create(const char* path, mode_t mode, struct fuse_file_info* info) {
+  return open_below(path, (info->flags & (O_ACCMODE | O_EXCL | O_TRUNC)) | O_CREAT, mode, info);
 }
 
 static int delay_read(const char* path, char* buffer, size_t nbytes, off_t offset,
@@ -110,6 +129,50 @@ static int delay_read(const char* path, char* buffer, size_t nbytes, off_t offse
     done += (size_t)n;
   }
   return (int)done;
+}
+
+static int delay_write(const char* path, const char* data, size_t nbytes, off_t offset,
+                       struct fuse_file_info* info) {
+  (void)path;
+  wait_while("hang write");
+  const ssize_t n = pwrite((int)info->fh, data, nbytes, offset);
+  return n < 0 ? -errno : (int)n;
+}
+
+static int delay_fsync(const char* path, int data_only, struct fuse_file_info* info) {
+  (void)path, (void)data_only;
+  wait_while("hang fsync");
+  return fsync((int)info->fh) == 0 ? 0 : -errno;
+}
+
+static int delay_fallocate(const char* path, int mode, off_t offset, off_t nbytes,
+                           struct fuse_file_info* info) {
+  (void)path;
+  return fallocate((int)info->fh, mode, offset, nbytes) == 0 ? 0 : -errno;
+}
+
+static int delay_truncate(const char* path, off_t nbytes, struct fuse_file_info* info) {
+  (void)path;
+  if (info == NULL) return -EROFS;  // by name: nobody here does that
+  return ftruncate((int)info->fh, nbytes) == 0 ? 0 : -errno;
+}
+
+static int delay_rename(const char* from, const char* to, unsigned flags) {
+  if (flags != 0) return -EINVAL;
+  return renameat(source_fd, below_source(from), source_fd, below_source(to)) == 0 ? 0 : -errno;
+}
+
+static int delay_unlink(const char* path) {
+  return unlinkat(source_fd, below_source(path), 0) == 0 ? 0 : -errno;
+}
+
+static int delay_mkdir(const char* path, mode_t mode) {
+  return mkdirat(source_fd, below_source(path), mode) == 0 ? 0 : -errno;
+}
+
+static int delay_chmod(const char* path, mode_t mode, struct fuse_file_info* info) {
+  (void)info;
+  return fchmodat(source_fd, below_source(path), mode, 0) == 0 ? 0 : -errno;
 }
 
 static int delay_release(const char* path, struct fuse_file_info* info) {
@@ -129,7 +192,16 @@ static const struct fuse_operations operations = {
     .readlink = delay_readlink,
     .readdir = delay_readdir,
     .open = delay_open,
+    .create = delay_create,
     .read = delay_read,
+    .write = delay_write,
+    .fsync = delay_fsync,
+    .fallocate = delay_fallocate,
+    .truncate = delay_truncate,
+    .rename = delay_rename,
+    .unlink = delay_unlink,
+    .mkdir = delay_mkdir,
+    .chmod = delay_chmod,
     .release = delay_release,
     .statfs = delay_statfs,
 };

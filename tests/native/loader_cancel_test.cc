@@ -36,7 +36,7 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr auto kAtOnce = 5000ms;
 
 ShardRequest whole(const SampleFile& sample) {
-  return {File::open(sample.path()), {{0, sample.bytes().size()}}, sample.table(0, 65536)};
+  return {{File::open(sample.path())}, {{0, sample.bytes().size()}}, sample.table(0, 65536)};
 }
 
 LoadOptions direct_small_blocks(EnginePreference engine) {
@@ -108,7 +108,7 @@ TEST_CASE("only regions with a read in them are parked") {
     options.queue_depth = 2;
     options.memory_limit_bytes = 8 * kMiB;  // four regions of 2 MiB
     const auto job = LoadJob::start(
-        {{File::open(sample.path()),
+        {{{File::open(sample.path())},
           {{0, 2 * kMiB}, {2 * kMiB, 4 * kMiB}, {4 * kMiB, 6 * kMiB}, {6 * kMiB, 8 * kMiB}},
           sample.table(0, 65536)}},
         options);
@@ -287,9 +287,9 @@ TEST_CASE("a child can load what its parent is loading") {
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
-    const auto file = job->request(0).file;  // also the parent's descriptors are the child's
+    const auto file = job->request(0).copies[0];  // also the parent's descriptors are the child's
     const int status = testing::in_forked_child([&] {
-      const auto own = LoadJob::start({{file, {{0, 8 * kMiB}}, sample.table(0, 65536)}},
+      const auto own = LoadJob::start({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}},
                                       direct_small_blocks(engine));
       if (!own->wait_for(kPatience)) return 1;
       if (own->failure() || own->damage()) return 2;

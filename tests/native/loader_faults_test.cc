@@ -43,7 +43,7 @@ class FaultyLoad {
   std::shared_ptr<LoadJob> run(const LoadOptions& options, std::vector<Fault> faults,
                                bool verified = true) const {
     const InjectedFaults injected(std::move(faults));
-    ShardRequest request{File::open(sample.path()), {{kStart, sample.bytes().size()}}, {}};
+    ShardRequest request{{File::open(sample.path())}, {{kStart, sample.bytes().size()}}, {}};
     if (!sample.evict()) MESSAGE("the working folder does not let go of its pages");
     if (verified) request.table = table;
     return load_to_the_end({std::move(request)}, options);
@@ -130,8 +130,8 @@ TEST_CASE("a short read is resumed at the aligned offset below") {
         for (const std::int64_t kept : {4096LL, 4097LL, 100'001LL, 655'359LL}) {
           CAPTURE(kept);
           // Block 2 is short, and so is what is read of it next.
-          const auto job = load.run(
-              engine, cache, {{2, FaultKind::short_read, kept}, {3, FaultKind::short_read, kept}});
+          const auto job =
+              load.run(engine, cache, {{2, FaultKind::cut, kept}, {3, FaultKind::cut, kept}});
           check_right(load, *job);
           CHECK(job->counters().bytes_done == job->bytes_total());
         }
@@ -144,8 +144,7 @@ TEST_CASE("a read shorter than the alignment is tried again") {
         for (const std::int64_t kept : {1LL, 4095LL}) {
           CAPTURE(kept);
           std::vector<Fault> faults;
-          for (std::uint64_t at = 1; at < 20; ++at)
-            faults.push_back({at, FaultKind::short_read, kept});
+          for (std::uint64_t at = 1; at < 20; ++at) faults.push_back({at, FaultKind::cut, kept});
           check_right(load, *load.run(engine, cache, faults));
         }
       });
@@ -156,7 +155,7 @@ TEST_CASE("the last block, which ends inside an alignment, is resumed as well") 
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         for (const std::int64_t kept : {4096LL, 5000LL, 196'608LL, 197'000LL}) {
           CAPTURE(kept);
-          check_right(load, *load.run(engine, cache, {{7, FaultKind::short_read, kept}}));
+          check_right(load, *load.run(engine, cache, {{7, FaultKind::cut, kept}}));
         }
       });
 }
@@ -220,7 +219,7 @@ TEST_CASE("a bit that rotted in the file is found by every way that reads it") {
             options.cache = cache;
             options.mapping = mapping;
             const auto job = load_to_the_end(
-                {{File::open(sample.path()), {{kStart, nbytes}}, sample.table(kStart, kChunk)}},
+                {{{File::open(sample.path())}, {{kStart, nbytes}}, sample.table(kStart, kChunk)}},
                 options);
             REQUIRE(job->damage().has_value());
             CHECK(job->damage()->chunk == 9);
@@ -268,7 +267,7 @@ TEST_CASE("whatever comes late, short, again or in another order: the bytes are 
           break;
         case 2:
           faults.push_back(
-              {at, FaultKind::short_read, static_cast<std::int64_t>(between(random, 1, kBlock))});
+              {at, FaultKind::cut, static_cast<std::int64_t>(between(random, 1, kBlock))});
           break;
         case 3:
           faults.push_back({at, FaultKind::late, static_cast<std::int64_t>(between(random, 0, 5))});
@@ -304,7 +303,7 @@ TEST_CASE("a file that shrank after it was opened is an error with the offset wh
         CAPTURE(left);
         const SampleFile sample(Place::disk, kBytes);
         ShardRequest request{
-            File::open(sample.path()), {{kStart, kBytes}}, sample.table(kStart, kChunk)};
+            {File::open(sample.path())}, {{kStart, kBytes}}, sample.table(kStart, kChunk)};
         sample.truncate(left);
         LoadOptions options = one_at_a_time(engine, kBlock);
         options.cache = cache;
@@ -325,7 +324,7 @@ TEST_CASE("a mapped file that shrank is an error and no SIGBUS") {
     for (const std::uint64_t left : {std::uint64_t{0}, nbytes / 2, nbytes / 2 + 100, nbytes - 1}) {
       CAPTURE(left);
       const SampleFile sample(Place::memory, nbytes);
-      ShardRequest request{File::open(sample.path()), {{0, nbytes}}, sample.table(0, kChunk)};
+      ShardRequest request{{File::open(sample.path())}, {{0, nbytes}}, sample.table(0, kChunk)};
       sample.truncate(left);
       LoadOptions options;
       options.block_bytes = kBlock;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "filling.h"
 #include "loader.h"
 #include "loading.h"
 #include "sample_file.h"
@@ -17,84 +18,18 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::between;
+using testing::check_nothing_unverified;
 using testing::engines_here;
+using testing::Filling;
 using testing::InjectedFaults;
 using testing::kPatience;
 using testing::Place;
 using testing::Random;
+using testing::random_filling;
 using testing::SampleFile;
 
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
-constexpr std::byte kFence{0xA5};
-
-// Memory for one extent: `lead` bytes past a page, between fences that nobody may touch.
-class Target {
- public:
-  Target(std::uint64_t nbytes, std::uint64_t lead)
-      : memory_(nbytes + lead + 2 * kPage, kFence), nbytes_(nbytes) {
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
-    begin_ = (address + kPage - 1) / kPage * kPage - address + lead;
-  }
-  [[nodiscard]] std::byte* data() { return memory_.data() + begin_; }
-  [[nodiscard]] std::span<const std::byte> bytes() const {
-    return std::span(memory_).subspan(begin_, nbytes_);
-  }
-  [[nodiscard]] bool fences_stand() const {
-    const auto is_fence = [](std::byte byte) { return byte == kFence; };
-    return std::all_of(memory_.begin(), memory_.begin() + static_cast<std::ptrdiff_t>(begin_),
-                       is_fence) &&
-           std::all_of(memory_.begin() + static_cast<std::ptrdiff_t>(begin_ + nbytes_),
-                       memory_.end(), is_fence);
-  }
-
- private:
-  static constexpr std::uint64_t kPage = 4096;
-  std::vector<std::byte> memory_;
-  std::uint64_t nbytes_, begin_ = 0;
-};
-
-struct Filling {
-  std::vector<Extent> extents;
-  std::vector<Target> targets;
-
-  [[nodiscard]] ShardRequest request(const SampleFile& sample, bool verified) {
-    ShardRequest made{File::open(sample.path()), extents, {}};
-    if (verified) made.table = sample.table(0, 64 * kKiB);
-    for (std::size_t i = 0; i < extents.size(); ++i) {
-      made.places.emplace_back(targets[i].data(), 1,
-                               std::vector<Axis>{{extents[i].end - extents[i].begin, 1}});
-    }
-    return made;
-  }
-
-  [[nodiscard]] bool is_right(const SampleFile& sample) const {
-    for (std::size_t i = 0; i < extents.size(); ++i) {
-      const auto expected = sample.bytes().subspan(extents[i].begin, targets[i].bytes().size());
-      if (!std::ranges::equal(expected, targets[i].bytes())) return false;
-    }
-    return true;
-  }
-
-  [[nodiscard]] bool fences_stand() const {
-    return std::ranges::all_of(targets, [](const Target& t) { return t.fences_stand(); });
-  }
-};
-
-// Extents of all sizes, some next to each other; half of their places are congruent to the file.
-Filling random_filling(Random& random, std::uint64_t file_bytes) {
-  Filling made;
-  for (std::uint64_t at = 0; at < file_bytes;) {
-    const std::uint64_t size = between(random, 0, 1) != 0 ? between(random, 0, 1400 * kKiB)
-                                                          : between(random, 0, 10 * kKiB);
-    const std::uint64_t end = std::min(at + size, file_bytes);
-    made.extents.push_back({at, end});
-    const std::uint64_t lead = between(random, 0, 1) != 0 ? at % 4096 : between(random, 0, 4095);
-    made.targets.emplace_back(end - at, lead);
-    at = end + (between(random, 0, 3) == 0 ? between(random, 0, kMiB) : 0);
-  }
-  return made;
-}
 
 LoadOptions filling_options(EnginePreference engine, CacheMode cache) {
   LoadOptions options;
@@ -143,28 +78,6 @@ TEST_CASE("congruent memory is read straight into, and other memory is not") {
   }
 }
 
-// What is left of a load that met damage or an error: only bytes of the file that were verified,
-// zeros, or what was there before.
-void check_nothing_unverified(const Filling& filling, const SampleFile& sample, const LoadJob& job,
-                              const Extent& bad) {
-  CHECK(filling.fences_stand());
-  for (std::size_t e = 0; e < filling.extents.size(); ++e) {
-    const Extent& extent = filling.extents[e];
-    const auto found = filling.targets[e].bytes();
-    const bool holds_bad = extent.begin < bad.end && bad.begin < extent.end;
-    CHECK_FALSE((holds_bad && job.placed(0, e)));
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      const std::uint64_t at = extent.begin + i;
-      const bool in_bad = bad.begin <= at && at < bad.end;
-      const bool verified = !in_bad && found[i] == sample.bytes()[at];
-      if (!verified && found[i] != std::byte{0} && found[i] != kFence) {
-        FAIL("an unverified byte at offset " << at);
-      }
-      if (job.placed(0, e) && found[i] != sample.bytes()[at]) FAIL("not complete at " << at);
-    }
-  }
-}
-
 TEST_CASE("damage leaves no byte that was not verified, and says what is complete") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(12); ++i) {
@@ -182,7 +95,7 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
       if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
       REQUIRE(job->damage().has_value());
       CHECK(job->damage()->extent.begin <= at);
-      check_nothing_unverified(filling, sample, *job, job->damage()->extent);
+      check_nothing_unverified(filling, sample.bytes(), *job, job->damage()->extent);
     }
   }
 }
@@ -197,14 +110,14 @@ TEST_CASE("whoever cancels waits until nothing is written to his memory any more
     const InjectedFaults faults({{2, FaultKind::never, 0}});
     const auto job =
         LoadJob::start({filling.request(sample, true)}, filling_options(engine, CacheMode::bypass));
-    CHECK_FALSE(job->wait_for(100ms));
+    testing::wait_until_held();
     job->cancel();
-    CHECK_FALSE(job->wait_for_places(50ms));  // the device still has a read
+    CHECK_FALSE(job->wait_until_left(50ms));  // the device still has a read
     release_held_completions();
-    REQUIRE(job->wait_for_places(kPatience));
+    REQUIRE(job->wait_until_left(kPatience));
     const auto before = std::vector<std::byte>(filling.targets[0].bytes().begin(),
                                                filling.targets[0].bytes().end());
-    check_nothing_unverified(filling, sample, *job, {});
+    check_nothing_unverified(filling, sample.bytes(), *job, {});
     CHECK(job->wait_for(kPatience));
     CHECK(std::ranges::equal(before, filling.targets[0].bytes()));
   }

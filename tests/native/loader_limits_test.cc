@@ -41,13 +41,13 @@ LoadOptions direct() {
 }
 
 ShardRequest whole(const SampleFile& sample) {
-  return {File::open(sample.path()), {{0, sample.bytes().size()}}, {}};
+  return {{File::open(sample.path())}, {{0, sample.bytes().size()}}, {}};
 }
 
 TEST_CASE("a job over the memory limit is refused before anything is allocated") {
   const SampleFile sample(Place::disk, 32 * kMiB);
   std::vector<ShardRequest> shards{whole(sample)};
-  static_cast<void>(shards[0].file->direct_access());
+  static_cast<void>(shards[0].copies[0]->direct_access());
   LoadOptions options = direct();
   options.memory_limit_bytes = 32 * kMiB - 1;
   const std::uint64_t pages = pages_of_address_space();
@@ -84,7 +84,8 @@ TEST_CASE("the limit is for all files together, and a mapping counts as what is 
   options.memory_limit_bytes = 16 * kMiB - 1;
   CHECK_THROWS_AS(LoadJob::start({whole(first), whole(second)}, options), MemoryLimitExceeded);
   options.memory_limit_bytes = 16 * kMiB;
-  CHECK_NOTHROW(testing::load_to_the_end({whole(first), whole(second)}, options));
+  CHECK_NOTHROW(
+      static_cast<void>(testing::load_to_the_end({whole(first), whole(second)}, options)));
 }
 
 TEST_CASE("a limit of nothing refuses everything but nothing") {
@@ -92,7 +93,7 @@ TEST_CASE("a limit of nothing refuses everything but nothing") {
   LoadOptions options = direct();
   options.memory_limit_bytes = 0;
   CHECK_THROWS_AS(LoadJob::start({whole(sample)}, options), MemoryLimitExceeded);
-  CHECK_NOTHROW(LoadJob::start({{File::open(sample.path()), {{7, 7}}, {}}}, options));
+  CHECK_NOTHROW(LoadJob::start({{{File::open(sample.path())}, {{7, 7}}, {}}}, options));
 }
 
 TEST_CASE("numbers that make no sense are refused") {
@@ -113,16 +114,16 @@ TEST_CASE("numbers that make no sense are refused") {
 TEST_CASE("extents that are not in the file are refused") {
   const SampleFile sample(Place::disk, 4096);
   const auto file = File::open(sample.path());
-  CHECK_THROWS_AS(LoadJob::start({{file, {{0, 4097}}, {}}}, {}), std::invalid_argument);
-  CHECK_THROWS_AS(LoadJob::start({{file, {{100, 50}}, {}}}, {}), std::invalid_argument);
-  CHECK_THROWS_AS(LoadJob::start({{file, {{0, 100}, {50, 150}}, {}}}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(LoadJob::start({{{file}, {{0, 4097}}, {}}}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(LoadJob::start({{{file}, {{100, 50}}, {}}}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(LoadJob::start({{{file}, {{0, 100}, {50, 150}}, {}}}, {}), std::invalid_argument);
 }
 
 TEST_CASE("a table that does not fit its file is refused") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   const auto file = File::open(sample.path());
   const auto refused = [&](auto&& spoil) {
-    ShardRequest request{file, {{4096, 2 * kMiB}}, sample.table(4096, 65536)};
+    ShardRequest request{{file}, {{4096, 2 * kMiB}}, sample.table(4096, 65536)};
     spoil(*request.table);
     CHECK_THROWS_AS(LoadJob::start({std::move(request)}, {}), std::invalid_argument);
   };

@@ -41,7 +41,7 @@ TEST_CASE(
   options.block_bytes = kMiB;
   {
     const InjectedFaults faults({{0, FaultKind::error, EINVAL}, {3, FaultKind::error, EINVAL}});
-    const auto job = load_to_the_end({{file, {{0, 8 * kMiB}}, sample.table(0, 65536)}}, options);
+    const auto job = load_to_the_end({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}}, options);
     CHECK_FALSE(job->failure().has_value());
     CHECK_FALSE(job->damage().has_value());
     CHECK(job->counters().bytes_buffered > 0);
@@ -51,7 +51,8 @@ TEST_CASE(
     CHECK(job->fallbacks()[0].find("EINVAL") != std::string::npos);
     CHECK(first_difference(*job, sample) == "");
   }
-  const auto job = load_to_the_end({{other_file, {{0, 8 * kMiB}}, other.table(0, 65536)}}, options);
+  const auto job =
+      load_to_the_end({{{other_file}, {{0, 8 * kMiB}}, other.table(0, 65536)}}, options);
   CHECK(job->access(0).source == Source::buffered);
   CHECK(job->access(0).reason.find("EINVAL") != std::string::npos);
   CHECK(job->counters().bytes_direct == 0);
@@ -65,7 +66,7 @@ TEST_CASE("a buffered read that is refused with EINVAL is an error") {
     const InjectedFaults faults({{0, FaultKind::error, EINVAL}});
     LoadOptions options = testing::one_at_a_time(engine, kMiB);
     options.cache = CacheMode::keep;
-    const auto job = load_to_the_end({{File::open(sample.path()), {{0, 8 * kMiB}}, {}}}, options);
+    const auto job = load_to_the_end({{{File::open(sample.path())}, {{0, 8 * kMiB}}, {}}}, options);
     REQUIRE(job->failure().has_value());
     CHECK(job->failure()->error == EINVAL);
     CHECK(job->failure()->offset == 0);

@@ -32,7 +32,7 @@ constexpr std::uint64_t kStart = 8192;  // of the data section, as in a sealed f
 
 ShardRequest request_of(const SampleFile& sample, std::vector<Extent> extents,
                         std::optional<ChunkTable> table = {}) {
-  return {File::open(sample.path()), std::move(extents), std::move(table)};
+  return {{File::open(sample.path())}, std::move(extents), std::move(table)};
 }
 
 LoadOptions small_blocks(EnginePreference engine) {
@@ -319,8 +319,8 @@ TEST_CASE("many jobs over the same files may run in many threads at once") {
         options.cache = i % 2 == 0 ? CacheMode::bypass : CacheMode::keep;
         options.mapping = t % 3 == 0 ? MappingMode::automatic : MappingMode::never;
         const auto job = LoadJob::start(
-            {{disk_file, tile(random, 4096, disk.bytes().size(), 20), disk_table},
-             {memory_file, tile(random, 4096, memory.bytes().size(), 20), memory_table}},
+            {{{disk_file}, tile(random, 4096, disk.bytes().size(), 20), disk_table},
+             {{memory_file}, tile(random, 4096, memory.bytes().size(), 20), memory_table}},
             options);
         if (!job->wait_for(testing::kPatience) || job->failure() || job->damage() ||
             !first_difference(*job, {disk.bytes(), memory.bytes()}).empty()) {

@@ -35,7 +35,7 @@ LoadOptions in_window(EnginePreference engine, std::uint64_t window_bytes) {
 
 // Twenty-four extents of 512 KiB; a region holds as many as fit a quarter of the window.
 ShardRequest sliced(const SampleFile& sample) {
-  ShardRequest request{File::open(sample.path()), {}, sample.table(0, 65536)};
+  ShardRequest request{{File::open(sample.path())}, {}, sample.table(0, 65536)};
   for (std::uint64_t begin = 0; begin < sample.bytes().size(); begin += kMiB / 2) {
     request.extents.push_back({begin, begin + kMiB / 2});
   }
@@ -83,7 +83,7 @@ TEST_CASE("regions come whole and right, and no more of them are read than the w
 TEST_CASE("a region larger than the window comes alone") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
-    ShardRequest request{File::open(sample.path()),
+    ShardRequest request{{File::open(sample.path())},
                          {{0, kMiB}, {kMiB, 7 * kMiB}, {7 * kMiB, 8 * kMiB}},
                          sample.table(0, 65536)};
     const auto job = LoadJob::start({std::move(request)}, in_window(engine, 2 * kMiB));
@@ -144,7 +144,8 @@ TEST_CASE("a cancelled job ends those who wait for it, and parks what is still r
     options.lanes = 1;
     options.queue_depth = 1;
     const auto job = LoadJob::start({sliced(sample)}, options);
-    CHECK_FALSE(job->wait_for_region(0, 1, 100ms));
+    testing::wait_until_held();
+    CHECK_FALSE(job->wait_for_region(0, 1, 0ms));
     job->cancel();
     CHECK(job->wait_for_region(0, 1, 0ms));
     CHECK(job->take_region(0, 1) == nullptr);

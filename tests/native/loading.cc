@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <thread>
 
 namespace fastio::testing {
 
@@ -21,6 +21,14 @@ std::string name_of(EnginePreference engine) {
   return engine == EnginePreference::uring   ? "uring"
          : engine == EnginePreference::pread ? "pread"
                                              : "automatic";
+}
+
+void wait_until_held() {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (held_completions() == 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  REQUIRE(held_completions() > 0);
 }
 
 LoadOptions one_at_a_time(EnginePreference engine, std::uint64_t block_bytes) {
@@ -61,9 +69,10 @@ std::string first_difference(LoadJob& job,
       if (of_extents[e] == nullptr) return where + " has no region";
       const std::span<const std::byte> wanted = expected[s].subspan(begin, end - begin);
       const std::span<const std::byte> found(of_extents[e]->at(begin), end - begin);
-      if (std::memcmp(wanted.data(), found.data(), wanted.size()) == 0) continue;
+      if (same(wanted, found)) continue;
       const auto at = std::mismatch(wanted.begin(), wanted.end(), found.begin()).first;
-      return where + " differs at offset " + std::to_string(begin + (at - wanted.begin()));
+      const auto run = static_cast<std::uint64_t>(at - wanted.begin());
+      return where + " differs at offset " + std::to_string(begin + run);
     }
   }
   return {};

@@ -41,6 +41,9 @@ class InjectedFaults {
   }
 };
 
+// Waits until such a fault holds a completion back: from then on its job cannot end by itself.
+void wait_until_held();
+
 // One block at a time in file order, so that the n-th completion is that of the n-th block.
 [[nodiscard]] LoadOptions one_at_a_time(EnginePreference engine, std::uint64_t block_bytes);
 

@@ -16,7 +16,7 @@ using testing::SampleFile;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 ShardRequest halves(const SampleFile& sample, bool verified) {
-  ShardRequest request{File::open(sample.path()), {{0, kMiB}, {kMiB, 2 * kMiB}}, {}};
+  ShardRequest request{{File::open(sample.path())}, {{0, kMiB}, {kMiB, 2 * kMiB}}, {}};
   if (verified) request.table = sample.table(0, 65536);
   return request;
 }

@@ -1,96 +1,40 @@
 // Memory that runs out at any allocation, one after the other: a job ends with an error, and keeps
-// nothing. In an executable of its own, whose operator new fails when it is asked to.
-#include <dirent.h>
+// nothing. In an executable of its own, whose operator new (failing_memory.cc) fails when it is
+// asked to.
 #include <doctest/doctest.h>
 
-#include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <memory>
 #include <new>
-#include <thread>
 
+#include "failing_memory.h"
 #include "loader.h"
 #include "loading.h"
 #include "sample_file.h"
-
-namespace {
-
-constexpr long kNever = -1;
-
-// How many allocations succeed before one fails: of this thread, of all threads but the main one.
-// That one failure is all; what cleans up after it finds memory again.
-thread_local long left_here = kNever;
-thread_local bool is_main_thread = false;
-std::atomic<long> left_elsewhere{kNever};
-
-bool fails_now() {
-  if (left_here != kNever && left_here-- == 0) return true;
-  if (is_main_thread || left_elsewhere.load() == kNever) return false;
-  long left = left_elsewhere.load();
-  while (left != kNever && !left_elsewhere.compare_exchange_weak(left, left - 1)) {
-  }
-  return left == 0;
-}
-
-}  // namespace
-
-// NOLINTBEGIN(cppcoreguidelines-no-malloc): what operator new is made of.
-void* operator new(std::size_t nbytes) {
-  void* memory = fails_now() ? nullptr : std::malloc(nbytes == 0 ? 1 : nbytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-// NOLINTEND(cppcoreguidelines-no-malloc)
 
 namespace fastio {
 namespace {
 
 using testing::engines_here;
+using testing::FailingAllocation;
 using testing::first_difference;
 using testing::InjectedFaults;
 using testing::kPatience;
+using testing::nothing_is_parked;
 using testing::Place;
 using testing::SampleFile;
-
-using Clock = std::chrono::steady_clock;
+using testing::threads_become;
+using testing::threads_of_this_process;
 
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kChunk = 32 * kKiB;
 
-std::size_t threads_of_this_process() {
-  const std::unique_ptr<DIR, int (*)(DIR*)> tasks(opendir("/proc/self/task"), &closedir);
-  REQUIRE(tasks != nullptr);
-  std::size_t count = 0;
-  while (readdir(tasks.get()) != nullptr) ++count;
-  return count;
-}
-
-bool threads_become(std::size_t count) {
-  const auto end = Clock::now() + kPatience;
-  while (threads_of_this_process() > count && Clock::now() < end) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return threads_of_this_process() <= count;
-}
-
-// What is parked goes with the thread that holds it, in either order.
-bool nothing_is_parked() {
-  const auto end = Clock::now() + kPatience;
-  while (parked_bytes() != 0 && Clock::now() < end) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return parked_bytes() == 0;
-}
-
 // So many reads that a queue which grew with them would allocate.
 class ManyReads {
  public:
   [[nodiscard]] std::vector<ShardRequest> request() const {
-    return {{file_, {{0, sample.bytes().size()}}, table_}};
+    return {{{file_}, {{0, sample.bytes().size()}}, table_}};
   }
 
   [[nodiscard]] static LoadOptions options(EnginePreference engine) {
@@ -116,21 +60,18 @@ std::shared_ptr<LoadJob> start_with_failure(const ManyReads& reads, EnginePrefer
                                             long& n) {
   auto request = reads.request();
   const LoadOptions options = ManyReads::options(engine);
-  std::shared_ptr<LoadJob> job;
-  left_here = n;
+  const FailingAllocation failing(n);
   try {
-    job = LoadJob::start(std::move(request), options);
+    auto job = LoadJob::start(std::move(request), options);
+    if (!FailingAllocation::came()) n = -1;
+    return job;
   } catch (const std::bad_alloc&) {
-    left_here = kNever;
     return nullptr;
   }
-  if (left_here >= 0) n = -1;
-  left_here = kNever;
-  return job;
 }
 
 TEST_CASE("a job that runs out of memory while it starts is refused and leaves nothing behind") {
-  is_main_thread = true;
+  testing::this_is_the_main_thread();
   const ManyReads reads;
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
@@ -155,7 +96,7 @@ TEST_CASE("a job that runs out of memory while it starts is refused and leaves n
 }
 
 TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
-  is_main_thread = true;
+  testing::this_is_the_main_thread();
   const ManyReads reads;
   for (const EnginePreference engine : engines_here()) {
     for (const FaultKind fault : {FaultKind::late, FaultKind::error, FaultKind::flip}) {
@@ -164,10 +105,10 @@ TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
       for (long n = 0; n < 1000; ++n) {
         CAPTURE(n);
         const InjectedFaults faults({{20, fault, fault == FaultKind::error ? EIO : 1}});
-        left_elsewhere = n;
+        testing::fail_allocation_elsewhere(n);
         const auto job = LoadJob::start(reads.request(), ManyReads::options(engine));
         REQUIRE(job->wait_for(kPatience));
-        const bool failed = left_elsewhere.exchange(kNever) == kNever;
+        const bool failed = testing::allocation_failed_elsewhere();
         if (job->failure()) {
           CHECK((job->failure()->error == EIO || job->failure()->error == ENOMEM));
         } else if (!job->damage()) {
@@ -179,6 +120,40 @@ TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
           break;
         }
         CHECK(job->failure().has_value());
+      }
+    }
+  }
+}
+
+TEST_CASE("a lane that runs out of memory while it tries again fails its job as well") {
+  testing::this_is_the_main_thread();
+  const ManyReads reads;
+  const ManyReads copies;
+  for (const EnginePreference engine : engines_here()) {
+    for (const FaultKind fault : {FaultKind::error, FaultKind::flip}) {
+      CAPTURE(testing::name_of(engine));
+      CAPTURE(static_cast<int>(fault));
+      for (long n = 0; n < 1000; ++n) {
+        CAPTURE(n);
+        auto request = reads.request();
+        request[0].copies.push_back(copies.request()[0].copies[0]);
+        LoadOptions options = ManyReads::options(engine);
+        options.persistent = true;
+        const InjectedFaults faults({{20, fault, fault == FaultKind::error ? EIO : 1},
+                                     {40, fault, fault == FaultKind::error ? EIO : 1}});
+        testing::fail_allocation_elsewhere(n);
+        const auto job = LoadJob::start(std::move(request), options);
+        REQUIRE(job->wait_for(kPatience));
+        const bool failed = testing::allocation_failed_elsewhere();
+        CHECK_FALSE(job->damage().has_value());
+        if (!job->failure()) CHECK(first_difference(*job, reads.sample) == "");
+        if (!failed) {
+          CHECK(n > 0);
+          CHECK(job->take_incidents().size() == 2);
+          break;
+        }
+        REQUIRE(job->failure().has_value());
+        CHECK(job->failure()->error == ENOMEM);
       }
     }
   }

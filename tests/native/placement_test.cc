@@ -83,6 +83,87 @@ TEST_CASE(
   }
 }
 
+// The same, and axes along which all elements are one and the same: what is broadcast is only read.
+Layout random_layout_to_read(Random& random) {
+  Layout layout = random_layout(random);
+  for (Axis& axis : layout.axes) {
+    if (between(random, 0, 3) != 0) continue;
+    if (axis.stride_bytes < 0)
+      layout.first += axis.stride_bytes * static_cast<std::int64_t>(axis.length - 1);
+    axis.stride_bytes = 0;
+    axis.length = between(random, 1, 9);
+  }
+  return layout;
+}
+
+TEST_CASE("every byte is taken from its place, in any layout and in any pieces") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(3000); ++i) {
+    const Layout layout = random_layout_to_read(random);
+    const std::uint64_t nbytes = layout.nbytes();
+    std::vector<std::byte> memory(layout.memory_bytes);
+    for (auto& byte : memory) byte = static_cast<std::byte>(between(random, 0, 255));
+    const std::vector<std::byte> before = memory;
+    std::vector<std::byte> expected(nbytes);
+    for (std::uint64_t at = 0; at < nbytes; ++at) expected[at] = memory[layout.place_of(at)];
+
+    const Placement placement(memory.data() + layout.first, layout.item_bytes, layout.axes);
+    std::vector<std::byte> found(nbytes);
+    for (std::uint64_t at = 0; at < nbytes;) {
+      const std::uint64_t taken = between(random, 1, nbytes - at);
+      placement.take(at, std::span(found).subspan(at, taken));
+      at += taken;
+    }
+    REQUIRE(found == expected);
+    REQUIRE(memory == before);
+
+    const std::uint64_t at = between(random, 0, nbytes - 1);  // a piece with bytes around it
+    std::vector<std::byte> piece(between(random, 1, nbytes - at) + 2, std::byte{0x77});
+    placement.take(at, std::span(piece).subspan(1, piece.size() - 2));
+    REQUIRE(piece.front() == std::byte{0x77});
+    REQUIRE(piece.back() == std::byte{0x77});
+    REQUIRE(std::equal(piece.begin() + 1, piece.end() - 1,
+                       expected.begin() + static_cast<std::ptrdiff_t>(at)));
+  }
+}
+
+TEST_CASE("what was put is taken") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(1000); ++i) {
+    const Layout layout = random_layout(random);
+    std::vector<std::byte> source(layout.nbytes());
+    for (auto& byte : source) byte = static_cast<std::byte>(between(random, 0, 255));
+    std::vector<std::byte> memory(layout.memory_bytes);
+    const Placement placement(memory.data() + layout.first, layout.item_bytes, layout.axes);
+    placement.put(0, source);
+    std::vector<std::byte> found(source.size());
+    placement.take(0, found);
+    REQUIRE(found == source);
+  }
+}
+
+TEST_CASE("one value, and one value many times") {
+  std::vector<std::byte> memory{std::byte{1}, std::byte{2}};
+  std::vector<std::byte> found(2);
+  Placement(memory.data(), 2, {}).take(0, found);
+  CHECK(found == memory);
+  Placement(memory.data(), 2, {}).take(1, std::span(found).first(1));
+  CHECK(found[0] == std::byte{2});
+  found.resize(12);
+  Placement(memory.data(), 2, {{2, 0}, {3, 0}}).take(0, found);
+  for (std::size_t at = 0; at < found.size(); ++at) CHECK(found[at] == memory[at % 2]);
+}
+
+TEST_CASE("nothing is taken from a tensor without elements, and none is put there") {
+  std::vector<std::byte> memory(100);
+  for (const auto& axes : std::vector<std::vector<Axis>>{
+           {{0, 2}}, {{3, 7}, {0, 2}}, {{0, 50}, {5, 3}}, {{2, 50}, {0, 9}, {5, 3}}}) {
+    const Placement placement(memory.data(), 2, axes);
+    placement.take(0, {});
+    placement.put(0, {});
+  }
+}
+
 TEST_CASE("what lies together is known, and nothing else is") {
   std::vector<std::byte> memory(1000);
   std::byte* data = memory.data();

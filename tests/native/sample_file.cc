@@ -42,6 +42,11 @@ std::uint64_t random_seed() {
   return seed;
 }
 
+bool same(std::span<const std::byte> one, std::span<const std::byte> other) {
+  return one.size() == other.size() &&
+         (one.empty() || std::memcmp(one.data(), other.data(), one.size()) == 0);
+}
+
 std::uint64_t between(Random& random, std::uint64_t low, std::uint64_t high) {
   return std::uniform_int_distribution<std::uint64_t>(low, high)(random);
 }

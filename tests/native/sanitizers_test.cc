@@ -38,7 +38,7 @@ class OneRead {
   std::byte* data() { return data_.load(std::memory_order_relaxed); }
   void free_memory() { memory_.reset(); }
   void submit(std::byte* data) {
-    const ReadRequest request{file_->buffered_fd(), 0, data, kReadBytes, 0};
+    const IoRequest request{file_->buffered_fd(), 0, data, kReadBytes, 0};
     engine_->submit({&request, 1});
   }
   bool wait() {

@@ -201,11 +201,7 @@ def plain_sides(framework: str, written: dict[tuple[str, bool], Path]) -> tuple[
 
 # ---- names and arguments ------------------------------------------------------------------------
 
-# What safetensors has for saving, and for its own use.
-_NOT_FOR_LOADING = {
-    *("TensorSpec", "save", "save_file", "save_model", "serialize", "serialize_file"),
-    *("storage_ptr", "storage_size"),
-}
+_FOR_ITS_OWN_USE = {"storage_ptr", "storage_size"}
 
 
 def _public(module: types.ModuleType) -> set[str]:
@@ -227,13 +223,13 @@ def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
     ]
 
 
-def test_every_name_for_loading_is_there(framework: str) -> None:
+def test_every_name_is_there(framework: str) -> None:
     theirs, ours = _sides(framework, Path(), Path())
-    expected = _public(theirs.drop_in) - _NOT_FOR_LOADING
-    assert {"deserialize", "load", "load_file", "safe_open"} <= expected
+    expected = _public(theirs.drop_in) - _FOR_ITS_OWN_USE
+    assert {"deserialize", "load", "load_file", "safe_open", "save", "save_file"} <= expected
     assert set(ours.drop_in.__all__) == expected
     assert all(hasattr(ours.drop_in, name) for name in expected)
-    for name in ("safe_open", "deserialize"):
+    for name in ("safe_open", "deserialize", "serialize", "serialize_file", "TensorSpec"):
         assert getattr(ours.drop_in, name) is getattr(fastio, name)
     assert fastio.SafetensorError is fastio.FastioError
 
@@ -242,7 +238,8 @@ def test_every_name_for_loading_is_there(framework: str) -> None:
     ("module", "name"),
     [
         *(("torch", name) for name in ("load", "load_file", "load_model")),
-        *(("numpy", name) for name in ("load", "load_file")),
+        *(("torch", name) for name in ("save", "save_file", "save_model")),
+        *(("numpy", name) for name in ("load", "load_file", "save", "save_file")),
     ],
 )
 def test_functions_take_the_same_arguments(module: str, name: str) -> None:
@@ -253,8 +250,10 @@ def test_functions_take_the_same_arguments(module: str, name: str) -> None:
     ]
 
 
-def test_deserialize_takes_the_same_argument() -> None:
-    assert _parameters(fastio.deserialize) == _parameters(safetensors.deserialize)
+@pytest.mark.parametrize("name", ["deserialize", "serialize", "serialize_file", "TensorSpec"])
+def test_what_takes_bytes_and_addresses_takes_the_same_arguments(name: str) -> None:
+    theirs, ours = getattr(safetensors, name), getattr(fastio, name)
+    assert _parameters(ours) == _parameters(theirs)
 
 
 def test_safe_open_takes_the_same_arguments_and_two_by_name() -> None:
@@ -865,8 +864,6 @@ def test_an_accelerator(plain_sides: tuple[_Side, _Side], device: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0])
 def test_tensors_go_to_a_gpu(written: dict[tuple[str, bool], Path], device: Any) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA here")
     sides = _sides("pt", written["pt", False], written["pt", True])
 
     def moved(side: _Side) -> list[Any]:

@@ -39,7 +39,7 @@ _REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "another byte order": (lambda: np.zeros(_SHAPE, ">f4"), TypeError, ">f4"),
     "another torch dtype": (lambda: torch.zeros(_SHAPE, dtype=torch.float16), TypeError, "float16"),
     "on no device": (lambda: torch.zeros(_SHAPE, device="meta"), TypeError, "meta"),
-    "sparse": (lambda: torch.zeros(_SHAPE).to_sparse(), TypeError, "in memory"),
+    "sparse": (lambda: torch.zeros(_SHAPE).to_sparse(), TypeError, "not strided"),
     "expanded": (lambda: torch.zeros(1, 6).expand(8, 6), ValueError, "overlaps itself"),
     "broadcast": (
         lambda: np.lib.stride_tricks.as_strided(np.zeros(6, np.float32), _SHAPE, (0, 4)),

@@ -28,6 +28,8 @@ from load.samples import bytes_of, flip
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which they look at when they are imported
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+# Its bars start a thread that stays as long as the process.
+importlib.import_module("tqdm").tqdm.monitor_interval = 0
 _MODELING = importlib.import_module("transformers.modeling_utils")
 _INTEGRATION = importlib.import_module("transformers.integrations.accelerate")
 _ACCELERATE_MODELING = importlib.import_module("accelerate.utils.modeling")

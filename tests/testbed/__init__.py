@@ -8,25 +8,39 @@ it claims.
 from testbed.children import ChildResult, run_python
 from testbed.disks import FailingMount, failing_mount, throttled
 from testbed.mounts import Mount, enter_private_mounts, loop_mount, tmpfs_mount
-from testbed.requirements import require_root, require_tools
+from testbed.power import PowerMount, power_mount
+from testbed.requirements import require_gpu, require_root, require_tools
 from testbed.residency import drop_caches, evict, kept_warm, resident_bytes
 from testbed.slow import SlowMount, build_slow_filesystem, slow_mount
+from testbed.stops import GO_ON, KILL, Answer, Ended, Forks, Stop, fail_with, forks, return_at_once
 
 __all__ = [
+    "GO_ON",
+    "KILL",
+    "Answer",
     "ChildResult",
+    "Ended",
     "FailingMount",
+    "Forks",
     "Mount",
+    "PowerMount",
     "SlowMount",
+    "Stop",
     "build_slow_filesystem",
     "drop_caches",
     "enter_private_mounts",
     "evict",
+    "fail_with",
     "failing_mount",
+    "forks",
     "kept_warm",
     "loop_mount",
+    "power_mount",
+    "require_gpu",
     "require_root",
     "require_tools",
     "resident_bytes",
+    "return_at_once",
     "run_python",
     "slow_mount",
     "throttled",

@@ -75,7 +75,7 @@ def loop_mount(
     try:
         with backing.open("wb") as file:
             file.truncate(nbytes)
-        device = _attach(backing)
+        device = attach(backing)
         try:
             run_tool(*_MAKE[kind], device)
             run_tool_or_skip("mount", "-o", "noatime", device, str(path))
@@ -91,7 +91,14 @@ def loop_mount(
         path.rmdir()
 
 
-def _attach(backing: Path) -> str:
+def attach(backing: Path) -> str:
+    """Return a loop device over a file, past the page cache where that can be.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If the machine has no loop devices.
+    """
     attach = ("losetup", "--find", "--show", "--direct-io=on", str(backing))
     try:
         return run_tool(*attach).strip()

@@ -24,6 +24,21 @@ def require_root(what: str) -> None:
         pytest.skip(f"needs root: {what}")
 
 
+def require_gpu() -> None:
+    """Skip the test where torch has no CUDA device.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        With what torch lacks.
+    """
+    torch = pytest.importorskip("torch", reason="needs a GPU: torch is not installed")
+    if torch.version.cuda is None:
+        pytest.skip(f"needs a GPU: torch {torch.__version__} is built without CUDA")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU: torch finds no CUDA device")
+
+
 def require_tools(*names: str) -> None:
     """Skip the test where a program is missing.
 

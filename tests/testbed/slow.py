@@ -1,4 +1,6 @@
-"""A disk that answers late or not at all: a FUSE filesystem that delays the reads of a folder."""
+"""A disk that answers late or not at all: a FUSE filesystem over a folder, without O_TMPFILE, that
+delays reads, and hangs in one operation when told to.
+"""
 
 import contextlib
 import os
@@ -8,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -19,7 +22,7 @@ _SOURCE = Path(__file__).parent.parent / "native" / "fuse_delay.c"
 
 @dataclass(frozen=True)
 class SlowMount:
-    """`path` shows the files of `source`; both can be read, only `source` written."""
+    """`path` shows the files of `source`; both can be read and written."""
 
     path: Path
     source: Path
@@ -33,8 +36,12 @@ class SlowMount:
         """Reads that start from now on do not return before `release`."""
         self._say("hang")
 
+    def hang_in(self, operation: Literal["write", "fsync"]) -> None:
+        """The same for writes, or for fsync; reads go on."""
+        self._say(f"hang {operation}")
+
     def release(self) -> None:
-        """Reads go on, without delay."""
+        """All go on, without delay."""
         self._say("0")
 
     def _say(self, text: str) -> None:

@@ -10,13 +10,16 @@ from typing import Any
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, Shard
-from fastio.errors import FormatError, shown
+from fastio.errors import FormatError
 from fastio.formats import safetensors, strict_json
+from fastio.shown import shown
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"
 # An entry takes about a hundred bytes; the largest public index has some hundred thousand.
 _INDEX_BYTES_MAX = 2**28
+# How often a folder may get another checkpoint while its files are opened.
+_REPLACED_MAX = 100
 
 
 def locate(
@@ -102,7 +105,34 @@ def _shards_of_folder(folder: Path, names: Collection[str] | None) -> list[Shard
 
 
 def _shards_of_index(index: Path, names: Collection[str] | None) -> list[Shard]:
-    weight_map = _read_weight_map(index)
+    """The files that an index names, all of them of the checkpoint that it is of: one that is saved
+    meanwhile takes the place of the index, and then the old files go.
+    """
+    for _ in range(_REPLACED_MAX):
+        before = _identity(index)
+        try:
+            shards = _shards_listed(index, _read_weight_map(index), names)
+        except (FileNotFoundError, FormatError):
+            if _identity(index) == before:
+                raise
+        else:
+            if _identity(index) == before:
+                return shards
+    raise FormatError(
+        str(index),
+        f"was replaced {_REPLACED_MAX} times while its files were opened",
+        expected="a folder that is not saved to all the time",
+    )
+
+
+def _identity(index: Path) -> tuple[int, int, int]:
+    status = os.stat(index)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _shards_listed(
+    index: Path, weight_map: dict[str, str], names: Collection[str] | None
+) -> list[Shard]:
     of_files: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
         of_files.setdefault(file_name, set()).add(name)
@@ -140,7 +170,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     text = file.read(0, file.nbytes)
     decoded = strict_json.decode(text, file.path)
     weight_map = decoded.get("weight_map") if isinstance(decoded, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
+    if not isinstance(weight_map, dict) or not (weight_map or _is_of_nothing(decoded)):
         raise FormatError(
             file.path,
             f"has the weight_map {shown(weight_map)}",
@@ -156,6 +186,12 @@ def _read_weight_map(index: Path) -> dict[str, str]:
                 expected="a file in the index's folder",
             )
     return weight_map
+
+
+def _is_of_nothing(index: dict[str, Any]) -> bool:
+    """Whether an index says itself that there is no tensor, as one of no tensors does."""
+    metadata = index.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("total_size") == 0
 
 
 def _stays_inside(file_name: str) -> bool:

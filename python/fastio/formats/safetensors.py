@@ -11,19 +11,17 @@ doubt.
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from fastio import _native, checksums
-from fastio.catalog import DTYPES, Readable, Shard
-from fastio.errors import FormatError, shown
+from fastio import checksums
+from fastio.catalog import Readable, Shard
+from fastio.errors import FormatError
 from fastio.formats import strict_json
+from fastio.formats.columns import Columns, Entry, Header, columns_of
+from fastio.shown import shown
 
 # One read is all that most files need, and takes a disk hardly longer than a smaller one.
 _FIRST_READ_BYTES = 2**17
@@ -40,51 +38,12 @@ _SIGNATURES = {
 }
 _METADATA_KEY = "__metadata__"
 _METADATA_FIRST = b'{"__metadata__":'
-# What _native.tensor_columns takes.
-_DIMENSIONS_MAX = 64  # numpy and torch hold no more
-_COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
 _ENTRY_EXPECTED = 'an object of "dtype", "shape" and "data_offsets"'
 _NEGATIVE_ZERO = re.compile(rb"[\[,:\s]-0")
 _COLONS_PER_ENTRY = 4
-_BITS = {dtype.name: dtype.bits for dtype in DTYPES.values()}
 
-_Size = Annotated[int, msgspec.Meta(ge=0)]
-if TYPE_CHECKING:
-    _DtypeName = str
-else:
-    _DtypeName = Literal[tuple(DTYPES)]  # each name decodes to one object, and none is made for it
-
-
-class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What a header says of one tensor."""
-
-    dtype: _DtypeName
-    shape: tuple[_Size, ...]
-    data_offsets: tuple[_Size, _Size]
-
-
-_entries_decoder = msgspec.json.Decoder(dict[str, _Entry])
+_entries_decoder = msgspec.json.Decoder(dict[str, Entry])
 _pairs_decoder = json.JSONDecoder(object_pairs_hook=list)
-
-
-@dataclass(frozen=True)
-class _Header:
-    """A header that is valid JSON of the right types; its numbers are not yet looked at.
-
-    `raw` is the file up to the first byte of its data.
-    """
-
-    path: str
-    raw: bytes
-    entries: dict[str, _Entry]
-    metadata: dict[str, str]
-
-    def refuse(self, name: str, problem: str, expected: str) -> FormatError:
-        """The error for one tensor."""
-        at = strict_json.position(self.raw, name)
-        return FormatError(
-            self.path, f"tensor {shown(name)} {problem}", offset=at, expected=expected
-        )
 
 
 def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
@@ -107,7 +66,7 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
     """
     raw = _read_header(file)
     header = _decode_fast(file.path, raw) or _decode_carefully(file.path, raw)
-    names, dtypes, shapes, begins, ends = _columns(header, file.nbytes - len(raw))
+    names, dtypes, shapes, begins, ends = columns_of(header, file.nbytes - len(raw))
     metadata, table = header.metadata, None
     if not ignore_table:
         table = checksums.parse(metadata, file.path, header=raw, file_bytes=file.nbytes)
@@ -121,6 +80,51 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
         metadata=checksums.without_own_keys(metadata),
         table=table,
     )
+
+
+class InMemory:
+    """A file of which what is asked for is in memory; it can be located.
+
+    Parameters
+    ----------
+    path : str
+        For messages.
+    nbytes : int
+        Of the whole file.
+    data : bytes
+        Its beginning.
+    """
+
+    def __init__(self, path: str, nbytes: int, data: bytes) -> None:
+        self.path = path
+        self.nbytes = nbytes
+        self.data = data
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return some of what is in memory."""
+        return self.data[offset : offset + nbytes]
+
+
+def columns(entries: bytes, data_bytes: int, path: str) -> Columns:
+    """Say where tensors lie that are described somewhere else than in their file.
+
+    Parameters
+    ----------
+    entries : bytes
+        What a header says of its tensors, an object in JSON.
+    data_bytes : int
+        Size of the data, which they must cover; begins and ends count from its start.
+    path : str
+        For messages.
+
+    Raises
+    ------
+    FormatError
+        If they are not valid.
+    """
+    raw = len(entries).to_bytes(_LENGTH_BYTES, "little") + entries
+    header = _decode_fast(path, raw) or _decode_carefully(path, raw)
+    return columns_of(header, data_bytes)
 
 
 def _read_header(file: Readable) -> bytes:
@@ -155,7 +159,7 @@ def _foreign(first: bytes) -> str:
     return ""
 
 
-def _decode_fast(path: str, raw: bytes) -> _Header | None:
+def _decode_fast(path: str, raw: bytes) -> Header | None:
     """The header, or None where there is any doubt about it."""
     text = raw[: raw.rfind(b"}") + 1]
     padding = len(raw) - len(text)
@@ -176,7 +180,7 @@ def _decode_fast(path: str, raw: bytes) -> _Header | None:
     colons = _COLONS_PER_ENTRY * len(entries) + "".join(entries).count(":")
     if rest.count(b":") != colons or _METADATA_KEY in entries:
         return None
-    return _Header(path, raw, entries, metadata)
+    return Header(path, raw, entries, metadata)
 
 
 def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
@@ -206,7 +210,7 @@ def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
     return (metadata, b"{" + raw[end:]) if raw.startswith(b"}", end) else None
 
 
-def _decode_carefully(path: str, raw: bytes) -> _Header:
+def _decode_carefully(path: str, raw: bytes) -> Header:
     if not raw.startswith(b"{", _LENGTH_BYTES):
         raise FormatError(
             path,
@@ -224,7 +228,7 @@ def _decode_carefully(path: str, raw: bytes) -> _Header:
         )
     decoded = strict_json.decode(ended[_LENGTH_BYTES:], path, at=_LENGTH_BYTES)
     metadata = _checked_metadata(path, raw, decoded.pop(_METADATA_KEY, {}))
-    header = _Header(path, raw, {}, metadata)
+    header = Header(path, raw, {}, metadata)
     for name, entry in decoded.items():
         header.entries[name] = _checked_entry(header, name, entry)
     return header
@@ -248,7 +252,7 @@ def _checked_metadata(path: str, raw: bytes, metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _checked_entry(header: _Header, name: str, entry: Any) -> _Entry:
+def _checked_entry(header: Header, name: str, entry: Any) -> Entry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         what = (
             f"has the keys {', '.join(map(shown, entry))}"
@@ -265,120 +269,8 @@ def _checked_entry(header: _Header, name: str, entry: Any) -> _Entry:
         raise header.refuse(
             name, f"has data_offsets {shown(offsets)}", "begin and end, whole numbers from 0 on"
         )
-    return _Entry(dtype, tuple(shape), (offsets[0], offsets[1]))
+    return Entry(dtype, tuple(shape), (offsets[0], offsets[1]))
 
 
 def _are_sizes(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-_Columns = tuple[
-    list[str],
-    list[str],
-    list[tuple[int, ...]],
-    npt.NDArray[np.int64],
-    npt.NDArray[np.int64],
-]
-
-
-def _columns(header: _Header, data_bytes: int) -> _Columns:
-    """Names, dtypes, shapes, begins and ends (from the start of the data), in the data's order."""
-    names = list(header.entries)
-    columns = _native.tensor_columns(list(header.entries.values()), _BITS, data_bytes)
-    dtypes, shapes, begins, ends, counts, sound = columns
-    if sound:
-        return names, dtypes, shapes, begins, ends
-    # Out of order, which is valid; or wrong.
-    if np.any((begins < 0) | (ends < begins) | (ends > data_bytes)):
-        _refuse_offsets(header, data_bytes)
-    if np.any(counts < 0):
-        _refuse_shapes(header)
-    _check_sizes(header, names, dtypes, counts, ends - begins)
-    if not (np.all(begins[1:] >= begins[:-1]) and np.all(ends[1:] >= ends[:-1])):
-        # A tensor of no bytes comes before the one that begins there.
-        order = np.lexsort((ends, begins))
-        rows = order.tolist()
-        begins, ends = begins[order], ends[order]
-        names, dtypes = [names[row] for row in rows], [dtypes[row] for row in rows]
-        shapes = [shapes[row] for row in rows]
-    _check_cover(header, names, begins, ends, data_bytes)
-    return names, dtypes, shapes, begins, ends
-
-
-def _refuse_offsets(header: _Header, data_bytes: int) -> NoReturn:
-    for name, entry in header.entries.items():
-        begin, end = entry.data_offsets
-        if begin > end:
-            raise header.refuse(name, f"ends at {end}, before it begins at {begin}", "begin <= end")
-        if end > data_bytes:
-            raise header.refuse(
-                name,
-                f"ends at byte {end} of the data, which has {data_bytes} bytes",
-                "a whole file; is this one cut off?",
-            )
-    raise AssertionError("offsets were refused, and none of them is wrong")
-
-
-def _refuse_shapes(header: _Header) -> NoReturn:
-    for name, entry in header.entries.items():
-        if len(entry.shape) > _DIMENSIONS_MAX:
-            raise header.refuse(
-                name, f"has {len(entry.shape)} dimensions", f"at most {_DIMENSIONS_MAX}"
-            )
-        if math.prod(filter(None, entry.shape)) > _COUNT_MAX:
-            raise header.refuse(
-                name, f"has the shape {shown(list(entry.shape))}", "at most 2**56 values"
-            )
-    raise AssertionError("a shape was refused, and none of them is wrong")
-
-
-def _check_sizes(
-    header: _Header,
-    names: list[str],
-    dtypes: list[str],
-    counts: npt.NDArray[np.int64],
-    nbytes: npt.NDArray[np.int64],
-) -> None:
-    """Refuse a dtype that is none, and a dtype and shape that do not come to the bytes given."""
-    unknown = set(dtypes) - _BITS.keys()
-    if unknown:
-        row = next(row for row, dtype in enumerate(dtypes) if dtype in unknown)
-        raise header.refuse(
-            names[row],
-            f"has the unknown dtype {shown(dtypes[row])}",
-            f"one of {', '.join(DTYPES)}",
-        )
-    bits = np.fromiter(map(_BITS.__getitem__, dtypes), np.int64, len(names))
-    wrong = np.flatnonzero(counts * bits != nbytes * 8)
-    if wrong.size:
-        row = int(wrong[0])
-        raise header.refuse(
-            names[row],
-            f"has {nbytes[row]} bytes",
-            f"{int(counts[row]) * int(bits[row]) / 8:g}, by its dtype {dtypes[row]} and shape",
-        )
-
-
-def _check_cover(
-    header: _Header,
-    names: list[str],
-    begins: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
-    data_bytes: int,
-) -> None:
-    """Refuse overlaps, holes and bytes that no tensor has; `begins` and `ends` are sorted."""
-    expected = np.concatenate((np.zeros(1, np.int64), ends))
-    wrong = np.flatnonzero(np.append(begins, data_bytes) != expected)
-    if not wrong.size:
-        return
-    row = int(wrong[0])
-    at = int(expected[row])
-    if row == len(names):
-        raise FormatError(
-            header.path,
-            f"has {data_bytes - at} bytes behind its last tensor",
-            offset=len(header.raw) + at,
-            expected="the end of the file",
-        )
-    what = "overlaps the one before it" if begins[row] < at else "leaves a hole before it"
-    raise header.refuse(names[row], f"begins at byte {begins[row]} of the data and {what}", f"{at}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from fastio.errors import FormatError, shown
+from fastio.errors import FormatError
+from fastio.shown import shown
 
 
 class _Refused(Exception):

@@ -28,18 +28,77 @@ class Place(NamedTuple):
     shape : tuple of int
     strides : tuple of int
         In bytes.
+    device : int
+        The ordinal of the accelerator that it is on; -1 for the CPU.
     """
 
     address: int
     item_bytes: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    device: int = -1
+
+
+class Source(NamedTuple):
+    """Memory that the bytes of one tensor are taken from.
+
+    Attributes
+    ----------
+    dtype : str
+        As safetensors calls it.
+    shape : tuple of int
+        As a header has it.
+    address : int
+        Of the element whose indices are all 0.
+    nbytes : int
+    place : Place or None
+        The layout where the bytes do not lie one behind the other, or are swapped; else None.
+    swapped_bytes : int
+        Of each value that is stored the other way round than in a file; else 1.
+    held : object
+        What keeps the memory alive; for memory of a device the tensor.
+    device : int
+        The ordinal of the accelerator that it is on; -1 for the CPU.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    address: int
+    nbytes: int
+    place: Place | None
+    swapped_bytes: int
+    held: object
+    device: int = -1
+
+
+class Destination(Protocol):
+    """An accelerator as a framework has it, and the stream whose work comes before a load."""
+
+    @property
+    def ordinal(self) -> int:
+        """The driver's number of it; -1 for the CPU."""
+
+    @property
+    def stream(self) -> int:
+        """The driver's handle."""
+
+    def allocate(self, nbytes: int) -> tuple[object, int]:
+        """Return memory there, by who keeps it and its address, a multiple of 256."""
+
+    def wrap(self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+        """Return a part of that memory as a tensor with a storage of its own; `held` is None for
+        one of no bytes.
+        """
+
+    def used_on(self, held: object, other: Destination) -> None:
+        """Say of memory from here that another stream uses it, too."""
 
 
 class Framework(Protocol):
     """What each module here has."""
 
     NAME: str
+    FORMAT: str
 
     @property
     def DTYPES(self) -> Mapping[str, Any]: ...
@@ -52,7 +111,9 @@ class Framework(Protocol):
     def adopt(self, memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Any: ...
     def dtype_of(self, dtype: str) -> Any: ...
     def place_of(self, tensor: Any, dtype: str) -> Place: ...
+    def source_of(self, tensor: Any) -> Source: ...
     def note_write(self, tensor: Any) -> None: ...
+    def destination(self, device: object, stream: object) -> Destination | None: ...
     def mover_to(self, device: object) -> Callable[[Any], Any] | None: ...
 
 
@@ -78,11 +139,20 @@ def framework_of(tensor: object) -> Framework | None:
     ------
     Nothing.
     """
-    if isinstance(tensor, np.ndarray):
+    kind = type(tensor)
+    if kind not in _of_classes:
+        _of_classes[kind] = _framework_of_class(kind)
+    return _of_classes[kind]
+
+
+_of_classes: dict[type, Framework | None] = {}
+
+
+def _framework_of_class(kind: type) -> Framework | None:
+    if issubclass(kind, np.ndarray):
         return _module("numpy")
     # Whoever has a tensor of torch has imported torch.
-    kinds = {(kind.__module__, kind.__name__) for kind in type(tensor).__mro__}
-    if ("torch", "Tensor") in kinds:
+    if any((base.__module__, base.__name__) == ("torch", "Tensor") for base in kind.__mro__):
         return _module("torch")
     return None
 

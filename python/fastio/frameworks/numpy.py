@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import shape_in_memory, shapes_in_memory
-from fastio.errors import UsageError
-from fastio.frameworks import Place
+from fastio.errors import DtypeError, UsageError
+from fastio.frameworks import Place, Source
 
 NAME = "numpy"
+FORMAT = "np"
+"""What a file's metadata calls it."""
 # F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
 # the length.
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -42,6 +44,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "C64": np.complex64,
     }.items()
 }
+
+# What a file calls the dtypes that arrays have; F4 comes packed, and numpy does not say so.
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "F4"}
 
 
 def wrap(
@@ -129,6 +134,30 @@ def place_of(tensor: npt.NDArray[Any], dtype: str) -> Place:
     return Place(address, tensor.itemsize, tensor.shape, tensor.strides)
 
 
+def source_of(tensor: npt.NDArray[Any]) -> Source:
+    """Return where the bytes of an array are taken from.
+
+    Raises
+    ------
+    DtypeError
+        If no file can hold its dtype.
+    TypeError
+        If it is a masked array, whose mask no file can hold.
+    """
+    name, swapped_bytes = _NAMES.get(tensor.dtype), 1
+    if name is None:
+        name = _NAMES.get(tensor.dtype.newbyteorder())
+        if name is None:
+            raise DtypeError(f"is an array of {tensor.dtype}, which no safetensors file can hold")
+        swapped_bytes = tensor.itemsize // 2 if tensor.dtype.kind == "c" else tensor.itemsize
+    if isinstance(tensor, np.ma.MaskedArray):
+        raise TypeError("is a masked array, and a file has no place for its mask")
+    address, shape, place = _native.address_of(tensor), tensor.shape, None
+    if swapped_bytes > 1 or not tensor.flags.c_contiguous:
+        place = Place(address, tensor.itemsize, shape, tensor.strides)
+    return Source(name, shape, address, tensor.nbytes, place, swapped_bytes, tensor)
+
+
 def note_write(tensor: npt.NDArray[Any]) -> None:
     """Say that an array was written to: nobody keeps account of that.
 
@@ -136,6 +165,19 @@ def note_write(tensor: npt.NDArray[Any]) -> None:
     ------
     Nothing.
     """
+
+
+def destination(device: object, stream: object) -> None:
+    """Return where tensors of a device go; None for the CPU.
+
+    Raises
+    ------
+    UsageError
+        For any other, and for a stream.
+    """
+    mover_to(device)
+    if stream is not None:
+        raise UsageError("stream= is for a device, and numpy has its arrays on the CPU")
 
 
 def mover_to(device: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,68 +11,29 @@ from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
 from fastio.catalog import shape_in_memory, shapes_in_memory
-from fastio.errors import UsageError
-from fastio.frameworks import Place
+from fastio.errors import DtypeError, UsageError
+from fastio.frameworks import Place, Source
+from fastio.frameworks.torch_devices import destination, mover_to
+from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA, NAMES
 
 NAME = "torch"
+FORMAT = "pt"
+"""What a file's metadata calls it."""
 
-# DLPack's type codes, https://dmlc.github.io/dlpack/latest/c_api.html: the dtypes that every torch
-# release takes over as they are.
-_INT, _UINT, _FLOAT, _BFLOAT, _COMPLEX, _BOOL = 0, 1, 2, 4, 5, 6
-_BYTE = (_UINT, 8)
-_CODES: dict[str, tuple[int, int]] = {
-    "BOOL": (_BOOL, 8),
-    "U8": (_UINT, 8),
-    "I8": (_INT, 8),
-    "U16": (_UINT, 16),
-    "I16": (_INT, 16),
-    "F16": (_FLOAT, 16),
-    "BF16": (_BFLOAT, 16),
-    "U32": (_UINT, 32),
-    "I32": (_INT, 32),
-    "F32": (_FLOAT, 32),
-    "U64": (_UINT, 64),
-    "I64": (_INT, 64),
-    "F64": (_FLOAT, 64),
-    "C64": (_COMPLEX, 64),
-}
-
-# Handed over as bytes and viewed: not every release knows their codes. F4 packs two values in a
-# byte, and torch counts the pairs.
-_VIEWED = {
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F4": "float4_e2m1fn_x2",
-}
-
-DTYPES: dict[str, torch.dtype | None] = {
-    **dict.fromkeys(_CODES),
-    **{name: getattr(torch, dtype) for name, dtype in _VIEWED.items() if hasattr(torch, dtype)},
-}
-"""The dtypes that torch can hold, each with the one its bytes are viewed as, or None."""
-
-
-# What each dtype of a header is called here.
-_HELD: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-    **{name: dtype for name, dtype in DTYPES.items() if dtype is not None},
-}
+__all__ = [
+    "DTYPES",
+    "FORMAT",
+    "NAME",
+    "adopt",
+    "destination",
+    "dtype_of",
+    "mover_to",
+    "note_write",
+    "place_of",
+    "source_of",
+    "wrap",
+    "wrap_mapped",
+]
 
 
 def wrap(
@@ -100,7 +61,7 @@ def wrap(
     ValueError
         A dtype and shape that do not come to the tensor's bytes.
     """
-    codes = [_CODES.get(dtype, _BYTE) for dtype in dtypes]
+    codes = [CODES.get(dtype, BYTE) for dtype in dtypes]
     capsules = loaded.dlpack(
         shard,
         bytes(code for code, _ in codes),
@@ -128,11 +89,11 @@ def wrap_mapped(
     ReadError
         If the file ends before.
     """
-    code = _CODES.get(dtype)
+    code = CODES.get(dtype)
     if code is not None:
         return from_dlpack(file.dlpack(row, code[0], code[1], shape))
-    tensor = from_dlpack(file.dlpack(row, *_BYTE, shape_in_memory(dtype, shape)))
-    return tensor.view(_HELD[dtype])
+    tensor = from_dlpack(file.dlpack(row, *BYTE, shape_in_memory(dtype, shape)))
+    return tensor.view(HELD[dtype])
 
 
 def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -144,10 +105,10 @@ def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> 
         If dtype and shape do not come to the bytes.
     """
     if not memory.size:
-        return torch.empty(shape, dtype=_HELD[dtype])
-    if _HELD[dtype].itemsize == 1:
-        return torch.from_numpy(memory.reshape(shape)).view(_HELD[dtype])
-    return torch.from_numpy(memory).view(_HELD[dtype]).reshape(shape)
+        return torch.empty(shape, dtype=HELD[dtype])
+    if HELD[dtype].itemsize == 1:
+        return torch.from_numpy(memory.reshape(shape)).view(HELD[dtype])
+    return torch.from_numpy(memory).view(HELD[dtype]).reshape(shape)
 
 
 def dtype_of(dtype: str) -> torch.dtype:
@@ -158,7 +119,7 @@ def dtype_of(dtype: str) -> torch.dtype:
     KeyError
         If torch cannot hold it.
     """
-    return _HELD[dtype]
+    return HELD[dtype]
 
 
 def place_of(tensor: torch.Tensor, dtype: str) -> Place:
@@ -167,25 +128,117 @@ def place_of(tensor: torch.Tensor, dtype: str) -> Place:
     Raises
     ------
     TypeError
-        If that is of another dtype, not strided, or not on the CPU.
+        If that is of another dtype, not strided, or neither on the CPU nor on a CUDA device.
     ValueError
         If its memory was taken away.
     """
-    if tensor.dtype != _HELD[dtype]:
-        raise TypeError(f"is a tensor of {tensor.dtype}, and not of {_HELD[dtype]} ({dtype})")
+    if tensor.dtype != HELD[dtype]:
+        raise TypeError(f"is a tensor of {tensor.dtype}, and not of {HELD[dtype]} ({dtype})")
+    if tensor.device.type == "cuda" and IS_CUDA:
+        return _place(tensor)._replace(device=tensor.device.index)
+    if tensor.device.type == "meta":
+        raise TypeError("is on the device meta, and has no memory: to_empty() gives it some")
     if tensor.device.type != "cpu":
-        raise TypeError(f"is on the device {tensor.device}, and not on the CPU")
-    if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
-        raise TypeError("is no tensor whose values lie in memory as they are")
+        raise TypeError(f"is on the device {tensor.device}, and not on the CPU or a CUDA device")
+    return _place(tensor)
+
+
+def source_of(tensor: torch.Tensor) -> Source:
+    """Return where the bytes of a tensor are taken from. One on a device that is not CUDA's is
+    brought to the CPU.
+
+    Raises
+    ------
+    DtypeError
+        If no file can hold its dtype.
+    TypeError
+        If it is not strided, or has no values (the device meta).
+    UsageError
+        If it is a single pair of F4, which a header's shape cannot say.
+    ValueError
+        If its memory was taken away.
+    """
+    _check_strided(tensor)
+    dtype = tensor.dtype
+    name = NAMES.get(dtype)
+    if name is None:
+        raise DtypeError(f"is a tensor of {dtype}, which no safetensors file can hold")
+    if tensor.device.type != "cpu":
+        if tensor.device.type == "meta":
+            raise TypeError("is on the device meta, and has no values")
+        tensor = tensor.detach()
+        if tensor.device.type == "cuda" and IS_CUDA:
+            return _source_on_device(tensor.contiguous(), name)
+        tensor = tensor.to("cpu")
+    nbytes = tensor.numel() * dtype.itemsize
+    place = None
+    if tensor.is_contiguous():  # nearly all are, and there may be a hundred thousand
+        _check_storage(tensor, nbytes)
+    else:
+        place = _place(tensor)
+    shape = _shape_in_file(tensor, name)
+    return Source(name, shape, tensor.data_ptr(), nbytes, place, 1, tensor)
+
+
+def _source_on_device(tensor: torch.Tensor, name: str) -> Source:
+    nbytes = tensor.numel() * tensor.dtype.itemsize
+    _check_storage(tensor, nbytes)
+    shape = _shape_in_file(tensor, name)
+    ordinal = tensor.device.index
+    return Source(name, shape, tensor.data_ptr(), nbytes, None, 1, tensor, ordinal)
+
+
+def _shape_in_file(tensor: torch.Tensor, name: str) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if name != "F4":
+        return shape
+    if not shape:
+        raise UsageError("is a single pair of F4, and a header counts single values")
+    return (*shape[:-1], shape[-1] * 2)
+
+
+def _place(tensor: torch.Tensor) -> Place:
+    _check_strided(tensor)
+    shape, stride = tuple(tensor.shape), tensor.stride()
     item_bytes = tensor.dtype.itemsize
-    reach = sum(
-        stride * (length - 1) for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
-    )
-    needed_bytes = (tensor.storage_offset() + reach + 1) * item_bytes
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed_bytes:
+    if tensor.numel():
+        reach = sum(step * (length - 1) for step, length in zip(stride, shape, strict=True))
+        _check_storage(tensor, (reach + 1) * item_bytes)
+    strides = tuple(step * item_bytes for step in stride)
+    return Place(tensor.data_ptr(), item_bytes, shape, strides)
+
+
+def _check_strided(tensor: torch.Tensor) -> None:
+    # A class that dispatches by itself (DTensor, FakeTensor) has no values of its own to point to.
+    kind = type(tensor)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(
+            f"is a {kind.__name__}, whose values are not its own: make it a plain tensor first "
+            "(a DTensor: full_tensor() or to_local())"
+        )
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        raise TypeError("is not strided: make it a dense one first (to_dense())")
+    if tensor.is_conj() or tensor.is_neg():
+        raise TypeError(
+            "is a view whose values do not lie in memory as they are: resolve_conj() or "
+            "resolve_neg() gives one whose do"
+        )
+
+
+def _check_storage(tensor: torch.Tensor, reached_bytes: int) -> None:
+    """Refuse a tensor whose memory was taken away, as far as it reaches from its first value, or
+    that never had any.
+    """
+    if not reached_bytes:
+        return
+    storage = tensor.untyped_storage()
+    try:
+        storage.data_ptr()
+    except RuntimeError as error:
+        raise TypeError(f"has no memory of its own: {error}") from None
+    begin = tensor.storage_offset() * tensor.dtype.itemsize
+    if storage.nbytes() < begin + reached_bytes:
         raise ValueError("has a storage of fewer bytes than it needs")
-    strides = tuple(stride * item_bytes for stride in tensor.stride())
-    return Place(tensor.data_ptr(), item_bytes, tuple(tensor.shape), strides)
 
 
 def note_write(tensor: torch.Tensor) -> None:
@@ -198,38 +251,3 @@ def note_write(tensor: torch.Tensor) -> None:
     """
     if not tensor.is_inference():  # which has no versions
         torch.autograd.graph.increment_version(tensor)
-
-
-def mover_to(device: object) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Return what takes a tensor to a device; None for the CPU, where it is.
-
-    Raises
-    ------
-    UsageError
-        If there is no such device, or it holds no values.
-    RuntimeError
-        If torch has none of these here.
-    """
-    if device in ("cpu", None):
-        return None
-    if isinstance(device, (int, np.integer)) and type(device) is not bool and device >= 0:
-        found = torch.device(
-            int(device)
-        )  # of the accelerator there is; a RuntimeError where none is
-    elif isinstance(device, (str, torch.device)):
-        try:
-            found = torch.device(device)
-        except RuntimeError as error:
-            raise UsageError(f"device={device!r}: {str(error).splitlines()[0]}") from None
-    else:
-        raise UsageError(f"device={device!r}: expected what torch calls a device")
-    if found.type == "cpu":
-        return None
-    if found.type == "meta":
-        raise UsageError(f"device={device!r}: a tensor there has no values")
-    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device={device!r}: torch has no CUDA here")
-    if found.type not in ("cuda", getattr(accelerator, "type", None)):
-        raise RuntimeError(f"device={device!r}: torch has no such device here")
-    return lambda tensor: tensor.to(found)

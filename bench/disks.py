@@ -1,0 +1,100 @@
+"""Slow disks made of one fast one: filesystems on loop devices, held to a rate by a cgroup.
+
+Needs root, loop devices and the blkio controller of cgroup v1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.harness import MeasureError
+
+_BLKIO = Path("/sys/fs/cgroup/blkio")
+
+
+class Disks:
+    """Mounted filesystems, each on a loop device of its own.
+
+    Attributes
+    ----------
+    paths : list of pathlib.Path
+        Where they are mounted.
+    group : pathlib.Path
+        The cgroup whose processes are held to the rate.
+    """
+
+    def __init__(self, paths: Sequence[Path], devices: Sequence[str], group: Path) -> None:
+        self.paths = list(paths)
+        self._devices = list(devices)
+        self.group = group
+
+    def hold_to(self, bytes_s: int | None) -> None:
+        """Let the group read and write so many bytes a second on each disk; None: any number."""
+        for name in ("read", "write"):
+            for device in self._devices:
+                limit = f"{device} {bytes_s or 0}\n"
+                (self.group / f"blkio.throttle.{name}_bps_device").write_text(limit)
+
+
+@contextlib.contextmanager
+def slow_disks(folder: Path, count: int, nbytes: int) -> Iterator[Disks]:
+    """Mount so many ext4 of so many bytes below a folder, and remove them afterwards.
+
+    Raises
+    ------
+    MeasureError
+        This machine cannot do it; the reason is in it.
+    """
+    if os.geteuid() != 0:
+        raise MeasureError("slow disks need root")
+    if not (_BLKIO / "blkio.throttle.read_bps_device").exists():
+        raise MeasureError("slow disks need the blkio controller of cgroup v1")
+    with contextlib.ExitStack() as made:
+        paths, devices = [], []
+        for at in range(count):
+            path, device = made.enter_context(_disk(folder / f"disk{at}", nbytes))
+            paths.append(path)
+            devices.append(device)
+        group = _BLKIO / f"fastio-bench-{os.getpid()}"
+        group.mkdir()
+        made.callback(group.rmdir)
+        yield Disks(paths, devices, group)
+
+
+@contextlib.contextmanager
+def _disk(folder: Path, nbytes: int) -> Iterator[tuple[Path, str]]:
+    folder.mkdir(parents=True)
+    image, path = folder / "image", folder / "mnt"
+    path.mkdir()
+    try:
+        with image.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        device = _run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
+        try:
+            _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", device)
+            _run("mount", "-o", "noatime", device, str(path))
+        finally:
+            _run("losetup", "-d", device)  # it goes when it is unmounted
+        try:
+            (path / "lost+found").rmdir()
+            status = os.stat(device)
+            yield path, f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        finally:
+            _run("umount", str(path))
+    finally:
+        image.unlink(missing_ok=True)
+        path.rmdir()
+        folder.rmdir()
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise MeasureError(f"{' '.join(command)}: {said.strip()}") from error
+    return done.stdout

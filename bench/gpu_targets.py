@@ -1,0 +1,144 @@
+"""What was promised of loads onto a GPU, and how that is judged from a result file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.contenders import FIOS
+from bench.gpu_contenders import RIVALS
+from bench.harness import Estimate, median, paired_ratio
+from bench.targets import (
+    Document,
+    Measure,
+    NotMeasuredError,
+    Target,
+    memory_above_allowed,
+    series,
+    tensor_bytes,
+)
+
+STORAGE = (*FIOS, "direct-read")
+COPY = ("copy-pinned",)
+CACHE = ("cache-read",)
+
+
+def fastest(document: Document, case: str, names: Sequence[str]) -> list[float]:
+    """Return the seconds of whoever of these has the least median.
+
+    Raises
+    ------
+    NotMeasuredError
+        None of them took part.
+    """
+    found = []
+    for name in names:
+        try:
+            found.append(series(document, case, name))
+        except NotMeasuredError:
+            continue
+    if not found:
+        raise NotMeasuredError(f"{case}: {', '.join(names)}")
+    return min(found, key=median)
+
+
+def of_the_slowest(case: str, name: str, *limits: Sequence[str]) -> Measure:
+    """How many times as fast as the slowest of some limits, of each its fastest way, by round."""
+
+    def measure(document: Document) -> Estimate:
+        each = [fastest(document, case, names) for names in limits]
+        slowest = [max(of_round) for of_round in zip(*each, strict=True)]
+        return paired_ratio(slowest, series(document, case, name))
+
+    return measure
+
+
+def of_the_best(case: str, name: str, rivals: Sequence[str]) -> Measure:
+    """How many times as fast as the best of the rivals that are there, by round."""
+    return lambda document: paired_ratio(
+        fastest(document, case, rivals), series(document, case, name)
+    )
+
+
+def device_beside_tensors(case: str, name: str) -> Measure:
+    """The most that was taken of the device, in percent of the tensors beyond them."""
+
+    def measure(document: Document) -> Estimate:
+        tensors = tensor_bytes(document, case)
+        taken = series(document, case, name, "device_bytes")
+        return Estimate(100 * (max(taken) - tensors) / tensors, None, len(taken))
+
+    return measure
+
+
+def pinning_share(case: str, name: str) -> Measure:
+    """How much of its time a load spends pinning, in percent, by round."""
+    return lambda document: Estimate.of(
+        [
+            100 * pinning_s / seconds
+            for pinning_s, seconds in zip(
+                series(document, case, name, "pinning_s"), series(document, case, name), strict=True
+            )
+        ]
+    )
+
+
+def _of_size(size: str, text: str) -> tuple[Target, ...]:
+    cold, warm, ours = f"gpu-{size}-cold", f"gpu-{size}-warm", "fastio-gpu"
+    return (
+        Target(
+            cold,
+            f"{text}, cold, beside the slower of storage and pinned copies",
+            ">=",
+            0.95,
+            "x",
+            of_the_slowest(cold, ours, STORAGE, COPY),
+        ),
+        Target(
+            warm,
+            f"{text}, warm, beside the slower of pinned copies and reads from the cache",
+            ">=",
+            0.9,
+            "x",
+            of_the_slowest(warm, ours, CACHE, COPY),
+        ),
+        *(
+            Target(
+                case,
+                f"{text}, {state}, beside the best rival",
+                ">=",
+                1.1,
+                "x",
+                of_the_best(case, ours, RIVALS),
+            )
+            for case, state in ((cold, "cold"), (warm, "warm"))
+        ),
+        Target(
+            cold,
+            f"{text}: pinned memory above its limit",
+            "<=",
+            0.0,
+            "MiB",
+            memory_above_allowed(cold, ours, "pinned_bytes", "pinned_limit_bytes"),
+            exact=True,
+        ),
+        Target(
+            cold,
+            f"{text}: memory of the device beside the tensors",
+            "<=",
+            1.0,
+            "%",
+            device_beside_tensors(cold, ours),
+            exact=True,
+        ),
+        Target(
+            warm,
+            f"{text}: time that a second load spends pinning",
+            "<=",
+            5.0,
+            "%",
+            pinning_share(warm, "fastio-gpu-again"),
+        ),
+    )
+
+
+GPU_TARGETS = (*_of_size("2g", "2.47 GB"), *_of_size("16g", "16.06 GB"))

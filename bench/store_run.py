@@ -1,0 +1,283 @@
+"""How each case of the store is measured: its disks, its damage, its order, its answers."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import answers, cache, machine, models
+from bench.disks import slow_disks
+from bench.harness import ROOT, MeasureError, median, rounds
+
+Log = Callable[[str], None]
+# What each disk is held to, and how much there is to read: some seconds of one of them.
+DISK_BYTES_S = 400_000_000
+_MODEL = "llama"
+_DISK_BYTES = 6 * 2**30
+_OPENED = (1_000, 10_000, 100_000, 1_000_000)
+_TENSORS_A_SHARD = 100
+_TIMEOUT_S = 600
+
+
+class Series:
+    """What was measured of each contender, round by round."""
+
+    def __init__(self, title: str) -> None:
+        self._values: dict[str, dict[str, list[float]]] = {}
+        self.failed: dict[str, str] = {}
+        self.document: dict[str, Any] = {
+            "title": title,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "versions": machine.versions(),
+            "missing": {},
+            "failed": self.failed,
+        }
+
+    def add(self, name: str, answer: dict[str, Any]) -> None:
+        """Keep the figures of one answer."""
+        of_one = self._values.setdefault(name, {})
+        for field in ("seconds", "cpu_s", "held_bytes", "fallbacks"):
+            if field in answer:
+                of_one.setdefault(field, []).append(round(answer[field], 6))
+
+    def result(self, count: int, **about: Any) -> dict[str, Any]:
+        """Return what the JSON says of the case."""
+        nbytes = about.get("tensor_bytes")
+        contenders = {}
+        for name, series in self._values.items():
+            if name in self.failed:
+                continue
+            middle = median(series["seconds"])
+            speed = {"gb_per_s": round(nbytes / middle / 1e9, 4)} if nbytes else {}
+            contenders[name] = {"median_s": round(middle, 6), **speed, **series}
+        return {**self.document, **about, "rounds": count, "contenders": contenders}
+
+
+def ask(order: dict[str, Any]) -> dict[str, Any]:
+    """Have a fresh process do something.
+
+    Raises
+    ------
+    MeasureError
+        It failed; its own words are in it.
+    """
+    command = (sys.executable, "-m", "bench.store_worker", json.dumps(order))
+    done = subprocess.run(
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT_S
+    )
+    if done.returncode != 0:
+        raise MeasureError(done.stderr.strip()[-500:] or f"exit status {done.returncode}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def one_root(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure a store of one root beside the same tensors in one file, cold and verified."""
+    with _work(folder) as work:
+        path = _model(work)
+        root = work / "root"
+        ask({"do": "save", "source": str(path), "roots": [str(root)], "replicas": 1})
+        orders: dict[str, dict[str, Any]] = {
+            "fastio": {"do": "load", "source": str(path), "roots": None},
+            "fastio-store": {"do": "load", "roots": [str(root)]},
+        }
+        series = Series("A store of one root beside one file, 2.47 GB, cold, verified")
+        return _loads(series, orders, path, [path, *_shards(root)], count, log)
+
+
+def several_disks(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure stores of one, two and three disks of 400 MB/s each."""
+    with _work(folder) as work, slow_disks(work / "disks", 3, _DISK_BYTES) as disks:
+        path = _model(work)
+        orders = {}
+        for used in (1, 2, 3):
+            roots = [str(disk / f"of{used}") for disk in disks.paths[:used]]
+            ask({"do": "save", "source": str(path), "roots": roots, "replicas": 1})
+            orders[f"store-{used}"] = {"do": "load", "roots": roots, "group": str(disks.group)}
+        disks.hold_to(DISK_BYTES_S)
+        used_roots = (root for each in orders.values() for root in each["roots"])
+        cold = [shard for root in used_roots for shard in _shards(root)]
+        series = Series("Disks of 400 MB/s, one replica: 2.47 GB, cold, verified")
+        return _loads(series, orders, path, cold, count, log)
+
+
+def bad_replica(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure two replicas on two disks of 400 MB/s: both sound, one of them damaged, one gone."""
+    with _work(folder) as work, slow_disks(work / "disks", 2, _DISK_BYTES) as disks:
+        path = _model(work)
+        sound, damaged = ([str(disk / name) for disk in disks.paths] for name in ("sound", "bad"))
+        for roots in (sound, damaged):
+            ask({"do": "save", "source": str(path), "roots": roots, "replicas": 2})
+        log(f"{_damage(_shards(damaged[1]))} chunks were damaged")
+        orders = {
+            "store-sound": {"do": "load", "roots": sound, "group": str(disks.group)},
+            "store-damaged": {"do": "load", "roots": damaged, "group": str(disks.group)},
+            "store-gone": {"do": "load", "roots": sound[:1], "group": str(disks.group)},
+        }
+        disks.hold_to(DISK_BYTES_S)
+        cold = [shard for roots in (sound, damaged) for root in roots for shard in _shards(root)]
+        series = Series("Two replicas on two disks of 400 MB/s: 2.47 GB, cold, verified")
+        hidden = Path(sound[1])
+
+        def before(name: str) -> None:
+            # The root is found again where it was last: it has to be really away.
+            if name == "store-gone":
+                hidden.rename(hidden.with_name("away"))
+
+        def after(name: str) -> None:
+            if name == "store-gone":
+                hidden.with_name("away").rename(hidden)
+
+        return _loads(series, orders, path, cold, count, log, before, after)
+
+
+def saves(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure a save with two replicas to two disks of 400 MB/s beside one with one to one."""
+    with _work(folder) as work, slow_disks(work / "disks", 2, _DISK_BYTES) as disks:
+        path = _model(work)
+        disks.hold_to(DISK_BYTES_S)
+        series = Series("Saves to disks of 400 MB/s, 2.47 GB, durable")
+        for at, order in enumerate(rounds(("store-save-1", "store-save-2"), count)):
+            for name in order:
+                replicas = int(name[-1])
+                roots = [disk / "root" for disk in disks.paths[:replicas]]
+                asked = {"do": "save", "source": str(path), "roots": [str(root) for root in roots]}
+                series.add(name, ask({**asked, "replicas": replicas, "group": str(disks.group)}))
+                for root in roots:
+                    shutil.rmtree(root)
+            log(f"round {at + 1} of {count}")
+        return series.result(count, tensor_bytes=answers.tensor_bytes(path))
+
+
+def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure how long stores of more and more tensors take to open; their shards are not there."""
+    with _work(folder) as work:
+        orders = {}
+        for tensors in _OPENED:
+            root = work / f"of{tensors}"
+            _simulate(root, tensors)
+            orders[f"store-open-{tensors}"] = {"do": "open", "roots": [str(root)]}
+        series = Series(f"Opening a store, {_TENSORS_A_SHARD} tensors a shard")
+        for at, order in enumerate(rounds(tuple(orders), count)):
+            for name in order:
+                answer = ask(orders[name])
+                if answer["tensors"] != int(name.rpartition("-")[2]):
+                    raise MeasureError(f"{name}: {answer['tensors']} tensors")
+                series.add(name, answer)
+            log(f"round {at + 1} of {count}")
+        return series.result(count)
+
+
+def _loads(
+    series: Series,
+    orders: dict[str, dict[str, Any]],
+    path: Path,
+    cold: Sequence[Path],
+    count: int,
+    log: Log,
+    before: Callable[[str], None] = lambda name: None,
+    after: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    expected = answers.file_digest(path)
+    for at, order in enumerate(rounds(tuple(orders), count)):
+        for name in order:
+            for file in cold:
+                cache.evict(file)
+            before(name)
+            try:
+                answer = ask(orders[name])
+            finally:
+                after(name)
+            if answer["digest"] != expected:
+                series.failed[name] = "wrong answer"
+            series.add(name, answer)
+        log(f"round {at + 1} of {count}")
+    return series.result(count, tensor_bytes=answers.tensor_bytes(path))
+
+
+@contextlib.contextmanager
+def _work(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="store-") as name:
+        yield Path(name)
+
+
+def _model(folder: Path) -> Path:
+    path = models.make(_MODEL, folder)
+    import fastio
+
+    fastio.seal(path)
+    return path
+
+
+def _shards(root: Path | str) -> list[Path]:
+    return sorted((Path(root) / "shards").iterdir())
+
+
+def _damage(shards: Sequence[Path]) -> int:
+    """Damage one chunk of a hundred, at places that are drawn once; how many there were."""
+    draw = np.random.default_rng(7)
+    count = 0
+    for shard in shards:
+        with shard.open("r+b") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            chunks = (shard.stat().st_size - start) // 2**20
+            for chunk in np.flatnonzero(draw.random(chunks) < 0.01).tolist():
+                file.seek(start + chunk * 2**20 + 12345)
+                byte = file.read(1)
+                file.seek(-1, 1)
+                file.write(bytes([byte[0] ^ 1]))
+                count += 1
+    return count
+
+
+def _simulate(root: Path, tensors: int) -> None:
+    """A store whose manifest names shards that are not there."""
+    import msgspec
+
+    import fastio
+    from fastio.store import manifest
+    from fastio.store.commit import Session
+    from fastio.store.manifest import ShardEntry
+    from fastio.store.members import Members
+
+    fastio.Store.create([root], replicas=1).close()
+    members = Members([root])
+    entries = []
+    nbytes = 4 * 256
+    for first in range(0, tensors, _TENSORS_A_SHARD):
+        described = {
+            f"model.layers.{at // 100}.mlp.experts.{at}.weight": {
+                "dtype": "F32",
+                "shape": [16, 16],
+                "data_offsets": [(at - first) * nbytes, (at - first + 1) * nbytes],
+            }
+            for at in range(first, first + _TENSORS_A_SHARD)
+        }
+        entries.append(
+            ShardEntry(
+                file=f"{first:08d}.{first:016x}.safetensors",
+                nbytes=16384 + _TENSORS_A_SHARD * nbytes,
+                start=16384,
+                digest=f"{first:064x}",
+                roots=(0,),
+                tensors=msgspec.Raw(msgspec.json.encode(described)),
+            )
+        )
+    roots = list(members.roots.values())
+    with Session(members.store, roots, {}, [root.uuid for root in roots]) as session:
+        assert session.head is not None
+        named = manifest.encode(
+            msgspec.structs.replace(session.head.manifest, shards=tuple(entries))
+        )
+        session.commit(named, 0)
+    members.close()

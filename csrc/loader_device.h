@@ -1,0 +1,59 @@
+// A lane's way to devices: a stream of each that its job fills, and what is on its way there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "device.h"
+#include "loader.h"
+
+namespace fastio {
+
+class DeviceCopies {
+ public:
+  // What is copied waits for `ready`, one event for each of the devices. Throws IoError.
+  DeviceCopies(const LoadOptions& options, const std::vector<std::unique_ptr<Event>>& ready);
+
+  // The copies of one block, which are reached together.
+  struct Flight {
+    std::vector<std::shared_ptr<Event>> events;  // of each device, made when it is first used
+    std::vector<std::size_t> devices;            // those that were copied to
+  };
+  using Ends = std::vector<std::pair<const Stream*, std::shared_ptr<Event>>>;
+
+  // Of each stream that the flight is in.
+  [[nodiscard]] Ends ends(const Flight& flight) const;
+
+  // Copies the parts of a block that belong on devices. `data` is left alone when the flight has
+  // landed. What was refused leaves nothing behind that still reads `data`.
+  [[nodiscard]] std::optional<Failure> start(const ShardRequest& shard, const Extent& block,
+                                             const std::byte* data, Flight& flight);
+
+  // Whether all of it is done; also where the device fails. With `wait` when it is.
+  [[nodiscard]] std::optional<Failure> ask(Flight& flight, bool wait, bool& landed);
+
+  // Waits for everything. What a lost device says is of no use any more: it copies nothing.
+  void drain() noexcept;
+
+ private:
+  struct Piece {
+    std::size_t device = 0;
+    DeviceAddress to = 0;
+    const std::byte* from = nullptr;
+    std::uint64_t nbytes = 0;
+    std::size_t place = 0;
+  };
+
+  void add(Piece piece);
+  [[nodiscard]] std::optional<Failure> copy(Flight& flight);
+
+  std::vector<std::unique_ptr<Stream>> streams_;  // of each device
+  std::vector<Piece> pieces_;
+  bool joins_places_;
+};
+
+}  // namespace fastio

@@ -1,0 +1,201 @@
+// What becomes of a try that failed. Where a job is asked to persist, what is damaged is read once
+// more from the same copy, past the page cache, and then from the others; what cannot be read comes
+// from the others at once. What of a block is sound already is not read again.
+#include <algorithm>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+#include "loader.h"
+#include "loader_lane.h"
+
+namespace fastio {
+namespace {
+
+constexpr unsigned kFailedReadsMost = 3;  // of a copy; then it is asked when no other one is left
+constexpr std::size_t kIncidentsMost = 1000;  // kept for who asks for them
+
+std::uint64_t bit(std::size_t copy) { return std::uint64_t{1} << copy; }
+
+bool overlap(const Extent& a, const Extent& b) { return a.begin < b.end && b.begin < a.end; }
+
+}  // namespace
+
+// ---- the lane ----
+
+// A read failed: another copy is asked for the same bytes, or the job fails.
+void Lane::give_up(std::uint32_t tag, Failure failure) {
+  Slot& slot = slots_[tag];
+  Try& now = slot.now;
+  const std::size_t shard = slot.work.block.shard;
+  const std::uint64_t nbytes = now.span.end - now.span.begin;
+  job_->read_finished(shard, now.copy, nbytes, true);
+  slot.incidents.push_back({shard, now.copy, now.span, failure});
+  now.unreadable |= bit(now.copy);
+  if (const auto copy = job_->next_copy(shard, now.damaged | now.unreadable)) {
+    now.copy = *copy;
+    now.again = false;
+    job_->read_started(shard, now.copy, nbytes);
+    return start(tag);
+  }
+  close_all(slot);
+  job_->fail(shard, std::move(failure));
+  leave(tag, false);
+}
+
+// Compares what came; what is damaged of it is to be read later. False where the job stops, or no
+// copy is left.
+bool Lane::examine(Slot& slot) {
+  const LoadJob::Block& block = slot.work.block;
+  const auto& [begin, end] = slot.now.span;
+  std::vector<DamagedChunk> damaged;
+  if (const auto& table = job_->request(block.shard).table) {
+    for (std::uint64_t at = begin; at < end; at += table->grid.chunk_bytes) {
+      if (job_->stopping()) return false;
+      const auto damage =
+          job_->damage_at(block, slot.now.copy, at, slot.data + (at - block.range.begin));
+      if (damage) damaged.push_back(*damage);
+    }
+  }
+  for (const DamagedChunk& chunk : damaged) {
+    slot.incidents.push_back(
+        {chunk.shard, chunk.copy, chunk.extent, {}, chunk.expected, chunk.found});
+  }
+  if (!damaged.empty() && !try_later(slot, damaged)) return false;
+  close_remedied(slot);
+  return true;
+}
+
+// Damaged chunks that follow each other are read together.
+bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
+  Try next = slot.now;
+  next.again = !slot.now.again;
+  if (slot.now.again) next.damaged |= bit(next.copy);
+  std::vector<Extent> spans;
+  for (const DamagedChunk& chunk : damaged) {
+    if (!spans.empty() && spans.back().end == chunk.extent.begin) {
+      spans.back().end = chunk.extent.end;
+    } else {
+      spans.push_back(chunk.extent);
+    }
+  }
+  // Who could not read all of it may still have these parts.
+  if (spans.front() != slot.now.span) next.unreadable = 0;
+  if (!next.again) {
+    const auto copy = job_->next_copy(slot.work.block.shard, next.damaged | next.unreadable);
+    if (!copy) {
+      close_all(slot);
+      job_->fail(damaged.front());
+      return false;
+    }
+    next.copy = *copy;
+  }
+  for (std::size_t i = spans.size(); i > 0; --i) {  // the first one is taken first
+    next.span = spans[i - 1];
+    slot.later.push_back(next);
+  }
+  return true;
+}
+
+void Lane::start_later(std::uint32_t tag) {
+  Slot& slot = slots_[tag];
+  slot.now = slot.later.back();
+  slot.later.pop_back();
+  const Extent& span = slot.now.span;
+  job_->read_started(slot.work.block.shard, slot.now.copy, span.end - span.begin);
+  start(tag);
+}
+
+// Whether direct I/O can put a span where it belongs, also where its file is not read so otherwise:
+// at an aligned address, and with room for whole units.
+bool Lane::takes_direct(const Slot& slot, std::uint64_t unit) const {
+  const Extent& span = slot.now.span;
+  const Region& memory = slot.work.region ? *slot.work.region : *slot.staging;
+  const std::byte* data = slot.data + (span.begin - slot.work.block.range.begin);
+  const std::byte* end = memory.at(memory.file_offset()) + memory.nbytes();
+  const std::uint64_t nbytes = (span.end - span.begin + unit - 1) / unit * unit;
+  return span.begin % unit == 0 &&
+         reinterpret_cast<std::uintptr_t>(data) % std::min<std::uint64_t>(unit, page_bytes()) ==
+             0 &&
+         nbytes <= static_cast<std::uint64_t>(end - data);
+}
+
+// What the latest read brought may have been the last of what an earlier one did not.
+void Lane::close_remedied(Slot& slot) {
+  std::vector<Incident>& open = slot.incidents;
+  if (open.empty()) return;
+  const auto is_remedied = [&](const Incident& incident) {
+    return std::none_of(slot.later.begin(), slot.later.end(),
+                        [&](const Try& later) { return overlap(later.span, incident.extent); });
+  };
+  for (Incident& incident : open) {
+    if (!is_remedied(incident)) continue;
+    incident.remedied_by = slot.now.copy;
+    incident.remedy = incident.copy == slot.now.copy ? Incident::Remedy::read_again
+                                                     : Incident::Remedy::other_copy;
+    job_->note(incident);
+  }
+  std::erase_if(open, is_remedied);
+}
+
+// Nothing helped.
+void Lane::close_all(Slot& slot) noexcept {
+  for (Incident& incident : slot.incidents) {
+    try {
+      job_->note(std::move(incident));
+    } catch (const std::bad_alloc&) {  // without memory nobody is told: the job fails for that
+    }
+  }
+  slot.incidents.clear();
+}
+
+// ---- the job ----
+
+void LoadJob::read_started(std::size_t shard, std::size_t copy, std::uint64_t nbytes) {
+  if (!dispatch_->chooses()) return;
+  const std::lock_guard lock(mutex_);
+  dispatch_->started(shard, copy, nbytes, Dispatch::Clock::now());
+}
+
+void LoadJob::read_finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes,
+                            bool failed) {
+  if (!failed && !dispatch_->chooses()) return;
+  const std::lock_guard lock(mutex_);
+  if (dispatch_->chooses()) {
+    dispatch_->finished(shard, copy, nbytes, failed ? 0 : nbytes, Dispatch::Clock::now());
+  }
+  if (failed && ++failed_reads_[shard][copy] == kFailedReadsMost) dispatch_->avoid(shard, copy);
+}
+
+std::optional<std::size_t> LoadJob::next_copy(std::size_t shard, std::uint64_t tried) const {
+  if (!options_.persistent) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  std::optional<std::size_t> last;
+  for (std::size_t copy = shards_[shard].copies.size(); copy-- > 0;) {
+    if ((tried & bit(copy)) != 0) continue;
+    const auto failed = [&](std::size_t c) { return failed_reads_[shard][c] >= kFailedReadsMost; };
+    if (!last || !failed(copy) || failed(*last)) last = copy;
+  }
+  return last;
+}
+
+void LoadJob::note(Incident incident) {
+  const std::lock_guard lock(mutex_);
+  if (incidents_.size() < kIncidentsMost) {
+    incidents_.push_back(std::move(incident));
+  } else {
+    ++incidents_dropped_;
+  }
+}
+
+std::vector<Incident> LoadJob::take_incidents() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(incidents_, {});
+}
+
+std::uint64_t LoadJob::incidents_dropped() const {
+  const std::lock_guard lock(mutex_);
+  return incidents_dropped_;
+}
+
+}  // namespace fastio

@@ -1,0 +1,62 @@
+// A lane of a write job: one thread with its own engine that takes blocks all the way, gathered,
+// summed and written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "saver.h"
+#include "saver_device.h"
+
+namespace fastio {
+
+class SaveLane {
+ public:
+  // `engine` may be null for a leg that writes nothing.
+  SaveLane(std::shared_ptr<SaveJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth);
+  SaveLane(const SaveLane&) = delete;
+  SaveLane& operator=(const SaveLane&) = delete;
+
+  // Waits for every write that is out: memory that a device reads must not be freed.
+  ~SaveLane();
+
+  void run();
+
+ private:
+  // A block on its way; its index is the tag of its request.
+  struct Slot {
+    Extent block;
+    std::shared_ptr<Region> staging;
+    std::byte* data = nullptr;  // the block's first byte
+    std::uint64_t at = 0;       // the next byte to write, file offset
+    bool busy = false;
+    bool direct = false;
+    unsigned stalls = 0;  // answers in a row of nothing written
+  };
+
+  void copy_blocks();
+  void sum_blocks();
+  bool top_up();
+  bool prepare(Slot& slot);
+  [[nodiscard]] std::byte* staging_of(Slot& slot);
+  [[nodiscard]] std::uint64_t unit(const Slot& slot) const;
+  void issue(std::uint32_t tag);
+  void submit();
+  void settle(std::uint32_t tag, std::int32_t result);
+  void retry(std::uint32_t tag, int error);
+  void leave(std::uint32_t tag);
+  void park();
+  void drain();
+
+  std::shared_ptr<SaveJob> job_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<DeviceReads> reads_;  // none where nothing lies on a device
+  std::vector<Slot> slots_;
+  std::vector<std::uint32_t> free_;
+  std::vector<IoRequest> to_submit_;
+  std::vector<Completion> completions_;
+  std::size_t in_flight_ = 0;
+};
+
+}  // namespace fastio

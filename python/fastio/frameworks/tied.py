@@ -1,0 +1,87 @@
+"""Tensors of torch that share memory: which of their names stands in a file for which others.
+
+https://huggingface.co/docs/safetensors/torch_shared_tensors: tensors of one storage whose bytes
+touch are one group, of which one name stands in a file.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+import torch
+
+
+def aliases(state: Mapping[str, torch.Tensor], preferred: Collection[str] = ()) -> dict[str, str]:
+    """Return the names that another name stands for, each with that one.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+    preferred : collection of str
+        Names to take where there is a choice; else it is the first one.
+
+    Raises
+    ------
+    RuntimeError
+        If none of a group, also of one tensor, covers its storage.
+    """
+    found = {}
+    for group in groups(state):
+        covering = sorted(name for name in group if _covers_its_storage(state[name]))
+        if not covering:
+            raise RuntimeError(
+                f"none of {', '.join(sorted(group))} covers the storage that it is a view of: it "
+                "cannot be told what of it a file has"
+            )
+        standing = next((name for name in covering if name in preferred), covering[0])
+        found.update({name: standing for name in sorted(group) if name != standing})
+    return found
+
+
+def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Return the names of tensors that share memory, together; of others, each alone.
+
+    Tensors that have no memory here (on the device meta, empty, sparse) are in none.
+
+    Raises
+    ------
+    Nothing.
+    """
+    of_storages: dict[tuple[torch.device, int, int], list[tuple[int, int, str]]] = defaultdict(list)
+    for name, tensor in state.items():
+        if tensor.device.type == "meta" or tensor.layout is not torch.strided:
+            continue
+        storage = tensor.untyped_storage()
+        if not storage.data_ptr() or not storage.nbytes():
+            continue
+        key = tensor.device, storage.data_ptr(), storage.nbytes()
+        of_storages[key].append((tensor.data_ptr(), _end(tensor), name))
+    found: list[list[str]] = []
+    for areas in of_storages.values():
+        reached = 0
+        for begin, end, name in sorted(areas):
+            if begin < reached:
+                found[-1].append(name)
+            else:
+                found.append([name])
+            reached = end
+    return found
+
+
+def _end(tensor: torch.Tensor) -> int:
+    """The address behind the last value."""
+    if not tensor.numel():
+        return tensor.data_ptr()
+    reach = sum(
+        stride * (length - 1) for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    return tensor.data_ptr() + (reach + 1) * tensor.element_size()
+
+
+def _covers_its_storage(tensor: torch.Tensor) -> bool:
+    storage = tensor.untyped_storage()
+    return (
+        tensor.data_ptr() == storage.data_ptr()
+        and tensor.numel() * tensor.element_size() == storage.nbytes()
+    )

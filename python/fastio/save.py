@@ -1,0 +1,225 @@
+"""save: tensors into a file that is whole, on the disk, and verifies itself; or not there."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from fastio import checksums
+from fastio.checksums import checked_chunk_bytes
+from fastio.loading import check_kind
+from fastio.options import Options
+from fastio.report import Report
+from fastio.saving.job import Request, SaveWork, clocks, file_path_of, path_of, run_now
+from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.turns import Turn
+from fastio.shown import shown
+
+if TYPE_CHECKING:
+    from fastio.saving.background import SaveHandle
+
+
+@overload
+def save(
+    tensors: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
+    chunk_bytes: int | None = None,
+    checksums: bool = True,
+    durable: bool = True,
+    wait: Literal[True] = True,
+    snapshot: Literal["copy", "borrow"] = "copy",
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+) -> Path: ...
+@overload
+def save(
+    tensors: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
+    chunk_bytes: int | None = None,
+    checksums: bool = True,
+    durable: bool = True,
+    wait: Literal[False],
+    snapshot: Literal["copy", "borrow"] = "copy",
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+) -> SaveHandle: ...
+def save(
+    tensors: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
+    chunk_bytes: int | None = None,
+    checksums: bool = True,
+    durable: bool = True,
+    wait: bool = True,
+    snapshot: Literal["copy", "borrow"] = "copy",
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+) -> Path | SaveHandle:
+    """Save tensors as a safetensors file that carries checksums, or as a folder of them.
+
+    The file is written beside its place and takes it in one durable step: at any moment, also after
+    a power cut, there is the old file or the new one, whole. The new one takes the mode of the old,
+    and its owner where the user may give files away; a symlink is replaced, not followed. If
+    anything fails, what was there is there still, and nothing else.
+
+    Parameters
+    ----------
+    tensors : mapping of str to numpy.ndarray or torch.Tensor
+        Of any layout in memory. Those on a device are brought to the CPU first. Tensors that share
+        memory are saved each on its own.
+    path : path
+        The file; with `shard_bytes` the folder.
+    metadata : mapping of str to str, optional
+        Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
+        (``pt`` for torch, ``np`` for numpy), unless it is there.
+    shard_bytes : int, optional
+        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most,
+        in the order of `tensors`, and ``model.safetensors.index.json``. A larger tensor has a file
+        of its own, and the report says so. What the folder held as a checkpoint before is replaced
+        in one step, too; its other files stay.
+    chunk_bytes : int, optional
+        Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB; more where
+        the header would be too long.
+    checksums : bool
+        Without them the file is an ordinary one, and nothing can be verified.
+    durable : bool
+        Return when the data is on the disk. Without it the file takes its place as soon as the
+        kernel has it: if the power is cut then, it may be there and be damaged, which the checksums
+        show when it is loaded.
+    wait : bool
+        With False the save goes on in the background, and a `SaveHandle` is returned. What is wrong
+        with the arguments, and a path that cannot be written to, is raised at once all the same.
+    snapshot : {"copy", "borrow"}
+        With ``wait=False``: ``copy`` copies the tensors first, so that they may change as soon as
+        this returns; ``borrow`` returns at once, and they must not change, nor their memory be
+        freed or resized, before ``handle.wait_released()`` returns.
+    options : Options, optional
+        How it is done: `engine`, `lanes`, `queue_depth`, `block_bytes` and `huge_pages` as in a
+        load; `cache`: ``bypass`` writes with O_DIRECT, ``keep`` through the page cache, ``auto``
+        with O_DIRECT unless a trial on a large file shows that to be slower on this filesystem;
+        `memory_limit_bytes` bounds what is taken beside the tensors.
+    progress : bool
+        Show a progress bar.
+    report : Report, optional
+        Filled with what was done, how fast, and why so.
+
+    Returns
+    -------
+    pathlib.Path or SaveHandle
+        `path`; with ``wait=False`` the handle.
+
+    Raises
+    ------
+    TypeError
+        A name that is no str, something that is no tensor, metadata that is not str to str.
+    DtypeError
+        A dtype that no file can hold: names the tensor.
+    ValueError
+        An argument that is none of the above; names that cannot be written (`UsageError`).
+    FormatError
+        A header that would be longer than the format allows.
+    WriteError
+        A system call that failed: errno, operation, path, offset. A full disk is met before the
+        first byte is written, where the filesystem can say so.
+    MemoryLimitError
+        ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
+        in it or in what the host has.
+    """
+    begun = clocks()
+    target = file_path_of(path) if shard_bytes is None else path_of(path)
+    check_kind("options", options, Options)
+    check_kind("report", report, Report)
+    if snapshot not in ("copy", "borrow"):
+        raise ValueError(f"snapshot={shown(snapshot)}: expected 'copy' or 'borrow'")
+    shard_bytes = _checked_size("shard_bytes", shard_bytes)
+    chunk_bytes = checked_chunk_bytes(_checked_size("chunk_bytes", chunk_bytes))
+    laid_out = sources(tensors)
+    stored = checked_metadata(metadata) or {}
+    if laid_out.formats:
+        stored.setdefault("format", "pt" if "pt" in laid_out.formats else min(laid_out.formats))
+    if report is None:
+        report = Report()
+    report.clear()
+    request = Request(
+        path=target,
+        sources=laid_out,
+        order=list(tensors),
+        metadata=_without_own_keys(stored),
+        shard_bytes=shard_bytes,
+        chunk_bytes=chunk_bytes if checksums else None,
+        durable=durable,
+        options=options if options is not None else Options(),
+        progress=progress,
+        report=report,
+        begun=begun,
+    )
+    if not wait:
+        return _start(request, copied=snapshot == "copy")
+    run_now(request)
+    return target
+
+
+def _start(request: Request, *, copied: bool) -> SaveHandle:
+    from fastio.saving import background  # concurrent.futures takes longer to import than most need
+
+    work = SaveWork(request)
+    turn = Turn(request.path)
+    try:
+        if copied:
+            work.take_snapshot()
+    except BaseException:
+        turn.give_up()
+        work.discard()
+        raise
+
+    def run(handle: SaveHandle) -> None:
+        try:
+            with turn:
+                if handle.set_running_or_notify_cancel():
+                    work.run(handle.release)
+        except BaseException:
+            request.report.clear()
+            raise
+        finally:
+            work.discard()
+
+    try:
+        handle = background.start(request.path, run)
+    except BaseException:
+        turn.give_up()
+        work.discard()
+        raise
+    if copied:
+        handle.release()
+    return handle
+
+
+def _without_own_keys(metadata: Mapping[str, str]) -> dict[str, str] | None:
+    return checksums.without_own_keys(metadata) or None
+
+
+def _checked_size(what: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    size = operator.index(value)
+    if size < 1:
+        raise ValueError(f"{what}={size}: expected at least 1")
+    return size

@@ -1,0 +1,135 @@
+"""Saving as safetensors does it, for its drop-ins: to bytes that are safetensors' own, or to a file
+of fastio's that has the metadata as it was given.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+
+from fastio import _native, checksums
+from fastio.formats import headers
+from fastio.options import Options
+from fastio.report import Report
+from fastio.saving.job import Request, clocks, file_path_of, run_now
+from fastio.saving.sources import Sources, checked_metadata
+from fastio.saving.specs import TensorSpec, sources_of_specs
+
+_PATH = "<bytes>"
+
+
+def serialize(
+    tensor_dict: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return tensors that are given as addresses as the bytes of a safetensors file.
+
+    Parameters
+    ----------
+    tensor_dict : mapping of str to TensorSpec
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``.
+
+    Returns
+    -------
+    bytes
+        What ``safetensors.serialize`` returns, with the keys of the metadata sorted. There are no
+        checksums in it.
+
+    Raises
+    ------
+    TypeError
+        An argument that is none of the above.
+    UsageError
+        A name that cannot be written; a tensor that has not the bytes that its dtype and shape
+        come to.
+    FormatError
+        A header that would be longer than the format allows.
+    MemoryError
+        If there is no memory for the bytes.
+    """
+    return as_bytes(sources_of_specs(tensor_dict), metadata)
+
+
+def serialize_file(
+    tensor_dict: Mapping[str, TensorSpec],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Save tensors that are given as addresses, as `fastio.save` does.
+
+    Parameters
+    ----------
+    tensor_dict, metadata
+        As `serialize` takes them.
+    filename : str or os.PathLike
+
+    Raises
+    ------
+    TypeError, UsageError, FormatError
+        As `serialize` does.
+    WriteError, MemoryLimitError
+        As `fastio.save` does.
+    """
+    to_file(sources_of_specs(tensor_dict), filename, metadata)
+
+
+def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
+    """Return tensors as the bytes of a safetensors file, as safetensors itself lays them out.
+
+    Raises
+    ------
+    TypeError, UsageError, FormatError, MemoryError
+        As `serialize` does.
+    """
+    sources = sources.on_host()
+    header = headers.plain_header(
+        _stored(metadata), sources.entries(), _PATH, alignment=headers.OWN_ALIGNMENT
+    )
+    # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
+    file = io.BytesIO()
+    file.write(header)
+    if sources.data_bytes:
+        file.seek(sources.data_bytes - 1, os.SEEK_CUR)
+        file.write(b"\0")
+        with file.getbuffer() as whole, whole[len(header) :] as data:
+            _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
+    return file.getvalue()
+
+
+def to_file(
+    sources: Sources, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
+) -> None:
+    """Save tensors to one file, as `fastio.save` does; but with no metadata that was not given.
+
+    Raises
+    ------
+    TypeError
+        `filename` is no path; metadata that is not str to str.
+    UsageError, FormatError, WriteError, MemoryLimitError
+        As `fastio.save` does.
+    """
+    run_now(
+        Request(
+            path=file_path_of(filename),
+            sources=sources,
+            order=sources.names,
+            metadata=_stored(metadata),
+            shard_bytes=None,
+            chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,
+            durable=True,
+            options=Options(),
+            progress=False,
+            report=Report(),
+            begun=clocks(),
+        )
+    )
+
+
+def _stored(metadata: Mapping[str, str] | None) -> dict[str, str] | None:
+    """What is written of it, in an order that does not change from run to run."""
+    checked = checked_metadata(metadata)
+    if checked is None:
+        return None
+    # What was read from a sealed file says nothing of this one.
+    return dict(sorted(checksums.without_own_keys(checked).items()))

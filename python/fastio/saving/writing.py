@@ -1,0 +1,217 @@
+"""One file from its sources: laid out, written, and ready to take its place."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastio import _native, checksums
+from fastio.checksums import START_ALIGNMENT
+from fastio.formats import headers
+from fastio.options import Options
+from fastio.replacement import Replacement, status_of_file
+from fastio.saving import pace
+from fastio.saving.pace import Progress, Way
+from fastio.saving.sources import Sources
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file will look: all but its bytes.
+
+    Attributes
+    ----------
+    sources : Sources
+    start : int
+        Where the data begins, in bytes.
+    header : checksums.HeaderPlan or bytes
+        Bytes where no checksums are to come.
+    """
+
+    sources: Sources
+    start: int
+    header: checksums.HeaderPlan | bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole file."""
+        return self.start + self.sources.data_bytes
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of data that get a checksum; 0: none do."""
+        return 0 if isinstance(self.header, bytes) else self.header.chunk_bytes
+
+
+def lay_out(
+    sources: Sources,
+    path: Path,
+    metadata: Mapping[str, str] | None,
+    *,
+    chunk_bytes: int | None,
+) -> Layout:
+    """Lay out one file.
+
+    Parameters
+    ----------
+    sources : Sources
+    path : pathlib.Path
+        For messages.
+    metadata : mapping of str to str, optional
+    chunk_bytes : int or None
+        Bytes of data that get a checksum; None: none do.
+
+    Raises
+    ------
+    FormatError
+        If its header would be longer than the format allows.
+    """
+    entries = sources.entries()
+    if chunk_bytes is None:
+        users = None if metadata is None else dict(sorted(metadata.items()))
+        plain = headers.plain_header(users, entries, str(path))
+        return Layout(sources, len(plain), plain)
+    plan = checksums.plan_header(
+        metadata or {}, entries, sources.data_bytes, str(path), chunk_bytes
+    )
+    return Layout(sources, plan.start, plan)
+
+
+class FileWriter:
+    """A file on its way: opened at once, written when told to.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        What it will be called.
+    layout : Layout
+    options : Options
+    written_as : pathlib.Path
+        What its temporary name is made of.
+    mode : int, optional
+        Who may look into it meanwhile, less the umask.
+
+    Raises
+    ------
+    WriteError
+        If the file cannot be made.
+    MemoryLimitError
+        If the limit is below one block.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        options: Options,
+        *,
+        written_as: Path,
+        mode: int | None = None,
+    ) -> None:
+        self.layout = layout
+        self._options = options
+        if mode is None:
+            # Nobody else may look into the new file who could not look into the old one.
+            mode = 0o666 if status_of_file(path) is None else 0o600
+        self.replacement = Replacement(path, mode, written_as=written_as)
+        try:
+            sources = layout.sources
+            self._save = _native.Save(
+                self.replacement.file,
+                sources.addresses,
+                sources.bounds(layout.start),
+                sources.layouts,
+                chunk_bytes=layout.chunk_bytes,
+                options=options,
+                devices=sources.streams,
+                on=sources.devices,
+            )
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def statistics(self) -> _native.SaveStatistics:
+        """What the core counted, once it is finished."""
+        return self._counted
+
+    def take_snapshot(self) -> None:
+        """Copy all tensors to memory of its own; they are not looked at any more.
+
+        Raises
+        ------
+        MemoryLimitError, MemoryError
+        """
+        self._save.run("copied", 0, self._save.block_count)
+
+    def reserve(self) -> None:
+        """Have space set aside.
+
+        Raises
+        ------
+        WriteError
+            If there is not enough of it.
+        """
+        whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
+        self.replacement.file.reserve(whole)
+
+    def write_data(self, *, durable: bool, progress: Progress) -> Way:
+        """Write what comes of the tensors, which are not looked at any more then.
+
+        Raises
+        ------
+        WriteError, MemoryLimitError
+        """
+        try:
+            return pace.write_data(self._save, self._options, durable=durable, progress=progress)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the file open
+            raise
+
+    def sum_up(self) -> bytes:
+        """Return the header that the file would have; nothing is written.
+
+        Raises
+        ------
+        MemoryLimitError, MemoryError
+        """
+        if self._save.block_count:
+            self._save.run("summed", 0, self._save.block_count)
+        return self.header()
+
+    def header(self) -> bytes:
+        """Return the file up to its data, once the checksums of that were taken."""
+        header = self.layout.header
+        return header if isinstance(header, bytes) else header.encode(self._save.digests)
+
+    def finish(self, *, durable: bool, mode: int | None = None) -> None:
+        """Write the header, last, and bring all of it to the disk; it only lacks its name then.
+
+        Parameters
+        ----------
+        durable : bool
+        mode : int, optional
+            Of the file; default: that of the one that it replaces, or what the umask leaves.
+
+        Raises
+        ------
+        WriteError
+        """
+        self.replacement.file.truncate(self.layout.nbytes)
+        self.replacement.file.write(0, self.header())
+        if mode is not None:
+            self.replacement.allow(mode)
+        elif (status := status_of_file(self.replacement.path)) is not None:
+            self.replacement.imitate(status)
+        if durable:
+            self.replacement.file.sync()
+        self._counted = self._save.statistics
+        del self._save  # and with it two of three descriptors: there may be many shards
+        self.replacement.let_go()
+
+    def discard(self) -> None:
+        """Close the file; unless it took its place, nothing is left of it."""
+        vars(self).pop("_save", None)  # an error that is kept keeps this object
+        self.replacement.discard()

@@ -1,0 +1,70 @@
+"""Folders and small files below a descriptor, with errors that name them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from fastio.errors import FormatError, ReadError, WriteError
+
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_Result = TypeVar("_Result")
+
+
+def folder_mode(file_mode: int) -> int:
+    """Return the mode of folders: whoever may read or write may also search."""
+    return file_mode | (file_mode & 0o444) >> 2
+
+
+def make_folder(path: Path, mode: int) -> bool:
+    """Whether it was not there."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return False
+    os.chmod(path, mode)
+    return True
+
+
+def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
+    fd = called(path, "open", lambda: os.open(name, READ, dir_fd=folder))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadError(errno.EINVAL, "open", path, detail="it is no regular file")
+        if status.st_size > nbytes_max:
+            raise FormatError(path, f"has {status.st_size} bytes", expected=f"at most {nbytes_max}")
+        parts = []
+        while part := called(path, "read", lambda: os.read(fd, 2**24)):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+    try:
+        return call()
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise ReadError(error.errno or errno.EIO, operation, path) from error
+
+
+def write_called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+    try:
+        return call()
+    except FileNotFoundError as error:
+        if operation == "unlink":
+            raise
+        raise WriteError(errno.ENOENT, operation, path) from error
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO, operation, path) from error

@@ -1,0 +1,137 @@
+"""What the commit records of several roots say together: pure reasoning, no file is touched.
+
+A commit is one round of Paxos for each generation. Whoever writes holds the locks of a majority of
+the roots, and has promised there a ballot that is higher than any he found. He takes up what stands
+on them of the newest generation, with his own ballot, until it is on a majority; then he writes the
+next generation with the same ballot. Two majorities share a root. So if something was reported as
+committed, everybody who writes later has seen it; and of two records for one generation, the one
+with the lower ballot never was on a majority: the other one's writer would have taken it up.
+Leslie Lamport, "Paxos Made Simple", 2001, section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastio.store.documents import Record
+
+Records = Mapping[str, Mapping[int, Record]]
+"""By root's UUID and generation: the sound records of every root that could be asked."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a generation stands on the roots that could be asked.
+
+    Attributes
+    ----------
+    record : Record
+        That of the highest ballot.
+    holders : frozenset of str
+        Roots that have a record of this commit, whatever its ballot.
+    asked : frozenset of str
+        The roots of the record that could be asked.
+    outvoted : mapping of str to Record
+        Records of another commit of the same generation, with a lower ballot.
+    """
+
+    record: Record
+    holders: frozenset[str]
+    asked: frozenset[str]
+    outvoted: Mapping[str, Record]
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is seen on a majority of its roots."""
+        return len(self.holders) >= self.record.majority
+
+    @property
+    def never_reported(self) -> bool:
+        """Whether it cannot be on a majority, wherever else it is: nobody was told that it is
+        there.
+        """
+        unasked = len(self.record.roots) - len(self.asked)
+        return len(self.holders) + unasked < self.record.majority
+
+
+def standings(
+    records: Records, damaged: Mapping[str, Collection[int]] | None = None
+) -> list[Standing]:
+    """Return how each generation stands, the newest one first.
+
+    Parameters
+    ----------
+    records : mapping
+    damaged : mapping of str to collection of int, optional
+        By root: generations of which it has a record that cannot be read. Of these it counts as a
+        root that could not be asked.
+
+    Raises
+    ------
+    Nothing.
+    """
+    generations = sorted({generation for of_root in records.values() for generation in of_root})
+    return [_standing(at, records, damaged or {}) for at in reversed(generations)]
+
+
+def _standing(
+    generation: int, records: Records, damaged: Mapping[str, Collection[int]]
+) -> Standing:
+    found = {root: of[generation] for root, of in records.items() if generation in of}
+    # Equal ballots of two commits are no writer's of this protocol: the choice is at least the same
+    # for everybody.
+    record = max(found.values(), key=lambda each: (each.ballot, each.manifest))
+    holders = {
+        root
+        for root, each in found.items()
+        if each.proposes_the_same(record) and root in record.roots
+    }
+    return Standing(
+        record=record,
+        holders=frozenset(holders),
+        asked=frozenset(
+            root
+            for root in records
+            if root in record.roots and generation not in damaged.get(root, ())
+        ),
+        outvoted={root: each for root, each in found.items() if not each.proposes_the_same(record)},
+    )
+
+
+def unknown(
+    newest: Record, damaged: Mapping[str, Collection[int]], asked: Collection[str]
+) -> int | None:
+    """Return a generation that may have been reported, and of which no sound record was found.
+
+    Parameters
+    ----------
+    newest : Record
+        The newest one of which there is one.
+    damaged : mapping of str to collection of int
+        By root: generations of which it has a record that cannot be read.
+    asked : collection of str
+        Roots that could be asked.
+
+    Raises
+    ------
+    Nothing.
+    """
+    away = len(set(newest.roots) - set(asked))
+    suspected = {generation for of_root in damaged.values() for generation in of_root}
+    for generation in sorted(suspected, reverse=True):
+        holders = sum(generation in of_root for of_root in damaged.values())
+        if generation > newest.generation and holders + away >= newest.majority:
+            return generation
+    return None
+
+
+def next_ballot(records: Records, promised: Sequence[int]) -> int:
+    """Return a ballot that is higher than all that were found.
+
+    Raises
+    ------
+    Nothing.
+    """
+    used = [record.ballot for of_root in records.values() for record in of_root.values()]
+    return max([0, *used, *promised]) + 1

@@ -1,0 +1,225 @@
+"""What is read of a store: one of its generations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastio.errors import UsageError
+from fastio.fill import fill_located
+from fastio.loading import Verify, check_kind, check_verify
+from fastio.located import Located
+from fastio.options import Options
+from fastio.reader import Reader
+from fastio.replica import OnDamage
+from fastio.report import Report
+from fastio.store import arguments, reading
+from fastio.store.members import Members, Taken
+from fastio.whole import Load, To
+
+
+class Reading:
+    """The part of a `Store` that reads.
+
+    Parameters
+    ----------
+    members : Members
+    taken : Taken
+        The generation.
+    """
+
+    def __init__(self, members: Members, taken: Taken) -> None:
+        self._members = members
+        self._taken = taken
+        self._closed = False
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the store {self._members.name} is closed")
+
+    def _find(
+        self, on_damage: OnDamage, generation: int | None
+    ) -> Callable[[Collection[str] | None], Located]:
+        self._require_open()
+        if generation is not None:
+            arguments.check_count("generation", generation, 0, 2**63 - 1)
+        if self._members.missing:
+            self._members.look_again()
+        watch = reading.watch(self._members, on_damage)
+        taken = self._taken
+        if generation is not None and generation != taken.generation:
+            taken = self._members.take(generation, None)
+        return lambda names: reading.locate(self._members, taken, watch, names)
+
+    def load(
+        self,
+        *,
+        framework: str = "numpy",
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+    ) -> dict[str, Any]:
+        """Load tensors, from all roots at once.
+
+        Parameters
+        ----------
+        framework, names, verify, options, progress, report, device, device_map, stream
+            As `fastio.load` has them.
+        on_damage : {"continue", "repair", "raise"}
+            What is done where a copy is bad: it is read from another one; that is done, and the bad
+            one then written anew; or the load fails. The report tells of each.
+        generation : int, optional
+            Default: the one that this store was opened with.
+
+        Returns
+        -------
+        dict of str to array
+
+        Raises
+        ------
+        ReplicaError
+            If no copy of some bytes is left: each with its reason.
+        As `fastio.load` does besides.
+        """
+        begun = Load(
+            self._find(on_damage, generation),
+            framework=framework,
+            names=names,
+            verify=verify,
+            options=options,
+            report=report,
+            to=To(device, device_map, stream),
+        )
+        return begun.now(progress=progress)
+
+    def _open_reader(
+        self,
+        *,
+        framework: str = "numpy",
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+    ) -> Reader:
+        """Open a generation: tensors are read when they are asked for, as by `fastio.open`.
+
+        A slice of a tensor that was cut reads only the shards that it touches.
+
+        Raises
+        ------
+        As `load` does.
+        """
+        find = self._find(on_damage, generation)
+        chosen = self._taken.generation if generation is None else generation
+        return Reader(
+            self._members.paths[0],
+            framework=framework,
+            verify=verify,
+            options=options,
+            find=lambda: find(None),
+            reopened=(
+                _reopen,
+                (self._members.paths, chosen, framework, verify, on_damage, options),
+            ),
+        )
+
+    def load_into(
+        self,
+        tensors: Mapping[str, Any],
+        *,
+        verify: Verify = True,
+        strict: bool = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+    ) -> None:
+        """Fill arrays and tensors that exist, as `fastio.load_into` does.
+
+        Raises
+        ------
+        ReplicaError
+            If no copy of some bytes is left.
+        As `fastio.load_into` does besides.
+        """
+        check_verify(verify)
+        check_kind("options", options, Options)
+        check_kind("report", report, Report)
+        if not isinstance(tensors, Mapping):
+            raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
+        counted = report if report is not None else Report()
+        counted.clear()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        fill_located(
+            self._find(on_damage, generation)(tuple(tensors) if not strict else None),
+            tensors,
+            verify=verify,
+            strict=strict,
+            options=options if options is not None else Options(),
+            progress=progress,
+            report=counted,
+        )
+        counted.seconds = time.perf_counter() - begun
+        counted.cpu_seconds = time.process_time() - cpu_begun
+
+    def stream(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        framework: str = "numpy",
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        memory_limit_bytes: int | None = None,
+        options: Options | None = None,
+        device: Any = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield name and tensor, read ahead in bounded memory, as `Reader.stream` does. Tensors
+        that were cut come last, each read when it is come to.
+
+        Raises
+        ------
+        ReplicaError
+            If no copy of some bytes is left.
+        As `Reader.stream` does besides.
+        """
+        reader = self._open_reader(
+            framework=framework,
+            verify=verify,
+            on_damage=on_damage,
+            generation=generation,
+            options=options,
+        )
+        return _streamed(
+            reader, reader.stream(names, memory_limit_bytes=memory_limit_bytes, device=device)
+        )
+
+
+def _reopen(
+    paths: Sequence[Path],
+    generation: int,
+    framework: str,
+    verify: Verify,
+    on_damage: OnDamage,
+    options: Options | None,
+) -> Reader:
+    members = Members(paths)
+    store = Reading(members, members.take(generation, None))
+    return store._open_reader(
+        framework=framework, verify=verify, on_damage=on_damage, options=options
+    )
+
+
+def _streamed(reader: Reader, inner: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    with reader:
+        yield from inner

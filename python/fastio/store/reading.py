@@ -1,0 +1,366 @@
+"""A generation as something that can be loaded: its tensors, and the copies of their shards."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import resource
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from fastio import _native, collector
+from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.errors import FastioError, FormatError, ReplicaError
+from fastio.events import Event
+from fastio.formats import safetensors
+from fastio.formats.columns import Columns
+from fastio.formats.safetensors import InMemory
+from fastio.located import Cut, Located
+from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
+from fastio.shown import shown
+from fastio.store import repair
+from fastio.store.manifest import CutEntry, Manifest, ShardEntry
+from fastio.store.members import Members, Taken
+from fastio.store.root import SHARDS, Root
+
+_log = logging.getLogger("fastio")
+# Beside those of the shards: what a process has open as a rule.
+_DESCRIPTORS_SPARE = 256
+_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class StoredShard(Shard):
+    """A shard of a store; its copies are opened when it is to be read.
+
+    Parameters
+    ----------
+    entry : ShardEntry
+    holders : sequence of (str, Root or None)
+        Where its copies should be: the path of each, and the root if it can be reached; the
+        preferred one first.
+    watch : Watch
+    source : str
+        The store, for messages.
+    """
+
+    def __init__(
+        self,
+        entry: ShardEntry,
+        holders: Sequence[tuple[str, Root | None]],
+        watch: Watch,
+        source: str,
+        columns: Columns,
+    ) -> None:
+        names, dtypes, shapes, begins, ends = columns
+        vars(self).update(
+            names=names, dtypes=dtypes, shapes=shapes, begins=begins, ends=ends, metadata={}
+        )
+        vars(self).update(_entry=entry, _holders=holders, _watch=watch, _source=source)
+
+    _entry: ShardEntry
+    _holders: Sequence[tuple[str, Root | None]]
+    _watch: Watch
+    _source: str
+
+    @property
+    def path(self) -> str:
+        """Where the preferred copy is."""
+        return self._holders[0][0]
+
+    @property
+    def is_sealed(self) -> bool:
+        """It always is."""
+        return True
+
+    @property
+    def has_copies(self) -> bool:
+        """It always has, if only one."""
+        return True
+
+    @property
+    def file(self) -> _native.File:
+        """The preferred copy, open."""
+        return self.copies.files[0]
+
+    @property
+    def copies(self) -> Copies:
+        """All copies, open."""
+        return self._opened[0]
+
+    @property
+    def table(self) -> ChecksumTable:
+        """The checksums, which a copy's header has."""
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[Copies, ChecksumTable]:
+        files: list[_native.File] = []
+        lacking: dict[str, str] = {}
+        away: dict[str, str] = {}
+        header: bytes | None = None
+        for path, root in self._holders:
+            if root is None:
+                away[path] = "its root cannot be reached"
+                continue
+            try:
+                file = self._open(root, path)
+                if header is None:
+                    header = self._header(file)
+                files.append(file)
+            except FileNotFoundError:
+                lacking[path] = "is missing"
+            except (FastioError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
+                    raise  # that is not the copy's
+                lacking[path] = str(error).removeprefix(f"{path}: ")
+        entry = self._entry
+        copies = Copies(tuple(files), lacking, self._watch, entry.start, entry.digest)
+        if not files or (lacking and not self._watch.persistent):
+            raise ReplicaError(
+                self._source,
+                f"no copy of the shard {self._entry.file} can be read"
+                if not files
+                else f"a copy of the shard {self._entry.file} cannot be read",
+                {**lacking, **away},
+                self.names,
+                self.path,
+            )
+        assert header is not None
+        table = safetensors.locate(InMemory(files[0].path, files[0].nbytes, header)).table
+        if table is None:
+            raise FormatError(files[0].path, "has no checksums", expected="a shard of a store")
+        self._watch.lacks(copies, self.names)
+        return copies, table
+
+    def _open(self, root: Root, path: str) -> _native.File:
+        with root.sub(SHARDS) as folder:
+            file = _native.File.open_in(folder, self._entry.file, path)
+        if file.nbytes != self._entry.nbytes:
+            raise FormatError(
+                path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
+            )
+        return file
+
+    def _header(self, file: _native.File) -> bytes:
+        header = file.read(0, self._entry.start)
+        found = hashlib.sha256(header).hexdigest()
+        if found != self._entry.digest:
+            raise FormatError(
+                file.path,
+                f"its header is damaged, or of another shard: its SHA-256 is {found}",
+                expected=self._entry.digest,
+            )
+        return header
+
+    def take(self, rows: Sequence[int]) -> Shard:
+        """Return a shard with only these tensors, by position, ascending."""
+        return _Part(self, rows)
+
+
+class _Part(StoredShard):
+    """Some tensors of a stored shard; it is opened with it."""
+
+    def __init__(self, whole: StoredShard, rows: Sequence[int]) -> None:
+        index = list(rows)
+        columns = (
+            [whole.names[row] for row in index],
+            [whole.dtypes[row] for row in index],
+            [whole.shapes[row] for row in index],
+            whole.begins[index],
+            whole.ends[index],
+        )
+        super().__init__(whole._entry, whole._holders, whole._watch, whole._source, columns)
+        vars(self)["_whole"] = whole
+
+    _whole: StoredShard
+
+    @property
+    def _opened(self) -> tuple[Copies, ChecksumTable]:
+        return self._whole._opened
+
+
+def newest(paths: Sequence[Path], names: Collection[str] | None = None) -> Located:
+    """Say which tensors the newest generation of a store has.
+
+    Raises
+    ------
+    FileNotFoundError, FormatError, ReplicaError
+        As `fastio.Store.open` does.
+    """
+    members = Members(paths)
+    return locate(members, members.take(None, None), watch(members, "continue"), names)
+
+
+def watch(members: Members, on_damage: OnDamage) -> Watch:
+    """Return what is done about bad copies; roots that cannot be reached are told at once.
+
+    Raises
+    ------
+    ValueError
+        If `on_damage` is none of what there is.
+    """
+    if on_damage not in ON_DAMAGE:
+        raise ValueError(f"on_damage={shown(on_damage)}: expected {', '.join(ON_DAMAGE)}")
+    made = Watch(on_damage)
+    if on_damage == "raise" and members.missing:
+        raise ReplicaError(members.name, "a root cannot be read", members.missing)
+    if on_damage == "repair":
+        made.repair = repair.rewrite
+    for path, reason in members.missing.items():
+        made.tell(Event("fallback", path, reason, "the other roots are read"))
+    for root in members.roots.values():
+        for problem in root.problems:
+            made.tell(Event("fallback", str(root.path), problem, "another root's is taken"))
+    return made
+
+
+def locate(
+    members: Members, taken: Taken, watch: Watch, names: Collection[str] | None = None
+) -> Located:
+    """Say which tensors a generation has, and where they lie. No shard is opened.
+
+    Parameters
+    ----------
+    members : Members
+    taken : Taken
+    watch : Watch
+    names : collection of str, optional
+        What will be asked for.
+
+    Raises
+    ------
+    FormatError
+        If the manifest says of its tensors what cannot be.
+    """
+    manifest = taken.named.manifest
+    with collector.Paused():
+        shards = []
+        order = _Preference(members, taken)
+        for entry in manifest.shards:
+            path = f"{members.name}: manifest {taken.named.digest}, shard {entry.file}"
+            columns = safetensors.columns(bytes(entry.tensors), entry.nbytes - entry.start, path)
+            begins, ends = columns[3] + entry.start, columns[4] + entry.start
+            shards.append(
+                StoredShard(
+                    entry, order.of(entry), watch, members.name, (*columns[:3], begins, ends)
+                )
+            )
+        cuts = _cuts(manifest.cuts, shards, members.name)
+        pieces = {piece for cut in manifest.cuts.values() for piece in cut.pieces}
+        cut_in = {at for at, _ in pieces}
+        whole = (
+            _without(shard, at, pieces) if at in cut_in else shard
+            for at, shard in enumerate(shards)
+        )
+        catalog = Catalog((shard for shard in whole if shard is not None), members.name)
+    for name in cuts:
+        if name in catalog:
+            raise FormatError(members.name, f"its manifest has the tensor {shown(name)} twice")
+    located = Located(catalog, cuts, manifest.metadata, watch, (members, taken))
+    _make_room(located, names, manifest.settings.replicas)
+    return located
+
+
+def names(manifest: Manifest, source: str) -> set[str]:
+    """Return the tensors of a generation, from what its manifest says alone.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    source : str
+        For messages.
+
+    Raises
+    ------
+    FormatError
+        If it says what cannot be.
+    """
+    found = set(manifest.cuts)
+    pieces = {piece for cut in manifest.cuts.values() for piece in cut.pieces}
+    for at, entry in enumerate(manifest.shards):
+        own, *_ = safetensors.columns(bytes(entry.tensors), entry.nbytes - entry.start, source)
+        found.update(name for name in own if (at, name) not in pieces)
+    return found
+
+
+def _without(shard: StoredShard, at: int, pieces: set[tuple[int, str]]) -> Shard | None:
+    """A shard without the pieces in it; None where nothing is left."""
+    rows = [row for row, name in enumerate(shard.names) if (at, name) not in pieces]
+    if len(rows) == len(shard.names):
+        return shard
+    return shard.take(rows) if rows else None
+
+
+def _cuts(
+    entries: Mapping[str, CutEntry], shards: Sequence[StoredShard], source: str
+) -> dict[str, Cut]:
+    cuts = {}
+    rows_of: dict[int, dict[str, int]] = {}
+    for name, entry in entries.items():
+        pieces = []
+        rows = 0
+        for at, piece in entry.pieces:
+            shard = shards[at]
+            of_shard = rows_of.setdefault(at, {name: row for row, name in enumerate(shard.names)})
+            row = of_shard.get(piece)
+            shape = () if row is None else shard.shapes[row]
+            fits = (
+                row is not None
+                and shard.dtypes[row] == entry.dtype
+                and len(shape) == len(entry.shape) > 0
+                and shape[1:] == entry.shape[1:]
+            )
+            if not fits:
+                raise FormatError(
+                    source,
+                    f"its manifest has a piece of {shown(name)} that is none: {shown(piece)}",
+                )
+            assert row is not None
+            pieces.append(shard.take([row]))
+            rows += shape[0]
+        if rows != entry.shape[0]:
+            raise FormatError(
+                source,
+                f"its manifest has {rows} rows of {shown(name)}",
+                expected=f"{entry.shape[0]}",
+            )
+        cuts[name] = Cut(name, entry.dtype, entry.shape, tuple(pieces))
+    return cuts
+
+
+class _Preference:
+    """Which copy of each shard is asked first: so that every root has its share, by weight."""
+
+    def __init__(self, members: Members, taken: Taken) -> None:
+        self._entries = taken.named.manifest.roots
+        self._roots = [members.roots.get(entry.uuid) for entry in self._entries]
+        self._load = [0.0] * len(self._entries)
+
+    def of(self, shard: ShardEntry) -> list[tuple[str, Root | None]]:
+        reached = [at for at in shard.roots if self._roots[at] is not None]
+        away = [at for at in shard.roots if self._roots[at] is None]
+        reached.sort(key=lambda at: self._load[at])
+        if reached:
+            self._load[reached[0]] += shard.nbytes / self._entries[reached[0]].weight
+        return [(self._path(at, shard), self._roots[at]) for at in (*reached, *away)]
+
+    def _path(self, at: int, shard: ShardEntry) -> str:
+        root = self._roots[at]
+        folder = self._entries[at].path if root is None else str(root.path)
+        return f"{folder}/{SHARDS}/{shard.file}"
+
+
+def _make_room(located: Located, names: Collection[str] | None, replicas: int) -> None:
+    """Let this process have the descriptors that a load needs, if it may: shards stay open."""
+    count = len(located.shards) if names is None else min(len(located.shards), len(names))
+    needed = 2 * replicas * count + _DESCRIPTORS_SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        _log.info("RLIMIT_NOFILE is %d now, for the shards of %s", allowed, located.source)

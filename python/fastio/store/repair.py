@@ -1,0 +1,92 @@
+"""A bad copy of a shard, written anew from whatever copies have its chunks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from fastio import _native
+from fastio.catalog import ChecksumTable
+from fastio.errors import FastioError, WriteError
+from fastio.formats import safetensors
+from fastio.formats.safetensors import InMemory
+from fastio.replacement import Replacement, sync_folder
+from fastio.replica import Copies
+
+_STEP_BYTES = 2**24
+
+
+def rewrite(copies: Copies, path: str) -> None:
+    """Write one copy anew; it takes the place of the bad one when it is whole.
+
+    Parameters
+    ----------
+    copies : Copies
+    path : str
+        The bad one; need not be there. The new one has the mode of a good one.
+
+    Raises
+    ------
+    WriteError
+        Also if the header, or a chunk, is left in no copy.
+    """
+    target = Path(path)
+    others = [file for file in copies.files if file.path != path]
+    # The bad one has good chunks, too.
+    sources = [*others, *(file for file in copies.files if file.path == path)]
+    if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
+        detail = "it would lie where a symlink leads, out of the root"
+        raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
+    header = _header(copies, sources, target)
+    table = safetensors.locate(InMemory(path, sources[0].nbytes, header)).table
+    assert table is not None  # the digest of the header is that of a sealed shard
+    replacement = Replacement(target, 0o600, written_as=target.parent / "new")
+    try:
+        nbytes = sources[0].nbytes
+        replacement.file.reserve(nbytes)
+        replacement.file.write(0, header)
+        for begin in range(table.start, nbytes, _STEP_BYTES):
+            end = min(begin + _STEP_BYTES, nbytes)
+            replacement.file.write(begin, _sound(sources, table, begin, end))
+        replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
+        replacement.file.sync()
+        replacement.link()
+        replacement.rename()
+        sync_folder(target.parent, blamed=target)
+    finally:
+        replacement.discard()
+
+
+def _header(copies: Copies, sources: list[_native.File], target: Path) -> bytes:
+    for file in sources:
+        with contextlib.suppress(FastioError):
+            header = file.read(0, copies.start)
+            if hashlib.sha256(header).hexdigest() == copies.digest:
+                return header
+    raise WriteError(errno.ENODATA, "read", target, 0, "no copy has its header")
+
+
+def _sound(sources: list[_native.File], table: ChecksumTable, begin: int, end: int) -> bytes:
+    """Bytes of whole chunks, from the first copy that has them."""
+    first = (begin - table.start) // table.chunk_bytes * 8
+    last = -(-(end - table.start) // table.chunk_bytes) * 8
+    reasons = []
+    for file in sources:
+        try:
+            data = file.read(begin, end - begin)
+        except FastioError as error:
+            reasons.append(str(error))
+            continue
+        if _native.xxh3_64_chunks(data, table.chunk_bytes) == table.digests[first:last]:
+            return data
+        reasons.append(f"{file.path}: is damaged at byte {begin} or behind it")
+    if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another copy
+        return b"".join(
+            _sound(sources, table, at, min(at + table.chunk_bytes, end))
+            for at in range(begin, end, table.chunk_bytes)
+        )
+    raise WriteError(errno.ENODATA, "read", sources[0].path, begin, "; ".join(reasons))

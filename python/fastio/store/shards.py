@@ -1,0 +1,361 @@
+"""The shards of a generation, written to their roots; those that are there already are not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+
+from fastio import _native
+from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, WriteError
+from fastio.formats import safetensors
+from fastio.formats.safetensors import InMemory
+from fastio.options import Options
+from fastio.report import Report
+from fastio.saving.pace import Progress
+from fastio.saving.sources import Sources
+from fastio.saving.writing import FileWriter, Layout, lay_out
+from fastio.store.manifest import ShardEntry
+from fastio.store.root import FILE_MODE, SHARDS, Root
+
+_PROVISIONAL = "shard.safetensors"
+_WRITTEN_AS = "new"
+_STEP_BYTES = 2**24  # of a copy that is verified
+
+_log = logging.getLogger("fastio")
+
+
+@dataclass
+class Wanted:
+    """A shard that a generation is to have.
+
+    Attributes
+    ----------
+    label : str
+    sources : Sources
+    layout : Layout
+    roots : tuple of str
+        UUIDs of those that are to hold it.
+    known : ShardEntry or None
+        The shard of the generation before that describes the same tensors.
+    known_roots : tuple of str
+        UUIDs of the roots that have that one.
+    """
+
+    label: str
+    sources: Sources
+    layout: Layout
+    roots: tuple[str, ...]
+    known: ShardEntry | None = None
+    known_roots: tuple[str, ...] = ()
+    entry: Found | None = None
+    header: bytes = b""
+    held_by: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a shard has become: its name, size, and digest."""
+
+    file: str
+    nbytes: int
+    start: int
+    digest: str
+
+
+class _Cancelled(Exception):
+    """Another shard could not be written."""
+
+
+class RootFailed(Exception):
+    """A root could not be read or written to; the others may do without it."""
+
+    def __init__(self, root: Root, error: ReadError | WriteError) -> None:
+        super().__init__(str(error))
+        self.root = root
+        self.error = error
+
+
+class ShardWriter:
+    """Writes shards to several roots at once.
+
+    Parameters
+    ----------
+    roots : mapping of str to Root
+        By UUID.
+    options : Options
+    mode : int
+        Of new files.
+    report : Report
+    """
+
+    def __init__(
+        self, roots: Mapping[str, Root], options: Options, mode: int, report: Report
+    ) -> None:
+        self._roots = roots
+        self._options = options
+        self._mode = mode
+        self._report = report
+        self._cancelled = threading.Event()
+        self._counting = threading.Lock()
+        self._done = 0
+        self._total = 0
+
+    def write(self, shards: Sequence[Wanted], progress: Progress) -> None:
+        """Have each shard on each of its roots, on the disk, under its name.
+
+        Raises
+        ------
+        RootFailed
+            If one of the roots cannot be read or written to.
+        MemoryLimitError, MemoryError
+        ReplicaError
+            If copies of one shard came out different: the tensors changed meanwhile.
+        """
+        self._use_known([shard for shard in shards if shard.known is not None])
+        self._total = sum(
+            shard.layout.sources.data_bytes * len(set(shard.roots) - shard.held_by)
+            for shard in shards
+        )
+        self._check_space(shards)
+        self._each_root(
+            {
+                uuid: [s for s in shards if uuid in s.roots and uuid not in s.held_by]
+                for uuid in self._roots
+            },
+            lambda shard, root: self._write(shard, root, progress),
+            lambda root: root.sync(SHARDS),
+        )
+        self._report.files = len(shards)
+
+    def _each_root(
+        self,
+        shards: Mapping[str, Sequence[Wanted]],
+        do: Callable[[Wanted, Root], None],
+        then: Callable[[Root], None] = lambda root: None,
+    ) -> None:
+        """Do something with some shards of each root, all roots at once."""
+
+        def run(uuid: str, own: Sequence[Wanted]) -> None:
+            root = self._roots[uuid]
+            try:
+                for shard in own:
+                    if self._cancelled.is_set():
+                        raise _Cancelled
+                    do(shard, root)
+                then(root)
+            except (ReadError, WriteError) as error:
+                self._cancelled.set()
+                raise RootFailed(root, error) from error
+            except BaseException:
+                self._cancelled.set()
+                raise
+
+        waiting = [(uuid, own) for uuid, own in shards.items() if own]
+        with ThreadPoolExecutor(max(1, len(waiting)), "fastio-store") as threads:
+            jobs = [threads.submit(run, uuid, own) for uuid, own in waiting]
+            try:
+                wait(jobs)
+            except BaseException:
+                self._cancelled.set()
+                raise
+        errors = [error for job in jobs if (error := job.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, _Cancelled)):
+            raise error  # the one that was the first to fail
+
+    # ---- what is there already
+
+    def _use_known(self, shards: Sequence[Wanted]) -> None:
+        """Find out which shards are those of the generation before, and which roots have them
+        sound: what is used again is read and verified, all of it.
+        """
+        same = [shard for shard in shards if self._is_known(shard)]
+        self._each_root(
+            {uuid: [s for s in same if uuid in s.known_roots] for uuid in self._roots},
+            self._look_for,
+        )
+        for shard in same:
+            copies = len(shard.roots)
+            others = [uuid for uuid in shard.roots if uuid not in shard.held_by]
+            held = sorted(shard.held_by, key=lambda uuid: uuid not in shard.roots)
+            shard.roots = (*held[:copies], *others)[:copies]
+            self._report.bytes_reused += shard.layout.nbytes * len(held[:copies])
+
+    def _is_known(self, shard: Wanted) -> bool:
+        known = shard.known
+        first = next((self._roots[u] for u in shard.known_roots if u in self._roots), None)
+        if first is None or known is None:
+            return False
+        try:
+            with self._writer(shard, first) as writer:
+                header = writer.sum_up()
+        except (ReadError, WriteError) as error:
+            raise RootFailed(first, error) from error
+        found = _found(shard, header)
+        if (found.file, found.nbytes, found.digest) != (known.file, known.nbytes, known.digest):
+            return False
+        shard.entry, shard.header = found, header
+        return True
+
+    def _look_for(self, shard: Wanted, root: Root) -> None:
+        assert shard.entry is not None
+        path = str(root.path / SHARDS / shard.entry.file)
+        try:
+            with root.sub(SHARDS) as folder:
+                file = _native.File.open_in(folder, shard.entry.file, path)
+            header = shard.header
+            if file.nbytes != shard.entry.nbytes or file.read(0, len(header)) != header:
+                raise FormatError(path, "is not the shard that it was")
+            self._verify(file, shard)
+        except FileNotFoundError:
+            return
+        except (FastioError, OSError) as error:
+            _log.warning("%s is written again: %s", path, error)
+            return
+        with self._counting:
+            shard.held_by.add(root.uuid)
+
+    def _verify(self, file: _native.File, shard: Wanted) -> None:
+        """Read all chunks of a copy past the page cache, some at a time."""
+        table = safetensors.locate(InMemory(file.path, file.nbytes, shard.header)).table
+        assert table is not None
+        begins = np.arange(table.start, file.nbytes, _STEP_BYTES, dtype=np.int64)
+        ends = np.minimum(begins + _STEP_BYTES, file.nbytes)
+        request = (file, begins, ends, (table.start, table.chunk_bytes, table.digests))
+        options = replace(self._options, cache="bypass", mapping="never", memory_limit_bytes=None)
+        stream = _native.Stream([request], options, window_bytes=4 * _STEP_BYTES)
+        try:
+            for region in range(len(stream.regions())):
+                stream.take(region)
+                stream.let_go(region)
+        finally:
+            stream.close()
+
+    def _check_space(self, shards: Sequence[Wanted]) -> None:
+        for uuid, root in self._roots.items():
+            needed = sum(
+                shard.layout.nbytes
+                for shard in shards
+                if uuid in shard.roots and uuid not in shard.held_by
+            )
+            try:
+                free, _ = root.space()
+            except ReadError as error:
+                raise RootFailed(root, error) from error
+            if needed > free:
+                detail = f"{needed} bytes are needed, {free} are free"
+                full = WriteError(errno.ENOSPC, "reserve", root.path, detail=detail)
+                raise RootFailed(root, full)
+
+    # ---- what is written
+
+    def _write(self, shard: Wanted, root: Root, progress: Progress) -> None:
+        before = 0
+
+        def advance(done: int, _: int) -> None:
+            nonlocal before
+            if self._cancelled.is_set():
+                raise _Cancelled
+            with self._counting:
+                self._done += done - before
+                before = done
+                if progress is not None:
+                    progress(self._done, self._total)
+
+        with self._writer(shard, root) as writer:
+            writer.reserve()
+            writer.write_data(durable=True, progress=advance)
+            advance(shard.layout.sources.data_bytes, 0)
+            found = _found(shard, writer.header())
+            writer.replacement.path = root.path / SHARDS / found.file
+            writer.finish(durable=True, mode=self._mode)
+            # One of that name has the same bytes, or is damaged.
+            writer.replacement.link()
+            writer.replacement.rename()
+            statistics = writer.statistics
+        with self._counting:
+            self._report.add_saved(statistics)
+            shard.held_by.add(root.uuid)
+            if shard.entry is None:
+                shard.entry = found
+            differs = shard.entry != found
+        if differs:
+            raise ReplicaError(
+                root.path,
+                f"copies of the shard {shard.label} differ: its tensors changed meanwhile",
+                {},
+                shard.sources.names,
+            )
+
+    @contextlib.contextmanager
+    def _writer(self, shard: Wanted, root: Root) -> Iterator[FileWriter]:
+        folder = root.path / SHARDS
+        with root.sub(SHARDS):  # a symlink in place of the folder is met here
+            pass
+        writer = FileWriter(
+            folder / _PROVISIONAL,
+            shard.layout,
+            self._options,
+            written_as=folder / _WRITTEN_AS,
+            mode=FILE_MODE,
+        )
+        try:
+            yield writer
+        finally:
+            writer.discard()
+
+
+def _found(shard: Wanted, header: bytes) -> Found:
+    digest = hashlib.sha256(header).hexdigest()
+    file = f"{shard.label}.{digest[:16]}.safetensors"
+    return Found(file, shard.layout.nbytes, shard.layout.start, digest)
+
+
+def wanted(
+    label: str, sources: Sources, roots: tuple[str, ...], chunk_bytes: int, root: Root
+) -> Wanted:
+    """Lay out a shard.
+
+    Raises
+    ------
+    FormatError
+        If its header would be longer than the format allows.
+    """
+    path = root.path / SHARDS / f"{label}.safetensors"
+    layout = lay_out(sources, path, None, chunk_bytes=chunk_bytes)
+    return Wanted(label, sources, layout, roots)
+
+
+def entry_of(shard: Wanted, index_of: Callable[[str], int], away: Sequence[str]) -> ShardEntry:
+    """Return what the manifest says of a shard that was written.
+
+    Parameters
+    ----------
+    shard : Wanted
+    index_of : callable
+        The place of a root's UUID among the manifest's roots.
+    away : sequence of str
+        Roots that have it as well, and cannot be reached.
+
+    Raises
+    ------
+    Nothing.
+    """
+    assert shard.entry is not None
+    holders = [*shard.roots, *(uuid for uuid in away if uuid not in shard.roots)]
+    return ShardEntry(
+        file=shard.entry.file,
+        nbytes=shard.entry.nbytes,
+        start=shard.entry.start,
+        digest=shard.entry.digest,
+        roots=tuple(map(index_of, holders)),
+        tensors=msgspec.Raw(b"{" + shard.sources.entries() + b"}"),
+    )

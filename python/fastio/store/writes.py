@@ -1,0 +1,192 @@
+"""What is written to a store: its next generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastio import checksums
+from fastio.errors import UsageError
+from fastio.loading import check_kind, progress_bar
+from fastio.options import Options
+from fastio.report import Report
+from fastio.saving.sources import checked_metadata, sources
+from fastio.shown import shown
+from fastio.store import arguments, reading
+from fastio.store.commit import Session
+from fastio.store.loads import Reading
+from fastio.store.manifest import Manifest, Settings
+from fastio.store.members import Members, Taken
+from fastio.store.partition import Partition
+from fastio.store.saving import Plan
+from fastio.store.shards import RootFailed
+
+
+class Writing(Reading):
+    """The part of a `Store` that writes.
+
+    Parameters
+    ----------
+    members : Members
+    taken : Taken
+        The generation that is read.
+    by : str or callable, optional
+        How tensors are spread over shards, where that is not what the manifest says.
+    """
+
+    def __init__(self, members: Members, taken: Taken, by: Partition | None = None) -> None:
+        super().__init__(members, taken)
+        self._by = by
+
+    def save(
+        self,
+        tensors: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        partition: Partition | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+    ) -> int:
+        """Save tensors as a new generation, durably. Shards that did not change are used again.
+
+        Parameters
+        ----------
+        tensors : mapping of str to numpy.ndarray or torch.Tensor
+            As `fastio.save` takes them.
+        metadata : mapping of str to str, optional
+        partition : str or callable, optional
+            As in `create`. Default: that of the store; one that was created with a callable and
+            opened again needs it.
+        options, progress, report
+            As `fastio.save` has them; ``report.bytes_reused`` says what was not written again.
+
+        Returns
+        -------
+        int
+            The number of the generation.
+
+        Raises
+        ------
+        ReplicaError
+            If no majority of the roots can be written to, or fewer than there are to be replicas;
+            the store is as it was, unless the message says that the generation is in doubt.
+        ConflictError
+            If somebody else goes on writing to this store.
+        WriteError, FormatError, TypeError, ValueError
+            As `fastio.save` does.
+        """
+        return self._save(tensors, metadata, partition, options, progress, report, added=False)
+
+    def add(
+        self,
+        name: str,
+        array: Any,
+        *,
+        options: Options | None = None,
+        report: Report | None = None,
+    ) -> int:
+        """Add one tensor: a new generation, with all that the newest one has.
+
+        Returns
+        -------
+        int
+            The number of the generation.
+
+        Raises
+        ------
+        UsageError
+            If there is a tensor of this name.
+        As `save` does besides.
+        """
+        return self._save({name: array}, None, None, options, False, report, added=True)
+
+    def _save(
+        self,
+        tensors: Mapping[str, Any],
+        metadata: Mapping[str, str] | None,
+        by: Partition | None,
+        options: Options | None,
+        progress: bool,
+        report: Report | None,
+        *,
+        added: bool,
+    ) -> int:
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        check_kind("options", options, Options)
+        check_kind("report", report, Report)
+        found = sources(tensors)
+        stored = checksums.without_own_keys(checked_metadata(metadata) or {})
+        counted = report if report is not None else Report()
+        counted.clear()
+        options = options if options is not None else Options()
+        with self._session() as session:
+            assert session.head is not None  # a store is created with a generation
+            parent = session.head.manifest
+            if added:
+                self._check_free(found.names, parent)
+            lost: list[str] = []
+            while True:
+                counted.clear()
+                plan = Plan(session, parent.settings, self._partition(by, parent.settings))
+                wanted = plan.lay_out(found, list(tensors))
+                try:
+                    with progress_bar(self._members.name, shown=progress) as advance:
+                        plan.write(wanted, options, counted, advance)
+                    break
+                except RootFailed as failed:
+                    session.give_up(failed.root, failed.error)
+                    if len(session.roots) < max(session.majority, parent.settings.replicas):
+                        raise failed.error from None
+                    lost.append(f"{failed.error}; its share went to the other roots")
+            if added:
+                named = plan.manifest(wanted, parent.metadata, kept=parent)
+            else:
+                named = plan.manifest(wanted, stored)
+            session.commit(named, now_s())
+        counted.fallbacks += tuple(lost)
+        counted.tensors = len(found.names)
+        counted.seconds = time.perf_counter() - begun
+        counted.cpu_seconds = time.process_time() - cpu_begun
+        return self._renew()
+
+    def _session(self) -> Session:
+        self._require_open()
+        self._members.look_again()
+        standing = self._members.standings()
+        among = standing[0].record.roots if standing else self._taken.standing.record.roots
+        return Session(
+            self._members.store,
+            list(self._members.roots.values()),
+            self._members.missing,
+            among,
+            mode=self._taken.named.manifest.settings.file_mode,
+        )
+
+    def _partition(self, by: Partition | None, settings: Settings) -> Partition:
+        chosen = by if by is not None else self._by
+        if chosen is None:
+            if settings.partition == "callable":
+                raise UsageError(
+                    "this store was created with a callable as partition: pass it to save"
+                )
+            return settings.partition
+        arguments.partition_name(chosen)
+        return chosen
+
+    def _check_free(self, names: Sequence[str], parent: Manifest) -> None:
+        there = reading.names(parent, self._members.name)
+        for name in names:
+            if name in there:
+                raise UsageError(f"{self._members.name}: there is a tensor {shown(name)} already")
+
+    def _renew(self) -> int:
+        # Who still reads the one before goes on holding it.
+        self._taken = self._members.take(None, None)
+        return self._taken.generation
+
+
+def now_s() -> int:
+    """Return the time of this machine's clock, in seconds since 1970."""
+    return int(time.time())

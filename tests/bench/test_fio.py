@@ -1,0 +1,86 @@
+"""fio is the limit that saves and loads are held against: it must do what it is asked to."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.harness import MeasureError
+
+from bench import fio
+
+MIB = fio.MIB
+SETTINGS = fio.Settings(1, 4, 1)
+
+
+class Shell:
+    """Says of each command what fio would say of it, and keeps it."""
+
+    def __init__(self, io_bytes: int) -> None:
+        self.commands: list[list[str]] = []
+        self._io_bytes = io_bytes
+
+    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        done = {"io_bytes": self._io_bytes, "runtime": 2000}
+        job = {"read": done, "write": done, "error": 0, "usr_cpu": 3.0, "sys_cpu": 2.0}
+        return subprocess.CompletedProcess(
+            command, 0, "a word before\n" + json.dumps({"jobs": [job]})
+        )
+
+
+def test_a_write_is_of_whole_blocks_with_an_fsync_in_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shell = Shell(7 * MIB)
+    monkeypatch.setattr(subprocess, "run", shell.run)
+    found = fio.write(tmp_path / "new", SETTINGS, 7 * MIB + 5)
+    assert found == {"bytes_per_s": 3.5 * MIB, "cpu_s": pytest.approx(0.1)}
+    (command,) = shell.commands
+    assert {"--rw=write", "--end_fsync=1", "--fallocate=posix", f"--size={7 * MIB}"} <= set(command)
+    assert "--readonly" not in command
+
+
+def test_a_read_never_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shell = Shell(2 * MIB)
+    monkeypatch.setattr(subprocess, "run", shell.run)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * MIB))
+    fio.read(path, SETTINGS)
+    (command,) = shell.commands
+    assert {"--rw=read", "--readonly"} <= set(command)
+    assert "--end_fsync=1" not in command
+
+
+def test_less_written_than_asked_for_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subprocess, "run", Shell(MIB).run)
+    with pytest.raises(MeasureError, match=f"{MIB} of {2 * MIB} bytes"):
+        fio.write(tmp_path / "new", SETTINGS, 2 * MIB)
+    with pytest.raises(MeasureError, match="are less than"):
+        fio.write(tmp_path / "new", SETTINGS, MIB - 1)
+
+
+def test_fio_writes_a_file_of_the_size_asked_for(tmp_path: Path):
+    if not shutil.which("fio"):
+        pytest.skip("fio not installed")
+    try:
+        fio.write(tmp_path / "new", SETTINGS, 2 * MIB)
+    except MeasureError as error:
+        pytest.skip(f"fio cannot write here: {error}")
+    assert (tmp_path / "new").stat().st_size == 2 * MIB
+
+
+def test_the_search_prefers_what_is_fast_on_everything_and_tries_the_jobs_it_is_given():
+    def run(settings: fio.Settings, nbytes: int | None) -> dict[str, float]:
+        assert settings.jobs == 1
+        assert settings.huge_pages
+        best = (settings.block_mib, settings.depth) == (2, 16)
+        lucky = nbytes is not None and settings.block_mib == 8
+        return {"bytes_per_s": 3e9 if best else 4e9 if lucky and settings.depth < 16 else 1e9}
+
+    found, runs = fio.search(run, huge_pages=True, jobs=fio.WRITE_JOBS)
+    assert found == fio.Settings(2, 16, 1, True)
+    trials = 2 * len(fio.BLOCK_SIZES_MIB) * len(fio.DEPTHS)
+    assert len(runs) == trials + fio.FINALISTS * fio.FINAL_ROUNDS

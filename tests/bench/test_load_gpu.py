@@ -1,0 +1,335 @@
+"""Loads onto a GPU are judged by the right figures, compared there, and refused without a GPU.
+
+What a GPU is needed for is not here: the digest is torch's on the CPU, the worker a stand-in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bench.contender import Attempt, Loader
+from rich.console import Console
+
+from bench import (
+    answers,
+    cases,
+    contenders,
+    fio,
+    gpu,
+    gpu_answers,
+    gpu_contenders,
+    gpu_limits,
+    gpu_run,
+    gpu_targets,
+    load_gpu,
+    machine,
+    models,
+    run,
+    suites,
+    tables,
+    targets,
+)
+from testbed.stand_in import Made, StandIn
+
+MIB = 2**20
+ROUNDS = 16
+COLD, WARM = "gpu-2g-cold", "gpu-2g-warm"
+
+
+def document(case: str, **seconds: Any) -> dict[str, Any]:
+    """Return a result file with one case; names have _ for -, figures are those of every round."""
+    described = {}
+    for name, figures in seconds.items():
+        found = figures if isinstance(figures, dict) else {"seconds": figures}
+        described[name.replace("_", "-")] = {
+            "median_s": 1.0,
+            "notes": {},
+            **{
+                field: value if isinstance(value, list) else [value] * ROUNDS
+                for field, value in {"seconds": 1.0, **found}.items()
+            },
+        }
+    found_case = {
+        "title": "made up",
+        "date": "2026-01-01T00:00:00+00:00",
+        "versions": {"torch": "2"},
+        "tensor_bytes": 10**9,
+        "tensors": 100,
+        "rounds": ROUNDS,
+        "missing": {"instanttensor-gpu": "instanttensor not installed"},
+        "failed": {},
+        "contenders": described,
+    }
+    return {"machine": {"cores": 2}, "fio": {}, "cases": {case: found_case}}
+
+
+def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
+    """Return value and verdict of the one target that ends with `text`, of the 2.47 GB."""
+    (row,) = (
+        row
+        for row in targets.evaluate(found, gpu_targets.GPU_TARGETS)
+        if row["text"].startswith("2.47") and row["text"].endswith(text)
+    )
+    return row["value"], row["verdict"]
+
+
+# ---- targets
+
+
+def test_nothing_measured_is_nothing_met():
+    rows = targets.evaluate({"cases": {}}, gpu_targets.GPU_TARGETS)
+    assert {row["verdict"] for row in rows} == {"not measured"}
+    assert len({row["text"] for row in rows}) == len(rows) == 14
+
+
+@pytest.mark.parametrize(
+    ("ours_s", "storage", "copy_s", "expected"),
+    [
+        (1.0, {"direct_read": 1.0}, 0.1, (1.0, "met")),
+        (1.0, {"direct_read": 0.1}, 0.96, (0.96, "met")),
+        (1.0, {"direct_read": 0.9}, 0.94, (0.94, "missed")),
+        # The faster way of two to read.
+        (1.0, {"fio": 2.0, "fio_huge": 0.9}, 0.5, (0.9, "missed")),
+        (1.0, {"fio": 0.9, "fio_huge": 2.0}, 0.5, (0.9, "missed")),
+    ],
+)
+def test_a_cold_load_is_held_to_the_slower_of_storage_and_bus(ours_s, storage, copy_s, expected):
+    found = document(COLD, fastio_gpu=ours_s, copy_pinned=copy_s, **storage)
+    assert judged(found, "beside the slower of storage and pinned copies") == expected
+
+
+def test_a_limit_that_was_not_measured_is_none():
+    found = document(COLD, fastio_gpu=1.0, copy_pinned=1.0)
+    assert judged(found, "storage and pinned copies") == (None, "not measured")
+    found = document(COLD, fastio_gpu=1.0, direct_read=1.0)
+    assert judged(found, "storage and pinned copies") == (None, "not measured")
+
+
+def test_a_warm_load_is_held_to_the_slower_of_bus_and_cache():
+    found = document(WARM, fastio_gpu=1.0, copy_pinned=0.5, cache_read=0.91)
+    assert judged(found, "pinned copies and reads from the cache") == (0.91, "met")
+
+
+@pytest.mark.parametrize("case", [COLD, WARM])
+def test_the_best_rival_is_whoever_has_the_least_median(case: str):
+    found = document(case, fastio_gpu=1.0, runai_gpu=3.0, safetensors_gpu=1.2)
+    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival") == (1.2, "met")
+    found["cases"][case]["contenders"].pop("safetensors-gpu")
+    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival") == (3.0, "met")
+    found["cases"][case]["contenders"].pop("runai-gpu")
+    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival")[1] == "not measured"
+
+
+@pytest.mark.parametrize(("pinned", "expected"), [(512, (0.0, "met")), (513, (1.0, "missed"))])
+def test_pinned_memory_is_judged_by_its_most(pinned: int, expected: tuple[float, str]):
+    figures = {
+        "pinned_bytes": [MIB] * (ROUNDS - 1) + [pinned * MIB],
+        "pinned_limit_bytes": 512 * MIB,
+    }
+    found = document(COLD, fastio_gpu=figures)
+    assert judged(found, "pinned memory above its limit") == expected
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(1.01, (1.0, "met")), (1.02, (2.0, "missed"))])
+def test_memory_of_the_device_is_judged_by_its_most(taken: float, expected: tuple[float, str]):
+    figures = {"device_bytes": [10**9] * (ROUNDS - 1) + [round(taken * 10**9)]}
+    found = document(COLD, fastio_gpu=figures)
+    assert judged(found, "memory of the device beside the tensors") == expected
+
+
+def test_pinning_is_judged_in_the_second_load():
+    figures = {"pinning_s": 0.04, "seconds": 0.8}
+    first = {"pinning_s": 0.7, "seconds": 0.8}
+    found = document(WARM, fastio_gpu=first, fastio_gpu_again=figures)
+    assert judged(found, "time that a second load spends pinning") == (5.0, "met")
+
+
+def test_tables_name_the_gpu_and_who_is_missing():
+    found = document(COLD, fastio_gpu=1.0, copy_pinned=0.5)
+    about = {
+        "cpu": "abacus",
+        "cores": 2,
+        "memory_gb": 1.0,
+        "kernel": "6",
+        "virtual": False,
+        "filesystem": "xfs",
+        "device": {"name": "nvme0n1", "model": ""},
+        "huge_pages": "madvise",
+        "python": "3.12",
+        "gpu": {"name": "NVIDIA H200", "driver": "580.1", "torch": "2.11.0"},
+    }
+    text = tables.markdown(found | {"machine": about}, gpu_targets.GPU_TARGETS)
+    assert "NVIDIA H200, driver 580.1, torch 2.11.0" in text
+    assert "Without InstantTensor, to cuda: instanttensor not installed." in text
+    assert "its time / fastio, to cuda's" in text
+    tables.show(found, gpu_targets.GPU_TARGETS, Console(quiet=True))
+
+
+# ---- the suite
+
+
+def test_its_results_are_not_those_of_loads_into_host_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(suites, "RESULTS", tmp_path)
+    described = {"gpu": {"name": "NVIDIA GeForce RTX 4090 (Laptop)"}}
+    path = suites.LOAD_GPU.result_path(described)
+    assert path.name == "load-gpu-nvidia-geforce-rtx-4090-laptop.json"
+    for name in (path.name, "load-abacus-2-cores.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in suites.LOAD.result_paths()] == ["load-abacus-2-cores.json"]
+    assert suites.LOAD_GPU.result_paths() == [path]
+
+
+def test_every_rival_and_limit_takes_part():
+    for case in suites.LOAD_GPU.cases:
+        assert isinstance(case, cases.GpuCase)
+        assert set(gpu_contenders.RIVALS) <= set(case.contenders)
+        limits = gpu_targets.STORAGE if case.cold else gpu_targets.CACHE
+        assert {*limits, *gpu_targets.COPY} <= set(case.contenders)
+    assert set(gpu_targets.STORAGE + gpu_targets.CACHE + gpu_targets.COPY) >= set(gpu_limits.NAMES)
+
+
+def test_without_a_gpu_it_says_so_and_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    if torch.cuda.is_available():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    out = tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["load_gpu", "--dir", str(tmp_path / "d"), "--out", str(out)])
+    assert load_gpu.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("bench.load_gpu: no GPU to measure on: torch ")
+    assert not out.exists()
+    with pytest.raises(gpu.NoGpuError, match="no GPU to measure on"):
+        gpu.describe(tmp_path)
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("piece_bytes", [512, 4096, gpu_answers.PIECE_BYTES])
+@pytest.mark.parametrize("model", ["small", "tiny"])
+def test_the_digest_of_tensors_is_that_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, piece_bytes: int
+):
+    import safetensors.torch
+
+    path = models.make(model, tmp_path)
+    expected = gpu_answers.file_digest(path)
+    monkeypatch.setattr(gpu_answers, "PIECE_BYTES", piece_bytes)
+    assert gpu_answers.file_digest(path) == expected
+    tensors = safetensors.torch.load_file(path)
+    assert gpu_answers.digest(tensors) == expected
+    assert gpu_answers.OnDevice(tensors).digest() == expected
+    assert gpu_answers.digest(dict(reversed(tensors.items()))) == expected
+
+
+def test_the_digest_sees_every_byte_and_its_place():
+    random = np.random.default_rng(1)
+    base = torch.from_numpy(random.integers(0, 256, 1003, np.uint8))
+    seen = {gpu_answers.digest({"t": base})}
+    for at in range(len(base)):
+        changed = base.clone()
+        changed[at] ^= 1 << (at % 8)
+        seen.add(gpu_answers.digest({"t": changed}))
+    swapped = base.clone()
+    swapped[:8], swapped[8:16] = base[8:16], base[:8]
+    seen.add(gpu_answers.digest({"t": swapped}))
+    seen.add(gpu_answers.digest({"u": base}))
+    seen.add(gpu_answers.digest({"t": base.view(17, 59)}))
+    seen.add(gpu_answers.digest({"t": base.view(torch.int8)}))
+    seen.add(gpu_answers.digest({"t": base[:-1].clone()}))
+    assert len(seen) == 1 + len(base) + 5
+    # Where a tensor lies is nothing to its digest.
+    shifted = torch.cat([torch.zeros(3, dtype=torch.uint8), base])[3:]
+    assert gpu_answers.digest({"t": shifted}) in seen
+
+
+def test_what_no_file_could_hold_is_no_answer():
+    with pytest.raises(answers.AnswerError, match="contiguous: False"):
+        gpu_answers.digest({"t": torch.zeros(4, 4).T})
+    with pytest.raises(answers.AnswerError, match="complex128"):
+        gpu_answers.digest({"t": torch.zeros(4, dtype=torch.complex128)})
+
+
+# ---- the rounds
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if machine.filesystem(tmp_path) in {"tmpfs", "ramfs"}:
+        pytest.skip("a file in memory cannot be evicted")
+    return tmp_path
+
+
+def outcome(folder: Path, *names: str) -> dict[str, Any]:
+    described = cases.GpuCase("case", "made up", "small", names, cold=True)
+    return gpu_run.GpuRun(described, Made(folder), {}, lambda text: None).run(2)
+
+
+@pytest.mark.parametrize("name", ["direct-read", "cache-read"])
+def test_reading_is_measured_without_an_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr(fio, "missing", lambda *, huge_pages: "fio not installed")
+    result = outcome(folder, name, "fio")
+    assert result["failed"] == {}
+    assert len(result["contenders"][name]["seconds"]) == 2
+    assert result["missing"] == {"fio": "fio not installed"}
+
+
+def test_where_fio_is_there_it_reads(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fio, "missing", lambda *, huge_pages: None)
+    assert outcome(folder, "direct-read")["missing"] == {"direct-read": "fio reads in its place"}
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_read_that_does_not_read_all_is_an_error(folder: Path, blocks: int):
+    path = models.make("small", folder)
+    (limit,) = (limit for limit in gpu_limits.LIMITS if limit.name == "direct-read")
+    assert limit.prepare is not None
+    given = limit.prepare(str(path))
+    assert len(given["buffers"]) == gpu_limits.DIRECT_THREADS
+    limit.load(Attempt(str(path), {"buffers": given["buffers"][:blocks]}))
+    real = os.preadv
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", lambda *arguments: real(*arguments) // 2)
+        with pytest.raises(OSError, match=r"read \d+ of \d+ bytes"):
+            limit.load(Attempt(str(path), given))
+
+
+def test_tensors_are_compared_by_their_digest_on_the_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run, "Worker", StandIn)
+    monkeypatch.setattr(Loader, "missing", lambda self: None)
+    figures = {"device_bytes": 5.0, "pinning_s": 0.1}
+    StandIn.answer = {
+        "seconds": 0.5,
+        "anonymous_bytes": 0,
+        "storage_bytes": None,
+        "figures": figures,
+        "digest": gpu_answers.file_digest(models.make("small", folder)),
+    }
+    result = outcome(folder, "fastio-gpu")
+    assert result["failed"] == {}
+    assert result["contenders"]["fastio-gpu"]["device_bytes"] == [5.0, 5.0]
+    StandIn.answer |= {"digest": answers.file_digest(models.make("small", folder))}
+    assert "wrong answer" in outcome(folder, "fastio-gpu")["failed"]["fastio-gpu"]
+
+
+@pytest.mark.parametrize("name", ["fastio-gpu", "safetensors-gpu", "copy-pinned"])
+def test_a_contender_that_cannot_reach_a_gpu_fails_by_itself(folder: Path, name: str):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    if reason := contenders.LOADERS[name].missing():
+        pytest.skip(reason)
+    result = outcome(folder, name)
+    assert result["contenders"] == {}
+    assert result["failed"][name]

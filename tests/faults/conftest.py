@@ -1,0 +1,32 @@
+"""Fixtures of the tests of saves that are cut off."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import testbed
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[testbed.Forks]:
+    """Runs code in a fork of a process that has fastio and `faults.samples` imported."""
+    before = (
+        "import ctypes, os, signal, fastio\nfrom pathlib import Path\n"
+        "from load.samples import eventually\nfrom faults.samples import *"
+    )
+    with testbed.forks(before) as forks:
+        yield forks
+
+
+@pytest.fixture(params=["file", "folder"])
+def shape(request: pytest.FixtureRequest) -> Any:
+    """One file, then a folder of shards."""
+    return request.param
+
+
+@pytest.fixture(params=["nameless", "named"])
+def beginning(request: pytest.FixtureRequest) -> str:
+    """How a new file begins: without a name, or with a temporary one where that cannot be."""
+    way: str = request.param
+    return way

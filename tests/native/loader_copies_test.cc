@@ -1,0 +1,246 @@
+// A file that lies in several places is read from all of them at once; a job that persists needs
+// each chunk to be sound in only one.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "copied_file.h"
+#include "loader.h"
+#include "loading.h"
+
+namespace fastio {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::between;
+using testing::CopiedFile;
+using testing::engines_here;
+using testing::first_difference;
+using testing::InjectedFaults;
+using testing::kPatience;
+using testing::load_to_the_end;
+using testing::Place;
+using testing::Random;
+using testing::tile;
+
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kMiB = 1024 * kKiB;
+constexpr std::uint64_t kStart = 4096;
+constexpr std::uint64_t kChunk = 64 * kKiB;
+
+LoadOptions persistent(EnginePreference engine, CacheMode cache = CacheMode::bypass) {
+  LoadOptions options;
+  options.engine = engine;
+  options.cache = cache;
+  options.block_bytes = 256 * kKiB;
+  options.queue_depth = 3;
+  options.persistent = true;
+  return options;
+}
+
+void check_right(LoadJob& job, std::span<const std::byte> bytes) {
+  const auto failure = job.failure();
+  CHECK((failure ? failure->message() : "") == "");
+  CHECK_FALSE(job.damage().has_value());
+  CHECK(job.counters().bytes_done == job.bytes_total());
+  CHECK(first_difference(job, {bytes}) == "");
+}
+
+TEST_CASE("copies on several devices are read at once") {
+  const CopiedFile file({Place::disk, Place::memory}, 24 * kMiB + 77, kStart, kChunk);
+  for (const EnginePreference engine : engines_here()) {
+    for (const CacheMode cache : {CacheMode::automatic, CacheMode::bypass, CacheMode::keep}) {
+      for (const bool persists : {true, false}) {
+        CAPTURE(testing::name_of(engine));
+        LoadOptions options = persistent(engine, cache);
+        options.persistent = persists;
+        const auto job = load_to_the_end({file.request()}, options);
+        CHECK(job->counters().bytes_direct + job->counters().bytes_buffered == job->bytes_total());
+        CHECK(job->counters().chunks_verified == file.table().digests.size());
+        CHECK(job->access(0, 0).source != Source::mapped);
+        CHECK(job->access(0, 1).source == Source::buffered);
+        CHECK(job->access(0, 1).cache_state == "warm");
+        CHECK(job->take_incidents().empty());
+        check_right(*job, file.bytes());
+      }
+    }
+  }
+}
+
+TEST_CASE("only what has a single copy is mapped, and nothing where second tries need memory") {
+  const CopiedFile two({Place::memory, Place::memory}, kMiB, 0, kChunk);
+  const CopiedFile one({Place::memory}, kMiB, 0, kChunk);
+  LoadOptions options;
+  CHECK(choose_source(one.request(), 0, options).source == Source::mapped);
+  CHECK(choose_source(two.request(), 1, options).source == Source::buffered);
+  const auto job = load_to_the_end({two.request()}, options);
+  CHECK(job->lanes() > 0);  // also a small one is not done on the caller's thread
+  check_right(*job, two.bytes());
+  options.persistent = true;
+  CHECK(choose_source(one.request(), 0, options).source == Source::buffered);
+  CHECK(load_to_the_end({one.request()}, options)->lanes() > 0);
+}
+
+TEST_CASE("copies that cannot be copies are refused") {
+  const CopiedFile file({Place::disk, Place::memory}, kMiB, 0, kChunk);
+  const testing::SampleFile other(Place::disk, kMiB - 1);
+  ShardRequest request = file.request();
+  request.copies.push_back(File::open(other.path()));
+  CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
+  request.copies.back() = nullptr;
+  CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
+  request.copies.assign(65, request.copies.front());
+  CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
+  request.copies.clear();
+  CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
+}
+
+TEST_CASE("each chunk needs to be sound in one copy only") {
+  Random random(testing::random_seed());
+  for (int i = 0; i < testing::random_cases(24); ++i) {
+    CAPTURE(i);
+    std::vector<Place> places(between(random, 1, 3), Place::disk);
+    for (Place& place : places) {
+      if (between(random, 0, 2) == 0) place = Place::memory;
+    }
+    const CopiedFile file(places, between(random, 1, 6 * kMiB) + kStart, kStart, kChunk,
+                          between(random, 1, 99));
+    for (std::uint64_t chunk = 0; chunk + 1 < file.table().digests.size(); ++chunk) {
+      const std::uint64_t sound_in = between(random, 0, places.size() - 1);
+      for (std::size_t copy = 0; copy < places.size(); ++copy) {
+        if (copy != sound_in && between(random, 0, 2) == 0) file.damage(copy, chunk);
+      }
+    }
+    const auto extents = tile(random, kStart, file.bytes().size(), between(random, 1, 20));
+    for (const EnginePreference engine : engines_here()) {
+      LoadOptions options = persistent(engine, std::array{CacheMode::automatic, CacheMode::bypass,
+                                                          CacheMode::keep}[between(random, 0, 2)]);
+      options.block_bytes = between(random, 1, kMiB);
+      options.lanes = static_cast<unsigned>(between(random, 1, 3));
+      if (between(random, 0, 1) != 0) options.memory_limit_bytes = 8 * kMiB;  // smaller regions
+      const ShardRequest request = file.request(extents);
+      // Some of it is in the page cache, with its damage.
+      for (const auto& copy : request.copies) {
+        std::vector<std::byte> some(copy->nbytes() / 2);
+        if (between(random, 0, 1) != 0) copy->read(0, some);
+      }
+      const auto job = load_to_the_end({request}, options);
+      check_right(*job, file.bytes());
+      for (const Incident& incident : job->take_incidents()) {
+        CHECK(incident.remedy == Incident::Remedy::other_copy);
+        CHECK(incident.remedied_by != incident.copy);
+      }
+    }
+  }
+}
+
+TEST_CASE("regions of a window come whole and right from damaged copies") {
+  const CopiedFile file({Place::disk, Place::memory, Place::disk}, 12 * kMiB, 0, kChunk);
+  for (std::uint64_t chunk = 0; chunk < 192; chunk += 5) {
+    file.damage(chunk % 3, chunk);
+    file.damage((chunk + 1) % 3, chunk);
+  }
+  std::vector<Extent> extents;
+  for (std::uint64_t begin = 0; begin < 12 * kMiB; begin += kMiB / 2) {
+    extents.push_back({begin, begin + kMiB / 2});
+  }
+  for (const EnginePreference engine : engines_here()) {
+    LoadOptions options = persistent(engine);
+    options.window_bytes = 4 * kMiB;
+    const auto job = LoadJob::start({file.request(extents)}, options);
+    REQUIRE(job->plan(0).regions.size() == 12);
+    for (std::size_t r = 0; r < 12; ++r) {
+      REQUIRE(job->wait_for_region(0, r, kPatience));
+      CHECK(job->counters().bytes_done <= (r + 4) * kMiB);
+      const auto region = job->take_region(0, r);
+      REQUIRE(region != nullptr);
+      CHECK(std::memcmp(region->at(r * kMiB), file.bytes().data() + r * kMiB, kMiB) == 0);
+      job->let_go(0, r);
+    }
+    CHECK(job->wait_for(kPatience));
+    CHECK(job->counters().chunks_verified == 192);
+  }
+}
+
+TEST_CASE("regions of files on different devices are opened in order, and each comes") {
+  const CopiedFile disk({Place::disk}, 6 * kMiB, 0, kChunk, 1);
+  const CopiedFile memory({Place::memory}, 6 * kMiB, 0, kChunk, 2);
+  const CopiedFile both({Place::memory, Place::disk}, 6 * kMiB, 0, kChunk, 3);
+  const std::array files{&disk, &memory, &both};
+  std::vector<Extent> extents;
+  for (std::uint64_t begin = 0; begin < 6 * kMiB; begin += kMiB / 2) {
+    extents.push_back({begin, begin + kMiB / 2});
+  }
+  Random random(testing::random_seed());
+  for (const EnginePreference engine : engines_here()) {
+    for (int i = 0; i < testing::random_cases(6); ++i) {
+      LoadOptions options = persistent(engine);
+      options.window_bytes = between(random, 1, 8) * kMiB;
+      std::vector<ShardRequest> requests;
+      requests.reserve(files.size());
+      for (const CopiedFile* file : files) requests.push_back(file->request(extents));
+      const auto job = LoadJob::start(std::move(requests), options);
+      for (std::size_t shard = 0; shard < files.size(); ++shard) {
+        for (std::size_t r = 0; r < job->plan(shard).regions.size(); ++r) {
+          const PlannedRegion& planned = job->plan(shard).regions[r];
+          if (between(random, 0, 5) == 0) {
+            job->let_go(shard, r);
+            continue;
+          }
+          REQUIRE(job->wait_for_region(shard, r, kPatience));
+          const auto region = job->take_region(shard, r);
+          REQUIRE(region != nullptr);
+          CHECK(std::memcmp(region->at(planned.begin), files[shard]->bytes().data() + planned.begin,
+                            planned.end - planned.begin) == 0);
+          job->let_go(shard, r);
+        }
+      }
+      CHECK(job->wait_for(kPatience));
+    }
+  }
+}
+
+TEST_CASE("a job is given up at once while it tries again, and its memory is parked") {
+  const CopiedFile file({Place::disk, Place::disk}, 8 * kMiB, 0, kChunk);
+  file.damage(0, 5);
+  for (const EnginePreference engine : engines_here()) {
+    // One read at a time: that of the second block is read again, and hangs.
+    for (const std::uint64_t hanging : {std::uint64_t{2}, std::uint64_t{3}}) {
+      CAPTURE(testing::name_of(engine));
+      CAPTURE(hanging);
+      LoadOptions options = persistent(engine);
+      options.lanes = 1;
+      options.queue_depth = 1;
+      const InjectedFaults faults({{hanging, FaultKind::never, 0}});
+      const auto job = LoadJob::start({file.request()}, options);
+      testing::wait_until_held();
+      job->cancel();
+      CHECK(parked_bytes() >= 8 * kMiB);
+      CHECK_FALSE(job->wait_for(50ms));
+      release_held_completions();
+      REQUIRE(job->wait_for(kPatience));
+      CHECK(parked_bytes() == 0);
+      CHECK_FALSE(job->has_failed());
+      for (const Incident& incident : job->take_incidents()) {
+        CHECK(incident.remedy == Incident::Remedy::none);
+        CHECK(incident.extent == Extent{5 * kChunk, 6 * kChunk});
+      }
+    }
+  }
+}
+
+TEST_CASE("of very many incidents the first ones are kept, and the others counted") {
+  constexpr std::uint64_t kSmall = 4 * kKiB;
+  const CopiedFile file({Place::disk, Place::disk}, 600 * kSmall, 0, kSmall);
+  for (std::uint64_t chunk = 0; chunk < 600; ++chunk) file.damage(0, chunk);
+  const auto job = load_to_the_end({file.request()}, persistent(EnginePreference::automatic));
+  CHECK(job->take_incidents().size() == 1000);
+  CHECK(job->incidents_dropped() == 200);
+  CHECK(job->take_incidents().empty());
+  check_right(*job, file.bytes());
+}
+
+}  // namespace
+}  // namespace fastio
