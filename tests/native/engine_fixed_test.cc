@@ -152,6 +152,7 @@ TEST_CASE("reads as a user who may lock no memory" * doctest::skip()) {
   const PinnedLease lease = take(devices);
   const rlimit little{kPart, kPart};
   REQUIRE(setrlimit(RLIMIT_MEMLOCK, &little) == 0);
+  REQUIRE(unlink(sample.path().c_str()) == 0);  // nobody may not
   REQUIRE(testing::become_nobody());
   const auto engine = make_uring_engine(2);
   CHECK(wrong_reads(*engine, sample, file->buffered_fd(), lease.data(), 3 * kPartsInSlab) == 0);

@@ -58,8 +58,12 @@ def read(reader):
         targets = {name: np.zeros(reader[name].nbytes + 1, np.uint8)[1:] for name in reader}
         fastio.load_into(reader.info("t0").path, targets, options=options)
 
+idle = held()[1]
 with fastio.open(paths[0], options=options) as reader:
     read(reader)
+deadline = time.monotonic() + wait_s
+while held()[1] > idle and time.monotonic() < deadline:
+    time.sleep(0.002)  # lanes end after the read does
 before = held()
 seconds = []
 for path in paths[1:]:

@@ -224,7 +224,7 @@ def test_a_pickle_carries_paths_and_options_and_no_descriptor(
         reader.tensor("t0")
         files = open_files()
         data = pickle.dumps(reader)
-        assert open_files() == files
+        assert open_files() <= files
         assert len(data) < 1000
     monkeypatch.chdir("/")
     with pickle.loads(data) as again:
