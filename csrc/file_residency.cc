@@ -6,9 +6,12 @@
 // left is to try: a read of one byte with RWF_NOWAIT succeeds only from the cache. Samples can show
 // that a file is cold or in part; that all of many samples are resident is taken for "all". The
 // kernel answers such a read with "no" but brings its page in all the same, so each question
-// samples other places: else the second one would find a cold file warm.
+// samples other places: else the second one would find a cold file warm. On a busy machine the page
+// may even be there before the kernel looks again, and the read succeeds: what the thread had to
+// read from a device for it tells (getrusage(2), ru_inblock).
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -81,6 +84,11 @@ std::optional<std::uint64_t> ask_mincore(int fd, std::uint64_t offset, std::uint
   return bytes_of_range(static_cast<std::uint64_t>(resident), offset, nbytes);
 }
 
+long blocks_read_by_this_thread() {
+  rusage usage{};
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_inblock : 0;
+}
+
 }  // namespace
 
 std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset,
@@ -97,8 +105,9 @@ std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset,
   std::uint64_t resident = 0;
   std::array<std::byte, 1> byte{};
   for (std::uint64_t i = 0; i < samples; ++i) {
+    const long before = blocks_read_by_this_thread();
     if (read_cached(offset + stride * i + within(random), byte)) {
-      ++resident;
+      if (blocks_read_by_this_thread() == before) ++resident;
     } else if (last_error() == EOPNOTSUPP) {
       return std::nullopt;
     }
