@@ -286,7 +286,17 @@ def test_a_name_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [None, 3, b"bytes", {"a": 1}, {"a"}, iter(["a"]), ["a", None], [["a"]], [b"a"]],
+    [
+        None,
+        3,
+        b"bytes",
+        {"a": 1},
+        {"a"},
+        pytest.param(iter(["a"]), id="an iterator"),
+        ["a", None],
+        [["a"]],
+        [b"a"],
+    ],
     ids=repr,
 )
 def test_a_source_that_is_none_is_a_type_error(source: Any) -> None:

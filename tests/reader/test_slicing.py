@@ -205,7 +205,7 @@ def test_a_result_that_lies_in_one_piece_is_known_as_such(
         np.array([1.0]),
         np.array(["a"]),
         [[0, 1], [2]],
-        object(),
+        pytest.param(object(), id="object()"),
         (None,) * 70,
     ],
     ids=repr,
