@@ -426,15 +426,43 @@ def test_a_stream_comes_as_far_as_the_damage(double: Double, saved: Path) -> Non
     gc.collect()
 
 
-def test_a_store_with_a_bad_replica_loads_to_a_device(
-    double: Double, tensors: dict[str, Any], tmp_path: Path
-) -> None:
-    store = fastio.Store.create([tmp_path / "a", tmp_path / "b"], shard_bytes=2**20)
+def _store_with_a_bad_replica(tensors: dict[str, Any], folder: Path) -> fastio.Store:
+    store = fastio.Store.create([folder / "a", folder / "b"], shard_bytes=2**20)
     store.save(tensors)
-    for shard in (tmp_path / "a/shards").iterdir():
+    for shard in (folder / "a/shards").iterdir():
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
         shard.write_bytes(data)
+    return store
+
+
+def test_a_handle_of_a_store_outlives_it_and_repairs(
+    double: Double, tensors: dict[str, Any], tmp_path: Path
+) -> None:
+    stream = double.make_stream(0)
+    double.hold_stream(stream)
+    report = fastio.Report()
+    with _store_with_a_bad_replica(tensors, tmp_path) as store:
+        handle = store.load(
+            device="cuda", stream=stream, wait=False, on_damage="repair", report=report
+        )
+        with pytest.raises(fastio.UsageError, match="wait=False is for loads to a device"):
+            store.load(wait=False)
+    assert not handle.done()
+    double.release_stream(stream)
+    _assert_same(handle.wait(), tensors)
+    assert report.fallbacks
+    # Of the bad shards those that were read from.
+    assert any(
+        shard.read_bytes() == (tmp_path / "b/shards" / shard.name).read_bytes()
+        for shard in (tmp_path / "a/shards").iterdir()
+    )
+
+
+def test_a_store_with_a_bad_replica_loads_to_a_device(
+    double: Double, tensors: dict[str, Any], tmp_path: Path
+) -> None:
+    _store_with_a_bad_replica(tensors, tmp_path).close()
     report = fastio.Report()
     with fastio.Store.open(tmp_path / "b") as opened:
         _assert_same(opened.load(device="cuda", report=report), tensors)

@@ -183,7 +183,7 @@ def test_a_generation_is_a_number(tmp_path: Path, generation: object) -> None:
     store = create(tmp_path, 1)
     store.save(tensors(1))
     for call in (
-        lambda: store.load(generation=generation),  # type: ignore[arg-type]
+        lambda: store.load(generation=generation),  # type: ignore[call-overload]
         lambda: store.rollback_to(generation),  # type: ignore[arg-type]
         lambda: fastio.Store.open(tmp_path / "root0", generation=generation),  # type: ignore[arg-type]
         lambda: fastio.Store.open(tmp_path / "root0", min_generation=generation),  # type: ignore[arg-type]

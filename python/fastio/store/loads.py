@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from fastio.errors import UsageError
 from fastio.fill import fill_located
@@ -17,7 +17,7 @@ from fastio.replica import OnDamage
 from fastio.report import Report
 from fastio.store import arguments, reading
 from fastio.store.members import Members, Taken
-from fastio.whole import Load, To
+from fastio.whole import Load, LoadHandle, To
 
 
 class Reading:
@@ -53,6 +53,7 @@ class Reading:
             taken = self._members.take(generation, None)
         return lambda names: reading.locate(self._members, taken, watch, names)
 
+    @overload
     def load(
         self,
         *,
@@ -67,12 +68,48 @@ class Reading:
         device: Any = None,
         device_map: Mapping[str, Any] | None = None,
         stream: Any = None,
-    ) -> dict[str, Any]:
+        wait: Literal[True] = True,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def load(
+        self,
+        *,
+        framework: str = "numpy",
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+        wait: Literal[False],
+    ) -> LoadHandle: ...
+
+    def load(
+        self,
+        *,
+        framework: str = "numpy",
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+        wait: bool = True,
+    ) -> dict[str, Any] | LoadHandle:
         """Load tensors, from all roots at once.
 
         Parameters
         ----------
-        framework, names, verify, options, progress, report, device, device_map, stream
+        framework, names, verify, options, progress, report, device, device_map, stream, wait
             As `fastio.load` has them.
         on_damage : {"continue", "repair", "raise"}
             What is done where a copy is bad: it is read from another one; that is done, and the bad
@@ -82,7 +119,8 @@ class Reading:
 
         Returns
         -------
-        dict of str to array
+        dict of str to array, or LoadHandle
+            As from `fastio.load`; a handle goes on when the store is closed.
 
         Raises
         ------
@@ -99,7 +137,7 @@ class Reading:
             report=report,
             to=To(device, device_map, stream),
         )
-        return begun.now(progress=progress)
+        return begun.now(progress=progress) if wait else LoadHandle(begun)
 
     def _open_reader(
         self,
