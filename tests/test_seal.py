@@ -1,6 +1,7 @@
 """seal: the same tensors with checksums, in place in one durable step or not at all."""
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -527,12 +528,13 @@ def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
 
     watch_targets(monkeypatch, interrupted)
+    gc.collect()  # what tests before left open, whose errors were kept
     descriptors = open_files()
     with pytest.raises(KeyboardInterrupt):
         fastio.seal(path)
     assert path.read_bytes() == before
     # An interrupt does not wait for the disk: what it leaves ends beside it.
-    assert eventually(lambda: _left_overs(path.parent) == [] and open_files() == descriptors)
+    assert eventually(lambda: _left_overs(path.parent) == [] and open_files() <= descriptors)
 
 
 def test_the_steps_come_in_a_durable_order(

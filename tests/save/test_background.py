@@ -199,7 +199,7 @@ def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
             _tensors(), tmp_path / "model", wait=False, options=options, shard_bytes=shard_bytes
         )
     assert (raised.value.asked_bytes, raised.value.limit_bytes) == (_BYTES, _BYTES - 1)
-    assert open_files() == before[0]
+    assert open_files() <= before[0]
     if shard_bytes is None:
         assert os.listdir(tmp_path) == before[1]
     fastio.save(_tensors(), tmp_path / "other", wait=False, snapshot="borrow").result(60)
