@@ -848,7 +848,7 @@ def test_a_ring_that_is_dropped_keeps_memory_for_good_and_warns(pipe: tuple[int,
         del ring
     with pytest.raises(BufferError):
         buffer.append(0)
-    assert open_files() <= files
+    assert open_files() == files
 
 
 def test_rings_leave_no_descriptor(pipe: tuple[int, int]) -> None:
@@ -865,7 +865,7 @@ def test_rings_leave_no_descriptor(pipe: tuple[int, int]) -> None:
     files = open_files()
     for _ in range(50):
         use()
-    assert open_files() <= files
+    assert open_files() == files
 
 
 # ---- what the kernel offers

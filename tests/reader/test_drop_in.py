@@ -665,7 +665,7 @@ def test_a_file_is_closed_with_its_last_slice(sides: tuple[_Side, _Side]) -> Non
     assert part._access._ahead is None  # nothing that was read ahead waits in memory for nobody
     assert part[0].shape == (1000,)
     del part
-    assert eventually(lambda: open_files() <= before)
+    assert eventually(lambda: open_files() == before)
 
 
 def test_without_with_a_file_is_closed_with_the_object(sides: tuple[_Side, _Side]) -> None:
@@ -674,7 +674,7 @@ def test_without_with_a_file_is_closed_with_the_object(sides: tuple[_Side, _Side
     for name in file.offset_keys()[:4]:
         file.get_tensor(name)
     del file
-    assert eventually(lambda: open_files() <= before)
+    assert eventually(lambda: open_files() == before)
 
 
 def test_with_gives_the_object_itself_and_lets_errors_through(
