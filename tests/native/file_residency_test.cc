@@ -34,9 +34,7 @@ TEST_CASE("a cold file is cold, a warm one warm, a half read one in between") {
   CHECK(file->resident_bytes(0, file->nbytes()) == file->nbytes());
   if (!made_cold(sample)) return;
   CHECK(file->resident_bytes(0, file->nbytes()) == 0);
-  posix_fadvise(file->buffered_fd(), 0, 0, POSIX_FADV_RANDOM);  // no readahead
-  std::vector<std::byte> bytes(kMiB);
-  file->read(2 * kMiB, bytes);
+  sample.warm(2 * kMiB, 3 * kMiB);
   const auto resident = file->resident_bytes(0, file->nbytes());
   REQUIRE(resident.has_value());
   CHECK(*resident >= kMiB);
@@ -49,9 +47,7 @@ TEST_CASE("a part of a page that is not resident is not called resident") {
   const SampleFile sample(Place::disk, 16 * std::size_t{4096});
   if (!made_cold(sample)) return;
   const auto file = File::open(sample.path());
-  posix_fadvise(file->buffered_fd(), 0, 0, POSIX_FADV_RANDOM);
-  std::vector<std::byte> bytes(4096);
-  file->read(4096, bytes);
+  sample.warm(4096, 8192);
   if (sample.resident_pages() != 1) return;  // a filesystem with larger pages
   CHECK(file->resident_bytes(4096 + 100, 4096).value() <
         4096);  // the second half lies on the next page

@@ -113,45 +113,52 @@ TEST_CASE(
   check_every_way(SampleFile(Place::memory, 6 * kMiB + 4321), false);
 }
 
-TEST_CASE("a cold file read direct stays cold, one that is kept is warm afterwards") {
+TEST_CASE("a cold file read direct stays cold") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   if (!File::open(sample.path())->direct_access().possible) return;
   for (const EnginePreference engine : engines_here()) {
-    for (const CacheMode cache : {CacheMode::automatic, CacheMode::bypass, CacheMode::keep}) {
+    for (const CacheMode cache : {CacheMode::automatic, CacheMode::bypass}) {
       if (!sample.evict()) return;
       LoadOptions options = small_blocks(engine);
       options.cache = cache;
       const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
       CHECK(first_difference(*job, sample) == "");
-      // A kernel that reclaims early may have taken some pages back meanwhile.
-      if (cache == CacheMode::keep) {
-        CHECK(sample.resident_pages() > 7 * kMiB / 4096);
-      } else {
-        CHECK(sample.resident_pages() == 0);
-      }
+      CHECK(sample.resident_pages() == 0);
     }
   }
 }
 
-TEST_CASE("a cold file that other ranks are about to read is kept") {
+// Loads a cold file, and again where the machine took pages back before they were counted.
+void check_that_it_is_kept(const LoadOptions& options) {
   const SampleFile sample(Place::disk, 8 * kMiB);
-  if (!sample.evict()) return;
-  LoadOptions options;
-  options.keep_cold = true;
-  const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
-  CHECK(job->access(0).source == Source::buffered);
-  CHECK(sample.resident_pages() == 8 * kMiB / 4096);
+  std::size_t kept = 0;
+  for (int tries = 0; kept != 8 * kMiB / 4096 && tries < 20; ++tries) {
+    if (!sample.evict()) return;
+    const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
+    kept = sample.resident_pages();
+    CHECK(job->access(0).source == Source::buffered);
+    CHECK(first_difference(*job, sample) == "");
+  }
+  CHECK(kept == 8 * kMiB / 4096);
+}
+
+TEST_CASE("a cold file that is to be kept, or that other ranks are about to read, is warm after") {
+  for (const EnginePreference engine : engines_here()) {
+    LoadOptions kept = small_blocks(engine);
+    kept.cache = CacheMode::keep;
+    check_that_it_is_kept(kept);
+    LoadOptions many_ranks = small_blocks(engine);
+    many_ranks.keep_cold = true;
+    check_that_it_is_kept(many_ranks);
+  }
 }
 
 TEST_CASE("a file that is half in the page cache is taken from there block by block") {
   const SampleFile sample(Place::disk, 16 * kMiB);
-  const auto file = File::open(sample.path());
-  if (!file->direct_access().possible) return;
+  if (!File::open(sample.path())->direct_access().possible) return;
   for (const EnginePreference engine : engines_here()) {
     if (!sample.evict()) return;
-    posix_fadvise(file->buffered_fd(), 0, 0, POSIX_FADV_RANDOM);
-    std::vector<std::byte> half(8 * kMiB);
-    file->read(0, half);
+    sample.warm(0, 8 * kMiB);
     const auto job = load_to_the_end(
         {request_of(sample, {{0, 16 * kMiB}}, sample.table(0, 64 * kKiB))}, small_blocks(engine));
     CHECK(job->access(0).cache_state == "mixed");

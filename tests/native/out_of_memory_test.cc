@@ -139,6 +139,7 @@ TEST_CASE("a lane that runs out of memory while it tries again fails its job as 
         request[0].copies.push_back(copies.request()[0].copies[0]);
         LoadOptions options = ManyReads::options(engine);
         options.persistent = true;
+        options.lanes = 1;  // else the second fault may meet the second try, and no copy is left
         const InjectedFaults faults({{20, fault, fault == FaultKind::error ? EIO : 1},
                                      {40, fault, fault == FaultKind::error ? EIO : 1}});
         testing::fail_allocation_elsewhere(n);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -71,6 +72,7 @@ SampleFile::~SampleFile() { unlink(path_.c_str()); }
 
 bool SampleFile::evict() const {
   if (in_memory_) return false;
+  kept_warm_.reset();
   const Descriptor fd = open_file(path_, O_RDONLY);
   for (int tries = 0; tries < 100; ++tries) {
     posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
@@ -81,11 +83,23 @@ bool SampleFile::evict() const {
   return false;
 }
 
-void SampleFile::warm() const {
+void SampleFile::warm(std::size_t begin, std::size_t end) const {
   const Descriptor fd = open_file(path_, O_RDONLY);
+  posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM);  // no readahead
   std::vector<std::byte> bytes(std::size_t{1} << 20);
-  while (::read(fd.get(), bytes.data(), bytes.size()) > 0) {
+  for (std::size_t at = begin; at < end;) {
+    const ssize_t got =
+        pread(fd.get(), bytes.data(), std::min(bytes.size(), end - at), static_cast<off_t>(at));
+    if (got <= 0) throw_last_error("read", path_, at);
+    at += static_cast<std::size_t>(got);
   }
+  const std::size_t nbytes = end - begin;
+  void* mapped = mmap(nullptr, nbytes, PROT_READ, MAP_SHARED, fd.get(), static_cast<off_t>(begin));
+  if (mapped == MAP_FAILED) throw_last_error("mmap", path_, begin);
+  kept_warm_ = {mapped, [nbytes](void* held) { munmap(held, nbytes); }};
+  madvise(mapped, nbytes, MADV_RANDOM);
+  // Not mlock(3), which the sanitizers leave out. Who may not lock as much has it warm, not kept.
+  syscall(SYS_mlock, mapped, nbytes);
 }
 
 std::size_t SampleFile::resident_pages() const {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <span>
 #include <string>
@@ -46,10 +47,12 @@ class SampleFile {
 
   [[nodiscard]] bool in_memory() const { return in_memory_; }  // the working folder may be as well
 
-  // Drops the file from the page cache, or brings all of it in. `evict` is false where the file
-  // does not go: it lies in memory.
+  // Drops the file from the page cache, or brings it in, no more than [begin, end) of it, and keeps
+  // it there until it is evicted, whatever the machine reclaims meanwhile. `evict` is false where
+  // the file does not go: it lies in memory.
   [[nodiscard]] bool evict() const;
-  void warm() const;
+  void warm() const { warm(0, bytes_.size()); }
+  void warm(std::size_t begin, std::size_t end) const;
 
   // A second opinion about the page cache, for the owner of the file: mincore.
   [[nodiscard]] std::size_t resident_pages() const;
@@ -63,6 +66,7 @@ class SampleFile {
   std::string path_;
   bool in_memory_ = false;
   std::vector<std::byte> bytes_;
+  mutable std::shared_ptr<void> kept_warm_;  // a mapping that holds the pages
 };
 
 // Extents from `begin` to `end` without a hole between them, `count` of them, some of them empty.
