@@ -44,6 +44,14 @@ def test_a_file_is_resident_when_warmed_and_not_when_evicted(tmp_path: Path) -> 
         assert testbed.resident_bytes(file) == 1 << 20
 
 
+def test_no_more_of_a_file_is_kept_warm_than_asked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(4 << 20))
+    testbed.evict(file)
+    with testbed.kept_warm(file, 1 << 20):
+        assert 1 << 20 <= testbed.resident_bytes(file) < 2 << 20
+
+
 @pytest.mark.root
 def test_a_file_that_is_kept_warm_stays_until_it_is_let_go(tmp_path: Path) -> None:
     file = tmp_path / "file"

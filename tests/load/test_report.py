@@ -162,15 +162,19 @@ def test_files_in_different_states_are_mixed(tmp_path: Path) -> None:
 def test_ranks_of_one_host_keep_a_cold_file_and_say_so(
     sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    testbed.evict(sealed)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    report = fastio.Report()
-    tensors = fastio.load(sealed, report=report)
-    assert same_bytes(tensors, expected_bytes(sealed))
-    assert report.bytes_direct == 0
-    assert report.bytes_buffered == report.nbytes
-    assert "ranks" in report.cache_reason
-    assert testbed.resident_bytes(sealed) >= sealed.stat().st_size
+
+    def is_kept() -> bool:
+        testbed.evict(sealed)
+        report = fastio.Report()
+        tensors = fastio.load(sealed, report=report)
+        assert same_bytes(tensors, expected_bytes(sealed))
+        assert report.bytes_direct == 0
+        assert report.bytes_buffered == report.nbytes
+        assert "ranks" in report.cache_reason
+        return testbed.resident_bytes(sealed) >= sealed.stat().st_size
+
+    assert eventually(is_kept)  # again where the machine took pages back at once
 
 
 @pytest.mark.parametrize("temperature", ["cold", "warm"])

@@ -65,8 +65,8 @@ class FailingMount:
         ):
             raise ValueError(f"{file} is scattered over the device: {extents}")
         os.sync()
+        evict(file)  # before: what is synced afterwards, if only a journal, may fail
         os.truncate(self.backing, at[0])
-        evict(file)
 
 
 def _extents(fd: int) -> list[tuple[int, int, int]]:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from testbed.requirements import require_root
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MLOCK_ONFAULT = 1  # <linux/mman.h>
+_TRIES = 100
+_READ_BYTES = 1 << 20
 _CACHESTAT = 451  # the same number on every architecture; Linux 6.5 and newer
 
 
@@ -66,25 +69,31 @@ def _resident_bytes_by_mincore(fd: int) -> int:
 
 
 @contextlib.contextmanager
-def kept_warm(path: str | os.PathLike[str]) -> Iterator[None]:
+def kept_warm(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterator[None]:
     """Keep a file in the page cache: locked there, whatever the machine reclaims meanwhile.
 
-    Where the process may not lock as much memory, the file is only warmed.
+    Where the process may not lock as much memory, the file is only warmed. With `nbytes`, only its
+    first so many bytes are brought in.
 
     Raises
     ------
     OSError
         If it cannot be read or mapped.
     AssertionError
-        If it is not all in the page cache.
+        If they are not all in the page cache.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
-        nbytes = os.fstat(fd).st_size
+        if nbytes is None:
+            nbytes = os.fstat(fd).st_size
         mapping = mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no readahead
+        for at in range(0, nbytes, _READ_BYTES):  # many pages at a time
+            os.pread(fd, min(_READ_BYTES, nbytes - at), at)
     finally:
         os.close(fd)
     with mapping:
+        mapping.madvise(mmap.MADV_RANDOM)
         first = ctypes.c_char.from_buffer(mapping)
         # Locking only what is touched leaves the pages as they are, the file's own.
         _libc.mlock2(ctypes.byref(first), ctypes.c_size_t(nbytes), _MLOCK_ONFAULT)
@@ -108,14 +117,15 @@ def evict(path: str | os.PathLike[str]) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)  # dirty pages are not dropped
-        # Pages that were read a moment ago may still sit in a processor's own list; they go with
-        # a later round.
-        for _ in range(3):
+        # Pages may be in other hands for a moment: a processor's own list, or a reclaim's.
+        for _ in range(_TRIES):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if (left := resident_bytes(path)) == 0:
+                return
+            time.sleep(0.005)
     finally:
         os.close(fd)
-    left = resident_bytes(path)
-    assert left == 0, f"{left} bytes of {path} stay in the page cache"
+    raise AssertionError(f"{left} bytes of {path} stay in the page cache")
 
 
 def drop_caches() -> None:
