@@ -1,6 +1,6 @@
-// Columns out of many small Python objects, in one pass: a header may have a hundred thousand
-// tensors, and what is a line of Python for each of their fields would take as long as parsing the
-// header.
+// Columns out of many small Python objects, in one pass: a file may have a hundred thousand
+// tensors, and what is a line of Python for each of their fields would take as long as parsing its
+// header, or as writing their bytes.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -47,11 +47,11 @@ py::object field(PyObject* entry, const py::str& name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
-// The bits of one value of a dtype, by its name.
-std::int64_t bits_of(const py::dict& bits, const py::object& dtype) {
-  PyObject* found = PyDict_GetItemWithError(bits.ptr(), dtype.ptr());
+// Null where there is none. Borrowed.
+PyObject* value_of(const py::dict& values, const py::object& key) {
+  PyObject* found = PyDict_GetItemWithError(values.ptr(), key.ptr());
   if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return found == nullptr ? kNone : size_of(found);
+  return found;
 }
 
 py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int64_t data_bytes) {
@@ -74,7 +74,8 @@ py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int
     const std::int64_t end = ends.mutable_data()[i] = size_of(PyTuple_GET_ITEM(offsets.ptr(), 1));
     const std::int64_t count = counts.mutable_data()[i] = count_of(shape.ptr());
     py::object dtype = field(entry, dtype_name);
-    const std::int64_t item_bits = bits_of(bits, dtype);
+    PyObject* const item = value_of(bits, dtype);  // the bits of one value
+    const std::int64_t item_bits = item == nullptr ? kNone : size_of(item);
     const bool sizes =
         begin == covered && begin <= end && end <= data_bytes && count >= 0 && item_bits > 0;
     sound = sound && sizes && count * item_bits % 8 == 0 && count * item_bits / 8 == end - begin;
@@ -85,9 +86,51 @@ py::tuple tensor_columns(const py::list& entries, const py::dict& bits, std::int
   return py::make_tuple(dtypes, shapes, begins, ends, counts, sound && covered == data_bytes);
 }
 
+// An array of a class of its own may say more than its memory does, as a masked one.
+bool is_plain(PyObject* object) {
+  return Py_IS_TYPE(object,
+                    reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArray_Type_)) &&
+         (py::reinterpret_borrow<py::array>(object).flags() & py::array::c_style) != 0;
+}
+
+py::tuple shape_of(const py::array& array) {
+  py::tuple shape(array.ndim());
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    PyTuple_SET_ITEM(shape.ptr(), i, py::int_(array.shape(i)).release().ptr());
+  }
+  return shape;
+}
+
+py::tuple array_columns(const py::list& arrays, const py::dict& names) {
+  const auto n = static_cast<py::ssize_t>(arrays.size());
+  py::list dtypes(n), shapes(n);
+  py::array_t<std::uint64_t> addresses(n);
+  py::array_t<std::int64_t> nbytes(n);
+  for (py::ssize_t i = 0; i < n; ++i) {
+    answer_signals(static_cast<std::size_t>(i));
+    PyObject* const object = PyList_GET_ITEM(arrays.ptr(), i);
+    py::object dtype = py::str(), shape = py::tuple();
+    addresses.mutable_data()[i] = 0;
+    nbytes.mutable_data()[i] = 0;
+    if (is_plain(object)) {
+      const auto array = py::reinterpret_borrow<py::array>(object);
+      if (PyObject* const name = value_of(names, array.dtype())) {
+        dtype = py::reinterpret_borrow<py::object>(name);
+        shape = shape_of(array);
+        addresses.mutable_data()[i] = reinterpret_cast<std::uintptr_t>(array.data());
+        nbytes.mutable_data()[i] = array.nbytes();
+      }
+    }
+    PyList_SET_ITEM(dtypes.ptr(), i, dtype.release().ptr());
+    PyList_SET_ITEM(shapes.ptr(), i, shape.release().ptr());
+  }
+  return py::make_tuple(dtypes, shapes, addresses, nbytes);
+}
+
 }  // namespace
 
 void register_columns(py::module_& module) {
+  module.def("array_columns", &array_columns, py::arg("arrays"), py::arg("names"), py::pos_only());
   module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::arg("bits"),
              py::arg("data_bytes"), py::pos_only());
 }

@@ -351,20 +351,18 @@ def plan(
 ) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int]]]:
     """Regions (begin, end, first, last) and blocks (region, begin, end) for these extents."""
 
-@type_check_only
-class _Entry(Protocol):
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def data_offsets(self) -> tuple[int, int]: ...
+def array_columns(
+    arrays: list[Any], names: Mapping[np.dtype[Any], str], /
+) -> tuple[list[str], list[tuple[int, ...]], npt.NDArray[np.uint64], _Int64s]:
+    """Dtypes (by `names`), shapes, addresses and bytes of arrays; dtype "" for what is no plain
+    numpy.ndarray of one of these dtypes whose bytes lie one behind the other."""
 
 def tensor_columns(
-    entries: Sequence[_Entry], bits: Mapping[str, int], data_bytes: int, /
+    entries: Sequence[Any], bits: Mapping[str, int], data_bytes: int, /
 ) -> tuple[list[str], list[tuple[int, ...]], _Int64s, _Int64s, _Int64s, bool]:
-    """Dtypes, shapes, begins, ends and counts of values of a list of header entries; and whether
-    they cover the data in order, each with the bytes of its dtype (by `bits`) and shape.
+    """Dtypes, shapes, begins, ends and counts of values of a list of header entries (dtype, shape,
+    data_offsets); and whether they cover the data in order, each with the bytes of its dtype (by
+    `bits`) and shape.
 
     A begin or end that is negative or beyond int64 is -1. So is the count of a shape with a
     negative size, more than 64 dimensions, or more than 2**56 values (sizes of 0 left out).

@@ -1,5 +1,6 @@
 """What was saved is what is loaded, bit by bit, by fastio and by others, whatever it was before."""
 
+import enum
 import json
 import math
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 
 import fastio
-from fastio.frameworks import framework
+from fastio.frameworks import framework, framework_of
 from load.samples import bytes_of, data_start
 
 _NUMPY_DTYPES = {
@@ -113,6 +114,32 @@ def _layouts() -> dict[str, Any]:
         "empty": np.empty((3, 0)),
         "scalar": np.array(2.5),
     }
+
+
+@pytest.mark.parametrize("name", _layouts())
+def test_arrays_are_seen_alike_one_by_one_and_all_at_once(name: str) -> None:
+    array = _layouts()[name]
+    seen_by = framework_of(array)
+    assert seen_by is not None
+    one = seen_by.source_of(array)
+    dtypes, shapes, addresses, nbytes = vars(framework("numpy"))["columns_of"]([array])
+    plain = isinstance(array, np.ndarray) and one.place is None
+    assert dtypes == [one.dtype if plain else ""]
+    if plain:
+        assert (shapes, addresses, nbytes) == ([one.shape], [one.address], [one.nbytes])
+
+
+class _Names(str, enum.Enum):
+    A = "model.a"
+    B = "model.b"
+
+
+def test_a_name_is_its_text_whatever_its_class_makes_of_it(tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {_Names.B: np.ones(3), _Names.A: np.zeros(3, np.int8)}
+    path = fastio.save(tensors, tmp_path / "a", metadata={_Names.A: _Names.B})
+    with fastio.open(path) as reader:
+        assert set(reader.keys()) == {"model.a", "model.b"}
+        assert reader.metadata["model.a"] == "model.b"
 
 
 @pytest.mark.parametrize("options", [_SMALL, fastio.Options()], ids=["small", "default"])

@@ -134,6 +134,23 @@ def place_of(tensor: npt.NDArray[Any], dtype: str) -> Place:
     return Place(address, tensor.itemsize, tensor.shape, tensor.strides)
 
 
+def columns_of(
+    tensors: list[Any],
+) -> tuple[list[str], list[tuple[int, ...]], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Return dtypes, shapes, addresses and bytes of many tensors at once.
+
+    Parameters
+    ----------
+    tensors : list
+        The dtype of what is no array, or needs `source_of` to look at it, is "".
+
+    Raises
+    ------
+    Nothing.
+    """
+    return _native.array_columns(tensors, _NAMES)
+
+
 def source_of(tensor: npt.NDArray[Any]) -> Source:
     """Return where the bytes of an array are taken from.
 

@@ -4,9 +4,10 @@ copies none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from fastio import collector
 from fastio.errors import UsageError
 from fastio.formats import headers
 from fastio.frameworks import Place, Source, framework_of
+from fastio.frameworks import numpy as numpy_arrays
 from fastio.shown import shown
 
 # The order of files: by dtype, from the widest on, so that each value lies at a multiple of its
@@ -31,11 +33,13 @@ _DTYPE_ORDER = {
     )
 }
 _METADATA_KEY = "__metadata__"
+_Value = TypeVar("_Value")
+_text_of = str.__str__  # str() is asked of the class, and an Enum's answer is no value
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Tensors as columns, in the order of their bytes.
+    """Tensors as columns; in the order of their bytes, once `in_file_order` put them there.
 
     Attributes
     ----------
@@ -67,6 +71,13 @@ class Sources:
     devices: dict[int, int] = field(default_factory=dict)
     streams: dict[int, int] = field(default_factory=dict)
 
+    @classmethod
+    def blank(cls, names: list[str]) -> Sources:
+        """Return columns with nothing but names, for `put`."""
+        n = len(names)
+        addresses, nbytes = np.zeros(n, np.uint64), np.zeros(n, np.int64)
+        return cls(names, [""] * n, [()] * n, addresses, nbytes, {}, [None] * n, frozenset())
+
     @property
     def data_bytes(self) -> int:
         """Of all tensors together."""
@@ -90,6 +101,15 @@ class Sources:
                 self.names, self.dtypes, self.shapes, bounds[:-1], bounds[1:]
             )
 
+    def put(self, row: int, source: Source) -> None:
+        """Say where the one at a position is taken from."""
+        self.dtypes[row], self.shapes[row], self.held[row] = source.dtype, source.shape, source.held
+        self.addresses[row], self.nbytes[row] = source.address, source.nbytes
+        if source.place is not None:
+            self.layouts[row] = (source.place, source.swapped_bytes)
+        if source.device >= 0:
+            self.devices[row] = source.device
+
     def take(self, rows: Sequence[int]) -> Sources:
         """Return some of them, by position."""
         index = list(rows)
@@ -100,9 +120,9 @@ class Sources:
             shapes=[self.shapes[row] for row in index],
             addresses=self.addresses[index],
             nbytes=self.nbytes[index],
-            layouts={at: self.layouts[row] for at, row in enumerate(index) if row in self.layouts},
+            layouts=_taken(self.layouts, index),
             held=[self.held[row] for row in index],
-            devices={at: self.devices[row] for at, row in enumerate(index) if row in self.devices},
+            devices=_taken(self.devices, index),
         )
 
     def on_host(self) -> Sources:
@@ -114,6 +134,12 @@ class Sources:
             held[row] = held[row].to("cpu")
             addresses[row] = held[row].data_ptr()
         return replace(self, addresses=addresses, held=held, devices={}, streams={})
+
+
+def _taken(values: dict[int, _Value], rows: list[int]) -> dict[int, _Value]:
+    if not values:  # as a rule
+        return {}
+    return {at: values[row] for at, row in enumerate(rows) if row in values}
 
 
 def sources(tensors: Mapping[str, Any]) -> Sources:
@@ -137,68 +163,68 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
     if not isinstance(tensors, Mapping):
         raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
     with collector.Paused():
-        found = []
-        formats = set()
-        streams: dict[int, int] = {}
-        for name, tensor in tensors.items():
-            check_name(name)
-            held_by = framework_of(tensor)
-            if held_by is None:
-                raise TypeError(
-                    f"tensor {shown(name)} is a {type(tensor).__name__}, and no numpy array or "
-                    "torch tensor"
-                )
-            try:
-                source = held_by.source_of(tensor)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"tensor {shown(name)} {error}") from None
-            if source.device >= 0 and source.device not in streams:
-                destination = held_by.destination(tensor.device, None)
-                assert destination is not None  # it has the tensor
-                streams[source.device] = destination.stream
-            formats.add(held_by.FORMAT)
-            found.append((str(name), source))
-        return replace(in_file_order(found, formats), streams=streams)
+        items = list(tensors.items())
+        names = checked_names([name for name, _ in items])
+        given = [tensor for _, tensor in items]
+        dtypes, shapes, addresses, nbytes = numpy_arrays.columns_of(given)
+        found = Sources(names, dtypes, shapes, addresses, nbytes, {}, given, frozenset())
+        rest = [row for row, dtype in enumerate(dtypes) if not dtype]
+        formats = {_look_at(found, row) for row in rest}
+        if len(rest) < len(names):
+            formats.add(numpy_arrays.FORMAT)
+        return replace(in_file_order(found), formats=frozenset(formats))
 
 
-def in_file_order(found: Iterable[tuple[str, Source]], formats: Collection[str]) -> Sources:
-    """Put what was found of each tensor in the order of a file.
+def _look_at(found: Sources, row: int) -> str:
+    """Look at one tensor, and return what its framework is called in a file."""
+    name, tensor = found.names[row], found.held[row]
+    held_by = framework_of(tensor)
+    if held_by is None:
+        raise TypeError(
+            f"tensor {shown(name)} is a {type(tensor).__name__}, and no numpy array or torch tensor"
+        )
+    try:
+        source = held_by.source_of(tensor)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"tensor {shown(name)} {error}") from None
+    if source.device >= 0 and source.device not in found.streams:
+        destination = held_by.destination(tensor.device, None)
+        assert destination is not None  # it has the tensor
+        found.streams[source.device] = destination.stream
+    found.put(row, source)
+    return held_by.FORMAT
 
-    Parameters
-    ----------
-    found : iterable of (str, Source)
-        Names that `check_name` took.
-    formats : collection of str
-        What the metadata of a file calls the frameworks they are of.
+
+def in_file_order(found: Sources) -> Sources:
+    """Return tensors in the order of a file.
 
     Raises
     ------
     UsageError
         A name that two tensors have.
     """
-    rows = [(_DTYPE_ORDER[source.dtype], name, source) for name, source in found]
-    named = set()
-    for _, name, _ in rows:
-        if name in named:
-            raise UsageError(f"two tensors have the name {shown(name)}")
-        named.add(name)
-    rows.sort()  # by dtype and name, which is another one in each row
-    layouts = {
-        at: (source.place, source.swapped_bytes)
-        for at, (_, _, source) in enumerate(rows)
-        if source.place is not None
-    }
-    return Sources(
-        [name for _, name, _ in rows],
-        [source.dtype for _, _, source in rows],
-        [source.shape for _, _, source in rows],
-        np.array([source.address for _, _, source in rows], np.uint64),
-        np.array([source.nbytes for _, _, source in rows], np.int64),
-        layouts,
-        [source.held for _, _, source in rows],
-        frozenset(formats),
-        {at: source.device for at, (_, _, source) in enumerate(rows) if source.device >= 0},
-    )
+    order = sorted(range(len(found.names)), key=found.names.__getitem__)
+    if len(set(found.names)) < len(order):
+        pairs = itertools.pairwise(found.names[row] for row in order)
+        twice = next(one for one, other in pairs if one == other)
+        raise UsageError(f"two tensors have the name {shown(twice)}")
+    order.sort(key=[_DTYPE_ORDER[dtype] for dtype in found.dtypes].__getitem__)
+    return found.take(order)
+
+
+def checked_names(names: list[Any]) -> list[str]:
+    """Return names of tensors as what they are, where they are of classes of their own.
+
+    Raises
+    ------
+    TypeError, UsageError
+        As `check_name` does.
+    """
+    texts = list(map(_text_of, names)) if all(isinstance(name, str) for name in names) else names
+    if texts is names or _METADATA_KEY in texts or not all(map(str.isascii, texts)):
+        for text in texts:
+            check_name(text)
+    return texts
 
 
 def check_name(name: object) -> None:
@@ -249,7 +275,8 @@ def checked_metadata(metadata: Mapping[Any, Any] | None) -> dict[str, str] | Non
             )
         _check_text(key, "the key")
         _check_text(value, f"the metadata of {shown(key)},")
-        if str(key) in checked:
+        text = _text_of(key)
+        if text in checked:
             raise UsageError(f"two entries of the metadata have the key {shown(key)}")
-        checked[str(key)] = str(value)
+        checked[text] = _text_of(value)
     return checked

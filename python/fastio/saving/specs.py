@@ -12,7 +12,7 @@ from fastio import catalog
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Source
 from fastio.frameworks import numpy as numpy_arrays
-from fastio.saving.sources import Sources, check_name, in_file_order
+from fastio.saving.sources import Sources, checked_names, in_file_order
 from fastio.shown import shown
 
 # By what the constructor calls them: numpy's names, and torch's for pairs of F4 in a byte.
@@ -131,14 +131,14 @@ def sources_of_specs(specs: Mapping[str, TensorSpec]) -> Sources:
     """
     if not isinstance(specs, Mapping):
         raise TypeError(f"tensor_dict must be a dict, not {type(specs).__name__}")
-    found = []
-    for name, spec in specs.items():
-        check_name(name)
+    items = list(specs.items())
+    found = Sources.blank(checked_names([name for name, _ in items]))
+    for row, (name, spec) in enumerate(items):
         # By name: that of safetensors, which need not be installed, is as good.
         if type(spec).__name__ != TensorSpec.__name__:
             raise TypeError(f"tensor {shown(name)} is a {type(spec).__name__}, and no TensorSpec")
-        found.append((str(name), _source_of(name, spec)))
-    return in_file_order(found, ())
+        found.put(row, _source_of(name, spec))
+    return in_file_order(found)
 
 
 def _source_of(name: str, spec: TensorSpec) -> Source:
