@@ -46,10 +46,9 @@ def tensor_entries(
     ------
     Nothing.
     """
-    columns = zip(names, dtypes, shapes, begins.tolist(), ends.tolist(), strict=True)
-    return msgspec.json.encode(
-        {name: _Entry(dtype, shape, (begin, end)) for name, dtype, shape, begin, end in columns}
-    )[1:-1]
+    offsets = zip(begins.tolist(), ends.tolist(), strict=True)
+    entries = map(_Entry, dtypes, shapes, offsets)  # no line of Python a tensor
+    return msgspec.json.encode(dict(zip(names, entries, strict=True)))[1:-1]
 
 
 def plain_header(
