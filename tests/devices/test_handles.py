@@ -17,6 +17,7 @@ import pytest
 import fastio
 from fastio import _native
 from fastio.errors import DeviceError
+from load.samples import flip
 from testbed.double import Double, OnDouble
 
 
@@ -119,9 +120,7 @@ def test_an_interrupt_after_all_was_queued_takes_nothing_away(
 
 
 def test_a_load_that_failed_keeps_no_memory(double: Double, saved: Path) -> None:
-    data = bytearray(saved.read_bytes())
-    data[-1] ^= 1
-    saved.write_bytes(data)
+    flip(saved, -1)
     handle = fastio.load(saved, device="cuda", wait=False)
     assert double.device_bytes() > 0
     with pytest.raises(fastio.ChecksumError):

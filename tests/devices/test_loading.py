@@ -17,6 +17,7 @@ import pytest
 import fastio
 from fastio import _native
 from fastio.errors import DeviceError
+from load.samples import flip
 from testbed import evict
 from testbed.double import Double, Memory, OnDouble, tensor_like
 
@@ -184,9 +185,7 @@ def test_the_callers_stream_goes_on_behind_the_copies(double: Double, saved: Pat
 
 
 def test_no_tensor_is_queued_of_a_load_that_fails(double: Double, saved: Path) -> None:
-    data = bytearray(saved.read_bytes())
-    data[-1] ^= 1
-    saved.write_bytes(data)
+    flip(saved, -1)
     report = fastio.Report()
     handle = fastio.load(saved, device="cuda", wait=False, report=report)
     for come_so_far in (handle.queued, handle.event.wait, handle.wait, handle.event.synchronize):
@@ -430,9 +429,7 @@ def _store_with_a_bad_replica(tensors: dict[str, Any], folder: Path) -> fastio.S
     store = fastio.Store.create([folder / "a", folder / "b"], shard_bytes=2**20)
     store.save(tensors)
     for shard in (folder / "a/shards").iterdir():
-        data = bytearray(shard.read_bytes())
-        data[-1] ^= 1
-        shard.write_bytes(data)
+        flip(shard, -1)
     return store
 
 

@@ -124,11 +124,11 @@ def same_bytes(tensors: Mapping[str, Any], expected: Mapping[str, bytes]) -> boo
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
-    """Flip a bit of a file, in place."""
+    """Flip a bit of a file, in place; a negative offset counts from the end."""
     with path.open("r+b") as file:
-        file.seek(offset)
+        at = file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
         byte = file.read(1)[0]
-        file.seek(offset)
+        file.seek(at)
         file.write(bytes([byte ^ 1 << bit]))
 
 

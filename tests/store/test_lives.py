@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 import fastio
+from load.samples import flip
 from store.samples import assert_same, create, shards_of, tensors
-
-
-def _damage(shard: Path) -> None:
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(data)
 
 
 def test_a_bad_copy_is_not_used_again_but_written(tmp_path: Path) -> None:
@@ -26,7 +21,7 @@ def test_a_bad_copy_is_not_used_again_but_written(tmp_path: Path) -> None:
     sound = {path: path.read_bytes() for at in (0, 1) for path in shards_of(tmp_path / f"root{at}")}
     bad = [path for path in sound if path.stat().st_size > 2**16][:4]
     for path in bad:
-        _damage(path)
+        flip(path, -1)
     report = fastio.Report()
     assert store.save(tensors(1), report=report) == 2
     assert all(path.read_bytes() == data for path, data in sound.items())
