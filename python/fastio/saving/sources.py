@@ -217,31 +217,24 @@ def checked_names(names: list[Any]) -> list[str]:
 
     Raises
     ------
-    TypeError, UsageError
-        As `check_name` does.
-    """
-    texts = list(map(_text_of, names)) if all(isinstance(name, str) for name in names) else names
-    if texts is names or _METADATA_KEY in texts or not all(map(str.isascii, texts)):
-        for text in texts:
-            check_name(text)
-    return texts
-
-
-def check_name(name: object) -> None:
-    """Refuse a name that no tensor of a file can have.
-
-    Raises
-    ------
     TypeError
-        If it is no str.
+        If one is no str.
     UsageError
-        If it is where a header has its metadata, or cannot be written as UTF-8.
+        If one is where a header has its metadata, or cannot be written as UTF-8.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"a tensor's name must be a str, not {type(name).__name__}: {shown(name)}")
-    if name == _METADATA_KEY:
-        raise UsageError(f"no tensor can have the name {name!r}: a header has its metadata there")
-    _check_text(name, "the name")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"a tensor's name must be a str, not {type(name).__name__}: {shown(name)}"
+            )
+    texts = list(map(_text_of, names))
+    if _METADATA_KEY in texts:
+        raise UsageError(
+            f"no tensor can have the name {_METADATA_KEY!r}: a header has its metadata there"
+        )
+    for text in texts:
+        _check_text(text, "the name")
+    return texts
 
 
 def _check_text(text: str, what: str) -> None:
