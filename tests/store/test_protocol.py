@@ -29,6 +29,7 @@ from fastio.store.history import standings
 from fastio.store.manifest import Manifest, Named, RootEntry, Settings, encode
 from fastio.store.members import Members
 from fastio.store.root import Root
+from fastio.store.status import status
 
 _MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
@@ -318,6 +319,53 @@ def test_a_record_in_doubt_is_taken_up_by_the_next_writer(world: _World) -> None
     assert world.commit("second") == 2
     assert _holders(world, 1) == [0, 1, 2]
     assert world.newest([1, 2]) == (2, world.named("second").digest)
+
+
+@pytest.mark.parametrize(("count", "majority"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_a_generation_is_decided_by_more_than_half_of_the_roots(count: int, majority: int) -> None:
+    roots = tuple(uuid.UUID(int=at + 1).hex for at in range(count))
+    record = Record(uuid.UUID(int=9).hex, 1, 1, "0" * 64, None, roots, 0)
+    assert record.majority == majority
+    for asked in range(1, count + 1):
+        for held in range(1, asked + 1):
+            (standing,) = standings(
+                {root: {1: record} if at < held else {} for at, root in enumerate(roots[:asked])}
+            )
+            assert standing.decided == (held >= majority)
+            assert standing.never_reported == (held + count - asked < majority)
+
+
+def test_what_is_in_doubt_is_said_until_a_writer_decides(world: _World) -> None:
+    def in_doubt() -> tuple[bool, tuple[int, ...]]:
+        members = Members.of([Root.open(path) for path in world.paths])
+        try:
+            seen = status(members)
+            return seen.degraded, seen.in_doubt
+        finally:
+            members.close()
+
+    assert in_doubt() == (False, ())
+    _die_with_records_on(world, "first", 1)
+    assert in_doubt() == (True, (1,))
+    _die_with_records_on(world, "second", 1)
+    assert in_doubt() == (False, ())
+    world.commit("third")
+    assert in_doubt() == (False, ())
+
+
+def test_a_generation_whose_manifest_is_lost_is_passed_over_if_nobody_was_told_of_it(
+    world: _World,
+) -> None:
+    _die_with_records_on(world, "first", 1)
+    for at in range(3):
+        for manifest in (world.paths[at] / "manifests").glob(f"*{world.named('first').digest}*"):
+            manifest.unlink()
+    world.lose(2)  # it may have the record as well
+    with pytest.raises(ReplicaError, match="generation 1 may have been committed"):
+        world.commit("second")
+    world.bring_back(2)
+    assert world.commit("second") == 1
+    assert world.newest([0, 1, 2]) == (1, world.named("second").digest)
 
 
 def test_a_replayed_backup_is_refused_by_min_generation(world: _World) -> None:

@@ -25,7 +25,7 @@ from fastio.errors import (
     WriteError,
 )
 from fastio.store import locks
-from fastio.store.documents import Record
+from fastio.store.documents import Record, majority_of
 from fastio.store.history import Standing, next_ballot, standings, unknown
 from fastio.store.locks import Lock
 from fastio.store.manifest import Named
@@ -96,7 +96,7 @@ class Session:
     @property
     def majority(self) -> int:
         """How many roots decide."""
-        return len(self.among) // 2 + 1
+        return majority_of(self.among)
 
     def _require_majority(self, what: str) -> None:
         count = len(self.roots)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -121,6 +121,16 @@ class RootIdentity(_Sealed):
         return cls(**members)
 
 
+def majority_of(roots: Sequence[str]) -> int:
+    """Return how many of these roots decide: any two choices of so many share one.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return len(roots) // 2 + 1
+
+
 @dataclass(frozen=True)
 class Record(_Sealed):
     """That a generation was committed, or is about to be.
@@ -173,7 +183,7 @@ class Record(_Sealed):
     @property
     def majority(self) -> int:
         """How many roots decide."""
-        return len(self.roots) // 2 + 1
+        return majority_of(self.roots)
 
     def proposes_the_same(self, other: Record) -> bool:
         """Whether two records are of one commit, whatever their ballots."""
