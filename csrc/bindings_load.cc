@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <string>
 
@@ -127,6 +128,28 @@ py::list access_list(const LoadJob& job) {
   return answer;
 }
 
+py::list lane_times(const LoadJob& job) {
+  const auto seconds = [](LaneTimes::Clock::duration part) {
+    return std::chrono::duration<double>(part).count();
+  };
+  py::list answer;
+  for (const LaneTimes& times : job.lane_times()) {
+    py::dict told;
+    told["submit_s"] = seconds(times.submit);
+    told["read_wait_s"] = seconds(times.read_wait);
+    told["verify_s"] = seconds(times.verify);
+    told["place_s"] = seconds(times.place);
+    told["copy_queue_s"] = seconds(times.copy_queue);
+    told["copy_wait_s"] = seconds(times.copy_wait);
+    told["room_wait_s"] = seconds(times.room_wait);
+    told["total_s"] = seconds(times.total);
+    told["blocks"] = times.blocks;
+    told["nbytes"] = times.nbytes;
+    answer.append(std::move(told));
+  }
+  return answer;
+}
+
 std::uint64_t tensor_bytes(const LoadJob& job) {
   std::uint64_t nbytes = 0;
   for (std::size_t i = 0; i < job.shard_count(); ++i) {
@@ -239,6 +262,7 @@ py::dict statistics(const LoadJob& job) {
   answer["access"] = access_list(job);
   answer["fallbacks"] = job.fallbacks();
   answer["incidents_dropped"] = job.incidents_dropped();
+  answer["lane_times"] = lane_times(job);
   return answer;
 }
 

@@ -186,7 +186,8 @@ bool LoadJob::finish_inline() {
     const auto& region = regions_[block.shard][block.range.region];
     if (!region->mapped()) counters_.bytes_buffered += block.range.end - block.range.begin;
     const Assignment work{block, 0, region};
-    leave(work, region->mapped() ? take_mapped(work) : verify(work, region->at(block.range.begin)));
+    const bool there = !region->mapped() || bring_in(work);
+    leave(work, there && verify(work, region->at(block.range.begin)));
   }
   engine_name_ = bytes_to_read_ == 0 ? "mmap" : "inline";
   engine_reason_ = "small and in memory: done on the caller's thread";
@@ -210,6 +211,7 @@ void LoadJob::start_lanes() {
         std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
   }
   failures_.reserve(2 * lanes.size());  // a lane can tell that it has no memory without any
+  lane_times_.reserve(lanes.size());    // nor does a lane that ends need any
   try {
     lane_count_ = fastio::start_lanes(shared_from_this(), std::move(lanes));
   } catch (const std::bad_alloc&) {  // who is refused has his memory back at once
@@ -234,6 +236,7 @@ void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
   } catch (const std::bad_alloc&) {
     fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
   }
+  record(lane->times());
   lane.reset();  // waits for reads that are still out
   lane_finished();
 }
@@ -253,6 +256,11 @@ void LoadJob::lane_finished() {
   const std::lock_guard lock(mutex_);
   --lanes_running_;
   changed_.notify_all();
+}
+
+void LoadJob::record(const LaneTimes& times) {
+  const std::lock_guard lock(mutex_);
+  lane_times_.push_back(times);
 }
 
 bool LoadJob::wait_for(std::chrono::milliseconds timeout) {
@@ -336,6 +344,11 @@ std::vector<std::vector<std::shared_ptr<Region>>> LoadJob::take_regions() {
 std::vector<std::string> LoadJob::fallbacks() const {
   const std::lock_guard lock(mutex_);
   return fallbacks_;
+}
+
+std::vector<LaneTimes> LoadJob::lane_times() const {
+  const std::lock_guard lock(mutex_);
+  return lane_times_;
 }
 
 std::string LoadJob::engine() const { return engine_name_; }

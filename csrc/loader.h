@@ -27,6 +27,7 @@
 #include "engine.h"
 #include "error.h"
 #include "file.h"
+#include "loader_times.h"
 #include "memory.h"
 #include "placement.h"
 #include "plan.h"
@@ -201,6 +202,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] std::size_t lanes() const { return lane_count_; }
   [[nodiscard]] HugePages huge_pages() const { return options_.huge_pages; }
   [[nodiscard]] std::vector<std::string> fallbacks() const;
+  // Of the lanes that have ended, the first one first.
+  [[nodiscard]] std::vector<LaneTimes> lane_times() const;
 
  private:
   friend class Lane;
@@ -241,6 +244,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void run_lane(std::unique_ptr<Lane> lane);
   void run_alone(std::unique_ptr<Lane> lane);
   void lane_finished();
+  void record(const LaneTimes& times);
 
   // For lanes (loader_blocks.cc). A block comes with the copy it is read from first, and the region
   // it goes to, if it is not staged.
@@ -256,7 +260,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void wait_for_room(std::chrono::milliseconds timeout);
   [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_acquire); }
   [[nodiscard]] bool verify(const Assignment& work, const std::byte* data);
-  [[nodiscard]] bool take_mapped(const Assignment& work);
+  // Brings the bytes of a mapped block in. False where they cannot be read, which ends the job.
+  [[nodiscard]] bool bring_in(const Assignment& work);
   [[nodiscard]] std::optional<DamagedChunk> damage_at(const Block& block, std::size_t copy,
                                                       std::uint64_t begin,
                                                       const std::byte* data) const;
@@ -318,6 +323,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::vector<Incident> incidents_;
   std::uint64_t incidents_dropped_ = 0;
   std::vector<std::string> fallbacks_;
+  std::vector<LaneTimes> lane_times_;
 };
 
 }  // namespace fastio

@@ -56,7 +56,7 @@ void LoadJob::wait_for_room(std::chrono::milliseconds timeout) {
   changed_.wait_for(lock, timeout);
 }
 
-bool LoadJob::take_mapped(const Assignment& work) {
+bool LoadJob::bring_in(const Assignment& work) {
   const auto& [shard, range] = work.block;
   const std::uint64_t nbytes = range.end - range.begin;
   auto failure = populate(*shards_[shard].copies.front(), *work.region, range.begin, range.end);
@@ -67,7 +67,7 @@ bool LoadJob::take_mapped(const Assignment& work) {
     return false;
   }
   counters_.bytes_mapped += nbytes;
-  return verify(work, work.region->at(range.begin));
+  return true;
 }
 
 // False where a chunk is damaged, which ends the job, or the job stops before all are compared.

@@ -51,6 +51,7 @@ Lane::~Lane() {
 }
 
 void Lane::run() {
+  const StopWatch whole(times_.total);
   for (;;) {
     const LoadJob::Turn turn = top_up();
     if (in_flight_ == 0) {
@@ -59,13 +60,15 @@ void Lane::run() {
       } else if (turn == LoadJob::Turn::over) {
         return;
       } else if (starved_) {
-        PinnedLease::wait_for_room(kWait);
+        timed(times_.room_wait, [] { PinnedLease::wait_for_room(kWait); });
       } else {
-        job_->wait_for_room(kWait);
+        timed(times_.room_wait, [&] { job_->wait_for_room(kWait); });
       }
       continue;
     }
-    const std::size_t taken = engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
+    const std::size_t taken = timed(times_.read_wait, [&] {
+      return engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
+    });
     if (taken == 0 && job_->stopping()) park_staging();
     in_flight_ -=
         taken;  // all at once: none is waited for again, should settling one of them throw
@@ -98,7 +101,7 @@ LoadJob::Turn Lane::top_up() {
     }
     if (work.region && work.region->mapped()) {
       submit();  // the device works while this thread hashes
-      job_->leave(work, job_->take_mapped(work));
+      job_->leave(work, take_mapped(work));
       continue;
     }
     const std::uint32_t tag = free_.back();
@@ -115,10 +118,21 @@ LoadJob::Turn Lane::top_up() {
   return turn;
 }
 
+bool Lane::take_mapped(const LoadJob::Assignment& work) {
+  if (!timed(times_.read_wait, [&] { return job_->bring_in(work); })) return false;
+  const PlannedBlock& range = work.block.range;
+  times_.nbytes += range.end - range.begin;
+  const StopWatch watch(times_.verify);
+  if (!job_->verify(work, work.region->at(range.begin))) return false;
+  ++times_.blocks;
+  return true;
+}
+
 // Before a block is taken: another job may hold all that may be pinned.
 bool Lane::has_staging(Slot& slot) {
   if (!copies_ || slot.pinned || job_->staging_bytes_ == 0) return true;
   const LoadOptions& options = job_->options_;
+  const StopWatch watch(times_.room_wait);
   slot.pinned = PinnedLease::take(*options.devices.front().device, job_->staging_bytes_,
                                   options.pinned_limit_bytes);
   return slot.pinned.has_value();
@@ -149,7 +163,7 @@ void Lane::park_staging() {
 
 void Lane::submit() {
   if (to_submit_.empty()) return;
-  engine_->submit(to_submit_);
+  timed(times_.submit, [&] { engine_->submit(to_submit_); });
   to_submit_.clear();
 }
 
@@ -252,10 +266,13 @@ void Lane::retry(std::uint32_t tag, int error) {
 void Lane::finish(std::uint32_t tag) {
   Slot& slot = slots_[tag];
   LoadCounters& counters = job_->counters_;
-  (slot.unit != 1 ? counters.bytes_direct : counters.bytes_buffered)
-      .fetch_add(slot.now.span.end - slot.now.span.begin);
+  const std::uint64_t nbytes = slot.now.span.end - slot.now.span.begin;
+  (slot.unit != 1 ? counters.bytes_direct : counters.bytes_buffered).fetch_add(nbytes);
+  times_.nbytes += nbytes;
   const bool persistent = job_->options_.persistent;
-  const bool sound = persistent ? examine(slot) : job_->verify(slot.work, slot.data);
+  const bool sound = timed(times_.verify, [&] {
+    return persistent ? examine(slot) : job_->verify(slot.work, slot.data);
+  });
   if (sound && !slot.later.empty()) return start_later(tag);
   if (sound && persistent) job_->count_sound(slot.work.block);
   if (sound && !slot.work.region) return place(tag);
@@ -269,10 +286,12 @@ void Lane::place(std::uint32_t tag) {
   const LoadJob::Block& block = slot.work.block;
   if (!job_->begin_placing()) return leave(tag, false);
   slot.placing = true;
-  job_->put(block, slot.data);
+  timed(times_.place, [&] { job_->put(block, slot.data); });
   if (copies_) {
-    auto refused = copies_->start(job_->request(block.shard), {block.range.begin, block.range.end},
-                                  slot.data, slot.flight);
+    auto refused = timed(times_.copy_queue, [&] {
+      return copies_->start(job_->request(block.shard), {block.range.begin, block.range.end},
+                            slot.data, slot.flight);
+    });
     if (refused) {
       job_->fail(block.shard, std::move(*refused));
       return leave(tag, false);
@@ -292,7 +311,9 @@ void Lane::settle_copies(bool wait) {
     const std::uint32_t tag = copied_.front();
     Slot& slot = slots_[tag];
     bool landed = false;
-    auto refused = copies_->ask(slot.flight, std::exchange(wait, false), landed);
+    auto refused = timed(times_.copy_wait, [&] {
+      return copies_->ask(slot.flight, std::exchange(wait, false), landed);
+    });
     if (!landed) return;
     copied_.erase(copied_.begin());
     // Once told is enough: a lost device refuses whatever else is on its way as well.
@@ -304,6 +325,7 @@ void Lane::settle_copies(bool wait) {
 void Lane::leave(std::uint32_t tag, bool sound) {
   Slot& slot = slots_[tag];
   close_all(slot);
+  if (sound) ++times_.blocks;
   if (std::exchange(slot.placing, false)) job_->end_placing(slot.work.block, sound);
   job_->leave(slot.work, sound, std::exchange(slot.queued, false));
   slot.work = {};

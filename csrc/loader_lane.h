@@ -10,6 +10,7 @@
 
 #include "loader.h"
 #include "loader_device.h"
+#include "loader_times.h"
 #include "pinned.h"
 
 namespace fastio {
@@ -28,6 +29,9 @@ class Lane {
   ~Lane();
 
   void run();
+
+  // After run().
+  [[nodiscard]] const LaneTimes& times() const { return times_; }
 
  private:
   // A read of a block, or of what of it is not sound yet. Sets of copies have a bit for each.
@@ -58,6 +62,7 @@ class Lane {
   };
 
   LoadJob::Turn top_up();
+  [[nodiscard]] bool take_mapped(const LoadJob::Assignment& work);
   [[nodiscard]] bool has_staging(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
   [[nodiscard]] File& file_of(const Slot& slot) const;
@@ -95,6 +100,7 @@ class Lane {
   std::vector<Completion> completions_;
   std::size_t in_flight_ = 0;
   bool starved_ = false;  // of pinned memory
+  LaneTimes times_;
 };
 
 }  // namespace fastio

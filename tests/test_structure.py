@@ -156,6 +156,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Event",
         "FastioError",
         "FormatError",
+        "LaneTimes",
         "LoadEvent",
         "LoadHandle",
         "MemoryLimitError",

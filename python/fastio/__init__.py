@@ -27,7 +27,7 @@ from fastio.events import Event, on_event
 from fastio.in_memory import deserialize
 from fastio.options import Options
 from fastio.reader import Reader
-from fastio.report import EngineReport, EngineStatus, Report, engine_report
+from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
 from fastio.safe_open import SafetensorError, safe_open
 from fastio.saving.serialized import serialize, serialize_file
 from fastio.saving.specs import TensorSpec
@@ -49,6 +49,7 @@ __all__ = [
     "Event",
     "FastioError",
     "FormatError",
+    "LaneTimes",
     "LoadEvent",
     "LoadHandle",
     "MemoryLimitError",

@@ -54,6 +54,7 @@ class Statistics(TypedDict):
     access: list[tuple[str, str]]  # of each copy of each shard
     fallbacks: list[str]
     incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
+    lane_times: list[dict[str, float]]  # of lanes that have ended; keys: fastio.LaneTimes
 
 @type_check_only
 class Incident(TypedDict):

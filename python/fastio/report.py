@@ -6,11 +6,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 from fastio import _native
 
 _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified")
+
+
+@dataclass(frozen=True)
+class LaneTimes:
+    """Where the time of one lane of a load went. The parts do not overlap; what they leave of
+    `total_s` went to the rest.
+
+    Attributes
+    ----------
+    submit_s : float
+        Seconds in submitting reads. A read past the page cache also maps fresh memory there.
+    read_wait_s : float
+        Seconds of waiting for reads, and of bringing the pages of mapped files in.
+    verify_s : float
+        Seconds of comparing checksums.
+    place_s : float
+        Seconds of copying staged bytes to places on the host.
+    copy_queue_s : float
+        Seconds of queuing copies to devices.
+    copy_wait_s : float
+        Seconds of waiting for copies to devices while no read was in flight, and of asking whether
+        copies were done.
+    room_wait_s : float
+        Seconds of getting pinned memory, and of waiting for it or for room in the window.
+    total_s : float
+        Seconds that the lane ran.
+    blocks : int
+        Blocks that the lane verified and put to their place.
+    nbytes : int
+        Bytes that the lane read, or verified in a mapping. Bytes that were read again count again.
+    """
+
+    submit_s: float = 0.0
+    read_wait_s: float = 0.0
+    verify_s: float = 0.0
+    place_s: float = 0.0
+    copy_queue_s: float = 0.0
+    copy_wait_s: float = 0.0
+    room_wait_s: float = 0.0
+    total_s: float = 0.0
+    blocks: int = 0
+    nbytes: int = 0
+
+    def plus(self, other: LaneTimes) -> LaneTimes:
+        """Return the sum of both, field by field."""
+        names = (each.name for each in fields(self))
+        return LaneTimes(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 @dataclass
@@ -41,6 +89,10 @@ class Report:
         included.
     lanes : int
         Threads that did it.
+    lane_times : tuple of LaneTimes
+        Where the time of each lane of a load went, in the order in which lanes ended. Lanes still
+        at work when the report is filled are missing. Further jobs of one load add to the same
+        entries: first to first, second to second.
     bytes_reused : int
         Bytes of shards of a store that were there already, and were not written again.
     chunks_verified : int
@@ -72,6 +124,7 @@ class Report:
     chunks_sealed: int = 0
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
+    lane_times: tuple[LaneTimes, ...] = ()
 
     @property
     def bytes_read(self) -> int:
@@ -92,6 +145,7 @@ class Report:
         """Fill in what the native job counted."""
         self.cache, self.cache_reason = _summary(statistics["access"])
         self.fallbacks = tuple(statistics["fallbacks"])
+        self.lane_times = tuple(LaneTimes(**times) for times in statistics["lane_times"])
         for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
 
@@ -118,6 +172,8 @@ class Report:
         for name in _COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lanes = max(self.lanes, other.lanes)
+        both = zip_longest(other.lane_times, self.lane_times, fillvalue=LaneTimes())
+        self.lane_times = tuple(one.plus(more) for one, more in both)
         for name in ("engine", "engine_reason", "cache", "cache_reason"):
             setattr(self, name, getattr(self, name) or getattr(other, name))
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))

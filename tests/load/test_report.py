@@ -55,6 +55,55 @@ def test_every_field_is_filled(sealed: Path) -> None:
     assert report.fallbacks == ()
 
 
+_PARTS = [
+    each.name
+    for each in fields(fastio.LaneTimes)
+    if each.name.endswith("_s") and each.name != "total_s"
+]
+
+
+@pytest.mark.parametrize("engine", ["uring", "pread"])
+@pytest.mark.parametrize("held_by", ["numpy", "load_into"])
+def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, held_by: str) -> None:
+    options = fastio.Options(engine=engine)
+    into = {name: array.copy() for name, array in fastio.load(sealed).items()}
+    testbed.evict(sealed)
+    report = fastio.Report()
+    if held_by == "numpy":
+        fastio.load(sealed, options=options, report=report)
+    else:
+        fastio.load_into(sealed, into, options=options, report=report)
+    assert len(report.lane_times) == report.lanes > 0
+    assert sum(lane.nbytes for lane in report.lane_times) == report.bytes_read
+    assert all(lane.blocks > 0 for lane in report.lane_times if lane.nbytes)
+    for lane in report.lane_times:
+        parts = [getattr(lane, name) for name in _PARTS]
+        assert all(part >= 0 for part in parts)
+        assert sum(parts) <= lane.total_s + 1e-6
+        assert lane.total_s <= report.seconds
+        assert lane.copy_queue_s == lane.copy_wait_s == 0  # no device
+    assert sum(lane.verify_s for lane in report.lane_times) > 0
+    assert sum(lane.submit_s for lane in report.lane_times) > 0
+
+
+def test_a_small_load_on_the_callers_thread_has_no_lane(tmp_path: Path) -> None:
+    path = fastio.seal(write(tmp_path / "small", {"a": ("U8", (3,))}))
+    report = fastio.Report()
+    with testbed.kept_warm(path):
+        fastio.load(path, report=report)
+    assert (report.lanes, report.lane_times) == (0, ())
+
+
+def test_lanes_of_several_jobs_are_counted_side_by_side() -> None:
+    one, more = fastio.LaneTimes(submit_s=1, blocks=2), fastio.LaneTimes(submit_s=4, nbytes=8)
+    report = fastio.Report(lanes=1, lane_times=(one,))
+    report.merge(fastio.Report(lanes=2, lane_times=(more, one)))
+    both = fastio.LaneTimes(submit_s=5, blocks=2, nbytes=8)
+    assert report.lane_times == (both, one)
+    report.merge(fastio.Report())
+    assert report.lane_times == (both, one)
+
+
 def test_a_report_is_one_readable_line(sealed: Path) -> None:
     report = fastio.Report()
     fastio.load(sealed, report=report)
@@ -84,10 +133,11 @@ def test_a_report_that_is_used_again_is_cleared(sealed: Path, tmp_path: Path) ->
     fresh = fastio.Report()
     fastio.load(small, report=report)
     fastio.load(small, report=fresh)
-    timed = {"seconds", "cpu_seconds"}
+    timed = {"seconds", "cpu_seconds", "lane_times"}
     for each in fields(fastio.Report):
         if each.name not in timed:
             assert getattr(report, each.name) == getattr(fresh, each.name), each.name
+    assert len(report.lane_times) == report.lanes
 
 
 @pytest.mark.parametrize("ending", ["damaged", "missing"])
