@@ -40,7 +40,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -name __pycach
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Asked each time, which takes some milliseconds; does nothing where all are there.
 apt-%:
@@ -161,6 +161,14 @@ bench-store: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## 
 .PHONY: bench-gpu
 bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench ## Load onto an NVIDIA GPU beside them (hours)
 	@.venv/bin/python -m bench.load_gpu
+
+.PHONY: gpu-kit
+gpu-kit: $(STAMPS)/tools | apt-build ## Gather in build/gpu-kit what a machine with a GPU lacks
+	@.ci/gpu-kit
+
+.PHONY: gpu-rehearsal
+gpu-rehearsal: ## Rehearse .ci/gpu-run here, without a GPU and without a network
+	@.ci/stage-gpu-rehearsal
 
 .PHONY: micro
 micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, header parse, one block
