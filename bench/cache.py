@@ -10,8 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -93,35 +91,17 @@ def _resident_pages_mincore(descriptor: int, path: Path) -> int:
         _libc.munmap(address, status.st_size)
 
 
-def _drop_everything() -> str | None:
-    """Drop the whole page cache; return how, or None where there is no right to."""
-    os.sync()
-    control = Path("/proc/sys/vm/drop_caches")
-    try:
-        control.write_text("1")
-        return "drop_caches"
-    except OSError:
-        pass
-    if shutil.which("sudo"):
-        command = ["sudo", "-n", "sh", "-c", f"echo 1 > {control}"]
-        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
-            return "drop_caches (sudo)"
-    return None
+def evict(path: Path) -> None:
+    """Put the file out of the page cache.
 
-
-def evict(path: Path, *, everything: bool = False) -> str:
-    """Put the file out of the page cache and return how that was done.
-
-    The default asks for this file alone (posix_fadvise): no rights are needed, and the program
-    under test keeps its own code in memory, which is not what is measured. `everything` drops the
-    whole page cache where that is allowed, and falls back to the file alone where it is not.
+    Of this file alone (posix_fadvise): no rights are needed, the program under test keeps its own
+    code in memory, and the rest of the memory stays as it was prepared.
 
     Raises
     ------
     CacheError
         Some of its pages stay, say because a process still maps them.
     """
-    method = (_drop_everything() if everything else None) or "posix_fadvise"
     for attempt in range(ATTEMPTS):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -133,7 +113,7 @@ def evict(path: Path, *, everything: bool = False) -> str:
         finally:
             os.close(descriptor)
         if resident_pages(path) == 0:
-            return method
+            return
     raise CacheError(
         f"{path}: {resident_pages(path)} of {page_count(path)} pages stay in the page cache"
     )

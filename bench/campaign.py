@@ -1,4 +1,4 @@
-"""A whole run of a script: its command line, its files, fio's settings, its result file.
+"""A whole run of a script: its command line, its files, the limits' settings, its result file.
 
 What is measured comes as a `Suite`; how one case is measured stands in `load_run` and `save_run`.
 """
@@ -8,28 +8,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench import cache, fio, models, tables, targets
+from bench import cache, models, tables, targets
 from bench.cases import MEMORY_ROUNDS, Case, GpuCase, LoadCase, SaveCase
 from bench.contender import is_installed
-from bench.contenders import CONTENDERS, FIO_WRITES, WITH_HUGE_PAGES
+from bench.errors import MeasureError
 from bench.gpu_run import GpuRun
-from bench.harness import ROOT, MeasureError
+from bench.harness import ROOT
+from bench.limits import LIMITS, Limit
 from bench.load_run import LoadRun
 from bench.outputs import Outputs
 from bench.run import Run
 from bench.save_run import SaveRun
-from bench.suites import SUITES, Suite
+from bench.settings import Settings, search
+from bench.suites import RESULTS, Suite
 
-SCHEMA = 1
-DEFAULT_ROUNDS = 16
+SCHEMA = 2
+# Memory is prepared before each measurement, so that seven to nine pairs decide what took fifteen.
+DEFAULT_ROUNDS = 8
 
 Log = Callable[[str], None]
 # A case that a script measures by itself: from a number of rounds to what the JSON says of it.
@@ -85,60 +88,65 @@ def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str,
                 f"{path} is about another machine or schema: name another file with --out"
             )
         return document
-    return {"schema": SCHEMA, "machine": here, "fio": {}, "cases": {}}
+    return {"schema": SCHEMA, "machine": here, "limits": {}, "cases": {}}
 
 
-def search_fio(
-    name: str,
-    document: dict[str, Any],
-    files: Files,
-    log: Log,
-    *,
-    given: str | None,
-    settings_of: str | None,
-) -> fio.Settings | None:
-    """Return fio's settings: given, from this result file or another suite's, or searched now."""
-    huge_pages = name in WITH_HUGE_PAGES
-    if fio.missing(huge_pages=huge_pages):
+def settings_of(
+    limit: Limit, document: dict[str, Any], files: Files, model: str, log: Log, given: str | None
+) -> Settings | None:
+    """Return a limit's settings: given, from this result file or another's, or searched now with
+    the file of a model. None where it cannot run.
+
+    Raises
+    ------
+    MeasureError
+        The limit could not be measured.
+    """
+    known = document["limits"]
+    if limit.missing():
         return None
     if given:
-        document["fio"][name] = {"settings": given, "search": "given on the command line"}
-    if name not in document["fio"] and settings_of is not None:
-        path = SUITES[settings_of].result_path(document["machine"])
-        other = json.loads(path.read_text()) if path.exists() else {}
-        # A name is not the whole of a machine.
-        if other.get("machine") == document["machine"] and name in other["fio"]:
-            settings = other["fio"][name]["settings"]
-            document["fio"][name] = {"settings": settings, "search": f"that of {path.name}"}
-    if name not in document["fio"]:
-        log(f"searching the settings of {name}")
-        path = files.get("llama")
-        if name in FIO_WRITES:
-            found, runs = _search_writes(path, huge_pages=huge_pages)
-        else:
-            cache.evict(path)
-            found, runs = fio.search(partial(fio.read, path), huge_pages=huge_pages)
-        log(f"{name}: {found}")
-        text = f"{found.block_mib}:{found.depth}:{found.jobs}"
-        document["fio"][name] = {"settings": text, "search": runs}
-    return fio.Settings.parse(document["fio"][name]["settings"], huge_pages=huge_pages)
+        known[limit.name] = {"settings": given, "search": "given on the command line"}
+    if limit.name not in known:
+        for path in sorted(RESULTS.glob("*.json")):
+            other = json.loads(path.read_text())
+            found = other.get("limits", {}).get(limit.name)
+            # Of this very machine: a name is not the whole of one.
+            if found and other["machine"] == document["machine"]:
+                known[limit.name] = found | {"search": f"that of {path.name}"}
+    if limit.name not in known:
+        log(f"searching the settings of {limit.name}")
+        best, runs = search_limit(limit, files.get(model))
+        log(f"{limit.name}: {best}")
+        known[limit.name] = {"settings": best.text(), "search": runs}
+    return Settings.parse(known[limit.name]["settings"])
 
 
-def _search_writes(path: Path, *, huge_pages: bool) -> tuple[fio.Settings, list[dict[str, Any]]]:
-    """Search with files of the size of one that is there, each written on a disk at rest."""
+def search_limit(limit: Limit, path: Path) -> tuple[Settings, list[dict[str, Any]]]:
+    """Search with a file that is there: it is read cold, or files of its size are written.
+
+    Raises
+    ------
+    MeasureError
+        The limit could not be measured.
+    """
+    whole = path.stat().st_size
+    if limit.way == "read":
+        cache.evict(path)
+        return search(lambda settings, n: limit.run(path, settings, n or whole), limit.grid)
     outputs = Outputs.beside(path)
 
-    def write(settings: fio.Settings, nbytes: int | None) -> dict[str, float]:
+    def write(settings: Settings, nbytes: int | None) -> dict[str, float]:
         outputs.settle()
-        return fio.write(outputs.path("search"), settings, nbytes or path.stat().st_size)
+        return limit.run(outputs.path("search"), settings, nbytes or whole)
 
     try:
-        return fio.search(write, huge_pages=huge_pages, jobs=fio.WRITE_JOBS)
+        return search(write, limit.grid)
     finally:
         outputs.remove()
 
 
-def run_of(case: Case, files: Files, settings: Mapping[str, fio.Settings], log: Log) -> Run:
+def run_of(case: Case, files: Files, settings: Mapping[str, Settings], log: Log) -> Run:
     """Return what measures a case of its kind.
 
     Raises
@@ -155,8 +163,10 @@ def run_of(case: Case, files: Files, settings: Mapping[str, fio.Settings], log: 
     raise TypeError(f"{case.name} is a {type(case).__name__}")
 
 
-def parse_arguments(suite: Suite, description: str | None) -> argparse.Namespace:
-    """Read the command line."""
+def parse_arguments(
+    suite: Suite, description: str | None, given: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read the command line, or what is given in its place."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -164,22 +174,30 @@ def parse_arguments(suite: Suite, description: str | None) -> argparse.Namespace
         "--case", action="append", choices=suite.case_names, help="only this (repeatable)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=DEFAULT_ROUNDS, help="even, at least 15 pairs"
+        "--rounds", type=int, default=DEFAULT_ROUNDS, help="even; without six there is no interval"
     )
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the files")
     parser.add_argument("--out", type=Path, help="result file (default: by the machine's name)")
-    parser.add_argument("--fio", metavar="MIB:DEPTH:JOBS", help="fio's settings; no search")
+    parser.add_argument("--limit", metavar="MIB:DEPTH:JOBS", help="settings of fio; no search")
+    parser.add_argument(
+        "--limit-s", type=float, help="seconds, shared by the cases: then no round begins any more"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the files")
     parser.add_argument(
         "--model", choices=models.NAMES, help="instead of each case's own, as a trial; needs --out"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.model and not arguments.out:
         parser.error("figures of another model do not belong in the result file: give --out")
     return arguments
 
 
-def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | None = None) -> int:
+def main(
+    suite: Suite,
+    description: str | None,
+    others: Mapping[str, Measure] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
     """Measure a suite, write and print; return 1 if fastio failed or an answer was wrong.
 
     Parameters
@@ -190,59 +208,59 @@ def main(suite: Suite, description: str | None, others: Mapping[str, Measure] | 
         What the script says of itself on `--help`.
     others : mapping, optional
         How each of `suite.others` is measured.
+    arguments : sequence of str, optional
+        In the place of the command line's.
 
     Raises
     ------
     MeasureError
         The result file is about another machine, or this one lacks what the suite needs.
     """
-    arguments = parse_arguments(suite, description)
+    asked = parse_arguments(suite, description, arguments)
     # A pipe has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    folder: Path = arguments.dir
+    folder: Path = asked.dir
     folder.mkdir(parents=True, exist_ok=True)
-    chosen: list[str] = arguments.case or list(suite.case_names)
+    chosen: list[str] = asked.case or list(suite.case_names)
+    given: str | None = asked.limit
+    searched: str = asked.model or "llama"
+    begin = time.monotonic()
     here = suite.describe(folder)
-    out: Path = arguments.out or suite.result_path(here)
+    out: Path = asked.out or suite.result_path(here)
     failures: list[str] = []
-    document = open_document(out, here, fresh=arguments.case is None)
+    document = open_document(out, here, fresh=asked.case is None)
     files = Files(folder, console.log)
     cases = {case.name: case for case in suite.cases}
     try:
         for name in chosen:
             if name in cases:
                 case = cases[name]
-                if arguments.model:
-                    title = f"{case.title} (a trial on {arguments.model})"
-                    case = replace(case, title=title, model=arguments.model)
+                if asked.model:
+                    title = f"{case.title} (a trial on {asked.model})"
+                    case = replace(case, title=title, model=asked.model)
+                limits = [LIMITS[each] for each in case.contenders if each in LIMITS]
                 settings = {
-                    each: found
-                    for each in case.contenders
-                    if each not in CONTENDERS
-                    and (
-                        found := search_fio(
-                            each,
-                            document,
-                            files,
-                            console.log,
-                            given=arguments.fio,
-                            settings_of=suite.settings_of,
-                        )
-                    )
+                    limit.name: found
+                    for limit in limits
+                    if (found := settings_of(limit, document, files, searched, console.log, given))
                 }
-                count = arguments.rounds * case.rounds_factor
+                count = asked.rounds
                 if case.memory:
                     count = min(count, MEMORY_ROUNDS)
-                result = run_of(case, files, settings, console.log).run(count)
+                run = run_of(case, files, settings, console.log)
+                if asked.limit_s is not None:
+                    share = (chosen.index(name) + 1) / len(chosen)
+                    run.deadline = begin + share * asked.limit_s
+                result = run.run(count)
             else:
-                result = (others or {})[name](arguments.rounds, console.log)
+                result = (others or {})[name](asked.rounds, console.log)
             failures += [f"{name}: {who}: {why}" for who, why in result["failed"].items()]
             document["cases"][name] = result
             document["targets"] = targets.evaluate(document, suite.targets)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(tables.to_json(document))
     finally:
-        if not arguments.keep:
+        if not asked.keep:
             files.remove()
     tables.show(document, suite.targets, console)
     console.print(f"\n{out}")

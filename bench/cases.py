@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.contenders import FIO, FIO_HUGE, FIO_WRITES, FIOS
+from bench.limits import FIO, FIO_WRITE, READER
 
-RIVALS = ("fastsafetensors", "runai", "safetensors")
-ENGINES = ("fastio-uring", "fastio-pread")
+RIVALS = ("fastsafetensors", "runai", "safetensors", "safetensors-rc")
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,6 @@ class Case:
         The memory of the process is watched, and its figures of time are not to be used.
     over_time : bool
         The memory is kept as it went, beside its peak.
-    rounds_factor : int
-        How many times as many rounds as other cases it has: more for what is small beside the
-        jitter of the disk.
     """
 
     name: str
@@ -44,7 +40,6 @@ class Case:
     repeats: int = 1
     memory: bool = False
     over_time: bool = False
-    rounds_factor: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ LOAD_CASES = (
         "llama-cold",
         "2.47 GB, Llama-3.2-1B shapes in bf16, cold",
         "llama",
-        ("fastio", "fastio-unverified", *ENGINES, *RIVALS, "safetensors-pread", FIO, FIO_HUGE),
+        ("fastio", "fastio-unverified", "fastio-pread", *RIVALS, FIO),
         cold=True,
     ),
     LoadCase(
@@ -88,13 +83,6 @@ LOAD_CASES = (
         "llama",
         ("fastio", "fastio-unverified", *RIVALS),
         cold=False,
-    ),
-    LoadCase(
-        "verify-cold",
-        "What verification costs: 2.47 GB, cold",
-        "llama",
-        ("fastio", "fastio-unverified"),
-        cold=True,
     ),
     LoadCase(
         "memory",
@@ -108,7 +96,7 @@ LOAD_CASES = (
         "minilm-cold",
         "90 MB, all-MiniLM-L6-v2, cold",
         "minilm",
-        ("fastio", "fastio-unverified", *ENGINES, *RIVALS),
+        ("fastio", "fastio-unverified", "fastio-pread", *RIVALS),
         cold=True,
     ),
     LoadCase(
@@ -124,7 +112,7 @@ LOAD_CASES = (
         "small",
         ("fastio", "fastio-unverified", *RIVALS),
         cold=True,
-        repeats=15,
+        repeats=7,
     ),
     LoadCase(
         "small-warm",
@@ -132,7 +120,7 @@ LOAD_CASES = (
         "small",
         ("fastio", "fastio-unverified", *RIVALS),
         cold=False,
-        repeats=15,
+        repeats=7,
     ),
     LoadCase(
         "many-header",
@@ -159,7 +147,7 @@ READER_CASES = (
         "get-cold",
         "get_tensor in a loop: 2.47 GB, cold",
         "llama",
-        (*GETTERS, "fastio", *FIOS),
+        (*GETTERS, "fastio", FIO),
         cold=True,
     ),
     LoadCase(
@@ -200,7 +188,7 @@ READER_CASES = (
             "fastio-into-aligned-unverified",
             "fastio-into-numpy",
             "safetensors-copy",
-            *FIOS,
+            FIO,
         ),
         cold=True,
     ),
@@ -208,7 +196,7 @@ READER_CASES = (
         "stream-cold",
         "Tensor by tensor, each dropped: 2.47 GB, cold",
         "llama",
-        ("fastio-stream", "fastio-stream-unverified", "fastio", "safetensors-stream", *FIOS),
+        ("fastio-stream", "fastio-stream-unverified", "fastio", "safetensors-stream", FIO),
         cold=True,
     ),
     LoadCase(
@@ -253,15 +241,8 @@ SAVE_CASES = (
             "fastio-save-pread",
             "fastio-save-not-durable",
             *SAVE_RIVALS,
-            *FIO_WRITES,
+            FIO_WRITE,
         ),
-    ),
-    SaveCase(
-        "save-sums",
-        "What checksums cost: 2.47 GB to a new file",
-        "llama",
-        ("fastio-save", "fastio-save-unsummed"),
-        rounds_factor=2,
     ),
     SaveCase(
         "save-memory",
@@ -297,38 +278,29 @@ MEMORY_ROUNDS = 3
 STORE_CASES = ("store-one-root", "store-disks", "store-replica", "store-save", "store-open")
 
 
+# At most six loaders: each holds its part of the GPU from the first round to the last.
 _ONTO_GPU = (
     "fastio-gpu",
-    "fastio-gpu-again",
     "fastio-gpu-unverified",
+    "fastio-gpu-into",
     "instanttensor-gpu",
-    "fastsafetensors-gpu",
     "runai-gpu",
-    "safetensors-gpu",
+    "safetensors-rc-gpu",
     "copy-pinned",
 )
-
-
-def _onto_gpu(size: str, text: str, model: str) -> tuple[GpuCase, GpuCase]:
-    return (
-        GpuCase(
-            f"gpu-{size}-cold",
-            f"{text}, onto the GPU, cold",
-            model,
-            (*_ONTO_GPU, "direct-read", FIO, FIO_HUGE),
-            cold=True,
-        ),
-        GpuCase(
-            f"gpu-{size}-warm",
-            f"{text}, onto the GPU, warm",
-            model,
-            (*_ONTO_GPU, "cache-read"),
-            cold=False,
-        ),
-    )
-
-
 GPU_CASES = (
-    *_onto_gpu("2g", "2.47 GB, Llama-3.2-1B shapes in bf16", "llama"),
-    *_onto_gpu("16g", "16.06 GB, Llama-3.1-8B shapes in bf16", "llama-8b"),
+    GpuCase(
+        "gpu-cold",
+        "2.47 GB, Llama-3.2-1B shapes in bf16, onto the GPU, cold",
+        "llama",
+        (*_ONTO_GPU, READER),
+        cold=True,
+    ),
+    GpuCase(
+        "gpu-warm",
+        "2.47 GB, Llama-3.2-1B shapes in bf16, onto the GPU, warm",
+        "llama",
+        (*_ONTO_GPU, "cache-read"),
+        cold=False,
+    ),
 )

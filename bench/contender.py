@@ -9,7 +9,13 @@ import importlib.util
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+# A second safetensors, beside the one that is installed: `make bench` puts it there.
+RC_VERSION = "0.9.0rc1"
+RC_SITE = f"build/rivals/safetensors-{RC_VERSION}"
 
 Gives = Literal["tensors", "rows", "names"]
 Place = Literal["fresh", "mapped", "given", "nowhere"]
@@ -62,14 +68,20 @@ class Contender:
         How tables and pictures call it.
     modules : tuple of str
         What is imported before the clock starts.
+    site : str
+        A folder below the project's root that modules are looked for in first: where a second
+        version of a library is. Empty: none.
     """
 
     name: str
     title: str
     modules: tuple[str, ...]
+    site: str = field(default="", kw_only=True)
 
     def missing(self) -> str | None:
         """Return why it cannot run here, or None if it can."""
+        if self.site and not (ROOT / self.site).is_dir():
+            return f"{Path(self.site).name} not installed"
         absent = [module for module in self.modules if not is_installed(module)]
         return f"{', '.join(absent)} not installed" if absent else None
 

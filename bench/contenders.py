@@ -10,6 +10,7 @@ from bench import (
     save_contenders,
 )
 from bench.contender import Contender
+from bench.limits import LIMITS
 
 LOADERS = {
     each.name: each
@@ -22,12 +23,6 @@ LOADERS = {
 }
 SAVERS = {each.name: each for each in save_contenders.SAVERS}
 CONTENDERS: dict[str, Contender] = {**LOADERS, **SAVERS}
-# Not processes of ours: see fio.py.
-FIO, FIO_HUGE = "fio", "fio-huge"
-FIOS = (FIO, FIO_HUGE)
-FIO_WRITE, FIO_WRITE_HUGE = "fio-write", "fio-write-huge"
-FIO_WRITES = (FIO_WRITE, FIO_WRITE_HUGE)
-WITH_HUGE_PAGES = (FIO_HUGE, FIO_WRITE_HUGE)
 # What `store_run` measures by itself.
 STORES = {
     "fastio-store": "a store of one root",
@@ -42,9 +37,6 @@ STORES = {
     **{f"store-open-{count}": f"{count:,} tensors" for count in (1000, 10**4, 10**5, 10**6)},
 }
 TITLES = {name: contender.title for name, contender in CONTENDERS.items()} | {
-    FIO: "fio, io_uring, direct",
-    FIO_HUGE: "fio, io_uring, direct, huge pages",
-    FIO_WRITE: "fio, io_uring, direct, end_fsync",
-    FIO_WRITE_HUGE: "fio, io_uring, direct, end_fsync, huge pages",
+    **{limit.name: limit.title for limit in LIMITS.values()},
     **STORES,
 }

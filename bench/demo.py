@@ -1,140 +1,313 @@
 """Load a real model and a made one of 2.47 GB, cold and warm, beside safetensors: `make demo`.
 
-Both are sealed, loaded by both libraries from the same file, and compared byte by byte. The exit
-status is 1 if a byte differs or a load fails. `bench.load` is the thorough one.
+Both models are sealed. fastio and safetensors load the same file, as numpy arrays and, where torch
+is installed, as torch tensors. Each framework has a table of its own, and speeds are compared only
+within it. The exit status is 1 if a byte differs or a load fails. `bench.load` is the thorough one.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import re
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from bench import answers, cache, fio, tables
+from bench import answers, cache, placing, tables
 from bench.campaign import Files
 from bench.cases import LoadCase
 from bench.contender import Attempt, is_installed
 from bench.contenders import LOADERS, TITLES
-from bench.harness import ROOT, MeasureError, paired_ratio
+from bench.errors import MeasureError
+from bench.harness import ROOT
 from bench.load_run import LoadRun
 
 ROUNDS = 3
-MODELS = {"minilm": "all-MiniLM-L6-v2, real", "llama": "Llama-3.2-1B shapes, made"}
-# A model is written once and sealed into a second file before the first one goes.
-DISK_BYTES = {"minilm": 2 * 10**8, "llama": 52 * 10**8}
-NO_FIO: dict[str, fio.Settings] = {}
+COLUMNS = ("model", "file", "loaded by", "how", "verified", "median", "GB/s", "speed")
+NUMBERS = ("median", "GB/s", "speed")
+VERIFIED = re.compile(r"\b(\d+) chunks verified\b")
 
 
-def contenders(*, cold: bool) -> tuple[str, ...]:
-    """Return who takes part: with torch where it is installed, else with numpy."""
-    if is_installed("torch"):
-        return ("fastio", "safetensors") if cold else ("fastio", "fastio-unverified", "safetensors")
-    if cold:
-        return ("fastio-numpy-verified", "safetensors-numpy")
-    return ("fastio-numpy-verified", "fastio-numpy", "safetensors-numpy")
+@dataclass(frozen=True)
+class Model:
+    """A model that the demo loads.
+
+    Attributes
+    ----------
+    name, title : str
+        Its name in `models`, and for people.
+    disk_bytes : int
+        What it takes at its peak: it is written once, and sealed into a second file.
+    """
+
+    name: str
+    title: str
+    disk_bytes: int
 
 
-def compare(path: Path, ours: str, theirs: str) -> list[str]:
-    """Load by both and return the names of tensors in which a byte differs."""
-    ours_loaded, theirs_loaded = (LOADERS[name].load(Attempt(str(path))) for name in (ours, theirs))
-    return answers.differences(ours_loaded, theirs_loaded)
+MODELS = (
+    Model("minilm", "all-MiniLM-L6-v2", 2 * 10**8),
+    Model("llama", "Llama-3.2-1B, made", 52 * 10**8),
+)
 
 
-def add_rows(table: Table, title: str, result: dict[str, Any]) -> None:
-    """Add a row for each contender of a finished case, with its speed over that of safetensors."""
-    found = result["contenders"]
-    rival = next((name for name in found if name.startswith("safetensors")), None)
-    for name, figures in found.items():
-        times = "1.00 x"
-        if rival is not None and name != rival:
-            times = f"{paired_ratio(found[rival]['seconds'], figures['seconds']).value:.2f} x"
-        state = "cold" if result["cold"] else "warm, touched"
-        speed = f"{figures['gb_per_s']:.2f}"
-        loader = TITLES[name] + (
-            ", verified" if name in {"fastio", "fastio-numpy-verified"} else ""
+@dataclass(frozen=True)
+class Block:
+    """The loaders of one framework, which are compared with each other and with nobody else.
+
+    Attributes
+    ----------
+    framework : str
+        What the tensors are made of.
+    verified, unverified, rival : str
+        Names of loaders: fastio, fastio with `verify=False`, and safetensors.
+    """
+
+    framework: str
+    verified: str
+    unverified: str
+    rival: str
+
+    def loaders(self, *, cold: bool) -> tuple[str, ...]:
+        """Return who takes part; what verification costs shows when the file is warm."""
+        return (self.verified, *(() if cold else (self.unverified,)), self.rival)
+
+    def label(self, name: str) -> str:
+        """Return what a loader is called where the framework has been named."""
+        labels = {self.verified: "fastio", self.unverified: "fastio, verify=False"}
+        return labels.get(name, "safetensors")
+
+
+NUMPY = Block("numpy", "fastio-numpy-verified", "fastio-numpy", "safetensors-numpy")
+TORCH = Block("torch", "fastio", "fastio-unverified", "safetensors")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model, cold or warm.
+
+    Attributes
+    ----------
+    title : str
+        The model's.
+    result : dict
+        What the run says of the case.
+    reports : dict of str to str
+        fastio's report of the last load, by the loader's name.
+    """
+
+    title: str
+    result: dict[str, Any]
+    reports: dict[str, str]
+
+
+def blocks() -> tuple[Block, ...]:
+    """Return numpy's block, and torch's where torch is installed."""
+    return (NUMPY, TORCH) if is_installed("torch") else (NUMPY,)
+
+
+def compare(path: Path, block: Block) -> list[str]:
+    """Load by both libraries and return the names of tensors in which a byte differs."""
+    loads = []
+    for loader in (LOADERS[block.verified], LOADERS[block.rival]):
+        for module in loader.modules:
+            importlib.import_module(module)
+        loads.append(loader.load(Attempt(str(path))))
+    return answers.differences(*loads)
+
+
+def has_verified(report: str) -> bool:
+    """Whether fastio says in its report that it compared checksums."""
+    found = VERIFIED.search(report)
+    return found is not None and int(found[1]) > 0
+
+
+def add_rows(table: Table, block: Block, measured: Measured) -> None:
+    """Add a row for each loader of the block, with its speed beside that of safetensors."""
+    found = measured.result["contenders"]
+    for name in block.loaders(cold=measured.result["cold"]):
+        if name not in found:
+            continue
+        figures = found[name]
+        against = ""
+        if block.rival in found:
+            # Of the medians in the same table, so that it can be checked by eye.
+            against = f"{found[block.rival]['median_s'] / figures['median_s']:.2f} x"
+        table.add_row(
+            measured.title,
+            "cold" if measured.result["cold"] else "warm",
+            block.label(name),
+            placing.words(name, figures),
+            "yes" if has_verified(measured.reports.get(name, "")) else "no",
+            tables.seconds(figures["median_s"]),
+            f"{figures['gb_per_s']:.2f}",
+            against,
         )
-        table.add_row(title, state, loader, tables.seconds(figures["median_s"]), speed, times)
     table.add_section()
 
 
-def show_model(model: str, files: Files, table: Table, console: Console) -> list[str]:
-    """Measure and compare one model, and return what went wrong."""
-    problems = []
-    title = MODELS[model]
+def table_of(block: Block, measured: Iterable[Measured]) -> Table:
+    """Return the table of one framework."""
+    title = f"fastio beside safetensors, {block.framework}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for heading in COLUMNS:
+        table.add_column(heading, justify="right" if heading in NUMBERS else "left")
+    for each in measured:
+        add_rows(table, block, each)
+    return table
+
+
+def measure(
+    model: Model, path: Path, files: Files, taking_part: Sequence[Block], *, cold: bool
+) -> tuple[Measured, list[str]]:
+    """Measure one model in one state, and return that and what went wrong.
+
+    Raises
+    ------
+    MeasureError, CacheError, OSError
+        The file cannot be read, or not be had in that state.
+    """
+    state = "cold" if cold else "warm"
+    names = tuple(name for block in taking_part for name in block.loaders(cold=cold))
+    case = LoadCase(f"{model.name}-{state}", model.title, model.name, names, cold=cold)
+    run = LoadRun(case, files, {}, lambda text: None)
+    result = run.run(ROUNDS)
+    problems = [
+        f"{path.name}, {state}: {TITLES[name]}: {reason}"
+        for name, reason in (run.missing | run.failed).items()
+    ]
+    return Measured(model.title, result, dict(run.lines)), problems
+
+
+def show_model(
+    model: Model, files: Files, taking_part: Sequence[Block], console: Console
+) -> tuple[list[Measured], list[str]]:
+    """Measure and compare one model, and return its figures and what went wrong.
+
+    Raises
+    ------
+    MeasureError, CacheError, FastioError, OSError
+        The model cannot be made or measured.
+    """
     begin = time.perf_counter()
-    path = files.get(model)
-    nbytes = path.stat().st_size
-    console.print(
-        f"{title}: {nbytes / 1e9:.2f} GB made and sealed in {time.perf_counter() - begin:.1f} s"
-    )
+    path = files.get(model.name)
+    gb, seconds = path.stat().st_size / 1e9, time.perf_counter() - begin
+    console.print(f"{model.title}: {gb:.2f} GB, made and sealed in {seconds:.1f} s")
+    measured, problems = [], []
     for cold in (True, False):
-        state = "cold" if cold else "warm"
-        case = LoadCase(f"{model}-{state}", title, model, contenders(cold=cold), cold=cold)
-        run = LoadRun(case, files, NO_FIO, lambda text: None, everything=True)
-        result = run.run(ROUNDS)
-        add_rows(table, title, result)
-        how = f" (evicted by {run.eviction})" if cold else ""
-        console.print(f"  {state}{how}")
-        for name, line in run.lines.items():
-            if line:
-                console.print(f"    {TITLES[name]}: {line}", highlight=False)
-        for name, reason in (run.missing | run.failed).items():
-            problems.append(f"{title}, {state}: {TITLES[name]}: {reason}")
-    ours, *_, theirs = contenders(cold=True)
-    if not problems:
-        different = compare(path, ours, theirs)
+        console.print(f"  {'cold' if cold else 'warm'}: {ROUNDS} loads by each loader ...")
+        found, failed = measure(model, path, files, taking_part, cold=cold)
+        measured.append(found)
+        problems += failed
+    if problems:
+        return measured, problems
+    for block in taking_part:
+        different = compare(path, block)
         if different:
-            problems.append(f"{title}: bytes differ in {', '.join(different[:5])}")
+            names = ", ".join(different[:5])
+            problems.append(f"{model.title}, {block.framework}: bytes differ in {names}")
         else:
-            console.print(f"  all {answers.tensor_bytes(path):,} bytes are those of safetensors")
-    return problems
+            nbytes = answers.tensor_bytes(path)
+            console.print(f"  {block.framework}: both libraries give the same {nbytes:,} bytes")
+    return measured, problems
+
+
+def explain(console: Console) -> None:
+    """Say what the words of the tables mean, and how the times were taken."""
+    for line in (
+        "cold: no page of the file was in the page cache. warm: every page was.",
+        f"{placing.MAPS}: the tensors are the page cache's own pages.",
+        f"{placing.COPIES}: the tensors have memory of their own.",
+        "verified: fastio compared every chunk with its checksum. safetensors has no checksums.",
+        "One byte of every page is read before the clock stops: of mapped tensors, and when warm "
+        "of all tensors.",
+        f"The times are medians of {ROUNDS} loads, each in a fresh process. The speed is in "
+        "multiples of safetensors' in the same table.",
+    ):
+        console.print(line, highlight=False)
+
+
+def show(folder: Path, models: Sequence[Model], console: Console, *, keep: bool = False) -> int:
+    """Show all models, which engine works here, and the result; return the exit status.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are made.
+    models : sequence of Model
+    console : Console
+    keep : bool
+        The files stay.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be made, or a file not be removed.
+    """
+    import fastio
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = Files(folder, lambda text: None)
+    taking_part = blocks()
+    measured: list[Measured] = []
+    problems: list[str] = []
+    try:
+        for model in models:
+            free = shutil.disk_usage(folder).free
+            if free < model.disk_bytes:
+                problems.append(
+                    f"{model.title}: needs {model.disk_bytes / 1e9:.1f} GB of disk space in "
+                    f"{folder}, which has {free / 1e9:.1f} GB; name another folder with --dir"
+                )
+                continue
+            try:
+                found, failed = show_model(model, files, taking_part, console)
+            except (MeasureError, cache.CacheError, fastio.FastioError, OSError) as error:
+                problems.append(f"{model.title}: {error}")
+            else:
+                measured += found
+                problems += failed
+    finally:
+        if not keep:
+            files.remove()
+    for block in taking_part:
+        console.print()
+        console.print(table_of(block, measured))
+    console.print()
+    explain(console)
+    if TORCH not in taking_part:
+        console.print("torch is not installed, so this compares numpy alone.")
+    report = fastio.engine_report()
+    console.print()
+    console.print(
+        f"fastio reads with the engine {report.chosen} here: {report.reason}.", highlight=False
+    )
+    for problem in problems:
+        console.print(f"[red]FAILED[/red] {escape(problem)}")
+    if not problems:
+        frameworks = " and ".join(block.framework for block in taking_part)
+        console.print(f"OK: fastio and safetensors give the same bytes, with {frameworks}.")
+    return 1 if problems else 0
 
 
 def main() -> int:
-    """Show both models, then how fastio reads on this machine."""
+    """Show both models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/demo", help="for the files")
     parser.add_argument("--keep", action="store_true", help="keep the files")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    folder: Path = arguments.dir
-    folder.mkdir(parents=True, exist_ok=True)
-
-    import fastio
-
-    table = Table()
-    for heading in ("model", "page cache", "loaded by", "median", "GB/s", "speed"):
-        table.add_column(heading, justify="left" if heading in {"model", "loaded by"} else "right")
-    problems: list[str] = []
-    files = Files(folder, lambda text: None)
-    try:
-        for model, title in MODELS.items():
-            free = shutil.disk_usage(folder).free
-            if free < DISK_BYTES[model]:
-                problems.append(
-                    f"{title}: needs {DISK_BYTES[model] / 1e9:.1f} GB of disk space in "
-                    f"{folder}, which has {free / 1e9:.1f} GB; name another folder with --dir"
-                )
-                continue
-            try:
-                problems += show_model(model, files, table, console)
-            except (MeasureError, cache.CacheError, fastio.FastioError, OSError) as error:
-                problems.append(f"{title}: {error}")
-    finally:
-        if not arguments.keep:
-            files.remove()
-    console.print()
-    console.print(table)
-    console.print(str(fastio.engine_report()), highlight=False)
-    for problem in problems:
-        console.print(f"[red]FAILED[/red] {problem}")
-    return 1 if problems else 0
+    return show(arguments.dir, MODELS, console, keep=arguments.keep)
 
 
 if __name__ == "__main__":

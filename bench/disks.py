@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.harness import MeasureError
+from bench.errors import MeasureError
 
 _BLKIO = Path("/sys/fs/cgroup/blkio")
 

@@ -1,11 +1,13 @@
-"""The GPU that loads go to: whether torch has one, and what a result file says of it.
+"""The device that loads go to: which one, whether torch has it, and what a result file says of it.
 
-Asked in a process of its own, so that whoever measures holds nothing of a GPU.
+Asked in a process of its own, so that whoever measures holds nothing of a GPU. On the device `cpu`
+everything is rehearsed on a machine without a GPU: what is measured there says nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.harness import ROOT, MeasureError
+from bench.errors import MeasureError
+from bench.harness import ROOT
 
-DEVICE = "cuda:0"
+# Workers inherit it.
+VARIABLE = "FASTIO_BENCH_DEVICE"
+REHEARSAL = {"name": "REHEARSAL, no GPU", "rehearsal": True}
 
 _ASK = """
-import json, subprocess
+import json, subprocess, sys
 try:
     import torch
 except ImportError:
@@ -30,10 +35,11 @@ if torch.version.cuda is None:
 if not torch.cuda.is_available():
     print(json.dumps({"missing": "torch finds no CUDA device"}))
     raise SystemExit
-found = torch.cuda.get_device_properties(0)
+index = torch.device(sys.argv[1]).index or 0
+found = torch.cuda.get_device_properties(index)
 try:
     driver = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"],
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", f"--id={index}"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()
 except (OSError, subprocess.CalledProcessError):
@@ -52,6 +58,16 @@ class NoGpuError(MeasureError):
     """There is no GPU to measure on."""
 
 
+def device() -> str:
+    """Return the device that is measured, by torch's name; `cpu` in a rehearsal."""
+    return os.environ.get(VARIABLE, "cuda:0")
+
+
+def is_rehearsal() -> bool:
+    """Whether this is a rehearsal without a GPU."""
+    return device() == "cpu"
+
+
 def about() -> dict[str, Any]:
     """Return name and memory of the GPU, its driver, and the torch that uses it.
 
@@ -60,7 +76,9 @@ def about() -> dict[str, Any]:
     NoGpuError
         There is none, and why.
     """
-    command = (sys.executable, "-c", _ASK)
+    if is_rehearsal():
+        return dict(REHEARSAL)
+    command = (sys.executable, "-c", _ASK, device())
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:
         raise NoGpuError(f"no GPU: {done.stderr.strip()[-500:]}")

@@ -1,20 +1,30 @@
 """Who loads a file onto a GPU, and by which lines of code: what each project's documentation says.
 
-The clock stops when the device has done all that was asked of it. What a contender pins or makes
-once a process is in its time, as far as a load of a tiny file has not made it before.
+The clock stops when the device has done all that was asked of it. A contender's process lives
+through all rounds: what it pins or makes once a process is in its first load, which is kept apart.
+On the device `cpu`, in a rehearsal, the same lines run without a GPU as far as they can.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from bench.contender import Attempt, Load, Loader
-from bench.gpu import DEVICE
+from bench import answers, gpu, held
+from bench.contender import RC_SITE, RC_VERSION, Attempt, Load, Loader
 from bench.gpu_answers import OnDevice
 
 Tensors = Mapping[str, Any]
+
+
+def synchronize() -> None:
+    """Wait until the device has done all that was asked of it."""
+    import torch
+
+    if not gpu.is_rehearsal():
+        torch.cuda.synchronize()
 
 
 def _idle(path: str) -> Mapping[str, Any]:
@@ -22,86 +32,108 @@ def _idle(path: str) -> Mapping[str, Any]:
     import torch
 
     gc.collect()
-    torch.cuda.synchronize()
+    if gpu.is_rehearsal():
+        return {}
+    synchronize()
     torch.cuda.empty_cache()
-    return _counted_from_here()
-
-
-def _counted_from_here() -> Mapping[str, Any]:
-    import torch
-
     torch.cuda.reset_peak_memory_stats()
     free, _ = torch.cuda.mem_get_info()
     return {"free": free, "reserved": torch.cuda.memory_reserved()}
+
+
+def _device_bytes(given: Mapping[str, Any]) -> int:
+    """What was taken of the device: through torch's allocator at its peak, and at the end by
+    whoever does not ask torch.
+    """
+    import torch
+
+    if gpu.is_rehearsal():
+        return 0
+    free, _ = torch.cuda.mem_get_info()
+    by_torch: int = torch.cuda.max_memory_reserved() - given["reserved"]
+    by_others: int = given["free"] - free
+    return max(by_torch, by_others)
 
 
 def _to_the_end(load: Callable[[Attempt], Tensors]) -> Load:
     """The load, until the device is done; and what it took of the device's memory."""
 
     def until_done(attempt: Attempt) -> Mapping[str, Any]:
-        import torch
-
         tensors = load(attempt)
-        torch.cuda.synchronize()
-        free, _ = torch.cuda.mem_get_info()
-        # Through torch's allocator at its peak; and at the end by whoever does not ask torch.
-        by_torch = torch.cuda.max_memory_reserved() - attempt.given["reserved"]
-        attempt.figures["device_bytes"] = max(by_torch, attempt.given["free"] - free)
+        synchronize()
+        attempt.figures["device_bytes"] = _device_bytes(attempt.given)
         return OnDevice(tensors)
 
     return until_done
 
 
-def _fastio(verify: bool) -> Callable[[Attempt], Tensors]:
-    def load(attempt: Attempt) -> Tensors:
+def _with_pinned_account(load: Callable[[Attempt], Tensors]) -> Callable[[Attempt], Tensors]:
+    """The load by fastio; and what its pool of pinned memory holds, and took to be pinned."""
+
+    def counted(attempt: Attempt) -> Tensors:
         import fastio
         from fastio import _native
 
         attempt.report = fastio.Report()
-        pinning_s = _native.pinned_account()["seconds"]
-        tensors: Tensors = fastio.load(
-            attempt.path, framework="torch", device=DEVICE, verify=verify, report=attempt.report
-        )
+        before_s = _native.pinned_account()["seconds"]
+        tensors = load(attempt)
         account = _native.pinned_account()
-        attempt.figures["pinning_s"] = account["seconds"] - pinning_s
+        attempt.figures["pinning_s"] = account["seconds"] - before_s
         attempt.figures["pinned_bytes"] = account["nbytes"]
         attempt.figures["pinned_limit_bytes"] = fastio.Options().pinned_limit_bytes
         return tensors
 
-    return load
+    return counted
 
 
-def _unpinned(path: str) -> Mapping[str, Any]:
-    """As in a process that has not loaded anything: the tiny file has left pinned memory."""
+def _fastio(verify: bool) -> Callable[[Attempt], Tensors]:
+    def load(attempt: Attempt) -> Tensors:
+        import fastio
+
+        tensors: Tensors = fastio.load(
+            attempt.path,
+            framework="torch",
+            device=gpu.device(),
+            verify=verify,
+            report=attempt.report,
+        )
+        return tensors
+
+    return _with_pinned_account(load)
+
+
+def _parameters(path: str) -> Mapping[str, Any]:
+    """A model's parameters on the device. Ones are no file's content: a load that fills nothing is
+    a wrong answer.
+    """
+    given = dict(_idle(path))
+    parameters = held.empty_torch(answers.file_entries(Path(path)), device=gpu.device())
+    for tensor in parameters.values():
+        tensor.fill_(1)
+    synchronize()
+    return given | {"parameters": parameters}
+
+
+def _fastio_into(attempt: Attempt) -> Tensors:
     import fastio
 
-    fastio.trim()
-    return _idle(path)
-
-
-def _loaded_once(path: str) -> Mapping[str, Any]:
-    """As in a process that has loaded this very file, and let go of it."""
-    import torch
-
-    import fastio
-
-    fastio.load(path, framework="torch", device=DEVICE).clear()
-    gc.collect()
-    torch.cuda.synchronize()
-    return _counted_from_here()
+    parameters: dict[str, Any] = attempt.given["parameters"]
+    fastio.load_into(attempt.path, parameters, report=attempt.report)
+    return parameters
 
 
 def _instanttensor(attempt: Attempt) -> Tensors:
     from instanttensor import safe_open
 
-    with safe_open(attempt.path, framework="pt", device=0) as file:
+    with safe_open(attempt.path, framework="pt", device=gpu.device()) as file:
         return dict(file.tensors())
 
 
 def _fastsafetensors(attempt: Attempt) -> Tensors:
     import fastsafetensors
 
-    with fastsafetensors.fastsafe_open(attempt.path, device=DEVICE, nogds=True) as file:
+    device = gpu.device()
+    with fastsafetensors.fastsafe_open(attempt.path, device=device, nogds=True) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -109,15 +141,25 @@ def _runai(attempt: Attempt) -> Tensors:
     from runai_model_streamer import SafetensorsStreamer
 
     with SafetensorsStreamer() as streamer:
-        streamer.stream_file(attempt.path, device=DEVICE)
+        streamer.stream_file(attempt.path, device=gpu.device())
         return dict(streamer.get_tensors())
 
 
 def _safetensors(attempt: Attempt) -> Tensors:
     import safetensors.torch
 
-    tensors: Tensors = safetensors.torch.load_file(attempt.path, device=DEVICE)
+    tensors: Tensors = safetensors.torch.load_file(attempt.path, device=gpu.device())
     return tensors
+
+
+def _prefetched(attempt: Attempt) -> Tensors:
+    import safetensors
+
+    with (
+        safetensors.safe_open(attempt.path, framework="pt") as file,
+        file.prefetch(device=gpu.device()) as loader,
+    ):
+        return dict(loader)
 
 
 def _loader(
@@ -126,28 +168,34 @@ def _loader(
     modules: tuple[str, ...],
     load: Callable[[Attempt], Tensors],
     prepare: Callable[[str], Mapping[str, Any]] = _idle,
+    site: str = "",
 ) -> Loader:
     return Loader(
-        name, title, ("torch", *modules), _to_the_end(load), place="nowhere", prepare=prepare
+        name,
+        title,
+        ("torch", *modules),
+        _to_the_end(load),
+        place="nowhere",
+        prepare=prepare,
+        site=site,
     )
 
 
-RIVALS = ("instanttensor-gpu", "fastsafetensors-gpu", "runai-gpu", "safetensors-gpu")
+RIVALS = (
+    *("instanttensor-gpu", "fastsafetensors-gpu", "runai-gpu"),
+    *("safetensors-gpu", "safetensors-rc-gpu"),
+)
+# They take no other device: a rehearsal goes without them.
+GPU_ONLY = ("instanttensor-gpu", "safetensors-rc-gpu")
 LOADERS = (
-    _loader("fastio-gpu", "fastio, to cuda", ("fastio",), _fastio(True), _unpinned),
+    _loader("fastio-gpu", "fastio, to cuda", ("fastio",), _fastio(True)),
+    _loader("fastio-gpu-unverified", "fastio, to cuda, verify=False", ("fastio",), _fastio(False)),
     _loader(
-        "fastio-gpu-again",
-        "fastio, to cuda, the second load of a process",
+        "fastio-gpu-into",
+        "fastio.load_into, parameters on cuda",
         ("fastio",),
-        _fastio(True),
-        _loaded_once,
-    ),
-    _loader(
-        "fastio-gpu-unverified",
-        "fastio, to cuda, verify=False",
-        ("fastio",),
-        _fastio(False),
-        _unpinned,
+        _with_pinned_account(_fastio_into),
+        _parameters,
     ),
     _loader("instanttensor-gpu", "InstantTensor, to cuda", ("instanttensor",), _instanttensor),
     _loader(
@@ -162,5 +210,12 @@ LOADERS = (
         "safetensors, to cuda",
         ("safetensors", "safetensors.torch"),
         _safetensors,
+    ),
+    _loader(
+        "safetensors-rc-gpu",
+        f"safetensors {RC_VERSION}, prefetch, to cuda",
+        ("safetensors", "safetensors.torch"),
+        _prefetched,
+        site=RC_SITE,
     ),
 )

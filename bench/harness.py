@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bench.errors import MeasureError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A 95 % interval for a median needs six values: for n of them, even the range from the smallest to
@@ -32,10 +34,6 @@ Verdict = Literal["met", "missed", "not decided", "not measured"]
 Interval = tuple[float, float]
 # Seconds since the order was given, and anonymous bytes.
 Sample = tuple[float, int]
-
-
-class MeasureError(RuntimeError):
-    """A measurement failed or cannot be believed."""
 
 
 # ---- statistics ---------------------------------------------------------------------------------

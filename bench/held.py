@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def empty_torch(
-    entries: Iterable[Entry], alignment_bytes: int | None = None
+    entries: Iterable[Entry], alignment_bytes: int | None = None, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Return a tensor of each shape: where torch puts it, or at a multiple of an alignment."""
     import torch
@@ -36,8 +36,8 @@ def empty_torch(
     def empty(entry: Entry) -> torch.Tensor:
         dtype = dtypes[entry.dtype]
         if alignment_bytes is None:
-            return torch.empty(entry.shape, dtype=dtype)
-        room = torch.empty(entry.nbytes + alignment_bytes, dtype=torch.uint8)
+            return torch.empty(entry.shape, dtype=dtype, device=device)
+        room = torch.empty(entry.nbytes + alignment_bytes, dtype=torch.uint8, device=device)
         skipped = -room.data_ptr() % alignment_bytes
         return room[skipped : skipped + entry.nbytes].view(dtype).view(entry.shape)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench import answers
-from bench.contender import Answer, Attempt, Load, Loader
+from bench.contender import RC_SITE, RC_VERSION, Answer, Attempt, Load, Loader
 
 
 class _Names(Answer):
@@ -84,7 +84,6 @@ _TORCH = ("fastio", "torch")
 LOADERS = (
     Loader("fastio", "fastio", _TORCH, _fastio("torch", True)),
     Loader("fastio-unverified", "fastio, verify=False", _TORCH, _fastio("torch", False)),
-    Loader("fastio-uring", "fastio, engine=uring", _TORCH, _fastio("torch", True, engine="uring")),
     Loader("fastio-pread", "fastio, engine=pread", _TORCH, _fastio("torch", True, engine="pread")),
     Loader(
         "fastio-numpy",
@@ -102,10 +101,12 @@ LOADERS = (
         place="mapped",
     ),
     Loader(
-        "safetensors-pread",
-        "safetensors, backend=pread",
+        "safetensors-rc",
+        f"safetensors {RC_VERSION}, touched",
         ("safetensors", "safetensors.torch", "torch"),
-        _safetensors("torch", "pread"),
+        _safetensors("torch", "mmap"),
+        place="mapped",
+        site=RC_SITE,
     ),
     Loader(
         "safetensors-numpy",

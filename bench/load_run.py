@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench import answers, cache, fio
+from bench import answers, cache
 from bench.answers import Entry
 from bench.cases import LoadCase
 from bench.contender import Loader
 from bench.contenders import LOADERS
-from bench.harness import MeasureError
+from bench.errors import MeasureError
+from bench.limits import LIMITS
 from bench.run import ModelFiles, Run
+from bench.settings import Settings
 
 # Below this, the kernel's own imprecision in RssAnon is larger than what is looked for.
 CHECKED_BYTES = 64 * 2**20
 
 
 class LoadRun(Run):
-    """All rounds of one case of loads.
-
-    Attributes
-    ----------
-    eviction : str
-        How the file was put out of the page cache.
-    """
+    """All rounds of one case of loads."""
 
     _case: LoadCase
 
@@ -32,15 +28,10 @@ class LoadRun(Run):
         self,
         case: LoadCase,
         files: ModelFiles,
-        settings: Mapping[str, fio.Settings],
+        settings: Mapping[str, Settings],
         log: Callable[[str], None],
-        *,
-        everything: bool = False,
     ) -> None:
-        """Prepare the rounds; `everything` evicts all files and not the model's alone."""
-        self._everything = everything
         self._loaders = [LOADERS[name] for name in case.contenders if name in LOADERS]
-        self.eviction = ""
         super().__init__(case, files, settings, log)
         self._names_digest = answers.names_digest(
             entry.name for entry in answers.file_entries(self._path)
@@ -60,12 +51,16 @@ class LoadRun(Run):
 
     def _prepare(self) -> None:
         if self._case.cold:
-            self.eviction = cache.evict(self._path, everything=self._everything)
+            cache.evict(self._path)
         else:
             cache.populate(self._path)
 
+    def _is_prepared(self) -> bool:
+        found = cache.resident_pages(self._path)
+        return found == (0 if self._case.cold else cache.page_count(self._path))
+
     def _limit(self, name: str) -> dict[str, float]:
-        return fio.read(self._path, self._settings[name])
+        return LIMITS[name].run(self._path, self._settings[name], self._path.stat().st_size)
 
     def _has_speed(self, name: str) -> bool:
         return name not in LOADERS or LOADERS[name].gives != "names"

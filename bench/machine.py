@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.contender import RC_SITE, RC_VERSION, ROOT
+
 DISTRIBUTIONS = (
     "fastio-tensor",
     "numpy",
@@ -120,9 +121,14 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if (ROOT / RC_SITE).is_dir():
+        found["safetensors (rc)"] = RC_VERSION
     if fio := _output("fio", "--version"):
-        found["fio"] = fio
-    if commit := _output("git", "rev-parse", "--short=12", "HEAD"):
+        found["fio"] = fio.removeprefix("fio-")
+    # Where the tree is a copy without its history, whoever copied it says what it is.
+    if commit := os.environ.get("FASTIO_COMMIT", ""):
+        found["commit"] = commit
+    elif commit := _output("git", "rev-parse", "--short=12", "HEAD"):
         changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench")
         found["commit"] = commit + ("+changes" if changed else "")
     return found

@@ -76,6 +76,11 @@ def llama_8b_tensors() -> Iterator[Tensor]:
     yield from _llama(hidden, kv, intermediate, vocabulary, 32)
 
 
+def medium_tensors() -> Iterator[Tensor]:
+    """86 MB in the shapes of a Llama of eight layers, for trials of the scripts themselves."""
+    return _llama(512, 128, 2048, 32000, 8)
+
+
 def many_tensors() -> Iterator[Tensor]:
     """100,000 tensors of 4 KiB: what a load costs a tensor, not a byte."""
     return (Tensor(f"experts.{index:06d}.weight", (32, 32)) for index in range(100_000))
@@ -94,6 +99,7 @@ def tiny_tensors() -> Iterator[Tensor]:
 MADE: dict[str, tuple[str, Callable[[], Iterator[Tensor]]]] = {
     "llama": ("BF16", llama_tensors),
     "llama-8b": ("BF16", llama_8b_tensors),
+    "medium": ("BF16", medium_tensors),
     "many": ("F32", many_tensors),
     "small": ("F32", small_tensors),
     "tiny": ("BF16", tiny_tensors),

@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from bench.harness import MeasureError
+from bench.errors import MeasureError
 
 # At rest: so long a time in which the disk was busy for no more than that share.
 QUIET_S = 0.5

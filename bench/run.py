@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import answers, cache, fio, machine
+from bench import answers, cache, guest_memory, machine
 from bench.answers import Entry
 from bench.cases import Case
-from bench.contenders import CONTENDERS, WITH_HUGE_PAGES
-from bench.harness import MeasureError, Sample, Worker, median, rounds, thinned
+from bench.contenders import CONTENDERS
+from bench.errors import MeasureError
+from bench.harness import Sample, Worker, median, rounds, thinned
+from bench.limits import LIMITS
+from bench.settings import Settings
 
 FIELDS = ("seconds", "touch_s", "cpu_s", "foreign_cpu_s", "peak_bytes", "peak_rss_bytes")
+# How often files and memory are prepared before it is given up: a machine may take pages back.
+ATTEMPTS = 5
 # Of memory over time: as many as a line of text has room for.
 POINTS = 60
 
@@ -31,13 +37,21 @@ class ModelFiles(Protocol):
 
 
 class Run(ABC):
-    """All rounds of one case."""
+    """All rounds of one case.
+
+    Attributes
+    ----------
+    deadline : float, optional
+        On the clock of `time.monotonic`: no round begins after it.
+    """
+
+    deadline: float | None = None
 
     def __init__(
         self,
         case: Case,
         files: ModelFiles,
-        settings: Mapping[str, fio.Settings],
+        settings: Mapping[str, Settings],
         log: Callable[[str], None],
     ) -> None:
         self._case = case
@@ -84,14 +98,18 @@ class Run(ABC):
             They cannot be had in it.
         """
 
+    def _is_prepared(self) -> bool:
+        """Whether files are still in that state once memory is prepared too."""
+        return True
+
     @abstractmethod
     def _limit(self, name: str) -> dict[str, float]:
-        """Run fio once.
+        """Run once what the device gives, one of `limits`.
 
         Raises
         ------
         MeasureError
-            fio failed.
+            It failed.
         """
 
     def _has_speed(self, name: str) -> bool:
@@ -102,20 +120,24 @@ class Run(ABC):
 
     def run(self, count: int) -> dict[str, Any]:
         """Measure `count` rounds and return what the JSON says of the case."""
+        with guest_memory.Ballast(self._tensor_bytes) as self._ballast:
+            return self._run(count)
+
+    def _run(self, count: int) -> dict[str, Any]:
         started = datetime.datetime.now(datetime.timezone.utc)
         names = [name for name in self._case.contenders if not self._is_missing(name)]
         orders = rounds(names, count)
         for index, order in enumerate(orders):
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                count = index
+                break
             for name in order:
                 if name in self.failed:
                     continue
                 try:
                     self._record(name, self._one(name))
                 except (MeasureError, cache.CacheError) as error:
-                    self.failed[name] = self._without_paths(str(error))
-                    self._series.pop(name, None)
-                    self._over_time.pop(name, None)
-                    self._log(f"{self._case.name}: {name} FAILED: {error}")
+                    self._fail(name, str(error))
             self._log(f"{self._case.name}: round {index + 1} of {count}: {self._latest()}")
         return {
             "title": self._case.title,
@@ -126,7 +148,7 @@ class Run(ABC):
             "tensors": self._tensors,
             "rounds": count,
             "repeats": self._case.repeats,
-            "orders": orders,
+            "orders": orders[:count],
             "digest": self._digest,
             "missing": self.missing,
             "failed": self.failed,
@@ -143,6 +165,13 @@ class Run(ABC):
             },
         }
 
+    def _fail(self, name: str, reason: str) -> None:
+        """Void a contender: it takes no further part, and its figures go."""
+        self.failed[name] = self._without_paths(reason)
+        self._series.pop(name, None)
+        self._over_time.pop(name, None)
+        self._log(f"{self._case.name}: {name} FAILED: {reason}")
+
     def _speed(self, name: str) -> dict[str, float]:
         if not self._has_speed(name):
             return {}
@@ -155,10 +184,7 @@ class Run(ABC):
         return {"memory_over_time": found} if found and found["mib"] else {}
 
     def _is_missing(self, name: str) -> bool:
-        if name in CONTENDERS:
-            reason = CONTENDERS[name].missing()
-        else:
-            reason = fio.missing(huge_pages=name in WITH_HUGE_PAGES)
+        reason = (CONTENDERS[name] if name in CONTENDERS else LIMITS[name]).missing()
         if reason is not None:
             self.missing[name] = reason
             self._log(f"{self._case.name}: without {name}: {reason}")
@@ -166,28 +192,39 @@ class Run(ABC):
 
     def _one(self, name: str) -> dict[str, Any]:
         if name not in CONTENDERS:
-            self._prepare()
+            self._prepare_all()
             limit = self._limit(name)
+            self._ballast.fill()
             return {
                 "seconds": self._tensor_bytes / limit["bytes_per_s"],
                 "cpu_s": limit["cpu_s"],
                 "notes": {"settings": str(self._settings[name])},
             }
-        job = {
-            "contender": name,
-            "path": str(self._path),
-            "warm": str(self._warm),
-            **self._job(name),
-        }
+        with self._worker(name) as worker:
+            return self._measured(worker, name)
+
+    def _worker(self, name: str) -> Worker:
+        """Return the process of a contender, which is not started yet."""
+        job = {"contender": name, "path": str(self._path), "warm": str(self._warm)}
+        return Worker(job | self._job(name))
+
+    def _measured(self, worker: Worker, name: str) -> dict[str, Any]:
+        """Have a worker measure its contender, as often as the case wants it, and take medians.
+
+        Raises
+        ------
+        MeasureError, CacheError
+            It failed, or cannot be believed.
+        """
         found_each: list[dict[str, Any]] = []
-        with Worker(job) as worker:
-            for _ in range(self._case.repeats):
-                # The worker's part comes first: it may look into the file.
-                worker.ask({"do": "prepare"})
-                self._prepare()
-                found = worker.ask({"do": "measure"}, sample_memory=self._case.memory)
-                self._check(name, found, worker.ask({"do": "digest"})["digest"])
-                found_each.append(found)
+        for _ in range(self._case.repeats):
+            # The worker's part comes first: it may look into the file.
+            worker.ask({"do": "prepare"})
+            self._prepare_all()
+            found = worker.ask({"do": "measure"}, sample_memory=self._case.memory)
+            self._ballast.fill()
+            self._check(name, found, worker.ask({"do": "digest"})["digest"])
+            found_each.append(found)
         merged = dict(found_each[-1])
         for field in FIELDS:
             if field in merged:
@@ -197,6 +234,21 @@ class Run(ABC):
             for figure in merged["figures"]
         }
         return merged
+
+    def _prepare_all(self) -> None:
+        """Put files and disk into their state, then memory, right before the clock starts.
+
+        Raises
+        ------
+        MeasureError, CacheError
+            They cannot be had in it.
+        """
+        for _ in range(ATTEMPTS):
+            self._prepare()
+            self._ballast.free()
+            if self._is_prepared():
+                return
+        raise MeasureError(f"the machine changed what was prepared, {ATTEMPTS} times in a row")
 
     def _check(self, name: str, found: dict[str, Any], digest: str) -> None:
         """Believe a measurement only if its tensors are right.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench import fio
 from bench.cases import SaveCase
 from bench.contenders import SAVERS
+from bench.limits import LIMITS
 from bench.outputs import Outputs
 from bench.run import ModelFiles, Run
+from bench.settings import Settings
 
 
 class SaveRun(Run):
@@ -19,7 +20,7 @@ class SaveRun(Run):
         self,
         case: SaveCase,
         files: ModelFiles,
-        settings: Mapping[str, fio.Settings],
+        settings: Mapping[str, Settings],
         log: Callable[[str], None],
     ) -> None:
         super().__init__(case, files, settings, log)
@@ -44,7 +45,7 @@ class SaveRun(Run):
         self._outputs.settle()
 
     def _limit(self, name: str) -> dict[str, float]:
-        return fio.write(self._outputs.path(name), self._settings[name], self._tensor_bytes)
+        return LIMITS[name].run(self._outputs.path(name), self._settings[name], self._tensor_bytes)
 
     def _has_speed(self, name: str) -> bool:
         return name not in SAVERS or not SAVERS[name].returns_early

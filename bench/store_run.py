@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ import numpy as np
 
 from bench import answers, cache, machine, models
 from bench.disks import slow_disks
-from bench.harness import ROOT, MeasureError, median, rounds
+from bench.errors import MeasureError
+from bench.guest_memory import Ballast
+from bench.harness import Worker, median, rounds
 
 Log = Callable[[str], None]
 # What each disk is held to, and how much there is to read: some seconds of one of them.
@@ -27,6 +28,7 @@ _DISK_BYTES = 6 * 2**30
 _OPENED = (1_000, 10_000, 100_000, 1_000_000)
 _TENSORS_A_SHARD = 100
 _TIMEOUT_S = 600
+_PROGRAM = (sys.executable, "-m", "bench.store_worker")
 
 
 class Series:
@@ -63,22 +65,37 @@ class Series:
         return {**self.document, **about, "rounds": count, "contenders": contenders}
 
 
-def ask(order: dict[str, Any]) -> dict[str, Any]:
-    """Have a fresh process do something.
+def ask(
+    order: dict[str, Any],
+    ballast: Ballast | None = None,
+    make_ready: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Have a fresh process do something, with files and memory prepared once it has imported.
+
+    Parameters
+    ----------
+    order : dict
+        The job of `store_worker`.
+    ballast : Ballast, optional
+        Memory that is freed right before it; none for what is not measured.
+    make_ready : callable
+        Puts files and roots into their state.
 
     Raises
     ------
     MeasureError
         It failed; its own words are in it.
     """
-    command = (sys.executable, "-m", "bench.store_worker", json.dumps(order))
-    done = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT_S
-    )
-    if done.returncode != 0:
-        raise MeasureError(done.stderr.strip()[-500:] or f"exit status {done.returncode}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    with Worker(order, _TIMEOUT_S, _PROGRAM) as worker:
+        worker.ask({"do": "prepare"})
+        make_ready()
+        if ballast is None:
+            return worker.ask({"do": "measure"})
+        ballast.free()
+        try:
+            return worker.ask({"do": "measure"})
+        finally:
+            ballast.fill()
 
 
 def one_root(folder: Path, count: int, log: Log) -> dict[str, Any]:
@@ -145,18 +162,22 @@ def saves(folder: Path, count: int, log: Log) -> dict[str, Any]:
     """Measure a save with two replicas to two disks of 400 MB/s beside one with one to one."""
     with _work(folder) as work, slow_disks(work / "disks", 2, _DISK_BYTES) as disks:
         path = _model(work)
+        tensor_bytes = answers.tensor_bytes(path)
         disks.hold_to(DISK_BYTES_S)
         series = Series("Saves to disks of 400 MB/s, 2.47 GB, durable")
-        for at, order in enumerate(rounds(("store-save-1", "store-save-2"), count)):
-            for name in order:
-                replicas = int(name[-1])
-                roots = [disk / "root" for disk in disks.paths[:replicas]]
-                asked = {"do": "save", "source": str(path), "roots": [str(root) for root in roots]}
-                series.add(name, ask({**asked, "replicas": replicas, "group": str(disks.group)}))
-                for root in roots:
-                    shutil.rmtree(root)
-            log(f"round {at + 1} of {count}")
-        return series.result(count, tensor_bytes=answers.tensor_bytes(path))
+
+        def save(name: str, ballast: Ballast) -> dict[str, Any]:
+            replicas = int(name[-1])
+            roots = [disk / "root" for disk in disks.paths[:replicas]]
+            asked: dict[str, Any] = {"do": "save", "source": str(path), "replicas": replicas}
+            asked |= {"roots": [str(root) for root in roots], "group": str(disks.group)}
+            answer = ask(asked, ballast)
+            for root in roots:
+                shutil.rmtree(root)
+            return answer
+
+        _measure(series, ("store-save-1", "store-save-2"), tensor_bytes, count, log, save)
+        return series.result(count, tensor_bytes=tensor_bytes)
 
 
 def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
@@ -168,13 +189,14 @@ def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
             _simulate(root, tensors)
             orders[f"store-open-{tensors}"] = {"do": "open", "roots": [str(root)]}
         series = Series(f"Opening a store, {_TENSORS_A_SHARD} tensors a shard")
-        for at, order in enumerate(rounds(tuple(orders), count)):
-            for name in order:
-                answer = ask(orders[name])
-                if answer["tensors"] != int(name.rpartition("-")[2]):
-                    raise MeasureError(f"{name}: {answer['tensors']} tensors")
-                series.add(name, answer)
-            log(f"round {at + 1} of {count}")
+
+        def open_one(name: str, ballast: Ballast) -> dict[str, Any]:
+            answer = ask(orders[name], ballast)
+            if answer["tensors"] != int(name.rpartition("-")[2]):
+                raise MeasureError(f"{name}: {answer['tensors']} tensors")
+            return answer
+
+        _measure(series, tuple(orders), 0, count, log, open_one)
         return series.result(count)
 
 
@@ -189,20 +211,40 @@ def _loads(
     after: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     expected = answers.file_digest(path)
-    for at, order in enumerate(rounds(tuple(orders), count)):
-        for name in order:
-            for file in cold:
-                cache.evict(file)
-            before(name)
-            try:
-                answer = ask(orders[name])
-            finally:
-                after(name)
-            if answer["digest"] != expected:
-                series.failed[name] = "wrong answer"
-            series.add(name, answer)
-        log(f"round {at + 1} of {count}")
-    return series.result(count, tensor_bytes=answers.tensor_bytes(path))
+    tensor_bytes = answers.tensor_bytes(path)
+
+    def make_ready(name: str) -> None:
+        for file in cold:
+            cache.evict(file)
+        before(name)
+
+    def load(name: str, ballast: Ballast) -> dict[str, Any]:
+        try:
+            answer = ask(orders[name], ballast, partial(make_ready, name))
+        finally:
+            after(name)
+        if answer["digest"] != expected:
+            series.failed[name] = "wrong answer"
+        return answer
+
+    _measure(series, tuple(orders), tensor_bytes, count, log, load)
+    return series.result(count, tensor_bytes=tensor_bytes)
+
+
+def _measure(
+    series: Series,
+    names: Sequence[str],
+    tensor_bytes: int,
+    count: int,
+    log: Log,
+    one: Callable[[str, Ballast], dict[str, Any]],
+) -> None:
+    """Measure each of the names in each round, with memory held in between."""
+    with Ballast(tensor_bytes) as ballast:
+        for at, order in enumerate(rounds(names, count)):
+            for name in order:
+                series.add(name, one(name, ballast))
+            log(f"round {at + 1} of {count}")
 
 
 @contextlib.contextmanager

@@ -1,74 +1,86 @@
-"""A fresh process that loads, saves or opens once, and says how long that took.
+"""The process that loads, saves or opens a store once: `harness.Worker` gives it its orders.
 
-python -m bench.store_worker '{"do": "load", "source": PATH, …}'
+The job names what to do and with which roots; `prepare` makes what is not measured, `measure` does
+it and says how long it took.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bench import answers
+from bench import answers, worker
 from bench.harness import anonymous_bytes
 
 
-def main() -> None:
-    """Do what the first argument says, and print what it took as JSON."""
-    order: dict[str, Any] = json.loads(sys.argv[1])
-    import torch  # what most tensors are; imported before the clock starts
+class StoreMeasurement:
+    """The orders of one job: {"do": "load" | "save" | "open", "roots": […], …}."""
 
-    import fastio.store.store  # else it is imported when a store is first named
+    def __init__(self, job: dict[str, Any]) -> None:
+        import torch  # what most tensors are; imported before the clock starts
 
-    assert torch.get_num_threads()
-    if order.get("group"):
-        (Path(order["group"]) / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    print(json.dumps({"load": _load, "save": _save, "open": _open}[order["do"]](fastio, order)))
+        import fastio.store.store  # else it is imported when a store is first named
 
+        assert torch.get_num_threads()
+        self._fastio: Any = fastio
+        self._job = job
+        self._measure = {"load": self._load, "save": self._save, "open": self._open}[job["do"]]
+        self._given: tuple[Any, Any] | None = None
+        if job.get("group"):
+            (Path(job["group"]) / "cgroup.procs").write_text(f"{os.getpid()}\n")
 
-def _load(fastio: Any, order: dict[str, Any]) -> dict[str, Any]:
-    report = fastio.Report()
-    begin, cpu = time.perf_counter(), time.process_time()
-    if order["roots"]:
-        with fastio.Store.open(order["roots"]) as store:
-            tensors = store.load(framework="torch", report=report)
-    else:
-        tensors = fastio.load(order["source"], framework="torch", report=report)
-    seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
-    assert report.chunks_verified
-    return {
-        "seconds": seconds,
-        "cpu_s": cpu_s,
-        "fallbacks": len(report.fallbacks),
-        "digest": answers.digest(tensors),
-    }
+    def prepare(self) -> dict[str, Any]:
+        """Read what will be saved, and make an empty store for it."""
+        if self._job["do"] == "save":
+            tensors = self._fastio.load(self._job["source"], framework="torch")
+            roots, replicas = self._job["roots"], self._job["replicas"]
+            self._given = tensors, self._fastio.Store.create(roots, replicas=replicas)
+        return {"prepared": True}
 
+    def measure(self) -> dict[str, Any]:
+        """Do it once, and say what it took."""
+        return self._measure()
 
-def _save(fastio: Any, order: dict[str, Any]) -> dict[str, Any]:
-    tensors = fastio.load(order["source"], framework="torch")
-    store = fastio.Store.create(order["roots"], replicas=order["replicas"])
-    begin, cpu = time.perf_counter(), time.process_time()
-    store.save(tensors)
-    return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
+    def _load(self) -> dict[str, Any]:
+        roots = self._job["roots"]
+        report = self._fastio.Report()
+        begin, cpu = time.perf_counter(), time.process_time()
+        if roots:
+            with self._fastio.Store.open(roots) as store:
+                tensors = store.load(framework="torch", report=report)
+        else:
+            tensors = self._fastio.load(self._job["source"], framework="torch", report=report)
+        seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+        assert report.chunks_verified
+        return {
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "fallbacks": len(report.fallbacks),
+            "digest": answers.digest(tensors),
+        }
 
+    def _save(self) -> dict[str, Any]:
+        assert self._given is not None
+        tensors, store = self._given
+        begin, cpu = time.perf_counter(), time.process_time()
+        store.save(tensors)
+        return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
 
-def _open(fastio: Any, order: dict[str, Any]) -> dict[str, Any]:
-    before = anonymous_bytes()
-    begin, cpu = time.perf_counter(), time.process_time()
-    store = fastio.Store.open(order["roots"])
-    reader = store.open()
-    seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
-    names = len(reader)
-    return {
-        "seconds": seconds,
-        "cpu_s": cpu_s,
-        "tensors": names,
-        "held_bytes": anonymous_bytes() - before,
-    }
+    def _open(self) -> dict[str, Any]:
+        before = anonymous_bytes()
+        begin, cpu = time.perf_counter(), time.process_time()
+        store = self._fastio.Store.open(self._job["roots"])
+        reader = store.open()
+        seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+        return {
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "tensors": len(reader),
+            "held_bytes": anonymous_bytes() - before,
+        }
 
 
 if __name__ == "__main__":
-    main()
+    worker.main(StoreMeasurement)

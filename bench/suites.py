@@ -29,8 +29,6 @@ class Suite:
     targets : tuple of Target
     others : tuple of str
         Names of cases that the script measures by itself, after those.
-    settings_of : str, optional
-        The suite whose settings of fio are taken over, where it was measured on this machine.
     describe : callable
         From the folder of the files to what the result file says of the machine.
     slug : callable
@@ -41,7 +39,6 @@ class Suite:
     cases: tuple[Case, ...]
     targets: tuple[Target, ...]
     others: tuple[str, ...] = ()
-    settings_of: str | None = None
     describe: Callable[[Path], dict[str, Any]] = machine.describe
     slug: Callable[[dict[str, Any]], str] = machine.slug
 
@@ -62,7 +59,7 @@ class Suite:
 
 
 LOAD = Suite("load", LOAD_CASES, LOAD_TARGETS, others=(IMPORT,))
-READER = Suite("reader", READER_CASES, READER_TARGETS, settings_of=LOAD.name)
+READER = Suite("reader", READER_CASES, READER_TARGETS)
 SAVE = Suite("save", SAVE_CASES, SAVE_TARGETS)
 STORE = Suite("store", (), STORE_TARGETS, others=STORE_CASES)
 LOAD_GPU = Suite("load-gpu", GPU_CASES, GPU_TARGETS, describe=gpu.describe, slug=gpu.slug)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,9 @@ COLOURS = {"met": "green", "missed": "red", "not decided": "yellow", "not measur
 
 # A line of memory over time is drawn with these, from nothing to its peak.
 BARS = "▁▂▃▄▅▆▇█"
+
+# Quartiles of fewer say nothing.
+SPREAD_VALUES_MIN = 4
 
 Rows = list[tuple[str, ...]]
 
@@ -76,9 +80,17 @@ def target_rows(document: dict[str, Any], promised: Sequence[Target]) -> Rows:
     return rows
 
 
+def spread(values: Sequence[float]) -> str:
+    """Return how steady a series is: its interquartile range over its median, in percent."""
+    if len(values) < SPREAD_VALUES_MIN:
+        return ""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return f"{100 * (high - low) / median(values):.0f} %"
+
+
 def case_rows(case: dict[str, Any], base: str) -> Rows:
-    """Return contender, median, GB/s, CPU, memory at its peak and held, bytes read, the loop's time
-    a tensor, and its time over that of `base`.
+    """Return contender, median, its spread, GB/s, CPU, memory at its peak and held, bytes read, the
+    loop's time a tensor, and its time over that of `base`.
     """
     rows: Rows = []
     contenders = case["contenders"]
@@ -96,6 +108,7 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
                 TITLES.get(name, name),
                 # A watched round is slower than others: its time says nothing.
                 "" if memory else seconds(found["median_s"]),
+                "" if memory else spread(found["seconds"]),
                 "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
                 "" if memory or cpu is None else seconds(cpu),
                 memory,
@@ -145,7 +158,10 @@ def base_of(case: dict[str, Any]) -> str:
     return next((name for name in order if name in case["contenders"]), "")
 
 
-HEADINGS = ("", "median", "GB/s", "CPU", "peak memory", "memory held", "read", "loop, a tensor")
+HEADINGS = (
+    *("", "median", "spread", "GB/s", "CPU"),
+    *("peak memory", "memory held", "read", "loop, a tensor"),
+)
 TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
 
 
@@ -233,7 +249,7 @@ def markdown(document: dict[str, Any], promised: Sequence[Target]) -> str:
     }
     lines.append("Measured " + " to ".join(dict.fromkeys((dates[0], dates[-1]))) + " with ")
     lines[-1] += ", ".join(f"{name} {version}" for name, version in found.items()) + "."
-    for name, found_settings in document["fio"].items():
+    for name, found_settings in document["limits"].items():
         block, depth, jobs = found_settings["settings"].split(":")
         lines.append(f"{TITLES[name]}: blocks of {block} MiB, depth {depth}, jobs {jobs}.")
     lines += ["", *_markdown_table(TARGET_HEADINGS, target_rows(document, promised))]

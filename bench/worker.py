@@ -14,16 +14,24 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench import answers
-from bench.contender import Answer, Attempt, Loader, Saver
+from bench.contender import ROOT, Answer, Attempt, Loader, Saver
 from bench.contenders import LOADERS, SAVERS
 from bench.harness import anonymous_bytes, status_bytes
 
-NOTES = ("engine", "engine_reason", "cache", "cache_reason", "lanes", "fallbacks")
+NOTES = (
+    "engine",
+    "engine_reason",
+    "cache",
+    "cache_reason",
+    "lanes",
+    "fallbacks",
+    "chunks_verified",
+)
 
 
 def cpu_seconds() -> float:
@@ -159,19 +167,35 @@ def warm_up(contender: Loader | Saver, job: dict[str, Any]) -> None:
         warm.digest()
 
 
-def serve(orders: BinaryIO, channel: BinaryIO) -> None:
-    """Take a job, then orders, until standard input ends."""
-    measurement: Measurement | None = None
+def begin(order: dict[str, Any]) -> Measurement:
+    """Import what a contender needs, warm it, and return its measurement."""
+    contender = contender_of(order["contender"])
+    if contender.site:
+        sys.path.insert(0, str(ROOT / contender.site))
+    for module in contender.modules:
+        importlib.import_module(module)
+    warm_up(contender, order)
+    return Measurement(contender, order["path"], order.get("target", ""), touch=order["touch"])
+
+
+def serve(
+    orders: BinaryIO, channel: BinaryIO, begin: Callable[[dict[str, Any]], object] = begin
+) -> None:
+    """Take a job, then orders, until standard input ends.
+
+    Parameters
+    ----------
+    orders, channel : file
+        Lines of JSON, in and out.
+    begin : callable
+        From the job to what has a method for each order.
+    """
+    measurement: object | None = None
     for line in orders:
         order = json.loads(line)
         try:
             if measurement is None:
-                contender = contender_of(order["contender"])
-                for module in contender.modules:
-                    importlib.import_module(module)
-                warm_up(contender, order)
-                target = order.get("target", "")
-                measurement = Measurement(contender, order["path"], target, touch=order["touch"])
+                measurement = begin(order)
                 answer: dict[str, Any] = {"ready": True}
             else:
                 answer = getattr(measurement, order["do"])()
@@ -182,11 +206,11 @@ def serve(orders: BinaryIO, channel: BinaryIO) -> None:
         channel.flush()
 
 
-def main() -> None:
+def main(begin: Callable[[dict[str, Any]], object] = begin) -> None:
     """Serve, with standard output kept for the protocol."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, channel)
+    serve(sys.stdin.buffer, channel, begin)
     channel.close()
     # Giving back gigabytes tensor by tensor is nobody's question here.
     os._exit(0)

@@ -1,18 +1,19 @@
 """fio is the limit that saves and loads are held against: it must do what it is asked to."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.harness import MeasureError
+from bench.errors import MeasureError
+from bench.settings import MIB, Settings
 
 from bench import fio
 
-MIB = fio.MIB
-SETTINGS = fio.Settings(1, 4, 1)
+SETTINGS = Settings(1, 4, 1)
 
 
 class Shell:
@@ -20,10 +21,14 @@ class Shell:
 
     def __init__(self, io_bytes: int) -> None:
         self.commands: list[list[str]] = []
+        self.environments: list[dict[str, str]] = []
         self._io_bytes = io_bytes
 
-    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: list[str], env: dict[str, str], **_: Any
+    ) -> subprocess.CompletedProcess[str]:
         self.commands.append(command)
+        self.environments.append(env)
         done = {"io_bytes": self._io_bytes, "runtime": 2000}
         job = {"read": done, "write": done, "error": 0, "usr_cpu": 3.0, "sys_cpu": 2.0}
         return subprocess.CompletedProcess(
@@ -72,15 +77,8 @@ def test_fio_writes_a_file_of_the_size_asked_for(tmp_path: Path):
     assert (tmp_path / "new").stat().st_size == 2 * MIB
 
 
-def test_the_search_prefers_what_is_fast_on_everything_and_tries_the_jobs_it_is_given():
-    def run(settings: fio.Settings, nbytes: int | None) -> dict[str, float]:
-        assert settings.jobs == 1
-        assert settings.huge_pages
-        best = (settings.block_mib, settings.depth) == (2, 16)
-        lucky = nbytes is not None and settings.block_mib == 8
-        return {"bytes_per_s": 3e9 if best else 4e9 if lucky and settings.depth < 16 else 1e9}
-
-    found, runs = fio.search(run, huge_pages=True, jobs=fio.WRITE_JOBS)
-    assert found == fio.Settings(2, 16, 1, True)
-    trials = 2 * len(fio.BLOCK_SIZES_MIB) * len(fio.DEPTHS)
-    assert len(runs) == trials + fio.FINALISTS * fio.FINAL_ROUNDS
+def test_its_buffers_lie_on_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shell = Shell(MIB)
+    monkeypatch.setattr(subprocess, "run", shell.run)
+    fio.write(tmp_path / "new", SETTINGS, MIB)
+    assert shell.environments == [os.environ | fio.HUGE_PAGES]

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from bench.errors import MeasureError
 
 from bench import harness
 
@@ -128,7 +129,7 @@ def test_a_worker_answers_orders():
 def test_a_worker_that_says_what_went_wrong_is_believed():
     failing = program("answer = {'error': 'no such file'}")
     with (
-        pytest.raises(harness.MeasureError, match="no such file"),
+        pytest.raises(MeasureError, match="no such file"),
         harness.Worker({}, program=failing),
     ):
         pass
@@ -137,7 +138,7 @@ def test_a_worker_that_says_what_went_wrong_is_believed():
 def test_a_worker_that_dies_leaves_its_last_words():
     dying = program("sys.exit('out of luck')")
     with (
-        pytest.raises(harness.MeasureError, match="exit status 1: out of luck"),
+        pytest.raises(MeasureError, match="exit status 1: out of luck"),
         harness.Worker({}, program=dying),
     ):
         pass
@@ -146,7 +147,7 @@ def test_a_worker_that_dies_leaves_its_last_words():
 def test_a_worker_that_hangs_is_ended():
     hanging = program("import time; time.sleep(600)")
     with (
-        pytest.raises(harness.MeasureError, match="no answer"),
+        pytest.raises(MeasureError, match="no answer"),
         harness.Worker({}, timeout_s=0.2, program=hanging),
     ):
         pass
@@ -192,7 +193,7 @@ def test_no_samples_at_all_are_not_kept():
 
 def test_the_worker_of_this_project_refuses_a_contender_it_does_not_know():
     with (
-        pytest.raises(harness.MeasureError, match="KeyError"),
+        pytest.raises(MeasureError, match="KeyError"),
         harness.Worker({"contender": "nobody"}),
     ):
         pass

@@ -5,6 +5,8 @@ What a GPU is needed for is not here: the digest is torch's on the CPU, the work
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,23 @@ import numpy as np
 import pytest
 import torch
 from bench.contender import Attempt, Loader
+from bench.errors import MeasureError
 from rich.console import Console
 
 from bench import (
     answers,
     cases,
     contenders,
-    fio,
     gpu,
     gpu_answers,
     gpu_contenders,
     gpu_limits,
     gpu_run,
+    gpu_table,
     gpu_targets,
+    gpu_trace,
+    guest_memory,
+    limits,
     load_gpu,
     machine,
     models,
@@ -38,7 +44,7 @@ from testbed.stand_in import Made, StandIn
 
 MIB = 2**20
 ROUNDS = 16
-COLD, WARM = "gpu-2g-cold", "gpu-2g-warm"
+COLD, WARM = "gpu-cold", "gpu-warm"
 
 
 def document(case: str, **seconds: Any) -> dict[str, Any]:
@@ -65,15 +71,15 @@ def document(case: str, **seconds: Any) -> dict[str, Any]:
         "failed": {},
         "contenders": described,
     }
-    return {"machine": {"cores": 2}, "fio": {}, "cases": {case: found_case}}
+    return {"machine": {"cores": 2}, "limits": {}, "cases": {case: found_case}}
 
 
 def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
-    """Return value and verdict of the one target that ends with `text`, of the 2.47 GB."""
+    """Return value and verdict of the one target that ends with `text`."""
     (row,) = (
         row
         for row in targets.evaluate(found, gpu_targets.GPU_TARGETS)
-        if row["text"].startswith("2.47") and row["text"].endswith(text)
+        if row["text"].endswith(text)
     )
     return row["value"], row["verdict"]
 
@@ -84,18 +90,18 @@ def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
 def test_nothing_measured_is_nothing_met():
     rows = targets.evaluate({"cases": {}}, gpu_targets.GPU_TARGETS)
     assert {row["verdict"] for row in rows} == {"not measured"}
-    assert len({row["text"] for row in rows}) == len(rows) == 14
+    assert len({row["text"] for row in rows}) == len(rows) == 7
 
 
 @pytest.mark.parametrize(
     ("ours_s", "storage", "copy_s", "expected"),
     [
-        (1.0, {"direct_read": 1.0}, 0.1, (1.0, "met")),
-        (1.0, {"direct_read": 0.1}, 0.96, (0.96, "met")),
-        (1.0, {"direct_read": 0.9}, 0.94, (0.94, "missed")),
+        (1.0, {"native_reader": 1.0}, 0.1, (1.0, "met")),
+        (1.0, {"native_reader": 0.1}, 0.96, (0.96, "met")),
+        (1.0, {"native_reader": 0.9}, 0.94, (0.94, "missed")),
         # The faster way of two to read.
-        (1.0, {"fio": 2.0, "fio_huge": 0.9}, 0.5, (0.9, "missed")),
-        (1.0, {"fio": 0.9, "fio_huge": 2.0}, 0.5, (0.9, "missed")),
+        (1.0, {"fio": 2.0, "native_reader": 0.9}, 0.5, (0.9, "missed")),
+        (1.0, {"fio": 0.9, "native_reader": 2.0}, 0.5, (0.9, "missed")),
     ],
 )
 def test_a_cold_load_is_held_to_the_slower_of_storage_and_bus(ours_s, storage, copy_s, expected):
@@ -106,7 +112,7 @@ def test_a_cold_load_is_held_to_the_slower_of_storage_and_bus(ours_s, storage, c
 def test_a_limit_that_was_not_measured_is_none():
     found = document(COLD, fastio_gpu=1.0, copy_pinned=1.0)
     assert judged(found, "storage and pinned copies") == (None, "not measured")
-    found = document(COLD, fastio_gpu=1.0, direct_read=1.0)
+    found = document(COLD, fastio_gpu=1.0, native_reader=1.0)
     assert judged(found, "storage and pinned copies") == (None, "not measured")
 
 
@@ -118,11 +124,11 @@ def test_a_warm_load_is_held_to_the_slower_of_bus_and_cache():
 @pytest.mark.parametrize("case", [COLD, WARM])
 def test_the_best_rival_is_whoever_has_the_least_median(case: str):
     found = document(case, fastio_gpu=1.0, runai_gpu=3.0, safetensors_gpu=1.2)
-    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival") == (1.2, "met")
+    assert judged(found, f"{case.removeprefix('gpu-')}, beside the best rival") == (1.2, "met")
     found["cases"][case]["contenders"].pop("safetensors-gpu")
-    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival") == (3.0, "met")
+    assert judged(found, f"{case.removeprefix('gpu-')}, beside the best rival") == (3.0, "met")
     found["cases"][case]["contenders"].pop("runai-gpu")
-    assert judged(found, f"{case.rpartition('-')[2]}, beside the best rival")[1] == "not measured"
+    assert judged(found, f"{case.removeprefix('gpu-')}, beside the best rival")[1] == "not measured"
 
 
 @pytest.mark.parametrize(("pinned", "expected"), [(512, (0.0, "met")), (513, (1.0, "missed"))])
@@ -142,10 +148,10 @@ def test_memory_of_the_device_is_judged_by_its_most(taken: float, expected: tupl
     assert judged(found, "memory of the device beside the tensors") == expected
 
 
-def test_pinning_is_judged_in_the_second_load():
-    figures = {"pinning_s": 0.04, "seconds": 0.8}
-    first = {"pinning_s": 0.7, "seconds": 0.8}
-    found = document(WARM, fastio_gpu=first, fastio_gpu_again=figures)
+def test_pinning_is_judged_by_the_loads_after_the_first():
+    figures = {"pinning_s": 0.04, "seconds": 0.8, "first": {"pinning_s": 0.7, "seconds": 0.8}}
+    found = document(WARM, fastio_gpu={"pinning_s": 0.04, "seconds": 0.8})
+    found["cases"][WARM]["contenders"]["fastio-gpu"]["first"] = figures["first"]
     assert judged(found, "time that a second load spends pinning") == (5.0, "met")
 
 
@@ -186,13 +192,37 @@ def test_its_results_are_not_those_of_loads_into_host_memory(
     assert suites.LOAD_GPU.result_paths() == [path]
 
 
-def test_every_rival_and_limit_takes_part():
+def test_six_loaders_and_every_limit_take_part():
     for case in suites.LOAD_GPU.cases:
         assert isinstance(case, cases.GpuCase)
-        assert set(gpu_contenders.RIVALS) <= set(case.contenders)
-        limits = gpu_targets.STORAGE if case.cold else gpu_targets.CACHE
-        assert {*limits, *gpu_targets.COPY} <= set(case.contenders)
-    assert set(gpu_targets.STORAGE + gpu_targets.CACHE + gpu_targets.COPY) >= set(gpu_limits.NAMES)
+        loaders = set(case.contenders) - set(gpu_limits.NAMES) - set(limits.LIMITS)
+        assert len(loaders) <= 6
+        assert len(loaders & set(gpu_contenders.RIVALS)) == 3
+        storage = {limits.READER} if case.cold else set(gpu_targets.CACHE)
+        assert {*storage, *gpu_targets.COPY} <= set(case.contenders)
+    assert set(gpu_targets.CACHE + gpu_targets.COPY) == set(gpu_limits.NAMES)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_results_are_kept_for_their_device_and_those_of_a_rehearsal_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rehearsal: bool
+):
+    results = tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(suites, "RESULTS", results)
+    monkeypatch.setattr(load_gpu, "RESULTS", results)
+    out = tmp_path / "bench.json"
+    about = gpu.REHEARSAL if rehearsal else {"name": "NVIDIA H200"}
+    out.write_text(json.dumps({"machine": {"gpu": about}}))
+    (tmp_path / "trace.json").write_text("{}")
+    if rehearsal:
+        with pytest.raises(ValueError, match="is a rehearsal's"):
+            load_gpu.adopt(out)
+        assert list(results.iterdir()) == []
+    else:
+        kept = ["load-gpu-nvidia-h200.json", "trace-gpu-nvidia-h200.json"]
+        assert [path.name for path in load_gpu.adopt(out)] == kept
+        assert sorted(path.name for path in results.iterdir()) == kept
 
 
 def test_without_a_gpu_it_says_so_and_measures_nothing(
@@ -268,35 +298,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def outcome(folder: Path, *names: str) -> dict[str, Any]:
+def outcome(folder: Path, *names: str, rounds: int = 2) -> dict[str, Any]:
     described = cases.GpuCase("case", "made up", "small", names, cold=True)
-    return gpu_run.GpuRun(described, Made(folder), {}, lambda text: None).run(2)
+    return gpu_run.GpuRun(described, Made(folder), {}, lambda text: None).run(rounds)
 
 
-@pytest.mark.parametrize("name", ["direct-read", "cache-read"])
-def test_reading_is_measured_without_an_answer(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
-    monkeypatch.setattr(fio, "missing", lambda *, huge_pages: "fio not installed")
-    result = outcome(folder, name, "fio")
+def test_reading_the_cache_is_measured_without_an_answer(folder: Path):
+    result = outcome(folder, "cache-read")
     assert result["failed"] == {}
-    assert len(result["contenders"][name]["seconds"]) == 2
-    assert result["missing"] == {"fio": "fio not installed"}
+    assert len(result["contenders"]["cache-read"]["seconds"]) == 2
 
 
-def test_where_fio_is_there_it_reads(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fio, "missing", lambda *, huge_pages: None)
-    assert outcome(folder, "direct-read")["missing"] == {"direct-read": "fio reads in its place"}
-
-
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_a_read_that_does_not_read_all_is_an_error(folder: Path, blocks: int):
+@pytest.mark.parametrize("buffers", [1, 3])
+def test_a_read_that_does_not_read_all_is_an_error(folder: Path, buffers: int):
     path = models.make("small", folder)
-    (limit,) = (limit for limit in gpu_limits.LIMITS if limit.name == "direct-read")
+    (limit,) = (limit for limit in gpu_limits.LIMITS if limit.name == "cache-read")
     assert limit.prepare is not None
     given = limit.prepare(str(path))
-    assert len(given["buffers"]) == gpu_limits.DIRECT_THREADS
-    limit.load(Attempt(str(path), {"buffers": given["buffers"][:blocks]}))
+    assert len(given["buffers"]) == gpu_limits.lanes()
+    limit.load(Attempt(str(path), {"buffers": given["buffers"][:buffers]}))
     real = os.preadv
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "preadv", lambda *arguments: real(*arguments) // 2)
@@ -304,24 +324,53 @@ def test_a_read_that_does_not_read_all_is_an_error(folder: Path, blocks: int):
             limit.load(Attempt(str(path), given))
 
 
-def test_tensors_are_compared_by_their_digest_on_the_device(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    """A worker whose answers are those of a right load."""
     monkeypatch.setattr(run, "Worker", StandIn)
+    monkeypatch.setattr(StandIn, "asked", [])
     monkeypatch.setattr(Loader, "missing", lambda self: None)
-    figures = {"device_bytes": 5.0, "pinning_s": 0.1}
     StandIn.answer = {
         "seconds": 0.5,
         "anonymous_bytes": 0,
         "storage_bytes": None,
-        "figures": figures,
+        "figures": {"device_bytes": 5.0, "pinning_s": 0.1},
         "digest": gpu_answers.file_digest(models.make("small", folder)),
     }
-    result = outcome(folder, "fastio-gpu")
+    return StandIn
+
+
+def test_one_process_lives_through_all_rounds_and_its_first_load_is_kept_apart(
+    folder: Path, stand_in: type[StandIn]
+):
+    result = outcome(folder, "fastio-gpu", "runai-gpu")
     assert result["failed"] == {}
-    assert result["contenders"]["fastio-gpu"]["device_bytes"] == [5.0, 5.0]
-    StandIn.answer |= {"digest": answers.file_digest(models.make("small", folder))}
+    assert result["rounds"] == 2
+    started = [asked["contender"] for asked in stand_in.asked if "contender" in asked]
+    assert sorted(started) == ["fastio-gpu", "runai-gpu"]
+    found = result["contenders"]["fastio-gpu"]
+    assert found["seconds"] == [0.5, 0.5]
+    assert found["device_bytes"] == [5.0, 5.0]
+    assert found["first"] == {"seconds": 0.5, "device_bytes": 5.0, "pinning_s": 0.1}
+
+
+def test_tensors_are_compared_by_their_digest_on_the_device(folder: Path, stand_in: type[StandIn]):
+    stand_in.answer |= {"digest": answers.file_digest(models.make("small", folder))}
     assert "wrong answer" in outcome(folder, "fastio-gpu")["failed"]["fastio-gpu"]
+
+
+def test_who_fails_leaves_and_the_others_go_on(folder: Path, stand_in: type[StandIn]):
+    class Failing(StandIn):
+        def ask(self, order: dict[str, Any], **more: Any) -> dict[str, Any]:
+            if self.job["contender"] == "runai-gpu" and order["do"] == "measure":
+                raise MeasureError("out of luck")
+            return super().ask(order, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Worker", Failing)
+        result = outcome(folder, "fastio-gpu", "runai-gpu")
+    assert result["failed"] == {"runai-gpu": "out of luck"}
+    assert result["contenders"]["fastio-gpu"]["seconds"] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", ["fastio-gpu", "safetensors-gpu", "copy-pinned"])
@@ -333,3 +382,52 @@ def test_a_contender_that_cannot_reach_a_gpu_fails_by_itself(folder: Path, name:
     result = outcome(folder, name)
     assert result["contenders"] == {}
     assert result["failed"][name]
+
+
+@pytest.mark.parametrize("name", ["fastio-gpu", "fastio-gpu-unverified", "fastio-gpu-into"])
+def test_loads_are_rehearsed_on_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(gpu.VARIABLE, "cpu")
+    result = outcome(folder, name, rounds=1)
+    assert result["failed"] == {}
+    assert len(result["contenders"][name]["seconds"]) == 1
+    assert gpu.describe(folder)["gpu"]["rehearsal"] is True
+
+
+# ---- the trace, and what is printed of a run
+
+
+def test_the_trace_tells_each_lane_and_the_fastest_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(gpu.VARIABLE, "cpu")
+    monkeypatch.setattr(gpu_trace, "DEFAULT_ROUNDS", 1)
+    path = models.make("small", folder)
+    with guest_memory.Ballast(1) as ballast:
+        found = gpu_trace.trace(path, ballast, 60.0)
+    assert set(found["default"]) == {"cold", "warm"}
+    assert all(len(row["seconds"]) == 2 for row in found["sweep_cold"])
+    assert found["sweep_cold"]
+    told = gpu_trace.lines(found)
+    assert told[0].startswith("cold: ")
+    assert any(line.startswith("  blocks of ") for line in told)
+
+
+def test_settings_that_do_not_fit_into_pinned_memory_are_not_tried():
+    limit = 512 * MIB
+    for each in gpu_trace.sweep(limit):
+        assert each["block_bytes"] * each["queue_depth"] * each["lanes"] <= limit
+    assert gpu_trace.sweep(2 * MIB) == []
+
+
+def test_a_run_is_shown_with_what_it_lacks_and_what_failed(tmp_path: Path):
+    (tmp_path / "tests.xml").write_text(
+        "<testsuites><testsuite><testcase classname='a' name='good'/>"
+        "<testcase classname='a' name='bad'><failure/></testcase>"
+        "<testcase classname='a' name='away'><skipped/></testcase></testsuite></testsuites>"
+    )
+    console = Console(width=120, record=True, file=io.StringIO())
+    gpu_table.show(tmp_path, console)
+    said = console.export_text()
+    assert "bench: no result" in said
+    assert "trace: no result" in said
+    assert "tests: 1 passed, 1 failed, 1 skipped\n  a::bad" in said

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from bench.harness import MeasureError
+from bench.errors import MeasureError
 
 from bench import outputs
 

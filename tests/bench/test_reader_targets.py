@@ -35,7 +35,7 @@ def document(case: str, contenders: Contenders, **more: Any) -> dict[str, Any]:
         "failed": {},
         "contenders": described,
     }
-    return {"machine": {"cores": 2}, "fio": {}, "cases": {case: found | more}}
+    return {"machine": {"cores": 2}, "limits": {}, "cases": {case: found | more}}
 
 
 def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
@@ -153,4 +153,3 @@ def test_a_suite_without_results_says_so_between_its_marks():
     assert text == f"before\n{begin}\n\nNot measured yet.\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match="no-such-suite: begin"):
         tables.filled("nothing", nothing)
-    assert suites.READER.settings_of == "load"

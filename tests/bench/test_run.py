@@ -1,11 +1,14 @@
 """A measurement is believed only if its answer is right and was read within the clock."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.contenders import LOADERS
 
-from bench import answers, cache, cases, load_run, machine, run
+from bench import answers, cache, cases, contender, guest_memory, load_run, machine, run
 from testbed.stand_in import Made, StandIn
 
 NOTHING: dict[str, Any] = {}
@@ -74,21 +77,63 @@ def test_all_tensors_are_no_answer_to_a_question_for_rows(folder: Path, worker: 
 def test_the_worker_prepares_before_the_file_is_made_cold(
     folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ):
-    def evict(path: Path, *, everything: bool) -> str:
+    def evict(path: Path) -> None:
         worker.asked.append({"evicted": path.name})
-        return "by name"
+
+    def free(self: guest_memory.Ballast) -> None:
+        worker.asked.append({"freed": "memory"})
 
     monkeypatch.setattr(cache, "evict", evict)
+    monkeypatch.setattr(guest_memory.Ballast, "free", free)
+    monkeypatch.setattr(cache, "resident_pages", lambda path: 0)
     worker.answer = measured(digest_of(folder))
     outcome(folder, "safetensors-get")
-    steps = [step.get("do") or step.get("evicted", "job") for step in worker.asked]
-    assert steps == 2 * ["job", "prepare", "small.safetensors", "measure", "digest"]
+    steps = [
+        step.get("do") or step.get("evicted") or step.get("freed", "job") for step in worker.asked
+    ]
+    assert steps == 2 * ["job", "prepare", "small.safetensors", "memory", "measure", "digest"]
+
+
+def test_a_file_that_comes_back_while_memory_is_freed_is_made_cold_again(
+    folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
+):
+    found = iter([3, 0, 0])
+    monkeypatch.setattr(cache, "resident_pages", lambda path: next(found))
+    monkeypatch.setattr(cache, "evict", lambda path: worker.asked.append({"do": "evict"}))
+    worker.answer = measured(digest_of(folder))
+    result, _ = outcome(folder, "safetensors-get")
+    assert result["failed"] == {}
+    assert [step["do"] for step in worker.asked if step.get("do") == "evict"] == 3 * ["evict"]
+    monkeypatch.setattr(cache, "resident_pages", lambda path: 3)
+    result, _ = outcome(folder, "safetensors-get")
+    assert "the machine changed what was prepared" in result["failed"]["safetensors-get"]
+
+
+def test_a_second_version_of_a_library_is_the_one_that_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "safetensors-rc"
+    site = folder / "site"
+    monkeypatch.setattr(contender, "ROOT", folder)
+    other = replace(LOADERS[name], site="site")
+    assert other.missing() == "site not installed"
+    site.mkdir()
+    assert other.missing() is None
+
+
+def test_no_round_begins_after_the_deadline(folder: Path, worker: type[StandIn]):
+    worker.answer = measured(digest_of(folder))
+    described = cases.LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
+    whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
+    whole.deadline = time.monotonic() - 1
+    result = whole.run(4)
+    assert (result["rounds"], result["orders"], result["contenders"]) == (0, [], {})
 
 
 @pytest.mark.parametrize(
     ("contender", "field", "where"),
     [
-        ("safetensors-pread", "anonymous_bytes", "in memory"),
+        ("fastio", "anonymous_bytes", "in memory"),
         ("safetensors-copy", "storage_bytes", "read from storage"),
         ("safetensors-stream", "storage_bytes", "read from storage"),
     ],

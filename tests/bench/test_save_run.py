@@ -1,14 +1,16 @@
 """A save counts only if what it wrote is read back right; and nothing of it is left."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench.contender import Answer, Attempt, Saver
 from bench.contenders import SAVERS
-from bench.harness import MeasureError
+from bench.errors import MeasureError
+from bench.settings import Settings
 
-from bench import answers, cases, fio, machine, outputs, run, save_run
+from bench import answers, cases, limits, machine, outputs, run, save_run
 from testbed.stand_in import Made, StandIn
 
 
@@ -46,11 +48,11 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 def outcome(folder: Path, *contenders: str, **case: Any) -> dict[str, Any]:
     """Run one round of a small case, and see that only the models are left."""
     for name in contenders:
-        reason = SAVERS[name].missing() if name in SAVERS else fio.missing(huge_pages=False)
+        reason = (SAVERS[name] if name in SAVERS else limits.LIMITS[name]).missing()
         if reason:
             pytest.skip(reason)
     described = cases.SaveCase("case", "made up", "small", contenders, **case)
-    settings = {"fio-write": fio.Settings(1, 4, 1)}
+    settings = {"fio-write": Settings(1, 4, 1)}
     result = save_run.SaveRun(described, Made(folder), settings, lambda text: None).run(1)
     assert {path.name for path in folder.iterdir()} == {"small.safetensors", "tiny.safetensors"}
     return result
@@ -122,13 +124,13 @@ def test_a_disk_that_is_never_at_rest_voids_what_was_to_be_measured(
 
 
 def test_fio_writes_as_many_bytes_to_a_new_file(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    def write(path: Path, settings: fio.Settings, nbytes: int) -> dict[str, float]:
+    def write(path: Path, settings: Settings, nbytes: int) -> dict[str, float]:
         assert not path.exists()
         path.write_bytes(b"written")
         return {"bytes_per_s": nbytes / 4, "cpu_s": 0.5}
 
-    monkeypatch.setattr(fio, "write", write)
-    monkeypatch.setattr(fio, "missing", lambda *, huge_pages: None)
+    limit = replace(limits.LIMITS["fio-write"], run=write, missing=lambda: None)
+    monkeypatch.setitem(limits.LIMITS, "fio-write", limit)
     result = outcome(folder, "fio-write")
     assert result["contenders"]["fio-write"]["seconds"] == [4.0]
 

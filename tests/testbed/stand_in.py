@@ -26,6 +26,7 @@ class StandIn:
     asked: ClassVar[list[dict[str, Any]]] = []
 
     def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
         self.asked.append(job)
 
     def __enter__(self) -> StandIn:

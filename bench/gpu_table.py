@@ -1,0 +1,98 @@
+"""What a run of `.ci/gpu-run` found, as one table: targets, contenders, trace, tests.
+
+python -m bench.gpu_table OUT_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.console import Console
+
+from bench import gpu_trace, tables
+from bench.gpu_targets import GPU_TARGETS
+
+
+def tests_line(path: Path) -> str:
+    """Return how many tests passed, from JUnit's XML, and the names of those that did not.
+
+    Raises
+    ------
+    OSError, ParseError
+        The file cannot be read.
+    """
+    suites = ElementTree.parse(path).getroot().iter("testsuite")
+    failed: list[str] = []
+    count = skipped = 0
+    for suite in suites:
+        for case in suite.iter("testcase"):
+            count += 1
+            skipped += case.find("skipped") is not None
+            if case.find("failure") is not None or case.find("error") is not None:
+                failed.append(f"{case.get('classname')}::{case.get('name')}")
+    passed = count - skipped - len(failed)
+    told = f"tests: {passed} passed, {len(failed)} failed, {skipped} skipped"
+    return "\n  ".join([told, *failed[:20]])
+
+
+def facts_lines(facts: dict[str, Any]) -> list[str]:
+    """Return the facts that figures are read with: the device, the bus, the disk, io_uring."""
+
+    def told(fact: dict[str, Any], field: str) -> str:
+        return str(fact.get(field, fact.get("error", "not known")))
+
+    bus, disk = facts["bus"], facts["disk"]
+    return [
+        f"device: {facts['machine']['gpu']['name']}",
+        f"bus, pinned: {told(bus, 'to_device_gb_s')} GB/s there, "
+        f"{told(bus, 'from_device_gb_s')} GB/s back",
+        f"disk, direct: {told(disk.get('direct_read', disk), 'gb_s')} GB/s",
+        f"io_uring works: {told(facts['io_uring'], 'works')}",
+    ]
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print whatever results are there; a stage that left none is named.
+
+    Raises
+    ------
+    OSError, ValueError, ParseError
+        A result file cannot be read.
+    """
+
+    def read(name: str) -> dict[str, Any] | None:
+        path = folder / f"{name}.json"
+        if not path.exists():
+            console.print(f"{name}: no result")
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    facts, bench, traced = read("facts"), read("bench"), read("trace")
+    named = bench or traced
+    if named and named["machine"]["gpu"].get("rehearsal"):
+        console.print("A REHEARSAL without a GPU: no figure below says anything.")
+    if facts:
+        console.print(*facts_lines(facts), sep="\n", highlight=False)
+    if bench:
+        tables.show(bench, GPU_TARGETS, console)
+    if traced:
+        console.print(*gpu_trace.lines(traced), sep="\n", highlight=False)
+    junit = folder / "tests.xml"
+    console.print(tests_line(junit) if junit.exists() else "tests: no result", highlight=False)
+
+
+def main() -> None:
+    """Print the table of a folder."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    show(parser.parse_args().folder, Console(width=None if sys.stdout.isatty() else 120))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What the device gives: programs that read or write a file with nothing else to do.
+
+Each has settings that are searched once and then fixed for every round (`settings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bench import fio, native_reader
+from bench.settings import Grid, Settings
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A program that reads or writes a file with nothing else to do.
+
+    Attributes
+    ----------
+    name, title : str
+        For JSON, and for tables and pictures.
+    way : {"read", "write"}
+        Whether it reads the model's file, or writes one of its size.
+    missing : callable
+        Why it cannot run here, or None if it can.
+    run : callable
+        From a path, settings and a number of bytes to `bytes_per_s` and `cpu_s`.
+    grid : Grid
+        What the search for its settings tries.
+    """
+
+    name: str
+    title: str
+    way: Literal["read", "write"]
+    missing: Callable[[], str | None]
+    run: Callable[[Path, Settings, int], dict[str, float]]
+    grid: Grid = field(default_factory=Grid)
+
+
+FIO, FIO_WRITE, READER = "fio", "fio-write", "native-reader"
+LIMITS = {
+    limit.name: limit
+    for limit in (
+        Limit(FIO, "fio, io_uring, direct, huge pages", "read", fio.missing, fio.read),
+        Limit(
+            FIO_WRITE,
+            "fio, io_uring, direct, huge pages, end_fsync",
+            "write",
+            fio.missing,
+            fio.write,
+            # One file is written from its beginning to its end, as a save is.
+            Grid(jobs=(1,)),
+        ),
+        Limit(
+            READER,
+            "bare reader, io_uring, direct, huge pages",
+            "read",
+            native_reader.missing,
+            native_reader.read,
+            native_reader.GRID,
+        ),
+    )
+}
