@@ -69,6 +69,17 @@ $(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
 	@sed -n '/CMake Warning/,/^ *-- /p' build/pip.log >&2
 	@touch $@
 
+# A second safetensors beside the one that is installed: bench/contender.py looks for it there.
+SAFETENSORS_RC := 0.9.0rc1
+$(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
+	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
+	@touch $@
+
+# What storage gives where there is no fio, bench/native_reader.py.
+build/bench/read-limit: bench/native/read_limit.cc | apt-build
+	@mkdir -p $(@D)
+	@g++ -O2 -std=c++20 -Wall -Wextra -Wshadow -Werror $< -o $@ -pthread -l:liburing.a
+
 # The groups of pyproject.toml. The pip of a group builds the package too, so it comes after the build.
 $(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
 	@$(PIP) --no-build-isolation ".[$*]"
@@ -136,30 +147,30 @@ lint: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/pip-lint | apt-lint ## Format
 format: $(STAMPS)/pip-lint | apt-lint ## Format everything in place
 	@.venv/bin/ruff check --quiet --fix $(PYTHON_FILES)
 	@.venv/bin/ruff format --quiet $(PYTHON_FILES)
-	@find csrc tests/native -name '*.cc' -o -name '*.h' -o -name '*.c' | xargs clang-format -i
+	@find csrc tests/native bench/native -name '*.cc' -o -name '*.h' -o -name '*.c' | xargs clang-format -i
 
 .PHONY: wheel
 wheel: $(STAMPS)/pip-wheel | apt-build ## A wheel for other machines in dist/
 	@.ci/wheel
 
 .PHONY: bench
-bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Load beside fio and the rivals (minutes)
+bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc $(STAMPS)/model | apt-bench ## Load beside fio and the rivals (half an hour)
 	@.venv/bin/python -m bench.load
 
 .PHONY: bench-reader
-bench-reader: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Read in parts and as a stream beside them (an hour)
+bench-reader: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Read in parts and as a stream beside them (half an hour)
 	@.venv/bin/python -m bench.reader
 
 .PHONY: bench-save
-bench-save: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Save beside them, durable and not (an hour)
+bench-save: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Save beside them, durable and not (half an hour)
 	@.venv/bin/python -m bench.save
 
 .PHONY: bench-store
-bench-store: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Stores on disks that are held to 400 MB/s (an hour; root)
+bench-store: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Stores on disks that are held to 400 MB/s (half an hour; root)
 	@.venv/bin/python -m bench.store
 
 .PHONY: bench-gpu
-bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench ## Load onto an NVIDIA GPU beside them (hours)
+bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc build/bench/read-limit ## Load onto an NVIDIA GPU beside them (minutes)
 	@.venv/bin/python -m bench.load_gpu
 
 .PHONY: gpu-kit

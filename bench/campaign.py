@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,8 @@ from bench.outputs import Outputs
 from bench.run import Run
 from bench.save_run import SaveRun
 from bench.settings import Settings, search
-from bench.suites import RESULTS, Suite
+from bench.suites import RESULTS, SCHEMA, Suite
 
-SCHEMA = 2
 # Memory is prepared before each measurement, so that seven to nine pairs decide what took fifteen.
 DEFAULT_ROUNDS = 8
 
@@ -92,10 +92,10 @@ def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str,
 
 
 def settings_of(
-    limit: Limit, document: dict[str, Any], files: Files, model: str, log: Log, given: str | None
+    limit: Limit, document: dict[str, Any], suite: Suite, model: Callable[[], Path], log: Log
 ) -> Settings | None:
-    """Return a limit's settings: given, from this result file or another's, or searched now with
-    the file of a model. None where it cannot run.
+    """Return a limit's settings: from this result file, from another suite's of this machine, or
+    searched now with the file of a model. None where the limit cannot run.
 
     Raises
     ------
@@ -105,18 +105,17 @@ def settings_of(
     known = document["limits"]
     if limit.missing():
         return None
-    if given:
-        known[limit.name] = {"settings": given, "search": "given on the command line"}
     if limit.name not in known:
-        for path in sorted(RESULTS.glob("*.json")):
+        for path in sorted(set(RESULTS.glob("*.json")) - set(suite.result_paths())):
             other = json.loads(path.read_text())
-            found = other.get("limits", {}).get(limit.name)
-            # Of this very machine: a name is not the whole of one.
-            if found and other["machine"] == document["machine"]:
-                known[limit.name] = found | {"search": f"that of {path.name}"}
+            # A name is not the whole of a machine.
+            same = other.get("schema") == SCHEMA and other["machine"] == document["machine"]
+            if same and limit.name in other["limits"]:
+                found = other["limits"][limit.name]["settings"]
+                known[limit.name] = {"settings": found, "from": path.name}
     if limit.name not in known:
         log(f"searching the settings of {limit.name}")
-        best, runs = search_limit(limit, files.get(model))
+        best, runs = search_limit(limit, model())
         log(f"{limit.name}: {best}")
         known[limit.name] = {"settings": best.text(), "search": runs}
     return Settings.parse(known[limit.name]["settings"])
@@ -144,6 +143,14 @@ def search_limit(limit: Limit, path: Path) -> tuple[Settings, list[dict[str, Any
         return search(write, limit.grid)
     finally:
         outputs.remove()
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    """Write a result file, as a whole or not at all: whoever measures may be cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partly = path.with_name(path.name + ".part")
+    partly.write_text(tables.to_json(document))
+    partly.replace(path)
 
 
 def run_of(case: Case, files: Files, settings: Mapping[str, Settings], log: Log) -> Run:
@@ -178,9 +185,13 @@ def parse_arguments(
     )
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the files")
     parser.add_argument("--out", type=Path, help="result file (default: by the machine's name)")
-    parser.add_argument("--limit", metavar="MIB:DEPTH:JOBS", help="settings of fio; no search")
     parser.add_argument(
-        "--limit-s", type=float, help="seconds, shared by the cases: then no round begins any more"
+        "--limit", metavar="MIB:DEPTH:JOBS", help="settings of the limits; no search"
+    )
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        help="seconds, shared by the cases; no round ends later",
     )
     parser.add_argument("--keep", action="store_true", help="keep the files")
     parser.add_argument(
@@ -217,53 +228,60 @@ def main(
         The result file is about another machine, or this one lacks what the suite needs.
     """
     asked = parse_arguments(suite, description, arguments)
+    begin = time.monotonic()
     # A pipe has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 120)
+    # What others say may have brackets.
+    log = partial(console.log, markup=False)
     folder: Path = asked.dir
     folder.mkdir(parents=True, exist_ok=True)
     chosen: list[str] = asked.case or list(suite.case_names)
-    given: str | None = asked.limit
-    searched: str = asked.model or "llama"
-    begin = time.monotonic()
     here = suite.describe(folder)
     out: Path = asked.out or suite.result_path(here)
     failures: list[str] = []
     document = open_document(out, here, fresh=asked.case is None)
-    files = Files(folder, console.log)
+    files = Files(folder, log)
     cases = {case.name: case for case in suite.cases}
+
+    def keep(name: str, result: dict[str, Any]) -> None:
+        document["cases"][name] = result
+        document["targets"] = targets.evaluate(document, suite.targets)
+        write(out, document)
+
     try:
-        for name in chosen:
-            if name in cases:
+        for index, name in enumerate(chosen):
+            if name not in cases:
+                result = (others or {})[name](asked.rounds, log)
+            else:
                 case = cases[name]
                 if asked.model:
                     title = f"{case.title} (a trial on {asked.model})"
                     case = replace(case, title=title, model=asked.model)
                 limits = [LIMITS[each] for each in case.contenders if each in LIMITS]
+                if asked.limit:
+                    given = {"settings": asked.limit, "search": "given on the command line"}
+                    document["limits"] |= {limit.name: given for limit in limits}
+                model = partial(files.get, asked.model or "llama")
                 settings = {
                     limit.name: found
                     for limit in limits
-                    if (found := settings_of(limit, document, files, searched, console.log, given))
+                    if (found := settings_of(limit, document, suite, model, log))
                 }
-                count = asked.rounds
-                if case.memory:
-                    count = min(count, MEMORY_ROUNDS)
-                run = run_of(case, files, settings, console.log)
+                run = run_of(case, files, settings, log)
+                run.keep = partial(keep, name)
                 if asked.limit_s is not None:
-                    share = (chosen.index(name) + 1) / len(chosen)
-                    run.deadline = begin + share * asked.limit_s
-                result = run.run(count)
-            else:
-                result = (others or {})[name](asked.rounds, console.log)
+                    # What is left, in equal parts.
+                    now = time.monotonic()
+                    left_s = begin + asked.limit_s - now
+                    run.deadline = now + left_s / (len(chosen) - index)
+                result = run.run(min(asked.rounds, MEMORY_ROUNDS) if case.memory else asked.rounds)
             failures += [f"{name}: {who}: {why}" for who, why in result["failed"].items()]
-            document["cases"][name] = result
-            document["targets"] = targets.evaluate(document, suite.targets)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(tables.to_json(document))
+            keep(name, result)
     finally:
         if not asked.keep:
             files.remove()
     tables.show(document, suite.targets, console)
-    console.print(f"\n{out}")
+    console.print(f"\n{out}", markup=False)
     for failure in failures:
-        console.print(f"[red]FAILED[/red] {failure}")
+        console.print("FAILED", failure, style="red", markup=False)
     return 1 if any("wrong answer" in each or ": fastio" in each for each in failures) else 0

@@ -102,12 +102,15 @@ class Loader(Contender):
         or nowhere, since each was dropped before the next.
     prepare : callable, optional
         From a path to what the load is given, before the clock starts and the cache is seen to.
+    account : callable, optional
+        Adds figures to an attempt once the clock has stopped, while its tensors are there.
     """
 
     load: Load
     gives: Gives = "tensors"
     place: Place = "fresh"
     prepare: Prepare | None = None
+    account: Callable[[Attempt], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -41,27 +41,26 @@ def _idle(path: str) -> Mapping[str, Any]:
     return {"free": free, "reserved": torch.cuda.memory_reserved()}
 
 
-def _device_bytes(given: Mapping[str, Any]) -> int:
+def _account(attempt: Attempt) -> None:
     """What was taken of the device: through torch's allocator at its peak, and at the end by
     whoever does not ask torch.
     """
     import torch
 
     if gpu.is_rehearsal():
-        return 0
+        attempt.figures["device_bytes"] = 0
+        return
     free, _ = torch.cuda.mem_get_info()
-    by_torch: int = torch.cuda.max_memory_reserved() - given["reserved"]
-    by_others: int = given["free"] - free
-    return max(by_torch, by_others)
+    by_torch = torch.cuda.max_memory_reserved() - attempt.given["reserved"]
+    attempt.figures["device_bytes"] = max(by_torch, attempt.given["free"] - free)
 
 
 def _to_the_end(load: Callable[[Attempt], Tensors]) -> Load:
-    """The load, until the device is done; and what it took of the device's memory."""
+    """The load, until the device is done."""
 
     def until_done(attempt: Attempt) -> Mapping[str, Any]:
         tensors = load(attempt)
         synchronize()
-        attempt.figures["device_bytes"] = _device_bytes(attempt.given)
         return OnDevice(tensors)
 
     return until_done
@@ -177,6 +176,7 @@ def _loader(
         _to_the_end(load),
         place="nowhere",
         prepare=prepare,
+        account=_account,
         site=site,
     )
 

@@ -1,17 +1,18 @@
 """The rounds of a case of loads onto a GPU: one process a contender, which lives through them all.
 
 Starting CUDA takes seconds and a GPU is at hand for minutes, so a contender's process is started
-once and loads once a round, between the others. Its first load is kept apart: it pins memory and
-fills allocators, which later ones find there.
+once and loads once a round, between the others. Its first load of the model is kept apart: it pins
+memory and fills allocators, and later loads find both.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bench import gpu, gpu_answers, gpu_contenders, gpu_limits
+from bench import gpu, gpu_answers, gpu_contenders, gpu_limits, guest_memory
 from bench.answers import Entry
 from bench.cache import CacheError
 from bench.contender import Loader
@@ -27,24 +28,22 @@ _FIRST_FIGURES = ("pinning_s", "pinned_bytes", "device_bytes")
 class GpuRun(LoadRun):
     """All rounds of one case of loads onto a GPU."""
 
+    # A contender that hangs shall not take the time of all.
+    _timeout_s = 45.0
+
     def run(self, count: int) -> dict[str, Any]:
         """Measure the first load of each contender, then `count` rounds."""
         self._workers: dict[str, Worker] = {}
         self._first: dict[str, dict[str, float]] = {}
-        with contextlib.ExitStack() as stack:
-            self._start_all(stack)
-            # One round more: the first loads.
-            result = super().run(count + 1)
-        result["rounds"] -= 1
-        for name, found in result["contenders"].items():
-            if name in self._first:
-                found["first"] = self._first[name]
-        return result
+        with contextlib.ExitStack() as self._stack:
+            return super().run(count)
 
-    def _start_all(self, stack: contextlib.ExitStack) -> None:
-        """Start every contender's process, all at once: most of it is waiting for CUDA."""
-        names = [each for each in self._case.contenders if each in CONTENDERS]
-        here = [name for name in names if not self._is_missing(name)]
+    def _begin(self, names: Sequence[str]) -> None:
+        """Start every contender's process, all at once, since most of it is waiting for CUDA; then
+        have each load once.
+        """
+        super()._begin(names)
+        loaders = [name for name in names if name in CONTENDERS]
 
         def start(name: str) -> Worker | MeasureError:
             try:
@@ -52,13 +51,33 @@ class GpuRun(LoadRun):
             except MeasureError as error:
                 return error
 
-        with ThreadPoolExecutor(max(1, len(here))) as pool:
-            for name, started in zip(here, pool.map(start, here), strict=True):
+        with ThreadPoolExecutor(max(1, len(loaders))) as pool:
+            for name, started in zip(loaders, pool.map(start, loaders), strict=True):
                 if isinstance(started, MeasureError):
                     self._fail(name, str(started))
                 else:
-                    stack.push(started.__exit__)
+                    self._stack.push(started.__exit__)
                     self._workers[name] = started
+        for name in [name for name in self._workers if name not in gpu_limits.NAMES]:
+            try:
+                found = self._one(name)
+            except (MeasureError, CacheError) as error:
+                self._fail(name, str(error))
+                continue
+            figures = found["figures"]
+            kept = {figure: figures[figure] for figure in _FIRST_FIGURES if figure in figures}
+            self._first[name] = {"seconds": round(found["seconds"], 6), **kept}
+
+    def _result(self, names: Sequence[str], orders: Sequence[Sequence[str]]) -> dict[str, Any]:
+        result = super()._result(names, orders)
+        for name, first in self._first.items():
+            if name in result["contenders"]:
+                result["contenders"][name]["first"] = first
+        return result
+
+    def _held_bytes(self) -> int:
+        # Tensors go to the device. The host holds blocks, and the page cache of who uses it.
+        return self._tensor_bytes // guest_memory.FACTOR
 
     def _one(self, name: str) -> dict[str, Any]:
         if name not in CONTENDERS:
@@ -75,14 +94,6 @@ class GpuRun(LoadRun):
             self.missing[name] = "it loads to GPUs alone"
             return True
         return super()._is_missing(name)
-
-    def _record(self, name: str, found: dict[str, Any]) -> None:
-        if name in self._first:
-            super()._record(name, found)
-            return
-        figures = found.get("figures", {})
-        kept = {figure: figures[figure] for figure in _FIRST_FIGURES if figure in figures}
-        self._first[name] = {"seconds": round(found["seconds"], 6), **kept}
 
     def _file_digest(self, entries: list[Entry]) -> str:
         return gpu_answers.file_digest(self._path, entries)

@@ -46,13 +46,13 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     def told(fact: dict[str, Any], field: str) -> str:
         return str(fact.get(field, fact.get("error", "not known")))
 
-    bus, disk = facts["bus"], facts["disk"]
+    bus, disk, ring = (facts.get(name, {}) for name in ("bus", "disk", "io_uring"))
     return [
-        f"device: {facts['machine']['gpu']['name']}",
+        f"device: {told(facts.get('machine', {}).get('gpu', {}), 'name')}",
         f"bus, pinned: {told(bus, 'to_device_gb_s')} GB/s there, "
         f"{told(bus, 'from_device_gb_s')} GB/s back",
         f"disk, direct: {told(disk.get('direct_read', disk), 'gb_s')} GB/s",
-        f"io_uring works: {told(facts['io_uring'], 'works')}",
+        f"io_uring works: {told(ring, 'works')}",
     ]
 
 
@@ -74,17 +74,18 @@ def show(folder: Path, console: Console) -> None:
         return found
 
     facts, bench, traced = read("facts"), read("bench"), read("trace")
-    named = bench or traced
-    if named and named["machine"]["gpu"].get("rehearsal"):
+    named = bench or traced or {"machine": {"gpu": {}}}
+    if named["machine"]["gpu"].get("rehearsal"):
         console.print("A REHEARSAL without a GPU: no figure below says anything.")
     if facts:
-        console.print(*facts_lines(facts), sep="\n", highlight=False)
+        console.print(*facts_lines(facts), sep="\n", highlight=False, markup=False)
     if bench:
         tables.show(bench, GPU_TARGETS, console)
     if traced:
-        console.print(*gpu_trace.lines(traced), sep="\n", highlight=False)
+        console.print(*gpu_trace.lines(traced), sep="\n", highlight=False, markup=False)
     junit = folder / "tests.xml"
-    console.print(tests_line(junit) if junit.exists() else "tests: no result", highlight=False)
+    told = tests_line(junit) if junit.exists() else "tests: no result"
+    console.print(told, highlight=False, markup=False)
 
 
 def main() -> None:

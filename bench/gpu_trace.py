@@ -15,19 +15,20 @@ import itertools
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import cache, gpu, gpu_contenders, machine, tables
-from bench.campaign import Files
+from bench import cache, gpu, gpu_contenders, guest_memory, machine, tables
+from bench.campaign import Files, write
 from bench.gpu import NoGpuError
 from bench.guest_memory import Ballast
 from bench.harness import ROOT, median, rounds
 
 MIB = 2**20
-BLOCKS_MIB = (2, 4, 8, 16)
-DEPTHS = (4, 8, 16)
+BLOCKS_MIB = (4, 8)
+DEPTHS = (4, 8)
 LANES = (2, 4, 8, 16)
 DEFAULT_ROUNDS = 4
 PARTS = (
@@ -83,8 +84,17 @@ def load(path: Path, ballast: Ballast, *, cold: bool, settings: dict[str, Any]) 
     }
 
 
-def trace(path: Path, ballast: Ballast, limit_s: float) -> dict[str, Any]:
-    """Load by default settings, then sweep until the time is up.
+def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, Any]]:
+    """Load by default settings, then sweep; yield what there is after each part.
+
+    Parameters
+    ----------
+    path : Path
+        A sealed file.
+    ballast : Ballast
+        Memory that is freed before each load.
+    deadline : float
+        On the clock of `time.monotonic`: no round of the sweep begins that would end after it.
 
     Raises
     ------
@@ -93,30 +103,36 @@ def trace(path: Path, ballast: Ballast, limit_s: float) -> dict[str, Any]:
     """
     import fastio
 
-    deadline = time.monotonic() + limit_s
     # Pins memory and starts what is started once a process.
     load(path, ballast, cold=False, settings={})
-    by_default = {
-        state: [
+    found: dict[str, Any] = {"default": {}, "sweep_cold": []}
+    for state in ("cold", "warm"):
+        found["default"][state] = [
             load(path, ballast, cold=state == "cold", settings={}) for _ in range(DEFAULT_ROUNDS)
         ]
-        for state in ("cold", "warm")
-    }
-    tried = sweep(fastio.Options().pinned_limit_bytes)
-    rows: list[dict[str, Any]] = [settings | {"seconds": []} for settings in tried]
-    names = [str(index) for index in range(len(tried))]
-    for name in itertools.chain.from_iterable(rounds(names, 2 * DEFAULT_ROUNDS)):
-        if time.monotonic() > deadline:
+    yield found
+    # The first are the default settings.
+    tried = [{}, *sweep(fastio.Options().pinned_limit_bytes)]
+    rows: list[dict[str, Any]] = [{**settings, "seconds": []} for settings in tried]
+    longest_s = 0.0
+    for order in rounds([str(index) for index in range(len(tried))], 2 * DEFAULT_ROUNDS):
+        begin = time.monotonic()
+        if begin + longest_s > deadline:
             break
-        index = int(name)
-        rows[index]["seconds"].append(
-            load(path, ballast, cold=True, settings=tried[index])["seconds"]
-        )
-    return {"default": by_default, "sweep_cold": [row for row in rows if row["seconds"]]}
+        # A round that is cut off would leave some settings with one load more than others.
+        taken = {
+            index: load(path, ballast, cold=True, settings=tried[index])["seconds"]
+            for index in map(int, order)
+        }
+        for index, seconds in taken.items():
+            rows[index]["seconds"].append(seconds)
+        longest_s = max(longest_s, time.monotonic() - begin)
+        found["sweep_cold"] = rows
+        yield found
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return the trace as text: each lane's share of its time, and the fastest settings."""
+    """Return the trace as text: each lane's share of its time, and the settings, fastest first."""
     told = []
     for state, loads in found["default"].items():
         middle = sorted(loads, key=lambda each: float(each["seconds"]))[len(loads) // 2]
@@ -131,13 +147,16 @@ def lines(found: dict[str, Any]) -> list[str]:
             ]
             told.append(f"  lane {at}: {tables.seconds(lane['total_s'])}: {', '.join(shares)}")
     ranked = sorted(found["sweep_cold"], key=lambda row: median(row["seconds"]))
-    told.append("sweep, cold, the fastest and the slowest:")
-    for row in (*ranked[:3], *ranked[3:][-1:]):
-        taken = tables.seconds(median(row["seconds"]))
-        told.append(
-            f"  blocks of {row['block_bytes'] // MIB} MiB, depth {row['queue_depth']}, lanes "
-            f"{row['lanes']}: {taken} ({len(row['seconds'])} loads)"
-        )
+    if ranked:
+        told.append(f"sweep, cold, {len(ranked[0]['seconds'])} rounds:")
+    for row in ranked:
+        named = "by default"
+        if "block_bytes" in row:
+            named = (
+                f"blocks of {row['block_bytes'] // MIB} MiB, depth {row['queue_depth']}, "
+                f"lanes {row['lanes']}"
+            )
+        told.append(f"  {named}: {tables.seconds(median(row['seconds']))}")
     return told
 
 
@@ -153,6 +172,7 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=300.0, help="then the sweep ends")
     parser.add_argument("--keep", action="store_true", help="keep the file")
     asked = parser.parse_args()
+    deadline = time.monotonic() + asked.limit_s
     os.environ[gpu.VARIABLE] = asked.device
     asked.dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -161,15 +181,17 @@ def main() -> int:
         print(f"bench.gpu_trace: {error}", file=sys.stderr)
         return 2
     files = Files(asked.dir, print)
+    found: dict[str, Any] = {"default": {}, "sweep_cold": []}
     try:
         path = files.get(asked.model)
-        with Ballast(path.stat().st_size) as ballast:
-            found = trace(path, ballast, asked.limit_s)
+        # What loads to a device needs little memory of the host.
+        with Ballast(path.stat().st_size // guest_memory.FACTOR) as ballast:
+            for found in trace(path, ballast, deadline):
+                document = {"machine": described, "versions": machine.versions()}
+                write(asked.out, document | {"model": asked.model} | found)
     finally:
         if not asked.keep:
             files.remove()
-    document = {"machine": described, "versions": machine.versions(), "model": asked.model, **found}
-    asked.out.write_text(tables.to_json(document))
     print(*lines(found), sep="\n")
     return 0
 

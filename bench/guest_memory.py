@@ -81,15 +81,18 @@ class Ballast:
             *(sys.executable, "-m", "bench.guest_memory"),
             str(wanted_bytes(tensor_bytes)),
         )
-        self._is_filling = False
 
     def __enter__(self) -> Ballast:
+        self._start()
+        self.fill()
+        return self
+
+    def _start(self) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe
         )
-        self.fill()
-        return self
+        self._is_filling = False
 
     def __exit__(
         self,
@@ -102,13 +105,16 @@ class Ballast:
         self._process.communicate()
 
     def fill(self) -> None:
-        """Have the child take its memory, while the caller goes on.
+        """Have the child take its memory, while the caller goes on; a dead one is replaced.
 
         Raises
         ------
         MeasureError
-            The child has died; its own words are in it.
+            The child has died meanwhile; its own words are in it.
         """
+        if self._process.poll() is not None:
+            self._process.communicate()
+            self._start()
         if not self._is_filling:
             self._tell(FILL)
             self._is_filling = True
@@ -121,10 +127,9 @@ class Ballast:
         MeasureError
             The child has died; its own words are in it.
         """
-        if not self._is_filling:
-            self._tell(FILL)
-        self._await()
+        self.fill()
         self._is_filling = False
+        self._await()
         self._tell(FREE)
         self._await()
 

@@ -14,11 +14,12 @@ from bench.settings import MIB, Grid, Settings
 ROOT = Path(__file__).resolve().parent.parent
 # `make bench` and `.ci/gpu-run build` compile it.
 PROGRAM = ROOT / "build/bench/read-limit"
-# Few of each, since a GPU is at hand for minutes. Threads by powers of two up to the cores.
+# Few of each, since a GPU is at hand for minutes; no more threads than cores.
 GRID = Grid(
-    blocks_mib=(2, 8),
+    blocks_mib=(1, 8),
     depths=(8, 32),
-    jobs=tuple(jobs for jobs in (1, 2, 4, 8, 16) if jobs <= max(2, os.cpu_count() or 1)),
+    jobs=tuple(jobs for jobs in (2, 8, 16) if jobs <= max(2, os.cpu_count() or 1)),
+    finalists=2,
     final_rounds=2,
 )
 TIMEOUT_S = 120

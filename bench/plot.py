@@ -9,14 +9,13 @@ Colours are chosen to be read on a white and on a black page; the background is 
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import placing
+from bench import placing, tables
 from bench.contenders import LOADERS, TITLES
 from bench.harness import Estimate
 from bench.limits import LIMITS
@@ -296,7 +295,7 @@ def main() -> None:
     parser.add_argument("document", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    draw(json.loads(arguments.document.read_text()), arguments.out)
+    draw(tables.read(arguments.document), arguments.out)
 
 
 if __name__ == "__main__":

@@ -42,10 +42,15 @@ class Run(ABC):
     Attributes
     ----------
     deadline : float, optional
-        On the clock of `time.monotonic`: no round begins after it.
+        On the clock of `time.monotonic`: no round begins that would end after it.
+    keep : callable, optional
+        Is given what there is so far after each round.
     """
 
     deadline: float | None = None
+    keep: Callable[[dict[str, Any]], None] | None = None
+    # Of one order to a worker.
+    _timeout_s = 600.0
 
     def __init__(
         self,
@@ -120,16 +125,18 @@ class Run(ABC):
 
     def run(self, count: int) -> dict[str, Any]:
         """Measure `count` rounds and return what the JSON says of the case."""
-        with guest_memory.Ballast(self._tensor_bytes) as self._ballast:
+        with guest_memory.Ballast(self._held_bytes()) as self._ballast:
             return self._run(count)
 
     def _run(self, count: int) -> dict[str, Any]:
-        started = datetime.datetime.now(datetime.timezone.utc)
         names = [name for name in self._case.contenders if not self._is_missing(name)]
+        self._begin(names)
         orders = rounds(names, count)
-        for index, order in enumerate(orders):
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                count = index
+        longest_s = 0.0
+        done = 0
+        for order in orders:
+            begin = time.monotonic()
+            if self.deadline is not None and begin + longest_s > self.deadline:
                 break
             for name in order:
                 if name in self.failed:
@@ -138,17 +145,32 @@ class Run(ABC):
                     self._record(name, self._one(name))
                 except (MeasureError, cache.CacheError) as error:
                     self._fail(name, str(error))
-            self._log(f"{self._case.name}: round {index + 1} of {count}: {self._latest()}")
+            done += 1
+            longest_s = max(longest_s, time.monotonic() - begin)
+            self._log(f"{self._case.name}: round {done} of {count}: {self._latest()}")
+            if self.keep is not None:
+                self.keep(self._result(names, orders[:done]))
+        return self._result(names, orders[:done])
+
+    def _begin(self, names: Sequence[str]) -> None:
+        """Do what comes before the first round."""
+        self._started = datetime.datetime.now(datetime.timezone.utc)
+
+    def _held_bytes(self) -> int:
+        """Return the bytes of tensors that memory is held for between measurements."""
+        return self._tensor_bytes
+
+    def _result(self, names: Sequence[str], orders: Sequence[Sequence[str]]) -> dict[str, Any]:
         return {
             "title": self._case.title,
-            "date": started.isoformat(timespec="seconds"),
+            "date": self._started.isoformat(timespec="seconds"),
             "versions": machine.versions(),
             **self._about(),
             "tensor_bytes": self._tensor_bytes,
             "tensors": self._tensors,
-            "rounds": count,
+            "rounds": len(orders),
             "repeats": self._case.repeats,
-            "orders": orders[:count],
+            "orders": orders,
             "digest": self._digest,
             "missing": self.missing,
             "failed": self.failed,
@@ -157,7 +179,7 @@ class Run(ABC):
                     "median_s": round(median(self._series[name]["seconds"]), 6),
                     **self._speed(name),
                     "notes": self._notes.get(name, {}),
-                    **self._series[name],
+                    **{field: list(values) for field, values in self._series[name].items()},
                     **self._memory_over_time(name),
                 }
                 for name in names
@@ -206,7 +228,7 @@ class Run(ABC):
     def _worker(self, name: str) -> Worker:
         """Return the process of a contender, which is not started yet."""
         job = {"contender": name, "path": str(self._path), "warm": str(self._warm)}
-        return Worker(job | self._job(name))
+        return Worker(job | self._job(name), self._timeout_s)
 
     def _measured(self, worker: Worker, name: str) -> dict[str, Any]:
         """Have a worker measure its contender, as often as the case wants it, and take medians.

@@ -11,7 +11,6 @@ from bench.harness import median, rounds
 
 MIB = 2**20
 SEARCH_BYTES = 2**29
-FINALISTS = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -60,13 +59,14 @@ class Grid:
     ----------
     blocks_mib, depths, jobs : tuple of int
         Of each setting.
-    final_rounds : int
-        How often each of the best four runs on everything.
+    finalists, final_rounds : int
+        How many of the best run on everything, and how often.
     """
 
     blocks_mib: tuple[int, ...] = (1, 2, 4, 8)
     depths: tuple[int, ...] = (4, 8, 16, 32)
     jobs: tuple[int, ...] = (1, 2)
+    finalists: int = 4
     final_rounds: int = 4
 
     def settings(self) -> list[Settings]:
@@ -82,7 +82,7 @@ def search(run: Trial, grid: Grid) -> tuple[Settings, list[dict[str, Any]]]:
     """Find the fastest settings.
 
     Every combination on 512 MiB, there and back, so that a drift falls on all of them; then the
-    best four on everything, in mirrored rounds. Single runs differ, so the winner of the first part
+    best on everything, in mirrored rounds. Single runs differ, so the winner of the first part
     alone would be the luckiest one.
 
     Parameters
@@ -115,7 +115,7 @@ def search(run: Trial, grid: Grid) -> tuple[Settings, list[dict[str, Any]]]:
     combinations = grid.settings()
     for settings in (*combinations, *reversed(combinations)):
         tried(settings, SEARCH_BYTES)
-    finalists = sorted(combinations, key=lambda settings: -sum(speeds[settings]))[:FINALISTS]
+    finalists = sorted(combinations, key=lambda settings: -sum(speeds[settings]))[: grid.finalists]
     speeds.clear()
     names = [str(index) for index in range(len(finalists))]
     for order in rounds(names, grid.final_rounds):

@@ -15,6 +15,8 @@ from bench.promises import LOAD_TARGETS, READER_TARGETS, SAVE_TARGETS, STORE_TAR
 from bench.targets import Target
 
 RESULTS = ROOT / "bench/results"
+# Of result files. Older ones were measured without memory held, beside a fio on small pages.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import targets
 from bench.contenders import TITLES
 from bench.harness import ROOT, Estimate, median, paired_ratio
-from bench.suites import SUITES, Suite
+from bench.suites import SCHEMA, SUITES, Suite
 from bench.targets import Target
 
 README = ROOT / "bench/README.md"
@@ -89,8 +91,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 def case_rows(case: dict[str, Any], base: str) -> Rows:
-    """Return contender, median, its spread, GB/s, CPU, memory at its peak and held, bytes read, the
-    loop's time a tensor, and its time over that of `base`.
+    """Return contender, median, its spread, GB/s, CPU, memory at its peak, of the device, pinned
+    and held, bytes read, the loop's time a tensor, and its time over that of `base`.
     """
     rows: Rows = []
     contenders = case["contenders"]
@@ -102,6 +104,8 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
         read = f"{max(found['bytes_read']) / 2**20:,.1f} MiB" if "bytes_read" in found else ""
         loop = seconds(median(found["loop_s"]) / case["tensors"]) if "loop_s" in found else ""
         memory = f"{max(found['peak_bytes']) / 2**20:,.0f} MiB" if "peak_bytes" in found else ""
+        device = f"{max(found['device_bytes']) / 2**20:,.0f} MiB" if "device_bytes" in found else ""
+        pinned = f"{max(found['pinned_bytes']) / 2**20:,.0f} MiB" if "pinned_bytes" in found else ""
         held = f"{median(found['held_bytes']) / 2**20:,.1f} MiB" if "held_bytes" in found else ""
         rows.append(
             (
@@ -112,6 +116,8 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
                 "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
                 "" if memory or cpu is None else seconds(cpu),
                 memory,
+                device,
+                pinned,
                 held,
                 read,
                 loop,
@@ -160,7 +166,7 @@ def base_of(case: dict[str, Any]) -> str:
 
 HEADINGS = (
     *("", "median", "spread", "GB/s", "CPU"),
-    *("peak memory", "memory held", "read", "loop, a tensor"),
+    *("peak memory", "device memory", "pinned", "memory held", "read", "loop, a tensor"),
 )
 TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
 
@@ -193,7 +199,7 @@ def show(document: dict[str, Any], promised: Sequence[Target], console: Console)
     """Print every case and every target."""
     for case in document["cases"].values():
         headings, rows = _headings(case, case_rows(case, base_of(case)))
-        caption = notes(case, document["machine"]["cores"])
+        caption = escape(notes(case, document["machine"]["cores"]))
         table = Table(
             title=case["title"], title_justify="left", caption=caption, caption_justify="left"
         )
@@ -269,20 +275,34 @@ def marks(suite: Suite) -> tuple[str, str]:
     return f"<!-- {suite.name}: begin -->", f"<!-- {suite.name}: end -->"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Return a result file.
+
+    Raises
+    ------
+    ValueError
+        It is of another schema, whose figures mean something else.
+    """
+    document: dict[str, Any] = json.loads(path.read_text())
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is of schema {document.get('schema')}: measure it again")
+    return document
+
+
 def filled(text: str, suite: Suite) -> str:
     """Return the text with a suite's tables, of every machine, between its marks.
 
     Raises
     ------
     ValueError
-        The text lacks the two marks.
+        The text lacks the two marks, or a result file is of another schema.
     """
     begin, end = marks(suite)
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{README} needs one {begin} and one {end}")
     head, rest = text.split(begin)
     _, tail = rest.split(end)
-    documents = [json.loads(path.read_text()) for path in suite.result_paths()]
+    documents = [read(path) for path in suite.result_paths()]
     body = "\n\n".join(markdown(document, suite.targets) for document in documents)
     return f"{head}{begin}\n\n{body or 'Not measured yet.'}\n\n{end}{tail}"
 

@@ -8,6 +8,7 @@ prints there goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -60,8 +61,9 @@ def storage_bytes() -> int | None:
 
 
 def reset_peak() -> None:
-    """Make VmHWM start from what the process has now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Make VmHWM start from what the process has now; where the kernel cannot, it stays."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Measurement:
@@ -84,6 +86,7 @@ class Measurement:
         self._path = path
         self._touch = touch
         self._make_given = contender.prepare
+        self._account = contender.account if isinstance(contender, Loader) else None
         # What the clock is for.
         if isinstance(contender, Saver):
             self._act, self._attempted = contender.save, target
@@ -114,6 +117,8 @@ class Measurement:
         cpu = cpu_seconds() - cpu
         busy = machine_busy_seconds() - busy
         stored_after = storage_bytes()
+        if self._account is not None:
+            self._account(attempt)
         return {
             "seconds": end - begin,
             **({"touch_s": end - loaded} if self._touch else {}),

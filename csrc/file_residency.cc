@@ -2,7 +2,9 @@
 // truth.
 //
 // cachestat (Linux 6.5) is exact and cheap, but EPERM for whoever neither owns nor may write the
-// file; mincore then answers "all resident" whatever is true, so it is not asked there. What is
+// file; mincore then answers "all resident" whatever is true, so it is not asked there. On overlayfs
+// cachestat answers that nothing is resident: it looks at the overlay's own inode, and the pages
+// belong to the file below. A mapping is one of the file below, so mincore is right there. What is
 // left is to try: a read of one byte with RWF_NOWAIT succeeds only from the cache. Samples can show
 // that a file is cold or in part; that all of many samples are resident is taken for "all". The
 // kernel answers such a read with "no" but brings its page in all the same, so each question
@@ -20,6 +22,7 @@
 #include <array>
 #include <cerrno>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "error.h"
@@ -31,6 +34,7 @@ namespace {
 constexpr long kCachestatSyscall = 451;  // the same number on every architecture
 constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kSamples = 64;
+constexpr std::string_view kOverlay = "overlayfs";  // as file_mount.cc calls it
 
 struct CachestatRange {
   std::uint64_t offset, nbytes;
@@ -94,7 +98,9 @@ long blocks_read_by_this_thread() {
 std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset,
                                                   std::uint64_t nbytes) const {
   if (nbytes == 0 || mount_.memory_backed) return nbytes;
-  if (auto answer = ask_cachestat(buffered_.get(), offset, nbytes)) return answer;
+  if (mount_.filesystem != kOverlay) {
+    if (auto answer = ask_cachestat(buffered_.get(), offset, nbytes)) return answer;
+  }
   if (mincore_is_truthful(buffered_.get())) {
     if (auto answer = ask_mincore(buffered_.get(), offset, nbytes)) return answer;
   }

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import testbed
+from testbed.mounts import overlay_mount
 
 _SETUP_RING = """
 import ctypes, errno
@@ -111,6 +112,16 @@ def test_a_mount_goes_even_while_a_test_holds_a_file_there(tmp_path: Path) -> No
         held = (mount.path / "file").open("wb")
     held.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_an_overlay_shows_the_layer_below_and_is_one(tmp_path: Path) -> None:
+    with overlay_mount(tmp_path) as (path, lower):
+        (lower / "file").write_bytes(b"below")
+        assert (path / "file").read_bytes() == b"below"
+        (path / "file").write_bytes(b"above")
+        assert (lower / "file").read_bytes() == b"below"
+    assert not os.path.ismount(path)
 
 
 @pytest.mark.root

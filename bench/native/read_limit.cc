@@ -15,9 +15,9 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -54,21 +54,20 @@ class Descriptor {
 class Buffers {
  public:
   explicit Buffers(std::uint64_t nbytes)
-      : nbytes_((nbytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes) {
-    void* memory = std::aligned_alloc(kHugePageBytes, nbytes_);
-    if (memory == nullptr) fail("memory", ENOMEM);
-    data_ = static_cast<char*>(memory);
+      : nbytes_((nbytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes),
+        data_(static_cast<char*>(::operator new(nbytes_, kAlignment))) {
     madvise(data_, nbytes_, MADV_HUGEPAGE);  // refused: small pages
     std::memset(data_, 1, nbytes_);
   }
-  ~Buffers() { std::free(data_); }
+  ~Buffers() { ::operator delete(data_, kAlignment); }
   Buffers(const Buffers&) = delete;
   Buffers& operator=(const Buffers&) = delete;
   [[nodiscard]] char* data() const { return data_; }
 
  private:
+  static constexpr std::align_val_t kAlignment{kHugePageBytes};
   std::uint64_t nbytes_;
-  char* data_ = nullptr;
+  char* data_;
 };
 
 class Ring {
@@ -144,8 +143,9 @@ int run(const char* path, std::uint64_t block_bytes, unsigned depth, unsigned th
       job.end = job.begin + part;
       bool waited = false;
       try {
-        Ring ring(depth);
+        // The ring goes first: reads that are out when one fails write to the buffers until then.
         const Buffers buffers(depth * block_bytes);
+        Ring ring(depth);
         ready.arrive_and_wait();
         waited = true;
         read_part(job, ring, buffers, file.get(), block_bytes, depth);

@@ -31,7 +31,7 @@ BLOCKS = (demo.NUMPY, demo.TORCH)
 class InProcess:
     """The worker without a process of its own: what it says of a load is of a real one."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], timeout_s: float) -> None:
         contender = worker.contender_of(job["contender"])
         for module in contender.modules:
             importlib.import_module(module)

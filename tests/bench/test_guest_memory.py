@@ -57,6 +57,18 @@ def test_a_child_that_dies_is_an_error_with_its_last_words(monkeypatch: pytest.M
         ballast.free()
 
 
+def test_a_child_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guest_memory, "wanted_bytes", lambda tensor_bytes: 4 * MIB)
+    with guest_memory.Ballast(1) as ballast:
+        ballast.free()
+        first = ballast._process
+        first.kill()
+        first.wait()
+        ballast.fill()
+        ballast.free()
+        assert ballast._process.pid != first.pid
+
+
 def test_more_is_held_than_is_measured_and_less_than_there_is(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(guest_memory, "available_bytes", lambda: 2**34)
     assert guest_memory.wanted_bytes(0) == guest_memory.BYTES_MIN

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -403,13 +404,27 @@ def test_the_trace_tells_each_lane_and_the_fastest_settings(
     monkeypatch.setattr(gpu_trace, "DEFAULT_ROUNDS", 1)
     path = models.make("small", folder)
     with guest_memory.Ballast(1) as ballast:
-        found = gpu_trace.trace(path, ballast, 60.0)
+        told_each = list(gpu_trace.trace(path, ballast, time.monotonic() + 60.0))
+    assert len(told_each) == 3
+    found = told_each[-1]
     assert set(found["default"]) == {"cold", "warm"}
     assert all(len(row["seconds"]) == 2 for row in found["sweep_cold"])
-    assert found["sweep_cold"]
+    assert found["sweep_cold"][0].keys() == {"seconds"}
     told = gpu_trace.lines(found)
     assert told[0].startswith("cold: ")
     assert any(line.startswith("  blocks of ") for line in told)
+    assert any(line.startswith("  by default: ") for line in told)
+
+
+def test_no_round_of_the_sweep_begins_after_the_deadline(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(gpu.VARIABLE, "cpu")
+    monkeypatch.setattr(gpu_trace, "DEFAULT_ROUNDS", 1)
+    with guest_memory.Ballast(1) as ballast:
+        (found,) = gpu_trace.trace(models.make("small", folder), ballast, time.monotonic() - 1)
+    assert found["sweep_cold"] == []
+    assert not any("sweep" in line for line in gpu_trace.lines(found))
 
 
 def test_settings_that_do_not_fit_into_pinned_memory_are_not_tried():

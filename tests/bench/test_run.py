@@ -130,6 +130,17 @@ def test_no_round_begins_after_the_deadline(folder: Path, worker: type[StandIn])
     assert (result["rounds"], result["orders"], result["contenders"]) == (0, [], {})
 
 
+def test_what_there_is_is_kept_after_each_round(folder: Path, worker: type[StandIn]):
+    worker.answer = measured(digest_of(folder))
+    described = cases.LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
+    whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
+    kept: list[dict[str, Any]] = []
+    whole.keep = kept.append
+    assert whole.run(2) == kept[-1]
+    assert [each["rounds"] for each in kept] == [1, 2]
+    assert kept[0]["contenders"]["safetensors-get"]["seconds"] == [0.5]
+
+
 @pytest.mark.parametrize(
     ("contender", "field", "where"),
     [

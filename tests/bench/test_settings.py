@@ -17,7 +17,7 @@ def test_the_search_prefers_what_is_fast_on_everything_and_tries_the_jobs_it_is_
     found, runs = settings.search(run, grid)
     assert found == Settings(2, 16, 1)
     trials = 2 * len(grid.blocks_mib) * len(grid.depths)
-    assert len(runs) == trials + settings.FINALISTS * grid.final_rounds
+    assert len(runs) == trials + grid.finalists * grid.final_rounds
 
 
 def test_a_small_grid_has_fewer_finalists_than_there_are_places():

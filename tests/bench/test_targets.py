@@ -1,6 +1,7 @@
 """Verdicts and tables follow from the JSON alone."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,3 +153,12 @@ def test_a_table_says_when_others_used_the_machine():
 )
 def test_times_have_a_fitting_unit(value: float, expected: str):
     assert tables.seconds(value) == expected
+
+
+def test_a_result_file_of_another_schema_is_refused(tmp_path: Path):
+    path = tmp_path / "load-abacus.json"
+    path.write_text(json.dumps({"schema": 1, "machine": {}, "cases": {}}))
+    with pytest.raises(ValueError, match="is of schema 1: measure it again"):
+        tables.read(path)
+    path.write_text(json.dumps({"schema": suites.SCHEMA}))
+    assert tables.read(path) == {"schema": suites.SCHEMA}

@@ -107,6 +107,32 @@ def attach(backing: Path) -> str:
 
 
 @contextlib.contextmanager
+def overlay_mount(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Mount an overlay, as container images are; yield its path and that of its lower layer.
+
+    Parameters
+    ----------
+    folder
+        An empty folder for the layers and the mount point.
+
+    Raises
+    ------
+    pytest.skip.Exception
+        If the process is not root's, or the machine cannot mount an overlay there.
+    """
+    require_root("mounts an overlay")
+    path, lower, upper, work = (folder / name for name in ("mnt", "lower", "upper", "work"))
+    for each in (path, lower, upper, work):
+        each.mkdir()
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    run_tool_or_skip("mount", "-t", "overlay", "overlay", "-o", layers, str(path))
+    try:
+        yield path, lower
+    finally:
+        unmount(path)
+
+
+@contextlib.contextmanager
 def tmpfs_mount(folder: Path, *, nbytes: int = 512 << 20) -> Iterator[Mount]:
     """Mount a tmpfs of at most `nbytes` bytes on `folder`/mnt.
 

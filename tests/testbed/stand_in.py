@@ -25,7 +25,7 @@ class StandIn:
     answer: ClassVar[dict[str, Any]] = {}
     asked: ClassVar[list[dict[str, Any]]] = []
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], timeout_s: float = 0.0) -> None:
         self.job = job
         self.asked.append(job)
 
