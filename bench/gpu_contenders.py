@@ -42,8 +42,8 @@ def _idle(path: str) -> Mapping[str, Any]:
 
 
 def _account(attempt: Attempt) -> None:
-    """What was taken of the device: through torch's allocator at its peak, and at the end by
-    whoever does not ask torch.
+    """Note the device's memory: the peak of torch's allocator, or the device's loss of free memory
+    at the end, where that is more. Some contenders do not use torch's allocator.
     """
     import torch
 

@@ -33,9 +33,9 @@ MADV_POPULATE_WRITE = 23
 # A load or a save holds the tensors once or twice, and the page cache may hold the file.
 FACTOR = 3
 BYTES_MIN = 256 * 2**20
-# Of what is available: the rest stays for files that are kept in the page cache.
+# The share of available memory to hold. The rest stays for files in the page cache.
 SHARE_MAX = 0.6
-# What the child is told, and what it answers.
+# Orders to the child, and its answer.
 FILL, FREE, DONE = b"fill\n", b"free\n", b"done\n"
 
 

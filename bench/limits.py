@@ -1,4 +1,4 @@
-"""What the device gives: programs that read or write a file with nothing else to do.
+"""The limits of the device: programs that read or write a file and do nothing else.
 
 Each has settings that are searched once and then fixed for every round (`settings`).
 """

@@ -1,4 +1,4 @@
-"""The bare reader (native/read_limit.cc): what storage gives, on machines that have no fio."""
+"""The bare reader (native/read_limit.cc): the limit of storage on machines that have no fio."""
 
 from __future__ import annotations
 

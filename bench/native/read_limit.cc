@@ -1,5 +1,5 @@
-// What storage gives: reads a file once with io_uring and O_DIRECT into a few buffers that are used
-// again and again, on huge pages where there are some. For machines that have no fio.
+// Reads a file once with io_uring and O_DIRECT, as fast as the storage can. A few buffers are used
+// again and again; they lie on huge pages where there are some. For machines that have no fio.
 //
 // read-limit FILE BLOCK_BYTES DEPTH THREADS BYTES: each thread reads a part of its own, DEPTH requests of
 // BLOCK_BYTES in flight. Prints the bytes read, the seconds that took, and CPU seconds, as JSON. The
