@@ -1,9 +1,9 @@
 // Reads a file once with io_uring and O_DIRECT, as fast as the storage can. A few buffers are used
 // again and again; they lie on huge pages where there are some. For machines that have no fio.
 //
-// read-limit FILE BLOCK_BYTES DEPTH THREADS BYTES: each thread reads a part of its own, DEPTH requests of
-// BLOCK_BYTES in flight. Prints the bytes read, the seconds that took, and CPU seconds, as JSON. The
-// clock starts when all rings and buffers are there.
+// read-limit FILE BLOCK_BYTES DEPTH THREADS BYTES: each thread reads a part of its own, DEPTH
+// requests of BLOCK_BYTES in flight. Prints the bytes read, the seconds that took, and CPU seconds,
+// as JSON. The clock starts when all rings and buffers are there.
 #include <fcntl.h>
 #include <liburing.h>
 #include <sys/mman.h>
@@ -73,7 +73,8 @@ class Buffers {
 class Ring {
  public:
   explicit Ring(unsigned depth) {
-    if (const int error = io_uring_queue_init(depth, &ring_, 0); error < 0) fail("io_uring", -error);
+    if (const int error = io_uring_queue_init(depth, &ring_, 0); error < 0)
+      fail("io_uring", -error);
   }
   ~Ring() { io_uring_queue_exit(&ring_); }
   Ring(const Ring&) = delete;
@@ -99,7 +100,8 @@ void read_part(Job& job, Ring& ring, const Buffers& buffers, int fd, std::uint64
   };
   for (unsigned slot = 0; slot < depth && next < job.end; ++slot) queue(slot);
   while (in_flight > 0) {
-    if (const int error = io_uring_submit_and_wait(ring.get(), 1); error < 0) fail("submit", -error);
+    if (const int error = io_uring_submit_and_wait(ring.get(), 1); error < 0)
+      fail("submit", -error);
     io_uring_cqe* done = nullptr;
     while (io_uring_peek_cqe(ring.get(), &done) == 0) {
       const std::uint64_t slot = io_uring_cqe_get_data64(done);
