@@ -44,7 +44,8 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
     """Return the facts that figures are read with: the device, the bus, the disk, io_uring."""
 
     def told(fact: dict[str, Any], field: str) -> str:
-        return str(fact.get(field, fact.get("error", "not known")))
+        found = fact.get(field, fact.get("error", "not known"))
+        return f"{found:.3g}" if isinstance(found, float) else str(found)
 
     bus, disk, ring = (facts.get(name, {}) for name in ("bus", "disk", "io_uring"))
     return [

@@ -446,3 +446,17 @@ def test_a_run_is_shown_with_what_it_lacks_and_what_failed(tmp_path: Path):
     assert "bench: no result" in said
     assert "trace: no result" in said
     assert "tests: 1 passed, 1 failed, 1 skipped\n  a::bad" in said
+
+
+def test_facts_that_were_not_had_are_told_as_such():
+    facts = {
+        "machine": {"gpu": {"name": "NVIDIA H200"}},
+        "bus": {"to_device_gb_s": 51.23456, "from_device_gb_s": 49.0},
+        "disk": {"error": "read-only"},
+    }
+    assert gpu_table.facts_lines(facts) == [
+        "device: NVIDIA H200",
+        "bus, pinned: 51.2 GB/s there, 49 GB/s back",
+        "disk, direct: read-only GB/s",
+        "io_uring works: not known",
+    ]
