@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import platform
 import re
@@ -18,25 +17,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench import cache, gpu, machine
+from bench import cache, gpu, gpu_limits, machine
 from bench.harness import median
 
 SCHEMA = 1
 FILE_BYTES = 2**30
-_READ_LIMIT_S = 5.0
+_READ_LIMIT_S = 2.0
 _READS_MAX = 5
 _READS_MIN = 2
 _COPIES = 20
 _WRITE_BYTES = 8 * 2**20
 _COPY_BYTES = 64 * 2**20
-_READ_BYTES = 8 * 2**20
 # 128 MiB in flight.
 _DIRECT_THREADS = 16
 
@@ -220,39 +217,12 @@ def _written(folder: Path, nbytes: int) -> Iterator[tuple[Path, float]]:
         path.unlink(missing_ok=True)
 
 
-def _read_s(path: Path, flags: int, buffers: Sequence[mmap.mmap]) -> float:
-    """Return the seconds in which a thread for each buffer read the file once, all together."""
-    nbytes = path.stat().st_size
-    descriptor = os.open(path, os.O_RDONLY | flags)
-
-    def every_nth(first: int) -> int:
-        view = memoryview(buffers[first])
-        # Whole blocks, also at the end: a direct read is of no other length.
-        return sum(
-            os.preadv(descriptor, [view], at)
-            for at in range(first * _READ_BYTES, nbytes, len(buffers) * _READ_BYTES)
-        )
-
-    try:
-        with ThreadPoolExecutor(len(buffers)) as pool:
-            begin = time.perf_counter()
-            found = sum(pool.map(every_nth, range(len(buffers))))
-            took_s = time.perf_counter() - begin
-    finally:
-        os.close(descriptor)
-    if found != nbytes:
-        raise OSError(f"{path}: read {found} of {nbytes} bytes")
-    return took_s
-
-
 def _rate(
     path: Path, flags: int, threads: int, before: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
     """Return GB/s of such reads, each after a call of `before`, or the reason why there is none."""
-    buffers = [mmap.mmap(-1, _READ_BYTES) for _ in range(threads)]
-    for buffer in buffers:
-        buffer.write(bytes([1]) * _READ_BYTES)  # its pages are there
-    said = {"threads": threads, "block_bytes": _READ_BYTES}
+    buffers = gpu_limits.buffers(threads)
+    said = {"threads": threads, "block_bytes": gpu_limits.READ_BYTES}
     seconds: list[float] = []
     started = time.perf_counter()
     try:
@@ -260,7 +230,9 @@ def _rate(
             len(seconds) < _READS_MIN or time.perf_counter() - started < _READ_LIMIT_S
         ):
             before()
-            seconds.append(_read_s(path, flags, buffers))
+            begin = time.perf_counter()
+            gpu_limits.read_all(path, buffers, flags)
+            seconds.append(time.perf_counter() - begin)
     except (OSError, cache.CacheError) as error:
         return {"gb_s": None, **said, "reason": str(error)}
     return {"gb_s": path.stat().st_size / median(seconds) / 1e9, **said, "reads": len(seconds)}

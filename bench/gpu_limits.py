@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,32 +62,48 @@ def _copy(attempt: Attempt) -> Mapping[str, Any]:
     return Nothing()
 
 
-def _buffers(path: str) -> Mapping[str, Any]:
-    made = [mmap.mmap(-1, READ_BYTES) for _ in range(lanes())]
+def buffers(count: int) -> list[mmap.mmap]:
+    """Return buffers of 8 MiB whose pages are there, one for each thread of `read_all`."""
+    made = [mmap.mmap(-1, READ_BYTES) for _ in range(count)]
     for buffer in made:
-        buffer.write(bytes([1]) * READ_BYTES)  # its pages are there
-    return {"buffers": made}
+        buffer.write(bytes([1]) * READ_BYTES)
+    return made
 
 
-def _read(attempt: Attempt) -> Mapping[str, Any]:
-    buffers = attempt.given["buffers"]
-    nbytes = os.stat(attempt.path).st_size
-    descriptor = os.open(attempt.path, os.O_RDONLY)
+def read_all(path: str | Path, into: Sequence[mmap.mmap], flags: int = 0) -> None:
+    """Read a file once, by a thread for each buffer; what a buffer held is overwritten.
+
+    Raises
+    ------
+    OSError
+        The file could not be read, or not to its end.
+    """
+    nbytes = os.stat(path).st_size
+    descriptor = os.open(path, os.O_RDONLY | flags)
 
     def every_nth(first: int) -> int:
-        view = memoryview(buffers[first])
+        view = memoryview(into[first])
+        # Whole blocks, also at the end: a direct read is of no other length.
         return sum(
             os.preadv(descriptor, [view], at)
-            for at in range(first * READ_BYTES, nbytes, len(buffers) * READ_BYTES)
+            for at in range(first * READ_BYTES, nbytes, len(into) * READ_BYTES)
         )
 
     try:
-        with ThreadPoolExecutor(len(buffers)) as pool:
-            found = sum(pool.map(every_nth, range(len(buffers))))
+        with ThreadPoolExecutor(len(into)) as pool:
+            found = sum(pool.map(every_nth, range(len(into))))
     finally:
         os.close(descriptor)
     if found != nbytes:
-        raise OSError(f"{attempt.path}: read {found} of {nbytes} bytes")
+        raise OSError(f"{path}: read {found} of {nbytes} bytes")
+
+
+def _buffers(path: str) -> Mapping[str, Any]:
+    return {"buffers": buffers(lanes())}
+
+
+def _read(attempt: Attempt) -> Mapping[str, Any]:
+    read_all(attempt.path, attempt.given["buffers"])
     return Nothing()
 
 
