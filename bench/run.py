@@ -23,7 +23,7 @@ from bench.limits import LIMITS
 from bench.settings import Settings
 
 FIELDS = ("seconds", "touch_s", "cpu_s", "foreign_cpu_s", "peak_bytes", "peak_rss_bytes")
-# How often files and memory are prepared before it is given up: a machine may take pages back.
+# How often files are prepared before it is given up: a machine may take pages back at any moment.
 ATTEMPTS = 5
 # Of memory over time: as many as a line of text has room for.
 POINTS = 60
@@ -265,11 +265,12 @@ class Run(ABC):
         MeasureError, CacheError
             They cannot be had in it.
         """
+        self._prepare()
+        self._ballast.free()
         for _ in range(ATTEMPTS):
-            self._prepare()
-            self._ballast.free()
             if self._is_prepared():
                 return
+            self._prepare()
         raise MeasureError(f"the machine changed what was prepared, {ATTEMPTS} times in a row")
 
     def _check(self, name: str, found: dict[str, Any], digest: str) -> None:
