@@ -1,16 +1,18 @@
-// How much of a file is in the page cache, asked of the kernel and believed only where it tells the
+// Asks the kernel how much of a file is in the page cache, and believes it only where it tells the
 // truth.
 //
-// cachestat (Linux 6.5) is exact and cheap, but EPERM for whoever neither owns nor may write the
-// file; mincore then answers "all resident" whatever is true, so it is not asked there. On
-// overlayfs cachestat answers that nothing is resident: it looks at the overlay's own inode, and
-// the pages belong to the file below. A mapping is one of the file below, so mincore is right
-// there. What is left is to try: a read of one byte with RWF_NOWAIT succeeds only from the cache.
-// Samples can show that a file is cold or in part; that all of many samples are resident is taken
-// for "all". The kernel answers such a read with "no" but brings its page in all the same, so each
-// question samples other places: else the second one would find a cold file warm. On a busy machine
-// the page may even be there before the kernel looks again, and the read succeeds: what the thread
-// had to read from a device for it tells (getrusage(2), ru_inblock).
+// 1. cachestat (Linux 6.5) is exact and cheap. It is EPERM for users who neither own the file nor
+//    may write it. On overlayfs it always answers "nothing": it looks at the overlay's inode, while
+//    the pages belong to the file below.
+// 2. mincore is right on overlayfs, since a mapping is one of the file below. For users who neither
+//    own the file nor may write it, mincore answers "all resident", so they do not ask it.
+// 3. Otherwise some bytes are read with RWF_NOWAIT, which succeeds only from the cache. Samples can
+//    show that a file is cold or partly cached; if all samples are resident, the file counts as
+//    resident.
+//
+// A refused read brings its page in all the same, so each question samples other places. On a busy
+// machine the page may arrive before the kernel looks again, and the read succeeds. The thread's
+// count of blocks read from devices tells the two apart (getrusage(2), ru_inblock).
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
