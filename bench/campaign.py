@@ -185,9 +185,7 @@ def parse_arguments(
     )
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the files")
     parser.add_argument("--out", type=Path, help="result file (default: by the machine's name)")
-    parser.add_argument(
-        "--limit", metavar="MIB:DEPTH:JOBS", help="settings of the limits; no search"
-    )
+    parser.add_argument("--settings", metavar="MIB:DEPTH:JOBS", help="of the limits; no search")
     parser.add_argument(
         "--limit-s",
         type=float,
@@ -258,8 +256,8 @@ def main(
                     title = f"{case.title} (a trial on {asked.model})"
                     case = replace(case, title=title, model=asked.model)
                 limits = [LIMITS[each] for each in case.contenders if each in LIMITS]
-                if asked.limit:
-                    given = {"settings": asked.limit, "search": "given on the command line"}
+                if asked.settings:
+                    given = {"settings": asked.settings, "search": "given on the command line"}
                     document["limits"] |= {limit.name: given for limit in limits}
                 model = partial(files.get, asked.model or "llama")
                 settings = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import shutil
 import sys
 import time
@@ -35,7 +34,6 @@ from bench.load_run import LoadRun
 ROUNDS = 3
 COLUMNS = ("model", "file", "loaded by", "how", "verified", "median", "GB/s", "speed")
 NUMBERS = ("median", "GB/s", "speed")
-VERIFIED = re.compile(r"\b(\d+) chunks verified\b")
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,10 @@ class Measured:
         The model's.
     result : dict
         What the run says of the case.
-    reports : dict of str to str
-        fastio's report of the last load, by the loader's name.
     """
 
     title: str
     result: dict[str, Any]
-    reports: dict[str, str]
 
 
 def blocks() -> tuple[Block, ...]:
@@ -124,12 +119,6 @@ def compare(path: Path, block: Block) -> list[str]:
             importlib.import_module(module)
         loads.append(loader.load(Attempt(str(path))))
     return answers.differences(*loads)
-
-
-def has_verified(report: str) -> bool:
-    """Whether fastio says in its report that it compared checksums."""
-    found = VERIFIED.search(report)
-    return found is not None and int(found[1]) > 0
 
 
 def add_rows(table: Table, block: Block, measured: Measured) -> None:
@@ -148,7 +137,7 @@ def add_rows(table: Table, block: Block, measured: Measured) -> None:
             "cold" if measured.result["cold"] else "warm",
             block.label(name),
             placing.words(name, figures),
-            "yes" if has_verified(measured.reports.get(name, "")) else "no",
+            "yes" if figures["notes"].get("chunks_verified") else "no",
             tables.seconds(figures["median_s"]),
             f"{figures['gb_per_s']:.2f}",
             against,
@@ -186,7 +175,7 @@ def measure(
         f"{path.name}, {state}: {TITLES[name]}: {reason}"
         for name, reason in (run.missing | run.failed).items()
     ]
-    return Measured(model.title, result, dict(run.lines)), problems
+    return Measured(model.title, result), problems
 
 
 def show_model(

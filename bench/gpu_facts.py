@@ -33,7 +33,6 @@ _READS_MAX = 5
 _READS_MIN = 2
 _COPIES = 20
 _WRITE_BYTES = 8 * 2**20
-_COPY_BYTES = 64 * 2**20
 # 128 MiB in flight.
 _DIRECT_THREADS = 16
 
@@ -157,7 +156,7 @@ def bus() -> dict[str, Any]:
     import torch
 
     rehearsal = gpu.is_rehearsal()
-    nbytes = _COPY_BYTES
+    nbytes = gpu_limits.COPY_BYTES
     host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=not rehearsal).fill_(1)
     there = torch.zeros(nbytes, dtype=torch.uint8, device=gpu.device())
     timed = _timed_by_wall if rehearsal else _timed_by_events

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from bench.contender import ROOT
 from bench.errors import MeasureError
 
-ROOT = Path(__file__).resolve().parent.parent
 HUGE_PAGE_BYTES = 2 * 2**20
 # All cores of a small machine, half of those of a large one.
 THREADS = max(2, (os.cpu_count() or 1) // 2)

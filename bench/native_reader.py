@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.contender import ROOT
 from bench.errors import MeasureError
 from bench.settings import MIB, Grid, Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 # `make bench` and `.ci/gpu-run build` compile it.
 PROGRAM = ROOT / "build/bench/read-limit"
 # Few of each, since a GPU is at hand for minutes; no more threads than cores.

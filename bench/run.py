@@ -71,7 +71,6 @@ class Run(ABC):
         self._series: dict[str, dict[str, list[float]]] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         self._over_time: dict[str, dict[str, list[float]]] = {}
-        self.lines: dict[str, str] = {}
         self.missing: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
@@ -155,6 +154,7 @@ class Run(ABC):
     def _begin(self, names: Sequence[str]) -> None:
         """Do what comes before the first round."""
         self._started = datetime.datetime.now(datetime.timezone.utc)
+        self._versions = machine.versions()
 
     def _held_bytes(self) -> int:
         """Return the bytes of tensors that memory is held for between measurements."""
@@ -164,7 +164,7 @@ class Run(ABC):
         return {
             "title": self._case.title,
             "date": self._started.isoformat(timespec="seconds"),
-            "versions": machine.versions(),
+            "versions": self._versions,
             **self._about(),
             "tensor_bytes": self._tensor_bytes,
             "tensors": self._tensors,
@@ -304,7 +304,6 @@ class Run(ABC):
             self._over_time[name] = memory_over_time(
                 found["samples"], found["anonymous_before_bytes"]
             )
-        self.lines[name] = found.get("line", "")
         self._notes[name] = json.loads(self._without_paths(json.dumps(found.get("notes", {}))))
 
     def _without_paths(self, text: str) -> str:

@@ -137,7 +137,6 @@ class Measurement:
                 for name in NOTES
                 if hasattr(attempt.report, name)
             },
-            "line": "" if attempt.report is None else str(attempt.report),
         }
 
     def digest(self) -> dict[str, Any]:

@@ -130,8 +130,11 @@ def test_each_framework_has_a_table_of_its_own_that_says_who_maps_and_who_verifi
 
 def test_speeds_are_compared_within_a_framework():
     medians = {"fastio-numpy-verified": 1, "safetensors-numpy": 4, "fastio": 0.5, "safetensors": 1}
-    contenders = {name: {"median_s": each, "gb_per_s": 1 / each} for name, each in medians.items()}
-    measured = demo.Measured(SMALL.title, {"cold": True, "contenders": contenders}, {})
+    contenders = {
+        name: {"median_s": each, "gb_per_s": 1 / each, "notes": {}}
+        for name, each in medians.items()
+    }
+    measured = demo.Measured(SMALL.title, {"cold": True, "contenders": contenders})
     for block, speed in ((demo.NUMPY, "4.00 x"), (demo.TORCH, "2.00 x")):
         out = io.StringIO()
         Console(file=out, width=200).print(demo.table_of(block, [measured]))

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bench.contender import ROOT
 from bench.errors import MeasureError
 from bench.settings import MIB, Settings
 
@@ -19,7 +20,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("there is no g++ to compile it")
     made = tmp_path_factory.mktemp("reader") / "read-limit"
-    source = native_reader.ROOT / "bench/native/read_limit.cc"
+    source = ROOT / "bench/native/read_limit.cc"
     flags = ("-O1", "-std=c++20", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread")
     command = (compiler, *flags, source, "-o", made, "-luring")
     done = subprocess.run(
