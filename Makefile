@@ -80,6 +80,12 @@ build/bench/read-limit: bench/native/read_limit.cc | apt-build
 	@mkdir -p $(@D)
 	@g++ -O2 -std=c++20 -Wall -Wextra -Wshadow -Werror $< -o $@ -pthread -l:liburing.a
 
+# Apart from the groups that need it, since it may take gigabytes, and says so first.
+$(STAMPS)/torch: pyproject.toml .ci/torch | $(STAMPS)/tools
+	@flock .venv/lock .ci/torch .venv/bin/python
+	@touch $@
+$(STAMPS)/pip-test $(STAMPS)/pip-bench: | $(STAMPS)/torch
+
 # The groups of pyproject.toml. The pip of a group builds the package too, so it comes after the build.
 $(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
 	@$(PIP) --no-build-isolation ".[$*]"
@@ -176,6 +182,10 @@ bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc build/be
 .PHONY: gpu-kit
 gpu-kit: $(STAMPS)/tools | apt-build ## Gather in build/gpu-kit what a machine with a GPU lacks
 	@.ci/gpu-kit
+
+.PHONY: cuda-torch
+cuda-torch: ## Test with a PyTorch that is built for CUDA and finds no GPU
+	@.ci/stage-cuda-torch
 
 .PHONY: gpu-rehearsal
 gpu-rehearsal: ## Rehearse .ci/gpu-run here, without a GPU and without a network

@@ -1,16 +1,31 @@
 #include "bindings_jobs.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace py = pybind11;
 
 namespace fastio {
+namespace {
+
+// pip hides what the build says of a missing liburing, so the first job says it again.
+void warn_once_without_uring() {
+  static bool warned = false;  // under the GIL
+  if (std::exchange(warned, true)) return;
+  const auto log = py::module_::import("logging").attr("getLogger")("fastio");
+  log.attr("warning")("fastio was built without io_uring and uses preadv threads. io_uring is %s",
+                      uring_status().reason);
+}
+
+}  // namespace
 
 EnginePreference parse_engine(const py::object& options) {
-  return one_of<EnginePreference>(options, "engine",
-                                  {{"auto", EnginePreference::automatic},
-                                   {"uring", EnginePreference::uring},
-                                   {"pread", EnginePreference::pread}});
+  const auto preference = one_of<EnginePreference>(options, "engine",
+                                                   {{"auto", EnginePreference::automatic},
+                                                    {"uring", EnginePreference::uring},
+                                                    {"pread", EnginePreference::pread}});
+  if (preference == EnginePreference::automatic && !uring_is_built()) warn_once_without_uring();
+  return preference;
 }
 
 HugePages parse_huge_pages(const py::object& options) {

@@ -65,6 +65,8 @@ struct EngineStatus {
 };
 
 [[nodiscard]] const EngineStatus& uring_status();
+// False where liburing was missing when this was compiled.
+[[nodiscard]] bool uring_is_built();
 [[nodiscard]] const EngineStatus& pread_status();
 
 // The engines of one job, all of one kind.

@@ -34,11 +34,17 @@ std::vector<std::unique_ptr<Engine>> make_all(EngineKind kind, std::size_t count
 
 const char* name_of(EngineKind kind) { return kind == EngineKind::uring ? "uring" : "pread"; }
 
-#ifndef FASTIO_HAVE_URING
+#ifdef FASTIO_HAVE_URING
+bool uring_is_built() { return true; }
+#else
+bool uring_is_built() { return false; }
+
 EngineStatus probe_uring() {
   return {EngineKind::uring,
           false,
-          "not built in: liburing's headers were missing when fastio was built",
+          "not built in: liburing was missing when fastio was built. Install liburing-dev (Debian, "
+          "Ubuntu) or liburing-devel (Fedora), then run: pip install --no-cache-dir "
+          "--force-reinstall with the same source",
           {}};
 }
 

@@ -507,14 +507,18 @@ def test_torch_without_a_device_says_so(saved: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is one here")
-    with pytest.raises(RuntimeError, match="torch has no CUDA here"):
+    built = "without CUDA" if torch.version.cuda is None else "with CUDA, but finds no"
+    with pytest.raises(RuntimeError, match=f"torch has no CUDA here: .* is built {built}"):
         fastio.load(saved, framework="torch", device="cuda")
     with pytest.raises(fastio.UsageError, match="a tensor there has no values"):
         fastio.load(saved, framework="torch", device="meta")
     with pytest.raises(fastio.UsageError, match="stream= is for CUDA"):
         fastio.load(saved, framework="torch", stream=3)
-    with pytest.raises(RuntimeError, match="device=0: torch has no accelerator here"):
-        fastio.load(saved, framework="torch", device=0)
+    for number in (0, 3):
+        with pytest.raises(RuntimeError, match=f"device={number}: torch has no accelerator here"):
+            fastio.load(saved, framework="torch", device=number)
+    with pytest.raises(RuntimeError, match="device='xpu': torch has no such device here"):
+        fastio.load(saved, framework="torch", device="xpu")
 
 
 def test_an_accelerator_that_is_not_cuda_is_refused(

@@ -166,11 +166,11 @@ def _device(device: object) -> torch.device | None:
     """A device that torch has here; None for the CPU."""
     if device in ("cpu", None):
         return None
+    accelerator = _accelerator()
     if isinstance(device, (int, np.integer)) and type(device) is not bool and device >= 0:
-        try:
-            found = torch.device(int(device))  # of the accelerator there is
-        except RuntimeError:
-            raise _none_here(device, "torch has no accelerator here") from None
+        if accelerator is None:
+            raise _none_here(device, f"torch has no accelerator here{_why_no_cuda()}")
+        found = torch.device(accelerator, int(device))
     elif isinstance(device, (str, torch.device)):
         try:
             found = torch.device(device)
@@ -182,12 +182,30 @@ def _device(device: object) -> torch.device | None:
         return None
     if found.type == "meta":
         raise UsageError(f"device={device!r}: a tensor there has no values")
-    accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise _none_here(device, "torch has no CUDA here")
-    if found.type not in ("cuda", getattr(accelerator, "type", None)):
+        raise _none_here(device, f"torch has no CUDA here{_why_no_cuda()}")
+    if found.type not in ("cuda", accelerator):
         raise _none_here(device, "torch has no such device here")
     return found
+
+
+def _accelerator() -> str | None:
+    """The type of the accelerator that torch finds; None where it finds none.
+
+    A CUDA build names its accelerator also without a GPU, so it is asked whether there is one.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    if not hasattr(torch, "accelerator"):  # before 2.6
+        return None
+    found = torch.accelerator.current_accelerator()
+    return None if found is None or found.type == "cuda" else found.type
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return f": torch {torch.__version__} is built without CUDA"
+    return f": torch {torch.__version__} is built with CUDA, but finds no driver or no GPU"
 
 
 def _none_here(device: object, detail: str) -> DeviceError:
