@@ -38,7 +38,7 @@ _UNITS = (
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
     ("shown",),
-    ("errors", "collector", "host_memory"),
+    ("errors", "collector", "host_memory", "descriptors"),
     ("events",),
     ("uring.names", "uring.memory"),
     ("uring.queue",),

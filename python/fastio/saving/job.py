@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastio.descriptors import make_room
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.host_memory import available_bytes
 from fastio.loading import progress_bar, shifted
@@ -82,6 +83,8 @@ class SaveWork:
             shards = folder.partition(request.order, request.sources, request.shard_bytes)
             folder.make(request.path, durable=request.durable)
             self._paths = folder.provisional_paths(request.path, len(shards))
+        if len(shards) > 1:
+            make_room(3 * len(shards), str(request.path))
         layouts = [
             lay_out(shard, path, request.metadata, chunk_bytes=request.chunk_bytes)
             for shard, path in zip(shards, self._paths, strict=True)
