@@ -210,6 +210,8 @@ void register_engines(py::module_& module) {
 
 }  // namespace fastio
 
+// What the interpreter calls is below: it looks first whether this module can be had at all.
+#define PyInit__native made_by_pybind11
 PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FASTIO_VERSION;
   fastio::register_errors();
@@ -223,4 +225,15 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_fills(module);
   fastio::register_mapped_files(module);
   fastio::register_saving(module);
+}
+#undef PyInit__native
+
+// Not in another interpreter than the main one: its callers' thread states (PyGILState_Ensure) are
+// not those of the threads here, and each would wait for the other's lock.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return made_by_pybind11();
+  PyErr_SetString(PyExc_ImportError,
+                  "fastio works in the main interpreter of a process only: import it there, or in "
+                  "another process");
+  return nullptr;
 }

@@ -76,7 +76,7 @@ void SaveLane::sum_blocks() {
 
 void SaveLane::top_up() {
   submit();
-  while (!free_.empty()) {
+  while (!free_.empty() && in_flight_ < most_in_flight()) {
     const auto work = job_->next_block();
     if (!work) return;
     const std::uint32_t tag = free_.back();
@@ -90,6 +90,14 @@ void SaveLane::top_up() {
     issue(tag);
     submit();  // the device works while this thread gathers the next one
   }
+}
+
+// The kernel copies into one file with one thread at a time (the lock of its inode), so more writes
+// would only wait. What was copied a moment ago is still in a processor's cache when it is summed
+// again.
+std::size_t SaveLane::most_in_flight() const {
+  if (job_->leg_ != Leg::buffered || !job_->file()->mount().local) return slots_.size();
+  return job_->options_.lanes > 1 ? 1 : 2;
 }
 
 // False where the job stops.

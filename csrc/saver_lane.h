@@ -40,6 +40,7 @@ class SaveLane {
   void copy_blocks();
   void sum_blocks();
   void top_up();
+  [[nodiscard]] std::size_t most_in_flight() const;
   bool prepare(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
   [[nodiscard]] std::uint64_t unit(const Slot& slot) const;

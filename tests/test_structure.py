@@ -39,7 +39,7 @@ _UNITS = (
 _LAYERS = (
     ("shown",),
     ("errors", "collector", "host_memory", "descriptors"),
-    ("events",),
+    ("events", "shortage"),
     ("uring.names", "uring.memory"),
     ("uring.queue",),
     ("uring.guard",),
@@ -80,7 +80,7 @@ _LAYERS = (
     ("store.documents", "store.placement", "store.partition"),
     ("store.arguments",),
     ("store.manifest", "store.history"),
-    ("store.files",),
+    ("store.files", "store.together"),
     ("store.root",),
     ("store.locks",),
     ("store.members", "store.commit"),

@@ -1,4 +1,4 @@
-"""How many files this process may have open: raised as far as it may be, where many shards need it."""
+"""How many files this process may have open: raised, where a source of many shards needs it."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from fastio.saving import folder
 from fastio.saving.sources import Sources
 from fastio.saving.turns import Turn
 from fastio.saving.writing import FileWriter, Layout, lay_out
+from fastio.shortage import memory_named
 
 _log = logging.getLogger("fastio")
 
@@ -60,6 +61,12 @@ class Request:
     progress: bool
     report: Report
     begun: tuple[float, float]
+
+    def memory_named(self) -> contextlib.AbstractContextManager[None]:
+        """Name the path where there is no memory for a step of the save."""
+        return memory_named(
+            str(self.path), lambda: f"a save of tensors of {self.sources.data_bytes} bytes"
+        )
 
 
 class SaveWork:
@@ -204,7 +211,7 @@ def run_now(request: Request) -> None:
     FormatError, WriteError, MemoryLimitError, MemoryError
         As `fastio.save` has them.
     """
-    with Turn(request.path):
+    with Turn(request.path), request.memory_named():
         work = SaveWork(request)
         try:
             work.run(lambda: None)
