@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -35,18 +36,34 @@ class Bytes {
   Py_buffer view_{};
 };
 
-// Bytes that are to be filled; MemoryError where there is no memory for them.
-py::bytes blank_bytes(std::size_t nbytes) {
+IoError no_memory(const std::string& path, std::size_t nbytes) {
+  return IoError(Failure{ENOMEM, "allocate", path, {}, {}, Failure::Kind::read, nbytes});
+}
+
+// Bytes that are to be filled; MemoryError where there is no memory for them, which names the path
+// that they are of.
+py::bytes blank_bytes(std::size_t nbytes, const std::string& path) {
   PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(nbytes));
-  if (made == nullptr) throw py::error_already_set();
+  if (made == nullptr) {
+    PyErr_Clear();
+    throw no_memory(path, nbytes);
+  }
   return py::reinterpret_steal<py::bytes>(made);
+}
+
+std::vector<std::byte> blank(const std::string& path, std::size_t nbytes) {
+  try {
+    return std::vector<std::byte>(nbytes);
+  } catch (const std::bad_alloc&) {
+    throw no_memory(path, nbytes);
+  }
 }
 
 py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes) {
   if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
     throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
   }
-  py::bytes answer = blank_bytes(nbytes);
+  py::bytes answer = blank_bytes(nbytes, file->path());
   const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
   {
     const GilReleased released;
@@ -54,7 +71,7 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
   }
   const auto read = call_detached(
       [file, offset, nbytes] {
-        std::vector<std::byte> bytes(nbytes);
+        std::vector<std::byte> bytes = blank(file->path(), nbytes);
         file->read(offset, bytes);
         return bytes;
       },
@@ -68,7 +85,7 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   const Bytes bytes(data);
   const auto span = bytes.span();
   const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
-  py::bytes answer = blank_bytes(count * sizeof(std::uint64_t));
+  py::bytes answer = blank_bytes(count * sizeof(std::uint64_t), "checksums");
   char* out = PyBytes_AS_STRING(answer.ptr());
   const GilReleased released;
   for (std::size_t i = 0; i < count; ++i) {
@@ -88,6 +105,8 @@ FaultKind fault_kind(const std::string& name) {
   if (name == "short") return FaultKind::cut;
   if (name == "zero") return FaultKind::zero;
   if (name == "flip") return FaultKind::flip;
+  if (name == "change") return FaultKind::change;
+  if (name == "waver") return FaultKind::waver;
   if (name == "late") return FaultKind::late;
   if (name == "reorder") return FaultKind::reorder;
   if (name == "never") return FaultKind::never;
@@ -114,7 +133,7 @@ std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::o
   const std::string shown = encoded_path(shown_path);
   if (on_known_local_mount(folder_fd)) {
     const GilReleased released;
-    return File::open_in(folder_fd, encoded, shown);
+    if (auto file = File::open_in_at_once(folder_fd, encoded, shown)) return file;
   }
   // Whoever leaves with Ctrl-C may close the folder while the call goes on.
   const auto folder = std::make_shared<Descriptor>(fcntl(folder_fd, F_DUPFD_CLOEXEC, 0));
@@ -130,12 +149,12 @@ void register_files(py::module_& module) {
   py::class_<File, std::shared_ptr<File>>(module, "File")
       .def(py::init([](const py::object& path) {
              const std::string encoded = encoded_path(path);
-             if (!on_known_local_mount(encoded)) {
-               return call_detached([encoded] { return File::open(encoded); },
-                                    [](const std::shared_ptr<File>&) {});
+             if (on_known_local_mount(encoded)) {
+               const GilReleased released;
+               if (auto file = File::open_at_once(encoded)) return file;
              }
-             const GilReleased released;
-             return File::open(encoded);
+             return call_detached([encoded] { return File::open(encoded); },
+                                  [](const std::shared_ptr<File>&) {});
            }),
            py::arg("path"))
       .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"))
@@ -191,6 +210,8 @@ void register_engines(py::module_& module) {
 
 }  // namespace fastio
 
+// What the interpreter calls is below: it looks first whether this module can be had at all.
+#define PyInit__native made_by_pybind11
 PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FASTIO_VERSION;
   fastio::register_errors();
@@ -204,4 +225,15 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_fills(module);
   fastio::register_mapped_files(module);
   fastio::register_saving(module);
+}
+#undef PyInit__native
+
+// Not in another interpreter than the main one: its callers' thread states (PyGILState_Ensure) are
+// not those of the threads here, and each would wait for the other's lock.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return made_by_pybind11();
+  PyErr_SetString(PyExc_ImportError,
+                  "fastio works in the main interpreter of a process only: import it there, or in "
+                  "another process");
+  return nullptr;
 }

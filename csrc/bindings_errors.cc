@@ -1,6 +1,8 @@
 #include <pybind11/pybind11.h>
+#include <sys/resource.h>
 
 #include <cerrno>
+#include <string>
 
 #include "bindings.h"
 
@@ -19,6 +21,32 @@ py::object optional_text(const std::string& text) {
   return text.empty() ? py::none() : py::object(py::str(text));
 }
 
+std::string shown(const std::string& path) {
+  return py::module_::import("os").attr("fsdecode")(py::bytes(path)).cast<std::string>();
+}
+
+// A limit of locked memory is none of these: there is memory, and a ring may not have it.
+bool of_memory(const Failure& failure) {
+  return failure.kind != Failure::Kind::device && failure.error == ENOMEM &&
+         failure.operation != "io_uring_setup";
+}
+
+void set_memory_error(const std::string& subject, std::uint64_t asked_bytes,
+                      const std::string& more) {
+  std::string text = subject + "there is no memory";
+  if (asked_bytes != 0) text += " for " + std::to_string(asked_bytes) + " bytes";
+  PyErr_SetString(PyExc_MemoryError, (text + more).c_str());
+}
+
+// What the error number alone does not say.
+std::string detail_of(const Failure& failure) {
+  if (failure.error != EMFILE || !failure.detail.empty()) return failure.detail;
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return "RLIMIT_NOFILE is " + std::to_string(limit.rlim_cur) +
+         ", and too few; `ulimit -n` sets more for a new process";
+}
+
 void set_failure(const Failure& failure) {
   // What open() says of a path is what Python's own open() says of it.
   const bool of_path = failure.kind == Failure::Kind::read && failure.operation == "open" &&
@@ -27,6 +55,12 @@ void set_failure(const Failure& failure) {
     errno = failure.error;
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, failure.path.c_str());
     return;
+  }
+  if (of_memory(failure)) {
+    const std::string call =
+        failure.operation == "allocate" ? "" : " (" + failure.operation + " failed)";
+    const std::string detail = failure.detail.empty() ? "" : ": " + failure.detail;
+    return set_memory_error(shown(failure.path) + ": ", failure.asked_bytes, call + detail);
   }
   if (failure.kind == Failure::Kind::device) {
     const py::object type = error_class("DeviceError");
@@ -37,7 +71,7 @@ void set_failure(const Failure& failure) {
   const py::object type = error_class(of_write ? "WriteError" : "ReadError");
   set_error(type, type(failure.error, failure.operation, failure.path,
                        failure.offset ? py::object(py::int_(*failure.offset)) : py::none(),
-                       optional_text(failure.detail)));
+                       optional_text(detail_of(failure))));
 }
 
 // What a signal handler raises while an error is made comes in its place. pybind11 would lose both.
@@ -62,6 +96,8 @@ void translate(std::exception_ptr thrown) {
       const py::object type = error_class("MemoryLimitError");
       set_error(type, type(error.asked_bytes, error.limit_bytes, error.held_bytes));
     });
+  } catch (const OutOfMemory& error) {
+    set_memory_error({}, error.asked_bytes, {});
   }
 }
 

@@ -137,6 +137,7 @@ py::dict statistics(const SaveJob& job) {
   answer["bytes_direct"] = counters.bytes_direct.load();
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_gathered"] = counters.bytes_gathered.load();
+  answer["bytes_rewritten"] = counters.bytes_rewritten.load();
   answer["chunks"] = job.digests().size();
   answer["fallbacks"] = job.fallbacks();
   return answer;

@@ -2,6 +2,7 @@
 // serves the tests, through the same interface that lanes use, so both engines meet the same
 // faults.
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -103,6 +104,11 @@ class FaultyEngine final : public Engine {
         if (request.operation == Operation::read && fault->value < nbytes)
           request.data[fault->value] ^= std::byte{1};
         return deliver(completion);
+      case FaultKind::change:
+      case FaultKind::waver:
+        if (request.operation == Operation::write && fault->value < nbytes)
+          change(request, fault->value, fault->kind == FaultKind::waver);
+        return deliver(completion);
       case FaultKind::late:
         held_.push_back(
             {completion, Clock::now() + std::chrono::milliseconds(fault->value), false, 0});
@@ -139,6 +145,14 @@ class FaultyEngine final : public Engine {
                          static_cast<off_t>(request.offset) + from, to - from) != 0) {
       throw_last_error("fallocate", {});  // a test on a filesystem without holes
     }
+  }
+
+  // Memory that changes after it was handed over, as another thread of the caller does it.
+  static void change(const IoRequest& request, std::int64_t at, bool back) {
+    request.data[at] ^= std::byte{1};
+    const auto offset = static_cast<off_t>(request.offset);
+    if (pwrite(request.fd, request.data, request.nbytes, offset) < 0) throw_last_error("write", {});
+    if (back) request.data[at] ^= std::byte{1};
   }
 
   std::size_t take_ready(std::span<Completion> completions) {

@@ -24,8 +24,22 @@ std::string Failure::message() const {
   if (!path.empty()) text += ": " + path;
   if (offset) text += " at offset " + std::to_string(*offset);
   if (kind != Kind::device) text += ": " + describe_error(error);
+  if (asked_bytes != 0) text += ": " + std::to_string(asked_bytes) + " bytes were asked for";
   if (!detail.empty()) text += ": " + detail;
   return text;
+}
+
+std::uint64_t asked_of(const std::bad_alloc& error) {
+  const auto* known = dynamic_cast<const OutOfMemory*>(&error);
+  return known != nullptr ? known->asked_bytes : 0;
+}
+
+IoError concerning(const std::string& path, Failure::Kind kind, const IoError& error) {
+  Failure failure = error.failure();
+  if (!failure.path.empty()) return error;
+  failure.path = path;
+  failure.kind = kind;
+  return IoError(std::move(failure));
 }
 
 MemoryLimitExceeded::MemoryLimitExceeded(std::uint64_t asked, std::uint64_t limit,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -23,6 +24,7 @@ struct Failure {
   std::optional<std::uint64_t> offset;  // in bytes from the start of the file
   std::string detail;                   // what was expected, where strerror alone would not say
   Kind kind = Kind::read;
+  std::uint64_t asked_bytes = 0;  // of memory, where there was none; 0: not known
 
   [[nodiscard]] std::string message() const;
 };
@@ -37,6 +39,16 @@ class IoError : public std::runtime_error {
   Failure failure_;
 };
 
+// Memory that the system did not give, with how much was asked for.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(std::uint64_t asked) : asked_bytes(asked) {}
+  std::uint64_t asked_bytes;
+};
+
+// Of whatever allocation; 0 where it does not say.
+[[nodiscard]] std::uint64_t asked_of(const std::bad_alloc& error);
+
 // More memory was asked for than the caller's limit leaves.
 class MemoryLimitExceeded : public std::runtime_error {
  public:
@@ -50,6 +62,9 @@ class MemoryLimitExceeded : public std::runtime_error {
 // The text of an errno value: "Input/output error"; and with its name: "EIO (Input/output error)".
 [[nodiscard]] std::string text_of_error(int error);
 [[nodiscard]] std::string describe_error(int error);
+
+// The same error, of a step that knows no file, as one of the file that it was needed for.
+[[nodiscard]] IoError concerning(const std::string& path, Failure::Kind kind, const IoError& error);
 
 // Throws IoError with the errno of the call that has just failed.
 [[noreturn]] void throw_last_error(std::string operation, std::string path,

@@ -31,6 +31,26 @@ Descriptor reopen_direct(int fd, const std::string& path) {
   return direct;
 }
 
+// Waits for whoever holds a lease on a regular file. A name may stand for a pipe by now, which
+// would be waited for without an end: a path descriptor opens nothing, and what it has is looked at
+// first.
+Descriptor open_leased(int folder, const std::string& name, int flags) {
+  const Descriptor place(::openat(folder, name.c_str(), O_PATH | O_CLOEXEC | flags));
+  struct stat status {};
+  if (!place.valid() || fstat(place.get(), &status) != 0) return {};
+  if (!S_ISREG(status.st_mode)) {  // it is refused by its kind, as any other
+    return Descriptor(::openat(folder, name.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | flags));
+  }
+  const std::string opened = "/proc/self/fd/" + std::to_string(place.get());
+  for (;;) {
+    Descriptor fd = open_for_reading(opened, 0);
+    if (!fd.valid() && last_error() == EINTR) continue;
+    if (fd.valid() || last_error() != ENOENT) return fd;
+    // No /proc is mounted here.
+    return Descriptor(::openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | flags));
+  }
+}
+
 }  // namespace
 
 Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
@@ -56,18 +76,35 @@ File::File(std::string path, Reopening reopening, Descriptor buffered, std::uint
       mount_(std::move(mount)) {}
 
 std::shared_ptr<File> File::open(const std::string& path) {
+  if (auto file = open_at_once(path)) return file;
+  Descriptor fd = open_leased(AT_FDCWD, path, 0);
+  if (!fd.valid()) throw_last_error("open", path);
+  return adopt(std::move(fd), path, Reopening::by_path_too);
+}
+
+std::shared_ptr<File> File::open_at_once(const std::string& path) {
   // O_NONBLOCK so that a named pipe is refused below instead of waiting for its writer here.
   Descriptor fd = open_for_reading(path, O_NONBLOCK);
+  if (!fd.valid() && last_error() == EWOULDBLOCK) return nullptr;
   if (!fd.valid()) throw_last_error("open", path);
   return adopt(std::move(fd), path, Reopening::by_path_too);
 }
 
 std::shared_ptr<File> File::open_in(int folder, const std::string& name,
                                     const std::string& shown_path) {
+  if (auto file = open_in_at_once(folder, name, shown_path)) return file;
+  Descriptor fd = open_leased(folder, name, O_NOFOLLOW);
+  if (!fd.valid()) throw_last_error("open", shown_path);
+  return adopt(std::move(fd), shown_path, Reopening::by_descriptor);
+}
+
+std::shared_ptr<File> File::open_in_at_once(int folder, const std::string& name,
+                                            const std::string& shown_path) {
   if (name.find('/') != std::string::npos) {
     throw IoError(Failure{EINVAL, "open", shown_path, {}, "not a name in a folder"});
   }
   Descriptor fd(::openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid() && last_error() == EWOULDBLOCK) return nullptr;
   if (!fd.valid() && last_error() == ENXIO) {  // a socket
     throw IoError(Failure{EINVAL, "open", shown_path, {}, "not a regular file"});
   }

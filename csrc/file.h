@@ -55,6 +55,8 @@ struct DirectAccess {
 class File {
  public:
   // Throws IoError (ENOENT, EISDIR, EACCES, …); anything but a regular file is refused with EINVAL.
+  // Waits for another process that holds a lease on the file (fcntl(2), F_SETLEASE), until it gives
+  // the lease back, or for 45 seconds.
   static std::shared_ptr<File> open(const std::string& path);
 
   // The file that has this name in an open folder, and nothing outside of it: a link is refused
@@ -62,6 +64,11 @@ class File {
   // never opened.
   static std::shared_ptr<File> open_in(int folder, const std::string& name,
                                        const std::string& shown_path);
+
+  // The same, but null where there is a lease to wait for.
+  static std::shared_ptr<File> open_at_once(const std::string& path);
+  static std::shared_ptr<File> open_in_at_once(int folder, const std::string& name,
+                                               const std::string& shown_path);
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::uint64_t nbytes() const { return nbytes_; }

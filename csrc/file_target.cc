@@ -61,7 +61,8 @@ void TargetFile::reserve(std::uint64_t nbytes) const {
   } while (result != 0 && last_error() == EINTR);
   if (result == 0) return;
   const int error = last_error();
-  if (error != EOPNOTSUPP && error != EINVAL && error != ENOSYS)
+  // EPERM: a seccomp filter that does not know the call.
+  if (error != EOPNOTSUPP && error != EINVAL && error != ENOSYS && error != EPERM)
     throw IoError(failed("fallocate", error, {}));
   struct statvfs status {};
   if (fstatvfs(buffered_.get(), &status) == 0 && status.f_blocks != 0 &&

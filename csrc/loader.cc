@@ -48,7 +48,10 @@ void check(const ShardRequest& shard, bool fills) {
 }  // namespace
 
 LoadJob::LoadJob(std::vector<ShardRequest> shards, LoadOptions options)
-    : shards_(std::move(shards)), options_(std::move(options)) {}
+    : shards_(std::move(shards)), options_(std::move(options)) {
+  const std::string path = shards_.empty() ? "" : shards_.front().copies.front()->path();
+  no_memory_ = {ENOMEM, "allocate", path, {}, {}};
+}
 
 std::shared_ptr<LoadJob> LoadJob::start(std::vector<ShardRequest> shards,
                                         const LoadOptions& options) {
@@ -198,7 +201,11 @@ void LoadJob::start_lanes() {
   lane_count_ = std::min<std::size_t>(options_.lanes, blocks_.size());
   EngineSet set;
   if (bytes_to_read_ != 0) {
-    set = make_engines(options_.engine, lane_count_, options_.queue_depth);
+    try {
+      set = make_engines(options_.engine, lane_count_, options_.queue_depth);
+    } catch (const IoError& error) {
+      throw concerning(no_memory_.path, Failure::Kind::read, error);
+    }
     engine_name_ = name_of(set.kind);
     engine_reason_ = std::move(set.reason);
   } else {
@@ -223,18 +230,22 @@ void LoadJob::start_lanes() {
 
 void LoadJob::run_alone(std::unique_ptr<Lane> lane) {
   try {
-    note_fallback("no thread could be started: read on the caller's, where Ctrl-C has to wait");
-  } catch (const std::bad_alloc&) {
-    fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
+    note_fallback(options_.window_bytes
+                      ? "no thread could be started: read on the caller's, and nothing ahead"
+                      : "no thread could be started: read on the caller's, where Ctrl-C has to "
+                        "wait");
+  } catch (const std::bad_alloc& error) {
+    fail_without_memory(error);
   }
+  if (options_.window_bytes) return keep_lane(std::move(lane));
   run_lane(std::move(lane));
 }
 
 void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
   try {
     lane->run();
-  } catch (const std::bad_alloc&) {
-    fail(0, Failure{ENOMEM, "allocate", {}, {}, {}});
+  } catch (const std::bad_alloc& error) {
+    fail_without_memory(error);
   }
   record(lane->times());
   lane.reset();  // waits for reads that are still out
@@ -308,6 +319,7 @@ void LoadJob::cancel() {
     // A mapping is no memory, and what has no read in it was freed.
     if (const auto held = region.lock(); held && !held->mapped()) held->park();
   }
+  end_alone();
 }
 
 std::optional<Failure> LoadJob::failure() const {

@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -246,6 +247,14 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void lane_finished();
   void record(const LaneTimes& times);
 
+  // For a windowed job that got no thread (loader_alone.cc).
+  void keep_lane(std::unique_ptr<Lane> lane);
+  [[nodiscard]] bool step_alone();
+  void work_alone(std::size_t shard, std::size_t region,
+                  std::chrono::steady_clock::time_point until);
+  void end_alone();
+  [[nodiscard]] bool is_settled(std::size_t shard, std::size_t region) const;
+
   // For lanes (loader_blocks.cc). A block comes with the copy it is read from first, and the region
   // it goes to, if it is not staged.
   struct Assignment {
@@ -277,6 +286,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void count_placed(const Block& block);
   void fail(std::size_t shard, Failure failure);
   void fail(const DamagedChunk& damage);
+  void fail_without_memory(const std::bad_alloc& error);
   void note_fallback(const std::string& what);
   void stop();
 
@@ -305,6 +315,10 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::atomic<bool> stopping_{false};
   LoadCounters counters_;
 
+  std::atomic<bool> works_alone_{false};
+  std::mutex alone_mutex_;       // taken before mutex_; guards the next one
+  std::unique_ptr<Lane> alone_;  // of a windowed job that got no thread
+
   mutable std::mutex mutex_;         // guards what is below
   std::condition_variable changed_;  // a region or a lane is finished, there is room, it stops
   std::optional<Dispatch> dispatch_;
@@ -318,6 +332,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::size_t unqueued_ = 0;  // blocks that are not at their places, nor on their way there
   std::map<const Stream*, std::shared_ptr<Event>> ends_;   // of the last copy in each stream
   std::vector<std::pair<std::size_t, Failure>> failures_;  // by shard
+  Failure no_memory_;                                      // made ahead
   std::vector<DamagedChunk> damages_;
   std::vector<std::vector<unsigned>> failed_reads_;  // of each copy of each shard
   std::vector<Incident> incidents_;

@@ -1,6 +1,7 @@
 // What a job does with its blocks: hands them to lanes within the window, verifies them, puts them
 // to their places, and keeps the account of what is whole.
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -170,10 +171,12 @@ void LoadJob::count_placed(const Block& block) {
 
 bool LoadJob::wait_for_region(std::size_t shard, std::size_t region,
                               std::chrono::milliseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  if (works_alone_.load(std::memory_order_acquire)) work_alone(shard, region, until);
   std::unique_lock lock(mutex_);
   const RegionState& state = states_.at(shard).at(region);
-  return changed_.wait_for(lock, timeout,
-                           [&] { return state.blocks_left == 0 || state.let_go || stopping(); });
+  return changed_.wait_until(lock, until,
+                             [&] { return state.blocks_left == 0 || state.let_go || stopping(); });
 }
 
 std::shared_ptr<Region> LoadJob::take_region(std::size_t shard, std::size_t region) {
@@ -216,6 +219,14 @@ void LoadJob::fail(std::size_t shard, Failure failure) {
 void LoadJob::fail(const DamagedChunk& damage) {
   const std::lock_guard lock(mutex_);
   damages_.push_back(damage);
+  stop();
+}
+
+// Needs none itself. Names the first file: which one has to do without is not known.
+void LoadJob::fail_without_memory(const std::bad_alloc& error) {
+  const std::lock_guard lock(mutex_);
+  no_memory_.asked_bytes = asked_of(error);
+  failures_.emplace_back(0, std::exchange(no_memory_, {ENOMEM, "allocate", {}, {}, {}}));
   stop();
 }
 

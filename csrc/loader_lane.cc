@@ -51,36 +51,40 @@ Lane::~Lane() {
 }
 
 void Lane::run() {
-  const StopWatch whole(times_.total);
-  for (;;) {
-    const LoadJob::Turn turn = top_up();
-    if (in_flight_ == 0) {
-      if (!copied_.empty()) {
-        settle_copies(true);
-      } else if (turn == LoadJob::Turn::over) {
-        return;
-      } else if (starved_) {
-        timed(times_.room_wait, [] { PinnedLease::wait_for_room(kWait); });
-      } else {
-        timed(times_.room_wait, [&] { job_->wait_for_room(kWait); });
-      }
-      continue;
-    }
-    const std::size_t taken = timed(times_.read_wait, [&] {
-      return engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
-    });
-    if (taken == 0 && job_->stopping()) park_staging();
-    in_flight_ -=
-        taken;  // all at once: none is waited for again, should settling one of them throw
-    for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
-    while (!arrived_.empty()) {
-      top_up();  // the device works while this thread hashes
-      const std::uint32_t tag = arrived_.back();
-      arrived_.pop_back();
-      finish(tag);
-    }
-    settle_copies(false);
+  while (step()) {
   }
+}
+
+bool Lane::step() {
+  const StopWatch whole(times_.total);
+  const LoadJob::Turn turn = top_up();
+  if (in_flight_ == 0) {
+    if (!copied_.empty()) {
+      settle_copies(true);
+    } else if (turn == LoadJob::Turn::over) {
+      return false;
+    } else if (starved_) {
+      timed(times_.room_wait, [] { PinnedLease::wait_for_room(kWait); });
+    } else {
+      timed(times_.room_wait, [&] { job_->wait_for_room(kWait); });
+    }
+    return true;
+  }
+  const std::size_t taken = timed(times_.read_wait, [&] {
+    return engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
+  });
+  if (taken == 0 && job_->stopping()) park_staging();
+  // All at once: none is waited for again, should settling one of them throw.
+  in_flight_ -= taken;
+  for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
+  while (!arrived_.empty()) {
+    top_up();  // the device works while this thread hashes
+    const std::uint32_t tag = arrived_.back();
+    arrived_.pop_back();
+    finish(tag);
+  }
+  settle_copies(false);
+  return true;
 }
 
 LoadJob::Turn Lane::top_up() {

@@ -30,6 +30,10 @@ class Lane {
 
   void run();
 
+  // What run() does in one turn, some milliseconds unless a device keeps it. False when all is
+  // done.
+  [[nodiscard]] bool step();
+
   // After run().
   [[nodiscard]] const LaneTimes& times() const { return times_; }
 

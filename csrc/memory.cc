@@ -53,7 +53,7 @@ std::shared_ptr<Region> Region::allocate(std::uint64_t file_offset, std::size_t 
   const std::size_t reserved = huge ? used + kHugePageBytes : used;
   void* address = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (address == MAP_FAILED) throw std::bad_alloc();
+  if (address == MAP_FAILED) throw OutOfMemory(nbytes);
   auto* mapping = static_cast<std::byte*>(address);
   if (huge) {
     const std::size_t skipped =

@@ -21,7 +21,7 @@ enum class HugePages { automatic, on, off };
 class Region {
  public:
   // Fresh memory whose address is congruent to `file_offset` modulo the page size, so that a direct
-  // read of aligned offsets lands on aligned addresses. Throws std::bad_alloc.
+  // read of aligned offsets lands on aligned addresses. Throws OutOfMemory.
   static std::shared_ptr<Region> allocate(std::uint64_t file_offset, std::size_t nbytes,
                                           HugePages huge_pages);
 

@@ -43,6 +43,7 @@ std::shared_ptr<SaveJob> SaveJob::make(std::shared_ptr<TargetFile> file, Sources
   job->bound_memory();
   job->mark_streams();
   if (options.chunk_bytes != 0) {
+    job->from_memory_.reserve(job->block_count());  // a lane that has written a block needs none
     job->digests_.resize(round_up(job->bytes_total(), options.chunk_bytes) / options.chunk_bytes);
   }
   return job;
@@ -130,7 +131,11 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
   if (leg == Leg::copied || leg == Leg::summed) {
     set.engines.resize(count);
   } else {
-    set = make_engines(options_.engine, count, options_.queue_depth);
+    try {
+      set = make_engines(options_.engine, count, options_.queue_depth);
+    } catch (const IoError& error) {
+      throw concerning(file_->path(), Failure::Kind::write, error);
+    }
     engine_name_ = name_of(set.kind);
     engine_reason_ = std::move(set.reason);
   }
@@ -157,8 +162,8 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
 void SaveJob::run_alone(std::unique_ptr<SaveLane> lane) {
   try {
     note_fallback("no thread could be started: written on the caller's, where Ctrl-C has to wait");
-  } catch (const std::bad_alloc&) {
-    fail_without_memory();
+  } catch (const std::bad_alloc& error) {
+    fail_without_memory(error);
   }
   run_lane(std::move(lane));
 }
@@ -166,8 +171,8 @@ void SaveJob::run_alone(std::unique_ptr<SaveLane> lane) {
 void SaveJob::run_lane(std::unique_ptr<SaveLane> lane) {
   try {
     lane->run();
-  } catch (const std::bad_alloc&) {
-    fail_without_memory();
+  } catch (const std::bad_alloc& error) {
+    fail_without_memory(error);
   }
   lane.reset();  // waits for writes that are still out
   lane_finished();
@@ -230,9 +235,10 @@ void SaveJob::fail(Failure failure) {
   stop();
 }
 
-void SaveJob::fail_without_memory() {
+void SaveJob::fail_without_memory(const std::bad_alloc& error) {
   {
     const std::lock_guard lock(mutex_);
+    no_memory_.asked_bytes = asked_of(error);
     failures_.push_back(
         std::exchange(no_memory_, {ENOMEM, "allocate", {}, {}, {}, Failure::Kind::write}));
   }

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -54,6 +55,7 @@ enum class Leg {
 
 struct SaveCounters {
   std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_gathered{0};
+  std::atomic<std::uint64_t> bytes_rewritten{0};  // since the caller's memory changed meanwhile
   std::atomic<std::uint64_t> bytes_done{0};
 };
 
@@ -117,7 +119,11 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
   void lane_finished();
 
   // For lanes (saver_blocks.cc).
-  [[nodiscard]] std::optional<Extent> next_block();
+  struct Work {
+    Extent block;
+    bool again = false;  // it was written before, from memory that changes
+  };
+  [[nodiscard]] std::optional<Work> next_block();
   [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_acquire); }
   [[nodiscard]] std::byte* memory_of(const Extent& block, std::uint64_t alignment) const;
   [[nodiscard]] bool gather(const Extent& block, std::byte* to, DeviceReads* reads);
@@ -136,12 +142,15 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
   };
 
   [[nodiscard]] bool take_checksums(const Extent& block, const std::byte* data);
+  // Of a block that was written from the caller's memory: whether that is still what it was.
+  enum class Still { same, changed, stopped };
+  [[nodiscard]] Still compare(const Extent& block, const std::byte* data);
   [[nodiscard]] std::shared_ptr<Region> take_staging();
   [[nodiscard]] std::shared_ptr<Region> take_pinned(std::uint64_t nbytes) const;
   void give_staging(std::shared_ptr<Region> staging);
-  void written(const Extent& block, bool direct);
+  void written(const Extent& block, bool direct, bool again);
   void fail(Failure failure);
-  void fail_without_memory();
+  void fail_without_memory(const std::bad_alloc& error);
   void note_fallback(const std::string& what);
   void stop();
 
@@ -163,11 +172,14 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
   std::atomic<std::size_t> next_block_{0};
   std::size_t last_block_ = 0;
   SaveCounters counters_;
+  // The caller's memory was seen to change: nothing more is written from there.
+  std::atomic<bool> memory_changes_{false};
 
   mutable std::mutex mutex_;  // guards what is below
   std::condition_variable changed_;
   std::size_t lanes_running_ = 0;
-  std::size_t looking_ = 0;  // lanes that look at the caller's memory
+  std::size_t looking_ = 0;          // lanes that look at the caller's memory
+  std::vector<Extent> from_memory_;  // blocks that were written from the caller's memory
   std::vector<Failure> failures_;
   Failure no_memory_;  // made ahead
   std::vector<std::string> fallbacks_;

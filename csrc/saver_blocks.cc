@@ -21,17 +21,25 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
 
 }  // namespace
 
-std::optional<Extent> SaveJob::next_block() {
+// At the end come those that were written from memory which was seen to change only later.
+std::optional<SaveJob::Work> SaveJob::next_block() {
   if (stopping()) return std::nullopt;
-  const std::size_t index = next_block_.fetch_add(1);
-  if (index >= last_block_) return std::nullopt;
-  const std::uint64_t begin = data_.begin + index * block_bytes_;
-  return Extent{begin, std::min(begin + block_bytes_, data_.end)};
+  if (const std::size_t index = next_block_.fetch_add(1); index < last_block_) {
+    const std::uint64_t begin = data_.begin + index * block_bytes_;
+    return Work{{begin, std::min(begin + block_bytes_, data_.end)}};
+  }
+  if (!memory_changes_) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  if (from_memory_.empty()) return std::nullopt;
+  const Extent block = from_memory_.back();
+  from_memory_.pop_back();
+  return Work{block, true};
 }
 
 // Where the bytes of a block lie if they can be written from there: one behind the other, as they
 // are, at an address and of a length that direct writes take.
 std::byte* SaveJob::memory_of(const Extent& block, std::uint64_t alignment) const {
+  if (!snapshot_ && memory_changes_) return nullptr;
   std::byte* const found = snapshot_ ? snapshot_->at(block.begin) : sources_.contiguous(block);
   const bool fits = reinterpret_cast<std::uintptr_t>(found) % alignment == 0 &&
                     (block.end - block.begin) % alignment == 0;
@@ -92,6 +100,33 @@ bool SaveJob::take_checksums(const Extent& block, const std::byte* data) {
   return true;
 }
 
+// A table must say what the file has, and a device may have read the memory at any moment of the
+// write. One change that is seen makes all of it doubtful: memory may change and change back.
+SaveJob::Still SaveJob::compare(const Extent& block, const std::byte* data) {
+  const std::uint64_t chunk_bytes = options_.chunk_bytes;
+  if (chunk_bytes == 0) return Still::same;  // there is nothing that the file has to match
+  for (std::uint64_t begin = block.begin; begin < block.end && !memory_changes_;
+       begin += chunk_bytes) {
+    const std::uint64_t end = std::min(begin + chunk_bytes, block.end);
+    const Look look(*this);
+    if (!look.allowed()) return Still::stopped;
+    const std::uint64_t found = xxh3_64({data + (begin - block.begin), end - begin});
+    if (found != digests_[(begin - data_.begin) / chunk_bytes]) memory_changes_ = true;
+  }
+  if (memory_changes_) {
+    note_fallback(
+        file_->path() +
+        ": the tensors changed while they were saved; they were copied and written again");
+  }
+  const std::lock_guard lock(mutex_);
+  if (!memory_changes_) {
+    from_memory_.push_back(block);
+    return Still::same;
+  }
+  counters_.bytes_rewritten += block.end - block.begin;
+  return Still::changed;
+}
+
 std::shared_ptr<Region> SaveJob::take_staging() {
   {
     const std::lock_guard lock(mutex_);
@@ -132,7 +167,11 @@ void SaveJob::give_staging(std::shared_ptr<Region> staging) {
   if (!stopping()) staging_.push_back(std::move(staging));
 }
 
-void SaveJob::written(const Extent& block, bool direct) {
+void SaveJob::written(const Extent& block, bool direct, bool again) {
+  if (again) {
+    counters_.bytes_rewritten += block.end - block.begin;
+    return;
+  }
   counters_.bytes_done += block.end - block.begin;
   (direct ? counters_.bytes_direct : counters_.bytes_buffered) += block.end - block.begin;
   if (snapshot_) snapshot_->give_back(block.begin, block.end);

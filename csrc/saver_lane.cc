@@ -38,62 +38,74 @@ SaveLane::~SaveLane() {
 void SaveLane::run() {
   if (job_->leg_ == Leg::copied) return copy_blocks();
   if (job_->leg_ == Leg::summed) return sum_blocks();
-  bool more = true;
-  while (more || in_flight_ > 0) {
-    if (more) more = top_up();
-    if (in_flight_ == 0) continue;
+  for (;;) {
+    top_up();
+    if (in_flight_ == 0) return;
     const std::size_t taken = engine_->wait(completions_, kWait);
     if (taken == 0 && job_->stopping()) park();
     in_flight_ -= taken;  // all at once, as none is waited for again
-    for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
-    submit();
+    for (std::size_t i = 0; i < taken; ++i) {
+      settle(completions_[i].tag, completions_[i].result);
+      top_up();  // the device works while this thread compares the next one
+    }
   }
 }
 
 void SaveLane::copy_blocks() {
-  while (const auto block = job_->next_block()) {
-    std::byte* const to = job_->snapshot_->at(block->begin);
+  while (const auto work = job_->next_block()) {
+    const Extent& block = work->block;
+    std::byte* const to = job_->snapshot_->at(block.begin);
     if (!reads_) {
-      if (!job_->gather(*block, to, nullptr)) return;
+      if (!job_->gather(block, to, nullptr)) return;
       continue;
     }
     // A copy has no pinned memory of the size of a model: each block passes through what has.
     std::byte* const staged = staging_of(slots_.front());
-    if (staged == nullptr || !job_->gather(*block, staged, reads_.get())) return;
-    std::memcpy(to, staged, block->end - block->begin);
+    if (staged == nullptr || !job_->gather(block, staged, reads_.get())) return;
+    std::memcpy(to, staged, block.end - block.begin);
   }
 }
 
 void SaveLane::sum_blocks() {
   Slot& slot = slots_.front();
-  while (const auto block = job_->next_block()) {
-    slot.block = *block;
+  while (const auto work = job_->next_block()) {
+    slot.block = work->block;
     if (!prepare(slot)) return;
   }
 }
 
-// False when there is no further block.
-bool SaveLane::top_up() {
-  while (!free_.empty()) {
-    const auto block = job_->next_block();
-    if (!block) return false;
+void SaveLane::top_up() {
+  submit();
+  while (!free_.empty() && in_flight_ < most_in_flight()) {
+    const auto work = job_->next_block();
+    if (!work) return;
     const std::uint32_t tag = free_.back();
     Slot& slot = slots_[tag];
-    slot.block = *block;
-    slot.at = block->begin;
+    slot.block = work->block;
+    slot.again = work->again;
     slot.direct = job_->leg_ == Leg::direct;
-    slot.stalls = 0;
-    if (!prepare(slot)) return false;
+    if (!prepare(slot)) return;
     free_.pop_back();
     slot.busy = true;
     issue(tag);
     submit();  // the device works while this thread gathers the next one
   }
-  return true;
 }
 
+// The kernel copies into one file with one thread at a time (the lock of its inode), so more writes
+// would only wait. What was copied a moment ago is still in a processor's cache when it is summed
+// again.
+std::size_t SaveLane::most_in_flight() const {
+  if (job_->leg_ != Leg::buffered || !job_->file()->mount().local) return slots_.size();
+  return job_->options_.lanes > 1 ? 1 : 2;
+}
+
+// False where the job stops.
 bool SaveLane::prepare(Slot& slot) {
+  slot.at = slot.block.begin;
+  slot.stalls = 0;
   slot.data = job_->memory_of(slot.block, unit(slot));
+  slot.from_memory = slot.data != nullptr && !job_->snapshot_;
   if (slot.data != nullptr) return job_->take_checksums(slot.block, slot.data);
   slot.data = staging_of(slot);
   if (slot.data == nullptr || !job_->gather(slot.block, slot.data, reads_.get())) return false;
@@ -149,10 +161,7 @@ void SaveLane::settle(std::uint32_t tag, std::int32_t result) {
     return leave(tag);
   }
   const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
-  if (reached >= slot.block.end) {
-    job_->written(slot.block, slot.direct);
-    return leave(tag);
-  }
+  if (reached >= slot.block.end) return finish(tag);
   const std::uint64_t resume = reached / unit(slot) * unit(slot);
   if (resume <= slot.at) return retry(tag, EIO);
   slot.at = resume;
@@ -169,6 +178,22 @@ void SaveLane::retry(std::uint32_t tag, int error) {
   }
   if (slot.stalls > 4) std::this_thread::sleep_for(std::chrono::microseconds(100));
   issue(tag);
+}
+
+// The whole block is written. What was in the caller's memory has to be there still, or it is
+// copied and written again.
+void SaveLane::finish(std::uint32_t tag) {
+  Slot& slot = slots_[tag];
+  if (slot.from_memory) {
+    const SaveJob::Still still = job_->compare(slot.block, slot.data);
+    if (still == SaveJob::Still::stopped) return leave(tag);
+    if (still == SaveJob::Still::changed) {
+      if (!prepare(slot)) return leave(tag);
+      return issue(tag);
+    }
+  }
+  job_->written(slot.block, slot.direct, slot.again);
+  leave(tag);
 }
 
 void SaveLane::leave(std::uint32_t tag) {

@@ -32,12 +32,15 @@ class SaveLane {
     std::uint64_t at = 0;       // the next byte to write, file offset
     bool busy = false;
     bool direct = false;
-    unsigned stalls = 0;  // answers in a row of nothing written
+    bool from_memory = false;  // the caller's
+    bool again = false;        // it is counted already
+    unsigned stalls = 0;       // answers in a row of nothing written
   };
 
   void copy_blocks();
   void sum_blocks();
-  bool top_up();
+  void top_up();
+  [[nodiscard]] std::size_t most_in_flight() const;
   bool prepare(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
   [[nodiscard]] std::uint64_t unit(const Slot& slot) const;
@@ -45,6 +48,7 @@ class SaveLane {
   void submit();
   void settle(std::uint32_t tag, std::int32_t result);
   void retry(std::uint32_t tag, int error);
+  void finish(std::uint32_t tag);
   void leave(std::uint32_t tag);
   void park();
   void drain();

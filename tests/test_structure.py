@@ -38,8 +38,8 @@ _UNITS = (
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
     ("shown",),
-    ("errors", "collector", "host_memory"),
-    ("events",),
+    ("errors", "collector", "host_memory", "descriptors"),
+    ("events", "shortage"),
     ("uring.names", "uring.memory"),
     ("uring.queue",),
     ("uring.guard",),
@@ -80,7 +80,7 @@ _LAYERS = (
     ("store.documents", "store.placement", "store.partition"),
     ("store.arguments",),
     ("store.manifest", "store.history"),
-    ("store.files",),
+    ("store.files", "store.together"),
     ("store.root",),
     ("store.locks",),
     ("store.members", "store.commit"),

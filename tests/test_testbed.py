@@ -168,6 +168,21 @@ def test_a_child_is_refused_io_uring(refusal: str) -> None:
     assert result.check().stdout.strip() == refusal
 
 
+@pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
+def test_a_child_is_refused_other_calls(refusal: str) -> None:
+    code = "import os, sys; print(len(os.sched_getaffinity(0)))"
+    assert int(testbed.run_python(code).check().stdout) > 0
+    result = testbed.run_python(code, refuse={"sched_getaffinity": refusal})
+    assert result.exception in ("builtins.OSError", "OSError", "PermissionError")
+    assert str(getattr(errno, refusal)) in (result.message or "")
+
+
+def test_a_child_is_refused_threads() -> None:
+    code = "import threading; threading.Thread(target=print).start()"
+    result = testbed.run_python(code, refuse={"clone": "EAGAIN", "clone3": "EAGAIN"})
+    assert (result.exception, result.message) == ("RuntimeError", "can't start new thread")
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(("memlock", "depth", "expected"), [(0, 8, "ENOMEM"), (8 << 20, 8, "ring")])
 def test_locked_memory_binds_an_ordinary_user(memlock: int, depth: int, expected: str) -> None:

@@ -264,6 +264,7 @@ class SaveStatistics(TypedDict):
     bytes_direct: int
     bytes_buffered: int
     bytes_gathered: int
+    bytes_rewritten: int  # copied and written again, as the tensors changed meanwhile
     chunks: int
     fallbacks: list[str]
 

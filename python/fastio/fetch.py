@@ -20,6 +20,7 @@ from fastio.host_memory import available_bytes
 from fastio.located import Located
 from fastio.options import Options
 from fastio.replica import watch_of
+from fastio.shortage import memory_named
 
 # How long a limit waits for reads that were given up a moment ago, by a stream that ended say, and
 # still hold memory; on a disk that answers they take some milliseconds.
@@ -218,7 +219,8 @@ def errors_named(
     watch = watch_of(shards)
     try:
         try:
-            yield
+            with memory_named(source, lambda: f"tensors of {_tensor_bytes(shards)} bytes"):
+                yield
         finally:
             if watch is not None:
                 watch.note(shards, incidents())
@@ -240,11 +242,10 @@ def errors_named(
                 name for shard in blamed for name in shard.names_within(error.offset, error.nbytes)
             ],
         ) from None
-    except MemoryLimitError:
-        raise
-    except MemoryError as error:
-        nbytes = sum(int((shard.ends - shard.begins).sum()) for shard in shards)
-        raise MemoryError(f"{source}: there is no memory for tensors of {nbytes} bytes") from error
+
+
+def _tensor_bytes(shards: Sequence[Shard]) -> int:
+    return sum(int((shard.ends - shard.begins).sum()) for shard in shards)
 
 
 def paths_of(shard: Shard) -> tuple[str, ...]:

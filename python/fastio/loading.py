@@ -170,6 +170,15 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Non
     if console.is_jupyter:  # where standard error is shown as an error
         console = Console()
     name = os.path.basename(what) or what
-    with Progress(*columns, console=console) as bar:
+    bar = Progress(*columns, console=console)
+    try:
+        bar.start()
+    except RuntimeError:  # no thread to be had that draws it
+        bar.stop()
+        yield None
+        return
+    try:
         task = bar.add_task(name.encode(errors="replace").decode(), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        bar.stop()

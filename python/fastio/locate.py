@@ -9,6 +9,7 @@ from typing import Any
 
 from fastio.formats import huggingface
 from fastio.located import Located
+from fastio.shortage import memory_named
 from fastio.store import IDENTITY
 
 Source = str | os.PathLike[str] | list[Any] | tuple[Any, ...]
@@ -37,4 +38,6 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
             from fastio.store import reading  # takes longer to import than most need it
 
             return reading.newest([path], names)
-    return Located(huggingface.locate(source, names), {})
+    subject = source[0] if isinstance(source, (list, tuple)) and source else source
+    with memory_named(f"{subject}", lambda: "what its headers say"):
+        return Located(huggingface.locate(source, names), {})

@@ -44,7 +44,14 @@ def default_lanes() -> int:
     Measured on 2 cores (bench/results): one lane stays well under the device's speed into fresh
     memory.
     """
-    return max(2, min(8, len(os.sched_getaffinity(0)) // 2))
+    return max(2, min(8, _usable_cores() // 2))
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except OSError:  # a seccomp filter that does not know it
+        return os.cpu_count() or 1
 
 
 def _field(name: str, default: Callable[[], Any]) -> Any:

@@ -15,7 +15,6 @@ import fcntl
 import logging
 import os
 import re
-import resource
 import stat
 import sys
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastio import _native
+from fastio.descriptors import limit
 from fastio.errors import WriteError
 
 _log = logging.getLogger("fastio")
@@ -254,10 +254,7 @@ class Replacement:
             raise self._failed(error, operation) from error
 
     def _failed(self, error: OSError, operation: str) -> WriteError:
-        detail = None
-        if error.errno == errno.EMFILE:
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            detail = f"RLIMIT_NOFILE is {limit}; a save has two descriptors for each shard"
+        detail = limit() if error.errno == errno.EMFILE else None
         return WriteError(error.errno or errno.EIO, operation, self.path, detail=detail)
 
 
@@ -349,7 +346,8 @@ def leftovers(path: Path) -> Iterator[list[Path]]:
         found = []
         for name in names:
             with contextlib.suppress(OSError):
-                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                # A pipe of that name, or a lease on the file, is not waited for.
+                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 fd = os.open(path.parent / name, flags)
                 held.callback(os.close, fd)
                 if _lock(fd) and os.fstat(fd).st_nlink:

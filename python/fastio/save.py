@@ -140,6 +140,16 @@ def save(
     MemoryLimitError
         ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
         in it or in what the host has.
+    MemoryError
+        The system has no memory for a step: names the path.
+
+    Notes
+    -----
+    Tensors should not change while they are saved. If they do, the file still verifies: a change is
+    noticed, and the tensors are copied and written again; the log and the report say so. The file
+    may then hold some values from before the change and others from after it. Without checksums
+    nothing is noticed. Where no thread can be started, a save with ``wait=False`` is done when this
+    returns.
     """
     begun = clocks()
     target = file_path_of(path) if shard_bytes is None else path_of(path)
@@ -178,11 +188,13 @@ def save(
 def _start(request: Request, *, copied: bool) -> SaveHandle:
     from fastio.saving import background  # concurrent.futures takes longer to import than most need
 
-    work = SaveWork(request)
+    with request.memory_named():
+        work = SaveWork(request)
     turn = Turn(request.path)
     try:
         if copied:
-            work.take_snapshot()
+            with request.memory_named():
+                work.take_snapshot()
     except BaseException:
         turn.give_up()
         work.discard()
@@ -190,7 +202,7 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
 
     def run(handle: SaveHandle) -> None:
         try:
-            with turn:
+            with turn, request.memory_named():
                 if handle.set_running_or_notify_cancel():
                     work.run(handle.release)
         except BaseException:

@@ -14,6 +14,7 @@ from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError
 from fastio.formats import headers, safetensors
 from fastio.replacement import remove_leftovers, replacing, status_of_file
+from fastio.shortage import memory_named
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 _DIGEST_BYTES = 8
@@ -57,12 +58,19 @@ def seal(
         header beyond the format's limit.
     ChecksumError
         If `src` is sealed, and its bytes are not those that were sealed.
+    MemoryError
+        If there is no memory for a header, or for 16 MiB of the file.
     ReadError, WriteError
         If a system call fails, or there is a folder, a device, a pipe or a socket at `dst`. What
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
     source, target = Path(src), Path(dst if dst is not None else src)
+    with memory_named(str(source), lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
+        return _sealed(source, target, force=force)
+
+
+def _sealed(source: Path, target: Path, *, force: bool) -> Path:
     file = _native.File(source)
     shard = safetensors.locate(file, ignore_table=force)
     if shard.table is not None and target.exists() and target.samefile(source):

@@ -15,7 +15,6 @@ import traceback
 
 _PR_SET_KEEPCAPS, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 8, 22, 38
 _SECCOMP_MODE_FILTER = 2
-_IO_URING_SETUP, _IO_URING_REGISTER = 425, 427
 _CAP_DAC_READ_SEARCH = 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,17 +25,15 @@ def _checked(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _refuse_io_uring(code: int) -> None:
-    # BPF: load the number; below 425 or above 427 allow; else return the error.
+def _refuse(errors: list[tuple[int, int]]) -> None:
+    # BPF: load the number of the call; where it is one of these, return its error; else allow it.
+    checks = [
+        step
+        for number, code in errors
+        for step in ((0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | code))
+    ]
     program = b"".join(
-        struct.pack("=HBBI", *step)
-        for step in (
-            (0x20, 0, 0, 0),
-            (0x35, 0, 2, _IO_URING_SETUP),
-            (0x25, 1, 0, _IO_URING_REGISTER),
-            (0x06, 0, 0, 0x00050000 | code),
-            (0x06, 0, 0, 0x7FFF0000),
-        )
+        struct.pack("=HBBI", *step) for step in ((0x20, 0, 0, 0), *checks, (0x06, 0, 0, 0x7FFF0000))
     )
     steps = ctypes.create_string_buffer(program)
     filter_ = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
@@ -54,13 +51,13 @@ def _become(uid: int) -> None:
     _checked(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(kept)))
 
 
-def _restrict(seccomp: int | None, memlock: int | None, uid: int | None) -> None:
+def _restrict(refused: list[tuple[int, int]], memlock: int | None, uid: int | None) -> None:
     if memlock is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
     if uid is not None:
         _become(uid)
-    if seccomp is not None:
-        _refuse_io_uring(seccomp)
+    if refused:
+        _refuse(refused)
 
 
 def _main() -> None:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
+from testbed.calls import NUMBERS
 from testbed.requirements import require_root, require_tools
 
 _CHILD = Path(__file__).with_name("child.py")
@@ -53,6 +56,7 @@ def run_python(
     code: str,
     *args: str | os.PathLike[str],
     seccomp: Literal["EPERM", "ENOSYS"] | None = None,
+    refuse: Mapping[str, str] | None = None,
     memlock: int | None = None,
     uid: int | None = None,
     env: Mapping[str, str] | None = None,
@@ -68,6 +72,9 @@ def run_python(
         Python source; `sys.argv[1:]` are `args`.
     seccomp
         io_uring's system calls (425-427) fail with this error. Needs no privilege.
+    refuse
+        System calls by name that fail, each with an error by name: {"fallocate": "EPERM"}. They are
+        those of `testbed.calls`, refused before the code runs. Needs no privilege.
     memlock
         RLIMIT_MEMLOCK in bytes. It binds nobody who is root, so give `uid` as well.
     uid
@@ -89,10 +96,16 @@ def run_python(
     subprocess.TimeoutExpired
         If the child takes longer.
     pytest.skip.Exception
-        If `uid` is given and the process is not root's, or strace is needed and missing.
+        If `uid` is given and the process is not root's, strace is needed and missing, or the
+        numbers of this machine's system calls are not known.
     """
+    refused = dict(refuse or {})
+    if seccomp:
+        refused |= dict.fromkeys(("io_uring_setup", "io_uring_enter", "io_uring_register"), seccomp)
+    if refused and not NUMBERS:
+        pytest.skip("the numbers of this machine's system calls are not known")
     restrictions = {
-        "seccomp": getattr(errno, seccomp) if seccomp else None,
+        "refused": [(NUMBERS[name], getattr(errno, code)) for name, code in refused.items()],
         "memlock": memlock,
         "uid": uid,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, Shard
+from fastio.descriptors import make_room
 from fastio.errors import FormatError
 from fastio.formats import safetensors, strict_json
 from fastio.shown import shown
@@ -58,6 +59,7 @@ def locate(
                 raise ValueError("source is empty: expected at least one file")
             paths = [_path(item) for item in source]
             more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+            _make_room(len(paths), paths[0])
             return Catalog(map(_shard, paths), paths[0] + more)
         path = _path(source)
         if path.endswith(_INDEX_SUFFIX):
@@ -74,6 +76,12 @@ def _path(item: Any) -> str:
     raise TypeError(
         f"source must be a path or a list of paths, not {type(item).__name__}: {shown(item)}"
     )
+
+
+def _make_room(files: int, source: str | Path) -> None:
+    """For files that stay open, each with one descriptor for O_DIRECT and one without."""
+    if files > 1:
+        make_room(2 * files, str(source))
 
 
 def _shard(path: str | Path) -> Shard:
@@ -101,7 +109,9 @@ def _shards_of_folder(folder: Path, names: Collection[str] | None) -> list[Shard
             "has no safetensors files",
             expected=f"{first_index}, {first_file} or other *{_FILE_SUFFIX} files",
         )
-    return [_shard(folder / name) for name in ([first_file] if first_file in files else files)]
+    files = [first_file] if first_file in files else files
+    _make_room(len(files), folder)
+    return [_shard(folder / name) for name in files]
 
 
 def _shards_of_index(index: Path, names: Collection[str] | None) -> list[Shard]:
@@ -138,6 +148,7 @@ def _shards_listed(
         of_files.setdefault(file_name, set()).add(name)
     if names is not None and all(weight_map.get(name) is not None for name in names):
         of_files = {weight_map[name]: of_files[weight_map[name]] for name in names}
+    _make_room(len(of_files), index)
     shards = []
     for file_name, listed in sorted(of_files.items()):
         try:

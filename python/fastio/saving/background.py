@@ -118,10 +118,15 @@ def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
     work : callable
         Given the handle.
 
+    Notes
+    -----
+    Where no thread can be had, the caller's does the work, and the handle is done when this
+    returns. The log says so.
+
     Raises
     ------
-    RuntimeError
-        If no thread can be had.
+    KeyboardInterrupt
+        If it comes while the caller's thread does the work.
     """
     handle = SaveHandle(path)
 
@@ -138,10 +143,17 @@ def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
                 handle.set_result(path)
 
     if threading.main_thread().is_alive():
-        # Not a daemon: the interpreter waits for it.
-        threading.Thread(target=run, name=f"fastio.save {path.name}").start()
-    else:  # the interpreter is at its end, and waits for nothing that begins now
-        run()
+        try:
+            # Not a daemon: the interpreter waits for it.
+            threading.Thread(target=run, name=f"fastio.save {path.name}").start()
+        except RuntimeError as refusal:
+            _log.warning("%s is saved before save() returns: %s", path, refusal)
+        else:
+            return handle
+    # No thread is to be had, or the interpreter is at its end and waits for none that begins now.
+    run()
+    if handle in _failed and isinstance(interrupt := handle.exception(), KeyboardInterrupt):
+        raise interrupt
     return handle
 
 

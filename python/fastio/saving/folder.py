@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from fastio import _native
 from fastio.errors import WriteError
 from fastio.replacement import (
     Replacement,
@@ -243,8 +244,8 @@ def _shards_named_by(index: Path) -> set[str]:
     to be read.
     """
     try:
-        with open(index, "rb") as file:
-            files = set(msgspec.json.decode(file.read())["weight_map"].values())
+        file = _native.File(index)  # which waits for no pipe
+        files = set(msgspec.json.decode(file.read(0, file.nbytes))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
     return {name for name in files if isinstance(name, str) and _SHARD.fullmatch(name)}

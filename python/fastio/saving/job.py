@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastio.descriptors import make_room
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.host_memory import available_bytes
 from fastio.loading import progress_bar, shifted
@@ -23,6 +24,7 @@ from fastio.saving import folder
 from fastio.saving.sources import Sources
 from fastio.saving.turns import Turn
 from fastio.saving.writing import FileWriter, Layout, lay_out
+from fastio.shortage import memory_named
 
 _log = logging.getLogger("fastio")
 
@@ -60,6 +62,12 @@ class Request:
     report: Report
     begun: tuple[float, float]
 
+    def memory_named(self) -> contextlib.AbstractContextManager[None]:
+        """Name the path where there is no memory for a step of the save."""
+        return memory_named(
+            str(self.path), lambda: f"a save of tensors of {self.sources.data_bytes} bytes"
+        )
+
 
 class SaveWork:
     """A save, from when its files are open; use it with `with`.
@@ -82,6 +90,8 @@ class SaveWork:
             shards = folder.partition(request.order, request.sources, request.shard_bytes)
             folder.make(request.path, durable=request.durable)
             self._paths = folder.provisional_paths(request.path, len(shards))
+        if len(shards) > 1:
+            make_room(3 * len(shards), str(request.path))
         layouts = [
             lay_out(shard, path, request.metadata, chunk_bytes=request.chunk_bytes)
             for shard, path in zip(shards, self._paths, strict=True)
@@ -201,7 +211,7 @@ def run_now(request: Request) -> None:
     FormatError, WriteError, MemoryLimitError, MemoryError
         As `fastio.save` has them.
     """
-    with Turn(request.path):
+    with Turn(request.path), request.memory_named():
         work = SaveWork(request)
         try:
             work.run(lambda: None)

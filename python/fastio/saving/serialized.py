@@ -15,6 +15,7 @@ from fastio.report import Report
 from fastio.saving.job import Request, clocks, file_path_of, run_now
 from fastio.saving.sources import Sources, checked_metadata
 from fastio.saving.specs import TensorSpec, sources_of_specs
+from fastio.shortage import memory_named
 
 _PATH = "<bytes>"
 
@@ -88,13 +89,14 @@ def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
     )
     # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
     file = io.BytesIO()
-    file.write(header)
-    if sources.data_bytes:
-        file.seek(sources.data_bytes - 1, os.SEEK_CUR)
-        file.write(b"\0")
-        with file.getbuffer() as whole, whole[len(header) :] as data:
-            _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
-    return file.getvalue()
+    with memory_named(_PATH, lambda: f"{len(header) + sources.data_bytes} bytes"):
+        file.write(header)
+        if sources.data_bytes:
+            file.seek(sources.data_bytes - 1, os.SEEK_CUR)
+            file.write(b"\0")
+            with file.getbuffer() as whole, whole[len(header) :] as data:
+                _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
+        return file.getvalue()
 
 
 def to_file(

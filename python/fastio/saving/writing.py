@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from fastio.replacement import Replacement, status_of_file
 from fastio.saving import pace
 from fastio.saving.pace import Progress, Way
 from fastio.saving.sources import Sources
+
+_log = logging.getLogger("fastio")
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,12 @@ class FileWriter:
         if durable:
             self.replacement.file.sync()
         self._counted = self._save.statistics
+        if self._counted["bytes_rewritten"]:
+            _log.warning(
+                "%s: tensors changed while they were saved: the file is sound, but may hold some "
+                "values from before a change and others from after it",
+                self.replacement.path,
+            )
         del self._save  # and with it two of three descriptors: there may be many shards
         self.replacement.let_go()
 

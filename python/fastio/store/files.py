@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from fastio.errors import FormatError, ReadError, WriteError
 
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# A name that stands for a link is refused, and a pipe is not waited for.
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _Result = TypeVar("_Result")
@@ -34,8 +35,23 @@ def make_folder(path: Path, mode: int) -> bool:
     return True
 
 
+def opened(folder: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of a file; of one with a lease of another process, once that is given back."""
+    try:
+        return os.open(name, flags | _SAFELY, mode, dir_fd=folder)
+    except BlockingIOError:
+        # A path descriptor opens nothing, and shows what the name stands for.
+        place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            return os.open(name, flags | _SAFELY, dir_fd=folder)
+        return os.open(f"/proc/self/fd/{place}", flags & ~os.O_CREAT | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
-    fd = called(path, "open", lambda: os.open(name, READ, dir_fd=folder))
+    fd = called(path, "open", lambda: opened(folder, name))
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

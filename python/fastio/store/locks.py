@@ -12,7 +12,7 @@ import os
 from typing import NoReturn
 
 from fastio.errors import FastioError, WriteError
-from fastio.store.files import READ, called, write_called
+from fastio.store.files import called, opened, write_called
 from fastio.store.root import COMMITS, FILE_MODE, Root
 
 _LOCK = "lock"
@@ -54,10 +54,10 @@ def lock(root: Root, mode: int = FILE_MODE) -> Lock | None:
     WriteError, ReadError
     """
     path = root.path / _LOCK
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT
     made = Lock()
     with root.sub("") as folder:
-        made.fd = write_called(path, "open", lambda: os.open(_LOCK, flags, mode, dir_fd=folder))
+        made.fd = write_called(path, "open", lambda: opened(folder, _LOCK, flags, mode))
     try:
         fcntl.flock(made.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -121,7 +121,7 @@ def _record(root: Root, generation: int) -> Lock:
     path = root.path / COMMITS / name
     made = Lock()
     with root.sub(COMMITS) as folder:
-        made.fd = called(path, "open", lambda: os.open(name, READ, dir_fd=folder))
+        made.fd = called(path, "open", lambda: opened(folder, name))
     return made
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
-import logging
-import resource
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.descriptors import make_room
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.events import Event
 from fastio.formats import safetensors
@@ -26,9 +24,6 @@ from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members, Taken
 from fastio.store.root import SHARDS, Root
 
-_log = logging.getLogger("fastio")
-# Beside those of the shards: what a process has open as a rule.
-_DESCRIPTORS_SPARE = 256
 _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -260,7 +255,8 @@ def locate(
         if name in catalog:
             raise FormatError(members.name, f"its manifest has the tensor {shown(name)} twice")
     located = Located(catalog, cuts, manifest.metadata, watch, (members, taken))
-    _make_room(located, names, manifest.settings.replicas)
+    count = len(located.shards) if names is None else min(len(located.shards), len(names))
+    make_room(2 * manifest.settings.replicas * count, located.source)  # shards stay open
     return located
 
 
@@ -351,16 +347,3 @@ class _Preference:
         root = self._roots[at]
         folder = self._entries[at].path if root is None else str(root.path)
         return f"{folder}/{SHARDS}/{shard.file}"
-
-
-def _make_room(located: Located, names: Collection[str] | None, replicas: int) -> None:
-    """Let this process have the descriptors that a load needs, if it may: shards stay open."""
-    count = len(located.shards) if names is None else min(len(located.shards), len(names))
-    needed = 2 * replicas * count + _DESCRIPTORS_SPARE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        _log.info("RLIMIT_NOFILE is %d now, for the shards of %s", allowed, located.source)

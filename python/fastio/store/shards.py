@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -25,6 +25,7 @@ from fastio.saving.sources import Sources
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.manifest import ShardEntry
 from fastio.store.root import FILE_MODE, SHARDS, Root
+from fastio.store.together import at_once
 
 _PROVISIONAL = "shard.safetensors"
 _WRITTEN_AS = "new"
@@ -159,15 +160,10 @@ class ShardWriter:
                 self._cancelled.set()
                 raise
 
-        waiting = [(uuid, own) for uuid, own in shards.items() if own]
-        with ThreadPoolExecutor(max(1, len(waiting)), "fastio-store") as threads:
-            jobs = [threads.submit(run, uuid, own) for uuid, own in waiting]
-            try:
-                wait(jobs)
-            except BaseException:
-                self._cancelled.set()
-                raise
-        errors = [error for job in jobs if (error := job.exception()) is not None]
+        errors = at_once(
+            [functools.partial(run, uuid, own) for uuid, own in shards.items() if own],
+            interrupted=self._cancelled.set,
+        )
         for error in sorted(errors, key=lambda error: isinstance(error, _Cancelled)):
             raise error  # the one that was the first to fail
 

@@ -12,6 +12,7 @@ from fastio.loading import check_kind, progress_bar
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
+from fastio.shortage import memory_named
 from fastio.shown import shown
 from fastio.store import arguments, reading
 from fastio.store.commit import Session
@@ -121,7 +122,11 @@ class Writing(Reading):
         counted = report if report is not None else Report()
         counted.clear()
         options = options if options is not None else Options()
-        with self._session() as session:
+        nbytes = found.data_bytes
+        with (
+            memory_named(self._members.name, lambda: f"a save of tensors of {nbytes} bytes"),
+            self._session() as session,
+        ):
             assert session.head is not None  # a store is created with a generation
             parent = session.head.manifest
             if added:

@@ -1,0 +1,191 @@
+// Memory that changes while it is saved: the file is what its table says, whatever the memory was.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "checksum.h"
+#include "saving.h"
+
+namespace fastio {
+namespace {
+
+using testing::engines_here;
+using testing::InjectedFaults;
+using testing::on_every_engine_and_way;
+using testing::run_leg;
+using testing::SampleSources;
+using testing::save_options;
+using testing::Way;
+using testing::ways_here;
+using testing::WrittenFile;
+
+constexpr std::uint64_t kStart = 4096;
+constexpr std::uint64_t kChunk = std::uint64_t{64} << 10;
+constexpr std::uint64_t kBlock = 2 * kChunk;
+constexpr std::uint64_t kBlocks = 6;
+
+// Tensors that are written from where they lie, while a fault changes them.
+class ChangingSave {
+ public:
+  explicit ChangingSave(std::uint64_t nbytes = kBlocks * kBlock) { sources.add_aligned(nbytes); }
+
+  std::shared_ptr<SaveJob> make(EnginePreference engine, unsigned queue_depth = 1,
+                                unsigned lanes = 1, std::uint64_t chunk_bytes = kChunk) {
+    SaveOptions options = save_options(engine, kBlock, queue_depth, lanes);
+    options.chunk_bytes = chunk_bytes;
+    return SaveJob::make(file.target(), sources.sources(), options);
+  }
+
+  [[nodiscard]] std::vector<std::byte> data() const {
+    auto bytes = file.bytes();
+    bytes.erase(bytes.begin(), bytes.begin() + kStart);
+    bytes.resize(sources.expected().size());
+    return bytes;
+  }
+
+  // Of what the file has.
+  [[nodiscard]] std::vector<std::uint64_t> digests() const {
+    const auto bytes = data();
+    std::vector<std::uint64_t> found;
+    for (std::size_t at = 0; at < bytes.size(); at += kChunk) {
+      found.push_back(
+          xxh3_64(std::span(bytes).subspan(at, std::min<std::size_t>(kChunk, bytes.size() - at))));
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<std::byte> memory() const {
+    std::vector<std::byte> bytes(sources.expected().size());
+    gather(sources.sources(), bytes);
+    return bytes;
+  }
+
+  WrittenFile file;
+  SampleSources sources{kStart};
+};
+
+std::uint64_t rewritten(const SaveJob& job) { return job.counters().bytes_rewritten; }
+
+TEST_CASE("a block that changes while it is written is copied and written again") {
+  for (const EnginePreference engine : engines_here()) {
+    for (const Way& way : ways_here()) {
+      if (way.copied) continue;
+      for (const std::uint64_t block : {std::uint64_t{0}, std::uint64_t{3}, kBlocks - 1}) {
+        for (const std::int64_t at : {std::int64_t{0}, std::int64_t{kBlock - 1}}) {
+          CAPTURE(testing::name_of(way));
+          CAPTURE(block);
+          CAPTURE(at);
+          ChangingSave save;
+          const InjectedFaults injected({{block, FaultKind::change, at}});
+          const auto job = save.make(engine);
+          run_leg(*job, way.leg, 0, kBlocks);
+          REQUIRE_FALSE(job->has_failed());
+          CHECK(save.digests() == job->digests());
+          CHECK(save.data() == save.memory());
+          CHECK(job->bytes_done() == job->bytes_total());
+          // With those before it, which may have changed and changed back.
+          CHECK(rewritten(*job) == (block + 1) * kBlock);
+          CHECK(job->counters().bytes_gathered == kBlocks * kBlock);
+          REQUIRE(job->fallbacks().size() == 1);
+          CHECK(job->fallbacks().front().find("changed while they were saved") !=
+                std::string::npos);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("one change that is seen casts doubt on all that was written from memory") {
+  for (const EnginePreference engine : engines_here()) {
+    for (const Way& way : ways_here()) {
+      if (way.copied) continue;
+      CAPTURE(testing::name_of(way));
+      ChangingSave save;
+      const InjectedFaults injected({{0, FaultKind::waver, 5},
+                                     {2, FaultKind::waver, kBlock - 1},
+                                     {4, FaultKind::change, 77}});
+      const auto job = save.make(engine);
+      run_leg(*job, way.leg, 0, kBlocks);
+      REQUIRE_FALSE(job->has_failed());
+      CHECK(save.digests() == job->digests());
+      CHECK(save.data() == save.memory());
+      CHECK(rewritten(*job) == 5 * kBlock);
+    }
+  }
+}
+
+TEST_CASE("blocks of an earlier leg are written again, too") {
+  for (const EnginePreference engine : engines_here()) {
+    ChangingSave save;
+    const InjectedFaults injected({{1, FaultKind::waver, 5}, {3, FaultKind::change, 5}});
+    const auto job = save.make(engine);
+    run_leg(*job, ways_here().back().leg, 0, 2);
+    CHECK(rewritten(*job) == 0);
+    run_leg(*job, Leg::buffered, 2, 4);
+    CHECK(rewritten(*job) == 4 * kBlock);
+    CHECK(job->bytes_done() == 4 * kBlock);
+    run_leg(*job, ways_here().back().leg, 4, kBlocks);
+    REQUIRE_FALSE(job->has_failed());
+    CHECK(rewritten(*job) == 4 * kBlock);
+    CHECK(save.digests() == job->digests());
+    CHECK(save.data() == save.memory());
+  }
+}
+
+TEST_CASE("many lanes with many writes out leave a file that is what its table says") {
+  for (const EnginePreference engine : engines_here()) {
+    for (const Way& way : ways_here()) {
+      if (way.copied) continue;
+      for (std::uint64_t at = 0; at < 24; at += 3) {
+        CAPTURE(at);
+        ChangingSave save(24 * kBlock);
+        // All writes that are done before the change is seen are from memory.
+        std::vector<Fault> faults;
+        for (std::uint64_t n = 0; n < at; ++n) faults.push_back({n, FaultKind::waver, 6});
+        faults.push_back({at, FaultKind::change, 5});
+        const InjectedFaults injected(faults);
+        const auto job = save.make(engine, 4, 3);
+        run_leg(*job, way.leg, 0, job->block_count());
+        REQUIRE_FALSE(job->has_failed());
+        CHECK(save.digests() == job->digests());
+        CHECK(job->bytes_done() == job->bytes_total());
+      }
+    }
+  }
+}
+
+TEST_CASE("a write of a changed block that fails ends the job as any other") {
+  for (const EnginePreference engine : engines_here()) {
+    ChangingSave save;
+    const InjectedFaults injected({{1, FaultKind::change, 5}, {2, FaultKind::error, EIO}});
+    const auto job = save.make(engine);
+    run_leg(*job, Leg::buffered, 0, kBlocks);
+    REQUIRE(job->failure().has_value());
+    CHECK(job->failure()->error == EIO);
+    CHECK(job->failure()->offset == kStart + kBlock);
+  }
+}
+
+TEST_CASE("what was copied first is not compared, and neither is what has no checksums") {
+  for (const EnginePreference engine : engines_here()) {
+    ChangingSave copied;
+    const auto job = copied.make(engine);
+    run_leg(*job, Leg::copied, 0, kBlocks);
+    copied.sources.overwrite_memory();
+    run_leg(*job, Leg::buffered, 0, kBlocks);
+    REQUIRE_FALSE(job->has_failed());
+    CHECK(rewritten(*job) == 0);
+    CHECK(copied.digests() == job->digests());
+
+    ChangingSave plain;
+    const InjectedFaults injected({{1, FaultKind::change, 5}});
+    const auto unsummed = plain.make(engine, 1, 1, 0);
+    run_leg(*unsummed, Leg::buffered, 0, unsummed->block_count());
+    REQUIRE_FALSE(unsummed->has_failed());
+    CHECK(rewritten(*unsummed) == 0);
+  }
+}
+
+}  // namespace
+}  // namespace fastio
