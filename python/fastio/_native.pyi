@@ -337,9 +337,41 @@ class MappedFile:
     def read(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
         """Bytes [begin, end) of the file as (n,) uint8 of its own."""
 
+    def view(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Bytes [begin, end) of the file as (n,) uint8, verified, to be looked at only."""
+
+    def let_go(self, begin: int, end: int) -> None:
+        """Count the pages inside [begin, end) no more as memory of this process."""
+
     def numpy(self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]: ...
     def dlpack(self, row: int, code: int, bits: int, shape: tuple[int, ...]) -> CapsuleType: ...
+    def numpy_part(
+        self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...], index: object
+    ) -> npt.NDArray[Any] | None:
+        """A part of a tensor of its own memory. None for an index that is wrong, or none of ints
+        and slices, and for a part that is large, or of no bytes."""
 
+    def dlpack_part(
+        self, row: int, code: int, bits: int, shape: tuple[int, ...], index: object
+    ) -> CapsuleType | None: ...
+
+def numpy_copies(
+    data: bytes,
+    begins: _Int64s,
+    ends: _Int64s,
+    dtypes: list[np.dtype[Any]],
+    shapes: list[tuple[int, ...]],
+) -> list[npt.NDArray[Any]]:
+    """Tensors out of bytes, each of its own memory."""
+
+def dlpack_copies(
+    data: bytes,
+    begins: _Int64s,
+    ends: _Int64s,
+    codes: bytes,
+    bits: bytes,
+    shapes: list[tuple[int, ...]],
+) -> list[CapsuleType]: ...
 def plan(
     begins: _Int64s,
     ends: _Int64s,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from fastio.catalog import TensorInfo
 from fastio.errors import FastioError, UsageError
 from fastio.loading import Verify
 from fastio.options import Options
@@ -148,15 +149,18 @@ class safe_open:
 class SafeSlice:
     """A tensor that is not read yet: ``slice[10:20]`` reads what that needs."""
 
-    __slots__ = ("_access", "_info", "_knows_more", "_move", "_position")
+    # Loops make thousands of them: what is not needed to read is looked up when it is asked for.
+    __slots__ = ("_move", "_name", "_position", "_reader")
 
     def __init__(self, reader: Reader, name: str, move: Callable[[Any], Any] | None) -> None:
-        self._access = reader._access
+        self._reader = reader
+        self._name = name
         self._position = reader._located.position(name)
-        self._info = reader._located.info(name)
-        # safetensors hands an index to torch; of numpy's own it takes less than fastio.
-        self._knows_more = reader._held_by.NAME == "torch"
         self._move = move
+
+    @property
+    def _info(self) -> TensorInfo:
+        return self._reader._located.info(self._name)
 
     def get_shape(self) -> list[int]:
         """Return the logical shape."""
@@ -170,10 +174,12 @@ class SafeSlice:
         """Return a part, as `fastio.reader.TensorView` does. With torch, an index that is not for
         it (arrays along other axes) is torch's, and reads all of the tensor.
         """
+        access = self._reader._access
         try:
-            part = self._access.some(self._position, index)
+            part = access.some(self._position, index)
         except UnknownIndexError:
-            if not self._knows_more:
+            # safetensors hands an index to torch; of numpy's own it takes less than fastio.
+            if self._reader._held_by.NAME != "torch":
                 raise
-            part = self._access.all(self._position)[index]
+            part = access.all(self._position)[index]
         return part if self._move is None else self._move(part)

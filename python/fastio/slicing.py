@@ -84,18 +84,20 @@ class Selection:
     ----------
     shape : tuple of int
         Of the result.
+    item_bytes : int
+        Of one element.
     """
 
     shape: tuple[int, ...]
     _tensor_shape: tuple[int, ...]
     _axes: tuple[_Axis, ...]
-    _item_bytes: int
+    item_bytes: int
     _places: _Positions | None  # of axis 0: where in the result each position goes
 
     @property
     def nbytes(self) -> int:
         """Of the result."""
-        return math.prod(len(axis) for axis in self._axes) * self._item_bytes
+        return math.prod(len(axis) for axis in self._axes) * self.item_bytes
 
     @property
     def is_empty(self) -> bool:
@@ -105,7 +107,7 @@ class Selection:
     @property
     def is_everything(self) -> bool:
         """Whether the result is all of the tensor in its order."""
-        return self.contiguous() == (0, math.prod(self._tensor_shape) * self._item_bytes)
+        return self.contiguous() == (0, math.prod(self._tensor_shape) * self.item_bytes)
 
     def contiguous(self) -> tuple[int, int] | None:
         """Return begin and end of the bytes, where the result is just these in their order."""
@@ -114,12 +116,12 @@ class Selection:
         ):
             return None
         # As many bytes as lie between the first and the last one: nothing else is between them.
-        strides = _strides(self._tensor_shape, self._item_bytes)
+        strides = _strides(self._tensor_shape, self.item_bytes)
         begin = end = 0
         for axis, stride in zip(self._axes, strides, strict=True):
             begin += int(axis.positions[0]) * stride
             end += int(axis.positions[-1]) * stride
-        end += self._item_bytes
+        end += self.item_bytes
         return (begin, end) if end - begin == self.nbytes else None
 
     def segments(self, segment_bytes: int = SEGMENT_BYTES_MAX) -> Iterator[Segment]:
@@ -131,7 +133,7 @@ class Selection:
         """
         if self.is_empty:
             return
-        strides = _strides(self._tensor_shape, self._item_bytes)
+        strides = _strides(self._tensor_shape, self.item_bytes)
         split, inner_bytes = self._split(strides, segment_bytes)
         inner = self._axes[split + 1 :]
         steps = strides[split + 1 :]
@@ -168,7 +170,7 @@ class Selection:
 
     def _split(self, strides: Sequence[int], segment_bytes: int) -> tuple[int, int]:
         """The innermost axis along which segments are apart, or -1; and the bytes inside of it."""
-        span = self._item_bytes
+        span = self.item_bytes
         for axis in range(len(self._axes) - 1, -1, -1):
             positions = self._axes[axis].positions
             regular = isinstance(positions, range)
@@ -183,7 +185,7 @@ class Selection:
     def blank(self) -> npt.NDArray[Any]:
         """Return memory for the result, uninitialised: one axis for each of the tensor."""
         shape = tuple(len(axis) for axis in self._axes)
-        return np.empty(shape, np.dtype(f"u{self._item_bytes}"))
+        return np.empty(shape, np.dtype(f"u{self.item_bytes}"))
 
     def turned(self, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the same memory with its axes in the order of the tensor, for segments."""
