@@ -243,7 +243,8 @@ class InFiles:
         if shard.table is not None and last - first <= shard.table.chunk_bytes:
             kept = self.reads.kept(shard, [(first, last)])
             if kept is not None:
-                return kept[0].copy()
+                own: _Bytes = kept[0].copy()
+                return own
         return self.reads.at_once(shard, [(first, last)])[0]
 
     def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:

@@ -10,9 +10,11 @@ from typing import Any
 from fastio.catalog import TensorInfo
 from fastio.errors import FastioError, UsageError
 from fastio.loading import Verify
+from fastio.locate import locate
 from fastio.options import Options
 from fastio.reader import Reader
 from fastio.slicing import UnknownIndexError
+from fastio.whole import Load, To
 
 SafetensorError = FastioError
 """For code that catches it."""
@@ -59,16 +61,7 @@ class safe_open:
         verify: Verify = True,
         options: Options | None = None,
     ) -> None:
-        if not isinstance(filename, (str, os.PathLike)):
-            raise TypeError(f"filename must be a str or a path, not {type(filename).__name__}")
-        for what, value in (("framework", framework), ("backend", backend)):
-            if not isinstance(value, str):
-                raise TypeError(f"{what} must be a str, not {type(value).__name__}")
-        if backend not in _BACKENDS:
-            raise UsageError(f"backend={backend!r}: expected one of {', '.join(_BACKENDS)}")
-        self._filename = os.fspath(filename)
-        if not isinstance(self._filename, str):
-            raise TypeError("filename must be a str, not bytes")
+        self._filename = _checked(filename, framework, backend)
         reader = Reader([filename], framework=framework, verify=verify, options=options)
         self._device = device
         self._move = reader._held_by.mover_to(device)
@@ -144,6 +137,46 @@ class safe_open:
         if reader is not None:
             # Not closed: slices that were taken still read from it, and the last of them frees it.
             reader._access.rest()
+
+
+def all_tensors(
+    filename: str | os.PathLike[str], framework: str, device: str | int | None, backend: str
+) -> dict[str, Any]:
+    """Return all tensors of one file, in file order. The arguments are those of `safe_open`.
+
+    Raises
+    ------
+    As `safe_open` and its `get_tensors` do.
+    """
+    if device not in ("cpu", None):
+        with safe_open(filename, framework, device, backend=backend) as file:
+            return file.get_tensors()
+    # Nothing is left open: no reader is made for it.
+    path = _checked(filename, framework, backend)
+    return Load(
+        lambda names: locate([path], names),
+        framework=framework,
+        names=None,
+        verify=True,
+        options=None,
+        report=None,
+        to=To(),
+    ).now(progress=False)
+
+
+def _checked(filename: object, framework: object, backend: object) -> str:
+    """The path, where the arguments are such as `safe_open` takes."""
+    if not isinstance(filename, (str, os.PathLike)):
+        raise TypeError(f"filename must be a str or a path, not {type(filename).__name__}")
+    for what, value in (("framework", framework), ("backend", backend)):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    if backend not in _BACKENDS:
+        raise UsageError(f"backend={backend!r}: expected one of {', '.join(_BACKENDS)}")
+    path = os.fspath(filename)
+    if not isinstance(path, str):
+        raise TypeError("filename must be a str, not bytes")
+    return path
 
 
 class SafeSlice:

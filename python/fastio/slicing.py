@@ -59,7 +59,7 @@ class Segment:
     _places: _Positions | None
 
     def copy_to(self, out: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> None:
-        """Copy from the segment's bytes to their places in `out`, as `Selection.turned` returns it."""
+        """Copy from the segment's bytes to their places in `out`: `Selection.turned` gives it."""
         there: npt.NDArray[Any] = np.ndarray(self._shape, out.dtype, memory, strides=self._strides)
         if self._rows is None:
             out[self._where] = there
@@ -209,11 +209,9 @@ def _runs(
 ) -> Iterator[tuple[int, int]]:
     """Cut positions into runs that are read together: [first, last)."""
     if isinstance(positions, range):
-        gap = positions.step * stride - inner_bytes
-        if gap > _GAP_BYTES:
-            together = 1
-        else:
-            together = max(1, segment_bytes // (positions.step * stride))
+        step_bytes = positions.step * stride
+        is_far = step_bytes - inner_bytes > _GAP_BYTES
+        together = 1 if is_far else max(1, segment_bytes // step_bytes)
         for first in range(0, len(positions), together):
             yield first, min(first + together, len(positions))
         return
