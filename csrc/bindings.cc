@@ -218,6 +218,7 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_files(module);
   fastio::register_checksums(module);
   fastio::register_columns(module);
+  fastio::register_copies(module);
   fastio::register_engines(module);
   fastio::register_devices(module);
   fastio::register_loading(module);

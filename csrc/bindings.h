@@ -27,6 +27,7 @@ void register_errors();
 void register_files(pybind11::module_& module);
 void register_checksums(pybind11::module_& module);
 void register_columns(pybind11::module_& module);
+void register_copies(pybind11::module_& module);
 void register_devices(pybind11::module_& module);
 void register_engines(pybind11::module_& module);
 void register_loading(pybind11::module_& module);

@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "bindings.h"
 #include "bindings_load.h"
+#include "bindings_parts.h"
 #include "bindings_tensors.h"
 #include "mapped.h"
+#include "placement.h"
 
 namespace py = pybind11;
 
@@ -20,9 +23,23 @@ namespace {
 // those (vm.max_map_count).
 constexpr std::uint64_t kCopiedBytes = std::uint64_t{64} << 10;
 
+// A part is copied here while what it lies in is no more than these bytes; larger ones are gathered
+// piece by piece (fastio/parts.py).
+constexpr std::uint64_t kPartSpanBytes = std::uint64_t{1} << 20;
+
 const Extent& extent_of(const MappedFile& file, std::size_t row) {
   if (row >= file.shard().extents.size()) throw std::out_of_range("no such extent");
   return file.shard().extents[row];
+}
+
+void require_sound(MappedFile& file, const Extent& extent) {
+  if (file.verified(extent)) return;
+  std::optional<DamagedChunk> damage;
+  {
+    const GilReleased released;
+    damage = file.verify(extent);
+  }
+  if (damage) raise_damage(*file.shard().copies.front(), *damage);
 }
 
 // Verified, and nobody else's; null for a tensor of no bytes.
@@ -30,14 +47,7 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
                                         std::size_t alignment) {
   const std::uint64_t nbytes = extent.end - extent.begin;
   if (nbytes == 0) return nullptr;
-  if (!file.verified(extent)) {
-    std::optional<DamagedChunk> damage;
-    {
-      const GilReleased released;
-      damage = file.verify(extent);
-    }
-    if (damage) raise_damage(*file.shard().copies.front(), *damage);
-  }
+  require_sound(file, extent);
   if (nbytes > kCopiedBytes) {
     try {
       return std::make_unique<TensorMemory>(file.map(extent), extent, alignment);
@@ -48,6 +58,41 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
     return std::make_unique<TensorMemory>(file.bytes(extent));
   }
   return std::make_unique<TensorMemory>(file.bytes(extent));
+}
+
+// A small part of a tensor, verified and copied out; `wrap` makes it a tensor. None for an index
+// that is none of ints and slices, and for a larger part.
+template <typename Wrap>
+py::object small_part(MappedFile& file, std::size_t row, const py::tuple& shape,
+                      std::uint64_t item_bytes, const py::object& index, Wrap&& wrap) {
+  const Extent& extent = extent_of(file, row);
+  const std::optional<TensorPart> part = part_of(index, shape, item_bytes);
+  if (!part || part->nbytes > kCopiedBytes || part->span.end - part->span.begin > kPartSpanBytes)
+    return py::none();
+  const Extent span{extent.begin + part->span.begin, extent.begin + part->span.end};
+  if (span.end > extent.end) throw py::value_error("dtype and shape do not fit the extent");
+  require_sound(file, span);
+  auto memory = std::make_unique<TensorMemory>(part->nbytes);
+  // Only read from.
+  auto* const bytes = const_cast<std::byte*>(file.bytes(span).data());
+  const std::uint64_t first = static_cast<std::uint64_t>(part->first) - part->span.begin;
+  Placement(bytes + first, item_bytes, part->axes).take(0, {memory->data(), part->nbytes});
+  return wrap(std::move(memory), part->shape);
+}
+
+py::array view_of(const std::shared_ptr<MappedFile>& file, const Extent& extent) {
+  require_sound(*file, extent);
+  const std::span bytes = file->bytes(extent);
+  py::array_t<std::uint8_t> view(static_cast<py::ssize_t>(bytes.size()),
+                                 reinterpret_cast<const std::uint8_t*>(bytes.data()),
+                                 py::cast(file));
+  py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return view;
+}
+
+Extent checked(const MappedFile& file, std::uint64_t begin, std::uint64_t end) {
+  if (begin >= end || end > file.shard().nbytes()) throw std::out_of_range("no such bytes");
+  return {begin, end};
 }
 
 }  // namespace
@@ -66,15 +111,48 @@ void register_mapped_files(py::module_& module) {
       .def(
           "read",
           [](MappedFile& file, std::uint64_t begin, std::uint64_t end) {
-            if (begin >= end || end > file.shard().nbytes())
-              throw std::out_of_range("no such bytes");
-            const Extent extent{begin, end};
+            const Extent extent = checked(file, begin, end);
             const auto nbytes = static_cast<py::ssize_t>(end - begin);
             return make_array(memory_of(file, extent, 1), py::dtype::of<std::uint8_t>(),
                               py::make_tuple(nbytes), extent);
           },
           py::arg("begin"), py::arg("end"))
+      .def(
+          "view",
+          [](const std::shared_ptr<MappedFile>& file, std::uint64_t begin, std::uint64_t end) {
+            return view_of(file, checked(*file, begin, end));
+          },
+          py::arg("begin"), py::arg("end"))
+      .def(
+          "let_go",
+          [](const MappedFile& file, std::uint64_t begin, std::uint64_t end) {
+            const Extent extent = checked(file, begin, end);
+            const GilReleased released;
+            file.let_go(extent);
+          },
+          py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)
+      .def(
+          "numpy_part",
+          [](MappedFile& file, std::size_t row, const py::dtype& dtype, const py::tuple& shape,
+             const py::object& index) {
+            const auto item_bytes = static_cast<std::uint64_t>(dtype.itemsize());
+            return small_part(file, row, shape, item_bytes, index,
+                              [&](auto memory, const std::vector<py::ssize_t>& of_part) {
+                                return py::object(make_array(std::move(memory), dtype, of_part));
+                              });
+          },
+          py::arg("row"), py::arg("dtype"), py::arg("shape"), py::arg("index"))
+      .def(
+          "dlpack_part",
+          [](MappedFile& file, std::size_t row, std::uint8_t code, std::uint8_t bits,
+             const py::tuple& shape, const py::object& index) {
+            return small_part(file, row, shape, bits / 8U, index,
+                              [&](auto memory, const std::vector<py::ssize_t>& of_part) {
+                                return make_capsule(std::move(memory), code, bits, of_part);
+                              });
+          },
+          py::arg("row"), py::arg("code"), py::arg("bits"), py::arg("shape"), py::arg("index"))
       .def(
           "numpy",
           [](MappedFile& file, std::size_t row, const py::dtype& dtype, const py::tuple& shape) {

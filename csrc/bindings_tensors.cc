@@ -5,8 +5,13 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <optional>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
 
 #include "bindings.h"
 #include "bindings_load.h"
@@ -24,10 +29,15 @@ TensorMemory::TensorMemory(const std::shared_ptr<Region>& region, const Extent& 
   share_.reset();  // the place that was read into gives its pages back now, not with the tensor
 }
 
-void TensorMemory::copy(std::span<const std::byte> bytes) {
-  copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[bytes.size()]);
-  std::memcpy(copy_.get(), bytes.data(), bytes.size());
+void TensorMemory::make(std::size_t nbytes) {
+  copy_.reset(new (std::align_val_t{kCopyAlignment}) std::byte[nbytes]);
   data_ = copy_.get();
+}
+
+void TensorMemory::copy(std::span<const std::byte> bytes) {
+  const std::byte* const from = bytes.data();  // of memory that data_ may be the address of
+  make(bytes.size());
+  std::memcpy(data_, from, bytes.size());
 }
 
 namespace {
@@ -63,11 +73,16 @@ py::array make_array(std::unique_ptr<TensorMemory> memory, const py::dtype& dtyp
                      const py::handle& shape, const Extent& extent) {
   const auto parsed = parse_shape(shape.ptr());
   check_size(parsed, static_cast<std::uint64_t>(dtype.itemsize()) * 8, extent);
-  if (memory == nullptr) return {dtype, parsed};
+  return make_array(std::move(memory), dtype, parsed);
+}
+
+py::array make_array(std::unique_ptr<TensorMemory> memory, const py::dtype& dtype,
+                     const std::vector<py::ssize_t>& shape) {
+  if (memory == nullptr) return {dtype, shape};
   void* data = memory->data();
   const py::capsule owner(memory.release(),
                           [](void* held) { delete static_cast<TensorMemory*>(held); });
-  return {dtype, parsed, data, owner};
+  return {dtype, shape, data, owner};
 }
 
 namespace {
@@ -90,6 +105,40 @@ py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& d
     py::array array = make_array(std::move(memory), dtype,
                                  PyList_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i)), extent);
     PyList_SET_ITEM(arrays.ptr(), static_cast<Py_ssize_t>(i), array.release().ptr());
+  }
+  return arrays;
+}
+
+// Of bytes that are in memory: what each tensor is a copy of. Null for a tensor of no bytes.
+std::unique_ptr<TensorMemory> copy_of(std::string_view bytes, const Extent& extent) {
+  if (extent.begin > extent.end || extent.end > bytes.size())
+    throw std::out_of_range("no such bytes");
+  if (extent.begin == extent.end) return nullptr;
+  return std::make_unique<TensorMemory>(
+      std::as_bytes(std::span(bytes).subspan(extent.begin, extent.end - extent.begin)));
+}
+
+std::vector<Extent> parse_extents(const Offsets& begins, const Offsets& ends) {
+  check_lengths(static_cast<std::size_t>(begins.size()), {static_cast<std::size_t>(ends.size())});
+  std::vector<Extent> extents(static_cast<std::size_t>(begins.size()));
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    extents[i] = {static_cast<std::uint64_t>(begins.data()[i]),
+                  static_cast<std::uint64_t>(ends.data()[i])};
+  }
+  return extents;
+}
+
+py::list numpy_copies(const py::bytes& bytes, const Offsets& begins, const Offsets& ends,
+                      const py::list& dtypes, const py::list& shapes) {
+  const auto extents = parse_extents(begins, ends);
+  check_lengths(extents.size(), {dtypes.size(), shapes.size()});
+  py::list arrays(extents.size());
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    const auto at = static_cast<Py_ssize_t>(i);
+    const auto dtype = py::reinterpret_borrow<py::dtype>(PyList_GET_ITEM(dtypes.ptr(), at));
+    py::array array = make_array(copy_of(static_cast<std::string_view>(bytes), extents[i]), dtype,
+                                 PyList_GET_ITEM(shapes.ptr(), at), extents[i]);
+    PyList_SET_ITEM(arrays.ptr(), at, array.release().ptr());
   }
   return arrays;
 }
@@ -169,10 +218,15 @@ py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code,
                         const py::handle& shape, const Extent& extent) {
   const auto parsed = parse_shape(shape.ptr());
   check_size(parsed, bits, extent);
+  return make_capsule(std::move(memory), code, bits, parsed);
+}
+
+py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code, std::uint8_t bits,
+                        const std::vector<py::ssize_t>& shape) {
   auto owned = std::make_unique<OwnedDlTensor>();
   owned->memory = std::move(memory);
   std::byte* data = owned->memory ? owned->memory->data() : nullptr;
-  return capsule_of(std::move(owned), data, {code, bits, 1}, parsed);
+  return capsule_of(std::move(owned), data, {code, bits, 1}, shape);
 }
 
 py::object make_device_capsule(const py::object& owner, int ordinal, std::uintptr_t address,
@@ -213,7 +267,32 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
   return capsules;
 }
 
+py::list dlpack_copies(const py::bytes& bytes, const Offsets& begins, const Offsets& ends,
+                       const py::bytes& codes, const py::bytes& bits, const py::list& shapes) {
+  const auto code = static_cast<std::string_view>(codes);
+  const auto width = static_cast<std::string_view>(bits);
+  const auto extents = parse_extents(begins, ends);
+  check_lengths(extents.size(), {code.size(), width.size(), shapes.size()});
+  py::list capsules(extents.size());
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    const auto at = static_cast<Py_ssize_t>(i);
+    py::object capsule =
+        make_capsule(copy_of(static_cast<std::string_view>(bytes), extents[i]),
+                     static_cast<std::uint8_t>(code[i]), static_cast<std::uint8_t>(width[i]),
+                     PyList_GET_ITEM(shapes.ptr(), at), extents[i]);
+    PyList_SET_ITEM(capsules.ptr(), at, capsule.release().ptr());
+  }
+  return capsules;
+}
+
 }  // namespace
+
+void register_copies(py::module_& module) {
+  module.def("numpy_copies", &numpy_copies, py::arg("data"), py::arg("begins"), py::arg("ends"),
+             py::arg("dtypes"), py::arg("shapes"));
+  module.def("dlpack_copies", &dlpack_copies, py::arg("data"), py::arg("begins"), py::arg("ends"),
+             py::arg("codes"), py::arg("bits"), py::arg("shapes"));
+}
 
 void register_tensors(py::class_<Loaded, std::shared_ptr<Loaded>>& loaded) {
   loaded

@@ -10,6 +10,7 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "memory.h"
 #include "plan.h"
@@ -22,6 +23,7 @@ class TensorMemory {
  public:
   TensorMemory(const std::shared_ptr<Region>& region, const Extent& extent, std::size_t alignment);
   explicit TensorMemory(std::span<const std::byte> bytes) { copy(bytes); }
+  explicit TensorMemory(std::size_t nbytes) { make(nbytes); }  // uninitialised
 
   [[nodiscard]] std::byte* data() const { return data_; }
 
@@ -33,6 +35,7 @@ class TensorMemory {
     }
   };
 
+  void make(std::size_t nbytes);
   void copy(std::span<const std::byte> bytes);
 
   std::optional<Share> share_;  // none for a copy
@@ -45,6 +48,14 @@ class TensorMemory {
 [[nodiscard]] pybind11::array make_array(std::unique_ptr<TensorMemory> memory,
                                          const pybind11::dtype& dtype,
                                          const pybind11::handle& shape, const Extent& extent);
+// Without an extent: `memory` has the bytes of dtype and shape.
+[[nodiscard]] pybind11::array make_array(std::unique_ptr<TensorMemory> memory,
+                                         const pybind11::dtype& dtype,
+                                         const std::vector<pybind11::ssize_t>& shape);
+[[nodiscard]] pybind11::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code,
+                                            std::uint8_t bits,
+                                            const std::vector<pybind11::ssize_t>& shape);
+
 [[nodiscard]] pybind11::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code,
                                             std::uint8_t bits, const pybind11::handle& shape,
                                             const Extent& extent);

@@ -6,6 +6,13 @@
 #include "checksum.h"
 
 namespace fastio {
+namespace {
+
+// Whoever wants more bytes at once gets pages of his own: those that were verified are let go of
+// then, or both would count as memory of this process.
+constexpr std::uint64_t kKeptBytes = std::uint64_t{16} << 20;
+
+}  // namespace
 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options) {
   // What is not local is never mapped, and asking for its state may take forever.
@@ -53,6 +60,7 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     const std::uint64_t expected = shard_.table->digests[chunk];
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
+    if (extent.end - extent.begin > kKeptBytes) let_go({begin, end});
   }
   return std::nullopt;
 }

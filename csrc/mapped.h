@@ -33,6 +33,10 @@ class MappedFile {
     return {everything_->at(extent.begin), extent.end - extent.begin};
   }
 
+  // Counts the pages inside an extent no more as memory of this process, until they are looked at
+  // again. The page cache keeps them.
+  void let_go(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
+
   // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.
   [[nodiscard]] std::shared_ptr<Region> map(const Extent& extent) const {
     return Region::map(*shard_.copies.front(), extent.begin, extent.end);

@@ -64,7 +64,7 @@ _LAYERS = (
     ("frameworks.torch_devices",),
     ("frameworks.numpy", "frameworks.torch", "frameworks.tied"),
     ("fetch", "slicing"),
-    ("joined",),
+    ("joined", "parts", "small"),
     ("devices",),
     ("device_stream",),
     ("loading",),

@@ -2,11 +2,17 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, CapsuleType
+
+from fastio._native_records import DriverStatus as DriverStatus
+from fastio._native_records import Incident as Incident
+from fastio._native_records import PinnedAccount as PinnedAccount
+from fastio._native_records import Statistics as Statistics
+from fastio._native_records import Status as Status
 
 __version__: str
 
@@ -40,55 +46,6 @@ class File:
     def device(self) -> int: ...
     def read(self, offset: int, nbytes: int) -> bytes: ...
     def resident_bytes(self) -> int | None: ...
-
-@type_check_only
-class Statistics(TypedDict):
-    engine: str
-    engine_reason: str
-    lanes: int
-    nbytes: int
-    bytes_direct: int
-    bytes_buffered: int
-    bytes_mapped: int
-    chunks_verified: int
-    access: list[tuple[str, str]]  # of each copy of each shard
-    fallbacks: list[str]
-    incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
-    lane_times: list[dict[str, float]]  # of lanes that have ended; keys: fastio.LaneTimes
-
-@type_check_only
-class Incident(TypedDict):
-    """A try that failed, and what helped; nbytes is the chunk's, or what was to be read."""
-
-    shard: int
-    copy: int
-    path: str
-    offset: int
-    nbytes: int
-    cause: Literal["checksum", "read"]
-    detail: str
-    errno: int | None
-    remedy: Literal["read_again", "other_copy", "none"]
-
-@type_check_only
-class DriverStatus(TypedDict):
-    available: bool
-    reason: str
-    version: int
-
-@type_check_only
-class PinnedAccount(TypedDict):
-    nbytes: int
-    leased_bytes: int
-    unpinned_bytes: int
-    seconds: float
-    refusal: str
-
-@type_check_only
-class Status(TypedDict):
-    available: bool
-    reason: str
-    features: list[str]
 
 ShardRequest: TypeAlias = tuple[
     File | Sequence[File],
@@ -338,9 +295,41 @@ class MappedFile:
     def read(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
         """Bytes [begin, end) of the file as (n,) uint8 of its own."""
 
+    def view(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Bytes [begin, end) of the file as (n,) uint8, verified, to be looked at only."""
+
+    def let_go(self, begin: int, end: int) -> None:
+        """Count the pages inside [begin, end) no more as memory of this process."""
+
     def numpy(self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]: ...
     def dlpack(self, row: int, code: int, bits: int, shape: tuple[int, ...]) -> CapsuleType: ...
+    def numpy_part(
+        self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...], index: object
+    ) -> npt.NDArray[Any] | None:
+        """A part of a tensor of its own memory. None for an index that is wrong, or none of ints
+        and slices, and for a part that is large, or of no bytes."""
 
+    def dlpack_part(
+        self, row: int, code: int, bits: int, shape: tuple[int, ...], index: object
+    ) -> CapsuleType | None: ...
+
+def numpy_copies(
+    data: bytes,
+    begins: _Int64s,
+    ends: _Int64s,
+    dtypes: list[np.dtype[Any]],
+    shapes: list[tuple[int, ...]],
+) -> list[npt.NDArray[Any]]:
+    """Tensors out of bytes, each of its own memory."""
+
+def dlpack_copies(
+    data: bytes,
+    begins: _Int64s,
+    ends: _Int64s,
+    codes: bytes,
+    bits: bytes,
+    shapes: list[tuple[int, ...]],
+) -> list[CapsuleType]: ...
 def plan(
     begins: _Int64s,
     ends: _Int64s,

@@ -12,12 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fastio import _native, fetch, joined, slicing
+from fastio import _native, fetch, joined, parts, slicing
 from fastio.ahead import Ahead, Loop, alone, concerns, empty
-from fastio.catalog import DTYPES, Catalog, Shard, TensorInfo, shape_in_memory
-from fastio.chunks import CACHED_BYTES_MAX, Chunks
+from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.fetch import MET, Met
 from fastio.frameworks import Framework, check_dtype
@@ -56,7 +54,7 @@ class Access:
         self._options = options
         self._closed = False
         self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._chunks = Chunks()
+        self._reads = parts.Reads(verify=verify, options=options, count=self.count)
         self._loop = Loop(catalog)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
@@ -117,9 +115,7 @@ class Access:
         """
         index, row = position
         shard, mapped = self._shard(index)
-        dtype, shape = shard.dtypes[row], shard.shapes[row]
-        if dtype not in self._held_by.DTYPES or dtype == "F4":
-            check_dtype(self._catalog.info(shard.names[row]), self._held_by)
+        dtype, shape = self._held(shard, row)
         if mapped is not None:
             try:
                 return self._held_by.wrap_mapped(mapped, row, dtype, shape)
@@ -132,8 +128,8 @@ class Access:
             self._shard(index)
             self._raise_failure(position)
             tensor = self._from_ahead(position) if self._reads_ahead else None
-            if tensor is None:
-                tensor = self._from_chunks(shard, row)
+        if tensor is None:
+            tensor = self._from_chunks(shard, row)
         if tensor is not None:
             return tensor
         return alone(
@@ -193,21 +189,15 @@ class Access:
 
     def _from_chunks(self, shard: Shard, row: int) -> Any:
         """A small tensor, out of verified chunks that are kept for its neighbours."""
-        if shard.table is None or not self._verify:
-            return None
         begin, end = int(shard.begins[row]), int(shard.ends[row])
-        unit, start = shard.table.chunk_bytes, shard.table.start
-        first = start + (begin - start) // unit * unit
-        last = min(start - (start - end) // unit * unit, shard.file.nbytes)
-        if end - begin > unit // 4 or last - first > CACHED_BYTES_MAX:
+        if shard.table is None or end - begin > shard.table.chunk_bytes // 4:
             return None
-        chunks = self._chunks.get((shard.path, first, last))
-        if chunks is None:
-            (chunks,) = self._read(shard, None, [(first, last)])
-            self._chunks.put((shard.path, first, last), chunks)
+        kept = self._reads.kept(shard, [(begin, end)])
+        if kept is None:
+            return None
         dtype = shard.dtypes[row]
-        own = chunks[begin - first : end - first].copy()
-        return self._held_by.adopt(own, dtype, shape_in_memory(dtype, shard.shapes[row]))
+        shape = shape_in_memory(dtype, shard.shapes[row])
+        return self._held_by.adopt(kept[0].copy(), dtype, shape)
 
     # ---- parts of tensors
 
@@ -223,14 +213,29 @@ class Access:
         """
         shard, mapped = self._shard(position[0])
         row = position[1]
-        begin = int(shard.begins[row])
+        dtype, shape = self._held(shard, row)
+        if mapped is not None:
+            try:
+                small = self._held_by.part_mapped(mapped, row, dtype, shape, index)
+            except Exception:
+                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                    raise
+            if small is not None:
+                return small
+        place = self._place(shard, mapped, int(shard.begins[row]))
+        return self._part(dtype, shape, index, place, lambda: self.tensor(position))
 
-        def read(extents: list[_Position]) -> list[npt.NDArray[np.uint8]]:
-            return self._read(shard, mapped, [(begin + at, begin + end) for at, end in extents])
+    def _place(self, shard: Shard, mapped: _native.MappedFile | None, begin: int) -> parts.Place:
+        if mapped is not None:
+            return parts.InMapping(mapped, begin, shard)
+        return parts.InFiles(self._reads, lambda at, end: ((shard, begin + at, begin + end),))
 
-        return self._part(
-            self._catalog.info(shard.names[row]), index, read, lambda: self.tensor(position)
-        )
+    def _held(self, shard: Shard, row: int) -> tuple[str, tuple[int, ...]]:
+        """Dtype and shape of a tensor that the framework can hold."""
+        dtype, shape = shard.dtypes[row], shard.shapes[row]
+        if dtype not in self._held_by.DTYPES or dtype == "F4":
+            check_dtype(self._catalog.info(shard.names[row]), self._held_by)
+        return dtype, shape
 
     def part_of_cut(self, cut: Cut, index: Any) -> Any:
         """Return a part of a tensor whose rows lie in several shards; reads what that needs.
@@ -239,11 +244,10 @@ class Access:
         ------
         As `part` does.
         """
-
-        def read(extents: list[_Position]) -> list[npt.NDArray[np.uint8]]:
-            return [self._of_cut(cut, begin, end) for begin, end in extents]
-
-        return self._part(cut.info, index, read, lambda: self.cut(cut))
+        self._require_open()
+        check_dtype(cut.info, self._held_by)
+        place = parts.InFiles(self._reads, cut.extents)
+        return self._part(cut.dtype, cut.shape, index, place, lambda: self.cut(cut))
 
     def cut(self, cut: Cut) -> Any:
         """Return a tensor whose rows lie in several shards, whole.
@@ -264,25 +268,16 @@ class Access:
         if self._closed:
             raise UsageError(f"the reader of {self._catalog.source} is closed")
 
-    def _of_cut(self, cut: Cut, begin: int, end: int) -> npt.NDArray[np.uint8]:
-        """Bytes of a tensor, as (n,) uint8 of its own."""
-        found = [
-            self._read(shard, None, [(at, until)])[0]
-            for shard, at, until in cut.extents(begin, end)
-        ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
-
     def _part(
         self,
-        info: TensorInfo,
+        dtype: str,
+        of_file: tuple[int, ...],
         index: Any,
-        read: Callable[[list[_Position]], list[npt.NDArray[np.uint8]]],
+        place: parts.Place,
         whole: Callable[[], Any],
     ) -> Any:
-        """A part of a tensor whose bytes `read` brings, by where they begin and end in it."""
-        dtype = info.dtype
-        check_dtype(info, self._held_by)
-        shape = shape_in_memory(dtype, info.shape)
+        """A part of a tensor, whose shape a header gives, from where its bytes lie."""
+        shape = shape_in_memory(dtype, of_file)
         item_bytes = DTYPES[dtype].align_bytes
         selection = slicing.select(index, shape, item_bytes)
         if selection.is_empty:
@@ -290,28 +285,8 @@ class Access:
         if selection.is_everything:
             tensor = whole()
             return tensor if selection.shape == shape else tensor.reshape(selection.shape)
-        together = selection.contiguous()
-        if together is not None:
-            (memory,) = read([together])
-            if memory.ctypes.data % item_bytes:
-                memory = memory.copy()
-        else:
-            memory = joined.gather(selection, read)
+        memory = parts.gather(selection, place, self._options.memory_limit_bytes)
         return self._held_by.adopt(memory, dtype, selection.shape)
-
-    def _read(
-        self, shard: Shard, mapped: _native.MappedFile | None, extents: list[_Position]
-    ) -> list[npt.NDArray[np.uint8]]:
-        """Bytes of a file, each extent as (n,) uint8 of its own."""
-        if not extents:
-            return []
-        if mapped is not None:
-            with fetch.errors_named(self._catalog.source, self._catalog.shards):
-                return [mapped.read(begin, end) for begin, end in extents]
-        loaded = fetch.extents(shard, extents, verify=self._verify, options=self._options)
-        self.count(loaded.statistics)
-        sizes: list[tuple[int, ...]] = [(end - begin,) for begin, end in extents]
-        return loaded.numpy(0, [_UINT8] * len(sizes), sizes)
 
     # ---- its life
 
@@ -354,7 +329,7 @@ class Access:
         """
         with self._lock:
             self.stop()
-            self._chunks.clear()
+            self._reads.chunks.clear()
             self._reads_ahead = False
 
     def close(self) -> None:
@@ -376,7 +351,6 @@ class Access:
         self._ahead = None
 
 
-_UINT8 = np.dtype(np.uint8)
 _alive: weakref.WeakSet[Access] = weakref.WeakSet()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from fastio import _native, fetch
 from fastio.catalog import Catalog, Shard, shape_in_memory
 from fastio.errors import ChecksumError, ReplicaError
-from fastio.fetch import MET, Met
+from fastio.fetch import MET, Count, Met
 from fastio.frameworks import Framework
 from fastio.options import Options
 
@@ -23,8 +23,6 @@ _LOOP_BYTES_MIN = 2**22
 # What lies between tensors in the order of their names, and is read too, may be this part of them.
 _BETWEEN_MAX = 0.25
 _FAR_BYTES = 2**20  # what is farther apart is not read, but for the chunks at its ends
-
-Count = Callable[["_native.Statistics"], None]
 
 
 def in_file_order(

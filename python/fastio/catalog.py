@@ -166,6 +166,8 @@ class Shard:
         None for a file that carries no checksums.
     copies : Copies or None
         Where the same bytes lie besides, if they do; `file` is one of them.
+    content : bytes or None
+        The whole file, where it is so small that it was read with its header.
     """
 
     file: Readable
@@ -177,6 +179,7 @@ class Shard:
     metadata: dict[str, str]
     table: ChecksumTable | None
     copies: Copies | None = None
+    content: bytes | None = None
 
     @property
     def path(self) -> str:
@@ -305,6 +308,17 @@ class Catalog(Collection[str]):
             rows.setdefault(index, []).append(row)
         return Catalog((self.shards[index].take(some) for index, some in rows.items()), self.source)
 
+    def without_content(self) -> Catalog:
+        """Return the same catalog, for whoever keeps it: nothing of small files stays in memory.
+
+        Raises
+        ------
+        Nothing.
+        """
+        if all(shard.content is None for shard in self.shards):
+            return self
+        return Catalog((replace(shard, content=None) for shard in self.shards), self.source)
+
     def position(self, name: Any) -> tuple[int, int]:
         """Return the shard of a tensor, and its place there.
 
@@ -318,6 +332,8 @@ class Catalog(Collection[str]):
         ordinal = self._ordinals.get(name)
         if ordinal is None:
             raise TensorNotFoundError(name, self.source, _close_matches(name, self._ordinals))
+        if len(self.shards) == 1:  # as a loop over the slices of a file asks for
+            return 0, ordinal
         index = bisect.bisect_right(self._first_ordinals, ordinal) - 1
         return index, ordinal - self._first_ordinals[index]
 

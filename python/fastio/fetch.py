@@ -31,6 +31,9 @@ MET = (ChecksumError, ReadError, ReplicaError)
 """What reading ahead may meet that concerns some tensors, and not those before them."""
 
 _Result = TypeVar("_Result")
+Count = Callable[["_native.Statistics"], None]
+"""Is told what a native job counted."""
+_UINT8 = np.dtype(np.uint8)
 
 
 def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
@@ -120,9 +123,7 @@ def extents(
     ChecksumError, MemoryLimitError, MemoryError, ReadError
         As `fastio.load` has them.
     """
-    asked: npt.NDArray[np.int64] = np.array(ranges, np.int64)
-    file, _, _, table = request(shard, verify=verify)
-    wanted = (file, asked[:, 0].copy(), asked[:, 1].copy(), table)
+    wanted = _part_request(shard, ranges, verify=verify)
     options = _unmapped([shard], options)
     met: list[_native.Incident] = []
     with errors_named(shard.path, [shard], lambda: met):
@@ -131,6 +132,70 @@ def extents(
                 [wanted], options, persistent=is_persistent([shard]), incidents=met
             )
         )
+
+
+def windowed(
+    shard: Shard,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    verify: bool,
+    options: Options,
+    window_bytes: int,
+    count: Count,
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield [begin, end) ranges of a file, ascending, read ahead in a window of memory.
+
+    Each is there until the next one is asked for.
+
+    Raises
+    ------
+    ChecksumError, MemoryLimitError, MemoryError, ReadError
+        As `fastio.load` has them.
+    """
+    wanted = _part_request(shard, ranges, verify=verify)
+    options = _unmapped([shard], options)
+    with errors_named(shard.path, [shard]):
+        native = within_limit(
+            lambda: _native.Stream(
+                [wanted],
+                options,
+                window_bytes=window_bytes,
+                persistent=is_persistent([shard]),
+            )
+        )
+    try:
+        for region, (_, first, last) in enumerate(native.regions()):
+            with errors_named(shard.path, [shard], native.incidents):
+                loaded = native.take(region)
+            yield from arrays(loaded, ranges[first:last], first)
+            del loaded
+            native.let_go(region)
+    finally:
+        with errors_named(shard.path, [shard], native.incidents):
+            count(native.statistics)
+        native.close()
+
+
+def _part_request(
+    shard: Shard, ranges: Sequence[tuple[int, int]], *, verify: bool
+) -> _native.ShardRequest:
+    asked: npt.NDArray[np.int64] = np.array(ranges, np.int64)
+    file, _, _, table = request(shard, verify=verify)
+    return file, asked[:, 0].copy(), asked[:, 1].copy(), table
+
+
+def arrays(
+    loaded: _native.Loaded, ranges: Sequence[tuple[int, int]], first: int = 0
+) -> list[npt.NDArray[np.uint8]]:
+    """Return ranges of a file that were loaded, from the first one on, each as (n,) uint8.
+
+    Raises
+    ------
+    ValueError
+        For other ranges than were loaded.
+    """
+    sizes: list[tuple[int, ...]] = [(end - begin,) for begin, end in ranges]
+    return loaded.numpy(0, [_UINT8] * len(sizes), sizes, first)
 
 
 def stream(

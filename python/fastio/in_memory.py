@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from fastio import checksums, fetch
-from fastio.catalog import Catalog, Shard, shape_in_memory
+from fastio.catalog import Catalog, Shard
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from fastio.frameworks import Framework, check_dtypes
@@ -55,11 +52,8 @@ def tensors_in(data: bytes, held_by: Framework) -> dict[str, Any]:
     """
     shard = _locate(data)
     check_dtypes(Catalog([shard], _PATH), held_by)
-    raw: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)
-    return {
-        name: held_by.adopt(raw[begin:end].copy(), dtype, shape_in_memory(dtype, shape))
-        for name, dtype, shape, begin, end in _rows(shard)
-    }
+    made = held_by.copies(data, shard.dtypes, shard.shapes, shard.begins, shard.ends)
+    return dict(zip(shard.names, made, strict=True))
 
 
 def _rows(shard: Shard) -> Any:

@@ -1,4 +1,4 @@
-"""Bytes that lie apart, read into one piece of memory: of a cut tensor, of a slice."""
+"""A tensor whose pieces lie in several shards, read into one piece of memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework, Place
 from fastio.located import Cut
 from fastio.options import Options
-from fastio.slicing import Segment, Selection
 
 _LARGE_BYTES = 2**16
 _HUGE_BYTES = 2**21
-# Of a slice: what is read before it is copied to its places.
-_WINDOW_BYTES = 2**26
 
 
 def read(
@@ -105,37 +102,3 @@ def memory(nbytes: int, *, huge_pages: bool) -> npt.NDArray[np.uint8]:
     whole: npt.NDArray[np.uint8] = np.frombuffer(pages, np.uint8)
     begin = -_native.address_of(whole) % unit
     return whole[begin : begin + nbytes]
-
-
-def gather(
-    selection: Selection, read: Callable[[list[tuple[int, int]]], list[npt.NDArray[np.uint8]]]
-) -> npt.NDArray[np.uint8]:
-    """Return the bytes of a selection, read some segments at a time.
-
-    Parameters
-    ----------
-    selection : Selection
-    read : callable
-        From [begin, end) of bytes of the tensor to each extent as (n,) uint8.
-
-    Raises
-    ------
-    Whatever `read` does.
-    """
-
-    def copy() -> None:
-        extents = [(segment.begin, segment.end) for segment in waiting]
-        for segment, memory in zip(waiting, read(extents), strict=True):
-            segment.copy_to(out, memory)
-
-    out = selection.blank()
-    waiting: list[Segment] = []
-    nbytes = 0
-    for segment in selection.segments():
-        waiting.append(segment)
-        nbytes += segment.end - segment.begin
-        if nbytes > _WINDOW_BYTES:
-            copy()
-            waiting, nbytes = [], 0
-    copy()
-    return selection.arrange(out)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from fastio import _native, collector, fetch, joined
+from fastio import _native, collector, fetch, joined, small
 from fastio.catalog import Catalog
 from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework
@@ -101,6 +101,14 @@ def read_all(
     """
     fetch.check_held(located, held_by)
     _check_limit(located, options)
+    if not located.cuts:
+        found = small.tensors(
+            located.shards, held_by, verify=verify, options=options, report=report
+        )
+        if found is not None:
+            if progress is not None:
+                progress(report.nbytes, report.nbytes)
+            return found
     total = sum(cut.nbytes for cut in located.cuts.values())
     total += sum(int((shard.ends - shard.begins).sum()) for shard in located.catalog.shards)
     loaded = fetch.read(

@@ -98,6 +98,16 @@ class Located:
         pieces = (piece for cut in self.cuts.values() for piece in cut.pieces)
         return (*self.catalog.shards, *pieces)
 
+    def to_keep(self) -> Located:
+        """Return the same, for whoever keeps it: nothing of small files stays in memory.
+
+        Raises
+        ------
+        Nothing.
+        """
+        catalog = self.catalog.without_content()
+        return self if catalog is self.catalog else replace(self, catalog=catalog)
+
     def position(self, name: Any) -> tuple[int, int] | Cut:
         """Return where a tensor is.
 
@@ -106,7 +116,9 @@ class Located:
         TensorNotFoundError, TypeError
             As `Catalog.info` does.
         """
-        return self.cuts[name] if self._is_cut(name) else self.catalog.position(name)
+        if self.cuts and self._is_cut(name):
+            return self.cuts[name]
+        return self.catalog.position(name)
 
     def info(self, name: str) -> TensorInfo:
         """Say where a tensor lies.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastio.frameworks import framework
 from fastio.in_memory import deserialize, tensors_in
-from fastio.safe_open import safe_open
+from fastio.safe_open import all_tensors, safe_open
 from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
 from fastio.saving.sources import sources
 from fastio.saving.specs import TensorSpec
@@ -43,8 +43,7 @@ def load_file(
     ------
     As `fastio.safe_open` and its `get_tensors` do.
     """
-    with safe_open(filename, framework="np", backend=backend) as file:
-        return file.get_tensors()
+    return all_tensors(filename, "np", "cpu", backend)
 
 
 def load(data: bytes) -> dict[str, npt.NDArray[Any]]:

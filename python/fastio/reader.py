@@ -64,7 +64,8 @@ class Reader:
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
         self._options = options or Options()
-        self._located = find() if find is not None else locate(source)
+        located = find() if find is not None else locate(source)
+        self._located = located.to_keep()
         again = (_reopen, (_absolute(source), framework, verify, self._options))
         self._reopened = reopened if reopened is not None else again
         if verify == "require":

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from fastio.catalog import TensorInfo
 from fastio.errors import FastioError, UsageError
 from fastio.loading import Verify
+from fastio.locate import locate
 from fastio.options import Options
 from fastio.reader import Reader
 from fastio.slicing import UnknownIndexError
+from fastio.whole import Load, To
 
 SafetensorError = FastioError
 """For code that catches it."""
@@ -58,16 +61,7 @@ class safe_open:
         verify: Verify = True,
         options: Options | None = None,
     ) -> None:
-        if not isinstance(filename, (str, os.PathLike)):
-            raise TypeError(f"filename must be a str or a path, not {type(filename).__name__}")
-        for what, value in (("framework", framework), ("backend", backend)):
-            if not isinstance(value, str):
-                raise TypeError(f"{what} must be a str, not {type(value).__name__}")
-        if backend not in _BACKENDS:
-            raise UsageError(f"backend={backend!r}: expected one of {', '.join(_BACKENDS)}")
-        self._filename = os.fspath(filename)
-        if not isinstance(self._filename, str):
-            raise TypeError("filename must be a str, not bytes")
+        self._filename = _checked(filename, framework, backend)
         reader = Reader([filename], framework=framework, verify=verify, options=options)
         self._device = device
         self._move = reader._held_by.mover_to(device)
@@ -145,18 +139,61 @@ class safe_open:
             reader._access.rest()
 
 
+def all_tensors(
+    filename: str | os.PathLike[str], framework: str, device: str | int | None, backend: str
+) -> dict[str, Any]:
+    """Return all tensors of one file, in file order. The arguments are those of `safe_open`.
+
+    Raises
+    ------
+    As `safe_open` and its `get_tensors` do.
+    """
+    if device not in ("cpu", None):
+        with safe_open(filename, framework, device, backend=backend) as file:
+            return file.get_tensors()
+    # Nothing is left open: no reader is made for it.
+    path = _checked(filename, framework, backend)
+    return Load(
+        lambda names: locate([path], names),
+        framework=framework,
+        names=None,
+        verify=True,
+        options=None,
+        report=None,
+        to=To(),
+    ).now(progress=False)
+
+
+def _checked(filename: object, framework: object, backend: object) -> str:
+    """The path, where the arguments are such as `safe_open` takes."""
+    if not isinstance(filename, (str, os.PathLike)):
+        raise TypeError(f"filename must be a str or a path, not {type(filename).__name__}")
+    for what, value in (("framework", framework), ("backend", backend)):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    if backend not in _BACKENDS:
+        raise UsageError(f"backend={backend!r}: expected one of {', '.join(_BACKENDS)}")
+    path = os.fspath(filename)
+    if not isinstance(path, str):
+        raise TypeError("filename must be a str, not bytes")
+    return path
+
+
 class SafeSlice:
     """A tensor that is not read yet: ``slice[10:20]`` reads what that needs."""
 
-    __slots__ = ("_access", "_info", "_knows_more", "_move", "_position")
+    # Loops make thousands of them: what is not needed to read is looked up when it is asked for.
+    __slots__ = ("_move", "_name", "_position", "_reader")
 
     def __init__(self, reader: Reader, name: str, move: Callable[[Any], Any] | None) -> None:
-        self._access = reader._access
+        self._reader = reader
+        self._name = name
         self._position = reader._located.position(name)
-        self._info = reader._located.info(name)
-        # safetensors hands an index to torch; of numpy's own it takes less than fastio.
-        self._knows_more = reader._held_by.NAME == "torch"
         self._move = move
+
+    @property
+    def _info(self) -> TensorInfo:
+        return self._reader._located.info(self._name)
 
     def get_shape(self) -> list[int]:
         """Return the logical shape."""
@@ -170,10 +207,12 @@ class SafeSlice:
         """Return a part, as `fastio.reader.TensorView` does. With torch, an index that is not for
         it (arrays along other axes) is torch's, and reads all of the tensor.
         """
+        access = self._reader._access
         try:
-            part = self._access.some(self._position, index)
+            part = access.some(self._position, index)
         except UnknownIndexError:
-            if not self._knows_more:
+            # safetensors hands an index to torch; of numpy's own it takes less than fastio.
+            if self._reader._held_by.NAME != "torch":
                 raise
-            part = self._access.all(self._position)[index]
+            part = access.all(self._position)[index]
         return part if self._move is None else self._move(part)

@@ -6,7 +6,6 @@ along axis 0 also integers or booleans in an array.
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,10 @@ from fastio.errors import SelectionError, UsageError
 
 # Parts that are this near are read in one request; csrc/plan.cc joins what is nearer than that.
 _GAP_BYTES = 2**17
-# A segment is held in memory beside the result, so it is not to be a whole large tensor.
-_SEGMENT_BYTES_MAX = 2**24
+SEGMENT_BYTES_MAX = 2**24
+"""A segment is held in memory beside the result, so it is never a whole large tensor."""
+# numpy copies what an array of positions takes; a result of many equal rows is copied in parts.
+_TAKEN_BYTES_MAX = 2**22
 # NPY_MAXDIMS of numpy.
 _AXES_MAX = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
@@ -55,11 +56,24 @@ class Segment:
     _shape: tuple[int, ...]
     _strides: tuple[int, ...]
     _rows: _Positions | None
+    _places: _Positions | None
 
     def copy_to(self, out: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> None:
-        """Copy from the segment's bytes to their places in `out`, as `Selection.blank` made it."""
+        """Copy from the segment's bytes to their places in `out`: `Selection.turned` gives it."""
         there: npt.NDArray[Any] = np.ndarray(self._shape, out.dtype, memory, strides=self._strides)
-        out[self._where] = there if self._rows is None else there[self._rows]
+        if self._rows is None:
+            out[self._where] = there
+            return
+        (taken,) = self._where
+        row_bytes = math.prod(self._shape[1:]) * out.itemsize
+        step = max(1, _TAKEN_BYTES_MAX // row_bytes)
+        for first in range(0, len(self._rows), step):
+            rows = self._rows[first : first + step]
+            if self._places is None:
+                at = taken.start + first
+                out[at : at + len(rows)] = there[rows]
+            else:
+                out[self._places[first : first + step]] = there[rows]
 
 
 @dataclass(frozen=True)
@@ -70,40 +84,57 @@ class Selection:
     ----------
     shape : tuple of int
         Of the result.
+    item_bytes : int
+        Of one element.
     """
 
     shape: tuple[int, ...]
     _tensor_shape: tuple[int, ...]
     _axes: tuple[_Axis, ...]
-    _item_bytes: int
-    _order: npt.NDArray[np.intp] | None  # of axis 0: where each position asked for is
+    item_bytes: int
+    _places: _Positions | None  # of axis 0: where in the result each position goes
+
+    @property
+    def nbytes(self) -> int:
+        """Of the result."""
+        return math.prod(len(axis) for axis in self._axes) * self.item_bytes
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to read."""
-        return math.prod(len(axis) for axis in self._axes) == 0
+        return self.nbytes == 0
 
     @property
     def is_everything(self) -> bool:
         """Whether the result is all of the tensor in its order."""
-        return self.contiguous() == (0, math.prod(self._tensor_shape) * self._item_bytes)
+        return self.contiguous() == (0, math.prod(self._tensor_shape) * self.item_bytes)
 
     def contiguous(self) -> tuple[int, int] | None:
         """Return begin and end of the bytes, where the result is just these in their order."""
-        if self._order is not None or any(axis.reverse for axis in self._axes):
+        if self.is_empty or any(
+            axis.reverse or not isinstance(axis.positions, range) for axis in self._axes
+        ):
             return None
-        segments = list(itertools.islice(self.segments(), 2))
-        nbytes = math.prod(len(axis) for axis in self._axes) * self._item_bytes
-        if len(segments) != 1 or segments[0].end - segments[0].begin != nbytes:
-            return None
-        return segments[0].begin, segments[0].end
+        # As many bytes as lie between the first and the last one: nothing else is between them.
+        strides = _strides(self._tensor_shape, self.item_bytes)
+        begin = end = 0
+        for axis, stride in zip(self._axes, strides, strict=True):
+            begin += int(axis.positions[0]) * stride
+            end += int(axis.positions[-1]) * stride
+        end += self.item_bytes
+        return (begin, end) if end - begin == self.nbytes else None
 
-    def segments(self) -> Iterator[Segment]:
-        """Yield what has to be read, ascending."""
+    def segments(self, segment_bytes: int = SEGMENT_BYTES_MAX) -> Iterator[Segment]:
+        """Yield what has to be read, ascending, in segments of about so many bytes at most.
+
+        Raises
+        ------
+        Nothing.
+        """
         if self.is_empty:
             return
-        strides = _strides(self._tensor_shape, self._item_bytes)
-        split, inner_bytes = self._split(strides)
+        strides = _strides(self._tensor_shape, self.item_bytes)
+        split, inner_bytes = self._split(strides, segment_bytes)
         inner = self._axes[split + 1 :]
         steps = strides[split + 1 :]
         inner_begin = sum(
@@ -114,23 +145,16 @@ class Selection:
             _step(axis.positions) * stride for axis, stride in zip(inner, steps, strict=True)
         )
         if split < 0:
-            yield Segment(
-                inner_begin,
-                inner_begin + inner_bytes,
-                (),
-                inner_shape,
-                inner_strides,
-                None,
-            )
+            end = inner_begin + inner_bytes
+            yield Segment(inner_begin, end, (), inner_shape, inner_strides, None, None)
             return
         positions, stride = self._axes[split].positions, strides[split]
-        runs = list(_runs(positions, stride, inner_bytes))
         for outer in np.ndindex(*(len(axis) for axis in self._axes[:split])):
             base = inner_begin + sum(
                 int(axis.positions[at]) * step
                 for axis, at, step in zip(self._axes[:split], outer, strides[:split], strict=True)
             )
-            for first, last in runs:
+            for first, last in _runs(positions, stride, inner_bytes, segment_bytes):
                 begin = base + int(positions[first]) * stride
                 end = base + int(positions[last - 1]) * stride + inner_bytes
                 rows, count, step = _within(positions[first:last])
@@ -141,35 +165,32 @@ class Selection:
                     (count, *inner_shape),
                     (step * stride, *inner_strides),
                     rows,
+                    None if self._places is None else self._places[first:last],
                 )
 
-    def _split(self, strides: Sequence[int]) -> tuple[int, int]:
+    def _split(self, strides: Sequence[int], segment_bytes: int) -> tuple[int, int]:
         """The innermost axis along which segments are apart, or -1; and the bytes inside of it."""
-        span = self._item_bytes
+        span = self.item_bytes
         for axis in range(len(self._axes) - 1, -1, -1):
             positions = self._axes[axis].positions
-            if len(positions) > 1:
+            regular = isinstance(positions, range)
+            if len(positions) > 1 or not regular:
                 wider = int(positions[-1] - positions[0]) * strides[axis] + span
-                gap = abs(_step(positions)) * strides[axis] - span
-                regular = isinstance(positions, range)
-                if not regular or gap > _GAP_BYTES or (wider > _SEGMENT_BYTES_MAX and gap):
+                gap = _step(positions) * strides[axis] - span
+                if not regular or gap > _GAP_BYTES or wider > segment_bytes:
                     return axis, span
                 span = wider
         return -1, span
 
     def blank(self) -> npt.NDArray[Any]:
-        """Return memory for the segments, uninitialised."""
+        """Return memory for the result, uninitialised: one axis for each of the tensor."""
         shape = tuple(len(axis) for axis in self._axes)
-        return np.empty(shape, np.dtype(f"u{self._item_bytes}"))
+        return np.empty(shape, np.dtype(f"u{self.item_bytes}"))
 
-    def arrange(self, out: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Return the bytes of the result: `out` with the order and the axes that were asked for."""
-        if any(axis.reverse for axis in self._axes):
-            turns = tuple(slice(None, None, -1 if axis.reverse else 1) for axis in self._axes)
-            out = out[turns]
-        if self._order is not None:
-            out = out[self._order]
-        return np.ascontiguousarray(out).reshape(-1).view(np.uint8)
+    def turned(self, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the same memory with its axes in the order of the tensor, for segments."""
+        turns = tuple(slice(None, None, -1 if axis.reverse else 1) for axis in self._axes)
+        return out[turns] if turns else out
 
 
 def _strides(shape: Sequence[int], item_bytes: int) -> list[int]:
@@ -184,15 +205,13 @@ def _step(positions: range | _Positions) -> int:
 
 
 def _runs(
-    positions: range | _Positions, stride: int, inner_bytes: int
+    positions: range | _Positions, stride: int, inner_bytes: int, segment_bytes: int
 ) -> Iterator[tuple[int, int]]:
     """Cut positions into runs that are read together: [first, last)."""
     if isinstance(positions, range):
-        gap = positions.step * stride - inner_bytes
-        if gap > _GAP_BYTES:
-            together = 1
-        else:
-            together = max(1, _SEGMENT_BYTES_MAX // (positions.step * stride))
+        step_bytes = positions.step * stride
+        is_far = step_bytes - inner_bytes > _GAP_BYTES
+        together = 1 if is_far else max(1, segment_bytes // step_bytes)
         for first in range(0, len(positions), together):
             yield first, min(first + together, len(positions))
         return
@@ -200,7 +219,7 @@ def _runs(
     apart = np.diff(positions) * stride - inner_bytes > _GAP_BYTES
     for last in [*(np.flatnonzero(apart) + 1).tolist(), len(positions)]:
         while first < last:
-            limit = positions[first] + max(1, _SEGMENT_BYTES_MAX // stride)
+            limit = positions[first] + max(1, segment_bytes // stride)
             stop = int(min(last, max(first + 1, np.searchsorted(positions, limit))))
             yield first, stop
             first = stop
@@ -245,7 +264,8 @@ def select(index: Any, shape: tuple[int, ...], item_bytes: int) -> Selection:
     items = _expanded(given, len(shape))
     axes: list[_Axis] = []
     result: list[int] = []
-    order: npt.NDArray[np.intp] | None = None
+    listed: tuple[int, ...] | None = None
+    places: _Positions | None = None
     front = 0
     for item in items:
         if item is None:
@@ -256,19 +276,18 @@ def select(index: Any, shape: tuple[int, ...], item_bytes: int) -> Selection:
             axes.append(_sliced(item, length))
             result.append(len(axes[-1]))
         elif isinstance(item, np.ndarray):
-            positions = _listed(item, length, len(axes))
-            unique, inverse = np.unique(positions, return_inverse=True)
-            order = inverse.reshape(positions.shape).astype(np.intp)
-            axes.append(_Axis(unique.astype(np.intp)))
+            positions, places = _ascending(_listed(item, length, len(axes)))
+            listed = (len(positions),) if item.dtype.kind == "b" else item.shape
+            axes.append(_Axis(positions))
             front = len(result)
-            result.extend(positions.shape)
+            result.extend(listed)
         else:
             axes.append(_single(item, length, len(axes)))
     if len(result) > _AXES_MAX:
         raise IndexError(f"the result would have {len(result)} axes; at most {_AXES_MAX} are had")
-    if order is not None and _separated(given) and front:
-        result = [*order.shape, *result[:front], *result[front + order.ndim :]]
-    return Selection(tuple(result), shape, tuple(axes), item_bytes, order)
+    if listed is not None and _separated(given) and front:
+        result = [*listed, *result[:front], *result[front + len(listed) :]]
+    return Selection(tuple(result), shape, tuple(axes), item_bytes, places)
 
 
 def _expanded(items: list[Any], ndim: int) -> list[Any]:
@@ -334,7 +353,7 @@ def _single(item: int, length: int, axis: int) -> _Axis:
     return _Axis(range(at, at + 1))
 
 
-def _listed(item: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[np.int64]:
+def _listed(item: npt.NDArray[Any], length: int, axis: int) -> _Positions:
     if axis:
         raise UnknownIndexError(f"an array can be an index of axis 0 only, not of axis {axis}")
     if item.dtype.kind == "b":
@@ -349,8 +368,16 @@ def _listed(item: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[np.in
         raise SelectionError(
             f"index {item[wrong].flat[0]} is out of bounds for axis 0 with size {length}"
         )
-    positions = item.astype(np.int64)
+    positions = item.reshape(-1).astype(np.intp, copy=False)
     return np.where(positions < 0, positions + length, positions)
+
+
+def _ascending(positions: _Positions) -> tuple[_Positions, _Positions | None]:
+    """Positions in the order of the file, and where each of them was; None where they were so."""
+    if bool((positions[:-1] <= positions[1:]).all()):
+        return positions, None
+    places = np.argsort(positions, kind="stable")
+    return positions[places], places
 
 
 def _separated(items: Sequence[Any]) -> bool:

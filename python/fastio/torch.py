@@ -9,7 +9,7 @@ import torch
 
 from fastio.frameworks import framework, tied
 from fastio.in_memory import deserialize, tensors_in
-from fastio.safe_open import safe_open
+from fastio.safe_open import all_tensors, safe_open
 from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.specs import TensorSpec
@@ -47,8 +47,7 @@ def load_file(
     ------
     As `fastio.safe_open` and its `get_tensors` do.
     """
-    with safe_open(filename, framework="pt", device=device, backend=backend) as file:
-        return file.get_tensors()
+    return all_tensors(filename, "pt", device, backend)
 
 
 def load(data: bytes) -> dict[str, torch.Tensor]:

@@ -67,7 +67,8 @@ class Load:
         self._verify = bool(verify)
         self._options = options if options is not None else Options()
         self._report = report if report is not None else Report()
-        self._report.clear()
+        if report is not None:
+            report.clear()
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
         self._names = names

@@ -662,7 +662,9 @@ def test_a_file_is_closed_with_its_last_slice(sides: tuple[_Side, _Side]) -> Non
     for name in file.offset_keys()[:4]:  # a loop, which is read ahead
         file.get_tensor(name)
     file.__exit__(None, None, None)
-    assert part._access._ahead is None  # nothing that was read ahead waits in memory for nobody
+    assert (
+        part._reader._access._ahead is None
+    )  # nothing that was read ahead waits in memory for nobody
     assert part[0].shape == (1000,)
     del part
     assert eventually(lambda: open_files() == before)

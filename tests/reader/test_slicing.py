@@ -23,7 +23,7 @@ def _array(shape: _Shape, item_bytes: int) -> npt.NDArray[Any]:
     return values
 
 
-def _selected(array: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
+def _selected(array: npt.NDArray[Any], index: Any, segment_bytes: int) -> npt.NDArray[Any]:
     """What the segments of a selection make of the array's bytes; each is looked at on its own."""
     selection = slicing.select(index, array.shape, array.itemsize)
     if selection.is_empty:
@@ -34,12 +34,13 @@ def _selected(array: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
         whole: npt.NDArray[Any] = data[together[0] : together[1]].copy().view(array.dtype)
         return whole.reshape(selection.shape)
     out = selection.blank()
-    before = -1
-    for segment in selection.segments():
+    before = 0
+    for segment in selection.segments(segment_bytes):
+        # A request's extents do not overlap.
         assert before <= segment.begin < segment.end <= data.size
-        before = segment.begin
-        segment.copy_to(out, data[segment.begin : segment.end].copy())
-    return selection.arrange(out).view(array.dtype).reshape(selection.shape)
+        before = segment.end
+        segment.copy_to(selection.turned(out), data[segment.begin : segment.end].copy())
+    return out.view(array.dtype).reshape(selection.shape)
 
 
 def _same(array: npt.NDArray[Any], index: Any, limits: tuple[int, int]) -> bool:
@@ -47,19 +48,21 @@ def _same(array: npt.NDArray[Any], index: Any, limits: tuple[int, int]) -> bool:
     gap_bytes, segment_bytes = limits
     with (
         mock.patch.object(slicing, "_GAP_BYTES", gap_bytes),
-        mock.patch.object(slicing, "_SEGMENT_BYTES_MAX", segment_bytes),
+        mock.patch.object(slicing, "_TAKEN_BYTES_MAX", segment_bytes),
     ):
-        return _same_as_cut(array, index)
+        return _same_as_cut(array, index, segment_bytes)
 
 
-def _same_as_cut(array: npt.NDArray[Any], index: Any) -> bool:
+def _same_as_cut(
+    array: npt.NDArray[Any], index: Any, segment_bytes: int = slicing.SEGMENT_BYTES_MAX
+) -> bool:
     try:
         expected = array[index]
     except IndexError:
         with pytest.raises(IndexError):
-            _selected(array, index)
+            _selected(array, index, segment_bytes)
         return True
-    found = _selected(array, index)
+    found = _selected(array, index, segment_bytes)
     return found.shape == np.shape(expected) and np.array_equal(found, expected)
 
 

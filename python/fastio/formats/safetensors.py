@@ -64,7 +64,8 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
     ReadError
         If reading fails.
     """
-    raw = _read_header(file)
+    first = _read_first(file)
+    raw = _header_in(file, first)
     header = _decode_fast(file.path, raw) or _decode_carefully(file.path, raw)
     names, dtypes, shapes, begins, ends = columns_of(header, file.nbytes - len(raw))
     metadata, table = header.metadata, None
@@ -79,6 +80,7 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
         ends=ends + len(raw),
         metadata=checksums.without_own_keys(metadata),
         table=table,
+        content=first if len(first) == file.nbytes else None,
     )
 
 
@@ -127,8 +129,8 @@ def columns(entries: bytes, data_bytes: int, path: str) -> Columns:
     return columns_of(header, data_bytes)
 
 
-def _read_header(file: Readable) -> bytes:
-    """The file up to the first byte of its data."""
+def _read_first(file: Readable) -> bytes:
+    """The beginning of the file: most headers, and small files whole."""
     if file.nbytes < _LENGTH_BYTES:
         raise FormatError(
             file.path,
@@ -136,7 +138,11 @@ def _read_header(file: Readable) -> bytes:
             offset=0,
             expected="a safetensors file, which begins with 8 bytes of header length",
         )
-    first = file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
+    return file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
+
+
+def _header_in(file: Readable, first: bytes) -> bytes:
+    """The file up to the first byte of its data."""
     length = int.from_bytes(first[:_LENGTH_BYTES], "little")
     follows = file.nbytes - _LENGTH_BYTES
     if not _HEADER_BYTES_MIN <= length <= min(follows, checksums.HEADER_BYTES_MAX):

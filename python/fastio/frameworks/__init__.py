@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -108,6 +108,22 @@ class Framework(Protocol):
     def wrap_mapped(
         self, file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...]
     ) -> Any: ...
+    def part_mapped(
+        self,
+        file: _native.MappedFile,
+        row: int,
+        dtype: str,
+        shape: tuple[int, ...],
+        index: object,
+    ) -> Any: ...
+    def copies(
+        self,
+        data: bytes,
+        dtypes: Sequence[str],
+        shapes: list[tuple[int, ...]],
+        begins: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.int64],
+    ) -> list[Any]: ...
     def adopt(self, memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Any: ...
     def dtype_of(self, dtype: str) -> Any: ...
     def place_of(self, tensor: Any, dtype: str) -> Place: ...

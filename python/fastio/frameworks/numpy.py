@@ -93,6 +93,37 @@ def wrap_mapped(
     return file.numpy(row, DTYPES[dtype], shape_in_memory(dtype, shape))
 
 
+def part_mapped(
+    file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...], index: object
+) -> npt.NDArray[Any] | None:
+    """Return a small part of a tensor of a file that is in the page cache; None for an index that
+    is none of ints and slices, and for what is large or of no bytes.
+
+    Raises
+    ------
+    As `wrap_mapped` does.
+    """
+    return file.numpy_part(row, DTYPES[dtype], shape_in_memory(dtype, shape), index)
+
+
+def copies(
+    data: bytes,
+    dtypes: Sequence[str],
+    shapes: list[tuple[int, ...]],
+    begins: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+) -> list[npt.NDArray[Any]]:
+    """Return tensors out of bytes that have them from `begins` to `ends`, each as a copy.
+
+    Raises
+    ------
+    ValueError
+        A dtype and shape that do not come to a tensor's bytes.
+    """
+    held = [DTYPES[dtype] for dtype in dtypes]
+    return _native.numpy_copies(data, begins, ends, held, shapes_in_memory(dtypes, shapes))
+
+
 def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Return memory as a tensor; `shape` is that of the array.
 

@@ -25,10 +25,12 @@ __all__ = [
     "FORMAT",
     "NAME",
     "adopt",
+    "copies",
     "destination",
     "dtype_of",
     "mover_to",
     "note_write",
+    "part_mapped",
     "place_of",
     "source_of",
     "wrap",
@@ -61,14 +63,38 @@ def wrap(
     ValueError
         A dtype and shape that do not come to the tensor's bytes.
     """
-    codes = [CODES.get(dtype, BYTE) for dtype in dtypes]
-    capsules = loaded.dlpack(
-        shard,
-        bytes(code for code, _ in codes),
-        bytes(bits for _, bits in codes),
-        shapes_in_memory(dtypes, shapes),
-        first,
+    codes, bits = _codes(dtypes)
+    capsules = loaded.dlpack(shard, codes, bits, shapes_in_memory(dtypes, shapes), first)
+    return _tensors(capsules, dtypes)
+
+
+def copies(
+    data: bytes,
+    dtypes: Sequence[str],
+    shapes: list[tuple[int, ...]],
+    begins: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+) -> list[torch.Tensor]:
+    """Return tensors out of bytes that have them from `begins` to `ends`, each as a copy.
+
+    Raises
+    ------
+    ValueError
+        A dtype and shape that do not come to a tensor's bytes.
+    """
+    capsules = _native.dlpack_copies(
+        data, begins, ends, *_codes(dtypes), shapes_in_memory(dtypes, shapes)
     )
+    return _tensors(capsules, dtypes)
+
+
+def _codes(dtypes: Sequence[str]) -> tuple[bytes, bytes]:
+    """What DLPack calls dtypes, one byte each, and their bits."""
+    codes = [CODES.get(dtype, BYTE) for dtype in dtypes]
+    return bytes([code for code, _ in codes]), bytes([bits for _, bits in codes])
+
+
+def _tensors(capsules: Sequence[object], dtypes: Sequence[str]) -> list[torch.Tensor]:
     tensors: list[torch.Tensor] = [from_dlpack(capsule) for capsule in capsules]
     for index, dtype in enumerate(dtypes):
         viewed = DTYPES[dtype]
@@ -94,6 +120,25 @@ def wrap_mapped(
         return from_dlpack(file.dlpack(row, code[0], code[1], shape))
     tensor = from_dlpack(file.dlpack(row, *BYTE, shape_in_memory(dtype, shape)))
     return tensor.view(HELD[dtype])
+
+
+def part_mapped(
+    file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...], index: object
+) -> torch.Tensor | None:
+    """Return a small part of a tensor of a file that is in the page cache; None for an index that
+    is none of ints and slices, and for what is large or of no bytes.
+
+    Raises
+    ------
+    As `wrap_mapped` does.
+    """
+    code = CODES.get(dtype, BYTE)
+    capsule = file.dlpack_part(row, *code, shape_in_memory(dtype, shape), index)
+    if capsule is None:
+        return None
+    tensor = from_dlpack(capsule)
+    viewed = DTYPES[dtype]
+    return tensor if viewed is None else tensor.view(viewed)
 
 
 def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:

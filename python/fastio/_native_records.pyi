@@ -1,0 +1,52 @@
+"""What the C++ core tells in dicts. For type checkers only: there is no such module."""
+
+from typing import Literal, TypedDict, type_check_only
+
+@type_check_only
+class Statistics(TypedDict):
+    engine: str
+    engine_reason: str
+    lanes: int
+    nbytes: int
+    bytes_direct: int
+    bytes_buffered: int
+    bytes_mapped: int
+    chunks_verified: int
+    access: list[tuple[str, str]]  # of each copy of each shard
+    fallbacks: list[str]
+    incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
+    lane_times: list[dict[str, float]]  # of lanes that have ended; keys: fastio.LaneTimes
+
+@type_check_only
+class Incident(TypedDict):
+    """A try that failed, and what helped; nbytes is the chunk's, or what was to be read."""
+
+    shard: int
+    copy: int
+    path: str
+    offset: int
+    nbytes: int
+    cause: Literal["checksum", "read"]
+    detail: str
+    errno: int | None
+    remedy: Literal["read_again", "other_copy", "none"]
+
+@type_check_only
+class DriverStatus(TypedDict):
+    available: bool
+    reason: str
+    version: int
+
+@type_check_only
+class PinnedAccount(TypedDict):
+    nbytes: int
+    leased_bytes: int
+    unpinned_bytes: int
+    seconds: float
+    refusal: str
+
+@type_check_only
+class Status(TypedDict):
+    available: bool
+    reason: str
+    features: list[str]
