@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastio.checksums import FORMAT_OF_NONE, without_own_keys
 from fastio.frameworks import framework, tied
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import safe_open
@@ -190,7 +191,7 @@ def save_model(
     stored = checked_metadata(metadata)
     aliases = tied.aliases(state)
     if aliases:
-        stored = aliases | (stored or {})
+        stored = aliases | (without_own_keys(stored or {}) or FORMAT_OF_NONE)
     state = {name: tensor for name, tensor in state.items() if name not in aliases}
     try:
         checked = _checked(state, contiguous=not force_contiguous)

@@ -77,7 +77,7 @@ def _path(item: Any) -> str:
 
 
 def _shard(path: str | Path) -> Shard:
-    return safetensors.locate(_native.File(path))
+    return safetensors.locate(_native.File(path), keep_unsound=True)
 
 
 def _shards_of_folder(folder: Path, names: Collection[str] | None) -> list[Shard]:
