@@ -252,7 +252,7 @@ def _decode_carefully(path: str, raw: bytes) -> Header:
         raise FormatError(
             path,
             f"its header begins with {text[:1]!r}",
-            offset=min(begin, len(raw) - 1),
+            offset=begin,
             expected="'{', and so a safetensors file",
         )
     if not text.endswith(b"}"):
