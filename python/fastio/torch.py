@@ -147,9 +147,12 @@ def save_file(
 
     Parameters
     ----------
-    tensors, metadata
+    tensors
         As `save` takes them.
     filename : str or os.PathLike
+    metadata : dict of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
+        ``format: pt``.
 
     Raises
     ------
@@ -175,6 +178,7 @@ def save_model(
     filename : str or os.PathLike
     metadata : dict of str to str, optional
         Each name that is left out is added, with the one that stands for it, unless it is there.
+        Where there is none, ``format: pt`` is added, too.
     force_contiguous : bool
         Whether parameters may have any layout in memory. In the file all are contiguous.
 

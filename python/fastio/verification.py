@@ -1,6 +1,4 @@
-"""Which files of a source can be verified. The others are refused or told of, before a tensor is
-read.
-"""
+"""Files that cannot be verified: refused or warned of, before a tensor is read."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ def check(located: Located, wanted: Located, verify: object) -> None:
     Parameters
     ----------
     located : Located
-        The source. If anything is to be verified, none of its files may be damaged.
+        The source. A file of it with an unsound table is refused, unless `verify` is False.
     wanted : Located
-        What of it will be read. A file that carries checksums, and is read unverified all the same,
-        is told of.
+        The part of the source that will be read. Its files whose checksums are of no use are warned
+        of.
     verify : bool or "require"
         As `fastio.load` takes it.
 
@@ -59,7 +57,7 @@ def _refusal(shard: Shard) -> FormatError:
 
 @functools.lru_cache(_TOLD_MAX)
 def tell_once(path: str, unsound: UnsoundTable) -> None:
-    """Tell of a file that is loaded unverified; of the same file only once in a process.
+    """Warn of a file that is loaded unverified; once in a process for each contents of a path.
 
     Raises
     ------

@@ -187,7 +187,7 @@ def test_one_file_of_a_folder_may_have_it(tmp_path: Path, caplog: pytest.LogCapt
     assert _same(fastio.load(folder, report=report), _ARRAYS)
     assert report.unverified == (str(changed),)
     assert len(caplog.records) == 1
-    # What does not ask for it is not bothered by it.
+    # A load of the other file is verified.
     (other,) = set(_ARRAYS) - set(tensors)
     fastio.load(folder, names=[other], verify="require")
 
@@ -367,6 +367,12 @@ def test_fastio_copies_the_users_part_only(sealed: Path, tmp_path: Path, way: st
         "tag": tmp_path.name,
         "format": "pt",
     }
+
+
+def test_bytes_have_no_metadata_where_only_fastios_own_was_copied(sealed: Path) -> None:
+    own = {key: value for key, value in _metadata(sealed).items() if key.startswith("fastio.")}
+    assert fastio.numpy.save(_ARRAYS, own) == fastio.numpy.save(_ARRAYS)
+    assert fastio.torch.save(_TENSORS, own) == fastio.torch.save(_TENSORS)
 
 
 def test_bytes_have_the_users_part_only(sealed: Path) -> None:

@@ -1,5 +1,5 @@
-"""A sealed file whose header is damaged is refused, and never taken for one that has the metadata
-of another: neither by what is changed in its text, nor by another length.
+"""A damaged header of a sealed file is refused, whether its text or its length is damaged. It never
+passes for a header with copied metadata.
 """
 
 import struct
@@ -16,9 +16,8 @@ from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from load.samples import data_start
 
-# What a header is made of, and what damage is like.
+# Characters of a header, and some that it has not.
 _VALUES = sorted({*b'"\\{}[]:,. 0189aAfFnulltruefastio', 0, 1, 9, 10, 13, 0x7F, 0x80, 0xFF})
-_LENGTH = slice(0, 8)
 
 
 def _is_refused(content: bytes) -> bool:
@@ -30,8 +29,8 @@ def _is_refused(content: bytes) -> bool:
     return shard.unsound is not None and not shard.unsound.is_copied
 
 
-def _sealed(folder: Path, arrays: dict[str, Any], **more: Any) -> bytes:
-    return fastio.save(arrays, folder / "sealed.safetensors", **more).read_bytes()
+def _sealed(folder: Path, arrays: dict[str, Any], metadata: dict[str, str] | None = None) -> bytes:
+    return fastio.save(arrays, folder / "sealed.safetensors", metadata=metadata).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,8 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def _start(content: bytes) -> int:
     """Bytes of the length and the header."""
-    return 8 + int.from_bytes(content[_LENGTH], "little")
+    length: int = struct.unpack_from("<Q", content)[0]
+    return 8 + length
 
 
 def _text_end(content: bytes) -> int:

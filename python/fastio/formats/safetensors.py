@@ -3,18 +3,18 @@
 The format: 8 bytes of header length (little-endian), a JSON object padded with spaces, then the
 data, which the tensors must cover without a hole. https://github.com/huggingface/safetensors#format
 
-Other writers take liberties that safetensors 0.8 takes, and so they are taken here:
+Some writers take liberties. safetensors 0.8 reads their files, and so does this module:
 
 - ``"__metadata__": null`` means no metadata. MLX writes it whenever there is none.
-- More keys in the entry of a tensor are ignored, whatever their values (nntrainer, LMCache).
-- Spaces, tabs, newlines and carriage returns may stand before the object and behind it.
+- Unknown keys in the entry of a tensor are ignored. nntrainer and LMCache write some.
+- Spaces, tabs, newlines and carriage returns may surround the object.
 
-What safetensors takes and no writer writes is refused:
+safetensors reads more than any writer writes. These headers are refused here:
 
-- a key twice in one object, at any depth: readers differ in which of them counts;
-- the entry of a tensor as an array, and a dtype as an object: other spellings of its parser;
-- a shape of more than 64 dimensions, or of more than 2**56 values when its zeros are left out:
-  numpy and torch have no such arrays.
+- A key stands twice in one object, at any depth. Readers differ in which of the two they use.
+- The entry of a tensor is an array, or its dtype is an object.
+- A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
+  nor torch has such arrays.
 
 A header is taken by one of two ways that agree: a fast one for headers as every writer makes them,
 and a careful one, which knows what is wrong and where, for everything that gives the fast one a
