@@ -75,6 +75,15 @@ $(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
 	@touch $@
 
+# The last transformers of the old kind, beside the one that is installed: tests/save/test_opened_by_others.py asks it.
+# With those of its dependencies that others have newer or not at all; 70 MB.
+TRANSFORMERS_4 := 4.57.1
+$(STAMPS)/transformers-4: Makefile | $(STAMPS)/tools
+	@$(PIP) --no-deps --no-compile --upgrade --target build/rivals/transformers-$(TRANSFORMERS_4) \
+		transformers==$(TRANSFORMERS_4) huggingface-hub==0.36.2 tokenizers==0.22.2 \
+		requests certifi charset-normalizer idna urllib3
+	@touch $@
+
 # What storage gives where there is no fio, bench/native_reader.py.
 build/bench/read-limit: bench/native/read_limit.cc | apt-build
 	@mkdir -p $(@D)
@@ -111,7 +120,7 @@ test: native-test ## Run every test
 	@$(MAKE) --no-print-directory pytest
 
 .PHONY: pytest
-pytest: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/model | apt-test ## Run the Python tests (PYTEST_ARGS="-k name")
+pytest: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/transformers-4 $(STAMPS)/model | apt-test ## Run the Python tests (PYTEST_ARGS="-k name")
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-gpu

@@ -105,7 +105,8 @@ def test_any_valid_file_can_be_sealed_and_is_the_same_for_everybody(
                 list(array.shape),
                 array.dtype,
             )
-    assert {k: v for k, v in found.items() if not k.startswith("fastio.")} == metadata
+    users = {k: v for k, v in found.items() if not k.startswith("fastio.")}
+    assert users == (metadata or {"format": "pt"})
     assert expected_bytes(path) == expected
     assert same_bytes(fastio.load(path, verify="require"), expected)
 
@@ -248,22 +249,27 @@ def test_a_damaged_source_is_not_sealed_again(path: Path, tmp_path: Path, in_pla
     assert same_bytes(fastio.load(target, verify="require"), expected_bytes(path))
 
 
-def test_metadata_copied_from_another_file_is_replaced_only_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_metadata_copied_from_another_file_is_replaced(
+    tmp_path: Path, in_place: bool, force: bool
+) -> None:
     sealed = fastio.seal(write_even(tmp_path / "sealed.safetensors", 2, 1000))
     with safe_open(sealed, "np") as file:
         copied = {**file.metadata(), "format": "np"}
     path = tmp_path / "model.safetensors"
     save_file({"w": np.arange(4)}, path, copied)
-    before = path.read_bytes()
-    for target in (path, tmp_path / "new.safetensors"):
-        with pytest.raises(fastio.FormatError, match="copied from another"):
-            fastio.seal(path, target)
-    assert path.read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "sealed.safetensors"]
-    fastio.seal(path, force=True)
-    assert np.array_equal(fastio.load(path, verify="require")["w"], np.arange(4))
-    with safe_open(path, "np") as file:
-        assert file.metadata()["format"] == "np"
+    target = path if in_place else tmp_path / "new.safetensors"
+    fastio.seal(path, target, force=force)
+    assert np.array_equal(fastio.load(target, verify="require")["w"], np.arange(4))
+    with safe_open(target, "np") as file:
+        found = file.metadata()
+    assert found["format"] == "np"
+    assert found["fastio.header"] != copied["fastio.header"]
+    # It is what it would be if nothing had been copied.
+    plain = tmp_path / "plain.safetensors"
+    save_file({"w": np.arange(4)}, plain, {"format": "np"})
+    assert fastio.seal(plain).read_bytes() == target.read_bytes()
 
 
 def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:

@@ -57,6 +57,7 @@ _LAYERS = (
     ("replacement",),
     ("replica", "chunks"),
     ("located",),
+    ("verification",),
     ("seal",),
     ("report",),
     ("frameworks",),

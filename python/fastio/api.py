@@ -79,8 +79,8 @@ def load(
         Load only these; the result has them in this order. Default: all, in file order.
     verify : bool or "require"
         True compares the checksums of files that carry them (`fastio.seal` adds them) and says in
-        the report which ones do not. "require" refuses such files. False reads only; a sealed
-        file's header is checked all the same.
+        the report which ones do not. "require" refuses such files. False reads only: a header need
+        but be valid, and checksums that do not fit it are told of.
     options : Options, optional
         How it is done; the default fits most machines.
     progress : bool
@@ -111,7 +111,8 @@ def load(
     FileNotFoundError, IsADirectoryError
         The source is not there, or a shard that an index names; a folder in a list.
     FormatError
-        A file that is not what it says: path, offset, what was expected. Also with
+        A file that is not what it says, or whose checksums do not fit its header, unless
+        ``verify=False``: path, offset, what was expected. Also with
         ``verify="require"`` a file that carries no checksums, and a tensor whose name occurs in two
         files.
     ChecksumError

@@ -131,6 +131,32 @@ class ChecksumTable:
     digests: bytes
 
 
+@dataclass(frozen=True)
+class UnsoundTable:
+    """Metadata of fastio's in a file that they do not fit; there is no table then.
+
+    Attributes
+    ----------
+    problem, expected : str
+    offset : int
+        Where in the file, in bytes.
+    is_copied : bool
+        Whether another writer made the header, and so copied the metadata of a sealed file.
+    header : str
+        XXH3-64 of the file up to its data: tells two contents of one path apart.
+    """
+
+    problem: str
+    offset: int
+    expected: str
+    is_copied: bool
+    header: str
+
+    def error(self, path: str) -> FormatError:
+        """What such a file is refused with."""
+        return FormatError(path, self.problem, offset=self.offset, expected=self.expected)
+
+
 class Readable(Protocol):
     """What has a header: an open file, or bytes in memory."""
 
@@ -164,6 +190,8 @@ class Shard:
         What the user stored with the tensors, without fastio's own keys.
     table : ChecksumTable or None
         None for a file that carries no checksums.
+    unsound : UnsoundTable or None
+        What is wrong with the checksums of a file that carries some, and none of its own.
     copies : Copies or None
         Where the same bytes lie besides, if they do; `file` is one of them.
     content : bytes or None
@@ -178,6 +206,7 @@ class Shard:
     ends: npt.NDArray[np.int64]
     metadata: dict[str, str]
     table: ChecksumTable | None
+    unsound: UnsoundTable | None = None
     copies: Copies | None = None
     content: bytes | None = None
 

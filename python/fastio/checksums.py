@@ -5,6 +5,10 @@ that the header's own digest stands at byte 42. It is XXH3-64 (seed 0) over the 
 sixteen digits taken as ASCII 0, and compared as text: as a number, a flipped bit that changes a
 letter's case would pass. The table is compact JSON in a metadata string; its chunks cover the file
 from the end of the header (`start`) on.
+
+The data starts at a multiple of `START_ALIGNMENT`, in this version and in every later one. Damage
+to a header's text cannot change its length. So a header of another length was made by another
+writer, which copied the metadata of a sealed file. It says nothing of its file.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fastio import _native
-from fastio.catalog import ChecksumTable
+from fastio.catalog import ChecksumTable, UnsoundTable
 from fastio.errors import ChecksumError, FormatError
 from fastio.shown import shown
 
@@ -40,11 +44,18 @@ START_ALIGNMENT = 4096
 """Data begins at a multiple of it, so that direct reads and writes of chunks are aligned."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
 """A chunk has a power of two of bytes."""
-# Damage and metadata that was copied from another file cannot be told apart.
+FORMAT_OF_NONE = {"format": "pt"}
+"""The metadata of a sealed file for which none was given. Loaders of models take a file without
+metadata, and refuse metadata without a format: `load_state_dict` of transformers 4.57
+(https://github.com/huggingface/transformers/blob/v4.57.1/src/transformers/modeling_utils.py),
+accelerate and huggingface_hub, of which the last takes no other format."""
+# At a length that is a multiple of START_ALIGNMENT these two cannot be told apart.
 _SUSPECT = (
     "either this file is damaged, or its metadata was copied from another one; save it again from "
-    "the source, or seal it with force=True if its bytes are surely good"
+    "the source, load it with verify=False, or seal it with force=True if its bytes are surely good"
 )
+_COPIED = "its metadata was copied from a sealed file, and its checksums are of that one"
+_OWN_ONES = "checksums of its own, which fastio.seal gives it"
 _TABLE_TEXT = "compact JSON of algorithm, start, chunk_bytes and chunks, as fastio.seal writes it"
 _NEWER = "or a newer fastio, which may have written this file"
 
@@ -59,16 +70,17 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def parse(
-    metadata: Mapping[str, str], path: str, *, header: bytes, file_bytes: int
-) -> ChecksumTable | None:
+    metadata: Mapping[str, str], *, header: bytes, file_bytes: int
+) -> ChecksumTable | UnsoundTable | None:
     """Return the table that a file's metadata holds, or None if it has no key of fastio's.
+
+    It is unsound if there is a key of fastio's, but no table that fits the file, or the header is
+    not the one that was written.
 
     Parameters
     ----------
     metadata : mapping of str to str
         All of ``__metadata__``.
-    path : str
-        For messages.
     header : bytes
         The file up to the first byte of its data.
     file_bytes : int
@@ -76,30 +88,34 @@ def parse(
 
     Raises
     ------
-    FormatError
-        If there is a key of fastio's, but no sound table, or the header is not the one that was
-        written.
+    Nothing.
     """
     keys = {key for key in metadata if key.startswith(KEY_PREFIX)}
     if not keys:
         return None
-    where = _Header(path, header)
-    _check_keys(keys, metadata, where)
-    _check_digest(where)
-    table = _decode(metadata[_TABLE_KEY], where)
+    where = _Header(header)
+    if len(header) % START_ALIGNMENT:
+        return where.unsound(min(keys), _COPIED, _OWN_ONES, is_copied=True)
+    try:
+        return _sound_table(keys, metadata, where, file_bytes)
+    except _Unsound as found:
+        return found.table
+
+
+def _sound_table(
+    keys: set[str], metadata: Mapping[str, str], header: _Header, file_bytes: int
+) -> ChecksumTable:
+    _check_keys(keys, metadata, header)
+    _check_digest(header)
+    table = _decode(metadata[_TABLE_KEY], header)
+    start = len(header.raw)
     chunk_count = _chunk_count(file_bytes - table.start, table.chunk_bytes)
-    if table.start != len(header) or table.start % START_ALIGNMENT:
-        raise where.unsound(
-            _TABLE_KEY,
-            f"its checksums start at {table.start}, and its data at {len(header)}",
-            f"the same place, a multiple of {START_ALIGNMENT}",
-        )
+    if table.start != start:
+        problem = f"its checksums start at {table.start}, and its data at {start}"
+        raise header.refusal(_TABLE_KEY, problem, "the same place")
     if len(table.digests) != chunk_count * _DIGEST_BYTES:
-        raise where.unsound(
-            _TABLE_KEY,
-            f"it has {len(table.digests)} bytes of checksums for {chunk_count} chunks",
-            str(chunk_count * _DIGEST_BYTES),
-        )
+        problem = f"it has {len(table.digests)} bytes of checksums for {chunk_count} chunks"
+        raise header.refusal(_TABLE_KEY, problem, str(chunk_count * _DIGEST_BYTES))
     return table
 
 
@@ -156,41 +172,54 @@ def without_own_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if not key.startswith(KEY_PREFIX)}
 
 
+class _Unsound(Exception):
+    """Raised where a table is found to be unsound, and caught by `parse`."""
+
+    def __init__(self, table: UnsoundTable) -> None:
+        self.table = table
+
+
 @dataclass(frozen=True)
 class _Header:
-    """For messages: a file, and its bytes up to the first of its data."""
+    """For messages: a file up to the first byte of its data."""
 
-    path: str
     raw: bytes
 
-    def unsound(self, at: str | int, problem: str, expected: str) -> FormatError:
-        """An error at a key in the metadata, or at a byte."""
+    def unsound(
+        self, at: str | int, problem: str, expected: str, *, is_copied: bool = False
+    ) -> UnsoundTable:
+        """What is wrong at a key in the metadata, or at a byte."""
         offset = at if isinstance(at, int) else max(LENGTH_BYTES, self.raw.find(f'"{at}"'.encode()))
-        return FormatError(self.path, problem, offset=offset, expected=f"{expected}; {_SUSPECT}")
+        digest = f"{_native.xxh3_64(self.raw):016x}"
+        return UnsoundTable(problem, offset, expected, is_copied, digest)
+
+    def refusal(self, at: str | int, problem: str, expected: str) -> _Unsound:
+        """The same of a header that may be damaged."""
+        return _Unsound(self.unsound(at, problem, f"{expected}; {_SUSPECT}"))
 
 
 def _check_keys(keys: set[str], metadata: Mapping[str, str], header: _Header) -> None:
     version = metadata.get(_VERSION_KEY)
     if version not in (None, _VERSION):
         problem = f"its checksums are of version {shown(version)}"
-        raise header.unsound(_VERSION_KEY, problem, f"{_VERSION!r}, {_NEWER}")
+        raise header.refusal(_VERSION_KEY, problem, f"{_VERSION!r}, {_NEWER}")
     if keys != _KEYS:
         missing, unknown = sorted(_KEYS - keys), sorted(keys - _KEYS)
         what = [f"lacks {', '.join(missing)}"] if missing else []
         what += [f"has the unknown {shown(', '.join(unknown))}"] if unknown else []
         problem = f"its metadata {' and '.join(what)}"
         expected = f"{', '.join(sorted(_KEYS))}, or no key that begins with {KEY_PREFIX!r}"
-        raise header.unsound(min(keys), problem, expected)
+        raise header.refusal(min(keys), problem, expected)
 
 
 def _check_digest(header: _Header) -> None:
     if header.raw[LENGTH_BYTES:_DIGEST_AT] != _PREFIX:
         problem = "its header has metadata of fastio's, but does not start as a sealed one"
-        raise header.unsound(LENGTH_BYTES, problem, _PREFIX.decode())
+        raise header.refusal(LENGTH_BYTES, problem, _PREFIX.decode())
     expected, found = header.raw[_DIGITS].decode("ascii", "replace"), _header_digest(header.raw)
     if expected != found:
         problem = f"the checksum of its header is {found}"
-        raise header.unsound(_DIGEST_AT, problem, shown(expected))
+        raise header.refusal(_DIGEST_AT, problem, shown(expected))
 
 
 def _header_digest(header: bytes | bytearray) -> str:
@@ -204,24 +233,24 @@ def _decode(text: str, header: _Header) -> ChecksumTable:
         written = msgspec.json.decode(text, type=_Table)
     except (msgspec.MsgspecError, ValueError) as error:
         problem = f"its checksum table cannot be read: {error}"
-        raise header.unsound(_TABLE_KEY, problem, _TABLE_TEXT) from None
+        raise header.refusal(_TABLE_KEY, problem, _TABLE_TEXT) from None
     if written.algorithm != _ALGORITHM:
         problem = f"its checksums are by {shown(written.algorithm)}"
-        raise header.unsound(_TABLE_KEY, problem, f"{_ALGORITHM!r}, {_NEWER}")
+        raise header.refusal(_TABLE_KEY, problem, f"{_ALGORITHM!r}, {_NEWER}")
     chunk_bytes = written.chunk_bytes
     if not CHUNK_BYTES_MIN <= chunk_bytes <= CHUNK_BYTES_MAX or chunk_bytes & (chunk_bytes - 1):
         problem = f"its chunks are of {chunk_bytes} bytes"
-        raise header.unsound(_TABLE_KEY, problem, "a power of two from 64 KiB to 16 MiB")
+        raise header.refusal(_TABLE_KEY, problem, "a power of two from 64 KiB to 16 MiB")
     try:
         digests = base64.b64decode(written.chunks, validate=True)
     except (binascii.Error, ValueError) as error:
         problem = f"its checksums cannot be read: {error}"
-        raise header.unsound(_TABLE_KEY, problem, "padded base64 of RFC 4648") from None
+        raise header.refusal(_TABLE_KEY, problem, "padded base64 of RFC 4648") from None
     table = ChecksumTable(written.start, chunk_bytes, digests)
     # One text for each table: no doubled keys, no stray bits in the last base64 digit.
     if _encode(table) != text.encode():
         problem = "its checksum table is not written as it should be"
-        raise header.unsound(_TABLE_KEY, problem, _TABLE_TEXT)
+        raise header.refusal(_TABLE_KEY, problem, _TABLE_TEXT)
     return table
 
 
@@ -286,7 +315,7 @@ def plan_header(
     Parameters
     ----------
     metadata : mapping of str to str
-        The user's; keys of fastio's are left out.
+        The user's; keys of fastio's are left out. If nothing is left, it is `FORMAT_OF_NONE`.
     tensors : bytes
         The header's entries for tensors as compact JSON, without the braces around them.
     data_bytes : int
@@ -301,7 +330,7 @@ def plan_header(
     FormatError
         If the header would be longer than the format allows, even with the largest chunks.
     """
-    users = dict(sorted(without_own_keys(metadata).items()))
+    users = dict(sorted(without_own_keys(metadata).items())) or FORMAT_OF_NONE
     while chunk_bytes <= CHUNK_BYTES_MAX:
         digests = bytes(_chunk_count(data_bytes, chunk_bytes) * _DIGEST_BYTES)
         start = 0

@@ -17,10 +17,10 @@ class Event:
     Attributes
     ----------
     kind : {"fallback", "repair", "failure"}
-        A copy that did not do and what was taken instead; a copy that was written anew; a repair
-        that failed.
+        A copy that did not do and what was taken instead, or a file that was loaded unverified
+        although it carries checksums; a copy that was written anew; a repair that failed.
     path : str
-        The copy.
+        The copy, or the file.
     cause : str
         What was wrong with it.
     remedy : str

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import Catalog, Shard
-from fastio.errors import ChecksumError, FormatError, MemoryLimitError, ReadError, ReplicaError
+from fastio.errors import ChecksumError, MemoryLimitError, ReadError, ReplicaError
 from fastio.frameworks import Framework, check_dtype, check_dtypes
 from fastio.host_memory import available_bytes
 from fastio.located import Located
@@ -63,23 +63,6 @@ def check_held(located: Located, held_by: Framework) -> None:
     for cut in located.cuts.values():
         check_dtype(cut.info, held_by)
     check_dtypes(located.catalog, held_by)
-
-
-def require_tables(shards: Iterable[Shard]) -> None:
-    """Refuse a source with a file that cannot be verified.
-
-    Raises
-    ------
-    FormatError
-        Names the file.
-    """
-    for shard in shards:
-        if not shard.is_sealed:
-            raise FormatError(
-                shard.path,
-                "carries no checksums, and verify='require' was asked for",
-                expected="a sealed file (fastio.seal makes one)",
-            )
 
 
 def read(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fastio import _native, fetch, joined
+from fastio import _native, fetch, joined, verification
 from fastio.catalog import TensorInfo, shape_in_memory
 from fastio.errors import FastioError
 from fastio.frameworks import Framework, Place, check_dtype, framework_of
@@ -131,8 +131,7 @@ def fill_located(
             f"{len(located)} names in {located.source} are missing; strict=False fills a part"
         )
     shards = wanted.shards
-    if verify == "require":
-        fetch.require_tables(shards)
+    verification.check(located, wanted, verify)
     places = _places(wanted, tensors)
     fill = _native.Fill(
         [fetch.request(shard, verify=bool(verify)) for shard in shards],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastio import checksums, fetch
+from fastio import checksums, fetch, verification
 from fastio.catalog import Catalog, Shard
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
@@ -65,6 +65,8 @@ def _locate(data: bytes) -> Shard:
     if not isinstance(data, bytes):
         raise TypeError(f"data must be bytes, not {type(data).__name__}")
     shard = safetensors.locate(InMemory(_PATH, len(data), data))
+    if shard.unsound is not None:
+        verification.tell_once(_PATH, shard.unsound)
     if shard.table is not None:
         with fetch.errors_named(_PATH, [shard]):
             checksums.verify(shard.table, data, _PATH)

@@ -87,9 +87,12 @@ def save_file(
 
     Parameters
     ----------
-    tensor_dict, metadata
+    tensor_dict
         As `save` takes them.
     filename : str or os.PathLike
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
+        ``format: pt``.
 
     Raises
     ------

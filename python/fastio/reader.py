@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
-from fastio import device_stream, fetch
+from fastio import device_stream, fetch, verification
 from fastio.access import Access
 from fastio.ahead import in_file_order
 from fastio.catalog import Catalog, TensorInfo
@@ -68,8 +68,7 @@ class Reader:
         self._located = located.to_keep()
         again = (_reopen, (_absolute(source), framework, verify, self._options))
         self._reopened = reopened if reopened is not None else again
-        if verify == "require":
-            fetch.require_tables(self._located.shards)
+        verification.check(self._located, self._located, verify)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
         self._access = Access(

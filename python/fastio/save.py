@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from fastio import checksums
-from fastio.checksums import checked_chunk_bytes
+from fastio.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.loading import check_kind
 from fastio.options import Options
 from fastio.report import Report
@@ -87,7 +86,7 @@ def save(
         The file; with `shard_bytes` the folder.
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
-        (``pt`` for torch, ``np`` for numpy), unless it is there.
+        as ``pt``, unless it is there: loaders of models refuse a file with metadata and without it.
     shard_bytes : int, optional
         Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most,
         in the order of `tensors`, and ``model.safetensors.index.json``. A larger tensor has a file
@@ -160,9 +159,7 @@ def save(
     shard_bytes = _checked_size("shard_bytes", shard_bytes)
     chunk_bytes = checked_chunk_bytes(_checked_size("chunk_bytes", chunk_bytes))
     laid_out = sources(tensors)
-    stored = checked_metadata(metadata) or {}
-    if laid_out.formats:
-        stored.setdefault("format", "pt" if "pt" in laid_out.formats else min(laid_out.formats))
+    stored = FORMAT_OF_NONE | without_own_keys(checked_metadata(metadata) or {})
     if report is None:
         report = Report()
     report.clear()
@@ -170,7 +167,7 @@ def save(
         path=target,
         sources=laid_out,
         order=list(tensors),
-        metadata=_without_own_keys(stored),
+        metadata=stored,
         shard_bytes=shard_bytes,
         chunk_bytes=chunk_bytes if checksums else None,
         durable=durable,
@@ -220,10 +217,6 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
     if copied:
         handle.release()
     return handle
-
-
-def _without_own_keys(metadata: Mapping[str, str]) -> dict[str, str] | None:
-    return checksums.without_own_keys(metadata) or None
 
 
 def _checked_size(what: str, value: Any) -> int | None:

@@ -30,12 +30,14 @@ def seal(
 
     The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
     from then on. It is written beside its place and takes it in one durable step: at any moment,
-    also after a power cut, there is the old file or the new one. Mode and owner are kept.
+    also after a power cut, there is the old file or the new one. Mode and owner are kept. A file
+    without metadata gets ``format: pt``, which loaders of models take for none.
 
     Parameters
     ----------
     src : path
-        The file to read. If it carries checksums already, it is verified while it is read.
+        The file to read. If it carries checksums already, it is verified while it is read. Those of
+        another file, of which another tool copied the metadata, are left out.
     dst : path, optional
         The file to write; default: `src`. A symlink there is replaced, not followed; anything else
         than a file is refused. Where this is the same file and it is sealed already, it is verified

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastio.checksums import FORMAT_OF_NONE, without_own_keys
 from fastio.frameworks import framework, tied
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import all_tensors, safe_open
@@ -145,9 +146,12 @@ def save_file(
 
     Parameters
     ----------
-    tensors, metadata
+    tensors
         As `save` takes them.
     filename : str or os.PathLike
+    metadata : dict of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
+        ``format: pt``.
 
     Raises
     ------
@@ -173,6 +177,7 @@ def save_model(
     filename : str or os.PathLike
     metadata : dict of str to str, optional
         Each name that is left out is added, with the one that stands for it, unless it is there.
+        Where there is none, ``format: pt`` is added, too.
     force_contiguous : bool
         Whether parameters may have any layout in memory. In the file all are contiguous.
 
@@ -189,7 +194,7 @@ def save_model(
     stored = checked_metadata(metadata)
     aliases = tied.aliases(state)
     if aliases:
-        stored = aliases | (stored or {})
+        stored = aliases | (without_own_keys(stored or {}) or FORMAT_OF_NONE)
     state = {name: tensor for name, tensor in state.items() if name not in aliases}
     try:
         checked = _checked(state, contiguous=not force_contiguous)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastio import devices, fetch
+from fastio import devices, verification
 from fastio.errors import UsageError
 from fastio.frameworks import framework as framework_named
 from fastio.loading import (
@@ -76,8 +76,7 @@ class Load:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         located = find(names)
         self.wanted = located if names is None else located.select(names)
-        if verify == "require":
-            fetch.require_tables(self.wanted.shards)
+        verification.check(located, self.wanted, verify)
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:

@@ -41,6 +41,13 @@ def _two(a: list[int], b: list[int], data_bytes: int) -> bytes:
     return _content(json.dumps(entries), bytes(data_bytes))
 
 
+def _nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 def _locate(path: Path, content: bytes) -> Shard:
     path.write_bytes(content)
     return safetensors.locate(_native.File(path))
@@ -85,7 +92,9 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "a control character": (_content('{"w\x01":1}'), ("not JSON",), 11),
     "no object": (_content("[]"), ("begins with b'['",), 8),
     "a string": (_content('"w"'), ("begins with",), 8),
-    "a space first": (_content(" {}"), ("begins with b' '",), 8),
+    "nothing but spaces": (_content("    "), ("begins with b''",), 8),
+    "a form feed first": (_content("\f{}"), ("begins with b'\\x0c'",), 8),
+    "spaces and a letter": (_content("  x{}"), ("begins with b'x'",), 10),
     "a byte order mark": (_content(b"\xef\xbb\xbf{}"), ("begins with",), 8),
     "nested deeply": (_content(_DEEP + "1" + "}" * 50_000), ("nests too deeply",), 8),
     "nested deeply in metadata": (
@@ -94,7 +103,12 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
         8,
     ),
     "padded with NUL": (_content(_W + "}\0\0", bytes(8)), ("ends with b'\\x00'",), None),
-    "padded with newlines": (_content(_W + "}\n", bytes(8)), ("ends with b'\\n'",), None),
+    "padded with form feeds": (_content(_W + "}\f", bytes(8)), ("ends with b'\\x0c'",), None),
+    "padded with spaces of other kinds": (
+        _content(_W + "}\u00a0", bytes(8)),
+        ("ends with b'\\xa0'",),
+        None,
+    ),
     "two objects": (_content("{} {}"), ("not JSON",), 11),
     "a name twice": (_content(_W + "," + _W[1:] + "}", bytes(8)), ("'w' twice",), None),
     "a name twice, once escaped": (
@@ -122,7 +136,13 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
         ("'a' twice",),
         None,
     ),
-    "metadata is null": (_content('{"__metadata__":null}'), ("__metadata__", "None"), 9),
+    "metadata that is null, and then not": (
+        _content('{"__metadata__":null,"__metadata__":{}}'),
+        ("'__metadata__' twice",),
+        None,
+    ),
+    "metadata is false": (_content('{"__metadata__":false}'), ("__metadata__", "False"), 9),
+    "metadata is nul": (_content('{"__metadata__":nul}'), ("not JSON",), 24),
     "metadata is a list": (_content('{"__metadata__":["a"]}'), ("__metadata__",), 9),
     "metadata is a number": (_content('{"__metadata__":1}'), ("__metadata__",), 9),
     "metadata of numbers": (_content('{"__metadata__":{"a":1}}'), ("'a'", "strings"), 25),
@@ -174,7 +194,34 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "no dtype": (_with(dtype=None), ("'w'", "'shape'"), 9),
     "no shape": (_with(shape=None), ("'w'", "'dtype'"), 9),
     "no data_offsets": (_with(data_offsets=None), ("'w'", "'dtype'"), 9),
-    "one field too many": (_with(strides=[1]), ("'w'", "'strides'"), 9),
+    "another field in the place of one": (_with(shape=None, size=[2]), ("'w'", "'size'"), 9),
+    "an ignored field twice": (
+        _content(_W[:-1] + ',"strides":1,"strides":1}}', bytes(8)),
+        ("'strides' twice",),
+        None,
+    ),
+    "a field twice within an ignored one": (
+        _content(_W[:-1] + ',"more":[{"a":1,"a":2}]}}', bytes(8)),
+        ("'a' twice",),
+        None,
+    ),
+    "half of a surrogate pair within an ignored field": (
+        _content(_W[:-1] + ',"more":[["\\ud800"]]}}', bytes(8)),
+        ("surrogate",),
+        None,
+    ),
+    "an ignored field that nests deeply": (_with(more=_nested(126)), ("'w'", "too deeply"), 9),
+    "an ignored field beyond all numbers": (
+        _content(_W[:-1] + ',"more":1e999}}', bytes(8)),
+        ("not JSON", "beyond"),
+        8,
+    ),
+    "an ignored field of 400 digits": (
+        _content(_W[:-1] + f',"more":{"9" * 400}}}}}', bytes(8)),
+        ("not JSON", "beyond"),
+        8,
+    ),
+    "an ignored field that is NaN": (_content(_W[:-1] + ',"more":NaN}}', bytes(8)), ("NaN",), None),
     "an unknown dtype": (_with(dtype="F128"), ("'w'", "unknown dtype 'F128'", "BF16"), 9),
     "a dtype in lower case": (_with(dtype="f32"), ("unknown dtype 'f32'",), 9),
     "a dtype that is a number": (_with(dtype=4), ("'w'", "dtype 4"), 9),
@@ -351,6 +398,34 @@ _GOOD: dict[str, tuple[bytes, list[str]]] = {
     "no tensors but metadata": (_content('{"__metadata__":{"a":"b"}}'), []),
     "one": (_with(), ["w"]),
     "padded with spaces": (_content(_W + "}     ", bytes(8)), ["w"]),
+    "padded with newlines": (_content(_W + "}\n\n\n", bytes(8)), ["w"]),
+    "padded with all that is whitespace in JSON": (_content(_W + "} \t\r\n ", bytes(8)), ["w"]),
+    "a space first": (_content(" " + _W + "}", bytes(8)), ["w"]),
+    "whitespace on both sides": (_content("\r\n\t " + _W + "}\n", bytes(8)), ["w"]),
+    "no tensors within whitespace": (_content("\n{}\n"), []),
+    "metadata is null": (_content('{"__metadata__":null,' + _W[1:] + "}", bytes(8)), ["w"]),
+    "metadata is null, with spaces": (
+        _content('{ "__metadata__" : null , ' + _W[1:] + "}", bytes(8)),
+        ["w"],
+    ),
+    "metadata is null, last": (_content(_W + ',"__metadata__":null}', bytes(8)), ["w"]),
+    "metadata is null, escaped": (_content(_W + ',"__metadata\\u005f_":null}', bytes(8)), ["w"]),
+    "metadata is null, and nothing else": (_content('{"__metadata__":null}'), []),
+    "a tensor called null": (
+        _content('{"__metadata__":null,"null":' + _W[5:] + "}", bytes(8)),
+        ["null"],
+    ),
+    "more fields": (_with(strides=[1], offset=None, device="cpu"), ["w"]),
+    "a field more, first": (_content('{"w":{"x":0,' + _W[6:] + "}", bytes(8)), ["w"]),
+    "a field more that holds what it likes": (
+        _with(more={"dtype": [1.5, -0.0, True, None, {"w": ":}"}], "": "\u00e9"}),
+        ["w"],
+    ),
+    "a field more called as the metadata": (_with(__metadata__={"a": "b"}), ["w"]),
+    "a field more that is -0": (_content(_W[:-1] + ',"more":-0}}', bytes(8)), ["w"]),
+    "a field more of 300 digits": (_with(more=10**300), ["w"]),
+    "a field more that nests": (_with(more=_nested(125)), ["w"]),
+    "a dtype escaped": (_content(_W.replace("dtype", "\\u0064type") + "}", bytes(8)), ["w"]),
     "spaces inside": (_content(_W.replace(":", " : ") + " }", bytes(8)), ["w"]),
     "newlines inside": (_content(_W.replace(",", ",\n\t\r") + "}", bytes(8)), ["w"]),
     "metadata last": (_content(_W + ',"__metadata__":{"a":"b"}}', bytes(8)), ["w"]),
@@ -458,11 +533,24 @@ def test_metadata_of_the_user_is_kept_and_fastios_own_hidden(tmp_path: Path) -> 
 
 def test_a_table_can_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"w": np.zeros(2, np.float32)}, path, {"fastio.version": "0"})
+    text = '{"__metadata__":{"fastio.version":"0"},' + _W[1:] + "}"
+    path.write_bytes(_content(text.ljust(4096 - _HEADER_AT), bytes(8)))
     with pytest.raises(fastio.FormatError):
         safetensors.locate(_native.File(path))
     shard = safetensors.locate(_native.File(path), ignore_table=True)
-    assert (shard.table, shard.metadata, shard.names) == (None, {}, ["w"])
+    assert (shard.table, shard.unsound) == (None, None)
+    assert (shard.metadata, shard.names) == ({}, ["w"])
+
+
+def test_an_unsound_table_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    text = '{"__metadata__":{"fastio.version":"0"},' + _W[1:] + "}"
+    for length, is_copied in ((4096, False), (4104, True)):
+        path.write_bytes(_content(text.ljust(length - _HEADER_AT), bytes(8)))
+        shard = safetensors.locate(_native.File(path), keep_unsound=True)
+        assert (shard.table, shard.names) == (None, ["w"])
+        assert shard.unsound is not None
+        assert shard.unsound.is_copied is is_copied
 
 
 def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:

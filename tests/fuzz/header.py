@@ -32,6 +32,7 @@ _SEEDS = (
     b'"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}} ',
     b'{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},'
     b'"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}',
+    b' {"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":[-0]}}\n\r',
     b'{"__metadata__":{"fastio.version":"1"},"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}',
 )
 _DATA_BYTES_MAX = 64

@@ -188,7 +188,7 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
     path = fastio.save({}, tmp_path / "a", metadata={"k": "v"})
     assert fastio.load(path, verify="require") == {}
     with fastio.open(path) as reader:
-        assert reader.metadata == {"k": "v"}
+        assert reader.metadata == {"k": "v", "format": "pt"}
     assert safetensors.numpy.load_file(path) == {}
 
 
@@ -228,19 +228,20 @@ def test_metadata_of_another_file_is_cleaned(tmp_path: Path) -> None:
     assert "fastio.header" in copied
     second = fastio.save({"b": array}, tmp_path / "second", metadata=copied)
     with fastio.open(second) as reader:
-        assert reader.metadata == {"mine": "ä", "format": "np"}
+        assert reader.metadata == {"mine": "ä", "format": "pt"}
     _check(second, {"b": array})
 
 
 @pytest.mark.parametrize(
     ("tensors", "given", "expected"),
     [
-        ({"a": np.ones(1)}, None, "np"),
+        ({}, None, "pt"),
+        ({"a": np.ones(1)}, None, "pt"),
         ({"a": torch.ones(1)}, None, "pt"),
         ({"a": np.ones(1), "b": torch.ones(1)}, None, "pt"),
         ({"a": np.ones(1)}, {"format": "flax"}, "flax"),
     ],
-    ids=["numpy", "torch", "both", "given"],
+    ids=["nothing", "numpy", "torch", "both", "given"],
 )
 def test_the_format_is_told(
     tmp_path: Path, tensors: dict[str, Any], given: Any, expected: str

@@ -129,8 +129,8 @@ def test_no_tensors_and_empty_metadata_come_to_a_file(framework: str, tmp_path: 
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"a": ""}, {"format": "pt"}, {"b": "ä\n", "a": '"', "": "\0"}],
-    ids=["none", "one", "format", "many"],
+    [None, {}, {"a": ""}, {"format": "np"}, {"b": "ä\n", "a": '"', "": "\0"}],
+    ids=["none", "empty", "one", "format", "many"],
 )
 def test_a_file_is_read_by_both_and_has_the_metadata_that_was_given(
     metadata: dict[str, str] | None, pair: tuple[Side, Side], framework: str
@@ -148,9 +148,10 @@ def test_a_file_is_read_by_both_and_has_the_metadata_that_was_given(
     assert_same_tensors(fastio.load(ours.path, framework=framework, verify="require"), tensors)
     same = _data(ours.path) == _data(pair[0].path)
     assert same
-    assert metadata_seen_by_safetensors(ours.path) == (metadata or {}, _OWN_KEYS)
+    expected = metadata or {"format": "pt"}
+    assert metadata_seen_by_safetensors(ours.path) == (expected, _OWN_KEYS)
     with fastio.safe_open(ours.path, framework) as file:
-        assert file.metadata() == metadata
+        assert file.metadata() == expected
 
 
 def _is_loaded(tensor: Any) -> bool:

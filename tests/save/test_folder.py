@@ -52,7 +52,7 @@ def test_the_layout_is_that_of_hugging_face(tmp_path: Path, engine: Any) -> None
             assert {name for name, file in index["weight_map"].items() if file == shard} == set(
                 reader.keys()
             )
-            assert reader.metadata == {"format": "np"}
+            assert reader.metadata == {"format": "pt"}
     assert (report.files, report.tensors) == (4, 10)
     assert report.nbytes == report.bytes_direct + report.bytes_buffered
     assert _same(folder, tensors)

@@ -170,7 +170,6 @@ class Stand:
     """A framework whose devices are the double's and whose CPU tensors are numpy's."""
 
     NAME = "numpy"
-    FORMAT = "np"
     DTYPES: Mapping[str, Any] = as_numpy.DTYPES
 
     def __init__(self, double: Double) -> None:

@@ -85,7 +85,7 @@ def _make_room(files: int, source: str | Path) -> None:
 
 
 def _shard(path: str | Path) -> Shard:
-    return safetensors.locate(_native.File(path))
+    return safetensors.locate(_native.File(path), keep_unsound=True)
 
 
 def _shards_of_folder(folder: Path, names: Collection[str] | None) -> list[Shard]:

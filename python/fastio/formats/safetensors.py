@@ -3,6 +3,19 @@
 The format: 8 bytes of header length (little-endian), a JSON object padded with spaces, then the
 data, which the tensors must cover without a hole. https://github.com/huggingface/safetensors#format
 
+Some writers take liberties. safetensors 0.8 reads their files, and so does this module:
+
+- ``"__metadata__": null`` means no metadata. MLX writes it whenever there is none.
+- Unknown keys in the entry of a tensor are ignored. nntrainer and LMCache write some.
+- Spaces, tabs, newlines and carriage returns may surround the object.
+
+safetensors reads more than any writer writes. These headers are refused here:
+
+- A key stands twice in one object, at any depth. Readers differ in which of the two they use.
+- The entry of a tensor is an array, or its dtype is an object.
+- A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
+  nor torch has such arrays.
+
 A header is taken by one of two ways that agree: a fast one for headers as every writer makes them,
 and a careful one, which knows what is wrong and where, for everything that gives the fast one a
 doubt.
@@ -17,7 +30,7 @@ from typing import Any
 import msgspec
 
 from fastio import checksums
-from fastio.catalog import Readable, Shard
+from fastio.catalog import Readable, Shard, UnsoundTable
 from fastio.errors import FormatError
 from fastio.formats import strict_json
 from fastio.formats.columns import Columns, Entry, Header, columns_of
@@ -38,7 +51,12 @@ _SIGNATURES = {
 }
 _METADATA_KEY = "__metadata__"
 _METADATA_FIRST = b'{"__metadata__":'
+_NO_METADATA = b"null"
+_WHITESPACE = b" \t\n\r"  # of JSON
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _ENTRY_EXPECTED = 'an object of "dtype", "shape" and "data_offsets"'
+# safetensors refuses deeper nesting: https://docs.rs/serde_json/latest/serde_json/struct.Deserializer.html
+_IGNORED_DEPTH_MAX = 125
 _NEGATIVE_ZERO = re.compile(rb"[\[,:\s]-0")
 _COLONS_PER_ENTRY = 4
 
@@ -46,7 +64,7 @@ _entries_decoder = msgspec.json.Decoder(dict[str, Entry])
 _pairs_decoder = json.JSONDecoder(object_pairs_hook=list)
 
 
-def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
+def locate(file: Readable, *, ignore_table: bool = False, keep_unsound: bool = False) -> Shard:
     """Say where the tensors of a file lie.
 
     Parameters
@@ -55,6 +73,9 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
         Stays open.
     ignore_table : bool
         Leave out the checksum table, sound or not.
+    keep_unsound : bool
+        Leave it to the caller to refuse an unsound table. One that was copied from another file is
+        never refused here.
 
     Raises
     ------
@@ -68,9 +89,15 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
     raw = _header_in(file, first)
     header = _decode_fast(file.path, raw) or _decode_carefully(file.path, raw)
     names, dtypes, shapes, begins, ends = columns_of(header, file.nbytes - len(raw))
-    metadata, table = header.metadata, None
+    metadata, table, unsound = header.metadata, None, None
     if not ignore_table:
-        table = checksums.parse(metadata, file.path, header=raw, file_bytes=file.nbytes)
+        found = checksums.parse(metadata, header=raw, file_bytes=file.nbytes)
+        if isinstance(found, UnsoundTable):
+            unsound = found
+        else:
+            table = found
+    if unsound is not None and not (unsound.is_copied or keep_unsound):
+        raise unsound.error(file.path)
     return Shard(
         file=file,
         names=names,
@@ -81,6 +108,7 @@ def locate(file: Readable, *, ignore_table: bool = False) -> Shard:
         metadata=checksums.without_own_keys(metadata),
         table=table,
         content=first if len(first) == file.nbytes else None,
+        unsound=unsound,
     )
 
 
@@ -168,8 +196,7 @@ def _foreign(first: bytes) -> str:
 def _decode_fast(path: str, raw: bytes) -> Header | None:
     """The header, or None where there is any doubt about it."""
     text = raw[: raw.rfind(b"}") + 1]
-    padding = len(raw) - len(text)
-    if not raw.startswith(b"{", _LENGTH_BYTES) or raw[len(text) :] != b" " * padding:
+    if not raw.startswith(b"{", _LENGTH_BYTES) or raw[len(text) :].strip(_WHITESPACE):
         return None
     split = _split_metadata(text)
     if split is None:
@@ -194,6 +221,8 @@ def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
     if not raw.startswith(_METADATA_FIRST, _LENGTH_BYTES):
         return {}, raw[_LENGTH_BYTES:]
     begin = _LENGTH_BYTES + len(_METADATA_FIRST)
+    if raw.startswith(_NO_METADATA, begin):
+        return _rest({}, raw, begin + len(_NO_METADATA))
     size = 2**12
     while True:  # metadata is short as a rule; where it is not whole yet, more is taken
         text = raw[begin : begin + size].decode(errors="replace")
@@ -210,30 +239,37 @@ def _split_metadata(raw: bytes) -> tuple[dict[str, str], bytes] | None:
     metadata = dict(pairs)
     if len(metadata) < len(pairs) or not all(isinstance(v, str) for v in metadata.values()):
         return None
-    end = begin + len(own.encode())
+    return _rest(metadata, raw, begin + len(own.encode()))
+
+
+def _rest(metadata: dict[str, str], raw: bytes, end: int) -> tuple[dict[str, str], bytes] | None:
+    """Metadata that ends at a byte, and the header without."""
     if raw.startswith(b',"', end):
         return metadata, b"{" + raw[end + 1 :]
     return (metadata, b"{" + raw[end:]) if raw.startswith(b"}", end) else None
 
 
 def _decode_carefully(path: str, raw: bytes) -> Header:
-    if not raw.startswith(b"{", _LENGTH_BYTES):
+    ended = raw[_LENGTH_BYTES:].rstrip(_WHITESPACE)
+    text = ended.lstrip(_WHITESPACE)
+    end = _LENGTH_BYTES + len(ended)
+    begin = end - len(text)
+    if not text.startswith(b"{"):
         raise FormatError(
             path,
-            f"its header begins with {raw[_LENGTH_BYTES : _LENGTH_BYTES + 1]!r}",
-            offset=_LENGTH_BYTES,
+            f"its header begins with {text[:1]!r}",
+            offset=begin,
             expected="'{', and so a safetensors file",
         )
-    ended = raw.rstrip(b" ")
-    if not ended.endswith(b"}"):
+    if not text.endswith(b"}"):
         raise FormatError(
             path,
-            f"its header ends with {ended[-1:]!r}",
-            offset=len(ended) - 1,
-            expected="'}', and nothing but spaces behind it",
+            f"its header ends with {text[-1:]!r}",
+            offset=end - 1,
+            expected="'}', and nothing but whitespace behind it",
         )
-    decoded = strict_json.decode(ended[_LENGTH_BYTES:], path, at=_LENGTH_BYTES)
-    metadata = _checked_metadata(path, raw, decoded.pop(_METADATA_KEY, {}))
+    decoded = strict_json.decode(text, path, at=begin)
+    metadata = _checked_metadata(path, raw, decoded.pop(_METADATA_KEY, None))
     header = Header(path, raw, {}, metadata)
     for name, entry in decoded.items():
         header.entries[name] = _checked_entry(header, name, entry)
@@ -241,8 +277,10 @@ def _decode_carefully(path: str, raw: bytes) -> Header:
 
 
 def _checked_metadata(path: str, raw: bytes, metadata: Any) -> dict[str, str]:
+    if metadata is None:
+        return {}
     where = strict_json.position(raw, _METADATA_KEY)
-    expected = "an object of strings"
+    expected = "an object of strings, or null"
     if not isinstance(metadata, dict):
         raise FormatError(
             path, f"its {_METADATA_KEY} is {shown(metadata)}", offset=where, expected=expected
@@ -259,13 +297,16 @@ def _checked_metadata(path: str, raw: bytes, metadata: Any) -> dict[str, str]:
 
 
 def _checked_entry(header: Header, name: str, entry: Any) -> Entry:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or not entry.keys() >= _ENTRY_KEYS:
         what = (
             f"has the keys {', '.join(map(shown, entry))}"
             if isinstance(entry, dict)
             else "is no object"
         )
         raise header.refuse(name, what, _ENTRY_EXPECTED)
+    ignored = [value for key, value in entry.items() if key not in _ENTRY_KEYS]
+    if _depth(ignored) > _IGNORED_DEPTH_MAX + 1:
+        raise header.refuse(name, "nests too deeply", f"at most {_IGNORED_DEPTH_MAX} levels")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
         raise header.refuse(name, f"has dtype {shown(dtype)}", "the name of a dtype")
@@ -276,6 +317,17 @@ def _checked_entry(header: Header, name: str, entry: Any) -> Entry:
             name, f"has data_offsets {shown(offsets)}", "begin and end, whole numbers from 0 on"
         )
     return Entry(dtype, tuple(shape), (offsets[0], offsets[1]))
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie one in another; 0 for what is neither."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, (list, dict))]:
+        depth += 1
+        level = [
+            child for one in level for child in (one if isinstance(one, list) else one.values())
+        ]
+    return depth
 
 
 def _are_sizes(values: object) -> bool:

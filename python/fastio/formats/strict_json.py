@@ -1,15 +1,19 @@
 """JSON from files that may be hostile: every doubtful text is refused, with the place in the file.
 
-The json module alone takes doubled keys, NaN, lone surrogates and negative zero.
+The json module alone takes doubled keys, NaN, lone surrogates, negative zero, and numbers that come
+to infinity.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from fastio.errors import FormatError
 from fastio.shown import shown
+
+_DIGITS_MAX = 300  # of an integer that is surely a floating-point number, too
 
 
 class _Refused(Exception):
@@ -60,7 +64,7 @@ def decode(text: bytes, path: str, *, at: int = 0) -> Any:
             offset=position(text, refused.near, at),
             expected=refused.expected,
         ) from None
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # a number that is too large
         raise FormatError(
             path, f"is not JSON: {error}", offset=at, expected="smaller numbers"
         ) from None
@@ -88,18 +92,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise _Refused(f"has the key {shown(doubled)} twice", "each key once", doubled)
     for key, value in pairs:
         _refuse_lone_surrogates(key)
-        if isinstance(value, str):
+        if isinstance(value, (str, list)):
             _refuse_lone_surrogates(value)
     return members
 
 
-def _refuse_lone_surrogates(string: str) -> None:
-    try:
-        string.encode()
-    except UnicodeEncodeError:
-        raise _Refused(
-            "has half of a surrogate pair in a string", "valid Unicode", string
-        ) from None
+def _refuse_lone_surrogates(value: str | list[Any]) -> None:
+    """Look at a string, or at those in a list; objects in it were looked at before."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += [item for item in value if isinstance(item, (str, list))]
+            continue
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _Refused(
+                "has half of a surrogate pair in a string", "valid Unicode", value
+            ) from None
 
 
 def _constant(name: str) -> NoReturn:
@@ -107,7 +118,21 @@ def _constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int | float:
+    if len(digits) > _DIGITS_MAX:
+        _number(digits)
     return -0.0 if digits == "-0" else int(digits)  # not a size: no unsigned integer is written so
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"a number of {len(text)} characters is beyond all floating-point ones")
+    return number
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_constant=_constant,
+    parse_int=_integer,
+    parse_float=_number,
+)

@@ -98,7 +98,6 @@ class Framework(Protocol):
     """What each module here has."""
 
     NAME: str
-    FORMAT: str
 
     @property
     def DTYPES(self) -> Mapping[str, Any]: ...

@@ -15,8 +15,6 @@ from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Place, Source
 
 NAME = "numpy"
-FORMAT = "np"
-"""What a file's metadata calls it."""
 # F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
 # the length.
 DTYPES: dict[str, np.dtype[Any]] = {

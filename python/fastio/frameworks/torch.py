@@ -17,12 +17,9 @@ from fastio.frameworks.torch_devices import destination, mover_to
 from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA, NAMES
 
 NAME = "torch"
-FORMAT = "pt"
-"""What a file's metadata calls it."""
 
 __all__ = [
     "DTYPES",
-    "FORMAT",
     "NAME",
     "adopt",
     "copies",

@@ -61,9 +61,12 @@ def serialize_file(
 
     Parameters
     ----------
-    tensor_dict, metadata
+    tensor_dict
         As `serialize` takes them.
     filename : str or os.PathLike
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
+        ``format: pt``.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
 def to_file(
     sources: Sources, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
 ) -> None:
-    """Save tensors to one file, as `fastio.save` does; but with no metadata that was not given.
+    """Save tensors to one file, as `fastio.save` does; but add nothing to metadata that was given.
 
     Raises
     ------
@@ -133,5 +136,6 @@ def _stored(metadata: Mapping[str, str] | None) -> dict[str, str] | None:
     checked = checked_metadata(metadata)
     if checked is None:
         return None
-    # What was read from a sealed file says nothing of this one.
-    return dict(sorted(checksums.without_own_keys(checked).items()))
+    # What was read from a sealed file says nothing of this one; alone, it is no metadata at all.
+    users = dict(sorted(checksums.without_own_keys(checked).items()))
+    return users if users or not checked else None

@@ -52,8 +52,6 @@ class Sources:
         that is stored the other way round, or 1.
     held : list of object
         What keeps the memory alive.
-    formats : frozenset of str
-        What the metadata of a file calls the frameworks they are of.
     devices : dict of int to int
         By position: those that are on an accelerator, and its ordinal.
     streams : dict of int to int
@@ -67,7 +65,6 @@ class Sources:
     nbytes: npt.NDArray[np.int64]
     layouts: dict[int, tuple[Place, int]]
     held: list[Any]
-    formats: frozenset[str]
     devices: dict[int, int] = field(default_factory=dict)
     streams: dict[int, int] = field(default_factory=dict)
 
@@ -76,7 +73,7 @@ class Sources:
         """Return columns with nothing but names, for `put`."""
         n = len(names)
         addresses, nbytes = np.zeros(n, np.uint64), np.zeros(n, np.int64)
-        return cls(names, [""] * n, [()] * n, addresses, nbytes, {}, [None] * n, frozenset())
+        return cls(names, [""] * n, [()] * n, addresses, nbytes, {}, [None] * n)
 
     @property
     def data_bytes(self) -> int:
@@ -167,16 +164,15 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
         names = checked_names([name for name, _ in items])
         given = [tensor for _, tensor in items]
         dtypes, shapes, addresses, nbytes = numpy_arrays.columns_of(given)
-        found = Sources(names, dtypes, shapes, addresses, nbytes, {}, given, frozenset())
-        rest = [row for row, dtype in enumerate(dtypes) if not dtype]
-        formats = {_look_at(found, row) for row in rest}
-        if len(rest) < len(names):
-            formats.add(numpy_arrays.FORMAT)
-        return replace(in_file_order(found), formats=frozenset(formats))
+        found = Sources(names, dtypes, shapes, addresses, nbytes, {}, given)
+        for row, dtype in enumerate(dtypes):
+            if not dtype:
+                _look_at(found, row)
+        return in_file_order(found)
 
 
-def _look_at(found: Sources, row: int) -> str:
-    """Look at one tensor, and return what its framework is called in a file."""
+def _look_at(found: Sources, row: int) -> None:
+    """Look at one tensor that is no plain array."""
     name, tensor = found.names[row], found.held[row]
     held_by = framework_of(tensor)
     if held_by is None:
@@ -192,7 +188,6 @@ def _look_at(found: Sources, row: int) -> str:
         assert destination is not None  # it has the tensor
         found.streams[source.device] = destination.stream
     found.put(row, source)
-    return held_by.FORMAT
 
 
 def in_file_order(found: Sources) -> Sources:

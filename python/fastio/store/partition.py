@@ -86,7 +86,6 @@ def cut_large(sources: Sources, shard_bytes: int) -> tuple[Sources, dict[str, Cu
         shapes=[],
         layouts={},
         held=[],
-        formats=sources.formats,
         devices={},
     )
     addresses: list[int] = []
