@@ -38,7 +38,8 @@ _UNITS = (
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
     ("shown",),
-    ("errors", "collector", "host_memory"),
+    ("fastio_error", "collector", "host_memory"),
+    ("errors",),
     ("events",),
     ("uring.names", "uring.memory"),
     ("uring.queue",),
