@@ -37,9 +37,11 @@ _UNITS = (
 )
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
-    ("shown",),
+    ("shown", "matches"),
     ("fastio_error", "collector", "host_memory"),
     ("errors",),
+    ("missing", "absent"),
+    ("paths",),
     ("events",),
     ("uring.names", "uring.memory"),
     ("uring.queue",),
@@ -51,9 +53,10 @@ _LAYERS = (
     ("catalog",),
     ("checksums",),
     ("formats",),
-    ("formats.strict_json",),
+    ("formats.strict_json", "formats.known"),
     ("formats.columns",),
     ("formats.safetensors", "formats.headers"),
+    ("formats.index",),
     ("formats.huggingface",),
     ("replacement",),
     ("replica", "chunks"),

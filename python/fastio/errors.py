@@ -28,7 +28,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from fastio.fastio_error import FastioError as FastioError
+from fastio.fastio_error import FastioError as FastioError  # noqa: PLC0414  # exported from here
 from fastio.fastio_error import listed
 from fastio.shown import shown
 
@@ -322,18 +322,25 @@ class TensorNotFoundError(FastioError, KeyError):
         Where it was looked for.
     matches : tuple of str
         Names that are there and look like it, the closest first.
+    detail : str or None
+        Why it could be expected there.
     """
 
-    _arguments = ("name", "source", "matches")
+    _arguments = ("name", "source", "matches", "detail")
 
-    def __init__(self, name: str, source: str, matches: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, source: str, matches: Sequence[str] = (), detail: str | None = None
+    ) -> None:
         super().__init__(name)
         self.name = name
         self.source = source
         self.matches = tuple(matches)
+        self.detail = detail
 
     def _message(self) -> str:
         message = f"{self.source}: there is no tensor {shown(self.name)}"
+        if self.detail is not None:
+            return f"{message}: {self.detail}"
         if not self.matches:
             return message
         return f"{message}; did you mean {' or '.join(shown(name) for name in self.matches)}?"

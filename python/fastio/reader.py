@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
@@ -22,12 +23,14 @@ from fastio.loading import (
     note_events,
     read_all,
 )
-from fastio.locate import Source, locate
+from fastio.locate import locate
 from fastio.located import Cut, Located
 from fastio.options import Options
+from fastio.paths import Source, paths_of
 from fastio.report import Report
 from fastio.view import TensorView
 
+_log = logging.getLogger("fastio")
 _STREAM_BYTES = 2**28
 
 
@@ -64,13 +67,17 @@ class Reader:
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
         self._options = options or Options()
-        self._located = find() if find is not None else locate(source)
-        again = (_reopen, (_absolute(source), framework, verify, self._options))
+        paths = paths_of(source)
+        self._located = find() if find is not None else locate(paths)
+        again = (_reopen, (_absolute(paths), framework, verify, self._options))
         self._reopened = reopened if reopened is not None else again
         if verify == "require":
             fetch.require_tables(self._located.shards)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
+        self._described.fallbacks = self._located.catalog.absent.lines()
+        for line in self._described.fallbacks:
+            _log.warning("%s", line)
         self._access = Access(
             self._located.catalog, self._held_by, verify=self._verify, options=self._options
         )
@@ -295,6 +302,7 @@ class Reader:
         report, described = self._access.report(), self._described
         report.files, report.tensors = described.files, described.tensors
         report.unverified = described.unverified
+        report.fallbacks = described.fallbacks + report.fallbacks
         if not self._closed:
             note_events(report, self._located)
         return report
@@ -347,10 +355,8 @@ def _framework(name: object) -> Framework:
         raise UsageError(str(error)) from None
 
 
-def _absolute(source: Source) -> Source:
-    if isinstance(source, (list, tuple)):
-        return [os.path.abspath(item) for item in source]
-    return os.path.abspath(source)
+def _absolute(paths: str | list[str]) -> str | list[str]:
+    return os.path.abspath(paths) if isinstance(paths, str) else list(map(os.path.abspath, paths))
 
 
 def open(
@@ -364,7 +370,7 @@ def open(
 
     Parameters
     ----------
-    source : path or list of paths
+    source : path or collection of paths
         As `fastio.load` takes it.
     framework : {"numpy", "torch"}
     verify : bool or "require"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -14,8 +13,9 @@ from fastio import checksums
 from fastio.checksums import checked_chunk_bytes
 from fastio.loading import check_kind
 from fastio.options import Options
+from fastio.paths import AnyPath, path_to_write
 from fastio.report import Report
-from fastio.saving.job import Request, SaveWork, clocks, file_path_of, path_of, run_now
+from fastio.saving.job import Request, SaveWork, clocks, file_path_of, run_now
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn
 from fastio.shown import shown
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @overload
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
     shard_bytes: int | None = None,
@@ -43,7 +43,7 @@ def save(
 @overload
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
     shard_bytes: int | None = None,
@@ -58,7 +58,7 @@ def save(
 ) -> SaveHandle: ...
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
     shard_bytes: int | None = None,
@@ -84,7 +84,8 @@ def save(
         Of any layout in memory. Those on a device are brought to the CPU first. Tensors that share
         memory are saved each on its own.
     path : path
-        The file; with `shard_bytes` the folder.
+        The file; with `shard_bytes` the folder. As `fastio.load` takes it: it may begin with ``~``
+        or be a ``file:///`` address.
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
         (``pt`` for torch, ``np`` for numpy), unless it is there.
@@ -142,7 +143,7 @@ def save(
         in it or in what the host has.
     """
     begun = clocks()
-    target = file_path_of(path) if shard_bytes is None else path_of(path)
+    target = file_path_of(path) if shard_bytes is None else path_to_write(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
     if snapshot not in ("copy", "borrow"):

@@ -13,6 +13,7 @@ from fastio import _native, checksums
 from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError
 from fastio.formats import headers, safetensors
+from fastio.paths import AnyPath, open_file, path_of, path_to_write
 from fastio.replacement import remove_leftovers, replacing, status_of_file
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
@@ -20,8 +21,8 @@ _DIGEST_BYTES = 8
 
 
 def seal(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str] | None = None,
+    src: AnyPath,
+    dst: AnyPath | None = None,
     *,
     force: bool = False,
 ) -> Path:
@@ -34,7 +35,8 @@ def seal(
     Parameters
     ----------
     src : path
-        The file to read. If it carries checksums already, it is verified while it is read.
+        The file to read. If it carries checksums already, it is verified while it is read. Both
+        paths may begin with ``~`` or be ``file:///`` addresses, as for `fastio.load`.
     dst : path, optional
         The file to write; default: `src`. A symlink there is replaced, not followed; anything else
         than a file is refused. Where this is the same file and it is sealed already, it is verified
@@ -62,8 +64,9 @@ def seal(
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
-    source, target = Path(src), Path(dst if dst is not None else src)
-    file = _native.File(source)
+    source = Path(path_of(src, "src"))
+    target = path_to_write(dst, "dst") if dst is not None else source
+    file = open_file(source)
     shard = safetensors.locate(file, ignore_table=force)
     if shard.table is not None and target.exists() and target.samefile(source):
         for _ in _verified_data(shard):
