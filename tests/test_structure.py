@@ -49,6 +49,7 @@ _LAYERS = (
     ("uring.registered",),
     ("uring.ring",),
     ("uring",),
+    ("sizes", "variables"),
     ("options",),
     ("catalog",),
     ("checksums",),

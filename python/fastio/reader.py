@@ -28,6 +28,7 @@ from fastio.located import Cut, Located
 from fastio.options import Options
 from fastio.paths import Source, paths_of
 from fastio.report import Report
+from fastio.sizes import whole_number
 from fastio.view import TensorView
 
 _log = logging.getLogger("fastio")
@@ -216,7 +217,7 @@ class Reader:
         self,
         names: Collection[str] | None = None,
         *,
-        memory_limit_bytes: int | None = None,
+        memory_limit_bytes: float | str | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and tensor in file order, read ahead in bounded memory.
@@ -225,7 +226,7 @@ class Reader:
         ----------
         names : collection of str, optional
             Only these; default: all.
-        memory_limit_bytes : int, optional
+        memory_limit_bytes : int or str, optional
             Bound on what was read and not yet yielded. A tensor above it is read on its own.
             Default: that of the options, or else 256 MiB. With a device: on its memory, by default
             `Options.device_memory_limit_bytes`.
@@ -286,12 +287,11 @@ class Reader:
         for name, cut in located.cuts.items():
             yield name, self._access.cut(cut)
 
-    def _stream_limit(self, asked: int | None) -> int:
+    def _stream_limit(self, asked: float | str | None) -> int:
         limit = asked if asked is not None else self._options.memory_limit_bytes
         if limit is None:
             return _STREAM_BYTES
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"memory_limit_bytes must be an int, not {type(limit).__name__}")
+        limit = whole_number("memory_limit_bytes", limit)
         if limit < 1:
             raise ValueError(f"memory_limit_bytes={limit}: expected 1 or more")
         return min(limit, 2**63 - 1)

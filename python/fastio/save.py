@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
-
-import numpy as np
 
 from fastio import checksums
 from fastio.checksums import checked_chunk_bytes
@@ -19,6 +16,7 @@ from fastio.saving.job import Request, SaveWork, clocks, file_path_of, run_now
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn
 from fastio.shown import shown
+from fastio.sizes import whole_number
 
 if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
@@ -30,8 +28,8 @@ def save(
     path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: Literal[True] = True,
@@ -46,8 +44,8 @@ def save(
     path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: Literal[False],
@@ -61,8 +59,8 @@ def save(
     path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: bool = True,
@@ -89,12 +87,13 @@ def save(
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
         (``pt`` for torch, ``np`` for numpy), unless it is there.
-    shard_bytes : int, optional
-        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most,
-        in the order of `tensors`, and ``model.safetensors.index.json``. A larger tensor has a file
-        of its own, and the report says so. What the folder held as a checkpoint before is replaced
-        in one step, too; its other files stay.
-    chunk_bytes : int, optional
+    shard_bytes : int or str, optional
+        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most
+        ("5GB" is 5 * 10**9, as in `Options`), in the order of `tensors`, and
+        ``model.safetensors.index.json``. A larger tensor has a file of its own, and the report says
+        so. What the folder held as a checkpoint before is replaced in one step, too; its other
+        files stay.
+    chunk_bytes : int or str, optional
         Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB; more where
         the header would be too long.
     checksums : bool
@@ -218,9 +217,7 @@ def _without_own_keys(metadata: Mapping[str, str]) -> dict[str, str] | None:
 def _checked_size(what: str, value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
-    size = operator.index(value)
+    size = whole_number(what, value)
     if size < 1:
         raise ValueError(f"{what}={size}: expected at least 1")
     return size

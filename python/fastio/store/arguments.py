@@ -10,6 +10,7 @@ import numpy as np
 
 from fastio.paths import path_of, path_to_write
 from fastio.shown import shown
+from fastio.sizes import whole_number
 from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
 
@@ -62,9 +63,9 @@ def size(what: str, value: object) -> int | None:
     """
     if value is None:
         return None
-    check_count(what, value, 1, 2**63 - 1)
-    assert isinstance(value, int)
-    return value
+    found = whole_number(what, value)
+    check_count(what, found, 1, 2**63 - 1)
+    return found
 
 
 def mode(value: object) -> int:

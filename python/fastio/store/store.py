@@ -78,8 +78,8 @@ class Store(Writing):
         roots: Sequence[AnyPath],
         *,
         replicas: int = 2,
-        shard_bytes: int | None = None,
-        chunk_bytes: int | None = None,
+        shard_bytes: float | str | None = None,
+        chunk_bytes: float | str | None = None,
         partition: Partition = "size",
         placement: Placement = "rendezvous",
         weights: Sequence[float] | None = None,
@@ -94,10 +94,10 @@ class Store(Writing):
             them must be reachable to save, any that has what is asked for to load.
         replicas : int
             On how many roots each shard is.
-        shard_bytes : int, optional
+        shard_bytes : int or str, optional
             Bytes of the tensors of a shard; a larger tensor is cut along axis 0. Default: by how
             much is saved, 64 MiB to 4 GiB.
-        chunk_bytes : int, optional
+        chunk_bytes : int or str, optional
             Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB.
         partition : {"size", "hash", "range"} or callable
             Which tensors share a shard: those that are handed over one after another; by a hash of
