@@ -149,15 +149,22 @@ def _of_neighbours(path: str) -> str:
             names = {e.name.lower(): e.name for e in itertools.islice(entries, _NEIGHBOURS_MAX)}
     except NotADirectoryError:
         return f"{shown(folder)} is no folder"
-    name = os.path.basename(missing).lower()
-    longer = (other for other in names if other.startswith(f"{name}."))
-    alike = list(dict.fromkeys((*longer, *close_matches(name, names))))[:_MATCHES_MAX]
+    alike = _alike(os.path.basename(missing).strip(" \t\r\n'\"").lower(), names)
     what = f"there is no folder {shown(missing)}" if missing != whole else ""
     if alike:
         what += ("; " if what else "") + f"did you mean {_any_of(names[each] for each in alike)}?"
     elif not what and not os.path.isabs(path):
         what = f"looked for in {shown(folder)}"
     return what
+
+
+def _alike(name: str, names: Iterable[str]) -> list[str]:
+    """Names that go on where this one ends, then those of the same ending that are like it."""
+    stem, ending = os.path.splitext(name)
+    stems = [other.removesuffix(ending) for other in names if other.endswith(ending)]
+    longer = [other for other in names if other.startswith(f"{name}.")]
+    alike = [match + ending for match in close_matches(stem, stems)] or close_matches(name, names)
+    return list(dict.fromkeys((*longer, *alike)))[:_MATCHES_MAX]
 
 
 def _any_of(names: Iterable[str]) -> str:

@@ -153,13 +153,17 @@ class Options:
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
 
     def __new__(cls, *_: object, **given: object) -> Options:
-        for name in given.keys() - cls.__dataclass_fields__.keys():
-            raise TypeError(_no_option(name, cls.__dataclass_fields__))
+        for name in given:
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(_no_option(name, cls.__dataclass_fields__))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name in (*_CHOICES, *_RANGES):
-            object.__setattr__(self, name, _checked(name, name, getattr(self, name)))
+            value = getattr(self, name)
+            taken = _checked(name, name, value)
+            if taken is not value:
+                object.__setattr__(self, name, taken)
         warn_of_unknown(self.__dataclass_fields__, stacklevel=3)
 
 
@@ -174,14 +178,14 @@ def _checked(name: str, origin: str, value: object) -> Any:
     if name in _CHOICES:
         if not isinstance(value, str):
             raise TypeError(f"{origin} must be a str, not {type(value).__name__}")
-        if value.lower() not in _CHOICES[name]:
-            raise ValueError(
-                f"{origin}={shown(value)}: expected one of {', '.join(_CHOICES[name])}"
-            )
-        return value.lower()
+        choices = _CHOICES[name]
+        choice = value if value in choices else value.lower()
+        if choice not in choices:
+            raise ValueError(f"{origin}={shown(value)}: expected one of {', '.join(choices)}")
+        return choice
     if value is None and name in _MAY_BE_NONE:
         return None
-    number = whole_number(origin, value)
+    number = value if type(value) is int else whole_number(origin, value)
     low, high = _RANGES[name]
     if not low <= number <= high:
         raise ValueError(f"{origin}={value}: expected {low} to {high}")

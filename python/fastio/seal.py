@@ -64,9 +64,10 @@ def seal(
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
-    source = Path(path_of(src, "src"))
+    typed = path_of(src, "src")
+    source = Path(typed)
     target = path_to_write(dst, "dst") if dst is not None else source
-    file = open_file(source)
+    file = open_file(typed)
     shard = safetensors.locate(file, ignore_table=force)
     if shard.table is not None and target.exists() and target.samefile(source):
         for _ in _verified_data(shard):
