@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -119,11 +120,44 @@ def test_what_every_oserror_has_survives_pickling(twin: fastio.ReadError) -> Non
     assert (twin.errno, twin.strerror, twin.filename) == (5, "Input/output error", "/data/m")
 
 
-def test_a_failed_system_call_keeps_its_class_whatever_the_number() -> None:
-    # OSError itself would make a PermissionError of this one.
-    error = fastio.WriteError(errno.EACCES, "open", "/data/m")
-    assert type(error) is fastio.WriteError
-    assert not isinstance(error, PermissionError)
+_SYSTEM_ERRORS = (fastio.ReadError, fastio.WriteError)
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
+@pytest.mark.parametrize("kind", _SYSTEM_ERRORS)
+def test_a_failed_system_call_is_also_what_python_calls_its_number(kind: Any, number: int) -> None:
+    error = kind(number, "open", "/data/m", 8, "the disk is tired")
+    builtin = type(OSError(number, "")) if number != errno.ETIMEDOUT else OSError
+    assert isinstance(error, kind)
+    assert isinstance(error, builtin)
+    assert type(error).__name__ == kind.__name__
+    assert (error.errno, error.strerror) == (number, os.strerror(number))
+    assert (error.filename, error.args) == ("/data/m", (number, os.strerror(number)))
+    twin = pickle.loads(pickle.dumps(error))
+    assert type(twin) is type(error)
+    assert (str(twin), vars(twin), twin.args) == (str(error), vars(error), error.args)
+
+
+@pytest.mark.parametrize("kind", _SYSTEM_ERRORS)
+def test_a_failed_system_call_is_never_a_wait_that_timed_out(kind: Any) -> None:
+    # `except TimeoutError` around SaveHandle.result(timeout) means: the save still goes on.
+    assert not isinstance(kind(errno.ETIMEDOUT, "write", "/data/m"), TimeoutError)
+
+
+def test_a_class_of_its_own_below_one_of_a_failed_system_call_is_kept() -> None:
+    class Refused(fastio.ReadError):
+        pass
+
+    refused = Refused(errno.EPERM, "open", "/data/m")
+    assert isinstance(refused, Refused)
+    assert isinstance(refused, PermissionError)
+    assert type(Refused(errno.EIO, "read", "/data/m")) is Refused
+
+
+def test_a_failed_system_call_takes_its_arguments_by_name() -> None:
+    error = fastio.ReadError(errno=errno.EACCES, operation="open", path=b"/data/m", detail="why")
+    assert isinstance(error, PermissionError)
+    assert str(error) == "/data/m: open failed: EACCES (Permission denied): why"
 
 
 def test_what_is_not_known_is_not_mentioned() -> None:

@@ -1,14 +1,22 @@
 """Options: an argument beats a variable, which beats the default; wrong ones are refused."""
 
+import copy
 import dataclasses
 import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastio
-from load.samples import write_even
+from fastio import variables
+from load.samples import same_bytes, write_even
+from testbed import run_python
 
 _FIELDS = {field.name for field in dataclasses.fields(fastio.Options)}
 
@@ -58,6 +66,10 @@ def test_options_are_frozen() -> None:
         ("mapping", "never", "never", "auto"),
         ("block_bytes", "8M", 8 * 2**20, 2**20),
         ("block_bytes", " 65536 ", 65536, 2**20),
+        ("block_bytes", "8MB", 8 * 10**6, 2**20),
+        ("block_bytes", "8 MiB", 8 * 2**20, 2**20),
+        ("block_bytes", "1e6", 10**6, 2**20),
+        ("engine", "PREAD", "pread", "uring"),
         ("queue_depth", "16", 16, 4),
         ("lanes", "3", 3, 5),
         ("memory_limit_bytes", "1g", 2**30, 2**20),
@@ -125,11 +137,12 @@ def test_the_ends_of_a_range_are_in_it(
     [
         ("engine", 1),
         ("cache", None),
-        ("block_bytes", "4M"),
-        ("block_bytes", 4.0),
+        ("block_bytes", b"4M"),
         ("block_bytes", None),
+        ("block_bytes", [4]),
+        ("block_bytes", np.array([4, 5])),
         ("lanes", None),
-        ("memory_limit_bytes", 1e9),
+        ("lanes", 2j),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
@@ -138,7 +151,7 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> No
 
 
 @pytest.mark.parametrize("name", ["block_bytes", "queue_depth", "lanes", "memory_limit_bytes"])
-@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("value", [True, False, np.True_])
 def test_a_bool_is_no_number(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} must be an int, not bool"):
         fastio.Options(**{name: value})
@@ -148,14 +161,18 @@ def test_a_bool_is_no_number(name: str, value: Any) -> None:
     ("variable", "text"),
     [
         ("FASTIO_ENGINE", "libaio"),
-        ("FASTIO_ENGINE", "PREAD"),
         ("FASTIO_CACHE", "no"),
         ("FASTIO_MAPPING", "1"),
         ("FASTIO_HUGE_PAGES", "always"),
         ("FASTIO_BLOCK_BYTES", "2G"),
         ("FASTIO_MEMORY_LIMIT_BYTES", "8388608T"),
-        ("FASTIO_BLOCK_BYTES", "4MiB"),
-        ("FASTIO_BLOCK_BYTES", "4.5M"),
+        ("FASTIO_BLOCK_BYTES", "4XB"),
+        ("FASTIO_BLOCK_BYTES", "4M M"),
+        ("FASTIO_BLOCK_BYTES", "4.5"),
+        ("FASTIO_MEMORY_LIMIT_BYTES", "1e99"),
+        ("FASTIO_MEMORY_LIMIT_BYTES", "1e999999999"),
+        ("FASTIO_MEMORY_LIMIT_BYTES", "nan"),
+        ("FASTIO_MEMORY_LIMIT_BYTES", "inf"),
         ("FASTIO_BLOCK_BYTES", "-1"),
         ("FASTIO_LANES", "many"),
         ("FASTIO_LANES", "\uff18"),
@@ -214,6 +231,151 @@ def test_a_load_does_what_the_argument_says_then_the_variable(
     assert loaded(engine="pread", memory_limit_bytes=2**30)[0] == "pread"
 
 
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        ("8M", 8 * 2**20),
+        ("8m", 8 * 2**20),
+        (" 8 M ", 8 * 2**20),
+        ("8MiB", 8 * 2**20),
+        ("8mib", 8 * 2**20),
+        ("8MB", 8 * 10**6),
+        ("8 mb", 8 * 10**6),
+        ("8000kB", 8 * 10**6),
+        ("8192K", 8 * 2**20),
+        ("4194304B", 2**22),
+        ("0.5G", 2**29),
+        ("1.5 MiB", 3 * 2**19),
+        ("0.0015GB", 1_500_000),
+        ("1.1M", 1153433),  # 1153433.6
+        ("1_000_000", 10**6),
+        ("1e6", 10**6),
+        ("2.5E+6", 2_500_000),
+        ("7.", 7),
+        ("1.5e3", 1500),
+        (8e6, 8 * 10**6),
+        (np.float32(1024), 1024),
+        (np.float64(1024), 1024),
+        (np.int64(2**20), 2**20),
+        (np.uint8(200), 200),
+        (np.array(7), 7),
+        (np.str_("8M"), 8 * 2**20),
+    ],
+)
+def test_a_number_is_taken_as_what_it_means(value: Any, number: int) -> None:
+    found = fastio.Options(block_bytes=value, memory_limit_bytes=value)
+    assert (found.block_bytes, found.memory_limit_bytes) == (number, number)
+    assert type(found.block_bytes) is int
+
+
+@given(st.integers(1, 2**30), st.sampled_from(["", "B", "b"]))
+def test_every_number_of_bytes_is_read_as_it_is_written(number: int, unit: str) -> None:
+    for text in (f"{number}{unit}", f"{number:_}", f"{number:_} {unit}"):
+        assert fastio.Options(block_bytes=text).block_bytes == number
+
+
+@pytest.mark.parametrize("value", [1.5, "1.5", -1.0, float("nan"), float("inf"), "-8M", "8e-1", ""])
+def test_a_number_that_is_none_or_not_whole_is_refused(value: Any) -> None:
+    for name in ("block_bytes", "lanes", "memory_limit_bytes"):
+        with pytest.raises(ValueError, match=name):
+            fastio.Options(**{name: value})
+
+
+def test_counts_are_taken_like_sizes() -> None:
+    options = fastio.Options(queue_depth="16", lanes=3.0)
+    assert (options.queue_depth, options.lanes) == (16, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("engine", "PRead"), ("cache", "Bypass"), ("mapping", "NEVER"), ("huge_pages", "OFF")],
+)
+def test_a_choice_may_be_written_in_capitals(name: str, value: Any) -> None:
+    assert getattr(fastio.Options(**{name: value}), name) == value.lower()
+
+
+def test_options_that_were_made_from_texts_travel() -> None:
+    options = fastio.Options(block_bytes="8M", memory_limit_bytes=1e9)
+    assert pickle.loads(pickle.dumps(options)) == copy.copy(options) == options
+    assert dataclasses.replace(options, lanes=2).block_bytes == 8 * 2**20
+
+
+def test_other_sizes_are_written_like_those_of_options(tmp_path: Path) -> None:
+    tensors = {name: np.zeros(1000, np.uint8) for name in "abc"}
+    fastio.save(tensors, tmp_path / "model", shard_bytes="2kB", chunk_bytes="64K")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) == 2
+    with fastio.open(tmp_path / "model") as reader:
+        assert len(dict(reader.stream(memory_limit_bytes="1MiB"))) == 3
+    roots = [tmp_path / "one", tmp_path / "two"]
+    store = fastio.Store.create(roots, shard_bytes="64M", chunk_bytes=2.0**16)
+    store.save(tensors)
+    assert same_bytes(store.load(), {name: bytes(1000) for name in "abc"})
+
+
 def test_nothing_else_is_an_option() -> None:
-    with pytest.raises(TypeError, match="threads"):
+    with pytest.raises(TypeError, match=r"no threads; it has engine, cache, .*lanes"):
         fastio.Options(threads=4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no block_byte; did you mean block_bytes"):
+        fastio.Options(block_byte=4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        fastio.Options("pread")  # type: ignore[call-arg]
+
+
+def _warned(variables: dict[str, str], code: str = "fastio.Options()") -> str:
+    """What a process of its own is warned of, in which the code runs three times."""
+    code = f"import fastio\nfor _ in range(3):\n    {code}\nprint('done')"
+    child = run_python(code, env=variables)
+    assert child.stdout == "done\n", child.stderr
+    return child.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FASTIO_BLOCKBYTES", "FASTIO_BLOCK_BYTES"),
+        ("FASTIO_MEMORY_LIMIT", "FASTIO_MEMORY_LIMIT_BYTES"),
+        ("FASTIO_HUGEPAGES", "FASTIO_HUGE_PAGES"),
+        ("fastio_engine", "FASTIO_ENGINE"),
+    ],
+)
+def test_an_unknown_variable_is_told_once_with_the_one_that_was_meant(
+    variable: str, meant: str
+) -> None:
+    told = _warned({variable: "8M"})
+    assert told.count(f"{variable} is no variable of fastio; did you mean {meant}") == 1
+
+
+def test_an_unknown_variable_like_none_is_told_with_all_that_there_are() -> None:
+    told = _warned({"FASTIO_QWXZ": "1"})
+    assert all(f"FASTIO_{name.upper()}" in told for name in _FIELDS)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {f"FASTIO_{name.upper()}": "" for name in _FIELDS},
+        {"FASTIO_LANES": "2", "FASTIO_CUDA_LIBRARY": "/nowhere"},
+        {"FASTIO_TEST_SEED": "3", "FASTIO_BENCH_DEVICE": "x", "FASTIO_GPU_REHEARSAL": "1"},
+        {"FASTIO_QWXZ": "", "MY_FASTIO_ENGINE": "pread", "FASTIOS": "1"},
+    ],
+    ids=lambda variables: " ".join(variables)[:40],
+)
+def test_no_word_about_variables_that_are_known_or_empty_or_of_others(
+    variables: dict[str, str],
+) -> None:
+    assert _warned(variables) == ""
+
+
+def test_importing_fastio_does_not_look_at_its_variables() -> None:
+    assert _warned({"FASTIO_BLOCKBYTES": "8M"}, "pass") == ""
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    root = Path(fastio.__file__).parents[2]
+    read: set[str] = set()
+    for path in (root / "python" / "fastio").rglob("*.py"):
+        read.update(re.findall(r'"(FASTIO_[A-Z_]+[A-Z])"', path.read_text(encoding="utf-8")))
+    for path in (root / "csrc").glob("*.cc"):
+        read.update(re.findall(r'getenv\("(\w+)"\)', path.read_text(encoding="utf-8")))
+    assert "FASTIO_CUDA_LIBRARY" in read
+    assert read <= {*variables.BESIDE_OPTIONS, *map(variables.variable_of, _FIELDS)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, overload
 
 from fastio.fill import load_into
 from fastio.locate import locate
 from fastio.options import Options
+from fastio.paths import Source
 from fastio.reader import open
 from fastio.report import Report
 from fastio.save import save
@@ -19,7 +19,7 @@ __all__ = ["load", "load_into", "open", "save"]
 
 @overload
 def load(
-    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    source: Source,
     *,
     framework: str = "numpy",
     names: Collection[str] | None = None,
@@ -36,7 +36,7 @@ def load(
 
 @overload
 def load(
-    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    source: Source,
     *,
     framework: str = "numpy",
     names: Collection[str] | None = None,
@@ -52,7 +52,7 @@ def load(
 
 
 def load(
-    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    source: Source,
     *,
     framework: str = "numpy",
     names: Collection[str] | None = None,
@@ -69,9 +69,12 @@ def load(
 
     Parameters
     ----------
-    source : path or list of paths
+    source : path or collection of paths
         A ``.safetensors`` file, several of them, a Hugging Face folder or its
-        ``*.safetensors.index.json``; or a root of a store, whose newest generation is loaded.
+        ``*.safetensors.index.json``; or a root of a store, whose newest generation is loaded. A
+        path is a str, bytes or os.PathLike, and may begin with ``~`` or be a ``file:///`` address,
+        unless there is a file of that very name. Several are any iterable of paths, as
+        ``Path.glob`` gives one; they are taken in its order, those of a set sorted.
     framework : {"numpy", "torch"}
         What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the
         last axis.

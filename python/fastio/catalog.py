@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,12 +18,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fastio.absent import NONE_ABSENT, Absent
 from fastio.errors import FormatError, TensorNotFoundError
+from fastio.matches import close_matches
 from fastio.shown import shown
-
-_MATCHES_MAX = 3
-_NEIGHBOURS = 64  # names before and behind a missing one that are compared with it
-_COMPARED_CHARACTERS_MAX = 512  # comparing takes quadratic time
 
 
 @dataclass(frozen=True)
@@ -261,6 +260,8 @@ class Catalog(Collection[str]):
     shards : iterable of Shard
     source : str
         What was asked for, as messages call it.
+    absent : Absent
+        Tensors that an index lists and its files do not have.
 
     Raises
     ------
@@ -268,9 +269,12 @@ class Catalog(Collection[str]):
         If two files hold a tensor of the same name.
     """
 
-    def __init__(self, shards: Iterable[Shard], source: str) -> None:
+    def __init__(
+        self, shards: Iterable[Shard], source: str, *, absent: Absent = NONE_ABSENT
+    ) -> None:
         self.shards = tuple(shards)
         self.source = source
+        self.absent = absent
         if len(self.shards) > 1 and len(self._ordinals) < len(self):
             self._refuse_duplicates()
 
@@ -360,7 +364,8 @@ class Catalog(Collection[str]):
             raise TypeError(f"a tensor's name must be a str, not {type(name).__name__}")
         ordinal = self._ordinals.get(name)
         if ordinal is None:
-            raise TensorNotFoundError(name, self.source, _close_matches(name, self._ordinals))
+            matches = close_matches(name, self._ordinals)
+            raise TensorNotFoundError(name, self.source, matches, self.absent.why(name))
         if len(self.shards) == 1:  # as a loop over the slices of a file asks for
             return 0, ordinal
         index = bisect.bisect_right(self._first_ordinals, ordinal) - 1
@@ -373,34 +378,18 @@ class Catalog(Collection[str]):
                 other = first.setdefault(name, shard)
                 if other is shard:
                     continue
-                if other.path == shard.path:
+                if _are_one_file(shard.path, other.path):
                     raise FormatError(shard.path, "is given twice", expected="each file once")
                 raise FormatError(
                     shard.path,
                     f"has a tensor {shown(name)}, and so has {other.path}",
-                    expected="each name in one file only",
+                    expected="each name in one file only; or pass the path of one file, or a list "
+                    "of those that belong together",
                 )
 
 
-def _close_matches(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The names most like a missing one, among those that begin or end like it."""
-    import difflib  # takes longer to import than most users need it
-
-    if len(name) > _COMPARED_CHARACTERS_MAX:
-        return ()
-    forwards = _neighbours(name, names)
-    backwards = _neighbours(name[::-1], (other[::-1] for other in names))
-    candidates = {*forwards, *(other[::-1] for other in backwards)}
-    return tuple(
-        difflib.get_close_matches(
-            name,
-            (other for other in candidates if len(other) <= _COMPARED_CHARACTERS_MAX),
-            _MATCHES_MAX,
-        )
-    )
-
-
-def _neighbours(name: str, names: Iterable[str]) -> list[str]:
-    ordered = sorted(names)
-    at = bisect.bisect(ordered, name)
-    return ordered[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
+def _are_one_file(path: str, other: str) -> bool:
+    try:
+        return path == other or os.path.samefile(path, other)
+    except OSError:
+        return False

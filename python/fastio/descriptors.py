@@ -41,6 +41,17 @@ def make_room(count: int, source: str) -> None:
     _log.info("RLIMIT_NOFILE is %d now, for the files of %s", allowed, source)
 
 
+def make_room_for_files(files: int, source: str) -> None:
+    """Make room for files that stay open together, each with and without O_DIRECT.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if files > 1:
+        make_room(2 * files, source)
+
+
 def limit() -> str:
     """Return what the limit is, and how to raise it, for messages.
 

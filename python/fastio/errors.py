@@ -15,58 +15,22 @@
     └── MemoryLimitError (MemoryError)     more bytes than the caller allows
 
 Each keeps what it was made of as attributes, says all of it in its message, and can be pickled.
+
+A ReadError or WriteError also has the class that Python gives to its error number: a `ReadError`
+of EACCES is a PermissionError, a `WriteError` of ENOENT a FileNotFoundError.
 """
 
 from __future__ import annotations
 
 import errno as errno_names
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from fastio.fastio_error import FastioError as FastioError  # noqa: PLC0414  # exported from here
+from fastio.fastio_error import listed
 from fastio.shown import shown
-
-_TENSORS_SHOWN_MAX = 3
-
-
-def _restore(kind: type[FastioError], arguments: dict[str, Any]) -> FastioError:
-    return kind(**arguments)
-
-
-class FastioError(Exception):
-    """Base of all errors that fastio defines.
-
-    Attributes
-    ----------
-    complete : tuple of str or None
-        Where `fastio.load_into` failed midway: the tensors that have all their bytes.
-    """
-
-    # What the constructor takes; each is an attribute too.
-    _arguments: ClassVar[tuple[str, ...]] = ()
-    complete: tuple[str, ...] | None = None
-
-    def __str__(self) -> str:
-        if self.complete is None:
-            return self._message()
-        return f"{self._message()}; {_complete(self.complete)}"
-
-    def _message(self) -> str:
-        return " ".join(str(arg) for arg in self.args)
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        if not self._arguments:
-            return super().__reduce__()
-        arguments = {name: getattr(self, name) for name in self._arguments}
-        return _restore, (type(self), arguments), vars(self)
-
-
-def _complete(names: tuple[str, ...]) -> str:
-    if not names:
-        return "no tensor is complete"
-    listed = ", ".join(shown(name) for name in names[:_TENSORS_SHOWN_MAX])
-    more = len(names) - _TENSORS_SHOWN_MAX
-    return f"complete: {listed}" + (f" and {more} more" if more > 0 else "")
 
 
 class FormatError(FastioError, ValueError):
@@ -150,17 +114,32 @@ class ChecksumError(FastioError):
             f"{self.path}: chunk {self.chunk} ({self.nbytes} bytes at byte {self.offset}) "
             f"is damaged: its checksum is {self.found}; expected {self.expected}"
         )
-        if not self.tensors:
-            return message
-        listed = ", ".join(shown(name) for name in self.tensors[:_TENSORS_SHOWN_MAX])
-        more = len(self.tensors) - _TENSORS_SHOWN_MAX
-        return f"{message}; it has bytes of {listed}" + (f" and {more} more" if more > 0 else "")
+        return f"{message}; it has bytes of {listed(self.tensors)}" if self.tensors else message
+
+
+@functools.cache
+def _with_builtin(kind: type[_IoError], errno: int) -> type[_IoError]:
+    """The class of a failed call: `kind`, and the class that Python has for the number as well.
+
+    TimeoutError is left out: it would read as "the future has no result yet" where a `SaveHandle`
+    is waited for.
+    """
+    builtin = type(OSError(errno, ""))
+    if builtin in (OSError, TimeoutError):
+        return kind
+    body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_declared": kind}
+    return type(kind.__name__, (kind, builtin), {**body, "__doc__": kind.__doc__})
 
 
 class _IoError(FastioError, OSError):
     """What `ReadError` and `WriteError` share."""
 
     _arguments = ("errno", "operation", "path", "offset", "detail")
+    _declared: ClassVar[type[FastioError] | None] = None
+
+    def __new__(cls, errno: int, operation: str, path: Any, *_: Any, **__: Any) -> _IoError:
+        kind = _with_builtin(cls, errno)  # type: ignore[arg-type]  # a class can be hashed
+        return super().__new__(kind, errno, os.strerror(errno), os.fsdecode(path))
 
     def __init__(
         self,
@@ -171,10 +150,12 @@ class _IoError(FastioError, OSError):
         detail: str | None = None,
     ) -> None:
         self.path = os.fsdecode(path)
-        super().__init__(errno, os.strerror(errno), self.path)
         self.operation = operation
         self.offset = offset
         self.detail = detail
+
+    def _kind(self) -> type[FastioError]:
+        return self._declared or type(self)
 
     def _message(self) -> str:
         at = "" if self.offset is None else f" at byte {self.offset}"
@@ -278,9 +259,7 @@ class ReplicaError(FastioError):
     def _message(self) -> str:
         message = f"{self.path}: {self.problem}"
         if self.tensors:
-            listed = ", ".join(shown(name) for name in self.tensors[:_TENSORS_SHOWN_MAX])
-            more = len(self.tensors) - _TENSORS_SHOWN_MAX
-            message += f"; it has bytes of {listed}" + (f" and {more} more" if more > 0 else "")
+            message += f"; it has bytes of {listed(self.tensors)}"
         return "; ".join((message, *(f"{root}: {why}" for root, why in self.reasons.items())))
 
 
@@ -343,18 +322,25 @@ class TensorNotFoundError(FastioError, KeyError):
         Where it was looked for.
     matches : tuple of str
         Names that are there and look like it, the closest first.
+    detail : str or None
+        Why it could be expected there.
     """
 
-    _arguments = ("name", "source", "matches")
+    _arguments = ("name", "source", "matches", "detail")
 
-    def __init__(self, name: str, source: str, matches: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, source: str, matches: Sequence[str] = (), detail: str | None = None
+    ) -> None:
         super().__init__(name)
         self.name = name
         self.source = source
         self.matches = tuple(matches)
+        self.detail = detail
 
     def _message(self) -> str:
         message = f"{self.source}: there is no tensor {shown(self.name)}"
+        if self.detail is not None:
+            return f"{message}: {self.detail}"
         if not self.matches:
             return message
         return f"{message}; did you mean {' or '.join(shown(name) for name in self.matches)}?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -24,6 +23,7 @@ from fastio.loading import (
 from fastio.locate import locate
 from fastio.located import Located
 from fastio.options import Options
+from fastio.paths import Source
 from fastio.report import Report
 from fastio.shown import shown
 
@@ -33,7 +33,7 @@ _OVERLAP_WORK_MAX = 10_000
 
 
 def load_into(
-    source: str | os.PathLike[str] | list[Any] | tuple[Any, ...],
+    source: Source,
     tensors: Mapping[str, Any],
     *,
     verify: bool | Literal["require"] = True,
@@ -51,7 +51,7 @@ def load_into(
 
     Parameters
     ----------
-    source : path or list of paths
+    source : path or collection of paths
         As `fastio.load` takes it.
     tensors : mapping of str to numpy.ndarray or torch.Tensor
         By name; of the dtype and the shape in the file (packed F4: half of its last axis), with any
@@ -124,6 +124,8 @@ def fill_located(
     As `load_into` does.
     """
     wanted = located.select(tuple(tensors))
+    if strict:
+        located.catalog.absent.require_none()
     if strict and len(wanted) < len(located):
         missing = next(name for name in located if name not in tensors)
         raise ValueError(

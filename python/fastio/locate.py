@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from fastio.formats import huggingface
 from fastio.located import Located
+from fastio.paths import Source, paths_of
 from fastio.shortage import memory_named
 from fastio.store import IDENTITY
-
-Source = str | os.PathLike[str] | list[Any] | tuple[Any, ...]
 
 
 def locate(source: Source, names: Collection[str] | None = None) -> Located:
@@ -20,7 +18,7 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
 
     Parameters
     ----------
-    source : path, or list or tuple of paths
+    source : path, or collection of paths
         A root of a store; or what `fastio.formats.huggingface.locate` takes.
     names : collection of str, optional
         What will be asked for.
@@ -32,12 +30,11 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
     TypeError, ValueError
         If the source is none of these.
     """
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(os.fsdecode(source))
-        if os.path.lexists(path / IDENTITY):
-            from fastio.store import reading  # takes longer to import than most need it
+    paths = paths_of(source)
+    if isinstance(paths, str) and os.path.lexists(os.path.join(paths, IDENTITY)):
+        from fastio.store import reading  # takes longer to import than most need it
 
-            return reading.newest([path], names)
-    subject = source[0] if isinstance(source, (list, tuple)) and source else source
-    with memory_named(f"{subject}", lambda: "what its headers say"):
-        return Located(huggingface.locate(source, names), {})
+        return reading.newest([Path(paths)], names)
+    subject = paths if isinstance(paths, str) else paths[0]
+    with memory_named(subject, lambda: "what its headers say"):
+        return Located(huggingface.locate(paths, names), {})

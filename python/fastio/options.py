@@ -7,12 +7,14 @@ the mount will come between the last two.)
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fastio.matches import close_matches
 from fastio.shown import shown
+from fastio.sizes import whole_number
+from fastio.variables import variable_of, warn_of_unknown
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -34,8 +36,22 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
 _MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
-_NUMBER = re.compile("([0-9]{1,30})([kmgt]?)")
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+if TYPE_CHECKING:
+
+    class Number:
+        """A number as it is given, and as it is read: what type checkers see of such an option."""
+
+        def __get__(self, options: object, kind: type) -> int: ...
+        def __set__(self, options: object, value: float | str) -> None: ...
+
+    class Bound:
+        """A number that may be None: no bound."""
+
+        def __get__(self, options: object, kind: type) -> int | None: ...
+        def __set__(self, options: object, value: float | str | None) -> None: ...
+else:
+    Number, Bound = int, int | None
 
 
 def default_lanes() -> int:
@@ -57,15 +73,13 @@ def _usable_cores() -> int:
 def _field(name: str, default: Callable[[], Any]) -> Any:
     """A field whose default is read from FASTIO_<NAME> when the Options are made."""
 
-    variable = f"FASTIO_{name.upper()}"
+    variable = variable_of(name)
 
     def from_environment() -> Any:
         text = os.environ.get(variable)
         if text is None or not (text := text.strip()):
             return default()
-        value = text if name in _CHOICES else _parse_number(variable, text)
-        _check(name, variable, value, text)
-        return value
+        return _checked(name, variable, text)
 
     return field(default_factory=from_environment)
 
@@ -115,52 +129,71 @@ class Options:
     TypeError
         A value of the wrong type.
 
+    Warns
+    -----
+    UserWarning
+        Once in a process, of a variable ``FASTIO_…`` that is none: it may be mistyped.
+
     Notes
     -----
-    Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … Sizes take the suffixes
-    K, M, G and T (powers of 1024).
+    Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … A number may be a text,
+    here and there, with a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; kB, MB, GB,
+    TB are powers of 1000. A float must be whole. Choices may be in upper case.
+
+    Examples
+    --------
+    >>> Options(block_bytes="8M").block_bytes
+    8388608
+    >>> Options(memory_limit_bytes="1.5 GB", lanes=2.0).memory_limit_bytes
+    1500000000
     """
 
     engine: EngineName = _field("engine", lambda: "auto")
     cache: CacheMode = _field("cache", lambda: "auto")
     mapping: MappingMode = _field("mapping", lambda: "auto")
-    block_bytes: int = _field("block_bytes", lambda: 4 * 2**20)
-    queue_depth: int = _field("queue_depth", lambda: 8)
-    lanes: int = _field("lanes", default_lanes)
-    memory_limit_bytes: int | None = _field("memory_limit_bytes", lambda: None)
-    pinned_limit_bytes: int = _field("pinned_limit_bytes", lambda: 512 * 2**20)
-    device_memory_limit_bytes: int | None = _field("device_memory_limit_bytes", lambda: None)
+    block_bytes: Number = _field("block_bytes", lambda: 4 * 2**20)
+    queue_depth: Number = _field("queue_depth", lambda: 8)
+    lanes: Number = _field("lanes", default_lanes)
+    memory_limit_bytes: Bound = _field("memory_limit_bytes", lambda: None)
+    pinned_limit_bytes: Number = _field("pinned_limit_bytes", lambda: 512 * 2**20)
+    device_memory_limit_bytes: Bound = _field("device_memory_limit_bytes", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
+
+    def __new__(cls, *_: object, **given: object) -> Options:
+        for name in given:
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(_no_option(name, cls.__dataclass_fields__))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name in (*_CHOICES, *_RANGES):
-            _check(name, name, getattr(self, name))
+            value = getattr(self, name)
+            taken = _checked(name, name, value)
+            if taken is not value:
+                object.__setattr__(self, name, taken)
+        warn_of_unknown(self.__dataclass_fields__, stacklevel=3)
 
 
-def _parse_number(variable: str, text: str) -> int:
-    written = _NUMBER.fullmatch(text.lower())
-    if written is None:
-        raise ValueError(
-            f"{variable}={shown(text)}: expected a whole number, with K, M, G or T behind it"
-        )
-    return int(written[1]) * _UNITS[written[2]]
+def _no_option(name: str, options: Iterable[str]) -> str:
+    matches = close_matches(name, options)
+    meant = f"did you mean {' or '.join(matches)}?" if matches else f"it has {', '.join(options)}"
+    return f"Options has no {name}; {meant}"
 
 
-def _check(name: str, origin: str, value: object, written: object = None) -> None:
-    """Refuse a value that the option cannot have; `origin` is where it came from, `written` how it
-    was given there.
-    """
+def _checked(name: str, origin: str, value: object) -> Any:
+    """What an option is for a value that it was given; `origin` is where that came from."""
     if name in _CHOICES:
         if not isinstance(value, str):
             raise TypeError(f"{origin} must be a str, not {type(value).__name__}")
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{origin}={value!r}: expected one of {', '.join(_CHOICES[name])}")
-        return
+        choices = _CHOICES[name]
+        choice = value if value in choices else value.lower()
+        if choice not in choices:
+            raise ValueError(f"{origin}={shown(value)}: expected one of {', '.join(choices)}")
+        return choice
     if value is None and name in _MAY_BE_NONE:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{origin} must be an int, not {type(value).__name__}")
+        return None
+    number = value if type(value) is int else whole_number(origin, value)
     low, high = _RANGES[name]
-    if not low <= value <= high:
-        given = value if written is None else written
-        raise ValueError(f"{origin}={given}: expected {low} to {high}")
+    if not low <= number <= high:
+        raise ValueError(f"{origin}={value}: expected {low} to {high}")
+    return number

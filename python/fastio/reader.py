@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
@@ -22,12 +23,15 @@ from fastio.loading import (
     note_events,
     read_all,
 )
-from fastio.locate import Source, locate
+from fastio.locate import locate
 from fastio.located import Cut, Located
 from fastio.options import Options
+from fastio.paths import Source, paths_of
 from fastio.report import Report
+from fastio.sizes import whole_number
 from fastio.view import TensorView
 
+_log = logging.getLogger("fastio")
 _STREAM_BYTES = 2**28
 
 
@@ -64,13 +68,17 @@ class Reader:
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
         self._options = options or Options()
-        located = find() if find is not None else locate(source)
+        paths = paths_of(source)
+        located = find() if find is not None else locate(paths)
         self._located = located.to_keep()
-        again = (_reopen, (_absolute(source), framework, verify, self._options))
+        again = (_reopen, (_absolute(paths), framework, verify, self._options))
         self._reopened = reopened if reopened is not None else again
         verification.check(self._located, self._located, verify)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
+        self._described.fallbacks = self._located.catalog.absent.lines()
+        for line in self._described.fallbacks:
+            _log.warning("%s", line)
         self._access = Access(
             self._located.catalog, self._held_by, verify=self._verify, options=self._options
         )
@@ -209,7 +217,7 @@ class Reader:
         self,
         names: Collection[str] | None = None,
         *,
-        memory_limit_bytes: int | None = None,
+        memory_limit_bytes: float | str | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and tensor in file order, read ahead in bounded memory.
@@ -218,7 +226,7 @@ class Reader:
         ----------
         names : collection of str, optional
             Only these; default: all.
-        memory_limit_bytes : int, optional
+        memory_limit_bytes : int or str, optional
             Bound on what was read and not yet yielded. A tensor above it is read on its own.
             Default: that of the options, or else 256 MiB. With a device: on its memory, by default
             `Options.device_memory_limit_bytes`.
@@ -279,12 +287,11 @@ class Reader:
         for name, cut in located.cuts.items():
             yield name, self._access.cut(cut)
 
-    def _stream_limit(self, asked: int | None) -> int:
+    def _stream_limit(self, asked: float | str | None) -> int:
         limit = asked if asked is not None else self._options.memory_limit_bytes
         if limit is None:
             return _STREAM_BYTES
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"memory_limit_bytes must be an int, not {type(limit).__name__}")
+        limit = whole_number("memory_limit_bytes", limit)
         if limit < 1:
             raise ValueError(f"memory_limit_bytes={limit}: expected 1 or more")
         return min(limit, 2**63 - 1)
@@ -295,6 +302,7 @@ class Reader:
         report, described = self._access.report(), self._described
         report.files, report.tensors = described.files, described.tensors
         report.unverified = described.unverified
+        report.fallbacks = described.fallbacks + report.fallbacks
         if not self._closed:
             note_events(report, self._located)
         return report
@@ -347,10 +355,8 @@ def _framework(name: object) -> Framework:
         raise UsageError(str(error)) from None
 
 
-def _absolute(source: Source) -> Source:
-    if isinstance(source, (list, tuple)):
-        return [os.path.abspath(item) for item in source]
-    return os.path.abspath(source)
+def _absolute(paths: str | list[str]) -> str | list[str]:
+    return os.path.abspath(paths) if isinstance(paths, str) else list(map(os.path.abspath, paths))
 
 
 def open(
@@ -364,7 +370,7 @@ def open(
 
     Parameters
     ----------
-    source : path or list of paths
+    source : path or collection of paths
         As `fastio.load` takes it.
     framework : {"numpy", "torch"}
     verify : bool or "require"

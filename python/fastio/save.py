@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import operator
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
 from fastio.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.loading import check_kind
 from fastio.options import Options
+from fastio.paths import AnyPath, path_to_write
 from fastio.report import Report
-from fastio.saving.job import Request, SaveWork, clocks, file_path_of, path_of, run_now
+from fastio.saving.job import Request, SaveWork, clocks, file_path_of, run_now
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn
 from fastio.shown import shown
+from fastio.sizes import whole_number
 
 if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 @overload
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: Literal[True] = True,
@@ -42,11 +40,11 @@ def save(
 @overload
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: Literal[False],
@@ -57,11 +55,11 @@ def save(
 ) -> SaveHandle: ...
 def save(
     tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     metadata: Mapping[str, str] | None = None,
-    shard_bytes: int | None = None,
-    chunk_bytes: int | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool = True,
     wait: bool = True,
@@ -83,16 +81,18 @@ def save(
         Of any layout in memory. Those on a device are brought to the CPU first. Tensors that share
         memory are saved each on its own.
     path : path
-        The file; with `shard_bytes` the folder.
+        The file; with `shard_bytes` the folder. As `fastio.load` takes it: it may begin with ``~``
+        or be a ``file:///`` address.
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
         as ``pt``, unless it is there: loaders of models refuse a file with metadata and without it.
-    shard_bytes : int, optional
-        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most,
-        in the order of `tensors`, and ``model.safetensors.index.json``. A larger tensor has a file
-        of its own, and the report says so. What the folder held as a checkpoint before is replaced
-        in one step, too; its other files stay.
-    chunk_bytes : int, optional
+    shard_bytes : int or str, optional
+        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most
+        ("5GB" is 5 * 10**9, as in `Options`), in the order of `tensors`, and
+        ``model.safetensors.index.json``. A larger tensor has a file of its own, and the report says
+        so. What the folder held as a checkpoint before is replaced in one step, too; its other
+        files stay.
+    chunk_bytes : int or str, optional
         Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB; more where
         the header would be too long.
     checksums : bool
@@ -151,7 +151,7 @@ def save(
     returns.
     """
     begun = clocks()
-    target = file_path_of(path) if shard_bytes is None else path_of(path)
+    target = file_path_of(path) if shard_bytes is None else path_to_write(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
     if snapshot not in ("copy", "borrow"):
@@ -222,9 +222,7 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
 def _checked_size(what: str, value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
-    size = operator.index(value)
+    size = whole_number(what, value)
     if size < 1:
         raise ValueError(f"{what}={size}: expected at least 1")
     return size

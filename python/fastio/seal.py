@@ -13,6 +13,7 @@ from fastio import _native, checksums
 from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError
 from fastio.formats import headers, safetensors
+from fastio.paths import AnyPath, open_file, path_of, path_to_write
 from fastio.replacement import remove_leftovers, replacing, status_of_file
 from fastio.shortage import memory_named
 
@@ -21,8 +22,8 @@ _DIGEST_BYTES = 8
 
 
 def seal(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str] | None = None,
+    src: AnyPath,
+    dst: AnyPath | None = None,
     *,
     force: bool = False,
 ) -> Path:
@@ -37,7 +38,8 @@ def seal(
     ----------
     src : path
         The file to read. If it carries checksums already, it is verified while it is read. Those of
-        another file, of which another tool copied the metadata, are left out.
+        another file, of which another tool copied the metadata, are left out. Both paths may begin
+        with ``~`` or be ``file:///`` addresses, as for `fastio.load`.
     dst : path, optional
         The file to write; default: `src`. A symlink there is replaced, not followed; anything else
         than a file is refused. Where this is the same file and it is sealed already, it is verified
@@ -67,13 +69,15 @@ def seal(
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
-    source, target = Path(src), Path(dst if dst is not None else src)
-    with memory_named(str(source), lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
+    typed = path_of(src, "src")
+    source = Path(typed)
+    target = path_to_write(dst, "dst") if dst is not None else source
+    with memory_named(typed, lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
         return _sealed(source, target, force=force)
 
 
 def _sealed(source: Path, target: Path, *, force: bool) -> Path:
-    file = _native.File(source)
+    file = open_file(source)
     shard = safetensors.locate(file, ignore_table=force)
     if shard.table is not None and target.exists() and target.samefile(source):
         for _ in _verified_data(shard):

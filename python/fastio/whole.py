@@ -75,6 +75,8 @@ class Load:
         self._choose = devices.chooser(self._held_by, *to)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         located = find(names)
+        if names is None:
+            located.catalog.absent.require_none()
         self.wanted = located if names is None else located.select(names)
         verification.check(located, self.wanted, verify)
 

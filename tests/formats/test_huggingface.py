@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fastio
 from fastio.formats import huggingface
+from fastio.formats import index as index_format
 from load.samples import expected_bytes, same_bytes, write
 
 
@@ -139,6 +142,87 @@ def test_an_only_index_is_taken_whatever_its_name(tmp_path: Path) -> None:
     assert list(fastio.load(tmp_path)) == ["z"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "weights.json",
+        "blob-without-an-ending",
+    ],
+)
+def test_an_index_is_a_source_whatever_its_name(checkpoint: Path, name: str) -> None:
+    index = (checkpoint / "model.safetensors.index.json").rename(checkpoint / name)
+    expected = expected_bytes(*checkpoint.glob("*.safetensors"))
+    assert same_bytes(fastio.load(index), expected)
+    assert same_bytes(fastio.load(index, names=["c"]), {"c": expected["c"]})
+
+
+@pytest.mark.parametrize(
+    "text", ['{"weight_map":{"a":"x"', '{"weight_map":3}', '{"weight_map":{}}']
+)
+def test_an_index_by_another_name_is_as_strict(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.safetensors.index.fp16.json"
+    path.write_text(text)
+    with pytest.raises(fastio.FormatError, match=r"JSON|weight_map") as raised:
+        fastio.load(path)
+    assert raised.value.path == str(path)
+    assert "safetensors file" not in str(raised.value)
+
+
+def test_an_index_among_several_files_is_called_one(checkpoint: Path) -> None:
+    index = checkpoint / "model.safetensors.index.json"
+    with pytest.raises(fastio.FormatError, match="is an index of shards"):
+        fastio.load([index])
+    with pytest.raises(fastio.FormatError, match="is an index of shards"):
+        fastio.safe_open(index, "np")
+
+
+def test_a_folder_among_several_files_is_called_one(checkpoint: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="by its path alone") as raised:
+        fastio.load([checkpoint])
+    assert (raised.value.errno, raised.value.filename) == (errno.EISDIR, str(checkpoint))
+
+
+def test_an_only_index_of_a_variant_is_taken(tmp_path: Path) -> None:
+    one = _shard(tmp_path, "model-00001-of-00002.fp16.safetensors", "a")
+    two = _shard(tmp_path, "model-00002-of-00002.fp16.safetensors", "b")
+    index = _index(tmp_path, {"a": one.name}, "model.safetensors.index.fp16.json")
+    assert list(fastio.load(tmp_path)) == ["a"]
+    # Whatever else there is, the checkpoint itself comes before a variant of it.
+    _shard(tmp_path, "model.safetensors", "z")
+    assert list(fastio.load(tmp_path)) == ["z"]
+    assert list(fastio.load(index)) == ["a"]
+    assert list(fastio.load(two)) == ["b"]
+
+
+def test_files_beside_an_index_of_another_variant_are_named(tmp_path: Path) -> None:
+    one = _shard(tmp_path, "unet.fp16.safetensors", "a")
+    _shard(tmp_path, "unet.safetensors", "a")
+    index = _index(tmp_path, {"a": one.name}, "unet.safetensors.index.fp16.json")
+    words = r"unet\.safetensors\.index\.fp16\.json.*unet\.safetensors.*pass the path"
+    with pytest.raises(fastio.FormatError, match=words):
+        fastio.load(tmp_path)
+    assert list(fastio.load(index)) == ["a"]
+
+
+def test_variants_without_an_index_say_how_to_choose(tmp_path: Path) -> None:
+    for name in ("unet.fp16.safetensors", "unet.safetensors"):
+        _shard(tmp_path, name, "a")
+    words = (
+        r"unet\.safetensors: has a tensor 'a'.*unet\.fp16\.safetensors.*pass the path of one file"
+    )
+    with pytest.raises(fastio.FormatError, match=words):
+        fastio.load(tmp_path)
+
+
+def test_indexes_of_several_variants_are_listed(tmp_path: Path) -> None:
+    for variant in ("bf16", "fp16"):
+        _index(tmp_path, {}, f"unet.safetensors.index.{variant}.json")
+    with pytest.raises(fastio.FormatError, match=r"2 indexes: .*\.bf16\.json, .*\.fp16\.json"):
+        fastio.load(tmp_path)
+
+
 def test_several_indexes_are_listed(tmp_path: Path) -> None:
     for name in ("one", "two"):
         _index(tmp_path, {}, f"{name}.safetensors.index.json")
@@ -153,6 +237,31 @@ def test_a_folder_without_safetensors_says_what_it_lacks(tmp_path: Path) -> None
         fastio.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            ["pytorch_model-1.bin", "pytorch_model-2.bin"],
+            r"PyTorch.*pytorch_model-1\.bin, .*-2\.bin",
+        ),
+        (["a.gguf", "b.npz", "c.h5"], r"GGUF file: a\.gguf.*\.npz file: b\.npz.*HDF5 file: c\.h5"),
+        (["weights.ONNX"], r"ONNX file: weights\.ONNX"),
+        (["unet/x.safetensors", "vae/y.safetensors"], r"these below it do: unet, vae"),
+        (["snapshots/12ab/model.safetensors"], r"these below it do: snapshots/12ab"),
+    ],
+)
+def test_a_folder_without_safetensors_says_what_it_has(
+    tmp_path: Path, files: list[str], words: str
+) -> None:
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(fastio.FormatError, match=f"has no safetensors files.*{words}") as raised:
+        fastio.load(tmp_path)
+    assert raised.value.path == str(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["gone", "gone.safetensors", "gone.safetensors.index.json"])
 def test_a_missing_source_is_a_file_not_found(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError) as raised:
@@ -162,10 +271,24 @@ def test_a_missing_source_is_a_file_not_found(tmp_path: Path, name: str) -> None
 
 def test_a_missing_shard_is_named_with_its_index(checkpoint: Path) -> None:
     (checkpoint / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"index\.json names it") as raised:
+    with pytest.raises(FileNotFoundError, match=r"index\.json names it.*names=") as raised:
         fastio.load(checkpoint)
     assert raised.value.errno == errno.ENOENT
     assert raised.value.filename.endswith("model-00002-of-00002.safetensors")
+
+
+def test_each_file_of_an_index_is_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"layers.{number}.weight" for number in range(500)]
+    _shard(tmp_path, "x.safetensors", *names[::2])
+    _shard(tmp_path, "y.safetensors", *names[1::2])
+    _index(tmp_path, {name: "xy"[at % 2] + ".safetensors" for at, name in enumerate(names)})
+    checked = []
+    check = index_format._stays_inside
+    monkeypatch.setattr(index_format, "_stays_inside", lambda f: checked.append(f) or check(f))
+    assert len(fastio.load(tmp_path)) == 500
+    assert checked == ["x.safetensors", "y.safetensors"]
 
 
 def test_a_file_of_the_index_that_is_damaged_is_named(checkpoint: Path) -> None:
@@ -201,11 +324,55 @@ def test_a_link_to_nowhere_is_a_missing_file(checkpoint: Path) -> None:
         fastio.load(checkpoint)
 
 
-def test_a_tensor_that_its_shard_has_not_is_named(checkpoint: Path) -> None:
-    _index(checkpoint, {"c": "model-00001-of-00002.safetensors"})
-    with pytest.raises(fastio.FormatError, match=r"no tensor 'c'.*index\.json") as raised:
-        fastio.load(checkpoint)
+@pytest.fixture
+def lacking(checkpoint: Path) -> Path:
+    """A checkpoint whose index lists 'gone' and 'lost' in files that do not have them."""
+    one, two = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    _index(checkpoint, {"a": one, "b": one, "gone": one, "c": two, "lost": two})
+    return checkpoint
+
+
+def test_loading_all_names_what_the_files_lack_of_their_index(lacking: Path) -> None:
+    with pytest.raises(fastio.FormatError, match=r"no tensor 'gone'.*index\.json") as raised:
+        fastio.load(lacking)
     assert raised.value.path.endswith("model-00001-of-00002.safetensors")
+    assert "other files lack 1" in str(raised.value)
+    assert "names=[…]" in str(raised.value)
+    with pytest.raises(fastio.FormatError, match="'gone'"):
+        fastio.load_into(lacking, {name: np.zeros(10, np.uint8) for name in "abc"})
+
+
+def test_what_the_files_have_of_their_index_is_loaded_by_name(lacking: Path) -> None:
+    expected = expected_bytes(*lacking.glob("*.safetensors"))
+    assert same_bytes(fastio.load(lacking, names=["a", "c"]), {n: expected[n] for n in "ac"})
+    tensors = {"b": np.zeros(10, np.uint8)}
+    fastio.load_into(lacking, tensors, strict=False)
+    assert same_bytes(tensors, {"b": expected["b"]})
+
+
+def test_a_reader_has_what_the_files_have_and_names_the_rest(
+    lacking: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="fastio"), fastio.open(lacking) as reader:
+        assert reader.keys() == ["a", "b", "c"]
+        assert "gone" not in reader
+        assert same_bytes(reader.load(), expected_bytes(*lacking.glob("*.safetensors")))
+        told = reader.report.fallbacks
+        with pytest.raises(
+            fastio.TensorNotFoundError, match=r"'gone'.*index\.json lists it in .*1-of"
+        ):
+            reader["gone"]
+    assert [record.getMessage() for record in caplog.records] == list(told)
+    assert ["'gone'" in line for line in told] == [True, False]
+    assert "'lost'" in told[1]
+
+
+@pytest.mark.parametrize("names", [["gone"], ["a", "gone"]])
+def test_a_name_that_only_the_index_has_is_not_found(lacking: Path, names: list[str]) -> None:
+    with pytest.raises(fastio.TensorNotFoundError, match="which does not have it") as raised:
+        fastio.load(lacking, names=names)
+    assert raised.value.name == "gone"
+    assert "which does not have it" in str(pickle.loads(pickle.dumps(raised.value)))
 
 
 @pytest.mark.parametrize(
@@ -282,28 +449,3 @@ def test_a_name_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
     assert raised.value.path == str(paths[1])
     with pytest.raises(fastio.FormatError):
         fastio.load([paths[0], paths[0]])
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        None,
-        3,
-        b"bytes",
-        {"a": 1},
-        {"a"},
-        pytest.param(iter(["a"]), id="an iterator"),
-        ["a", None],
-        [["a"]],
-        [b"a"],
-    ],
-    ids=repr,
-)
-def test_a_source_that_is_none_is_a_type_error(source: Any) -> None:
-    with pytest.raises(TypeError, match="path"):
-        huggingface.locate(source)
-
-
-def test_an_empty_list_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="empty"):
-        huggingface.locate([])

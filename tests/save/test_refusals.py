@@ -87,7 +87,9 @@ _ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a value that is no str": ({"metadata": {"key": 1}}, TypeError, "key"),
     "metadata that is no text": ({"metadata": {"key": "\udc80"}}, fastio.UsageError, "key"),
     "shard_bytes of 0": ({"shard_bytes": 0}, ValueError, "shard_bytes"),
-    "shard_bytes is no int": ({"shard_bytes": "5GB"}, TypeError, "shard_bytes"),
+    "shard_bytes is no number": ({"shard_bytes": "five"}, ValueError, "shard_bytes='five'"),
+    "shard_bytes is not whole": ({"shard_bytes": 1.5}, ValueError, "shard_bytes=1.5"),
+    "shard_bytes is a list": ({"shard_bytes": [5]}, TypeError, "shard_bytes"),
     "chunk_bytes too small": ({"chunk_bytes": 2**15}, ValueError, "chunk_bytes"),
     "chunk_bytes too large": ({"chunk_bytes": 2**25}, ValueError, "chunk_bytes"),
     "chunk_bytes is no power": ({"chunk_bytes": 3 * 2**16}, ValueError, "chunk_bytes"),
@@ -106,7 +108,7 @@ def test_arguments_that_cannot_be(path: Path, case: str) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("bad", [7, b"x", None])
+@pytest.mark.parametrize("bad", [7, ["x"], None, 1.5])
 def test_a_path_that_is_none(bad: Any) -> None:
     with pytest.raises(TypeError, match="path"):
         fastio.save({"a": _GOOD}, bad)

@@ -32,7 +32,7 @@ import msgspec
 from fastio import checksums
 from fastio.catalog import Readable, Shard, UnsoundTable
 from fastio.errors import FormatError
-from fastio.formats import strict_json
+from fastio.formats import known, strict_json
 from fastio.formats.columns import Columns, Entry, Header, columns_of
 from fastio.shown import shown
 
@@ -40,15 +40,7 @@ from fastio.shown import shown
 _FIRST_READ_BYTES = 2**17
 _LENGTH_BYTES = checksums.LENGTH_BYTES
 _HEADER_BYTES_MIN = 2  # {}
-# What people hand to a loader by mistake, by its first bytes.
-_SIGNATURES = {
-    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with git lfs pull",
-    b"PK\x03\x04": "a zip file, as torch.save writes them",
-    b"\x80\x02": "a pickle, as torch.save wrote them once",
-    b"GGUF": "a GGUF file",
-    b"\x89HDF\r\n": "an HDF5 file",
-    b"<": "an HTML page",
-}
+_OBJECT_BEGINS = re.compile(rb"\s*\{")
 _METADATA_KEY = "__metadata__"
 _METADATA_FIRST = b'{"__metadata__":'
 _NO_METADATA = b"null"
@@ -159,38 +151,35 @@ def columns(entries: bytes, data_bytes: int, path: str) -> Columns:
 
 def _read_first(file: Readable) -> bytes:
     """The beginning of the file: most headers, and small files whole."""
+    first = file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
     if file.nbytes < _LENGTH_BYTES:
+        known.refuse_known(file.path, first)
         raise FormatError(
             file.path,
-            f"is {file.nbytes} bytes long",
+            f"is {file.nbytes} bytes long" if first else "is empty (0 bytes long)",
             offset=0,
             expected="a safetensors file, which begins with 8 bytes of header length",
         )
-    return file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
+    return first
 
 
 def _header_in(file: Readable, first: bytes) -> bytes:
     """The file up to the first byte of its data."""
     length = int.from_bytes(first[:_LENGTH_BYTES], "little")
     follows = file.nbytes - _LENGTH_BYTES
-    if not _HEADER_BYTES_MIN <= length <= min(follows, checksums.HEADER_BYTES_MAX):
+    is_possible = _HEADER_BYTES_MIN <= length <= min(follows, checksums.HEADER_BYTES_MAX)
+    if not is_possible or not _OBJECT_BEGINS.match(first, _LENGTH_BYTES):
+        known.refuse_known(file.path, first)
+    if not is_possible:
         raise FormatError(
             file.path,
-            f"gives its header {length} bytes{_foreign(first)}",
+            f"gives its header {length} bytes",
             offset=0,
             expected=f"a safetensors file, and whole: {_HEADER_BYTES_MIN} to "
             f"{checksums.HEADER_BYTES_MAX} (the format's limit), of which {follows} follow",
         )
     end = _LENGTH_BYTES + length
     return first[:end] if end <= len(first) else file.read(0, end)
-
-
-def _foreign(first: bytes) -> str:
-    """What a file seems to be whose first bytes are those of another format; or nothing."""
-    for signature, name in _SIGNATURES.items():
-        if first.startswith(signature):
-            return f"; it looks like {name}"
-    return ""
 
 
 def _decode_fast(path: str, raw: bytes) -> Header | None:

@@ -18,6 +18,7 @@ from fastio.errors import MemoryLimitError, WriteError
 from fastio.host_memory import available_bytes
 from fastio.loading import progress_bar, shifted
 from fastio.options import Options
+from fastio.paths import AnyPath, path_to_write
 from fastio.replacement import remove_leftovers, status_of_file, sync_folder
 from fastio.report import Report
 from fastio.saving import folder
@@ -236,30 +237,17 @@ def clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def path_of(path: str | os.PathLike[str]) -> Path:
-    """Return a path as it was given.
+def file_path_of(path: AnyPath) -> Path:
+    """Return the path of a file that is to be written.
 
     Raises
     ------
-    TypeError
-        If it is none.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
-    return Path(os.fsdecode(path))
-
-
-def file_path_of(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a file as it was given.
-
-    Raises
-    ------
-    TypeError
+    TypeError, ValueError
         If it is no path.
     WriteError
-        If it ends as only that of a folder does.
+        If no file can be meant by it, or it ends as only the path of a folder does.
     """
-    found = path_of(path)
+    found = path_to_write(path)
     if os.fsdecode(path).endswith(os.sep):
         raise WriteError(
             errno.EISDIR, "open", found, detail="it ends as a folder's does; shard_bytes makes one"

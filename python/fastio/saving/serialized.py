@@ -114,6 +114,8 @@ def to_file(
     UsageError, FormatError, WriteError, MemoryLimitError
         As `fastio.save` does.
     """
+    if isinstance(filename, bytes):  # safetensors takes none
+        raise TypeError("filename must be a str or os.PathLike, not bytes")
     run_now(
         Request(
             path=file_path_of(filename),

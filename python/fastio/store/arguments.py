@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fastio.paths import path_of, path_to_write
 from fastio.shown import shown
+from fastio.sizes import whole_number
 from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
 
 
-def paths(roots: object) -> list[Path]:
+def paths(roots: object, *, to_write: bool = False) -> list[Path]:
     """Return roots as absolute paths.
+
+    Parameters
+    ----------
+    roots : iterable of path
+    to_write : bool
+        Whether they are to be made; they may not be there then.
 
     Raises
     ------
     TypeError, ValueError
+    WriteError
+        With `to_write`: a root that no folder can be meant by.
     """
-    if isinstance(roots, (str, bytes, os.PathLike)) or not isinstance(roots, Sequence):
+    if isinstance(roots, (str, bytes, os.PathLike, Mapping)) or not isinstance(roots, Iterable):
         raise TypeError(f"roots must be a sequence of paths, not {type(roots).__name__}")
-    for root in roots:
-        if not isinstance(root, (str, os.PathLike)):
-            raise TypeError(f"a root must be a path, not {type(root).__name__}: {shown(root)}")
-    found = [Path(os.path.abspath(os.fsdecode(root))) for root in roots]
+    resolve = path_to_write if to_write else path_of
+    found = [Path(os.path.abspath(resolve(root, "a root"))) for root in roots]
     if not 1 <= len(found) <= ROOTS_MAX:
         raise ValueError(f"{len(found)} roots: expected 1 to {ROOTS_MAX}")
     if len({os.path.realpath(path) for path in found}) < len(found):
@@ -55,9 +63,9 @@ def size(what: str, value: object) -> int | None:
     """
     if value is None:
         return None
-    check_count(what, value, 1, 2**63 - 1)
-    assert isinstance(value, int)
-    return value
+    found = whole_number(what, value)
+    check_count(what, found, 1, 2**63 - 1)
+    return found
 
 
 def mode(value: object) -> int:

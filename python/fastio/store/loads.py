@@ -218,7 +218,7 @@ class Reading:
         verify: Verify = True,
         on_damage: OnDamage = "continue",
         generation: int | None = None,
-        memory_limit_bytes: int | None = None,
+        memory_limit_bytes: float | str | None = None,
         options: Options | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:

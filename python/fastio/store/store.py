@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from fastio import checksums
 from fastio.errors import ConflictError, UsageError
 from fastio.loading import Verify
 from fastio.options import Options
+from fastio.paths import AnyPath, Source, not_found, paths_of
 from fastio.reader import Reader
 from fastio.replica import OnDamage
 from fastio.store import arguments, collect, status
@@ -26,7 +26,6 @@ from fastio.store.root import FILE_MODE, Root
 from fastio.store.status import Generation, Status
 from fastio.store.writes import Writing, now_s
 
-Path_ = str | os.PathLike[str]
 Placement = str | Mapping[str, int | Sequence[int]]
 
 
@@ -44,7 +43,7 @@ class Open:
 class _OpensStore(Protocol):
     def __call__(
         self,
-        roots: Path_ | Sequence[Path_],
+        roots: Source,
         *,
         generation: int | None = None,
         min_generation: int | None = None,
@@ -76,11 +75,11 @@ class Store(Writing):
     @classmethod
     def create(
         cls,
-        roots: Sequence[Path_],
+        roots: Sequence[AnyPath],
         *,
         replicas: int = 2,
-        shard_bytes: int | None = None,
-        chunk_bytes: int | None = None,
+        shard_bytes: float | str | None = None,
+        chunk_bytes: float | str | None = None,
         partition: Partition = "size",
         placement: Placement = "rendezvous",
         weights: Sequence[float] | None = None,
@@ -91,14 +90,14 @@ class Store(Writing):
         Parameters
         ----------
         roots : sequence of path
-            1 to 64, best each on a device of its own. A majority of them must be reachable to save,
-            any that has what is asked for to load.
+            1 to 64, best each on a device of its own, as `fastio.save` takes a path. A majority of
+            them must be reachable to save, any that has what is asked for to load.
         replicas : int
             On how many roots each shard is.
-        shard_bytes : int, optional
+        shard_bytes : int or str, optional
             Bytes of the tensors of a shard; a larger tensor is cut along axis 0. Default: by how
             much is saved, 64 MiB to 4 GiB.
-        chunk_bytes : int, optional
+        chunk_bytes : int or str, optional
             Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB.
         partition : {"size", "hash", "range"} or callable
             Which tensors share a shard: those that are handed over one after another; by a hash of
@@ -119,7 +118,7 @@ class Store(Writing):
         TypeError, ValueError
             An argument that is none of the above.
         """
-        paths = arguments.paths(roots)
+        paths = arguments.paths(roots, to_write=True)
         arguments.check_count("replicas", replicas, 1, len(paths))
         shares = arguments.weights(weights, len(paths))
         store = uuid.uuid4().hex
@@ -148,7 +147,7 @@ class Store(Writing):
     @classmethod
     def _open_store(
         cls,
-        roots: Path_ | Sequence[Path_],
+        roots: Source,
         *,
         generation: int | None = None,
         min_generation: int | None = None,
@@ -157,8 +156,9 @@ class Store(Writing):
 
         Parameters
         ----------
-        roots : path or sequence of path
-            Any of its roots; the others are looked for where they were last.
+        roots : path or collection of path
+            Any of its roots, each as `fastio.load` takes a path; the others are looked for where
+            they were last.
         generation : int, optional
             The one to read. Default: the newest.
         min_generation : int, optional
@@ -181,8 +181,8 @@ class Store(Writing):
         for what, number in (("generation", generation), ("min_generation", min_generation)):
             if number is not None:
                 arguments.check_count(what, number, 0, 2**63 - 1)
-        paths = [roots] if isinstance(roots, (str, os.PathLike)) else roots
-        members = Members(arguments.paths(paths))
+        paths = paths_of(roots)
+        members = _members([paths] if isinstance(paths, str) else paths)
         return cls(members, members.take(generation, min_generation))
 
     @property
@@ -298,6 +298,14 @@ class Store(Writing):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _members(typed: Sequence[str]) -> Members:
+    try:
+        return Members(arguments.paths(typed))
+    except FileNotFoundError as error:
+        # Of an absolute path it cannot be told any more what was meant by it.
+        raise not_found(typed[0], str(error.strerror)) from None
 
 
 def _empty(store: str, roots: Sequence[Root], settings: Settings) -> Named:

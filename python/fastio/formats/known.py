@@ -1,0 +1,236 @@
+"""Which format a file has, by its first bytes: for messages about files that are not safetensors.
+
+A format is one line of the table. Its name and what reads it are what a message says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from fastio.errors import FormatError
+from fastio.shown import shown
+
+_TEXT_SHOWN_BYTES = 60
+_TAR_MAGIC_AT = 257
+# Of a zip the first entry's name has its length at byte 26, and begins at byte 30.
+_ZIP = b"PK\x03\x04"
+# pickle.dumps(0x1950a86a20f9469cfc6c, protocol=2), which torch.save began with before version 1.6.
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# ModelProto: ir_version as a varint (field 1), then producer_name or a later field.
+# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_ONNX = re.compile(rb"\x08[\x01-\x14][\x12\x1a\x22\x28\x3a\x42]", re.DOTALL)
+_JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]\s*[\"{}\[\]]")
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?/a-zA-Z]")
+
+
+class Format(NamedTuple):
+    """A format that people hand to a loader by mistake.
+
+    Attributes
+    ----------
+    name : str
+        With its article, as a message has it.
+    way_on : str
+        What reads it, or what to do about it.
+    endings : tuple of str
+        Of the names of such files, in lower case.
+    has : callable
+        Whether a file is one, by its first bytes.
+    is_text : bool
+        Whether its beginning tells a person what it is.
+    """
+
+    name: str
+    way_on: str
+    endings: tuple[str, ...]
+    has: Callable[[bytes], bool]
+    is_text: bool = False
+
+
+def _begins(*signatures: bytes) -> Callable[[bytes], bool]:
+    return lambda first: first.startswith(signatures)
+
+
+def _is_torch_zip(first: bytes) -> bool:
+    return first.startswith(_ZIP) and b"/data.pkl" in first
+
+
+def _is_npz(first: bytes) -> bool:
+    name_bytes = int.from_bytes(first[26:28], "little")
+    return first.startswith(_ZIP) and first[30 : 30 + name_bytes].endswith(b".npy")
+
+
+def _is_tar(first: bytes) -> bool:
+    return first.startswith(b"ustar", _TAR_MAGIC_AT)
+
+
+def is_json(first: bytes) -> bool:
+    """Return whether a file seems to be a JSON text, by its first bytes."""
+    return _JSON.match(first) is not None
+
+
+def _is_index(first: bytes) -> bool:
+    return is_json(first) and b'"weight_map"' in first
+
+
+def _is_text(first: bytes) -> bool:
+    try:
+        text = first[:_TEXT_SHOWN_BYTES].decode("ascii")
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(c.isprintable() or c in "\t\r\n" for c in text)
+
+
+_THEN_SAVE = "fastio.save writes its tensors as safetensors"
+_TORCH_LOAD = f'torch.load(path, map_location="cpu") reads it, and {_THEN_SAVE}'
+
+# The first line that fits is taken.
+FORMATS = (
+    Format(
+        "a Git LFS pointer",
+        "git lfs pull fetches the file itself",
+        (),
+        _begins(b"version https://git-lfs", b"version https://hawser"),
+    ),
+    Format(
+        "a PyTorch file (torch.save)",
+        _TORCH_LOAD,
+        (".pt", ".pth", ".bin", ".ckpt", ".pt2"),
+        _is_torch_zip,
+    ),
+    Format("a PyTorch pickle file (torch.save)", _TORCH_LOAD, (), _begins(_OLD_TORCH)),
+    Format("a NumPy .npz file", f"numpy.load reads it, and {_THEN_SAVE}", (".npz",), _is_npz),
+    Format(
+        "a NumPy .npy file",
+        f"numpy.load reads it, and {_THEN_SAVE}",
+        (".npy",),
+        _begins(b"\x93NUMPY"),
+    ),
+    Format("a zip file", "unpack it first", (".zip", ".keras"), _begins(_ZIP, b"PK\x05\x06")),
+    Format(
+        "a pickle file",
+        f"what wrote it reads it (torch.load, joblib.load, pickle.load), and {_THEN_SAVE}",
+        (".pkl", ".pickle", ".joblib"),
+        _begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+    ),
+    Format("a GGUF file", "gguf.GGUFReader reads it", (".gguf",), _begins(b"GGUF")),
+    Format(
+        "a GGML file",
+        "llama.cpp converts it to GGUF",
+        (".ggml",),
+        _begins(b"lmgg", b"fmgg", b"tjgg", b"algg"),
+    ),
+    Format(
+        "an HDF5 file",
+        f"h5py reads it, and {_THEN_SAVE}",
+        (".h5", ".hdf5"),
+        _begins(b"\x89HDF\r\n\x1a\n"),
+    ),
+    Format(
+        "a TensorFlow Lite file", "tensorflow reads it", (".tflite",), lambda f: f[4:8] == b"TFL3"
+    ),
+    Format("a Parquet file", "pyarrow reads it", (".parquet",), _begins(b"PAR1")),
+    Format("an Arrow file", "pyarrow reads it", (".arrow", ".feather"), _begins(b"ARROW1")),
+    Format("a gzip file", "gunzip it first", (".gz", ".tgz"), _begins(b"\x1f\x8b")),
+    Format("a Zstandard file", "unzstd it first", (".zst",), _begins(b"\x28\xb5\x2f\xfd")),
+    Format("an xz file", "unxz it first", (".xz",), _begins(b"\xfd7zXZ\0")),
+    Format("a bzip2 file", "bunzip2 it first", (".bz2",), _begins(b"BZh")),
+    Format("an LZ4 file", "unlz4 it first", (".lz4",), _begins(b"\x04\x22\x4d\x18")),
+    Format("a 7-Zip file", "unpack it first", (".7z",), _begins(b"7z\xbc\xaf\x27\x1c")),
+    Format("a tar file", "unpack it first", (".tar",), _is_tar),
+    Format(
+        "an HTML or XML page",
+        "a download may have brought an error page, or one to log in: fetch the file again",
+        (),
+        lambda first: _MARKUP.match(first) is not None,
+        is_text=True,
+    ),
+    Format(
+        "an index of shards (JSON)",
+        "fastio.load and fastio.open take it, or its folder, alone",
+        (),
+        _is_index,
+    ),
+    Format(
+        "a JSON file",
+        "a model's folder is loaded by the folder's path; an index of its shards has a weight_map",
+        (),
+        is_json,
+        is_text=True,
+    ),
+    Format(
+        "an ONNX file",
+        f"onnx.load reads it, and {_THEN_SAVE}",
+        (".onnx",),
+        lambda first: _ONNX.match(first) is not None,
+    ),
+    Format(
+        "a text file",
+        "a download may have brought a message in place of the file: fetch it again",
+        (),
+        _is_text,
+        is_text=True,
+    ),
+)
+# What only its name tells apart, or what is a folder of files.
+_BY_ENDING = (
+    *((format.name, format.endings) for format in FORMATS if format.endings),
+    ("a TensorFlow checkpoint", (".ckpt.index", ".pb")),
+    ("a Flax msgpack file", (".msgpack",)),
+    ("a distributed checkpoint of PyTorch", (".distcp",)),
+)
+
+
+def format_of(first: bytes) -> Format | None:
+    """Return which other format a file seems to have.
+
+    Parameters
+    ----------
+    first : bytes
+        Its first bytes, some hundred at least.
+    """
+    return next((format for format in FORMATS if format.has(first)), None)
+
+
+def refuse_known(path: str, first: bytes) -> None:
+    """Refuse a file whose first bytes are those of another format.
+
+    Raises
+    ------
+    FormatError
+        Calls the format by its name, and says what reads it.
+    """
+    if first and not first.strip(b"\0"):
+        raise FormatError(
+            path,
+            "gives its header 0 bytes: it begins with zeros, as a download that was cut off may",
+            offset=0,
+            expected="a safetensors file, and whole",
+        )
+    format = format_of(first)
+    if format is None:
+        return
+    begins = ""
+    if format.is_text:
+        text = first[:_TEXT_SHOWN_BYTES].decode(errors="replace").strip().splitlines()
+        begins = f", and begins {shown(text[0])}" if text else ""
+    raise FormatError(
+        path,
+        f"is {format.name}, not safetensors{begins}",
+        offset=0,
+        expected=f"a safetensors file: {format.way_on}",
+    )
+
+
+def known_endings(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return which of some files have other formats, going by their names: files by format."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        lower = name.lower()
+        for format_name, endings in _BY_ENDING:
+            if lower.endswith(endings):
+                found.setdefault(format_name, []).append(name)
+                break
+    return found

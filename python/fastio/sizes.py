@@ -1,0 +1,72 @@
+"""Sizes and counts as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numbers of numpy."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+
+import numpy as np
+
+from fastio.shown import shown
+
+_EXPECTED = (
+    "a whole number, perhaps with K, M, G, T or KiB, MiB, GiB, TiB (powers of 1024) or "
+    "kB, MB, GB, TB (powers of 1000) behind it"
+)
+_WRITTEN = re.compile(
+    r"([0-9]{1,30}(?:_[0-9]{1,30}){0,9})(\.[0-9]{0,30})?(e\+?[0-9]{1,2})?\s*(?:([kmgt])(i?b?)|b)?",
+    re.ASCII | re.IGNORECASE,
+)
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def whole_number(what: str, value: object) -> int:
+    """Return what a number means.
+
+    Parameters
+    ----------
+    what : str
+        The argument, or the variable that the value came from, for messages.
+    value : int, float or str
+        A float must be whole. A str may have a unit. ``K`` and ``KiB`` are 1024 bytes, ``kB`` is
+        1000, in upper or lower case; a fraction of a byte is cut off.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these; a bool is no number.
+    ValueError
+        If it is not whole, not finite, or a text that says no number.
+    """
+    if isinstance(value, str):
+        return _parsed(what, value)
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{what} must be an int, not bool")
+    if hasattr(value, "__index__"):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass  # an array of more than one number
+    elif isinstance(value, (float, np.floating)):
+        if math.isfinite(value) and value == int(value):
+            return int(value)
+        raise ValueError(f"{what}={value}: expected a whole number")
+    raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+
+
+def _parsed(what: str, text: str) -> int:
+    written = _WRITTEN.fullmatch(text.strip())
+    if written is None:
+        raise ValueError(f"{what}={shown(text)}: expected {_EXPECTED}")
+    digits, fraction, exponent, unit, suffix = written.groups(default="")
+    base = 1000 if suffix.lower() == "b" else 1024
+    scale = base ** _POWERS[unit.lower()] if unit else 1
+    if not fraction and not exponent:
+        return int(digits) * scale
+    from fractions import Fraction  # takes longer to import than most need it
+
+    value = Fraction(digits.replace("_", "") + (fraction if fraction != "." else "") + exponent)
+    if not unit and value.denominator != 1:
+        raise ValueError(f"{what}={shown(text)}: expected a whole number")
+    return int(value * scale)
