@@ -60,7 +60,7 @@ _LAYERS = (
     ("seal",),
     ("report",),
     ("frameworks",),
-    ("frameworks.torch_dtypes",),
+    ("frameworks.torch_dtypes", "frameworks.torch_modes"),
     ("frameworks.torch_devices",),
     ("frameworks.numpy", "frameworks.torch", "frameworks.tied"),
     ("fetch", "slicing"),

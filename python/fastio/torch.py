@@ -205,6 +205,8 @@ def _check_dense(tensors: dict[str, Any]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{shown(name)} is a {type(tensor).__name__}, and no torch.Tensor")
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"tensor {shown(name)} is not initialized: run its LazyModule once")
         if tensor.layout is not torch.strided:
             raise ValueError(
                 f"tensor {shown(name)} is not dense, but {tensor.layout}: save its to_dense()"
@@ -226,6 +228,6 @@ def _checked(
         if contiguous and not tensor.is_contiguous():
             raise ValueError(f"tensor {shown(name)} is not contiguous: save its contiguous()")
         if tensor.device.type == "meta":
-            raise NotImplementedError(f"tensor {shown(name)} is on the device meta")
+            raise NotImplementedError(f"tensor {shown(name)} is on the device meta, and has no values")
     # A view that is conjugated or negated has its bytes as they were before.
     return {name: tensor.resolve_conj().resolve_neg() for name, tensor in tensors.items()}

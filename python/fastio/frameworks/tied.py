@@ -42,7 +42,7 @@ def aliases(state: Mapping[str, torch.Tensor], preferred: Collection[str] = ()) 
 def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """Return the names of tensors that share memory, together; of others, each alone.
 
-    Tensors that have no memory here (on the device meta, empty, sparse) are in none.
+    Tensors that have no memory here (on the device meta, empty, sparse, functional) are in none.
 
     Raises
     ------
@@ -50,13 +50,9 @@ def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """
     of_storages: dict[tuple[torch.device, int, int], list[tuple[int, int, str]]] = defaultdict(list)
     for name, tensor in state.items():
-        if tensor.device.type == "meta" or tensor.layout is not torch.strided:
-            continue
-        storage = tensor.untyped_storage()
-        if not storage.data_ptr() or not storage.nbytes():
-            continue
-        key = tensor.device, storage.data_ptr(), storage.nbytes()
-        of_storages[key].append((tensor.data_ptr(), _end(tensor), name))
+        memory = _memory(tensor)
+        if memory is not None:
+                of_storages[(tensor.device, *memory)].append((tensor.data_ptr(), _end(tensor), name))
     found: list[list[str]] = []
     for areas in of_storages.values():
         reached = 0
@@ -67,6 +63,20 @@ def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
                 found.append([name])
             reached = end
     return found
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """The address and the bytes of the storage; None for a tensor that has none to share."""
+    if torch.nn.parameter.is_lazy(tensor) or tensor.is_nested:
+        return None
+    if tensor.device.type == "meta" or tensor.layout is not torch.strided:
+        return None
+    try:
+        storage = tensor.untyped_storage()
+        address, nbytes = storage.data_ptr(), storage.nbytes()
+    except RuntimeError:  # inside of a transform, whose tensors wrap others
+        return None
+    return (address, nbytes) if address and nbytes else None
 
 
 def _end(tensor: torch.Tensor) -> int:
