@@ -228,6 +228,8 @@ def _checked(
         if contiguous and not tensor.is_contiguous():
             raise ValueError(f"tensor {shown(name)} is not contiguous: save its contiguous()")
         if tensor.device.type == "meta":
-            raise NotImplementedError(f"tensor {shown(name)} is on the device meta, and has no values")
+            raise NotImplementedError(
+                f"tensor {shown(name)} is on the device meta, and has no values"
+            )
     # A view that is conjugated or negated has its bytes as they were before.
     return {name: tensor.resolve_conj().resolve_neg() for name, tensor in tensors.items()}

@@ -52,7 +52,8 @@ def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     for name, tensor in state.items():
         memory = _memory(tensor)
         if memory is not None:
-                of_storages[(tensor.device, *memory)].append((tensor.data_ptr(), _end(tensor), name))
+            key = tensor.device, memory[0], memory[1]
+            of_storages[key].append((tensor.data_ptr(), _end(tensor), name))
     found: list[list[str]] = []
     for areas in of_storages.values():
         reached = 0

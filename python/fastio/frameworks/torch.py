@@ -20,6 +20,8 @@ NAME = "torch"
 FORMAT = "pt"
 """What a file's metadata calls it."""
 
+_NOT_INITIALIZED = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
+
 __all__ = [
     "DTYPES",
     "FORMAT",
@@ -228,7 +230,7 @@ def _check_strided(tensor: torch.Tensor) -> None:
 
 def _check_kind(kind: type[torch.Tensor]) -> None:
     """Refuse classes whose tensors have no values of their own to point to."""
-    if issubclass(kind, torch.nn.parameter.UninitializedTensorMixin):
+    if issubclass(kind, _NOT_INITIALIZED):
         raise ValueError("is not initialized: run its LazyModule once")
     if kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
         return
