@@ -97,6 +97,7 @@ _LAYERS = (
     ("store.writes",),
     ("store.store",),
     ("safe_open",),
+    ("torch_names",),
     ("numpy", "torch", "array_files"),
     ("flax", "tensorflow", "mlx", "paddle"),
     ("api",),

@@ -14,9 +14,27 @@ from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_fil
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.specs import TensorSpec
 from fastio.shown import shown
+from fastio.torch_names import (
+    _SIZE,
+    _TYPES,
+    _find_shared_tensors,
+    _getdtype,
+    _is_complete,
+    _remove_duplicate_names,
+    _tobytes,
+    storage_ptr,
+    storage_size,
+)
 
 __all__ = [
+    "_SIZE",
+    "_TYPES",
     "TensorSpec",
+    "_find_shared_tensors",
+    "_getdtype",
+    "_is_complete",
+    "_remove_duplicate_names",
+    "_tobytes",
     "deserialize",
     "load",
     "load_file",
@@ -27,6 +45,8 @@ __all__ = [
     "save_model",
     "serialize",
     "serialize_file",
+    "storage_ptr",
+    "storage_size",
 ]
 
 

@@ -12,14 +12,20 @@ from collections.abc import Collection, Mapping
 import torch
 
 
-def aliases(state: Mapping[str, torch.Tensor], preferred: Collection[str] = ()) -> dict[str, str]:
+def aliases(
+    state: Mapping[str, torch.Tensor],
+    preferred: Collection[str] = (),
+    discarded: Collection[str] = (),
+) -> dict[str, str]:
     """Return the names that another name stands for, each with that one.
 
     Parameters
     ----------
     state : mapping of str to torch.Tensor
     preferred : collection of str
-        Names to take where there is a choice; else it is the first one.
+        Names to take where there is a choice.
+    discarded : collection of str
+        Names to take only where there is no choice. Among others it is the first one.
 
     Raises
     ------
@@ -28,13 +34,16 @@ def aliases(state: Mapping[str, torch.Tensor], preferred: Collection[str] = ()) 
     """
     found = {}
     for group in groups(state):
-        covering = sorted(name for name in group if _covers_its_storage(state[name]))
+        covering = sorted(name for name in group if covers_its_storage(state[name]))
         if not covering:
             raise RuntimeError(
                 f"none of {', '.join(sorted(group))} covers the storage that it is a view of: it "
                 "cannot be told what of it a file has"
             )
-        standing = next((name for name in covering if name in preferred), covering[0])
+        standing = next(
+            (name for name in covering if name in preferred),
+            next((name for name in covering if name not in discarded), covering[0]),
+        )
         found.update({name: standing for name in sorted(group) if name != standing})
     return found
 
@@ -90,7 +99,8 @@ def _end(tensor: torch.Tensor) -> int:
     return tensor.data_ptr() + (reach + 1) * tensor.element_size()
 
 
-def _covers_its_storage(tensor: torch.Tensor) -> bool:
+def covers_its_storage(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has all bytes of its storage."""
     storage = tensor.untyped_storage()
     return (
         tensor.data_ptr() == storage.data_ptr()
