@@ -12,6 +12,7 @@ import numpy as np
 
 from fastio import checksums
 from fastio.checksums import checked_chunk_bytes
+from fastio.handed import check_path
 from fastio.loading import check_kind
 from fastio.options import Options
 from fastio.report import Report
@@ -143,6 +144,7 @@ def save(
         in it or in what the host has.
     """
     begun = clocks()
+    check_path(path, "save")
     target = file_path_of(path) if shard_bytes is None else path_of(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastio.frameworks import framework, tied
+from fastio.handed import check_mapping, problem_of
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import safe_open
 from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
@@ -21,6 +22,7 @@ from fastio.torch_names import (
     _getdtype,
     _is_complete,
     _remove_duplicate_names,
+    _to_ndarray,
     _tobytes,
     storage_ptr,
     storage_size,
@@ -34,6 +36,7 @@ __all__ = [
     "_getdtype",
     "_is_complete",
     "_remove_duplicate_names",
+    "_to_ndarray",
     "_tobytes",
     "deserialize",
     "load",
@@ -89,7 +92,10 @@ def load_model(
     *,
     backend: str = "mmap",
 ) -> tuple[set[str], list[str]]:
-    """Load a file into a model whose parameters may be tied: the file has one name of each group.
+    """Load a file into a model whose parameters may be tied.
+
+    The file may have one name of each group, as `save_model` writes it, or several that have the
+    same values, as ``fastio.save(model.state_dict(), path)`` does.
 
     Parameters
     ----------
@@ -103,23 +109,29 @@ def load_model(
     Returns
     -------
     (missing, unexpected) : (set of str, list of str)
-        Names of the model that were not filled; names of the file that were not used.
+        Names of the model that were not filled; names of the file that were not used, or that
+        have other values than a name that is tied to them.
 
     Raises
     ------
     RuntimeError
         With `strict`: names that are missing or unexpected. A tensor of another shape. Parameters,
         tied or alone, of which none covers their storage.
+    TypeError
+        `model` is no module.
     As `load_file` does.
     """
+    _check_module(model, "load_model")
     tensors = load_file(filename, device, backend=backend)
-    aliases = tied.aliases(model.state_dict(), preferred=tensors)
+    state = model.state_dict()
+    aliases = tied.aliases(state, preferred=tensors)
     not_filled, not_used = model.load_state_dict(tensors, strict=False)
     missing, unexpected = set(not_filled), list(not_used)
-    for name in aliases:
-        if name in missing:
-            missing.remove(name)
-        else:  # the file has it beside the name that stands for it
+    for name, standing in aliases.items():
+        missing.discard(name)
+        # The file has both, as `fastio.save` writes them. A hook may have renamed either.
+        in_file = [each for each in (name, standing) if each in tensors]
+        if len(in_file) == 2 and not tied.agree(state, tensors, in_file):
             unexpected.append(name)
     if strict and (missing or unexpected):
         problem = f"Error(s) in loading state_dict for {type(model).__name__}:"
@@ -203,8 +215,11 @@ def save_model(
         Parameters, tied or alone, of which none covers their storage.
     ValueError
         What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
+    TypeError
+        `model` is no module.
     As `save_file` does.
     """
+    _check_module(model, "save_model")
     state = model.state_dict()
     _check_dense(state)
     stored = checked_metadata(metadata)
@@ -219,12 +234,24 @@ def save_model(
     to_file(sources(checked), filename, stored)
 
 
-def _check_dense(tensors: dict[str, Any]) -> None:
+def _check_module(model: Any, call: str) -> None:
+    if not callable(getattr(model, "state_dict", None)):
+        raise TypeError(
+            f"{call} takes a torch.nn.Module first, not {type(model).__name__}; save_file and "
+            "load_file are for tensors by name"
+        )
+
+
+def _check_dense(tensors: Any) -> None:
     if not isinstance(tensors, dict):
-        raise ValueError(f"expected a dict of tensors, not {type(tensors).__name__}")
+        try:
+            check_mapping(tensors)
+        except TypeError as error:  # what safetensors raises is a ValueError
+            raise ValueError(str(error)) from None
+        raise ValueError(f"tensors must be a dict, not {type(tensors).__name__}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{shown(name)} is a {type(tensor).__name__}, and no torch.Tensor")
+            raise ValueError(f"tensor {shown(name)} {problem_of(tensor)}")
         if torch.nn.parameter.is_lazy(tensor):
             raise ValueError(f"tensor {shown(name)} is not initialized: run its LazyModule once")
         if tensor.layout is not torch.strided:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastio.frameworks import tied
@@ -73,6 +75,12 @@ def _remove_duplicate_names(
     return removed
 
 
+def _to_ndarray(tensor: torch.Tensor) -> tuple[npt.NDArray[np.uint8], torch.Tensor]:
+    """Return the bytes of a contiguous tensor as (n,) uint8, and the tensor on the CPU."""
+    held = tensor.detach().resolve_conj().resolve_neg().to("cpu")
+    return held.reshape(-1).view(torch.uint8).numpy(), held
+
+
 def _tobytes(tensor: torch.Tensor, name: str) -> bytes:
     """Return the bytes of a tensor as a file has them.
 
@@ -87,5 +95,4 @@ def _tobytes(tensor: torch.Tensor, name: str) -> bytes:
         )
     if not tensor.is_contiguous():
         raise ValueError(f"tensor {shown(name)} is not contiguous: save its contiguous()")
-    values = tensor.detach().resolve_conj().resolve_neg().to("cpu")
-    return values.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _to_ndarray(tensor)[0].tobytes()

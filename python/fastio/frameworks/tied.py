@@ -75,6 +75,34 @@ def groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     return found
 
 
+def agree(
+    state: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], names: Collection[str]
+) -> bool:
+    """Return whether tensors of a file that went to the same memory have the same values.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+        The memory, after one of them was copied there.
+    tensors : mapping of str to torch.Tensor
+    names : collection of str
+        Which of them.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return all(_same_bytes(tensors[name].to(state[name]), state[name]) for name in names)
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Not `torch.equal`, to which NaN is not itself."""
+    if one.shape != other.shape:
+        return False
+    one, other = (each.detach().reshape(-1).view(torch.uint8) for each in (one, other))
+    return torch.equal(one, other)
+
+
 def _memory(tensor: torch.Tensor) -> tuple[int, int] | None:
     """The address and the bytes of the storage; None for a tensor that has none to share."""
     if torch.nn.parameter.is_lazy(tensor) or tensor.is_nested:
