@@ -28,13 +28,13 @@ from fastio.in_memory import deserialize
 from fastio.options import Options
 from fastio.reader import Reader
 from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
-from fastio.safe_open import (
+from fastio.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
     PySafeSlice,
     SafetensorError,
     TensorMeta,
+    _safe_open_handle,
     safe_open,
 )
-from fastio.safe_open import _safe_open_handle as _safe_open_handle
 from fastio.saving.serialized import serialize, serialize_file
 from fastio.saving.specs import TensorSpec
 from fastio.seal import seal

@@ -53,7 +53,7 @@ def problem_of(value: Any) -> str:
     """Return why a value is no tensor, and what to do about it; for a message that names it."""
     what = f"is a {type(value).__name__}, and no array or tensor"
     if value is None:
-        return "is None, and no array or tensor: leave it out"
+        return f"{what}: leave it out"
     if isinstance(value, Mapping):
         inner = next(iter(value), "...")
         return f"{what}: give each tensor in it a name of its own, as in '<name>.{inner!s:.40}'"

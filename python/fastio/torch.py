@@ -15,7 +15,7 @@ from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_fil
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.specs import TensorSpec
 from fastio.shown import shown
-from fastio.torch_names import (
+from fastio.torch_names import (  # noqa: F401 (for those who import them from here)
     _SIZE,
     _TYPES,
     _find_shared_tensors,
@@ -29,15 +29,7 @@ from fastio.torch_names import (
 )
 
 __all__ = [
-    "_SIZE",
-    "_TYPES",
     "TensorSpec",
-    "_find_shared_tensors",
-    "_getdtype",
-    "_is_complete",
-    "_remove_duplicate_names",
-    "_to_ndarray",
-    "_tobytes",
     "deserialize",
     "load",
     "load_file",
@@ -48,8 +40,6 @@ __all__ = [
     "save_model",
     "serialize",
     "serialize_file",
-    "storage_ptr",
-    "storage_size",
 ]
 
 
@@ -117,7 +107,7 @@ def load_model(
     RuntimeError
         With `strict`: names that are missing or unexpected. A tensor of another shape. Parameters,
         tied or alone, of which none covers their storage.
-    TypeError
+    AttributeError
         `model` is no module.
     As `load_file` does.
     """
@@ -128,10 +118,13 @@ def load_model(
     not_filled, not_used = model.load_state_dict(tensors, strict=False)
     missing, unexpected = set(not_filled), list(not_used)
     for name, standing in aliases.items():
-        missing.discard(name)
-        # The file has both, as `fastio.save` writes them. A hook may have renamed either.
-        in_file = [each for each in (name, standing) if each in tensors]
-        if len(in_file) == 2 and not tied.agree(state, tensors, in_file):
+        if name in missing:
+            missing.remove(name)
+        elif name in tensors and not (  # else a hook has renamed what the file has
+            standing in tensors
+            and tied.covers_its_storage(state[name])
+            and tied.agree(state, tensors, [name, standing])
+        ):
             unexpected.append(name)
     if strict and (missing or unexpected):
         problem = f"Error(s) in loading state_dict for {type(model).__name__}:"
@@ -215,7 +208,7 @@ def save_model(
         Parameters, tied or alone, of which none covers their storage.
     ValueError
         What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
-    TypeError
+    AttributeError
         `model` is no module.
     As `save_file` does.
     """
@@ -236,7 +229,7 @@ def save_model(
 
 def _check_module(model: Any, call: str) -> None:
     if not callable(getattr(model, "state_dict", None)):
-        raise TypeError(
+        raise AttributeError(
             f"{call} takes a torch.nn.Module first, not {type(model).__name__}; save_file and "
             "load_file are for tensors by name"
         )
