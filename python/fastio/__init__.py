@@ -28,7 +28,13 @@ from fastio.in_memory import deserialize
 from fastio.options import Options
 from fastio.reader import Reader
 from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
-from fastio.safe_open import SafetensorError, safe_open
+from fastio.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
+    PySafeSlice,
+    SafetensorError,
+    TensorMeta,
+    _safe_open_handle,
+    safe_open,
+)
 from fastio.saving.serialized import serialize, serialize_file
 from fastio.saving.specs import TensorSpec
 from fastio.seal import seal
@@ -54,6 +60,7 @@ __all__ = [
     "LoadHandle",
     "MemoryLimitError",
     "Options",
+    "PySafeSlice",
     "ReadError",
     "Reader",
     "ReplicaError",
@@ -64,6 +71,7 @@ __all__ = [
     "StaleError",
     "Store",
     "TensorInfo",
+    "TensorMeta",
     "TensorNotFoundError",
     "TensorSpec",
     "TensorView",
@@ -84,10 +92,12 @@ __all__ = [
     "trim",
 ]
 
+_MODULES = ("flax", "mlx", "numpy", "paddle", "tensorflow", "torch", "uring")
+
 
 def __getattr__(name: str) -> Any:
     """What is imported when it is used."""
-    if name in ("numpy", "torch", "uring"):
+    if name in _MODULES:
         return importlib.import_module(f"fastio.{name}")
     if name == "Store":
         return importlib.import_module("fastio.store.store").Store

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
-
-import numpy as np
+from typing import Any, Literal, cast
 
 from fastio import _native, fetch, joined, verification
+from fastio.agreement import Agreement
 from fastio.catalog import TensorInfo, shape_in_memory
 from fastio.errors import FastioError
 from fastio.frameworks import Framework, Place, check_dtype, framework_of
+from fastio.handed import check_mapping, problem_of
 from fastio.loading import (
     Verify,
     check_kind,
@@ -26,10 +26,7 @@ from fastio.options import Options
 from fastio.paths import Source
 from fastio.report import Report
 from fastio.shown import shown
-
-# Deciding whether two interleaved layouts share a byte may take forever; beyond this they are
-# refused.
-_OVERLAP_WORK_MAX = 10_000
+from fastio.targets import Target, check_apart, filled_with_others, same_memory
 
 
 def load_into(
@@ -55,13 +52,14 @@ def load_into(
         As `fastio.load` takes it.
     tensors : mapping of str to numpy.ndarray or torch.Tensor
         By name; of the dtype and the shape in the file (packed F4: half of its last axis), with any
-        strides, writable, on the CPU or a CUDA device (which is filled by way of pinned memory),
-        none overlapping another.
+        strides, writable, on the CPU or a CUDA device (which is filled by way of pinned memory).
+        None may overlap another, except that two names may be the same memory, as a model's tied
+        parameters are: it is filled once, and the source may lack one of the names.
     verify : bool or "require"
         As `fastio.load` takes it.
     strict : bool
-        Whether `tensors` must have every name of the source. Names that the source has not are
-        refused always.
+        Whether `tensors` must have every name of the source. Names that the source lacks are
+        refused always, unless another name of the same memory is there.
     options : Options, optional
     progress : bool
         Show a progress bar.
@@ -73,7 +71,8 @@ def load_into(
     TensorNotFoundError
         A name that the source has not.
     TypeError, ValueError
-        A tensor that cannot be filled, or with `strict` a missing name; nothing was written.
+        A tensor that cannot be filled; with `strict` a missing name; two names of the same memory
+        for which the source has different bytes. Nothing was written.
     FileNotFoundError, IsADirectoryError, FormatError
         As `fastio.load` does; nothing was written.
     ChecksumError, ReadError
@@ -87,8 +86,7 @@ def load_into(
     check_verify(verify)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
-    if not isinstance(tensors, Mapping):
-        raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
+    check_mapping(tensors)
     options = options if options is not None else Options()
     counted = report if report is not None else Report()
     counted.clear()
@@ -123,18 +121,32 @@ def fill_located(
     ------
     As `load_into` does.
     """
-    wanted = located.select(tuple(tensors))
+    here = _names_here(located, tensors)
     if strict:
         located.catalog.absent.require_none()
-    if strict and len(wanted) < len(located):
+    if strict and len(here) < len(located):
         missing = next(name for name in located if name not in tensors)
         raise ValueError(
-            f"tensors has no {shown(missing)}, and {len(located) - len(wanted)} of the "
+            f"tensors has no {shown(missing)}, and {len(located) - len(here)} of the "
             f"{len(located)} names in {located.source} are missing; strict=False fills a part"
         )
-    shards = wanted.shards
+    wanted = located.select(here)
     verification.check(located, wanted, verify)
-    places = _places(wanted, tensors)
+    targets = _targets(wanted, tensors)
+    same = same_memory(target for target in targets.values() if 0 not in target.place.shape)
+    check_apart(
+        [
+            target
+            for name, target in targets.items()
+            if name not in same and 0 not in target.place.shape
+        ]
+    )
+    agreement = Agreement(wanted, verify=bool(verify), options=options)
+    agreement.check(same, targets)
+    if same:
+        wanted = wanted.select([name for name in here if name not in same])
+    shards = wanted.shards
+    places = _places(wanted, targets)
     fill = _native.Fill(
         [fetch.request(shard, verify=bool(verify)) for shard in shards],
         places,
@@ -152,10 +164,13 @@ def fill_located(
         ):
             fetch.within_limit(lambda: fill.run(advance))
     except FastioError as error:
-        error.complete = _complete(wanted, fill)
+        whole = _complete(wanted, fill)
+        error.complete = (*whole, *(name for name, first in same.items() if first.name in whole))
         raise
     describe(report, wanted, verified=bool(verify))
     report.take(fill.statistics)
+    for statistics in agreement.statistics:
+        report.add(statistics)
     note_events(report, wanted)
 
 
@@ -188,40 +203,44 @@ def _complete(wanted: Located, fill: _native.Fill) -> tuple[str, ...]:
     return tuple(whole)
 
 
-class _Target(NamedTuple):
-    begin: int  # addresses of its memory
-    end: int
-    name: str
-    place: Place
+def _names_here(located: Located, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names that the source has. It need not have one of a tensor that is the same memory as
+    another one, as a model's tied parameters are.
+    """
+    names = tuple(tensors)
+    here = tuple(name for name in names if name in located)
+    if len(here) < len(names):
+        missing = [name for name in names if isinstance(name, str) and name not in located]
+        filled = filled_with_others(missing, here, tensors)
+        if len(here) + len(filled) < len(names):
+            located.select([name for name in names if name not in filled])  # says which, and why
+    return here
 
 
-def _places(wanted: Located, tensors: Mapping[str, Any]) -> list[list[Place]]:
-    """Where each tensor of each shard goes, and each piece; refuses what cannot be filled."""
-    targets: list[_Target] = []
-    places = []
+def _targets(wanted: Located, tensors: Mapping[str, Any]) -> dict[str, Target]:
+    """The memory of each tensor, in the order of the source; refuses what cannot be filled."""
+    found = {}
     for shard in wanted.catalog.shards:
-        of_shard = []
         for name, dtype, shape in zip(shard.names, shard.dtypes, shard.shapes, strict=True):
-            place = _place(TensorInfo(name, dtype, shape, shard.path, 0, 0), tensors[name])
-            of_shard.append(place)
-            if 0 not in place.shape:
-                targets.append(_target(name, place))
-        places.append(of_shard)
+            info = TensorInfo(name, dtype, shape, shard.path, 0, 0)
+            found[name] = Target.of(name, _place(info, tensors[name]))
     for name, cut in wanted.cuts.items():
-        place = _place(cut.info, tensors[name])
-        places += [[of_piece] for of_piece in joined.places(cut, place)]
-        targets.append(_target(name, place))
-    _check_apart(targets)
+        found[name] = Target.of(name, _place(cut.info, tensors[name]))
+    return found
+
+
+def _places(wanted: Located, targets: Mapping[str, Target]) -> list[list[Place]]:
+    """Where each tensor of each shard goes, and each piece."""
+    places = [[targets[name].place for name in shard.names] for shard in wanted.catalog.shards]
+    for name, cut in wanted.cuts.items():
+        places += [[of_piece] for of_piece in joined.places(cut, targets[name].place)]
     return places
 
 
 def _place(info: TensorInfo, tensor: Any) -> Place:
     held_by = framework_of(tensor)
     if held_by is None:
-        raise TypeError(
-            f"tensor {shown(info.name)} is a {type(tensor).__name__}, and no numpy array or "
-            "torch tensor"
-        )
+        raise TypeError(f"tensor {shown(info.name)} {problem_of(tensor)}")
     if info.dtype not in held_by.DTYPES or info.dtype == "F4":
         check_dtype(info, held_by)
     try:
@@ -248,44 +267,3 @@ def _check_shape(place: Place, expected: tuple[int, ...]) -> None:
         if stride < span:
             raise ValueError("overlaps itself")
         span = stride * (length - 1) + span
-
-
-def _target(name: str, place: Place) -> _Target:
-    low = high = 0
-    for stride, length in zip(place.strides, place.shape, strict=True):
-        reach = stride * (length - 1)
-        low, high = low + min(reach, 0), high + max(reach, 0)
-    return _Target(place.address + low, place.address + high + place.item_bytes, name, place)
-
-
-def _check_apart(targets: list[_Target]) -> None:
-    targets.sort()
-    reaching: list[_Target] = []  # beyond where the next one begins
-    for target in targets:
-        reaching = [other for other in reaching if other.end > target.begin]
-        for other in reaching:
-            if _overlap(other, target):
-                raise ValueError(f"tensors {shown(other.name)} and {shown(target.name)} overlap")
-        reaching.append(target)
-
-
-def _overlap(one: _Target, other: _Target) -> bool:
-    """Whether two layouts share a byte; those that interleave need not."""
-    base = min(one.begin, other.begin)
-    memory = np.lib.stride_tricks.as_strided(
-        np.empty(1, np.uint8), (max(one.end, other.end) - base,), (1,)
-    )
-    one_view, other_view = (
-        np.ndarray(
-            (*each.place.shape, each.place.item_bytes),
-            np.uint8,
-            memory,
-            each.place.address - base,
-            (*each.place.strides, 1),
-        )
-        for each in (one, other)
-    )
-    try:
-        return np.shares_memory(one_view, other_view, max_work=_OVERLAP_WORK_MAX)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fastio.frameworks import framework
+from fastio.frameworks.numpy import DTYPES
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import all_tensors, safe_open
 from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
@@ -26,6 +28,20 @@ __all__ = [
     "serialize",
     "serialize_file",
 ]
+
+
+_TYPES = dict(DTYPES)
+
+
+def _getdtype(dtype_str: str) -> np.dtype[Any]:
+    """Return what numpy calls a dtype of a header; other projects import it.
+
+    Raises
+    ------
+    KeyError
+        If numpy has none.
+    """
+    return DTYPES[dtype_str]
 
 
 def load_file(

@@ -14,7 +14,8 @@ from fastio.ahead import in_file_order
 from fastio.catalog import Catalog, TensorInfo
 from fastio.devices import DeviceLoad, chooser
 from fastio.errors import MemoryLimitError, UsageError
-from fastio.frameworks import Framework, framework
+from fastio.frameworks import Framework
+from fastio.frameworks import framework as framework_named
 from fastio.loading import (
     Verify,
     check_kind,
@@ -65,7 +66,7 @@ class Reader:
         self._closed = True
         check_verify(verify)
         check_kind("options", options, Options)
-        self._held_by: Framework = _framework(framework)
+        self._held_by: Framework = framework_named(framework)
         self._verify = bool(verify)
         self._options = options or Options()
         paths = paths_of(source)
@@ -346,13 +347,6 @@ class Reader:
 
 def _reopen(source: Source, name: str, verify: Verify, options: Options) -> Reader:
     return Reader(source, framework=name, verify=verify, options=options)
-
-
-def _framework(name: object) -> Framework:
-    try:
-        return framework(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def _absolute(paths: str | list[str]) -> str | list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from fastio.catalog import TensorInfo
 from fastio.errors import FastioError, UsageError
+from fastio.frameworks import FrameworkName
 from fastio.loading import Verify
 from fastio.locate import locate
 from fastio.options import Options
@@ -22,6 +24,24 @@ SafetensorError = FastioError
 _BACKENDS = ("mmap", "pread")
 
 
+@dataclass(frozen=True, slots=True)
+class TensorMeta:
+    """What the header of a file says of one tensor, as ``safetensors.TensorMeta`` has it.
+
+    Attributes
+    ----------
+    dtype : str
+        As headers write it.
+    shape : list of int
+    data_offsets : tuple of (int, int)
+        Where its bytes begin and end, in bytes from the start of the data.
+    """
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
 class safe_open:
     """A safetensors file whose tensors are read when they are asked for.
 
@@ -33,9 +53,11 @@ class safe_open:
     filename : str or os.PathLike
         One file.
     framework : str
-        "pt", "torch" or "pytorch"; "np" or "numpy".
+        "pt", "torch" or "pytorch"; "np" or "numpy"; "flax" or "jax"; "tf" or "tensorflow"; "mlx";
+        "paddle".
     device : str, int or None
-        Where tensors go: with torch whatever ``Tensor.to`` takes; with numpy the CPU.
+        Where tensors go: with torch whatever ``Tensor.to`` takes; with numpy the CPU; with others
+        the default device of the framework, and only "cpu" or None is taken.
     backend : {"mmap", "pread"}
         Accepted, and of no effect: fastio chooses by what is in the page cache.
     verify, options
@@ -54,7 +76,7 @@ class safe_open:
     def __init__(
         self,
         filename: str | os.PathLike[str],
-        framework: str,
+        framework: FrameworkName,
         device: str | int | None = "cpu",
         *,
         backend: str = "mmap",
@@ -84,6 +106,22 @@ class safe_open:
     def metadata(self) -> dict[str, str] | None:
         """Return what was stored with the tensors, without fastio's own keys; None for nothing."""
         return dict(self._reader.metadata) or None
+
+    def get_tensor_meta(self, name: str) -> TensorMeta:
+        """Return what the header says of a tensor; reads nothing.
+
+        Raises
+        ------
+        TensorNotFoundError
+            With close matches.
+        UsageError
+            If it is closed.
+        """
+        located = self._reader._located
+        info = located.info(name)
+        (shard,) = located.shards
+        begin = info.offset - int(shard.begins[0])  # data has no holes: the first one begins it
+        return TensorMeta(info.dtype, list(info.shape), (begin, begin + info.nbytes))
 
     def get_tensor(self, name: str) -> Any:
         """Return a whole tensor.
@@ -137,6 +175,41 @@ class safe_open:
         if reader is not None:
             # Not closed: slices that were taken still read from it, and the last of them frees it.
             reader._access.rest()
+
+
+class _safe_open_handle(safe_open):
+    """The same of a file that Python has open, by its name. safetensors calls it so.
+
+    Parameters
+    ----------
+    f : file object
+    framework, device, backend
+        As `safe_open` takes them.
+
+    Raises
+    ------
+    TypeError
+        If `f` is no file of the filesystem.
+    As `safe_open` does.
+    """
+
+    def __init__(
+        self,
+        f: Any,
+        framework: FrameworkName,
+        device: str | int | None = "cpu",
+        *,
+        backend: str = "mmap",
+    ) -> None:
+        name = getattr(f, "name", None)
+        if isinstance(name, int):
+            name = f"/proc/self/fd/{name}"
+        if not isinstance(name, (str, os.PathLike)):
+            raise TypeError(
+                f"f must be a file with a name, not {type(f).__name__}: fastio.torch.load and "
+                "fastio.numpy.load take bytes"
+            )
+        super().__init__(name, framework, device, backend=backend)
 
 
 def all_tensors(
@@ -216,3 +289,7 @@ class SafeSlice:
                 raise
             part = access.all(self._position)[index]
         return part if self._move is None else self._move(part)
+
+
+PySafeSlice = SafeSlice
+"""What safetensors calls it."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
+from fastio.handed import check_path
 from fastio.loading import check_kind
 from fastio.options import Options
 from fastio.paths import AnyPath, path_to_write
 from fastio.report import Report
+from fastio.saving.durability import is_durable
 from fastio.saving.job import Request, SaveWork, clocks, file_path_of, run_now
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn
@@ -30,7 +32,7 @@ def save(
     shard_bytes: float | str | None = None,
     chunk_bytes: float | str | None = None,
     checksums: bool = True,
-    durable: bool = True,
+    durable: bool | None = None,
     wait: Literal[True] = True,
     snapshot: Literal["copy", "borrow"] = "copy",
     options: Options | None = None,
@@ -46,7 +48,7 @@ def save(
     shard_bytes: float | str | None = None,
     chunk_bytes: float | str | None = None,
     checksums: bool = True,
-    durable: bool = True,
+    durable: bool | None = None,
     wait: Literal[False],
     snapshot: Literal["copy", "borrow"] = "copy",
     options: Options | None = None,
@@ -61,7 +63,7 @@ def save(
     shard_bytes: float | str | None = None,
     chunk_bytes: float | str | None = None,
     checksums: bool = True,
-    durable: bool = True,
+    durable: bool | None = None,
     wait: bool = True,
     snapshot: Literal["copy", "borrow"] = "copy",
     options: Options | None = None,
@@ -97,10 +99,10 @@ def save(
         the header would be too long.
     checksums : bool
         Without them the file is an ordinary one, and nothing can be verified.
-    durable : bool
-        Return when the data is on the disk. Without it the file takes its place as soon as the
-        kernel has it: if the power is cut then, it may be there and be damaged, which the checksums
-        show when it is loaded.
+    durable : bool, optional
+        Return when the data is on the disk. With False the file takes its place as soon as the
+        kernel has it: after a power cut it may be damaged, which the checksums show when it is
+        loaded. Default: what the variable ``FASTIO_DURABLE`` says, or else True.
     wait : bool
         With False the save goes on in the background, and a `SaveHandle` is returned. What is wrong
         with the arguments, and a path that cannot be written to, is raised at once all the same.
@@ -151,6 +153,7 @@ def save(
     returns.
     """
     begun = clocks()
+    check_path(path, "save")
     target = file_path_of(path) if shard_bytes is None else path_to_write(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
@@ -170,7 +173,7 @@ def save(
         metadata=stored,
         shard_bytes=shard_bytes,
         chunk_bytes=chunk_bytes if checksums else None,
-        durable=durable,
+        durable=is_durable(durable),
         options=options if options is not None else Options(),
         progress=progress,
         report=report,

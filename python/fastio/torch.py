@@ -9,12 +9,25 @@ import torch
 
 from fastio.checksums import FORMAT_OF_NONE, without_own_keys
 from fastio.frameworks import framework, tied
+from fastio.handed import check_mapping, problem_of
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import all_tensors, safe_open
 from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.specs import TensorSpec
 from fastio.shown import shown
+from fastio.torch_names import (  # noqa: F401 (for those who import them from here)
+    _SIZE,
+    _TYPES,
+    _find_shared_tensors,
+    _getdtype,
+    _is_complete,
+    _remove_duplicate_names,
+    _to_ndarray,
+    _tobytes,
+    storage_ptr,
+    storage_size,
+)
 
 __all__ = [
     "TensorSpec",
@@ -69,7 +82,10 @@ def load_model(
     *,
     backend: str = "mmap",
 ) -> tuple[set[str], list[str]]:
-    """Load a file into a model whose parameters may be tied: the file has one name of each group.
+    """Load a file into a model whose parameters may be tied.
+
+    The file may have one name of each group, as `save_model` writes it, or several that have the
+    same values, as ``fastio.save(model.state_dict(), path)`` does.
 
     Parameters
     ----------
@@ -83,23 +99,32 @@ def load_model(
     Returns
     -------
     (missing, unexpected) : (set of str, list of str)
-        Names of the model that were not filled; names of the file that were not used.
+        Names of the model that were not filled; names of the file that were not used, or that
+        have other values than a name that is tied to them.
 
     Raises
     ------
     RuntimeError
         With `strict`: names that are missing or unexpected. A tensor of another shape. Parameters,
         tied or alone, of which none covers their storage.
+    AttributeError
+        `model` is no module.
     As `load_file` does.
     """
+    _check_module(model, "load_model")
     tensors = load_file(filename, device, backend=backend)
-    aliases = tied.aliases(model.state_dict(), preferred=tensors)
+    state = model.state_dict()
+    aliases = tied.aliases(state, preferred=tensors)
     not_filled, not_used = model.load_state_dict(tensors, strict=False)
     missing, unexpected = set(not_filled), list(not_used)
-    for name in aliases:
+    for name, standing in aliases.items():
         if name in missing:
             missing.remove(name)
-        else:  # the file has it beside the name that stands for it
+        elif name in tensors and not (  # else a hook has renamed what the file has
+            standing in tensors
+            and tied.covers_its_storage(state[name])
+            and tied.agree(state, tensors, [name, standing])
+        ):
             unexpected.append(name)
     if strict and (missing or unexpected):
         problem = f"Error(s) in loading state_dict for {type(model).__name__}:"
@@ -187,8 +212,11 @@ def save_model(
         Parameters, tied or alone, of which none covers their storage.
     ValueError
         What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
+    AttributeError
+        `model` is no module.
     As `save_file` does.
     """
+    _check_module(model, "save_model")
     state = model.state_dict()
     _check_dense(state)
     stored = checked_metadata(metadata)
@@ -203,12 +231,26 @@ def save_model(
     to_file(sources(checked), filename, stored)
 
 
-def _check_dense(tensors: dict[str, Any]) -> None:
+def _check_module(model: Any, call: str) -> None:
+    if not callable(getattr(model, "state_dict", None)):
+        raise AttributeError(
+            f"{call} takes a torch.nn.Module first, not {type(model).__name__}; save_file and "
+            "load_file are for tensors by name"
+        )
+
+
+def _check_dense(tensors: Any) -> None:
     if not isinstance(tensors, dict):
-        raise ValueError(f"expected a dict of tensors, not {type(tensors).__name__}")
+        try:
+            check_mapping(tensors)
+        except TypeError as error:  # what safetensors raises is a ValueError
+            raise ValueError(str(error)) from None
+        raise ValueError(f"tensors must be a dict, not {type(tensors).__name__}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{shown(name)} is a {type(tensor).__name__}, and no torch.Tensor")
+            raise ValueError(f"tensor {shown(name)} {problem_of(tensor)}")
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"tensor {shown(name)} is not initialized: run its LazyModule once")
         if tensor.layout is not torch.strided:
             raise ValueError(
                 f"tensor {shown(name)} is not dense, but {tensor.layout}: save its to_dense()"
@@ -230,6 +272,8 @@ def _checked(
         if contiguous and not tensor.is_contiguous():
             raise ValueError(f"tensor {shown(name)} is not contiguous: save its contiguous()")
         if tensor.device.type == "meta":
-            raise NotImplementedError(f"tensor {shown(name)} is on the device meta")
+            raise NotImplementedError(
+                f"tensor {shown(name)} is on the device meta, and has no values"
+            )
     # A view that is conjugated or negated has its bytes as they were before.
     return {name: tensor.resolve_conj().resolve_neg() for name, tensor in tensors.items()}

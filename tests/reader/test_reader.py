@@ -128,7 +128,7 @@ def test_what_the_framework_has_not_is_refused_where_it_is_asked_for(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [
-        ({"framework": "jax"}, fastio.UsageError),
+        ({"framework": "theano"}, fastio.UsageError),
         ({"framework": None}, fastio.UsageError),
         ({"verify": "always"}, ValueError),
         ({"options": {"lanes": 2}}, TypeError),

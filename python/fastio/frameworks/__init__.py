@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import Catalog, Shard, TensorInfo
-from fastio.errors import DtypeError
+from fastio.errors import DtypeError, UsageError
+from fastio.shown import shown
 
-_MODULES = {"numpy": "numpy", "np": "numpy", "torch": "torch", "pt": "torch", "pytorch": "torch"}
+FrameworkName = Literal[
+    "numpy", "np", "torch", "pt", "pytorch", "jax", "flax", "tensorflow", "tf", "mlx", "paddle"
+]
+"""What `framework=` may be, everywhere; safetensors has the same names."""
+
+_ALIASES = {"np": "numpy", "pt": "torch", "pytorch": "torch", "flax": "jax", "tf": "tensorflow"}
+# By the package that defines a class and the name of the class there: tensors are recognised
+# without an import of their framework.
+_CLASSES = {
+    ("torch", "Tensor"): "torch",
+    ("jaxlib", "ArrayImpl"): "jax",
+    ("tensorflow", "Tensor"): "tensorflow",
+    ("mlx", "array"): "mlx",
+    ("paddle", "Tensor"): "paddle",
+}
 
 
 class Place(NamedTuple):
@@ -133,18 +148,27 @@ class Framework(Protocol):
 
 
 def framework(name: object) -> Framework:
-    """Return the module for a framework: "numpy" or "np"; "torch", "pt" or "pytorch".
+    """Return the module for a framework, by any of the names in `FrameworkName`.
 
     Raises
     ------
-    ValueError
+    UsageError
         If it is none of these.
     ImportError
         If the framework is not installed.
     """
-    if not isinstance(name, str) or name not in _MODULES:
-        raise ValueError(f"framework={name!r}: expected one of numpy, torch")
-    return _module(_MODULES[name])
+    if not isinstance(name, str) or name not in get_args(FrameworkName):
+        expected = ", ".join(get_args(FrameworkName))
+        raise UsageError(f"framework={shown(name)}: expected one of {expected}")
+    module = _ALIASES.get(name, name)
+    try:
+        return _module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"framework={name!r} needs {module}, which cannot be imported: {error}",
+            name=error.name,
+            path=error.path,
+        ) from error
 
 
 def framework_of(tensor: object) -> Framework | None:
@@ -166,14 +190,16 @@ _of_classes: dict[type, Framework | None] = {}
 def _framework_of_class(kind: type) -> Framework | None:
     if issubclass(kind, np.ndarray):
         return _module("numpy")
-    # Whoever has a tensor of torch has imported torch.
-    if any((base.__module__, base.__name__) == ("torch", "Tensor") for base in kind.__mro__):
-        return _module("torch")
+    for base in kind.__mro__:
+        name = _CLASSES.get((base.__module__.partition(".")[0], base.__name__))
+        if name is not None:  # whoever has such a tensor has imported its framework
+            return _module(name)
     return None
 
 
 def _module(name: str) -> Framework:
-    return cast(Framework, importlib.import_module(f"fastio.frameworks.{name}"))
+    module = importlib.import_module(f"fastio.frameworks.{name}")
+    return cast(Framework, getattr(module, "FRAMEWORK", module))
 
 
 def check_dtypes(catalog: Catalog, held_by: Framework) -> None:

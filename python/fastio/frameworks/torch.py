@@ -12,11 +12,13 @@ from torch.utils.dlpack import from_dlpack
 from fastio import _native
 from fastio.catalog import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
-from fastio.frameworks import Place, Source
+from fastio.frameworks import Place, Source, torch_modes
 from fastio.frameworks.torch_devices import destination, mover_to
 from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA, NAMES
 
 NAME = "torch"
+
+_NOT_INITIALIZED = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
 
 __all__ = [
     "DTYPES",
@@ -93,6 +95,8 @@ def _codes(dtypes: Sequence[str]) -> tuple[bytes, bytes]:
 
 def _tensors(capsules: Sequence[object], dtypes: Sequence[str]) -> list[torch.Tensor]:
     tensors: list[torch.Tensor] = [from_dlpack(capsule) for capsule in capsules]
+    if torch_modes.count():
+        tensors = [torch_modes.lift(tensor) for tensor in tensors]
     for index, dtype in enumerate(dtypes):
         viewed = DTYPES[dtype]
         if viewed is not None:
@@ -114,8 +118,11 @@ def wrap_mapped(
     """
     code = CODES.get(dtype)
     if code is not None:
-        return from_dlpack(file.dlpack(row, code[0], code[1], shape))
+        tensor = from_dlpack(file.dlpack(row, code[0], code[1], shape))
+        return torch_modes.lift(tensor) if torch_modes.count() else tensor
     tensor = from_dlpack(file.dlpack(row, *BYTE, shape_in_memory(dtype, shape)))
+    if torch_modes.count():
+        tensor = torch_modes.lift(tensor)
     return tensor.view(HELD[dtype])
 
 
@@ -147,7 +154,7 @@ def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> 
         If dtype and shape do not come to the bytes.
     """
     if not memory.size:
-        return torch.empty(shape, dtype=HELD[dtype])
+        return torch.empty(shape, dtype=HELD[dtype], device="cpu")  # the default may be another
     if HELD[dtype].itemsize == 1:
         return torch.from_numpy(memory.reshape(shape)).view(HELD[dtype])
     return torch.from_numpy(memory).view(HELD[dtype]).reshape(shape)
@@ -251,13 +258,9 @@ def _place(tensor: torch.Tensor) -> Place:
 
 
 def _check_strided(tensor: torch.Tensor) -> None:
-    # A class that dispatches by itself (DTensor, FakeTensor) has no values of its own to point to.
     kind = type(tensor)
-    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        raise TypeError(
-            f"is a {kind.__name__}, whose values are not its own: make it a plain tensor first "
-            "(a DTensor: full_tensor() or to_local())"
-        )
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        _check_kind(kind)
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise TypeError("is not strided: make it a dense one first (to_dense())")
     if tensor.is_conj() or tensor.is_neg():
@@ -267,14 +270,30 @@ def _check_strided(tensor: torch.Tensor) -> None:
         )
 
 
+def _check_kind(kind: type[torch.Tensor]) -> None:
+    """Refuse classes whose tensors have no values of their own to point to."""
+    if issubclass(kind, _NOT_INITIALIZED):
+        raise ValueError("is not initialized: run its LazyModule once")
+    if kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
+        return
+    if kind.__name__ == "FakeTensor":
+        raise TypeError(
+            "is a FakeTensor, which has a shape and no values: make it outside of FakeTensorMode"
+        )
+    raise TypeError(
+        f"is a {kind.__name__}, whose values are not its own: make it a plain tensor first "
+        "(a DTensor: full_tensor() or to_local())"
+    )
+
+
 def _check_storage(tensor: torch.Tensor, reached_bytes: int) -> None:
     """Refuse a tensor whose memory was taken away, as far as it reaches from its first value, or
     that never had any.
     """
     if not reached_bytes:
         return
-    storage = tensor.untyped_storage()
     try:
+        storage = tensor.untyped_storage()
         storage.data_ptr()
     except RuntimeError as error:
         raise TypeError(f"has no memory of its own: {error}") from None

@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
 from fastio.errors import DeviceError, UsageError
-from fastio.frameworks import Destination
+from fastio.frameworks import Destination, torch_modes
 from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA
 from fastio.shown import shown
 
@@ -48,7 +48,7 @@ class OnCuda:
             If the device has none left.
         """
         try:
-            with torch.cuda.stream(_stream(self.stream, self._device)):
+            with torch_modes.Outside(), torch.cuda.stream(_stream(self.stream, self._device)):
                 held = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(f"{self._device} has no memory for {nbytes} bytes") from error
@@ -70,6 +70,8 @@ class OnCuda:
         tensor = from_dlpack(
             _native.device_dlpack(held, self.ordinal, address, code, bits, shape, nbytes)
         )
+        if torch_modes.count():
+            tensor = torch_modes.lift(tensor)
         viewed = DTYPES[dtype]
         return tensor if viewed is None else tensor.view(viewed)
 
@@ -79,7 +81,8 @@ class OnCuda:
         `Tensor.record_stream` of a loaded tensor does nothing: torch does not know its memory.
         """
         device = torch.device("cuda", other.ordinal)
-        held.record_stream(_stream(other.stream, device))
+        with torch_modes.Outside():
+            held.record_stream(_stream(other.stream, device))
 
 
 def destination(device: object, stream: object) -> OnCuda | None:

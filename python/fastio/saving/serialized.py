@@ -12,6 +12,7 @@ from fastio import _native, checksums
 from fastio.formats import headers
 from fastio.options import Options
 from fastio.report import Report
+from fastio.saving.durability import is_durable
 from fastio.saving.job import Request, clocks, file_path_of, run_now
 from fastio.saving.sources import Sources, checked_metadata
 from fastio.saving.specs import TensorSpec, sources_of_specs
@@ -113,6 +114,8 @@ def to_file(
         `filename` is no path; metadata that is not str to str.
     UsageError, FormatError, WriteError, MemoryLimitError
         As `fastio.save` does.
+    ValueError
+        If the variable ``FASTIO_DURABLE`` is no boolean.
     """
     if isinstance(filename, bytes):  # safetensors takes none
         raise TypeError("filename must be a str or os.PathLike, not bytes")
@@ -124,7 +127,7 @@ def to_file(
             metadata=_stored(metadata),
             shard_bytes=None,
             chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,
-            durable=True,
+            durable=is_durable(),
             options=Options(),
             progress=False,
             report=Report(),

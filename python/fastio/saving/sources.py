@@ -17,6 +17,7 @@ from fastio.errors import UsageError
 from fastio.formats import headers
 from fastio.frameworks import Place, Source, framework_of
 from fastio.frameworks import numpy as numpy_arrays
+from fastio.handed import check_mapping, problem_of
 from fastio.shown import shown
 
 # The order of files: by dtype, from the widest on, so that each value lies at a multiple of its
@@ -157,8 +158,7 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
     ValueError
         A tensor whose memory was taken away.
     """
-    if not isinstance(tensors, Mapping):
-        raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
+    check_mapping(tensors)
     with collector.Paused():
         items = list(tensors.items())
         names = checked_names([name for name, _ in items])
@@ -176,9 +176,7 @@ def _look_at(found: Sources, row: int) -> None:
     name, tensor = found.names[row], found.held[row]
     held_by = framework_of(tensor)
     if held_by is None:
-        raise TypeError(
-            f"tensor {shown(name)} is a {type(tensor).__name__}, and no numpy array or torch tensor"
-        )
+        raise TypeError(f"tensor {shown(name)} {problem_of(tensor)}")
     try:
         source = held_by.source_of(tensor)
     except (TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 from fastio.errors import UsageError
 from fastio.fill import fill_located
+from fastio.handed import check_mapping
 from fastio.loading import Verify, check_kind, check_verify
 from fastio.located import Located
 from fastio.options import Options
@@ -193,8 +194,7 @@ class Reading:
         check_verify(verify)
         check_kind("options", options, Options)
         check_kind("report", report, Report)
-        if not isinstance(tensors, Mapping):
-            raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
+        check_mapping(tensors)
         counted = report if report is not None else Report()
         counted.clear()
         begun, cpu_begun = time.perf_counter(), time.process_time()

@@ -1,0 +1,142 @@
+"""Frameworks whose tensors are made of numpy arrays, and become such arrays to be saved.
+
+`fastio.frameworks.numpy` does the work. What is here adds one call for each tensor, and no file of
+the framework's own is read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastio import _native
+from fastio.errors import UsageError
+from fastio.frameworks import Place, Source
+from fastio.frameworks import numpy as arrays
+
+
+class ThroughNumpy:
+    """What `fastio.frameworks.Framework` asks for, from two conversions.
+
+    Parameters
+    ----------
+    name : str
+        As `framework=` has it.
+    format : str
+        What a file's metadata calls it.
+    make : callable
+        From a numpy array, whose memory is nobody else's, to a tensor.
+    array_of : callable
+        From a tensor to a numpy array of its values; it may be a view of the tensor's memory.
+    without : collection of str
+        Dtypes of files that the framework lacks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        format: str,
+        *,
+        make: Callable[[npt.NDArray[Any]], Any],
+        array_of: Callable[[Any], npt.NDArray[Any]],
+        without: Collection[str] = (),
+    ) -> None:
+        self.NAME = name
+        self.FORMAT = format
+        self.DTYPES = {dtype: held for dtype, held in arrays.DTYPES.items() if dtype not in without}
+        self._make = make
+        self._array_of = array_of
+
+    def wrap(
+        self,
+        loaded: _native.Loaded,
+        shard: int,
+        dtypes: Sequence[str],
+        shapes: list[tuple[int, ...]],
+        first: int = 0,
+    ) -> list[Any]:
+        """Return one tensor for each of a row of tensors of a shard."""
+        return [self._make(array) for array in arrays.wrap(loaded, shard, dtypes, shapes, first)]
+
+    def wrap_mapped(
+        self, file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...]
+    ) -> Any:
+        """Return one tensor of a file that is in the page cache."""
+        return self._make(arrays.wrap_mapped(file, row, dtype, shape))
+
+    def adopt(self, memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Any:
+        """Return memory as a tensor; `shape` is that of the tensor."""
+        return self._make(arrays.adopt(memory, dtype, shape))
+
+    def dtype_of(self, dtype: str) -> np.dtype[Any]:
+        """Return what numpy calls a dtype.
+
+        Raises
+        ------
+        KeyError
+            If the framework cannot hold it.
+        """
+        return self.DTYPES[dtype]
+
+    def place_of(self, tensor: Any, dtype: str) -> Place:
+        """Refuse to fill a tensor: nothing is promised of its memory.
+
+        Raises
+        ------
+        TypeError
+        """
+        raise TypeError(
+            f"is a tensor of {self.NAME}, which cannot be filled in place: "
+            f"fastio.load(..., framework={self.NAME!r}) makes new ones"
+        )
+
+    def source_of(self, tensor: Any) -> Source:
+        """Return where the bytes of a tensor are taken from.
+
+        Raises
+        ------
+        DtypeError
+            If no file can hold its dtype.
+        TypeError
+            If it has no values here: it is symbolic, was deleted, or lies on other hosts.
+        """
+        try:
+            array = np.asarray(self._array_of(tensor))
+        except Exception as error:  # each framework has its own
+            raise TypeError(
+                f"is a {type(tensor).__name__} of {self.NAME}, whose values cannot be had as a "
+                f"numpy array: {error}"
+            ) from error
+        return arrays.source_of(array)
+
+    def note_write(self, tensor: Any) -> None:
+        """Never called: no tensor is filled."""
+
+    def destination(self, device: object, stream: object) -> None:
+        """Return None: tensors go where the framework puts them.
+
+        Raises
+        ------
+        UsageError
+            For a device other than the CPU, and for a stream.
+        """
+        self.mover_to(device)
+        if stream is not None:
+            raise UsageError(f"stream= is for torch, and the framework is {self.NAME}")
+
+    def mover_to(self, device: object) -> None:
+        """Return None: tensors go where the framework puts them.
+
+        Raises
+        ------
+        UsageError
+            For a device other than the CPU.
+        """
+        if device not in ("cpu", None):
+            raise UsageError(
+                f"device={device!r}: with {self.NAME} tensors go to its default device; move them "
+                "from there"
+            )

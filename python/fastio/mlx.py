@@ -1,0 +1,22 @@
+"""safetensors.mlx by fastio: change the import, and nothing else."""
+
+from fastio.array_files import ArrayFiles
+from fastio.in_memory import deserialize
+from fastio.safe_open import safe_open
+from fastio.saving.serialized import serialize, serialize_file
+from fastio.saving.specs import TensorSpec
+
+__all__ = [
+    "TensorSpec",
+    "deserialize",
+    "load",
+    "load_file",
+    "safe_open",
+    "save",
+    "save_file",
+    "serialize",
+    "serialize_file",
+]
+
+_FILES = ArrayFiles("mlx")
+load, load_file, save, save_file = _FILES.load, _FILES.load_file, _FILES.save, _FILES.save_file
