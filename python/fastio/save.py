@@ -12,13 +12,14 @@ import numpy as np
 
 from fastio import checksums
 from fastio.checksums import checked_chunk_bytes
-from fastio.loading import check_kind
+from fastio.loading import check_kind, import_progress_bar
 from fastio.options import Options
 from fastio.report import Report
-from fastio.saving.job import Request, SaveWork, clocks, file_path_of, path_of, run_now
+from fastio.saving.job import Request, SaveWork, clocks, run_now
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn
 from fastio.shown import shown
+from fastio.target import file_target, folder_target
 
 if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
@@ -142,7 +143,7 @@ def save(
         in it or in what the host has.
     """
     begun = clocks()
-    target = file_path_of(path) if shard_bytes is None else path_of(path)
+    target = file_target(path) if shard_bytes is None else folder_target(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
     if snapshot not in ("copy", "borrow"):
@@ -157,7 +158,7 @@ def save(
         report = Report()
     report.clear()
     request = Request(
-        path=target,
+        path=target.path,
         sources=laid_out,
         order=list(tensors),
         metadata=_without_own_keys(stored),
@@ -172,39 +173,40 @@ def save(
     if not wait:
         return _start(request, copied=snapshot == "copy")
     run_now(request)
-    return target
+    return target.given
 
 
 def _start(request: Request, *, copied: bool) -> SaveHandle:
     from fastio.saving import background  # concurrent.futures takes longer to import than most need
 
+    if request.progress:
+        import_progress_bar()
     work = SaveWork(request)
     turn = Turn(request.path)
-    try:
-        if copied:
-            work.take_snapshot()
-    except BaseException:
-        turn.give_up()
+
+    def discard() -> None:
+        turn.leave()
         work.discard()
-        raise
 
     def run(handle: SaveHandle) -> None:
         try:
-            with turn:
-                if handle.set_running_or_notify_cancel():
-                    work.run(handle.release)
+            turn.wait()
+            if handle.set_running_or_notify_cancel():
+                work.run(turn, handle.release)
         except BaseException:
             request.report.clear()
             raise
         finally:
-            work.discard()
+            discard()
 
     try:
-        handle = background.start(request.path, run)
+        turn.take()
+        if copied:
+            work.take_snapshot()
     except BaseException:
-        turn.give_up()
-        work.discard()
+        discard()
         raise
+    handle = background.start(request.path, turn, run, discard)
     if copied:
         handle.release()
     return handle

@@ -6,8 +6,12 @@ import atexit
 import concurrent.futures
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+from fastio.saving.bell import Bell
+from fastio.saving.turns import Turn
 
 _log = logging.getLogger("fastio")
 
@@ -25,16 +29,23 @@ class SaveHandle(concurrent.futures.Future[Path]):
     Parameters
     ----------
     path : pathlib.Path
-        What is saved to.
+        What is saved to: absolute, as the working directory may change meanwhile.
+    turn : Turn, optional
+        The turn of the save.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, turn: Turn | None = None) -> None:
         super().__init__()
         self.path = path
-        self._released = threading.Event()
+        self._turn = turn
+        self._is_released = False
+        self._released = Bell()
 
     def result(self, timeout: float | None = None, *, timeout_s: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
+
+        A signal handler may wait as well. If its own thread is in the middle of a save to that
+        path, this save goes before that one.
 
         Parameters
         ----------
@@ -47,8 +58,11 @@ class SaveHandle(concurrent.futures.Future[Path]):
             If it takes longer.
         concurrent.futures.CancelledError
             If it was cancelled before it began.
+        RuntimeError
+            If it is called on the thread of the save, by a finalizer.
         As `fastio.save` does: what the save failed with.
         """
+        self._go_before_the_caller()
         try:
             return super().result(timeout if timeout_s is None else timeout_s)
         finally:
@@ -66,13 +80,21 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
         Raises
         ------
-        concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+        concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
         """
+        self._go_before_the_caller()
         try:
             return super().exception(timeout if timeout_s is None else timeout_s)
         finally:
             self._note_asked()
+
+    def _go_before_the_caller(self) -> None:
+        if self._turn is None or self.done():
+            return
+        if self._turn.thread == threading.get_ident():
+            raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
+        self._turn.go_first()
 
     def _note_asked(self) -> None:
         if self.done():
@@ -93,13 +115,21 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
         Raises
         ------
-        Nothing; also a save that failed has let go of them.
+        RuntimeError
+            As `result` does; a save that failed has let go of them.
         """
-        return self._released.wait(timeout_s)
+        self._go_before_the_caller()
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._is_released:
+            if not self._released.wait(until_s):
+                return self._is_released
+            self._released.ring()  # for the next one who waits
+        return True
 
     def release(self) -> None:
         """Say that the tensors are not looked at any more."""
-        self._released.set()
+        self._is_released = True
+        self._released.ring()
 
     def cancel(self) -> bool:
         """Cancel the save, if it has not begun: another one to the same path goes on before it."""
@@ -109,26 +139,37 @@ class SaveHandle(concurrent.futures.Future[Path]):
         return cancelled
 
 
-def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
+def start(
+    path: Path, turn: Turn, work: Callable[[SaveHandle], None], discard: Callable[[], None]
+) -> SaveHandle:
     """Run a save on a thread of its own.
 
     Parameters
     ----------
     path : pathlib.Path
+    turn : Turn
+        Its turn, which belongs to that thread from now on.
     work : callable
         Given the handle.
+    discard : callable
+        Called in the place of `work` where nothing comes of it.
 
     Raises
     ------
     RuntimeError
         If no thread can be had.
+    Whatever a signal handler raises meanwhile; the save may go on then.
     """
-    handle = SaveHandle(path)
+    handle = SaveHandle(path, turn)
+    unclaimed = threading.Lock()  # a thread that has begun owns the save, and nobody else
 
     def run() -> None:
+        if not unclaimed.acquire(blocking=False):
+            return
+        turn.thread = threading.get_ident()
         try:
             work(handle)
-        except BaseException as error:  # whatever it is, it is whose handle this is that hears it
+        except BaseException as error:  # any exception goes to the owner of the handle
             _failed.add(handle)
             handle.release()
             handle.set_exception(error)
@@ -137,11 +178,18 @@ def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
             if not handle.cancelled():
                 handle.set_result(path)
 
-    if threading.main_thread().is_alive():
-        # Not a daemon: the interpreter waits for it.
-        threading.Thread(target=run, name=f"fastio.save {path.name}").start()
-    else:  # the interpreter is at its end, and waits for nothing that begins now
-        run()
+    try:
+        if threading.main_thread().is_alive():
+            # Not a daemon: the interpreter waits for it.
+            thread = threading.Thread(target=run, name=f"fastio.save {path.name}")
+            thread.start()
+            turn.thread = thread.ident or turn.thread
+        else:  # the interpreter is at its end, and waits for nothing that begins now
+            run()
+    except BaseException:
+        if unclaimed.acquire(blocking=False):
+            discard()
+        raise
     return handle
 
 

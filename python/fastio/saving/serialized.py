@@ -12,9 +12,10 @@ from fastio import _native, checksums
 from fastio.formats import headers
 from fastio.options import Options
 from fastio.report import Report
-from fastio.saving.job import Request, clocks, file_path_of, run_now
+from fastio.saving.job import Request, clocks, run_now
 from fastio.saving.sources import Sources, checked_metadata
 from fastio.saving.specs import TensorSpec, sources_of_specs
+from fastio.target import file_target
 
 _PATH = "<bytes>"
 
@@ -111,7 +112,7 @@ def to_file(
     """
     run_now(
         Request(
-            path=file_path_of(filename),
+            path=file_target(filename).path,
             sources=sources,
             order=sources.names,
             metadata=_stored(metadata),
@@ -122,6 +123,7 @@ def to_file(
             progress=False,
             report=Report(),
             begun=clocks(),
+            makes_folders=False,  # as safetensors
         )
     )
 

@@ -1,49 +1,118 @@
-"""Saves to one path of one process, one after another in the order in which they were asked for."""
+"""Saves to one path of one process, one after another in the order in which they were asked for.
+
+A save that begins in the middle of another one of its own thread goes before that one. A signal
+handler does that, and so does a finalizer. The outer save cannot go on before it has ended.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections import deque
+import weakref
 from pathlib import Path
 from types import TracebackType
 
+from fastio.saving.bell import Bell
 
-class _Queues:
-    """Who waits for which path; a child made by fork has new ones."""
+
+class _Queue:
+    """All turns of this process, in order; a child made by fork has none."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        self.changed = threading.Condition()
-        self.waiting: dict[str, deque[Turn]] = {}
+        # A signal handler may save in the middle of what this guards. So each change of the list is
+        # one call, and the list is sound before and after it.
+        self.changing = threading.RLock()
+        self.turns: list[weakref.ref[Turn]] = []
+
+    def of(self, key: str) -> list[Turn]:
+        """Those of one path, the first one first."""
+        turns = [reference() for reference in tuple(self.turns)]
+        return [turn for turn in turns if turn is not None and turn.key == key]
 
 
-_queues = _Queues()
+_queue = _Queue()
 
 
 class Turn:
-    """A place in the queue of a path, from when it is made; entered when it is its turn.
+    """A place in the queue of a path, from when it is taken to when it is left; or forgotten.
 
     Parameters
     ----------
     path : pathlib.Path
         What is saved to.
+
+    Attributes
+    ----------
+    thread : int
+        The thread that has to go on for this turn to end.
     """
 
     def __init__(self, path: Path) -> None:
-        self._key = os.path.join(os.path.realpath(path.parent), path.name)
-        with _queues.changed:
-            _queues.waiting.setdefault(self._key, deque()).append(self)
+        self.key = os.path.join(os.path.realpath(path.parent), path.name)
+        self.thread = threading.get_ident()
+        self._changed = Bell()
+        self._reference = weakref.ref(self)
 
-    def __enter__(self) -> None:
-        with _queues.changed:
-            try:
-                _queues.changed.wait_for(lambda: _queues.waiting[self._key][0] is self)
-            except BaseException:
-                self._leave()
-                raise
+    def take(self) -> None:
+        """Take the last place; but one before all other turns of this thread."""
+        with _queue.changing:
+            _queue.turns.insert(self._place(), self._reference)
+
+    def _place(self) -> int:
+        at = 0
+        for reference in tuple(_queue.turns):
+            turn = reference()
+            if turn is not None and (turn.key, turn.thread) == (self.key, self.thread):
+                break
+            at += 1
+        return at
+
+    def wait(self) -> None:
+        """Wait until it is the first of its path. It may cease to be that later: whoever takes the
+        place of a file waits once more before.
+        """
+        while (first := _queue.of(self.key)) and first[0] is not self and self in first:
+            self._changed.wait()
+
+    def go_first(self) -> None:
+        """Go before all turns that cannot end before the calling thread goes on.
+
+        Whoever waits for a save calls this: the thread may be in the middle of one itself.
+        """
+        with _queue.changing:
+            turns = _queue.of(self.key)
+            if self not in turns:
+                return
+            mine = threading.get_ident()
+            for turn in turns[: turns.index(self)]:
+                if turn.thread == mine:
+                    turn._step_behind(self)
+        _wake(self.key)
+
+    def _step_behind(self, other: Turn) -> None:
+        turns = _queue.turns
+        with contextlib.suppress(ValueError):  # one of them has left meanwhile
+            turns.insert(turns.index(other._reference) + 1, self._reference)
+            turns.remove(self._reference)  # the first of two
+
+    def leave(self) -> None:
+        """Leave the queue, whether it was its turn or not."""
+        with _queue.changing, contextlib.suppress(ValueError):
+            _queue.turns.remove(self._reference)
+        _wake(self.key)
+
+    def __enter__(self) -> Turn:
+        try:
+            self.take()
+            self.wait()
+            return self
+        except BaseException:
+            self.leave()
+            raise
 
     def __exit__(
         self,
@@ -51,21 +120,17 @@ class Turn:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.give_up()
+        self.leave()
 
-    def give_up(self) -> None:
-        """Leave the queue, whether it was its turn or not."""
-        with _queues.changed:
-            self._leave()
-
-    def _leave(self) -> None:
-        queue = _queues.waiting.get(self._key)
-        if queue is None or self not in queue:
-            return
-        queue.remove(self)
-        if not queue:
-            del _queues.waiting[self._key]
-        _queues.changed.notify_all()
+    def __del__(self) -> None:
+        # An interrupt may come between any two lines, and nobody may wait for a turn that is lost.
+        if self._reference in _queue.turns:
+            self.leave()
 
 
-os.register_at_fork(after_in_child=_queues.forget)
+def _wake(key: str) -> None:
+    for turn in _queue.of(key)[:1]:
+        turn._changed.ring()
+
+
+os.register_at_fork(after_in_child=_queue.forget)
