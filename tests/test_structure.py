@@ -37,7 +37,7 @@ _UNITS = (
 )
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
-    ("shown",),
+    ("shown", "anchored"),
     ("errors", "collector", "host_memory"),
     ("events",),
     ("uring.names", "uring.memory"),
@@ -54,7 +54,8 @@ _LAYERS = (
     ("formats.columns",),
     ("formats.safetensors", "formats.headers"),
     ("formats.huggingface",),
-    ("replacement",),
+    ("replacement", "target"),
+    ("folders",),
     ("replica", "chunks"),
     ("located",),
     ("seal",),
@@ -71,8 +72,9 @@ _LAYERS = (
     ("ahead",),
     ("access",),
     ("saving",),
-    ("saving.sources", "saving.pace", "saving.turns", "saving.background"),
-    ("saving.specs", "saving.writing", "saving.folder"),
+    ("saving.bell",),
+    ("saving.sources", "saving.pace", "saving.turns", "saving.uninterrupted"),
+    ("saving.background", "saving.specs", "saving.writing", "saving.folder"),
     ("saving.job",),
     ("saving.serialized",),
     ("save",),

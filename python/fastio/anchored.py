@@ -19,12 +19,14 @@ def anchored(path: str) -> str:
     Parameters
     ----------
     path : str
+        One that no file can have, empty or with a NUL character, is returned as it is.
 
     Raises
     ------
-    ValueError
-        If there is a NUL character in it.
+    Nothing.
     """
+    if not path or "\0" in path:
+        return path
     if not os.path.isabs(path):
         try:
             here = os.getcwd()

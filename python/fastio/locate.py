@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fastio.anchored import anchored
 from fastio.formats import huggingface
 from fastio.located import Located
 from fastio.store import IDENTITY
@@ -31,6 +32,7 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
     TypeError, ValueError
         If the source is none of these.
     """
+    source = _anchored_if_several(source)
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fsdecode(source))
         if os.path.lexists(path / IDENTITY):
@@ -38,3 +40,31 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
 
             return reading.newest([path], names)
     return Located(huggingface.locate(source, names), {})
+
+
+def anchored_source(source: Source) -> Source:
+    """Return a source that stays the same when the working directory changes.
+
+    Raises
+    ------
+    Nothing; what is no source is returned as it is.
+    """
+    if isinstance(source, (list, tuple)):
+        return [_anchored_item(item) for item in source]
+    return _anchored_item(source)  # type: ignore[no-any-return]
+
+
+def _anchored_item(item: Any) -> Any:
+    return anchored(os.fsdecode(item)) if isinstance(item, (str, os.PathLike)) else item
+
+
+def _anchored_if_several(source: Source) -> Source:
+    """Anchor what is opened in more than one step: another thread may change the working directory
+    in between. A single file keeps the name that the caller gave it, for messages.
+    """
+    if isinstance(source, (list, tuple)):
+        return anchored_source(source) if len(source) > 1 else source
+    if not isinstance(source, (str, os.PathLike)) or os.path.isabs(source):
+        return source
+    is_several = os.path.isdir(source) or os.fsdecode(source).endswith(".json")
+    return anchored_source(source) if is_several else source

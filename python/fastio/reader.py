@@ -22,7 +22,7 @@ from fastio.loading import (
     note_events,
     read_all,
 )
-from fastio.locate import Source, locate
+from fastio.locate import Source, anchored_source, locate
 from fastio.located import Cut, Located
 from fastio.options import Options
 from fastio.report import Report
@@ -64,9 +64,11 @@ class Reader:
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
         self._options = options or Options()
+        if reopened is None:
+            # Before it is opened: the working directory may change at any moment.
+            reopened = (_reopen, (anchored_source(source), framework, verify, self._options))
+        self._reopened = reopened
         self._located = find() if find is not None else locate(source)
-        again = (_reopen, (_absolute(source), framework, verify, self._options))
-        self._reopened = reopened if reopened is not None else again
         if verify == "require":
             fetch.require_tables(self._located.shards)
         self._described = Report()
@@ -345,12 +347,6 @@ def _framework(name: object) -> Framework:
         return framework(name)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _absolute(source: Source) -> Source:
-    if isinstance(source, (list, tuple)):
-        return [os.path.abspath(item) for item in source]
-    return os.path.abspath(source)
 
 
 def open(

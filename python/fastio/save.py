@@ -17,7 +17,7 @@ from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.job import Request, SaveWork, clocks, run_now
 from fastio.saving.sources import checked_metadata, sources
-from fastio.saving.turns import Turn
+from fastio.saving.turns import Turn, key_of
 from fastio.shown import shown
 from fastio.target import file_target, folder_target
 
@@ -182,7 +182,7 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
     if request.progress:
         import_progress_bar()
     work = SaveWork(request)
-    turn = Turn(request.path)
+    turn = Turn(key_of(request.path))
 
     def discard() -> None:
         turn.leave()

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastio import _native, checksums
+from fastio.anchored import anchored
 from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError
 from fastio.formats import headers, safetensors
 from fastio.replacement import remove_leftovers, replacing, status_of_file
+from fastio.target import file_target
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 _DIGEST_BYTES = 8
@@ -62,15 +64,17 @@ def seal(
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
-    source, target = Path(src), Path(dst if dst is not None else src)
-    file = _native.File(source)
-    shard = safetensors.locate(file, ignore_table=force)
+    source = anchored(os.fsdecode(src))
+    given, target = file_target(dst) if dst is not None else (Path(src), Path(source))
+    shard = safetensors.locate(_native.File(source), ignore_table=force)
+    if dst is None:
+        file_target(target)  # refuses what is no place for a file
     if shard.table is not None and target.exists() and target.samefile(source):
         for _ in _verified_data(shard):
             pass
-        return target
+        return given
     _rewrite(shard, target)
-    return target
+    return given
 
 
 def _rewrite(shard: Shard, target: Path) -> None:

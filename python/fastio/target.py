@@ -43,7 +43,7 @@ def file_target(path: str | os.PathLike[str]) -> Target:
     """
     target = folder_target(path)
     if os.fsdecode(path).endswith(os.sep):
-        detail = "it ends as a folder's does; shard_bytes makes one"
+        detail = "it ends as a folder's does; fastio.save makes one with shard_bytes"
         raise WriteError(errno.EISDIR, "open", target.given, detail=detail)
     _refuse_streams(target.path)
     return target

@@ -21,7 +21,7 @@ from fastio.replacement import Replacement, remove_leftovers, status_of_file, sy
 from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
-from fastio.saving.turns import Turn
+from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import Uninterrupted
 from fastio.saving.writing import FileWriter, Layout, lay_out
 
@@ -80,7 +80,7 @@ class SaveWork:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._files = contextlib.ExitStack()
-        # What was opened in folders that were made is discarded before they are removed.
+        # Of a save that does not begin to write, no folder is left.
         self._files.callback(lambda: folders.remove(self._made))
         self._files.callback(self._discard_index)
         self._writers: list[FileWriter] = []
@@ -169,6 +169,7 @@ class SaveWork:
             As `fastio.save` has them.
         """
         request = self._request
+        self._made = []
         self._clean_up()
         for writer in self._writers:
             writer.reserve()
@@ -188,7 +189,6 @@ class SaveWork:
         # A save that a signal handler began meanwhile, in the background, is before this one.
         turn.wait()
         self._commit()
-        self._made = []
         self._tell([way.reason for way in ways])
 
     def _clean_up(self) -> None:
@@ -256,7 +256,7 @@ def run_now(request: Request) -> None:
     FormatError, WriteError, MemoryLimitError, MemoryError
         As `fastio.save` has them.
     """
-    with Turn(request.path) as turn:
+    with Turn(key_of(request.path)) as turn:
         work = SaveWork(request)
         try:
             work.run(turn, lambda: None)
@@ -279,4 +279,3 @@ def _check_fits(nbytes: int, limit_bytes: int | None) -> None:
 def clocks() -> tuple[float, float]:
     """Return wall-clock and processor time, in seconds."""
     return time.perf_counter(), time.process_time()
-

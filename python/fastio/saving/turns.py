@@ -42,8 +42,8 @@ class Turn:
 
     Parameters
     ----------
-    path : pathlib.Path
-        What is saved to.
+    key : str
+        What is saved to: what `key_of` returns, or another name that all savers agree on.
 
     Attributes
     ----------
@@ -51,8 +51,8 @@ class Turn:
         The thread that has to go on for this turn to end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.key = os.path.join(os.path.realpath(path.parent), path.name)
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.thread = threading.get_ident()
         self._changed = Bell()
         self._reference = weakref.ref(self)
@@ -126,6 +126,17 @@ class Turn:
         # An interrupt may come between any two lines, and nobody may wait for a turn that is lost.
         if self._reference in _queue.turns:
             self.leave()
+
+
+def key_of(path: Path) -> str:
+    """Return the key of a file or a folder: the same for all paths to its folder."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def is_own(key: str) -> bool:
+    """Whether the calling thread is in the middle of a turn: a handler or a finalizer calls."""
+    mine = threading.get_ident()
+    return any(turn.thread == mine for turn in _queue.of(key))
 
 
 def _wake(key: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastio.anchored import anchored
+from fastio.errors import UsageError
 from fastio.shown import shown
 from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
@@ -25,7 +27,10 @@ def paths(roots: object) -> list[Path]:
     for root in roots:
         if not isinstance(root, (str, os.PathLike)):
             raise TypeError(f"a root must be a path, not {type(root).__name__}: {shown(root)}")
-    found = [Path(os.path.abspath(os.fsdecode(root))) for root in roots]
+    texts = [os.fsdecode(root) for root in roots]
+    if not all(texts):
+        raise UsageError("a root is empty: expected the path of a folder")
+    found = [Path(anchored(text)) for text in texts]
     if not 1 <= len(found) <= ROOTS_MAX:
         raise ValueError(f"{len(found)} roots: expected 1 to {ROOTS_MAX}")
     if len({os.path.realpath(path) for path in found}) < len(found):
