@@ -58,7 +58,7 @@ def _anchored_item(item: Any) -> Any:
     return anchored(os.fsdecode(item)) if isinstance(item, (str, os.PathLike)) else item
 
 
-def _anchored_if_several(source: Source) -> Source:
+def _anchored_if_several(source: Any) -> Any:
     """Anchor what is opened in more than one step: another thread may change the working directory
     in between. A single file keeps the name that the caller gave it, for messages.
     """

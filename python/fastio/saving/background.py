@@ -6,11 +6,10 @@ import atexit
 import concurrent.futures
 import logging
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastio.saving.bell import Bell
+from fastio.saving.bell import Latch
 from fastio.saving.turns import Turn
 
 _log = logging.getLogger("fastio")
@@ -38,8 +37,10 @@ class SaveHandle(concurrent.futures.Future[Path]):
         super().__init__()
         self.path = path
         self._turn = turn
-        self._is_released = False
-        self._released = Bell()
+        # A signal handler may wait while its own thread holds the lock of the `Future`.
+        self._ended, self._released = Latch(), Latch()
+        open_ended = self._ended.open
+        self.add_done_callback(lambda _: open_ended())  # the first of all callbacks
 
     def result(self, timeout: float | None = None, *, timeout_s: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
@@ -62,9 +63,9 @@ class SaveHandle(concurrent.futures.Future[Path]):
             If it is called on the thread of the save, by a finalizer.
         As `fastio.save` does: what the save failed with.
         """
-        self._go_before_the_caller()
+        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
         try:
-            return super().result(timeout if timeout_s is None else timeout_s)
+            return super().result(0)
         finally:
             self._note_asked()
 
@@ -83,21 +84,21 @@ class SaveHandle(concurrent.futures.Future[Path]):
         concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
         """
-        self._go_before_the_caller()
+        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
         try:
-            return super().exception(timeout if timeout_s is None else timeout_s)
+            return super().exception(0)
         finally:
             self._note_asked()
 
-    def _go_before_the_caller(self) -> None:
-        if self._turn is None or self.done():
-            return
-        if self._turn.thread == threading.get_ident():
-            raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
-        self._turn.go_first()
+    def _wait_for(self, latch: Latch, timeout_s: float | None) -> bool:
+        if self._turn is not None and not latch.is_open:
+            if self._turn.thread == threading.get_ident():
+                raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
+            self._turn.go_first()
+        return latch.wait(timeout_s)
 
     def _note_asked(self) -> None:
-        if self.done():
+        if self._ended.is_open:
             _failed.discard(self)
 
     def wait_released(self, timeout_s: float | None = None) -> bool:
@@ -118,18 +119,11 @@ class SaveHandle(concurrent.futures.Future[Path]):
         RuntimeError
             As `result` does; a save that failed has let go of them.
         """
-        self._go_before_the_caller()
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._is_released:
-            if not self._released.wait(until_s):
-                return self._is_released
-            self._released.ring()  # for the next one who waits
-        return True
+        return self._wait_for(self._released, timeout_s)
 
     def release(self) -> None:
         """Say that the tensors are not looked at any more."""
-        self._is_released = True
-        self._released.ring()
+        self._released.open()
 
     def cancel(self) -> bool:
         """Cancel the save, if it has not begun: another one to the same path goes on before it."""

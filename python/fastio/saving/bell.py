@@ -1,4 +1,4 @@
-"""A wait that a signal handler may interrupt, enter and end: it has no critical section."""
+"""Waits that a signal handler may interrupt, enter and end: they have no critical section."""
 
 from __future__ import annotations
 
@@ -36,3 +36,36 @@ class Bell:
             return self._silence.acquire()
         left_s = min(max(until_s - time.monotonic(), 0), threading.TIMEOUT_MAX)
         return self._silence.acquire(timeout=left_s)
+
+
+class Latch:
+    """What any number of threads wait for. Once open, it stays so."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._opened = Bell()
+
+    def open(self) -> None:
+        """Let all go on who wait, and who will wait."""
+        self.is_open = True
+        self._opened.ring()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it is open.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            How long to wait at most, in seconds.
+
+        Returns
+        -------
+        bool
+            False if it takes longer.
+        """
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.is_open:
+            if not self._opened.wait(until_s):
+                return self.is_open
+            self._opened.ring()  # for the next one who waits
+        return True

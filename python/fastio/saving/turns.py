@@ -2,11 +2,15 @@
 
 A save that begins in the middle of another one of its own thread goes before that one. A signal
 handler does that, and so does a finalizer. The outer save cannot go on before it has ended.
+
+There is no lock: a handler that comes in the middle of what a lock guards, and waits for another
+thread, would keep that thread from going on. Each change here is one step of the interpreter.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import math
 import os
 import threading
 import weakref
@@ -15,26 +19,8 @@ from types import TracebackType
 
 from fastio.saving.bell import Bell
 
-
-class _Queue:
-    """All turns of this process, in order; a child made by fork has none."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        # A signal handler may save in the middle of what this guards. So each change of the list is
-        # one call, and the list is sound before and after it.
-        self.changing = threading.RLock()
-        self.turns: list[weakref.ref[Turn]] = []
-
-    def of(self, key: str) -> list[Turn]:
-        """Those of one path, the first one first."""
-        turns = [reference() for reference in tuple(self.turns)]
-        return [turn for turn in turns if turn is not None and turn.key == key]
-
-
-_queue = _Queue()
+_turns: set[weakref.ref[Turn]] = set()
+_numbers = itertools.count()
 
 
 class Turn:
@@ -49,7 +35,13 @@ class Turn:
     ----------
     thread : int
         The thread that has to go on for this turn to end.
+    place : tuple of float
+        Turns are in the order of their places. Each ends with infinity, so that there is room
+        right before it: between ``(7, inf)`` and all below it lies ``(7, 8, inf)``. Empty when it
+        is not taken, or left.
     """
+
+    place: tuple[float, ...] = ()
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -58,24 +50,17 @@ class Turn:
         self._reference = weakref.ref(self)
 
     def take(self) -> None:
-        """Take the last place; but one before all other turns of this thread."""
-        with _queue.changing:
-            _queue.turns.insert(self._place(), self._reference)
-
-    def _place(self) -> int:
-        at = 0
-        for reference in tuple(_queue.turns):
-            turn = reference()
-            if turn is not None and (turn.key, turn.thread) == (self.key, self.thread):
-                break
-            at += 1
-        return at
+        """Take the last place; but one right before all other turns of this thread."""
+        own = [turn for turn in _queue(self.key) if turn.thread == self.thread]
+        before = own[0].place[:-1] if own else ()
+        self.place = (*before, next(_numbers), math.inf)
+        _turns.add(self._reference)
 
     def wait(self) -> None:
         """Wait until it is the first of its path. It may cease to be that later: whoever takes the
         place of a file waits once more before.
         """
-        while (first := _queue.of(self.key)) and first[0] is not self and self in first:
+        while (queue := _queue(self.key)) and queue[0] is not self and self in queue:
             self._changed.wait()
 
     def go_first(self) -> None:
@@ -83,26 +68,16 @@ class Turn:
 
         Whoever waits for a save calls this: the thread may be in the middle of one itself.
         """
-        with _queue.changing:
-            turns = _queue.of(self.key)
-            if self not in turns:
-                return
-            mine = threading.get_ident()
-            for turn in turns[: turns.index(self)]:
-                if turn.thread == mine:
-                    turn._step_behind(self)
+        mine = threading.get_ident()
+        for turn in _queue(self.key):
+            if turn.thread == mine and turn.place < self.place:
+                turn.place = (*self.place, next(_numbers), math.inf)
         _wake(self.key)
-
-    def _step_behind(self, other: Turn) -> None:
-        turns = _queue.turns
-        with contextlib.suppress(ValueError):  # one of them has left meanwhile
-            turns.insert(turns.index(other._reference) + 1, self._reference)
-            turns.remove(self._reference)  # the first of two
 
     def leave(self) -> None:
         """Leave the queue, whether it was its turn or not."""
-        with _queue.changing, contextlib.suppress(ValueError):
-            _queue.turns.remove(self._reference)
+        _turns.discard(self._reference)
+        self.place = ()
         _wake(self.key)
 
     def __enter__(self) -> Turn:
@@ -124,7 +99,7 @@ class Turn:
 
     def __del__(self) -> None:
         # An interrupt may come between any two lines, and nobody may wait for a turn that is lost.
-        if self._reference in _queue.turns:
+        if self.place:
             self.leave()
 
 
@@ -134,14 +109,23 @@ def key_of(path: Path) -> str:
 
 
 def is_own(key: str) -> bool:
-    """Whether the calling thread is in the middle of a turn: a handler or a finalizer calls."""
+    """Return whether the calling thread is in the middle of a turn: it is a handler's, or a
+    finalizer's.
+    """
     mine = threading.get_ident()
-    return any(turn.thread == mine for turn in _queue.of(key))
+    return any(turn.thread == mine for turn in _queue(key))
+
+
+def _queue(key: str) -> list[Turn]:
+    """All turns of a path, the first one first."""
+    turns = [reference() for reference in _turns.copy()]
+    found = [turn for turn in turns if turn is not None and turn.key == key]
+    return sorted(found, key=lambda turn: turn.place)
 
 
 def _wake(key: str) -> None:
-    for turn in _queue.of(key)[:1]:
+    for turn in _queue(key)[:1]:
         turn._changed.ring()
 
 
-os.register_at_fork(after_in_child=_queue.forget)
+os.register_at_fork(after_in_child=_turns.clear)
