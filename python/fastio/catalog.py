@@ -6,6 +6,7 @@ A `Shard` holds columns, not objects: a file may have a hundred thousand tensors
 from __future__ import annotations
 
 import bisect
+import difflib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -339,8 +340,6 @@ class Catalog(Collection[str]):
 
 def _close_matches(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """The names most like a missing one, among those that begin or end like it."""
-    import difflib  # takes longer to import than most users need it
-
     if len(name) > _COMPARED_CHARACTERS_MAX:
         return ()
     forwards = _neighbours(name, names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal

@@ -77,8 +77,11 @@ def _refuse_streams(path: Path) -> None:
     """Refuse a symlink such as /dev/stdout: with a file in its place, whoever writes there next
     would write to that file.
     """
-    if not path.is_symlink():
-        return
+    try:
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            return
+    except OSError:
+        return  # what is wrong is said by whoever opens it
     folder = os.path.realpath(path.parent)
     if folder != "/dev" and not folder.startswith("/proc/"):
         try:
