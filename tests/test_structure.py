@@ -37,7 +37,7 @@ _UNITS = (
 )
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
-    ("shown", "matches"),
+    ("shown", "matches", "anchored"),
     ("fastio_error", "collector", "host_memory", "descriptors"),
     ("errors",),
     ("missing", "absent"),
@@ -59,7 +59,8 @@ _LAYERS = (
     ("formats.safetensors", "formats.headers"),
     ("formats.index",),
     ("formats.huggingface",),
-    ("replacement",),
+    ("replacement", "target"),
+    ("folders",),
     ("replica", "chunks"),
     ("located",),
     ("verification",),
@@ -81,8 +82,15 @@ _LAYERS = (
     ("ahead",),
     ("access",),
     ("saving",),
-    ("saving.sources", "saving.durability", "saving.pace", "saving.turns", "saving.background"),
-    ("saving.specs", "saving.writing", "saving.folder"),
+    ("saving.bell",),
+    (
+        "saving.sources",
+        "saving.durability",
+        "saving.pace",
+        "saving.turns",
+        "saving.uninterrupted",
+    ),
+    ("saving.background", "saving.specs", "saving.writing", "saving.folder"),
     ("saving.job",),
     ("saving.serialized",),
     ("save",),

@@ -60,8 +60,9 @@ class Access:
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
         self._failure: Met | None = None  # of what was read ahead
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()  # held for no longer than counting takes
+        self._lock = threading.RLock()  # a signal handler may read, too
+        self._counting = threading.RLock()  # held for no longer than counting takes
+        self._is_taking = False
         self._report = Report()
         _alive.add(self)
 
@@ -143,6 +144,15 @@ class Access:
 
     def _from_ahead(self, position: _Position) -> Any:
         """A tensor that was read ahead, if it is what the loop that was seen takes next."""
+        if self._is_taking:  # a signal handler in the middle of a loop is no part of it
+            return None
+        self._is_taking = True
+        try:
+            return self._next_of_loop(position)
+        finally:
+            self._is_taking = False
+
+    def _next_of_loop(self, position: _Position) -> Any:
         if self._ahead is not None:
             tensor = self._taken(self._ahead, position)
             if tensor is not None:
@@ -346,8 +356,9 @@ class Access:
 
     def after_fork(self) -> None:
         """In a child: the threads that read ahead, or hold the lock, are not there."""
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()
+        self._lock = threading.RLock()
+        self._counting = threading.RLock()
+        self._is_taking = False
         self._ahead = None
 
 

@@ -153,6 +153,18 @@ def _check_limit(located: Located, options: Options) -> None:
         raise MemoryLimitError(asked, limit)
 
 
+def import_progress_bar() -> None:
+    """Import what a progress bar needs: for one that is shown later, on another thread.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, or cannot be reached any more.
+    """
+    import rich.console
+    import rich.progress  # noqa: F401
+
+
 @contextlib.contextmanager
 def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar, in a terminal or a notebook; call what is given with the bytes done and the

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from fastio.anchored import anchored
 from fastio.formats import huggingface
 from fastio.located import Located
 from fastio.paths import Source, paths_of
@@ -30,7 +31,7 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
     TypeError, ValueError
         If the source is none of these.
     """
-    paths = paths_of(source)
+    paths = _anchored_if_several(paths_of(source))
     if isinstance(paths, str) and os.path.lexists(os.path.join(paths, IDENTITY)):
         from fastio.store import reading  # takes longer to import than most need it
 
@@ -38,3 +39,26 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
     subject = paths if isinstance(paths, str) else paths[0]
     with memory_named(subject, lambda: "what its headers say"):
         return Located(huggingface.locate(paths, names), {})
+
+
+def anchored_paths(paths: str | list[str]) -> str | list[str]:
+    """Return paths that stay the same when the working directory changes.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return anchored(paths) if isinstance(paths, str) else [anchored(path) for path in paths]
+
+
+def _anchored_if_several(paths: str | list[str]) -> str | list[str]:
+    """Anchor what is opened in more than one step: another thread may change the working directory
+    in between. A single file keeps the name that the caller gave it, for messages, and so does what
+    is not there.
+    """
+    if isinstance(paths, str):
+        is_several = os.path.isdir(paths) or paths.endswith(".json")
+        return anchored(paths) if is_several else paths
+    if len(paths) == 1:
+        return paths
+    return [anchored(path) if os.path.lexists(path) else path for path in paths]

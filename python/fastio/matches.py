@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import difflib
 from collections.abc import Iterable
 
 _MATCHES_MAX = 3
@@ -18,8 +19,6 @@ def close_matches(name: str, names: Iterable[str]) -> tuple[str, ...]:
     ------
     Nothing.
     """
-    import difflib  # takes longer to import than most users need it
-
     if len(name) > _COMPARED_CHARACTERS_MAX:
         return ()
     names = list(names)

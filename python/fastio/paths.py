@@ -10,9 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from fastio import _native
 from fastio.errors import ReadError, WriteError
+from fastio.missing import advice_to_read, advice_to_write
 from fastio.shown import shown
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -61,8 +63,6 @@ def _resolved(path: str) -> str:
         return path
     if uri is None:
         return os.path.expanduser(path)
-    from urllib.parse import unquote_to_bytes  # takes longer to import than most need it
-
     return os.fsdecode(unquote_to_bytes(uri[1]))
 
 
@@ -105,16 +105,20 @@ def path_to_write(given: object, what: str = "path") -> Path:
         shell did not expand.
     """
     path = path_of(given, what)
-    if not path or _PERHAPS_NO_FILE.search(path):
-        from fastio.missing import advice_to_write
-
-        if advice := advice_to_write(path):
-            raise WriteError(errno.ENOENT, "open", path, detail=advice)
+    advice = "" if path and not _PERHAPS_NO_FILE.search(path) else advice_to_write(path)
+    if advice:
+        raise WriteError(errno.ENOENT, "open", path, detail=advice)
     return Path(path)
 
 
-def open_file(path: str | Path) -> _native.File:
+def open_file(path: str | Path, *, typed: str | None = None) -> _native.File:
     """Open a file for reading.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    typed : str, optional
+        What the caller gave for it, for advice; default: `path`.
 
     Raises
     ------
@@ -125,11 +129,9 @@ def open_file(path: str | Path) -> _native.File:
     try:
         return _native.File(path)
     except FileNotFoundError:
-        raise not_found(os.fspath(path)) from None
+        raise not_found(typed or os.fspath(path)) from None
     except NotADirectoryError:
-        from fastio.missing import advice_to_read
-
-        advice = advice_to_read(os.fspath(path)) or None
+        advice = advice_to_read(typed or os.fspath(path)) or None
         raise ReadError(errno.ENOTDIR, "open", path, detail=advice) from None
 
 
@@ -140,7 +142,5 @@ def not_found(path: str, problem: str = os.strerror(errno.ENOENT)) -> FileNotFou
     ------
     Nothing.
     """
-    from fastio.missing import advice_to_read
-
     advice = advice_to_read(path)
     return FileNotFoundError(errno.ENOENT, f"{problem}; {advice}" if advice else problem, path)

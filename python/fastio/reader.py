@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from fastio.loading import (
     note_events,
     read_all,
 )
-from fastio.locate import locate
+from fastio.locate import anchored_paths, locate
 from fastio.located import Cut, Located
 from fastio.options import Options
 from fastio.paths import Source, paths_of
@@ -70,10 +69,12 @@ class Reader:
         self._verify = bool(verify)
         self._options = options or Options()
         paths = paths_of(source)
+        if reopened is None:
+            # Before it is opened: the working directory may change at any moment.
+            reopened = (_reopen, (anchored_paths(paths), framework, verify, self._options))
+        self._reopened = reopened
         located = find() if find is not None else locate(paths)
         self._located = located.to_keep()
-        again = (_reopen, (_absolute(paths), framework, verify, self._options))
-        self._reopened = reopened if reopened is not None else again
         verification.check(self._located, self._located, verify)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
@@ -347,10 +348,6 @@ class Reader:
 
 def _reopen(source: Source, name: str, verify: Verify, options: Options) -> Reader:
     return Reader(source, framework=name, verify=verify, options=options)
-
-
-def _absolute(paths: str | list[str]) -> str | list[str]:
-    return os.path.abspath(paths) if isinstance(paths, str) else list(map(os.path.abspath, paths))
 
 
 def open(

@@ -68,7 +68,7 @@ class Watch:
     repair: Repair | None = None
     _events: list[Event] = field(default_factory=list)
     _repaired: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def persistent(self) -> bool:

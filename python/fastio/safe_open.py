@@ -213,7 +213,10 @@ class _safe_open_handle(safe_open):
 
 
 def all_tensors(
-    filename: str | os.PathLike[str], framework: str, device: str | int | None, backend: str
+    filename: str | os.PathLike[str],
+    framework: FrameworkName,
+    device: str | int | None,
+    backend: str,
 ) -> dict[str, Any]:
     """Return all tensors of one file, in file order. The arguments are those of `safe_open`.
 

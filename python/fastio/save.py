@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.handed import check_path
-from fastio.loading import check_kind
+from fastio.loading import check_kind, import_progress_bar
 from fastio.options import Options
-from fastio.paths import AnyPath, path_to_write
+from fastio.paths import AnyPath
 from fastio.report import Report
 from fastio.saving.durability import is_durable
-from fastio.saving.job import Request, SaveWork, clocks, file_path_of, run_now
+from fastio.saving.job import Request, SaveWork, clocks, run_now
 from fastio.saving.sources import checked_metadata, sources
-from fastio.saving.turns import Turn
+from fastio.saving.turns import Turn, key_of
 from fastio.shown import shown
 from fastio.sizes import whole_number
+from fastio.target import file_target, folder_target
 
 if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
@@ -154,7 +155,7 @@ def save(
     """
     begun = clocks()
     check_path(path, "save")
-    target = file_path_of(path) if shard_bytes is None else path_to_write(path)
+    target = file_target(path) if shard_bytes is None else folder_target(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
     if snapshot not in ("copy", "borrow"):
@@ -167,7 +168,7 @@ def save(
         report = Report()
     report.clear()
     request = Request(
-        path=target,
+        path=target.path,
         sources=laid_out,
         order=list(tensors),
         metadata=stored,
@@ -182,41 +183,43 @@ def save(
     if not wait:
         return _start(request, copied=snapshot == "copy")
     run_now(request)
-    return target
+    return target.given
 
 
 def _start(request: Request, *, copied: bool) -> SaveHandle:
     from fastio.saving import background  # concurrent.futures takes longer to import than most need
 
+    if request.progress:
+        import_progress_bar()
     with request.memory_named():
         work = SaveWork(request)
-    turn = Turn(request.path)
-    try:
-        if copied:
-            with request.memory_named():
-                work.take_snapshot()
-    except BaseException:
-        turn.give_up()
+    turn = Turn(key_of(request.path))
+
+    def discard() -> None:
+        turn.leave()
         work.discard()
-        raise
 
     def run(handle: SaveHandle) -> None:
         try:
-            with turn, request.memory_named():
+            turn.wait()
+            with request.memory_named():
                 if handle.set_running_or_notify_cancel():
-                    work.run(handle.release)
+                    work.run(turn, handle.release)
         except BaseException:
             request.report.clear()
             raise
         finally:
-            work.discard()
+            discard()
 
     try:
-        handle = background.start(request.path, run)
+        turn.take()
+        if copied:
+            with request.memory_named():
+                work.take_snapshot()
     except BaseException:
-        turn.give_up()
-        work.discard()
+        discard()
         raise
+    handle = background.start(request.path, turn, run, discard)
     if copied:
         handle.release()
     return handle

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastio import _native, checksums
+from fastio.anchored import anchored
 from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError
 from fastio.formats import headers, safetensors
-from fastio.paths import AnyPath, open_file, path_of, path_to_write
+from fastio.paths import AnyPath, open_file, path_of
 from fastio.replacement import remove_leftovers, replacing, status_of_file
 from fastio.shortage import memory_named
+from fastio.target import file_target
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 _DIGEST_BYTES = 8
@@ -70,21 +72,18 @@ def seal(
         the fsync of the folder is the new one in place.
     """
     typed = path_of(src, "src")
-    source = Path(typed)
-    target = path_to_write(dst, "dst") if dst is not None else source
+    source = Path(anchored(typed))
+    given, target = file_target(dst) if dst is not None else (Path(typed), source)
     with memory_named(typed, lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
-        return _sealed(source, target, force=force)
-
-
-def _sealed(source: Path, target: Path, *, force: bool) -> Path:
-    file = open_file(source)
-    shard = safetensors.locate(file, ignore_table=force)
-    if shard.table is not None and target.exists() and target.samefile(source):
-        for _ in _verified_data(shard):
-            pass
-        return target
-    _rewrite(shard, target)
-    return target
+        shard = safetensors.locate(open_file(source, typed=typed), ignore_table=force)
+        if dst is None:
+            file_target(target)  # refuses what is no place for a file
+        if shard.table is not None and target.exists() and target.samefile(source):
+            for _ in _verified_data(shard):
+                pass
+        else:
+            _rewrite(shard, target)
+    return given
 
 
 def _rewrite(shard: Shard, target: Path) -> None:

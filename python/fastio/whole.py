@@ -158,7 +158,7 @@ class LoadHandle:
     def __init__(self, begun: Load) -> None:
         self._begun = begun
         self._tensors: dict[str, Any] | None = None
-        self._taking = threading.Lock()
+        self._taking = threading.RLock()  # a signal handler may wait, too
         with begun.or_nothing():
             self._load = begun.start()
 

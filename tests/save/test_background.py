@@ -191,7 +191,8 @@ def test_an_error_is_raised_when_the_result_is_asked_for(
 
 
 def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing" / "model", tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "model", tmp_path):
         with pytest.raises(fastio.WriteError):
             fastio.save(_tensors(), path, wait=False)
 

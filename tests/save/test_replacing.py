@@ -99,15 +99,6 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, make: Any, code: int) -
     assert os.listdir(tmp_path) == ["it"]
 
 
-@pytest.mark.parametrize("shard_bytes", [None, 100])
-def test_a_missing_folder_is_an_error(tmp_path: Path, shard_bytes: int | None) -> None:
-    path = tmp_path / "missing" / "model.safetensors"
-    with pytest.raises(fastio.WriteError) as raised:
-        fastio.save(_NEW, path, shard_bytes=shard_bytes)
-    assert (raised.value.errno, raised.value.path) == (errno.ENOENT, str(path))
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_file_where_a_folder_is_wanted_is_an_error(old: Path) -> None:
     before = old.read_bytes()
     with pytest.raises(fastio.WriteError, match="folder") as raised:

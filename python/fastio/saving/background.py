@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from fastio.saving.bell import Latch
+from fastio.saving.turns import Turn
+
 _log = logging.getLogger("fastio")
 
 _failed: set[SaveHandle] = set()
@@ -25,16 +28,25 @@ class SaveHandle(concurrent.futures.Future[Path]):
     Parameters
     ----------
     path : pathlib.Path
-        What is saved to.
+        What is saved to: absolute, as the working directory may change meanwhile.
+    turn : Turn, optional
+        The turn of the save.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, turn: Turn | None = None) -> None:
         super().__init__()
         self.path = path
-        self._released = threading.Event()
+        self._turn = turn
+        # A signal handler may wait while its own thread holds the lock of the `Future`.
+        self._ended, self._released = Latch(), Latch()
+        open_ended = self._ended.open
+        self.add_done_callback(lambda _: open_ended())  # the first of all callbacks
 
     def result(self, timeout: float | None = None, *, timeout_s: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
+
+        A signal handler may wait as well. If its own thread is in the middle of a save to that
+        path, this save goes before that one.
 
         Parameters
         ----------
@@ -47,10 +59,13 @@ class SaveHandle(concurrent.futures.Future[Path]):
             If it takes longer.
         concurrent.futures.CancelledError
             If it was cancelled before it began.
+        RuntimeError
+            If it is called on the thread of the save, by a finalizer.
         As `fastio.save` does: what the save failed with.
         """
+        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
         try:
-            return super().result(timeout if timeout_s is None else timeout_s)
+            return super().result(0)
         finally:
             self._note_asked()
 
@@ -66,16 +81,24 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
         Raises
         ------
-        concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+        concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
         """
+        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
         try:
-            return super().exception(timeout if timeout_s is None else timeout_s)
+            return super().exception(0)
         finally:
             self._note_asked()
 
+    def _wait_for(self, latch: Latch, timeout_s: float | None) -> bool:
+        if self._turn is not None and not latch.is_open:
+            if self._turn.thread == threading.get_ident():
+                raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
+            self._turn.go_first()
+        return latch.wait(timeout_s)
+
     def _note_asked(self) -> None:
-        if self.done():
+        if self._ended.is_open:
             _failed.discard(self)
 
     def wait_released(self, timeout_s: float | None = None) -> bool:
@@ -93,13 +116,14 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
         Raises
         ------
-        Nothing; also a save that failed has let go of them.
+        RuntimeError
+            As `result` does; a save that failed has let go of them.
         """
-        return self._released.wait(timeout_s)
+        return self._wait_for(self._released, timeout_s)
 
     def release(self) -> None:
         """Say that the tensors are not looked at any more."""
-        self._released.set()
+        self._released.open()
 
     def cancel(self) -> bool:
         """Cancel the save, if it has not begun: another one to the same path goes on before it."""
@@ -109,14 +133,20 @@ class SaveHandle(concurrent.futures.Future[Path]):
         return cancelled
 
 
-def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
+def start(
+    path: Path, turn: Turn, work: Callable[[SaveHandle], None], discard: Callable[[], None]
+) -> SaveHandle:
     """Run a save on a thread of its own.
 
     Parameters
     ----------
     path : pathlib.Path
+    turn : Turn
+        Its turn, which belongs to that thread from now on.
     work : callable
         Given the handle.
+    discard : callable
+        Called in the place of `work` where nothing comes of it.
 
     Notes
     -----
@@ -127,13 +157,18 @@ def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
     ------
     KeyboardInterrupt
         If it comes while the caller's thread does the work.
+    Whatever a signal handler raises meanwhile; the save may go on then.
     """
-    handle = SaveHandle(path)
+    handle = SaveHandle(path, turn)
+    unclaimed = threading.Lock()  # a thread that has begun owns the save, and nobody else
 
     def run() -> None:
+        if not unclaimed.acquire(blocking=False):
+            return
+        turn.thread = threading.get_ident()
         try:
             work(handle)
-        except BaseException as error:  # whatever it is, it is whose handle this is that hears it
+        except BaseException as error:  # any exception goes to the owner of the handle
             _failed.add(handle)
             handle.release()
             handle.set_exception(error)
@@ -142,16 +177,23 @@ def start(path: Path, work: Callable[[SaveHandle], None]) -> SaveHandle:
             if not handle.cancelled():
                 handle.set_result(path)
 
-    if threading.main_thread().is_alive():
-        try:
+    try:
+        if threading.main_thread().is_alive():
             # Not a daemon: the interpreter waits for it.
-            threading.Thread(target=run, name=f"fastio.save {path.name}").start()
-        except RuntimeError as refusal:
-            _log.warning("%s is saved before save() returns: %s", path, refusal)
-        else:
-            return handle
-    # No thread is to be had, or the interpreter is at its end and waits for none that begins now.
-    run()
+            thread = threading.Thread(target=run, name=f"fastio.save {path.name}")
+            try:
+                thread.start()
+            except RuntimeError as refusal:
+                _log.warning("%s is saved before save() returns: %s", path, refusal)
+            else:
+                turn.thread = thread.ident or turn.thread
+                return handle
+        # No thread is to be had, or the interpreter is at its end and waits for none that begins.
+        run()
+    except BaseException:
+        if unclaimed.acquire(blocking=False):
+            discard()
+        raise
     if handle in _failed and isinstance(interrupt := handle.exception(), KeyboardInterrupt):
         raise interrupt
     return handle

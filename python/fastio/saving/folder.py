@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,28 +70,6 @@ def partition(order: Sequence[str], sources: Sources, shard_bytes: int) -> list[
     return [sources.take(sorted(rows)) for rows in shards]
 
 
-def make(folder: Path, *, durable: bool) -> None:
-    """Make the folder, unless it is there.
-
-    Raises
-    ------
-    WriteError
-        If it cannot be made, or something else than a folder is there.
-    """
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise WriteError(
-                errno.ENOTDIR, "open", folder, detail="shard_bytes needs a folder to write to"
-            ) from None
-    except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "mkdir", folder) from error
-    else:
-        if durable:
-            sync_folder(folder.parent, blamed=folder)
-
-
 def provisional_paths(folder: Path, count: int) -> list[Path]:
     """Return what errors call shards that have no names yet."""
     return [folder / name for name in _names("", count)]
@@ -116,8 +95,19 @@ def clean_up(folder: Path) -> None:
                 _log.info("removed %s and its shards: a save that did not end left them", leftover)
 
 
+def new_index(folder: Path) -> Replacement:
+    """Open the file that will be the index of a folder; nothing is in it yet.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made.
+    """
+    return Replacement(folder / INDEX, 0o666)
+
+
 def commit(
-    folder: Path,
+    new: Replacement,
     shards: Sequence[Sources],
     replacements: Sequence[Replacement],
     *,
@@ -125,18 +115,31 @@ def commit(
 ) -> None:
     """Let shards that are whole take their names, and then their index the place of the old one.
 
+    Parameters
+    ----------
+    new : Replacement
+        What `new_index` returned; it is discarded here, whatever happens.
+    shards : sequence of Sources
+    replacements : sequence of Replacement
+        A file for each shard.
+    durable : bool
+
     Raises
     ------
     WriteError
         If that fails: what the folder held before, it still holds, unless the error is of the last
         fsync of the folder.
     """
-    path = folder / INDEX
-    with _locked(folder), contextlib.ExitStack() as indexes:
+    path, folder = new.path, new.path.parent
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_locked(folder))
+        finally:
+            held.callback(new.discard)
         names = _free_names(folder, len(shards))
         for replacement, name in zip(replacements, names, strict=True):
             replacement.path = folder / name
-        new = indexes.enter_context(_index(path, _index_text(names, shards), durable=durable))
+        _fill(new, _index_text(names, shards), durable=durable)
         new.link()
         old, moved_aside = _shards_named_by(path), new
         # Of a folder without either, loaders take every shard that is there: some of these, so far.
@@ -156,7 +159,9 @@ def commit(
                 if not new.exchange():
                     if old:
                         text = path.read_bytes()
-                        moved_aside = indexes.enter_context(_index(path, text, durable=durable))
+                        moved_aside = new_index(folder)
+                        held.callback(moved_aside.discard)
+                        _fill(moved_aside, text, durable=durable)
                         moved_aside.link()
                     new.rename()
                 if durable:
@@ -182,6 +187,11 @@ def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> 
     _remove_shards(folder, set(names) - _shards_named_by(index))
 
 
+# Folders that are locked now: the thread, the device and the inode of each.
+_locked_by: set[tuple[int, int, int]] = set()
+os.register_at_fork(after_in_child=_locked_by.clear)
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process at a time gives names in a folder; where locks cannot be had, all do."""
@@ -190,9 +200,18 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(error.errno or errno.EIO, "open", folder) from error
     try:
+        status = os.fstat(fd)
+        own = threading.get_ident(), status.st_dev, status.st_ino
+        if own in _locked_by:
+            detail = "this thread is changing the folder already: a finalizer cannot save to it now"
+            raise WriteError(errno.EDEADLK, "flock", folder, detail=detail)
         with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        _locked_by.add(own)
+        try:
+            yield
+        finally:
+            _locked_by.discard(own)
     finally:
         os.close(fd)
 
@@ -224,19 +243,14 @@ def _index_text(names: Sequence[str], shards: Sequence[Sources]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(index), indent=2) + b"\n"
 
 
-@contextlib.contextmanager
-def _index(path: Path, text: bytes, *, durable: bool) -> Iterator[Replacement]:
-    new = Replacement(path, 0o666)
-    try:
-        new.file.write(0, text)
-        status = status_of_file(path)
-        if status is not None:
-            new.imitate(status)
-        if durable:
-            new.file.sync()
-        yield new
-    finally:
-        new.discard()
+def _fill(index: Replacement, text: bytes, *, durable: bool) -> None:
+    """Write an index that is as the one before it may be used."""
+    index.file.write(0, text)
+    status = status_of_file(index.path)
+    if status is not None:
+        index.imitate(status)
+    if durable:
+        index.file.sync()
 
 
 def _shards_named_by(index: Path) -> set[str]:

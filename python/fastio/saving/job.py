@@ -7,27 +7,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastio import folders
 from fastio.descriptors import make_room
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.host_memory import available_bytes
 from fastio.loading import progress_bar, shifted
 from fastio.options import Options
-from fastio.paths import AnyPath, path_to_write
-from fastio.replacement import remove_leftovers, status_of_file, sync_folder
+from fastio.replacement import Replacement, remove_leftovers, status_of_file, sync_folder
 from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
-from fastio.saving.turns import Turn
+from fastio.saving.turns import Turn, key_of
+from fastio.saving.uninterrupted import Uninterrupted
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.shortage import memory_named
 
 _log = logging.getLogger("fastio")
+
+# How long a change of a folder may hold up whoever presses Ctrl-C; its disk may hang.
+_PATIENCE_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Request:
     Attributes
     ----------
     path : pathlib.Path
-        The file, or the folder where there are shards.
+        The file, or the folder where there are shards; as `fastio.target` anchors it.
     sources : Sources
     order : sequence of str
         Names as they were handed over.
@@ -49,6 +52,8 @@ class Request:
     report : Report
     begun : tuple of float
         Wall-clock and processor time when it was asked for, in seconds.
+    makes_folders : bool
+        Whether folders that are missing on the way to `path` are made.
     """
 
     path: Path
@@ -62,6 +67,7 @@ class Request:
     progress: bool
     report: Report
     begun: tuple[float, float]
+    makes_folders: bool = True
 
     def memory_named(self) -> contextlib.AbstractContextManager[None]:
         """Name the path where there is no memory for a step of the save."""
@@ -71,7 +77,7 @@ class Request:
 
 
 class SaveWork:
-    """A save, from when its files are open; use it with `with`.
+    """A save, from when its files are open; `discard` closes them.
 
     Raises
     ------
@@ -82,27 +88,50 @@ class SaveWork:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._files = contextlib.ExitStack()
+        # Of a save that does not begin to write, no folder is left.
+        self._files.callback(lambda: folders.remove(self._made))
+        self._files.callback(self._discard_index)
         self._writers: list[FileWriter] = []
+        self._index: Replacement | None = None
+        self._made: list[Path] = []
         if request.shard_bytes is None:
             shards = [request.sources]
-            status_of_file(request.path)  # refuses what is no file
             self._paths = [request.path]
         else:
             shards = folder.partition(request.order, request.sources, request.shard_bytes)
-            folder.make(request.path, durable=request.durable)
             self._paths = folder.provisional_paths(request.path, len(shards))
         if len(shards) > 1:
             make_room(3 * len(shards), str(request.path))
+        missing = self._missing_folders()
+        if request.shard_bytes is None:
+            status_of_file(request.path)  # refuses what is no file
         layouts = [
             lay_out(shard, path, request.metadata, chunk_bytes=request.chunk_bytes)
             for shard, path in zip(shards, self._paths, strict=True)
         ]
         try:
+            self._make_folders(missing)
             for path, layout in zip(self._paths, layouts, strict=True):
                 self._open(path, layout)
+            if request.shard_bytes is not None:
+                # Opened now: its mode is what the umask of the call leaves.
+                self._index = folder.new_index(request.path)
         except BaseException:
             self.discard()
             raise
+
+    def _missing_folders(self) -> list[Path]:
+        request = self._request
+        needed = request.path if request.shard_bytes is not None else request.path.parent
+        found = folders.missing(needed, blamed=request.path)
+        if found and not request.makes_folders:
+            detail = f"the folder {found[0]} is missing"
+            raise WriteError(errno.ENOENT, "open", request.path, detail=detail)
+        return found
+
+    def _make_folders(self, missing: Sequence[Path]) -> None:
+        request = self._request
+        self._made = folders.make(missing, durable=request.durable, blamed=request.path)
 
     def _open(self, path: Path, layout: Layout) -> None:
         sharded = self._request.shard_bytes is not None
@@ -110,6 +139,11 @@ class SaveWork:
         writer = FileWriter(path, layout, self._request.options, written_as=written_as)
         self._files.callback(writer.discard)
         self._writers.append(writer)
+
+    def _discard_index(self) -> None:
+        index, self._index = self._index, None
+        if index is not None:
+            index.discard()
 
     def discard(self) -> None:
         """Close the files; of those that did not take their place nothing is left."""
@@ -129,11 +163,13 @@ class SaveWork:
         for writer in self._writers:
             writer.take_snapshot()
 
-    def run(self, release: Callable[[], None]) -> None:
+    def run(self, turn: Turn, release: Callable[[], None]) -> None:
         """Write everything and put it in place.
 
         Parameters
         ----------
+        turn : Turn
+            The turn of this save, which it has.
         release : callable
             Called when the tensors are not looked at any more.
 
@@ -143,6 +179,7 @@ class SaveWork:
             As `fastio.save` has them.
         """
         request = self._request
+        self._made = []
         self._clean_up()
         for writer in self._writers:
             writer.reserve()
@@ -159,30 +196,47 @@ class SaveWork:
                 if writer is self._writers[-1]:
                     release()
                 writer.finish(durable=request.durable)
+        # A save that a signal handler began meanwhile, in the background, is before this one.
+        turn.wait()
         self._commit()
         self._tell([way.reason for way in ways])
 
     def _clean_up(self) -> None:
+        path = self._request.path
         if self._request.shard_bytes is None:
-            remove_leftovers(self._request.path)
+            remove_leftovers(path)
         else:
-            folder.clean_up(self._request.path)
+            self._change_folder(lambda: folder.clean_up(path))
 
     def _commit(self) -> None:
         request = self._request
         if request.shard_bytes is not None:
-            folder.commit(
-                request.path,
-                [writer.layout.sources for writer in self._writers],
-                [writer.replacement for writer in self._writers],
-                durable=request.durable,
-            )
+            self._change_folder(self._commit_folder)
             return
         (writer,) = self._writers
         writer.replacement.link()
         writer.replacement.rename()
         if request.durable:
             sync_folder(request.path.parent, blamed=request.path)
+
+    def _commit_folder(self) -> None:
+        index, self._index = self._index, None
+        assert index is not None
+        folder.commit(
+            index,
+            [writer.layout.sources for writer in self._writers],
+            [writer.replacement for writer in self._writers],
+            durable=self._request.durable,
+        )
+
+    def _change_folder(self, change: Callable[[], None]) -> None:
+        """Change a folder as a whole: a save in a signal handler finds it before or behind."""
+        step = Uninterrupted(change, f"fastio.save {self._request.path.name}")
+        try:
+            step.run(patience_s=_PATIENCE_S)
+        except BaseException:
+            step.when_over(self._files.pop_all().close)  # it may still need the files
+            raise
 
     def _tell(self, reasons: Sequence[str]) -> None:
         request, report = self._request, self._request.report
@@ -212,10 +266,10 @@ def run_now(request: Request) -> None:
     FormatError, WriteError, MemoryLimitError, MemoryError
         As `fastio.save` has them.
     """
-    with Turn(request.path), request.memory_named():
+    with Turn(key_of(request.path)) as turn, request.memory_named():
         work = SaveWork(request)
         try:
-            work.run(lambda: None)
+            work.run(turn, lambda: None)
         except BaseException:
             request.report.clear()
             raise
@@ -235,21 +289,3 @@ def _check_fits(nbytes: int, limit_bytes: int | None) -> None:
 def clocks() -> tuple[float, float]:
     """Return wall-clock and processor time, in seconds."""
     return time.perf_counter(), time.process_time()
-
-
-def file_path_of(path: AnyPath) -> Path:
-    """Return the path of a file that is to be written.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no path.
-    WriteError
-        If no file can be meant by it, or it ends as only the path of a folder does.
-    """
-    found = path_to_write(path)
-    if os.fsdecode(path).endswith(os.sep):
-        raise WriteError(
-            errno.EISDIR, "open", found, detail="it ends as a folder's does; shard_bytes makes one"
-        )
-    return found

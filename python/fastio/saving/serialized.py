@@ -13,10 +13,11 @@ from fastio.formats import headers
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.durability import is_durable
-from fastio.saving.job import Request, clocks, file_path_of, run_now
+from fastio.saving.job import Request, clocks, run_now
 from fastio.saving.sources import Sources, checked_metadata
 from fastio.saving.specs import TensorSpec, sources_of_specs
 from fastio.shortage import memory_named
+from fastio.target import file_target
 
 _PATH = "<bytes>"
 
@@ -121,7 +122,7 @@ def to_file(
         raise TypeError("filename must be a str or os.PathLike, not bytes")
     run_now(
         Request(
-            path=file_path_of(filename),
+            path=file_target(filename).path,
             sources=sources,
             order=sources.names,
             metadata=_stored(metadata),
@@ -132,6 +133,7 @@ def to_file(
             progress=False,
             report=Report(),
             begun=clocks(),
+            makes_folders=False,  # as safetensors
         )
     )
 

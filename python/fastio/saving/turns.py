@@ -1,49 +1,93 @@
-"""Saves to one path of one process, one after another in the order in which they were asked for."""
+"""Saves to one path of one process, one after another in the order in which they were asked for.
+
+A save that begins in the middle of another one of its own thread goes before that one. A signal
+handler does that, and so does a finalizer. The outer save cannot go on before it has ended.
+
+There is no lock: a handler that comes in the middle of what a lock guards, and waits for another
+thread, would keep that thread from going on. Each change here is one step of the interpreter.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import threading
-from collections import deque
+import weakref
 from pathlib import Path
 from types import TracebackType
 
+from fastio.saving.bell import Bell
 
-class _Queues:
-    """Who waits for which path; a child made by fork has new ones."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self.changed = threading.Condition()
-        self.waiting: dict[str, deque[Turn]] = {}
-
-
-_queues = _Queues()
+_turns: set[weakref.ref[Turn]] = set()
+_numbers = itertools.count()
 
 
 class Turn:
-    """A place in the queue of a path, from when it is made; entered when it is its turn.
+    """A place in the queue of a path, from when it is taken to when it is left; or forgotten.
 
     Parameters
     ----------
-    path : pathlib.Path
-        What is saved to.
+    key : str
+        What is saved to: what `key_of` returns, or another name that all savers agree on.
+
+    Attributes
+    ----------
+    thread : int
+        The thread that has to go on for this turn to end.
+    place : tuple of float
+        Turns are in the order of their places. Each ends with infinity, so that there is room
+        right before it: between ``(7, inf)`` and all below it lies ``(7, 8, inf)``. Empty when it
+        is not taken, or left.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._key = os.path.join(os.path.realpath(path.parent), path.name)
-        with _queues.changed:
-            _queues.waiting.setdefault(self._key, deque()).append(self)
+    place: tuple[float, ...] = ()
 
-    def __enter__(self) -> None:
-        with _queues.changed:
-            try:
-                _queues.changed.wait_for(lambda: _queues.waiting[self._key][0] is self)
-            except BaseException:
-                self._leave()
-                raise
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.thread = threading.get_ident()
+        self._changed = Bell()
+        self._reference = weakref.ref(self)
+
+    def take(self) -> None:
+        """Take the last place; but one right before all other turns of this thread."""
+        own = [turn for turn in _queue(self.key) if turn.thread == self.thread]
+        before = own[0].place[:-1] if own else ()
+        self.place = (*before, next(_numbers), math.inf)
+        _turns.add(self._reference)
+
+    def wait(self) -> None:
+        """Wait until it is the first of its path. It may cease to be that later: whoever takes the
+        place of a file waits once more before.
+        """
+        while (queue := _queue(self.key)) and queue[0] is not self and self in queue:
+            self._changed.wait()
+
+    def go_first(self) -> None:
+        """Go before all turns that cannot end before the calling thread goes on.
+
+        Whoever waits for a save calls this: the thread may be in the middle of one itself.
+        """
+        mine = threading.get_ident()
+        for turn in _queue(self.key):
+            if turn.thread == mine and turn.place < self.place:
+                turn.place = (*self.place, next(_numbers), math.inf)
+        _wake(self.key)
+
+    def leave(self) -> None:
+        """Leave the queue, whether it was its turn or not."""
+        _turns.discard(self._reference)
+        self.place = ()
+        _wake(self.key)
+
+    def __enter__(self) -> Turn:
+        try:
+            self.take()
+            self.wait()
+            return self
+        except BaseException:
+            self.leave()
+            raise
 
     def __exit__(
         self,
@@ -51,21 +95,37 @@ class Turn:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.give_up()
+        self.leave()
 
-    def give_up(self) -> None:
-        """Leave the queue, whether it was its turn or not."""
-        with _queues.changed:
-            self._leave()
-
-    def _leave(self) -> None:
-        queue = _queues.waiting.get(self._key)
-        if queue is None or self not in queue:
-            return
-        queue.remove(self)
-        if not queue:
-            del _queues.waiting[self._key]
-        _queues.changed.notify_all()
+    def __del__(self) -> None:
+        # An interrupt may come between any two lines, and nobody may wait for a turn that is lost.
+        if self.place:
+            self.leave()
 
 
-os.register_at_fork(after_in_child=_queues.forget)
+def key_of(path: Path) -> str:
+    """Return the key of a file or a folder: the same for all paths to its folder."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def is_own(key: str) -> bool:
+    """Return whether the calling thread is in the middle of a turn: it is a handler's, or a
+    finalizer's.
+    """
+    mine = threading.get_ident()
+    return any(turn.thread == mine for turn in _queue(key))
+
+
+def _queue(key: str) -> list[Turn]:
+    """All turns of a path, the first one first."""
+    turns = [reference() for reference in _turns.copy()]
+    found = [turn for turn in turns if turn is not None and turn.key == key]
+    return sorted(found, key=lambda turn: turn.place)
+
+
+def _wake(key: str) -> None:
+    for turn in _queue(key)[:1]:
+        turn._changed.ring()
+
+
+os.register_at_fork(after_in_child=_turns.clear)

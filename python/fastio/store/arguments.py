@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastio.anchored import anchored
+from fastio.errors import UsageError
 from fastio.paths import path_of, path_to_write
 from fastio.shown import shown
 from fastio.sizes import whole_number
@@ -33,7 +35,10 @@ def paths(roots: object, *, to_write: bool = False) -> list[Path]:
     if isinstance(roots, (str, bytes, os.PathLike, Mapping)) or not isinstance(roots, Iterable):
         raise TypeError(f"roots must be a sequence of paths, not {type(roots).__name__}")
     resolve = path_to_write if to_write else path_of
-    found = [Path(os.path.abspath(resolve(root, "a root"))) for root in roots]
+    roots = list(roots)
+    if any(isinstance(root, (str, bytes)) and not root for root in roots):
+        raise UsageError("a root is empty: expected the path of a folder")
+    found = [Path(anchored(os.fspath(resolve(root, "a root")))) for root in roots]
     if not 1 <= len(found) <= ROOTS_MAX:
         raise ValueError(f"{len(found)} roots: expected 1 to {ROOTS_MAX}")
     if len({os.path.realpath(path) for path in found}) < len(found):

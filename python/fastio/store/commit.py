@@ -55,6 +55,8 @@ class Session:
         Of new files.
     wait_s : float
         How long another writer is waited for.
+    is_cancelled : callable
+        Asked now and then while another writer is waited for.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class Session:
         *,
         mode: int = FILE_MODE,
         wait_s: float = LOCK_WAIT_S,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store
         self.among = tuple(sorted(among))
@@ -85,7 +88,7 @@ class Session:
         self.roots: list[Root] = []
         members = sorted((root for root in roots if root.uuid in among), key=lambda r: r.uuid)
         try:
-            self._lock(members, wait_s)
+            self._lock(members, wait_s, is_cancelled)
             self._look()
             self._promise()
             self.head = self._decide()
@@ -121,13 +124,15 @@ class Session:
 
     # ---- locks
 
-    def _lock(self, members: Sequence[Root], wait_s: float) -> None:
+    def _lock(
+        self, members: Sequence[Root], wait_s: float, is_cancelled: Callable[[], bool]
+    ) -> None:
         """Lock all that can be had, in one order for everybody; if that is no majority, let go and
         try again.
         """
         deadline = time.monotonic() + wait_s
         while held_by_others := self._try_to_lock(members):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or is_cancelled():
                 if len(self._locks) >= self.majority:  # it is enough
                     for root in held_by_others:
                         self._failed[str(root.path)] = f"is locked by {_holder(root)}"

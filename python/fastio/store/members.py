@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
 from fastio.store import IDENTITY, locks
 from fastio.store.documents import Record
@@ -46,7 +46,7 @@ class Members:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = [Path(os.path.abspath(path)) for path in paths]
+        self.paths = [Path(anchored(str(path))) for path in paths]
         self.roots: dict[str, Root] = {}
         self.missing: dict[str, str] = {}
         self.store = ""

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from fastio import folders
+from fastio.anchored import anchored
 from fastio.errors import ConflictError, FormatError, ReadError, WriteError
 from fastio.replacement import Replacement, remove_leftovers, sync_folder
 from fastio.store import IDENTITY
@@ -67,7 +69,7 @@ class Root:
         ReadError
             If it cannot be read.
         """
-        path = Path(os.path.abspath(path))
+        path = Path(anchored(str(path)))
         folder = called(path, "open", lambda: os.open(path, FOLDER))
         try:
             data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
@@ -85,8 +87,9 @@ class Root:
         WriteError
             If that fails, or there is something in the folder.
         """
-        path = Path(os.path.abspath(path))
+        path = Path(anchored(str(path)))
         cls.check_free(path)
+        folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
         made = write_called(path, "mkdir", lambda: make_folder(path, folder_mode(mode)))
         for name in _FOLDERS:
             sub = path / name
@@ -109,13 +112,12 @@ class Root:
         Raises
         ------
         WriteError
-            If there is something in it, it is no folder, or it has none to be in.
+            If there is something in it, or something else than a folder is there or above.
         """
         if path.exists() and _has_content(path):
             detail = "there is something in it; a root is made of an empty folder"
             raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=detail)
-        if not path.parent.is_dir():
-            raise WriteError(errno.ENOENT, "mkdir", path)
+        folders.missing(path.parent, blamed=path)
 
     @property
     def uuid(self) -> str:

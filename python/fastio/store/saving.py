@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastio.errors import ReplicaError
 from fastio.options import Options
@@ -147,15 +147,31 @@ class Plan:
                 shard.known_roots = tuple(uuids[at] for at in entry.roots)
 
     def write(
-        self, wanted: Sequence[Wanted], options: Options, report: Report, progress: Progress
+        self,
+        wanted: Sequence[Wanted],
+        options: Options,
+        report: Report,
+        progress: Progress,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Have all shards on their roots.
+
+        Parameters
+        ----------
+        wanted : sequence of Wanted
+        options : Options
+        report : Report
+        progress : callable, optional
+        is_cancelled : callable
+            Asked now and then; an exception follows when it says True.
 
         Raises
         ------
         WriteError, ReplicaError, MemoryLimitError, MemoryError
         """
-        writer = ShardWriter(self._roots, options, self._settings.file_mode, report)
+        writer = ShardWriter(
+            self._roots, options, self._settings.file_mode, report, is_cancelled=is_cancelled
+        )
         writer.write(wanted, progress)
 
     def manifest(

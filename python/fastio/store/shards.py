@@ -73,7 +73,7 @@ class Found:
 
 
 class _Cancelled(Exception):
-    """Another shard could not be written."""
+    """Another shard could not be written, or a signal handler has raised."""
 
 
 class RootFailed(Exception):
@@ -96,16 +96,25 @@ class ShardWriter:
     mode : int
         Of new files.
     report : Report
+    is_cancelled : callable
+        Asked now and then, on any thread.
     """
 
     def __init__(
-        self, roots: Mapping[str, Root], options: Options, mode: int, report: Report
+        self,
+        roots: Mapping[str, Root],
+        options: Options,
+        mode: int,
+        report: Report,
+        *,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._roots = roots
         self._options = options
         self._mode = mode
         self._report = report
         self._cancelled = threading.Event()
+        self._is_cancelled = is_cancelled
         self._counting = threading.Lock()
         self._done = 0
         self._total = 0
@@ -149,8 +158,7 @@ class ShardWriter:
             root = self._roots[uuid]
             try:
                 for shard in own:
-                    if self._cancelled.is_set():
-                        raise _Cancelled
+                    self._go_on()
                     do(shard, root)
                 then(root)
             except (ReadError, WriteError) as error:
@@ -166,6 +174,10 @@ class ShardWriter:
         )
         for error in sorted(errors, key=lambda error: isinstance(error, _Cancelled)):
             raise error  # the one that was the first to fail
+
+    def _go_on(self) -> None:
+        if self._cancelled.is_set() or self._is_cancelled():
+            raise _Cancelled
 
     # ---- what is there already
 
@@ -186,6 +198,7 @@ class ShardWriter:
             self._report.bytes_reused += shard.layout.nbytes * len(held[:copies])
 
     def _is_known(self, shard: Wanted) -> bool:
+        self._go_on()
         known = shard.known
         first = next((self._roots[u] for u in shard.known_roots if u in self._roots), None)
         if first is None or known is None:
@@ -258,8 +271,7 @@ class ShardWriter:
 
         def advance(done: int, _: int) -> None:
             nonlocal before
-            if self._cancelled.is_set():
-                raise _Cancelled
+            self._go_on()
             with self._counting:
                 self._done += done - before
                 before = done

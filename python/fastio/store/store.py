@@ -85,7 +85,7 @@ class Store(Writing):
         weights: Sequence[float] | None = None,
         mode: int = FILE_MODE,
     ) -> Store:
-        """Make a store of folders that are not there, or empty.
+        """Make a store of folders that are not there, or empty. Those above them are made, too.
 
         Parameters
         ----------
@@ -231,7 +231,8 @@ class Store(Writing):
             As `save` does.
         """
         arguments.check_count("generation", generation, 0, 2**63 - 1)
-        with self._session() as session:
+
+        def write(session: Session, _: object) -> None:
             taken = self._members.take(generation, None)
             try:
                 if not self._members.is_whole(taken.named):
@@ -241,6 +242,8 @@ class Store(Writing):
                 session.commit(taken.named, now_s())
             finally:
                 taken.held.close()
+
+        self._in_turn(write)
         return self._renew()
 
     def gc(self, keep: int = 1) -> Collected:
@@ -259,8 +262,7 @@ class Store(Writing):
             If `keep` is less than 1.
         """
         arguments.check_count("keep", keep, 1, 2**31)
-        with self._session() as session:
-            return collect.collect(session, keep)
+        return self._in_turn(lambda session, _: collect.collect(session, keep))
 
     def status(self) -> Status:
         """Say how the store is, looked at now.

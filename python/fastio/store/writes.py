@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fastio import checksums
-from fastio.errors import UsageError
-from fastio.loading import check_kind, progress_bar
+from fastio.errors import ConflictError, UsageError
+from fastio.loading import check_kind, import_progress_bar, progress_bar
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.turns import Turn, is_own
+from fastio.saving.uninterrupted import Uninterrupted
 from fastio.shortage import memory_named
 from fastio.shown import shown
 from fastio.store import arguments, reading
@@ -22,6 +25,8 @@ from fastio.store.members import Members, Taken
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
+
+_Result = TypeVar("_Result")
 
 
 class Writing(Reading):
@@ -122,11 +127,11 @@ class Writing(Reading):
         counted = report if report is not None else Report()
         counted.clear()
         options = options if options is not None else Options()
-        nbytes = found.data_bytes
-        with (
-            memory_named(self._members.name, lambda: f"a save of tensors of {nbytes} bytes"),
-            self._session() as session,
-        ):
+        if progress:
+            import_progress_bar()
+        order = list(tensors)
+
+        def write(session: Session, is_cancelled: Callable[[], bool]) -> None:
             assert session.head is not None  # a store is created with a generation
             parent = session.head.manifest
             if added:
@@ -135,10 +140,10 @@ class Writing(Reading):
             while True:
                 counted.clear()
                 plan = Plan(session, parent.settings, self._partition(by, parent.settings))
-                wanted = plan.lay_out(found, list(tensors))
+                wanted = plan.lay_out(found, order)
                 try:
                     with progress_bar(self._members.name, shown=progress) as advance:
-                        plan.write(wanted, options, counted, advance)
+                        plan.write(wanted, options, counted, advance, is_cancelled)
                     break
                 except RootFailed as failed:
                     session.give_up(failed.root, failed.error)
@@ -150,14 +155,45 @@ class Writing(Reading):
             else:
                 named = plan.manifest(wanted, stored)
             session.commit(named, now_s())
-        counted.fallbacks += tuple(lost)
+            counted.fallbacks += tuple(lost)
+
+        nbytes = found.data_bytes
+        with memory_named(self._members.name, lambda: f"a save of tensors of {nbytes} bytes"):
+            self._in_turn(write)
         counted.tensors = len(found.names)
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
         return self._renew()
 
-    def _session(self) -> Session:
+    def _in_turn(self, write: Callable[[Session, Callable[[], bool]], _Result]) -> _Result:
+        """Write to the store when no other thread of this process does.
+
+        A save in a signal handler waits for the one that its thread is in the middle of.
+
+        Parameters
+        ----------
+        write : callable
+            Given the session, and what says whether a signal handler has raised meanwhile.
+
+        Raises
+        ------
+        ConflictError
+            If this thread cannot wait for itself.
+        """
         self._require_open()
+        key = f"store {self._members.store}"
+        if is_own(key):
+            problem = "its own thread is writing to it: a finalizer cannot do so now"
+            raise ConflictError(self._members.name, problem)
+        cancelled = threading.Event()
+
+        def step() -> _Result:
+            with Turn(key), self._session(cancelled.is_set) as session:
+                return write(session, cancelled.is_set)
+
+        return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
+
+    def _session(self, is_cancelled: Callable[[], bool] = lambda: False) -> Session:
         self._members.look_again()
         standing = self._members.standings()
         among = standing[0].record.roots if standing else self._taken.standing.record.roots
@@ -167,6 +203,7 @@ class Writing(Reading):
             self._members.missing,
             among,
             mode=self._taken.named.manifest.settings.file_mode,
+            is_cancelled=is_cancelled,
         )
 
     def _partition(self, by: Partition | None, settings: Settings) -> Partition:
