@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import fastio
+from fastio.defaults import default_options
 from load.samples import write_even
 
 _FIELDS = {field.name for field in dataclasses.fields(fastio.Options)}
@@ -217,3 +218,15 @@ def test_a_load_does_what_the_argument_says_then_the_variable(
 def test_nothing_else_is_an_option() -> None:
     with pytest.raises(TypeError, match="threads"):
         fastio.Options(threads=4)  # type: ignore[call-arg]
+
+
+def test_default_options_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_options() == fastio.Options()
+    assert default_options() is default_options()
+    monkeypatch.setenv("FASTIO_LANES", "7")
+    assert default_options().lanes == 7
+    monkeypatch.setenv("FASTIO_LANES", "none")
+    with pytest.raises(ValueError, match="FASTIO_LANES"):
+        default_options()
+    monkeypatch.delenv("FASTIO_LANES")
+    assert default_options() == fastio.Options()

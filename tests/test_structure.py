@@ -47,6 +47,7 @@ _LAYERS = (
     ("uring.ring",),
     ("uring",),
     ("options",),
+    ("defaults",),
     ("catalog",),
     ("checksums",),
     ("formats",),

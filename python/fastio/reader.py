@@ -11,6 +11,7 @@ from fastio import device_stream, fetch
 from fastio.access import Access
 from fastio.ahead import in_file_order
 from fastio.catalog import Catalog, TensorInfo
+from fastio.defaults import default_options
 from fastio.devices import DeviceLoad, chooser
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, framework
@@ -63,7 +64,7 @@ class Reader:
         check_kind("options", options, Options)
         self._held_by: Framework = _framework(framework)
         self._verify = bool(verify)
-        self._options = options or Options()
+        self._options = options or default_options()
         located = find() if find is not None else locate(source)
         self._located = located.to_keep()
         again = (_reopen, (_absolute(source), framework, verify, self._options))
