@@ -123,9 +123,16 @@ py::dict status_dict(const EngineStatus& status) {
 }
 
 std::string encoded_path(const py::object& path) {
-  auto encoded = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-  if (encoded.find('\0') != std::string::npos) throw py::value_error("embedded null byte in path");
-  return encoded;
+  PyObject* encoded = nullptr;  // as os.fsencode; refuses null bytes
+  if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
+  return static_cast<std::string>(py::reinterpret_steal<py::bytes>(encoded));
+}
+
+py::object shown_path(const File& file) {
+  const std::string& path = file.path();
+  PyObject* shown = PyUnicode_DecodeFSDefaultAndSize(path.data(), std::ssize(path));
+  if (shown == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(shown);
 }
 
 std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_path) {
@@ -158,11 +165,7 @@ void register_files(py::module_& module) {
            }),
            py::arg("path"))
       .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"))
-      .def_property_readonly(
-          "path",
-          [](const File& file) {
-            return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
-          })
+      .def_property_readonly("path", &shown_path)
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
       .def_property_readonly("device", [](const File& file) { return file.mount().device; })

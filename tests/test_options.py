@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import fastio
 from fastio import variables
+from fastio.defaults import default_options
 from load.samples import same_bytes, write_even
 from testbed import run_python
 
@@ -371,7 +372,7 @@ def test_importing_fastio_does_not_look_at_its_variables() -> None:
 
 
 def test_every_variable_that_is_read_is_known() -> None:
-    root = Path(fastio.__file__).parents[2]
+    root = Path(__file__).parents[1]
     read: set[str] = set()
     for path in (root / "python" / "fastio").rglob("*.py"):
         read.update(re.findall(r'"(FASTIO_[A-Z_]+[A-Z])"', path.read_text(encoding="utf-8")))
@@ -379,3 +380,15 @@ def test_every_variable_that_is_read_is_known() -> None:
         read.update(re.findall(r'getenv\("(\w+)"\)', path.read_text(encoding="utf-8")))
     assert "FASTIO_CUDA_LIBRARY" in read
     assert read <= {*variables.BESIDE_OPTIONS, *map(variables.variable_of, _FIELDS)}
+
+
+def test_default_options_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_options() == fastio.Options()
+    assert default_options() is default_options()
+    monkeypatch.setenv("FASTIO_LANES", "7")
+    assert default_options().lanes == 7
+    monkeypatch.setenv("FASTIO_LANES", "none")
+    with pytest.raises(ValueError, match="FASTIO_LANES"):
+        default_options()
+    monkeypatch.delenv("FASTIO_LANES")
+    assert default_options() == fastio.Options()

@@ -51,6 +51,7 @@ _LAYERS = (
     ("uring",),
     ("sizes", "variables"),
     ("options",),
+    ("defaults",),
     ("catalog",),
     ("checksums",),
     ("formats",),

@@ -11,6 +11,7 @@ from fastio import device_stream, fetch, verification
 from fastio.access import Access
 from fastio.ahead import in_file_order
 from fastio.catalog import Catalog, TensorInfo
+from fastio.defaults import default_options
 from fastio.devices import DeviceLoad, chooser
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework
@@ -67,7 +68,7 @@ class Reader:
         check_kind("options", options, Options)
         self._held_by: Framework = framework_named(framework)
         self._verify = bool(verify)
-        self._options = options or Options()
+        self._options = options or default_options()
         paths = paths_of(source)
         if reopened is None:
             # Before it is opened: the working directory may change at any moment.

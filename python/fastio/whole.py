@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastio import devices, verification
+from fastio.defaults import default_options
 from fastio.errors import UsageError
 from fastio.frameworks import framework as framework_named
 from fastio.loading import (
@@ -65,7 +66,7 @@ class Load:
         check_kind("options", options, Options)
         check_kind("report", report, Report)
         self._verify = bool(verify)
-        self._options = options if options is not None else Options()
+        self._options = options if options is not None else default_options()
         self._report = report if report is not None else Report()
         if report is not None:
             report.clear()
