@@ -354,7 +354,7 @@ def test_an_unknown_variable_like_none_is_told_with_all_that_there_are() -> None
 @pytest.mark.parametrize(
     "variables",
     [
-        {f"FASTIO_{name.upper()}": "" for name in _FIELDS},
+        {f"FASTIO_{name.upper()}": "" for name in sorted(_FIELDS)},
         {"FASTIO_LANES": "2", "FASTIO_CUDA_LIBRARY": "/nowhere"},
         {"FASTIO_TEST_SEED": "3", "FASTIO_BENCH_DEVICE": "x", "FASTIO_GPU_REHEARSAL": "1"},
         {"FASTIO_QWXZ": "", "MY_FASTIO_ENGINE": "pread", "FASTIOS": "1"},

@@ -203,7 +203,7 @@ def test_what_glob_finds_is_a_source(tmp_path: Path) -> None:
         *(None, 3, 1.5, {"a": 1}, [], (), set(), iter([]), ["a", None], [["a"]], [3], np.zeros(3)),
         *(bytearray(b"a"), memoryview(b"a"), np.array("a"), {"a.safetensors": "b"}),
     ],
-    ids=repr,
+    ids=lambda source: f"{type(source).__name__} {source}"[:9],
 )
 def test_what_is_no_source_is_refused_by_its_type(source: Any) -> None:
     for read in (fastio.load, fastio.open, _load_into):
