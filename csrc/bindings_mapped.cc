@@ -10,6 +10,7 @@
 #include "bindings_load.h"
 #include "bindings_tensors.h"
 #include "mapped.h"
+#include "stopwatch.h"
 
 namespace py = pybind11;
 
@@ -30,6 +31,7 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
                                         std::size_t alignment) {
   const std::uint64_t nbytes = extent.end - extent.begin;
   if (nbytes == 0) return nullptr;
+  const Timing timing(file.stopwatch());
   if (!file.verified(extent)) {
     std::optional<DamagedChunk> damage;
     {
@@ -38,6 +40,7 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
     }
     if (damage) raise_damage(*file.shard().copies.front(), *damage);
   }
+  file.note_taken(nbytes);
   if (nbytes > kCopiedBytes) {
     try {
       return std::make_unique<TensorMemory>(file.map(extent), extent, alignment);
@@ -53,16 +56,23 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
 }  // namespace
 
 void register_mapped_files(py::module_& module) {
+  py::class_<Stopwatch, std::shared_ptr<Stopwatch>>(module, "Stopwatch")
+      .def(py::init<>())
+      .def("start", &Stopwatch::start)
+      .def("stop", &Stopwatch::stop)
+      .def("stop_all", &Stopwatch::stop_all)
+      .def_property_readonly("seconds", &Stopwatch::seconds);
   py::class_<MappedFile, std::shared_ptr<MappedFile>>(module, "MappedFile")
       .def_static(
           "open",
-          [](const ShardArgument& shard, const py::object& options) {
+          [](const ShardArgument& shard, const py::object& options,
+             std::shared_ptr<Stopwatch> stopwatch) {
             ShardRequest request = parse_shard(shard);
             const LoadOptions parsed = parse_options(options, false);
             const GilReleased released;
-            return MappedFile::open(std::move(request), parsed);
+            return MappedFile::open(std::move(request), parsed, std::move(stopwatch));
           },
-          py::arg("shard"), py::arg("options"))
+          py::arg("shard"), py::arg("options"), py::arg("stopwatch") = py::none())
       .def(
           "read",
           [](MappedFile& file, std::uint64_t begin, std::uint64_t end) {
@@ -75,6 +85,7 @@ void register_mapped_files(py::module_& module) {
           },
           py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)
+      .def_property_readonly("bytes_taken", &MappedFile::bytes_taken)
       .def(
           "numpy",
           [](MappedFile& file, std::size_t row, const py::dtype& dtype, const py::tuple& shape) {

@@ -29,6 +29,7 @@ _UNITS = (
     "engine",
     "placement",
     "lanes",
+    "stopwatch",
     "loader",
     "mapped",
     "sources",
