@@ -6,11 +6,11 @@
 #include <memory>
 #include <utility>
 
+#include "active_time.h"
 #include "bindings.h"
 #include "bindings_load.h"
 #include "bindings_tensors.h"
 #include "mapped.h"
-#include "stopwatch.h"
 
 namespace py = pybind11;
 
@@ -31,7 +31,7 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
                                         std::size_t alignment) {
   const std::uint64_t nbytes = extent.end - extent.begin;
   if (nbytes == 0) return nullptr;
-  const Timing timing(file.stopwatch());
+  const Active active(file.active_time());
   if (!file.verified(extent)) {
     std::optional<DamagedChunk> damage;
     {
@@ -56,23 +56,23 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
 }  // namespace
 
 void register_mapped_files(py::module_& module) {
-  py::class_<Stopwatch, std::shared_ptr<Stopwatch>>(module, "Stopwatch")
+  py::class_<ActiveTime, std::shared_ptr<ActiveTime>>(module, "ActiveTime")
       .def(py::init<>())
-      .def("start", &Stopwatch::start)
-      .def("stop", &Stopwatch::stop)
-      .def("stop_all", &Stopwatch::stop_all)
-      .def_property_readonly("seconds", &Stopwatch::seconds);
+      .def("start", &ActiveTime::start)
+      .def("stop", &ActiveTime::stop)
+      .def("stop_all", &ActiveTime::stop_all)
+      .def_property_readonly("seconds", &ActiveTime::seconds);
   py::class_<MappedFile, std::shared_ptr<MappedFile>>(module, "MappedFile")
       .def_static(
           "open",
           [](const ShardArgument& shard, const py::object& options,
-             std::shared_ptr<Stopwatch> stopwatch) {
+             std::shared_ptr<ActiveTime> active_time) {
             ShardRequest request = parse_shard(shard);
             const LoadOptions parsed = parse_options(options, false);
             const GilReleased released;
-            return MappedFile::open(std::move(request), parsed, std::move(stopwatch));
+            return MappedFile::open(std::move(request), parsed, std::move(active_time));
           },
-          py::arg("shard"), py::arg("options"), py::arg("stopwatch") = py::none())
+          py::arg("shard"), py::arg("options"), py::arg("active_time") = py::none())
       .def(
           "read",
           [](MappedFile& file, std::uint64_t begin, std::uint64_t end) {

@@ -8,7 +8,7 @@
 namespace fastio {
 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
-                                             std::shared_ptr<Stopwatch> stopwatch) {
+                                             std::shared_ptr<ActiveTime> active_time) {
   // What is not local is never mapped, and asking for its state may take forever.
   if (shard.extents.empty() || shard.copies.size() != 1 || !shard.copies.front()->mount().local ||
       choose_source(shard, 0, options).source != Source::mapped) {
@@ -21,15 +21,15 @@ std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptio
     return nullptr;
   }
   return std::shared_ptr<MappedFile>(
-      new MappedFile(std::move(shard), std::move(everything), std::move(stopwatch)));
+      new MappedFile(std::move(shard), std::move(everything), std::move(active_time)));
 }
 
 MappedFile::MappedFile(ShardRequest shard, std::shared_ptr<Region> everything,
-                       std::shared_ptr<Stopwatch> stopwatch)
+                       std::shared_ptr<ActiveTime> active_time)
     : shard_(std::move(shard)),
       everything_(std::move(everything)),
       sound_(shard_.table ? shard_.table->digests.size() : 0),
-      stopwatch_(std::move(stopwatch)) {}
+      active_time_(std::move(active_time)) {}
 
 std::uint64_t MappedFile::chunk_of(std::uint64_t offset) const {
   return (offset - shard_.table->grid.start) / shard_.table->grid.chunk_bytes;

@@ -311,8 +311,8 @@ def exchange(one: _Path, other: _Path) -> bool:
     """Let two files change their names; False where that cannot be done. Raises WriteError."""
 
 @final
-class Stopwatch:
-    """How long at least one thread was at something; `stop_all` is for a child made by fork."""
+class ActiveTime:
+    """How long at least one thread was active; `stop_all` is for a child made by fork."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -326,7 +326,7 @@ class MappedFile:
 
     @staticmethod
     def open(
-        shard: ShardRequest, options: Options, stopwatch: Stopwatch | None = None
+        shard: ShardRequest, options: Options, active_time: ActiveTime | None = None
     ) -> MappedFile | None: ...
     @property
     def chunks_verified(self) -> int: ...

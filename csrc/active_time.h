@@ -1,4 +1,4 @@
-// How long at least one of several threads was at something: time that overlaps counts once.
+// How long at least one of several threads was active: time that overlaps counts once.
 //
 // Safe for concurrent use by multiple threads. It has no lock, so that a child made by fork can use
 // it at once.
@@ -10,7 +10,7 @@
 
 namespace fastio {
 
-class Stopwatch {
+class ActiveTime {
  public:
   // Each start is to be followed by a stop, on any thread.
   void start() {
@@ -69,20 +69,20 @@ class Stopwatch {
   std::atomic<std::int64_t> state_{0};
 };
 
-// Runs a stopwatch, if there is one.
-class Timing {
+// Counts as active while it lives, where the time is taken at all.
+class Active {
  public:
-  explicit Timing(Stopwatch* stopwatch) : stopwatch_(stopwatch) {
-    if (stopwatch_ != nullptr) stopwatch_->start();
+  explicit Active(ActiveTime* active_time) : active_time_(active_time) {
+    if (active_time_ != nullptr) active_time_->start();
   }
-  ~Timing() {
-    if (stopwatch_ != nullptr) stopwatch_->stop();
+  ~Active() {
+    if (active_time_ != nullptr) active_time_->stop();
   }
-  Timing(const Timing&) = delete;
-  Timing& operator=(const Timing&) = delete;
+  Active(const Active&) = delete;
+  Active& operator=(const Active&) = delete;
 
  private:
-  Stopwatch* stopwatch_;
+  ActiveTime* active_time_;
 };
 
 }  // namespace fastio
