@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio.errors import FormatError, TensorNotFoundError
-from fastio.shown import shown
+from fastio.shown import cut, one_line, shown
 
 _MATCHES_MAX = 3
 _NEIGHBOURS = 64  # names before and behind a missing one that are compared with it
@@ -110,6 +110,13 @@ class TensorInfo(msgspec.Struct, frozen=True):
     path: str
     offset: int
     nbytes: int
+
+    @one_line
+    def __repr__(self) -> str:
+        what = f"{cut(repr(self.name), 40)} {self.dtype} {list(self.shape)}"
+        return (
+            f"<fastio.TensorInfo {what}, {self.nbytes} bytes at byte {self.offset} of {self.path}>"
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from fastio.shown import shown
+from fastio.shown import one_line, shown
 
 _TENSORS_SHOWN_MAX = 3
 
@@ -51,6 +51,10 @@ class FastioError(Exception):
             return self._message()
         return f"{self._message()}; {_complete(self.complete)}"
 
+    @one_line
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def _message(self) -> str:
         return " ".join(str(arg) for arg in self.args)
 
@@ -64,9 +68,13 @@ class FastioError(Exception):
 def _complete(names: tuple[str, ...]) -> str:
     if not names:
         return "no tensor is complete"
+    return f"complete: {_some(names)}"
+
+
+def _some(names: tuple[str, ...]) -> str:
     listed = ", ".join(shown(name) for name in names[:_TENSORS_SHOWN_MAX])
     more = len(names) - _TENSORS_SHOWN_MAX
-    return f"complete: {listed}" + (f" and {more} more" if more > 0 else "")
+    return listed + (f" and {more} more" if more > 0 else "")
 
 
 class FormatError(FastioError, ValueError):
@@ -150,11 +158,7 @@ class ChecksumError(FastioError):
             f"{self.path}: chunk {self.chunk} ({self.nbytes} bytes at byte {self.offset}) "
             f"is damaged: its checksum is {self.found}; expected {self.expected}"
         )
-        if not self.tensors:
-            return message
-        listed = ", ".join(shown(name) for name in self.tensors[:_TENSORS_SHOWN_MAX])
-        more = len(self.tensors) - _TENSORS_SHOWN_MAX
-        return f"{message}; it has bytes of {listed}" + (f" and {more} more" if more > 0 else "")
+        return f"{message}; it has bytes of {_some(self.tensors)}" if self.tensors else message
 
 
 class _IoError(FastioError, OSError):
@@ -278,9 +282,7 @@ class ReplicaError(FastioError):
     def _message(self) -> str:
         message = f"{self.path}: {self.problem}"
         if self.tensors:
-            listed = ", ".join(shown(name) for name in self.tensors[:_TENSORS_SHOWN_MAX])
-            more = len(self.tensors) - _TENSORS_SHOWN_MAX
-            message += f"; it has bytes of {listed}" + (f" and {more} more" if more > 0 else "")
+            message += f"; it has bytes of {_some(self.tensors)}"
         return "; ".join((message, *(f"{root}: {why}" for root, why in self.reasons.items())))
 
 

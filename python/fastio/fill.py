@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -15,18 +16,21 @@ from fastio.errors import FastioError
 from fastio.frameworks import Framework, Place, check_dtype, framework_of
 from fastio.loading import (
     Verify,
+    bytes_of,
     check_kind,
     check_verify,
     describe,
     note_events,
-    progress_bar,
+    summed_up,
 )
 from fastio.locate import locate
 from fastio.located import Located
 from fastio.options import Options
+from fastio.progress import progress_bar
 from fastio.report import Report
 from fastio.shown import shown
 
+_log = logging.getLogger("fastio")
 # Deciding whether two interleaved layouts share a byte may take forever; beyond this they are
 # refused.
 _OVERLAP_WORK_MAX = 10_000
@@ -90,25 +94,19 @@ def load_into(
     if not isinstance(tensors, Mapping):
         raise TypeError(f"tensors must be a mapping of names, not {type(tensors).__name__}")
     options = options if options is not None else Options()
-    counted = report if report is not None else Report()
-    counted.clear()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    located = locate(source, tuple(tensors) if not strict else None)
-    fill_located(
-        located,
+    fill_found(
+        lambda: locate(source, tuple(tensors) if not strict else None),
         tensors,
         verify=verify,
         strict=strict,
         options=options,
         progress=progress,
-        report=counted,
+        report=report if report is not None else Report(),
     )
-    counted.seconds = time.perf_counter() - started
-    counted.cpu_seconds = time.process_time() - cpu_started
 
 
-def fill_located(
-    located: Located,
+def fill_found(
+    find: Callable[[], Located],
     tensors: Mapping[str, Any],
     *,
     verify: Verify,
@@ -117,12 +115,15 @@ def fill_located(
     progress: bool,
     report: Report,
 ) -> None:
-    """Fill arrays and tensors with what was located: what `load_into` does.
+    """Fill arrays and tensors with what is found, and the report: what `load_into` does.
 
     Raises
     ------
     As `load_into` does.
     """
+    report.clear()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    located = find()
     wanted = located.select(tuple(tensors))
     if strict and len(wanted) < len(located):
         missing = next(name for name in located if name not in tensors)
@@ -146,7 +147,8 @@ def fill_located(
         cast(Framework, framework_of(tensor)).note_write(tensor)
     try:
         with (
-            progress_bar(located.source, shown=progress) as advance,
+            summed_up(wanted),
+            progress_bar(located.source, bytes_of(wanted), shown=progress) as advance,
             fetch.errors_named(located.source, shards, fill.incidents),
         ):
             fetch.within_limit(lambda: fill.run(advance))
@@ -156,6 +158,9 @@ def fill_located(
     describe(report, wanted, verified=bool(verify))
     report.take(fill.statistics)
     note_events(report, wanted)
+    report.seconds = time.perf_counter() - begun
+    report.cpu_seconds = time.process_time() - cpu_begun
+    _log.info("filled tensors from %s: %s", located.source, report.line())
 
 
 def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> dict[int, int]:

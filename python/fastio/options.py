@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from fastio.shown import shown
+from fastio.shown import one_line, shown
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -60,7 +60,7 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
         _check(name, variable, value, text)
         return value
 
-    return field(default_factory=from_environment)
+    return field(default_factory=from_environment, metadata={"default": default})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,15 @@ class Options:
     pinned_limit_bytes: int = _field("pinned_limit_bytes", lambda: 512 * 2**20)
     device_memory_limit_bytes: int | None = _field("device_memory_limit_bytes", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
+
+    @one_line
+    def __repr__(self) -> str:
+        given = [
+            f"{each.name}={getattr(self, each.name)!r}"
+            for each in fields(self)
+            if getattr(self, each.name) != each.metadata["default"]()
+        ]
+        return f"fastio.Options({', '.join(given)})"
 
     def __post_init__(self) -> None:
         for name in (*_CHOICES, *_RANGES):

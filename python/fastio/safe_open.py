@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any
 
 from fastio.errors import FastioError, UsageError
+from fastio.frameworks import FrameworkName
 from fastio.loading import Verify
 from fastio.options import Options
 from fastio.reader import Reader
+from fastio.shown import cut, one_line
 from fastio.slicing import UnknownIndexError
 
 SafetensorError = FastioError
@@ -51,7 +53,7 @@ class safe_open:
     def __init__(
         self,
         filename: str | os.PathLike[str],
-        framework: str,
+        framework: FrameworkName,
         device: str | int | None = "cpu",
         *,
         backend: str = "mmap",
@@ -130,6 +132,13 @@ class safe_open:
         """
         return SafeSlice(self._reader, name, self._move)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.keys()
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.safe_open of {self._filename}{', closed' if self._opened is None else ''}>"
+
     def __enter__(self) -> safe_open:
         return self
 
@@ -165,6 +174,11 @@ class SafeSlice:
     def get_dtype(self) -> str:
         """Return the dtype, as headers write it."""
         return self._info.dtype
+
+    @one_line
+    def __repr__(self) -> str:
+        name = cut(repr(self._info.name), 60)
+        return f"<fastio.SafeSlice {name} {self.get_shape()} {self.get_dtype()}>"
 
     def __getitem__(self, index: Any) -> Any:
         """Return a part, as `fastio.reader.TensorView` does. With torch, an index that is not for

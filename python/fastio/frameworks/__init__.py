@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,11 @@ import numpy.typing as npt
 from fastio import _native
 from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.errors import DtypeError
+
+NumpyName: TypeAlias = Literal["numpy", "np"]
+TorchName: TypeAlias = Literal["torch", "pt", "pytorch"]
+FrameworkName: TypeAlias = Literal["numpy", "np", "torch", "pt", "pytorch"]
+"""What ``framework=`` may be: a type checker finds what is misspelled."""
 
 _MODULES = {"numpy": "numpy", "np": "numpy", "torch": "torch", "pt": "torch", "pytorch": "torch"}
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastio import checksums
 from fastio.errors import UsageError
-from fastio.loading import check_kind, progress_bar
+from fastio.loading import check_kind
 from fastio.options import Options
+from fastio.progress import progress_bar
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
 from fastio.shown import shown
@@ -21,6 +23,8 @@ from fastio.store.members import Members, Taken
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
+
+_log = logging.getLogger("fastio")
 
 
 class Writing(Reading):
@@ -132,7 +136,8 @@ class Writing(Reading):
                 plan = Plan(session, parent.settings, self._partition(by, parent.settings))
                 wanted = plan.lay_out(found, list(tensors))
                 try:
-                    with progress_bar(self._members.name, shown=progress) as advance:
+                    bar = progress_bar(self._members.name, found.data_bytes, shown=progress)
+                    with bar as advance:
                         plan.write(wanted, options, counted, advance)
                     break
                 except RootFailed as failed:
@@ -149,7 +154,9 @@ class Writing(Reading):
         counted.tensors = len(found.names)
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
-        return self._renew()
+        generation = self._renew()
+        _log.info("saved generation %d of %s: %s", generation, self._members.name, counted.line())
+        return generation
 
     def _session(self) -> Session:
         self._require_open()
