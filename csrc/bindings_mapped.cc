@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "active_time.h"
 #include "bindings.h"
 #include "bindings_load.h"
 #include "bindings_parts.h"
@@ -47,7 +48,9 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
                                         std::size_t alignment) {
   const std::uint64_t nbytes = extent.end - extent.begin;
   if (nbytes == 0) return nullptr;
+  const Active active(file.active_time());
   require_sound(file, extent);
+  file.note_taken(nbytes);
   if (nbytes > kCopiedBytes) {
     try {
       return std::make_unique<TensorMemory>(file.map(extent), extent, alignment);
@@ -72,6 +75,7 @@ py::object small_part(MappedFile& file, std::size_t row, const py::tuple& shape,
   const Extent span{extent.begin + part->span.begin, extent.begin + part->span.end};
   if (span.end > extent.end) throw py::value_error("dtype and shape do not fit the extent");
   require_sound(file, span);
+  file.note_taken(part->nbytes);
   auto memory = std::make_unique<TensorMemory>(part->nbytes);
   // Only read from.
   auto* const bytes = const_cast<std::byte*>(file.bytes(span).data());
@@ -82,6 +86,7 @@ py::object small_part(MappedFile& file, std::size_t row, const py::tuple& shape,
 
 py::array view_of(const std::shared_ptr<MappedFile>& file, const Extent& extent) {
   require_sound(*file, extent);
+  file->note_taken(extent.end - extent.begin);
   const std::span bytes = file->bytes(extent);
   py::array_t<std::uint8_t> view(static_cast<py::ssize_t>(bytes.size()),
                                  reinterpret_cast<const std::uint8_t*>(bytes.data()),
@@ -98,16 +103,23 @@ Extent checked(const MappedFile& file, std::uint64_t begin, std::uint64_t end) {
 }  // namespace
 
 void register_mapped_files(py::module_& module) {
+  py::class_<ActiveTime, std::shared_ptr<ActiveTime>>(module, "ActiveTime")
+      .def(py::init<>())
+      .def("start", &ActiveTime::start)
+      .def("stop", &ActiveTime::stop)
+      .def("stop_all", &ActiveTime::stop_all)
+      .def_property_readonly("seconds", &ActiveTime::seconds);
   py::class_<MappedFile, std::shared_ptr<MappedFile>>(module, "MappedFile")
       .def_static(
           "open",
-          [](const ShardArgument& shard, const py::object& options) {
+          [](const ShardArgument& shard, const py::object& options,
+             std::shared_ptr<ActiveTime> active_time) {
             ShardRequest request = parse_shard(shard);
             const LoadOptions parsed = parse_options(options, false);
             const GilReleased released;
-            return MappedFile::open(std::move(request), parsed);
+            return MappedFile::open(std::move(request), parsed, std::move(active_time));
           },
-          py::arg("shard"), py::arg("options"))
+          py::arg("shard"), py::arg("options"), py::arg("active_time") = py::none())
       .def(
           "read",
           [](MappedFile& file, std::uint64_t begin, std::uint64_t end) {
@@ -132,6 +144,7 @@ void register_mapped_files(py::module_& module) {
           },
           py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)
+      .def_property_readonly("bytes_taken", &MappedFile::bytes_taken)
       .def(
           "numpy_part",
           [](MappedFile& file, std::size_t row, const py::dtype& dtype, const py::tuple& shape,

@@ -170,8 +170,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] bool given_up() const;
   [[nodiscard]] bool has_failed() const { return failure().has_value() || damage().has_value(); }
 
-  // Tries that failed, since the last call, also where another one was sound; of very many the
-  // first ones.
+  // Tries that failed, since the last call, also where another one was sound. Of many, those that
+  // touch each other are one, with the digests of the first; of very many the first ones.
   [[nodiscard]] std::vector<Incident> take_incidents();
   [[nodiscard]] std::uint64_t incidents_dropped() const;
 
@@ -336,6 +336,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::vector<DamagedChunk> damages_;
   std::vector<std::vector<unsigned>> failed_reads_;  // of each copy of each shard
   std::vector<Incident> incidents_;
+  std::size_t incidents_joined_at_ = 0;  // how many make those that touch each other one
   std::uint64_t incidents_dropped_ = 0;
   std::vector<std::string> fallbacks_;
   std::vector<LaneTimes> lane_times_;

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <new>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "loader.h"
 #include "loader_lane.h"
@@ -13,11 +15,37 @@ namespace fastio {
 namespace {
 
 constexpr unsigned kFailedReadsMost = 3;  // of a copy; then it is asked when no other one is left
-constexpr std::size_t kIncidentsMost = 1000;  // kept for who asks for them
+// Kept for who asks for them. Those that touch each other are joined where there are more than the
+// first number.
+constexpr std::size_t kIncidentsJoined = 1000;
+constexpr std::size_t kIncidentsMost = 16'000;
 
 std::uint64_t bit(std::size_t copy) { return std::uint64_t{1} << copy; }
 
 bool overlap(const Extent& a, const Extent& b) { return a.begin < b.end && b.begin < a.end; }
+
+// What is alike of incidents that may be told as one.
+auto kind_of(const Incident& incident) {
+  const int error = incident.failure ? incident.failure->error : 0;
+  return std::tuple(incident.shard, incident.copy, incident.remedy, error);
+}
+
+// A replica that is damaged from end to end is one incident then.
+void join_touching(std::vector<Incident>& incidents) {
+  std::stable_sort(incidents.begin(), incidents.end(), [](const Incident& a, const Incident& b) {
+    return std::tuple(kind_of(a), a.extent.begin) < std::tuple(kind_of(b), b.extent.begin);
+  });
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < incidents.size(); ++i) {
+    Incident& last = incidents[kept];
+    if (kind_of(last) == kind_of(incidents[i]) && incidents[i].extent.begin <= last.extent.end) {
+      last.extent.end = std::max(last.extent.end, incidents[i].extent.end);
+    } else if (++kept != i) {
+      incidents[kept] = std::move(incidents[i]);
+    }
+  }
+  incidents.resize(std::min(kept + 1, incidents.size()));
+}
 
 }  // namespace
 
@@ -181,6 +209,11 @@ std::optional<std::size_t> LoadJob::next_copy(std::size_t shard, std::uint64_t t
 
 void LoadJob::note(Incident incident) {
   const std::lock_guard lock(mutex_);
+  if (incidents_.size() >= incidents_joined_at_) {
+    join_touching(incidents_);
+    // Scattered ones are not gone through again and again.
+    incidents_joined_at_ = std::max(kIncidentsJoined, 2 * incidents_.size());
+  }
   if (incidents_.size() < kIncidentsMost) {
     incidents_.push_back(std::move(incident));
   } else {

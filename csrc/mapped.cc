@@ -14,7 +14,8 @@ constexpr std::uint64_t kKeptBytes = std::uint64_t{16} << 20;
 
 }  // namespace
 
-std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options) {
+std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
+                                             std::shared_ptr<ActiveTime> active_time) {
   // What is not local is never mapped, and asking for its state may take forever.
   if (shard.extents.empty() || shard.copies.size() != 1 || !shard.copies.front()->mount().local ||
       choose_source(shard, 0, options).source != Source::mapped) {
@@ -26,13 +27,16 @@ std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptio
   } catch (const IoError&) {  // a limit of this process, or a filesystem that maps nothing
     return nullptr;
   }
-  return std::shared_ptr<MappedFile>(new MappedFile(std::move(shard), std::move(everything)));
+  return std::shared_ptr<MappedFile>(
+      new MappedFile(std::move(shard), std::move(everything), std::move(active_time)));
 }
 
-MappedFile::MappedFile(ShardRequest shard, std::shared_ptr<Region> everything)
+MappedFile::MappedFile(ShardRequest shard, std::shared_ptr<Region> everything,
+                       std::shared_ptr<ActiveTime> active_time)
     : shard_(std::move(shard)),
       everything_(std::move(everything)),
-      sound_(shard_.table ? shard_.table->digests.size() : 0) {}
+      sound_(shard_.table ? shard_.table->digests.size() : 0),
+      active_time_(std::move(active_time)) {}
 
 std::uint64_t MappedFile::chunk_of(std::uint64_t offset) const {
   return (offset - shard_.table->grid.start) / shard_.table->grid.chunk_bytes;

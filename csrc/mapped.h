@@ -11,14 +11,17 @@
 #include <span>
 #include <vector>
 
+#include "active_time.h"
 #include "loader.h"
 
 namespace fastio {
 
 class MappedFile {
  public:
-  // None where a load with these options would not map the file, or it cannot be mapped.
-  static std::shared_ptr<MappedFile> open(ShardRequest shard, const LoadOptions& options);
+  // None where a load with these options would not map the file, or it cannot be mapped. Several
+  // files may share the time in which bytes are taken from them.
+  static std::shared_ptr<MappedFile> open(ShardRequest shard, const LoadOptions& options,
+                                          std::shared_ptr<ActiveTime> active_time = nullptr);
 
   [[nodiscard]] const ShardRequest& shard() const { return shard_; }
 
@@ -44,14 +47,20 @@ class MappedFile {
 
   [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_verified_; }
 
+  [[nodiscard]] ActiveTime* active_time() const { return active_time_.get(); }
+  void note_taken(std::uint64_t nbytes) { bytes_taken_ += nbytes; }
+  [[nodiscard]] std::uint64_t bytes_taken() const { return bytes_taken_; }
+
  private:
-  MappedFile(ShardRequest shard, std::shared_ptr<Region> everything);
+  MappedFile(ShardRequest shard, std::shared_ptr<Region> everything,
+             std::shared_ptr<ActiveTime> active_time);
   [[nodiscard]] std::uint64_t chunk_of(std::uint64_t offset) const;
 
   ShardRequest shard_;
   std::shared_ptr<Region> everything_;    // only read from
   std::vector<std::atomic<bool>> sound_;  // of each chunk
-  std::atomic<std::uint64_t> chunks_verified_{0};
+  std::shared_ptr<ActiveTime> active_time_;
+  std::atomic<std::uint64_t> chunks_verified_{0}, bytes_taken_{0};
 };
 
 }  // namespace fastio

@@ -1,6 +1,8 @@
 """The house stays as it is drawn: what is public, who may use whom, how long a file may get."""
 
 import ast
+import builtins
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ _UNITS = (
     "engine",
     "placement",
     "lanes",
+    "active_time",
     "loader",
     "mapped",
     "sources",
@@ -37,7 +40,7 @@ _UNITS = (
 )
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
-    ("shown", "matches", "anchored"),
+    ("shown", "notebook", "matches", "anchored"),
     ("fastio_error", "collector", "host_memory", "descriptors"),
     ("errors",),
     ("missing", "absent"),
@@ -66,7 +69,8 @@ _LAYERS = (
     ("located",),
     ("verification",),
     ("seal",),
-    ("report",),
+    ("report", "progress"),
+    ("tally",),
     ("frameworks",),
     ("frameworks.torch_dtypes", "frameworks.torch_modes"),
     ("frameworks.torch_devices",),
@@ -109,6 +113,7 @@ _LAYERS = (
     ("whole",),
     ("locate",),
     ("view",),
+    ("naming",),
     ("reader", "fill", "in_memory"),
     ("store.loads",),
     ("store.writes",),
@@ -205,7 +210,6 @@ def test_the_public_names_are_exactly_these() -> None:
         "load",
         "load_into",
         "on_event",
-        "open",
         "safe_open",
         "save",
         "seal",
@@ -213,7 +217,34 @@ def test_the_public_names_are_exactly_these() -> None:
         "serialize_file",
         "trim",
     ]
-    assert all(hasattr(fastio, name) for name in fastio.__all__)
+    assert all(hasattr(fastio, name) for name in dir(fastio))
+
+
+@pytest.mark.parametrize("module", ["", ".numpy", ".torch", ".uring", ".store"])
+def test_dir_lists_what_is_public_and_nothing_else(module: str) -> None:
+    found = importlib.import_module(f"fastio{module}")
+    besides = {"open", "numpy", "torch", "uring"} if not module else set()
+    assert dir(found) == sorted({*found.__all__, *besides})
+    assert all(getattr(found, name) is not None for name in dir(found))
+
+
+def test_dir_does_not_list_what_is_not_installed() -> None:
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["fastio._uring"] = None
+import fastio
+print(*dir(fastio))
+"""
+    listed = run_python(code).check().stdout.split()
+    assert "numpy" in listed
+    assert not {"torch", "uring"} & set(listed)
+
+
+def test_importing_all_names_leaves_pythons_own_as_they_are() -> None:
+    names: dict[str, object] = {}
+    exec("from fastio import *", names)
+    assert set(names) - {"__builtins__"} == set(fastio.__all__)
+    assert names.keys() & vars(builtins).keys() == set()
 
 
 @pytest.mark.parametrize("path", _sources(_CSRC, ".h", ".cc"), ids=lambda path: path.name)

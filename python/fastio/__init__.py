@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastio._native import __version__
-from fastio.api import load, load_into, open, save
+from fastio.api import load, load_into, save
+from fastio.api import open as open  # public, though not in __all__
 from fastio.catalog import TensorInfo
 from fastio.devices import trim
 from fastio.errors import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
     from fastio.store.store import Store
 
+# What `from fastio import *` gives. Not `fastio.open`: it would take the place of Python's own.
 __all__ = [
     "ChecksumError",
     "ConflictError",
@@ -83,7 +85,6 @@ __all__ = [
     "load",
     "load_into",
     "on_event",
-    "open",
     "safe_open",
     "save",
     "seal",
@@ -104,3 +105,17 @@ def __getattr__(name: str) -> Any:
     if name == "SaveHandle":
         return importlib.import_module("fastio.saving.background").SaveHandle
     raise AttributeError(f"module 'fastio' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    needs = {"numpy": "numpy", "torch": "torch", "uring": "fastio._uring"}
+    return sorted([*__all__, "open", *(name for name in needs if _is_there(needs[name]))])
+
+
+def _is_there(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # what was put into sys.modules by hand
+        return True

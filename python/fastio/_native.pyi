@@ -16,6 +16,8 @@ from fastio._native_records import Status as Status
 
 __version__: str
 
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
 @final
 class File:
     """A regular file, opened once for reading; its size is fixed at open.
@@ -23,13 +25,9 @@ class File:
     Raises FileNotFoundError, IsADirectoryError, ReadError.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None: ...
+    def __init__(self, path: _Path) -> None: ...
     @staticmethod
-    def open_in(
-        folder_fd: int,
-        name: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-        shown_path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-    ) -> File:
+    def open_in(folder_fd: int, name: _Path, shown_path: _Path) -> File:
         """The file that has this name in an open folder, and nothing outside of it.
 
         Raises FileNotFoundError, and ReadError: ELOOP for a link, EINVAL for what is no name of a
@@ -194,12 +192,7 @@ class TargetFile:
     Raises WriteError.
     """
 
-    def __init__(
-        self,
-        fd: int,
-        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-        reopened_as: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-    ) -> None: ...
+    def __init__(self, fd: int, path: _Path, reopened_as: _Path) -> None: ...
     @property
     def filesystem(self) -> str: ...
     @property
@@ -257,13 +250,7 @@ class Save:
     def digests(self) -> bytes: ...
     @property
     def statistics(self) -> SaveStatistics: ...
-    def run(
-        self,
-        leg: str,
-        first: int,
-        last: int,
-        progress: _Progress = None,
-    ) -> None:
+    def run(self, leg: str, first: int, last: int, progress: _Progress = None) -> None:
         """Write the blocks [first, last): "direct" or "buffered"; or have all of them "copied"; or
         their checksums taken only: "summed"."""
 
@@ -278,20 +265,31 @@ def gather(
 def address_of(array: npt.NDArray[Any], /) -> int:
     """Where the first byte of an array lies."""
 
-def exchange(
-    one: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-    other: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-) -> bool:
+def exchange(one: _Path, other: _Path) -> bool:
     """Let two files change their names; False where that cannot be done. Raises WriteError."""
+
+@final
+class ActiveTime:
+    """How long at least one thread was active; `stop_all` is for a child made by fork."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def stop_all(self) -> None: ...
+    @property
+    def seconds(self) -> float: ...
 
 @final
 class MappedFile:
     """A file in the page cache, tensor by tensor; chunks are verified as they are come to."""
 
     @staticmethod
-    def open(shard: ShardRequest, options: Options) -> MappedFile | None: ...
+    def open(
+        shard: ShardRequest, options: Options, active_time: ActiveTime | None = None
+    ) -> MappedFile | None: ...
     @property
     def chunks_verified(self) -> int: ...
+    @property
+    def bytes_taken(self) -> int: ...
     def read(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
         """Bytes [begin, end) of the file as (n,) uint8 of its own."""
 

@@ -8,7 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from fastio.fetch import MET, Met
 from fastio.frameworks import Framework, check_dtype
 from fastio.located import Cut
 from fastio.options import Options
-from fastio.report import Report
+from fastio.tally import Tally
 
 _AHEAD_BYTES = 2**28
 _MISSES_MAX = 8  # then it is no loop any more, and what is read ahead holds memory for nobody
@@ -38,6 +37,8 @@ class Access:
     held_by : Framework
     verify : bool
     options : Options
+    tally : Tally
+        Counts what is read.
     """
 
     def __init__(
@@ -47,30 +48,33 @@ class Access:
         *,
         verify: bool,
         options: Options,
+        tally: Tally,
     ) -> None:
         self._catalog = catalog
         self._held_by = held_by
         self._verify = verify
         self._options = options
+        self._tally = tally
         self._closed = False
         self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._reads = parts.Reads(verify=verify, options=options, count=self.count)
+        self._reads = parts.Reads(verify=verify, options=options, count=tally.count_job)
         self._loop = Loop(catalog)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
         self._failure: Met | None = None  # of what was read ahead
         self._lock = threading.RLock()  # a signal handler may read, too
-        self._counting = threading.RLock()  # held for no longer than counting takes
         self._is_taking = False
-        self._report = Report()
         _alive.add(self)
 
     def _map(self, shard: Shard) -> _native.MappedFile | None:
         if shard.has_copies:
             return None
         request = fetch.request(shard, verify=self._verify)
-        return _native.MappedFile.open(request, self._options)
+        mapped = _native.MappedFile.open(request, self._options, self._tally.active_time)
+        if mapped is not None:
+            self._tally.maps(mapped)
+        return mapped
 
     def _shard(self, index: int) -> tuple[Shard, _native.MappedFile | None]:
         try:
@@ -139,7 +143,7 @@ class Access:
             self._held_by,
             verify=self._verify,
             options=self._options,
-            count=self.count,
+            tally=self._tally,
         )
 
     def _from_ahead(self, position: _Position) -> Any:
@@ -174,6 +178,7 @@ class Access:
                 verify=self._verify,
                 options=self._options,
                 window_bytes=_AHEAD_BYTES if limit is None else min(limit, _AHEAD_BYTES),
+                tally=self._tally,
             )
         except MemoryLimitError:  # a limit below a chunk: tensors are read one by one then
             return None
@@ -202,11 +207,13 @@ class Access:
         begin, end = int(shard.begins[row]), int(shard.ends[row])
         if shard.table is None or end - begin > shard.table.chunk_bytes // 4:
             return None
-        kept = self._reads.kept(shard, [(begin, end)])
+        with self._tally.job():
+            kept = self._reads.kept(shard, [(begin, end)])
         if kept is None:
             return None
         dtype = shard.dtypes[row]
         shape = shape_in_memory(dtype, shard.shapes[row])
+        self._tally.took(end - begin)
         return self._held_by.adopt(kept[0].copy(), dtype, shape)
 
     # ---- parts of tensors
@@ -268,10 +275,11 @@ class Access:
         """
         check_dtype(cut.info, self._held_by)
         self._require_open()
-        tensor, statistics = joined.read(
-            cut, self._held_by, verify=self._verify, options=self._options
-        )
-        self.count(statistics)
+        with self._tally.job():
+            tensor, statistics = joined.read(
+                cut, self._held_by, verify=self._verify, options=self._options
+            )
+        self._tally.count(statistics)
         return tensor
 
     def _require_open(self) -> None:
@@ -295,41 +303,17 @@ class Access:
         if selection.is_everything:
             tensor = whole()
             return tensor if selection.shape == shape else tensor.reshape(selection.shape)
-        memory = parts.gather(selection, place, self._options.memory_limit_bytes)
+        with self._tally.job():
+            memory = parts.gather(selection, place, self._options.memory_limit_bytes)
+        if isinstance(place, parts.InFiles):  # a mapped file counts what is taken from it
+            self._tally.took(memory.nbytes)
         return self._held_by.adopt(memory, dtype, selection.shape)
 
     # ---- its life
 
-    def report(self) -> Report:
-        """Return what was read until now."""
-        with self._counting:
-            report = replace(self._report)
-            if self._ahead is not None:
-                report.add(self._ahead.statistics)
-            report.chunks_verified += self._verified_in_mappings()
-        return report
-
-    def count(self, statistics: _native.Statistics) -> None:
-        """Count what one native job has done."""
-        with self._counting:
-            self._report.add(statistics)
-
-    def merge(self, counted: Report) -> None:
-        """Count what several jobs have done."""
-        with self._counting:
-            before = self._report
-            self._report = replace(counted)
-            self._report.merge(before)
-
-    def _verified_in_mappings(self) -> int:
-        return sum(mapped.chunks_verified for mapped in self._mapped if mapped is not None)
-
     def stop(self) -> None:
         """Stop reading ahead."""
-        with self._counting:
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None:
-                self._report.add(ahead.statistics)
+        ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.close()
 
@@ -347,18 +331,17 @@ class Access:
         self._closed = True
         self.rest()
         with self._lock:
-            with self._counting:
-                self._report.chunks_verified += self._verified_in_mappings()
-                self._mapped = []
+            self._tally.close()
+            self._mapped = []
             # The files stay open for those who still read them, and no longer.
             self._catalog = Catalog((), self._catalog.source)
             self._loop = Loop(self._catalog)
 
     def after_fork(self) -> None:
-        """In a child: the threads that read ahead, or hold the lock, are not there."""
+        """In a child: the threads that read ahead, or hold a lock, are not there."""
         self._lock = threading.RLock()
-        self._counting = threading.RLock()
         self._is_taking = False
+        self._tally.after_fork()
         self._ahead = None
 
 

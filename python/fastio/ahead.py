@@ -13,9 +13,10 @@ import numpy as np
 from fastio import _native, fetch
 from fastio.catalog import Catalog, Shard, shape_in_memory
 from fastio.errors import ChecksumError, ReplicaError
-from fastio.fetch import MET, Count, Met
+from fastio.fetch import MET, Met
 from fastio.frameworks import Framework
 from fastio.options import Options
+from fastio.tally import Tally, Underway
 
 _BATCH_BYTES = 2**26
 # Fewer bytes than these are not worth threads that read ahead.
@@ -32,7 +33,7 @@ def in_file_order(
     verify: bool,
     options: Options,
     window_bytes: int,
-    count: Count,
+    tally: Tally,
 ) -> Iterator[tuple[str, Any]]:
     """Yield every tensor of a catalog with its name, read ahead within a window.
 
@@ -44,7 +45,9 @@ def in_file_order(
     ChecksumError, MemoryError, MemoryLimitError, ReadError
         As `fastio.load` does, when the iteration comes to what is damaged.
     """
-    native = fetch.stream(catalog, verify=verify, options=options, window_bytes=window_bytes)
+    with tally.job():
+        native = fetch.stream(catalog, verify=verify, options=options, window_bytes=window_bytes)
+    underway = Underway(tally, native)
     process = os.getpid()
     try:
         done = (0, 0)
@@ -54,7 +57,10 @@ def in_file_order(
             shard = catalog.shards[index]
             if failed is None:
                 try:
-                    with fetch.errors_named(catalog.source, catalog.shards, native.incidents):
+                    with (
+                        underway.waited_for(),
+                        fetch.errors_named(catalog.source, catalog.shards, native.incidents),
+                    ):
                         loaded = native.take(region)
                 except MET as error:
                     # Whatever was read ahead stops with it; what lies before is not damaged.
@@ -62,6 +68,7 @@ def in_file_order(
                     native.close()
             if failed is None:
                 for row in range(first, last):
+                    tally.took(int(shard.ends[row] - shard.begins[row]))
                     yield shard.names[row], _wrapped(loaded, index, shard, row, row, held_by)
                 del loaded
                 native.let_go(region)
@@ -72,7 +79,7 @@ def in_file_order(
                         raise failed
                     yield (
                         shard.names[row],
-                        alone(shard, row, held_by, verify=verify, options=unbound, count=count),
+                        alone(shard, row, held_by, verify=verify, options=unbound, tally=tally),
                     )
             done = (index, last)
         yield from _without_bytes(catalog, held_by, done, (len(catalog.shards), 0))
@@ -80,7 +87,7 @@ def in_file_order(
         failed = None  # its trace holds this frame, and so the files
         if process == os.getpid():  # in a child, locks of the job may be held for good
             with fetch.errors_named(catalog.source, catalog.shards, native.incidents):
-                count(native.statistics)
+                underway.end()
         native.close()
 
 
@@ -114,7 +121,7 @@ def concerns(error: Met, shard: Shard, row: int) -> bool:
 
 
 def alone(
-    shard: Shard, row: int, held_by: Framework, *, verify: bool, options: Options, count: Count
+    shard: Shard, row: int, held_by: Framework, *, verify: bool, options: Options, tally: Tally
 ) -> Any:
     """Return one tensor, read now.
 
@@ -124,8 +131,9 @@ def alone(
         As `fastio.load` does.
     """
     part = shard.take([row])
-    loaded = fetch.read(Catalog([part], shard.path), verify=verify, options=options)
-    count(loaded.statistics)
+    with tally.job():
+        loaded = fetch.read(Catalog([part], shard.path), verify=verify, options=options)
+    tally.count(loaded.statistics)
     return held_by.wrap(loaded, 0, part.dtypes, part.shapes)[0]
 
 
@@ -181,16 +189,20 @@ class Ahead:
         verify: bool,
         options: Options,
         window_bytes: int,
+        tally: Tally,
     ) -> None:
         self._catalog = catalog
         self._held_by = held_by
         batches = list(_batches(catalog, positions))
-        self._native = fetch.stream(
-            Catalog([part for _, _, part in batches], catalog.source),
-            verify=verify,
-            options=options,
-            window_bytes=window_bytes,
-        )
+        with tally.job():
+            self._native = fetch.stream(
+                Catalog([part for _, _, part in batches], catalog.source),
+                verify=verify,
+                options=options,
+                window_bytes=window_bytes,
+            )
+        self._tally = tally
+        self._underway = Underway(tally, self._native)
         regions = self._native.regions()
         self._places: dict[tuple[int, int], tuple[int, int, int]] = {}
         for region, (batch, first, last) in enumerate(regions):
@@ -220,14 +232,17 @@ class Ahead:
             for earlier in range(self._first, region):
                 self._let_go(earlier)
             self._first = max(self._first, region)
-            with fetch.errors_named(
-                self._catalog.source, self._catalog.shards, self._native.incidents
+            with (
+                self._underway.waited_for(),
+                fetch.errors_named(
+                    self._catalog.source, self._catalog.shards, self._native.incidents
+                ),
             ):
                 self._loaded[region] = self._native.take(region)
         index, row = position
-        tensor = _wrapped(
-            self._loaded[region], batch, self._catalog.shards[index], row, at, self._held_by
-        )
+        shard = self._catalog.shards[index]
+        tensor = _wrapped(self._loaded[region], batch, shard, row, at, self._held_by)
+        self._tally.took(int(shard.ends[row] - shard.begins[row]))
         self._waiting[region] -= 1
         if self._waiting[region] == 0:
             self._let_go(region)
@@ -246,13 +261,9 @@ class Ahead:
             self._waiting[region] = 0
         self._native.let_go(region)
 
-    @property
-    def statistics(self) -> _native.Statistics:
-        """What was read until now."""
-        return self._native.statistics
-
     def close(self) -> None:
         """Stop, and free what was not taken."""
+        self._underway.end()
         self._loaded.clear()
         self._places.clear()
         with fetch.errors_named(self._catalog.source, self._catalog.shards, self._native.incidents):

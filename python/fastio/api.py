@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.fill import load_into
+from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.locate import locate
 from fastio.options import Options
 from fastio.paths import Source
@@ -14,6 +15,10 @@ from fastio.report import Report
 from fastio.save import save
 from fastio.whole import Load, LoadHandle, To
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
 __all__ = ["load", "load_into", "open", "save"]
 
 
@@ -21,7 +26,41 @@ __all__ = ["load", "load_into", "open", "save"]
 def load(
     source: Source,
     *,
-    framework: str = "numpy",
+    framework: NumpyName = "numpy",
+    names: Collection[str] | None = None,
+    verify: bool | Literal["require"] = True,
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+    wait: Literal[True] = True,
+) -> dict[str, npt.NDArray[Any]]: ...
+
+
+@overload
+def load(
+    source: Source,
+    *,
+    framework: TorchName,
+    names: Collection[str] | None = None,
+    verify: bool | Literal["require"] = True,
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+    wait: Literal[True] = True,
+) -> dict[str, torch.Tensor]: ...
+
+
+@overload
+def load(
+    source: Source,
+    *,
+    framework: FrameworkName,
     names: Collection[str] | None = None,
     verify: bool | Literal["require"] = True,
     options: Options | None = None,
@@ -38,7 +77,7 @@ def load(
 def load(
     source: Source,
     *,
-    framework: str = "numpy",
+    framework: FrameworkName = "numpy",
     names: Collection[str] | None = None,
     verify: bool | Literal["require"] = True,
     options: Options | None = None,
@@ -54,7 +93,7 @@ def load(
 def load(
     source: Source,
     *,
-    framework: str = "numpy",
+    framework: FrameworkName = "numpy",
     names: Collection[str] | None = None,
     verify: bool | Literal["require"] = True,
     options: Options | None = None,

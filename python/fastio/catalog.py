@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fastio.absent import NONE_ABSENT, Absent
 from fastio.errors import FormatError, TensorNotFoundError
 from fastio.matches import close_matches
-from fastio.shown import shown
+from fastio.shown import cut, one_line, shown
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,13 @@ class TensorInfo(msgspec.Struct, frozen=True):
     path: str
     offset: int
     nbytes: int
+
+    @one_line
+    def __repr__(self) -> str:
+        what = f"{cut(repr(self.name), 40)} {self.dtype} {list(self.shape)}"
+        return (
+            f"<fastio.TensorInfo {what}, {self.nbytes} bytes at byte {self.offset} of {self.path}>"
+        )
 
 
 @dataclass(frozen=True)

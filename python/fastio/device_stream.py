@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fastio import _native, fetch
+from fastio import fetch
 from fastio.devices import Choose, DeviceLoad
 from fastio.frameworks import Framework
 from fastio.located import Located
 from fastio.options import Options
+from fastio.tally import Tally
 
 
 def in_file_order(
@@ -20,7 +21,7 @@ def in_file_order(
     verify: bool,
     options: Options,
     window_bytes: int,
-    count: Callable[[_native.Statistics], None],
+    tally: Tally,
 ) -> Iterator[tuple[str, Any]]:
     """Yield every tensor with its name, on its device, read ahead within a window of its memory.
 
@@ -34,8 +35,9 @@ def in_file_order(
         return DeviceLoad(part, held_by, choose, verify=verify, options=options)
 
     def take(load: DeviceLoad) -> dict[str, Any]:
-        load.wait()
-        count(load.statistics)
+        with tally.job():
+            load.wait()
+        tally.count(load.statistics)
         return load.tensors()
 
     limit = options.device_memory_limit_bytes

@@ -163,6 +163,10 @@ class DeviceLoad:
         """Whether it has ended, well or not: `wait` answers at once then."""
         return self._fill.done()
 
+    def failed(self) -> bool:
+        """Whether it has ended, and not well."""
+        return self._fill.failed()
+
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Wait until every byte is where it belongs.
 

@@ -1,34 +1,51 @@
-"""What happened beside what was asked for: told to whoever listens, and logged."""
+"""What happened beside what was asked for: told to whoever listens, and logged.
+
+Something that happens to a thousand files is not a thousand lines of the log: `brief` and `emit`
+see to it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from fastio.shown import cut, one_line
+
 _log = logging.getLogger("fastio")
+_RANGES_SHOWN_MAX = 3
+_LIKE_IT_MAX = 3  # records of one kind that are logged, before the others are only counted
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a program may want to know of, or a person.
+    """Something that a program may want to know of, or a person. What happened to one file while it
+    was read is one event.
 
     Attributes
     ----------
     kind : {"fallback", "repair", "failure"}
-        A copy that did not do and what was taken instead, or a file that was loaded unverified
-        although it carries checksums; a copy that was written anew; a repair that failed.
+        A replica that could not be used and what was read instead, or a file that was loaded
+        unverified although it carries checksums; a replica that was written anew; a repair that
+        failed.
     path : str
-        The copy, or the file.
+        The replica, or the file.
     cause : str
-        What was wrong with it.
+        What was wrong with it; of several chunks, with the first one.
     remedy : str
         What was done.
     offset, nbytes : int or None
-        Where in the file, in bytes; None where it is all of it.
+        Where the first of `ranges` begins in the file, and the bytes of all of them; None where it
+        is the whole file.
     tensors : tuple of str
         Those that have bytes there.
+    count : int or None
+        How many chunks that is; None where it is the whole file.
+    ranges : tuple of (int, int)
+        Where these chunks lie, as [begin, end) in bytes, ascending; neighbours are one range.
     """
 
     kind: Literal["fallback", "repair", "failure"]
@@ -38,20 +55,40 @@ class Event:
     offset: int | None = None
     nbytes: int | None = None
     tensors: tuple[str, ...] = ()
+    count: int | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
-        at = "" if self.offset is None else f" ({self.nbytes} bytes at byte {self.offset})"
-        return f"{self.path}{at}: {self.cause}; {self.remedy}"
+        return f"{self.path}{self._where()}: {self.cause}; {self.remedy}"
+
+    def _where(self) -> str:
+        if self.offset is None:
+            return ""
+        chunks = "" if self.count in (None, 1) else f"{self.count} chunks, "
+        if len(self.ranges) < 2:
+            return f" ({chunks}{self.nbytes} bytes at byte {self.offset})"
+        shown = ", ".join(f"{begin}-{end}" for begin, end in self.ranges[:_RANGES_SHOWN_MAX])
+        more = len(self.ranges) - _RANGES_SHOWN_MAX
+        shown += f" and {more} more ranges" if more > 0 else ""
+        return f" ({chunks}{self.nbytes} bytes: {shown})"
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.Event {self.kind}: {cut(self.path, 60)}{self._where()}: {self.cause}>"
 
 
 Listener = Callable[[Event], None]
 _listener: Listener | None = None
+_failed: list[Listener] = []
+"""Those that raised: the log has their trace already."""
 
 
 def on_event(callback: Listener | None) -> Listener | None:
-    """Have a callback called with each `Event`: a bad copy, what was read instead, a repair.
+    """Have a callback called with each `Event`: a bad replica, what was read instead, a repair.
 
-    It is called on the thread that noticed; what it raises is logged and goes no further.
+    Of one bad file it gets one event as soon as the first damage is found. If there is more of it,
+    it gets one more when the load or the stream ends, or the reader is closed: with all of it. It
+    is called on the thread that noticed. What it raises goes no further than the log.
 
     Parameters
     ----------
@@ -67,25 +104,88 @@ def on_event(callback: Listener | None) -> Listener | None:
     ------
     TypeError
         If it cannot be called.
+
+    Examples
+    --------
+    >>> fastio.on_event(lambda event: print(event.path, event.count, event.ranges))
     """
     global _listener
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, not {type(callback).__name__}")
     before, _listener = _listener, callback
+    _failed.clear()
     return before
 
 
-def emit(event: Event) -> None:
+def emit(event: Event, *, logged: bool = True) -> None:
     """Log an event, and tell whoever listens.
+
+    Parameters
+    ----------
+    event : Event
+    logged : bool
+        False where the log has enough of its kind.
 
     Raises
     ------
     Nothing.
     """
-    _log.warning("%s", event)
-    if _listener is None:
+    if logged:
+        _log.warning("%s", event)
+    listener = _listener
+    if listener is None:
         return
     try:
-        _listener(event)
-    except Exception:
-        _log.exception("a callback of fastio.on_event failed")
+        listener(event)
+    except Exception as error:
+        if listener in _failed:
+            _log.debug("a callback of fastio.on_event failed again: %s", error)
+        else:
+            _failed.append(listener)
+            _log.exception("a callback of fastio.on_event failed")
+
+
+class _Brief(logging.Filter):
+    """Lets the first few records of each kind pass that one thread logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+        self._seen: dict[tuple[int, object], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread != self._thread:
+            return True
+        kind = (record.levelno, record.msg)
+        self._seen[kind] = self._seen.get(kind, 0) + 1
+        return self._seen[kind] <= _LIKE_IT_MAX
+
+    def more(self) -> Iterator[tuple[int, int]]:
+        """Yield the level of each kind, and how many records did not pass."""
+        for (level, _), count in self._seen.items():
+            if count > _LIKE_IT_MAX:
+                yield level, count - _LIKE_IT_MAX
+
+
+@contextlib.contextmanager
+def brief(what: str) -> Iterator[None]:
+    """Keep this thread from logging the same thing of every file: the first few are logged, and in
+    the end how many more there were.
+
+    Parameters
+    ----------
+    what : str
+        What is done meanwhile, for that last line.
+
+    Raises
+    ------
+    Nothing.
+    """
+    seen = _Brief()
+    _log.addFilter(seen)
+    try:
+        yield
+    finally:
+        _log.removeFilter(seen)
+        for level, count in seen.more():
+            _log.log(level, "%s: %d more files like these", what, count)

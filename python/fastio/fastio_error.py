@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastio.shown import shown
+from fastio.shown import one_line, shown
 
 _NAMES_SHOWN_MAX = 3
 
@@ -33,6 +33,10 @@ class FastioError(Exception):
         if not self.complete:
             return f"{self._message()}; no tensor is complete"
         return f"{self._message()}; complete: {listed(self.complete)}"
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     def _message(self) -> str:
         return " ".join(str(arg) for arg in self.args)

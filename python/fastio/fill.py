@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from fastio import _native, fetch, joined, verification
@@ -14,19 +15,23 @@ from fastio.frameworks import Framework, Place, check_dtype, framework_of
 from fastio.handed import check_mapping, problem_of
 from fastio.loading import (
     Verify,
+    bytes_of,
     check_kind,
     check_verify,
     describe,
     note_events,
-    progress_bar,
+    summed_up,
 )
 from fastio.locate import locate
 from fastio.located import Located
 from fastio.options import Options
 from fastio.paths import Source
+from fastio.progress import progress_bar
 from fastio.report import Report
 from fastio.shown import shown
 from fastio.targets import Target, check_apart, filled_with_others, same_memory
+
+_log = logging.getLogger("fastio")
 
 
 def load_into(
@@ -88,25 +93,19 @@ def load_into(
     check_kind("report", report, Report)
     check_mapping(tensors)
     options = options if options is not None else Options()
-    counted = report if report is not None else Report()
-    counted.clear()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    located = locate(source, tuple(tensors) if not strict else None)
-    fill_located(
-        located,
+    fill_found(
+        lambda: locate(source, tuple(tensors) if not strict else None),
         tensors,
         verify=verify,
         strict=strict,
         options=options,
         progress=progress,
-        report=counted,
+        report=report if report is not None else Report(),
     )
-    counted.seconds = time.perf_counter() - started
-    counted.cpu_seconds = time.process_time() - cpu_started
 
 
-def fill_located(
-    located: Located,
+def fill_found(
+    find: Callable[[], Located],
     tensors: Mapping[str, Any],
     *,
     verify: Verify,
@@ -115,12 +114,15 @@ def fill_located(
     progress: bool,
     report: Report,
 ) -> None:
-    """Fill arrays and tensors with what was located: what `load_into` does.
+    """Fill arrays and tensors with what is found, and the report: what `load_into` does.
 
     Raises
     ------
     As `load_into` does.
     """
+    report.clear()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    located = find()
     here = _names_here(located, tensors)
     if strict:
         located.catalog.absent.require_none()
@@ -159,7 +161,8 @@ def fill_located(
         cast(Framework, framework_of(tensor)).note_write(tensor)
     try:
         with (
-            progress_bar(located.source, shown=progress) as advance,
+            summed_up(wanted),
+            progress_bar(located.source, bytes_of(wanted), shown=progress) as advance,
             fetch.errors_named(located.source, shards, fill.incidents),
         ):
             fetch.within_limit(lambda: fill.run(advance))
@@ -172,6 +175,9 @@ def fill_located(
     for statistics in agreement.statistics:
         report.add(statistics)
     note_events(report, wanted)
+    report.seconds = time.perf_counter() - begun
+    report.cpu_seconds = time.process_time() - cpu_begun
+    _log.info("filled tensors from %s: %s", located.source, report.line())
 
 
 def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> dict[int, int]:

@@ -1,9 +1,8 @@
-"""What every way to load shares: its arguments checked, its memory made tensors, its bar drawn."""
+"""What every way to load shares: its arguments checked, its memory made tensors."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -80,7 +79,32 @@ def note_events(report: Report, located: Located) -> None:
     Nothing.
     """
     if located.watch is not None:
-        report.fallbacks += tuple(map(str, located.watch.events()))
+        report.note(located.watch.events())
+
+
+@contextlib.contextmanager
+def summed_up(located: Located) -> Iterator[None]:
+    """When it ends, however it does, tell of bad copies what was not told of them yet.
+
+    Raises
+    ------
+    Nothing of its own.
+    """
+    try:
+        yield
+    finally:
+        if located.watch is not None:
+            located.watch.sum_up()
+
+
+def bytes_of(located: Located) -> int:
+    """Return how many bytes the tensors of a source have.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return sum(int((shard.ends - shard.begins).sum()) for shard in located.shards)
 
 
 def read_all(
@@ -109,8 +133,7 @@ def read_all(
             if progress is not None:
                 progress(report.nbytes, report.nbytes)
             return found
-    total = sum(cut.nbytes for cut in located.cuts.values())
-    total += sum(int((shard.ends - shard.begins).sum()) for shard in located.catalog.shards)
+    total = bytes_of(located)
     loaded = fetch.read(
         located.catalog,
         verify=verify,
@@ -148,57 +171,6 @@ def _check_limit(located: Located, options: Options) -> None:
     limit = options.memory_limit_bytes
     if limit is None or not located.cuts:
         return
-    asked = sum(int((shard.ends - shard.begins).sum()) for shard in located.shards)
+    asked = bytes_of(located)
     if asked > limit:
         raise MemoryLimitError(asked, limit)
-
-
-def import_progress_bar() -> None:
-    """Import what a progress bar needs: for one that is shown later, on another thread.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, or cannot be reached any more.
-    """
-    import rich.console
-    import rich.progress  # noqa: F401
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar, in a terminal or a notebook; call what is given with the bytes done and the
-    bytes in all. None where it is not to be shown.
-
-    Raises
-    ------
-    Nothing.
-    """
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    console = Console(stderr=True)
-    if console.is_jupyter:  # where standard error is shown as an error
-        console = Console()
-    name = os.path.basename(what) or what
-    bar = Progress(*columns, console=console)
-    try:
-        bar.start()
-    except RuntimeError:  # no thread to be had that draws it
-        bar.stop()
-        yield None
-        return
-    try:
-        task = bar.add_task(name.encode(errors="replace").decode(), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-    finally:
-        bar.stop()

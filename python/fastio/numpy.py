@@ -116,3 +116,7 @@ def save_file(
         As `fastio.save` does.
     """
     to_file(sources(tensor_dict), filename, metadata)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

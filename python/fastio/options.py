@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastio.matches import close_matches
-from fastio.shown import shown
+from fastio.shown import one_line, shown
 from fastio.sizes import whole_number
 from fastio.variables import variable_of, warn_of_unknown
 
@@ -81,7 +81,7 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
             return default()
         return _checked(name, variable, text)
 
-    return field(default_factory=from_environment)
+    return field(default_factory=from_environment, metadata={"default": default})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,15 @@ class Options:
             if name not in cls.__dataclass_fields__:
                 raise TypeError(_no_option(name, cls.__dataclass_fields__))
         return super().__new__(cls)
+
+    @one_line
+    def __repr__(self) -> str:
+        given = [
+            f"{each.name}={getattr(self, each.name)!r}"
+            for each in fields(self)
+            if getattr(self, each.name) != each.metadata["default"]()
+        ]
+        return f"fastio.Options({', '.join(given)})"
 
     def __post_init__(self) -> None:
         for name in (*_CHOICES, *_RANGES):

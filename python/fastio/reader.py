@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Literal
 
 from fastio import device_stream, fetch, verification
 from fastio.access import Access
 from fastio.ahead import in_file_order
-from fastio.catalog import Catalog, TensorInfo
+from fastio.catalog import Catalog
 from fastio.defaults import default_options
 from fastio.devices import DeviceLoad, chooser
 from fastio.errors import MemoryLimitError, UsageError
-from fastio.frameworks import Framework
+from fastio.frameworks import Framework, FrameworkName
 from fastio.frameworks import framework as framework_named
 from fastio.loading import (
     Verify,
     check_kind,
     check_verify,
     describe,
-    note_events,
     read_all,
+    summed_up,
 )
 from fastio.locate import anchored_paths, locate
 from fastio.located import Cut, Located
+from fastio.naming import ByName
 from fastio.options import Options
 from fastio.paths import Source, paths_of
 from fastio.report import Report
+from fastio.shown import one_line
 from fastio.sizes import whole_number
+from fastio.tally import Tally
 from fastio.view import TensorView
 
 _log = logging.getLogger("fastio")
 _STREAM_BYTES = 2**28
 
 
-class Reader:
+class Reader(ByName):
     """Tensors of a source, read when they are asked for.
+
+    By name it is like a mapping of views that are not read yet: ``reader[name]``, ``name in
+    reader``, `keys`, `values`, `items`, `get`, `len`. `stream`, `read` and `load` read.
 
     Any number of threads may use one at once. It can be pickled: its path and options travel, and
     the source is opened again where it arrives. A forked child may use it as well. A file that is
@@ -57,7 +63,7 @@ class Reader:
         self,
         source: Source,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         verify: Verify = True,
         options: Options | None = None,
         find: Callable[[], Located] | None = None,
@@ -76,53 +82,22 @@ class Reader:
         self._reopened = reopened
         located = find() if find is not None else locate(paths)
         self._located = located.to_keep()
+        self._watch = self._located.watch
         verification.check(self._located, self._located, verify)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
         self._described.fallbacks = self._located.catalog.absent.lines()
         for line in self._described.fallbacks:
             _log.warning("%s", line)
+        self._tally = Tally()
         self._access = Access(
-            self._located.catalog, self._held_by, verify=self._verify, options=self._options
+            self._located.catalog,
+            self._held_by,
+            verify=self._verify,
+            options=self._options,
+            tally=self._tally,
         )
         self._closed = False
-
-    # ---- what there is
-
-    def keys(self) -> list[str]:
-        """Return the names, in file order."""
-        return list(self._open_source)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self._open_source)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._open_source
-
-    @property
-    def metadata(self) -> MappingProxyType[str, str]:
-        """What was stored with the tensors, without fastio's own keys; of several files that have
-        a key, the first one's.
-        """
-        merged: dict[str, str] = dict(self._open_source.metadata or {})
-        for shard in reversed(self._open_source.catalog.shards):
-            merged.update(shard.metadata)
-        return MappingProxyType(merged)
-
-    def info(self, name: str) -> TensorInfo:
-        """Return dtype, logical shape, bytes, file and offset of a tensor.
-
-        Raises
-        ------
-        TensorNotFoundError
-            With close matches.
-        UsageError
-            If the reader is closed.
-        """
-        return self._open_source.info(name)
 
     # ---- what it holds
 
@@ -190,25 +165,27 @@ class Reader:
         choose = chooser(self._held_by, device, None, None)
         if choose is None:
             return self._load(self._open_source)
-        load = DeviceLoad(
-            self._open_source, self._held_by, choose, verify=self._verify, options=self._options
-        )
-        load.wait()
-        self._access.count(load.statistics)
-        return load.tensors()
+        with self._tally.job(), summed_up(self._located):
+            load = DeviceLoad(
+                self._open_source, self._held_by, choose, verify=self._verify, options=self._options
+            )
+            load.wait()
+            self._tally.count(load.statistics)
+            return load.tensors()
 
     def _load(self, located: Located) -> dict[str, Any]:
         counted = Report()
         try:
-            return read_all(
-                located,
-                self._held_by,
-                verify=self._verify,
-                options=self._options,
-                report=counted,
-            )
+            with self._tally.job(), summed_up(located):
+                return read_all(
+                    located,
+                    self._held_by,
+                    verify=self._verify,
+                    options=self._options,
+                    report=counted,
+                )
         finally:
-            self._access.merge(counted)
+            self._tally.merge(counted)
 
     def _whole(self, position: tuple[int, int] | Cut) -> Any:
         return self._access.all(position)
@@ -267,7 +244,7 @@ class Reader:
                 verify=self._verify,
                 options=self._options,
                 window_bytes=self._stream_limit(memory_limit_bytes),
-                count=self._access.count,
+                tally=self._tally,
             )
         limit = self._stream_limit(memory_limit_bytes)
         for shard in located.shards:
@@ -279,16 +256,17 @@ class Reader:
             verify=self._verify,
             options=self._options,
             window_bytes=limit,
-            count=self._access.count,
+            tally=self._tally,
         )
-        return whole if not located.cuts else self._and_cut(whole, located)
+        return whole if located.watch is None else self._and_cut(whole, located)
 
     def _and_cut(
         self, whole: Iterator[tuple[str, Any]], located: Located
     ) -> Iterator[tuple[str, Any]]:
-        yield from whole
-        for name, cut in located.cuts.items():
-            yield name, self._access.cut(cut)
+        with summed_up(located):
+            yield from whole
+            for name, cut in located.cuts.items():
+                yield name, self._access.cut(cut)
 
     def _stream_limit(self, asked: float | str | None) -> int:
         limit = asked if asked is not None else self._options.memory_limit_bytes
@@ -301,13 +279,15 @@ class Reader:
 
     @property
     def report(self) -> Report:
-        """What was read until now, by which engine and why. Its seconds are not counted."""
-        report, described = self._access.report(), self._described
+        """What was read until now, in all ways to read: how much, how long that took, by which
+        engine and why. See `fastio.Report`.
+        """
+        report, described = self._tally.report(), self._described
         report.files, report.tensors = described.files, described.tensors
         report.unverified = described.unverified
         report.fallbacks = described.fallbacks + report.fallbacks
-        if not self._closed:
-            note_events(report, self._located)
+        if self._watch is not None:
+            report.note(self._watch.events())
         return report
 
     # ---- its life
@@ -315,7 +295,7 @@ class Reader:
     @property
     def _open_source(self) -> Located:
         if self._closed:
-            raise UsageError(f"{self!r} is closed")
+            raise UsageError(f"the reader of {self._located.source} is closed")
         return self._located
 
     def close(self) -> None:
@@ -323,6 +303,8 @@ class Reader:
         if not self._closed:
             self._closed = True
             self._access.close()
+            if self._watch is not None:
+                self._watch.sum_up()
             # Files are closed with the last view, tensor or stream that needs them.
             self._located = Located(Catalog((), self._located.source), {})
 
@@ -339,22 +321,24 @@ class Reader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._closed:
-            raise UsageError(f"{self!r} is closed, and cannot be pickled")
+            raise UsageError(
+                f"the reader of {self._located.source} is closed, and cannot be pickled"
+            )
         return self._reopened
 
+    @one_line
     def __repr__(self) -> str:
-        source = getattr(getattr(self, "_located", None), "source", "nothing")
-        return f"<fastio.Reader of {source}>"
+        return f"<fastio.Reader of {self._located.source}{', closed' if self._closed else ''}>"
 
 
-def _reopen(source: Source, name: str, verify: Verify, options: Options) -> Reader:
+def _reopen(source: Source, name: FrameworkName, verify: Verify, options: Options) -> Reader:
     return Reader(source, framework=name, verify=verify, options=options)
 
 
 def open(
     source: Source,
     *,
-    framework: str = "numpy",
+    framework: FrameworkName = "numpy",
     verify: bool | Literal["require"] = True,
     options: Options | None = None,
 ) -> Reader:

@@ -6,15 +6,22 @@ counted, and repaired.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from fastio import _native
 from fastio.catalog import Shard
 from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event, emit
+
+_log = logging.getLogger("fastio")
+_FILES_LOGGED_MAX = 8  # of one folder; a root that is empty lacks every shard
+_TENSORS_MAX = 8  # that an event names of a file that is not there
+_Range = tuple[int, int]  # [begin, end) in bytes
 
 OnDamage = Literal["continue", "repair", "raise"]
 ON_DAMAGE = ("continue", "repair", "raise")
@@ -53,22 +60,27 @@ Repair = Callable[[Copies, str], None]
 """Writes the copy of that path anew, from the others."""
 
 
-@dataclass
 class Watch:
     """What is done about copies that fail, and what was done, for one source.
 
-    Attributes
+    A file is told of when the first damage in it is found, and once more by `sum_up` where there
+    was more of it.
+
+    Parameters
     ----------
     on_damage : {"continue", "repair", "raise"}
     repair : callable or None
         Called once for each bad copy.
     """
 
-    on_damage: OnDamage
-    repair: Repair | None = None
-    _events: list[Event] = field(default_factory=list)
-    _repaired: set[str] = field(default_factory=set)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    def __init__(self, on_damage: OnDamage, repair: Repair | None = None) -> None:
+        self.on_damage = on_damage
+        self.repair = repair
+        self._lock = threading.RLock()  # a signal handler may read, too
+        self._happened: list[Event | _BadCopy] = []
+        self._bad: dict[str, _BadCopy] = {}
+        self._repaired: set[str] = set()
+        self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
 
     @property
     def persistent(self) -> bool:
@@ -76,85 +88,135 @@ class Watch:
         return self.on_damage != "raise"
 
     def events(self) -> tuple[Event, ...]:
-        """Return what happened until now."""
+        """Return what happened until now: of each bad copy one event."""
         with self._lock:
-            return tuple(self._events)
+            return tuple(
+                each.event() if isinstance(each, _BadCopy) else each for each in self._happened
+            )
 
     def tell(self, event: Event) -> None:
         """Note what happened, and tell whoever listens."""
         with self._lock:
-            self._events.append(event)
-        emit(event)
+            self._happened.append(event)
+            logged = self._is_to_be_logged(event)
+        emit(event, logged=logged)
 
     def lacks(self, copies: Copies, tensors: Sequence[str]) -> None:
         """Note the copies that a shard lacks."""
         remedy = "taken from another copy" if copies.files else "no copy was left"
         for path, reason in copies.lacking.items():
-            self._note(copies, Event("fallback", path, reason, remedy, tensors=tuple(tensors[:8])))
+            with self._lock:
+                found = self._bad_copy(path)
+                found.add(None, reason, remedy)
+                found.tensors.update(dict.fromkeys(tensors[:_TENSORS_MAX]))
+            self._told(copies, path, reason, mends=True)
 
     def note(self, shards: Iterable[Shard], incidents: Sequence[_native.Incident]) -> None:
         """Note what a job has met, and repair it if that is asked for."""
+        if not incidents:
+            return
         of_path = {
             file.path: shard
-            for shard in (shards if incidents else ())
+            for shard in shards
             if shard.has_copies and isinstance(shard.copies, Copies)
             for file in shard.copies.files
         }
+        by_path: dict[str, list[_native.Incident]] = {}
         for incident in incidents:
-            shard = of_path[incident["path"]]
-            offset, nbytes = incident["offset"], incident["nbytes"]
+            by_path.setdefault(incident["path"], []).append(incident)
+        for path, of_file in by_path.items():
+            shard = of_path[path]
+            with self._lock:
+                found = self._bad_copy(path)
+                if shard.table is not None:
+                    found.chunk_bytes = shard.table.chunk_bytes
+                for incident in of_file:
+                    extent = incident["offset"], incident["offset"] + incident["nbytes"]
+                    found.add(extent, incident["detail"], _REMEDIES[incident["remedy"]])
+                for begin, end in found.new_ranges():
+                    found.tensors.update(dict.fromkeys(shard.names_within(begin, end - begin)))
             assert isinstance(shard.copies, Copies)
-            self._note(
-                shard.copies,
-                Event(
-                    "fallback",
-                    incident["path"],
-                    incident["detail"],
-                    _REMEDIES[incident["remedy"]],
-                    offset,
-                    nbytes,
-                    shard.names_within(offset, nbytes),
-                ),
-                mends=incident["remedy"] != "read_again",
-            )
+            mends = any(incident["remedy"] != "read_again" for incident in of_file)
+            self._told(shard.copies, path, of_file[0]["detail"], mends=mends)
 
-    def _note(self, copies: Copies, event: Event, *, mends: bool = True) -> None:
+    def sum_up(self) -> None:
+        """Tell of bad copies what was found since they were told of: a load has ended.
+
+        Raises
+        ------
+        Nothing.
+        """
         with self._lock:
-            if event in self._events:  # read again, and still so
-                return
-            self._events.append(event)
+            grown = [each for each in self._bad.values() if each.is_told and each.has_grown]
+            events = [(each.event(), each.is_logged) for each in grown]
+            for each in grown:
+                each.has_grown = False
+            unlogged = {
+                group: count - _FILES_LOGGED_MAX
+                for group, count in self._logged.items()
+                if count > _FILES_LOGGED_MAX
+            }
+            self._logged.update(dict.fromkeys(unlogged, _FILES_LOGGED_MAX))
+        for event, logged in events:
+            emit(event, logged=logged)
+        for (folder, kind), count in unlogged.items():
+            _log.warning("%s: a %s of %d more files; the report has them all", folder, kind, count)
+
+    def _bad_copy(self, path: str) -> _BadCopy:
+        found = self._bad.get(path)
+        if found is None:
+            found = self._bad[path] = _BadCopy(path)
+            self._happened.append(found)
+        return found
+
+    def _is_to_be_logged(self, event: Event) -> bool:
+        group = os.path.dirname(event.path), event.kind
+        self._logged[group] = self._logged.get(group, 0) + 1
+        return self._logged[group] <= _FILES_LOGGED_MAX
+
+    def _told(self, copies: Copies, path: str, cause: str, *, mends: bool) -> None:
+        """Tell of a bad copy, the first time; and repair it, if that is asked for."""
+        event = None
+        with self._lock:
+            found = self._bad[path]
+            if not found.is_told:
+                event = found.event()
+                found.is_told, found.has_grown = True, False
+                found.is_logged = self._is_to_be_logged(event)
             mends = (
                 mends
                 and self.on_damage == "repair"
                 and self.repair is not None
                 and bool(copies.files)
-                and event.path not in self._repaired
+                and path not in self._repaired
             )
             if mends:
-                self._repaired.add(event.path)
-        emit(event)
+                self._repaired.add(path)
+        if event is not None:
+            emit(event, logged=found.is_logged)
         if mends:
-            self._mend(copies, event)
+            self._mend(copies, path, cause)
 
-    def _mend(self, copies: Copies, event: Event) -> None:
+    def _mend(self, copies: Copies, path: str, cause: str) -> None:
         assert self.repair is not None
         try:
-            self.repair(copies, event.path)
+            self.repair(copies, path)
         except (FastioError, OSError) as error:
-            done = Event("failure", event.path, event.cause, f"could not be repaired: {error}")
+            done = Event("failure", path, cause, f"could not be repaired: {error}")
         else:
-            done = Event("repair", event.path, event.cause, "written anew from the other copies")
+            done = Event("repair", path, cause, "written anew from the other copies")
         self.tell(done)
 
     def exhausted(self, shard: Shard, offset: int | None, nbytes: int, source: str) -> ReplicaError:
         """Return the error for bytes that no copy has: each one with its reason."""
         assert isinstance(shard.copies, Copies)
         reasons = dict(shard.copies.lacking)
-        for event in self.events():
-            of_shard = any(event.path == file.path for file in shard.copies.files)
-            if of_shard and _overlap(event, offset, nbytes):
-                at = "" if event.offset is None else f" at byte {event.offset}"
-                reasons[event.path] = event.cause + at
+        with self._lock:
+            for file in shard.copies.files:
+                found = self._bad.get(file.path)
+                reason = None if found is None else found.reason(offset, nbytes)
+                if reason is not None:
+                    reasons[file.path] = reason
         tensors = () if offset is None else shard.names_within(offset, nbytes)
         at = "" if offset is None else f" at byte {offset}"
         problem = f"no copy of a shard could be read{at}"
@@ -162,10 +224,69 @@ class Watch:
         return ReplicaError(source, problem, reasons, tensors, first, offset)
 
 
-def _overlap(event: Event, offset: int | None, nbytes: int) -> bool:
-    if offset is None or event.offset is None or event.nbytes is None:
-        return True
-    return event.offset < offset + max(nbytes, 1) and offset < event.offset + event.nbytes
+class _BadCopy:
+    """What was met in one copy: each failure once, though it may have been read again."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.chunk_bytes: int | None = None
+        self.tensors: dict[str, None] = {}
+        self.is_told = self.is_logged = self.has_grown = False
+        self._met: dict[tuple[_Range | None, str], str] = {}  # where and why: what was done
+        self._new: list[_Range] = []
+
+    def add(self, extent: _Range | None, cause: str, remedy: str) -> None:
+        if (extent, cause) not in self._met:
+            self.has_grown = True
+            if extent is not None:
+                self._new.append(extent)
+        self._met[extent, cause] = remedy
+
+    def new_ranges(self) -> list[_Range]:
+        """What was added since the last call."""
+        new, self._new = self._new, []
+        return _joined(new)
+
+    def event(self) -> Event:
+        remedy = ", or ".join(dict.fromkeys(self._met.values()))
+        for extent, cause in self._met:
+            if extent is None:
+                return Event("fallback", self.path, cause, remedy, tensors=tuple(self.tensors))
+        ranges = _joined(extent for extent, _ in self._met if extent is not None)
+        count = sum(-(-(end - begin) // (self.chunk_bytes or end)) for begin, end in ranges)
+        cause = min(self._met, key=lambda met: met[0] or ranges[0])[1]
+        return Event(
+            "fallback",
+            self.path,
+            cause if count == 1 else f"{cause} in the first one",
+            remedy,
+            ranges[0][0],
+            sum(end - begin for begin, end in ranges),
+            tuple(self.tensors),
+            count,
+            tuple(ranges),
+        )
+
+    def reason(self, offset: int | None, nbytes: int) -> str | None:
+        """The last thing that was wrong with some bytes."""
+        found = None
+        for extent, cause in self._met:
+            if offset is None or extent is None:
+                found = cause
+            elif extent[0] < offset + max(nbytes, 1) and offset < extent[1]:
+                found = f"{cause} at byte {extent[0]}"
+        return found
+
+
+def _joined(extents: Iterable[_Range]) -> list[_Range]:
+    """Ranges ascending; those that touch each other are one."""
+    joined: list[_Range] = []
+    for begin, end in sorted(extents):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def watch_of(shards: Iterable[Shard]) -> Watch | None:

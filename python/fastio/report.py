@@ -4,13 +4,16 @@ offers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-from fastio import _native
+from fastio import _native, shown
+from fastio.events import Event
 
+_FALLBACKS_SHOWN_MAX = 10
+_FALLBACKS_IN_A_LINE_MAX = 3
 _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified")
 
 
@@ -60,11 +63,19 @@ class LaneTimes:
         names = (each.name for each in fields(self))
         return LaneTimes(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
+    @shown.one_line
+    def __repr__(self) -> str:
+        took = f"{shown.duration(self.total_s)}, {self.read_wait_s:.3f} s of it waiting for reads"
+        return f"<fastio.LaneTimes: {shown.size(self.nbytes)} in {took}>"
+
 
 @dataclass
 class Report:
     """What one load or save did. Pass one to it: if it succeeds it is filled, if it fails it stays
-    empty.
+    empty. ``print(report)`` shows the main parts, a line each; ``repr(report)`` is one short line.
+
+    `fastio.Reader.report` is one of all that the reader has read until now. A tensor that was read
+    twice counts twice there.
 
     Attributes
     ----------
@@ -76,17 +87,18 @@ class Report:
         ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes
         were taken from. Of a save: which way the bytes went, and why.
     tensors, files : int
-        How many of each were loaded or saved.
+        How many of each were loaded or saved; of a reader, how many its source has.
     nbytes : int
-        Bytes of the tensors.
+        Bytes of the tensors; of a slice those that it needed of the file.
     bytes_direct, bytes_buffered, bytes_mapped : int
-        Bytes that were read or written with O_DIRECT, through the page cache, or verified in a
+        Bytes that were read or written with O_DIRECT, through the page cache, or taken from a
         mapping.
     bytes_gathered : int
         Bytes that were copied together to be written; the others were written from where they lay.
     seconds, cpu_seconds : float
         Wall-clock time of it; processor time of the whole process meanwhile, the kernel's
-        included.
+        included. Of a reader, the time in which callers waited for bytes, or a stream or a loop
+        was read ahead; reads that overlap count once, and the caller's own work not at all.
     lanes : int
         Threads that did it.
     lane_times : tuple of LaneTimes
@@ -102,7 +114,11 @@ class Report:
     unverified : tuple of str
         Files that carry no checksum table, or all of them with ``verify=False``.
     fallbacks : tuple of str
-        What did not go as planned, and what was done instead.
+        What did not go as planned, and what was done instead: a line each, and one for all damage
+        in one file.
+    events : tuple of Event
+        Those of `fallbacks` that have to do with replicas, with their details: how many chunks,
+        where in the file, which tensors.
     """
 
     engine: str = ""
@@ -124,6 +140,7 @@ class Report:
     chunks_sealed: int = 0
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
     lane_times: tuple[LaneTimes, ...] = ()
 
     @property
@@ -148,6 +165,11 @@ class Report:
         self.lane_times = tuple(LaneTimes(**times) for times in statistics["lane_times"])
         for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
+
+    def note(self, events: Sequence[Event]) -> None:
+        """Say what happened to replicas."""
+        self.events += tuple(events)
+        self.fallbacks += tuple(map(str, events))
 
     def add(self, statistics: Mapping[str, Any]) -> None:
         """Count one native job more; engine and cache are those of the last one."""
@@ -179,20 +201,54 @@ class Report:
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))
 
     def __str__(self) -> str:
-        verified = f"{self.chunks_verified} chunks verified"
-        if self.chunks_sealed:
-            verified = f"{self.chunks_sealed} chunks sealed"
-        if self.unverified:
-            verified += f", {len(self.unverified)} of {self.files} files unverified"
+        told = shown.listed(self.fallbacks, _FALLBACKS_SHOWN_MAX)
+        return "\n".join([*self._parts(), *told])
+
+    def line(self) -> str:
+        """Return the text on one line, for a log."""
+        told = shown.listed(self.fallbacks, _FALLBACKS_IN_A_LINE_MAX)
+        return "; ".join([*self._parts(), *told])
+
+    @shown.one_line
+    def __repr__(self) -> str:
+        if not self.engine:
+            return "<fastio.Report: nothing was read or written yet>"
+        speed = f"{shown.size(self.nbytes)} in {shown.duration(self.seconds)}"
         parts = [
-            f"{self.tensors} tensors, {self.nbytes / 1e6:.1f} MB, {self.files} file(s)",
-            f"{self.seconds:.3f} s, {self.gb_per_s:.2f} GB/s, {self.cpu_seconds:.2f} CPU s",
+            f"{speed} ({shown.rate(self.gb_per_s * 1e9)})",
+            self.engine,
+            shown.counted(self.files, "file"),
+            self._verified(),
+            *([shown.counted(len(self.fallbacks), "fallback")] if self.fallbacks else ()),
+        ]
+        return f"<fastio.Report: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        from fastio import notebook  # for notebooks alone
+
+        return notebook.lines(str(self).splitlines())
+
+    def _parts(self) -> list[str]:
+        what = f"{shown.counted(self.tensors, 'tensor')}, {shown.size(self.nbytes)}"
+        parts = [f"{what}, {shown.counted(self.files, 'file')}"]
+        if not self.engine:
+            return [f"{parts[0]}; nothing was read or written yet"]
+        took = f"{shown.duration(self.seconds)}, {shown.rate(self.gb_per_s * 1e9)}"
+        return [
+            *parts,
+            f"{took}, {self.cpu_seconds:.2f} CPU s",
             f"engine {self.engine} ({self.engine_reason})",
             f"cache {self.cache} ({self.cache_reason})",
-            verified,
-            *self.fallbacks,
+            self._verified(),
         ]
-        return "; ".join(parts)
+
+    def _verified(self) -> str:
+        if self.chunks_sealed:
+            return f"{shown.counted(self.chunks_sealed, 'chunk')} sealed"
+        verified = f"{shown.counted(self.chunks_verified, 'chunk')} verified"
+        if self.unverified:
+            verified += f", {len(self.unverified)} of {self.files} files unverified"
+        return verified
 
 
 def _summary(access: Iterable[tuple[str, str]]) -> tuple[str, str]:
@@ -221,6 +277,11 @@ class EngineStatus:
     available: bool
     reason: str
     features: tuple[str, ...] = ()
+
+    @shown.one_line
+    def __repr__(self) -> str:
+        works = "available" if self.available else "NOT available"
+        return f"<fastio.EngineStatus: {works}, {self.reason}>"
 
 
 @dataclass(frozen=True)
@@ -251,6 +312,10 @@ class EngineReport:
     kernel_operations: tuple[str, ...] = ()
     kernel_reason: str = ""
     cuda: str = ""
+
+    @shown.one_line
+    def __repr__(self) -> str:
+        return f"<fastio.EngineReport: {self.chosen}, {self.reason}>"
 
     def __str__(self) -> str:
         lines = [f"engine: {self.chosen} ({self.reason})"]

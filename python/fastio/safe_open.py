@@ -15,6 +15,7 @@ from fastio.loading import Verify
 from fastio.locate import locate
 from fastio.options import Options
 from fastio.reader import Reader
+from fastio.shown import cut, one_line
 from fastio.slicing import UnknownIndexError
 from fastio.whole import Load, To
 
@@ -162,6 +163,13 @@ class safe_open:
         """
         return SafeSlice(self._reader, name, self._move)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.keys()
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.safe_open of {self._filename}{', closed' if self._opened is None else ''}>"
+
     def __enter__(self) -> safe_open:
         return self
 
@@ -278,6 +286,11 @@ class SafeSlice:
     def get_dtype(self) -> str:
         """Return the dtype, as headers write it."""
         return self._info.dtype
+
+    @one_line
+    def __repr__(self) -> str:
+        name = cut(repr(self._info.name), 60)
+        return f"<fastio.SafeSlice {name} {self.get_shape()} {self.get_dtype()}>"
 
     def __getitem__(self, index: Any) -> Any:
         """Return a part, as `fastio.reader.TensorView` does. With torch, an index that is not for

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.handed import check_path
-from fastio.loading import check_kind, import_progress_bar
+from fastio.loading import check_kind
 from fastio.options import Options
 from fastio.paths import AnyPath
+from fastio.progress import import_progress_bar
 from fastio.report import Report
 from fastio.saving.durability import is_durable
 from fastio.saving.job import Request, SaveWork, clocks, run_now

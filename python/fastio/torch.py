@@ -277,3 +277,7 @@ def _checked(
             )
     # A view that is conjugated or negated has its bytes as they were before.
     return {name: tensor.resolve_conj().resolve_neg() for name, tensor in tensors.items()}
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastio.catalog import shape_in_memory
 from fastio.frameworks import Framework, check_dtype
 from fastio.located import Cut, Located
+from fastio.shown import cut, one_line
 
 
 class _Reader(Protocol):
@@ -90,5 +91,6 @@ class TensorView:
             raise ValueError("a tensor that is not read yet cannot be had without a copy")
         return np.asarray(self[...], dtype=dtype)
 
+    @one_line
     def __repr__(self) -> str:
-        return f"<fastio.TensorView {self.name!r} {list(self.shape)} {self.dtype}>"
+        return f"<fastio.TensorView {cut(repr(self.name), 60)} {list(self.shape)} {self.dtype}>"

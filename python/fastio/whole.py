@@ -12,19 +12,23 @@ from typing import Any, NamedTuple
 from fastio import devices, verification
 from fastio.defaults import default_options
 from fastio.errors import UsageError
+from fastio.frameworks import FrameworkName
 from fastio.frameworks import framework as framework_named
 from fastio.loading import (
     Verify,
+    bytes_of,
     check_kind,
     check_verify,
     describe,
     note_events,
-    progress_bar,
     read_all,
+    summed_up,
 )
 from fastio.located import Located
 from fastio.options import Options
+from fastio.progress import Advance, progress_bar
 from fastio.report import Report
+from fastio.shown import one_line
 
 _log = logging.getLogger("fastio")
 
@@ -54,7 +58,7 @@ class Load:
         self,
         find: Callable[[Collection[str] | None], Located],
         *,
-        framework: str,
+        framework: FrameworkName,
         names: Collection[str] | None,
         verify: Verify,
         options: Options | None,
@@ -85,7 +89,8 @@ class Load:
     def or_nothing(self) -> Iterator[None]:
         """The report of what fails meanwhile is empty."""
         try:
-            yield
+            with summed_up(self.wanted):
+                yield
         except BaseException:
             self._report.clear()
             raise
@@ -97,14 +102,18 @@ class Load:
         ------
         As `fastio.load` does.
         """
-        with self.or_nothing(), progress_bar(self.wanted.source, shown=progress) as advance:
+        with self.or_nothing(), self.bar(shown=progress) as advance:
             if self._choose is None:
                 return self._onto_the_host(advance)
             load = self.start()
             load.wait(advance)
             return self.over(load)
 
-    def _onto_the_host(self, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    def bar(self, *, shown: bool) -> contextlib.AbstractContextManager[Advance | None]:
+        """Return a progress bar of it."""
+        return progress_bar(self.wanted.source, bytes_of(self.wanted), shown=shown)
+
+    def _onto_the_host(self, progress: Advance | None) -> dict[str, Any]:
         describe(self._report, self.wanted, verified=self._verify)
         return self._reported(
             read_all(
@@ -146,7 +155,7 @@ class Load:
             tensors = {str(name): tensors[name] for name in self._names}
         self._report.seconds = time.perf_counter() - self._started
         self._report.cpu_seconds = time.process_time() - self._cpu_started
-        _log.info("loaded %s: %s", self.wanted.source, self._report)
+        _log.info("loaded %s: %s", self.wanted.source, self._report.line())
         return tensors
 
 
@@ -221,12 +230,21 @@ class LoadHandle:
         """
         return self._taken(lambda advance: self._load.follow(stream, advance), progress=progress)
 
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.LoadHandle of {self._begun.wanted.source}, {self._state()}>"
+
+    def _state(self) -> str:
+        if not self._load.done():
+            return "loading"
+        return "failed" if self._load.failed() else "loaded"
+
     def _taken(
-        self, come_so_far: Callable[[Callable[[int, int], None] | None], None], *, progress: bool
+        self, come_so_far: Callable[[Advance | None], None], *, progress: bool
     ) -> dict[str, Any]:
         begun = self._begun
         first = begun.or_nothing() if self._tensors is None else contextlib.nullcontext()
-        with first, progress_bar(begun.wanted.source, shown=progress) as advance:
+        with first, begun.bar(shown=progress) as advance:
             come_so_far(advance)
             with self._taking:
                 if self._tensors is None:
@@ -241,6 +259,10 @@ class LoadEvent:
 
     def __init__(self, handle: LoadHandle) -> None:
         self._handle = handle
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.LoadEvent of {self._handle._begun.wanted.source}, {self._handle._state()}>"
 
     def query(self) -> bool:
         """Whether it is reached, or never will be, as the load has failed.

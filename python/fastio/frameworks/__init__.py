@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.errors import DtypeError, UsageError
 from fastio.shown import shown
 
-FrameworkName = Literal[
+NumpyName: TypeAlias = Literal["numpy", "np"]
+TorchName: TypeAlias = Literal["torch", "pt", "pytorch"]
+FrameworkName: TypeAlias = Literal[
     "numpy", "np", "torch", "pt", "pytorch", "jax", "flax", "tensorflow", "tf", "mlx", "paddle"
 ]
-"""What `framework=` may be, everywhere; safetensors has the same names."""
+"""What ``framework=`` may be: a type checker finds what is misspelled."""
 
 _ALIASES = {"np": "numpy", "pt": "torch", "pytorch": "torch", "flax": "jax", "tf": "tensorflow"}
 # By the package that defines a class and the name of the class there: tensors are recognised

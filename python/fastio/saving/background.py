@@ -11,9 +11,18 @@ from pathlib import Path
 
 from fastio.saving.bell import Latch
 from fastio.saving.turns import Turn
+from fastio.shown import cut, one_line
 
 _log = logging.getLogger("fastio")
 
+_STATES = {
+    "PENDING": "waiting for another save",
+    "RUNNING": "saving",
+    "CANCELLED": "cancelled",
+    "CANCELLED_AND_NOTIFIED": "cancelled",
+    "FINISHED": "saved",
+}
+"""By what `Future` calls them."""
 _failed: set[SaveHandle] = set()
 """Those whose error nobody has asked for yet."""
 
@@ -41,6 +50,13 @@ class SaveHandle(concurrent.futures.Future[Path]):
         self._ended, self._released = Latch(), Latch()
         open_ended = self._ended.open
         self.add_done_callback(lambda _: open_ended())  # the first of all callbacks
+
+    @one_line
+    def __repr__(self) -> str:
+        # Without the lock of `Future`, which nobody lets go of in a child made by fork.
+        error = self._exception
+        state = _STATES.get(self._state, self._state) if error is None else f"failed: {error}"
+        return f"<fastio.SaveHandle to {cut(str(self.path), 70)}, {state}>"
 
     def result(self, timeout: float | None = None, *, timeout_s: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.

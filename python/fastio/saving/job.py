@@ -15,9 +15,11 @@ from pathlib import Path
 from fastio import folders
 from fastio.descriptors import make_room
 from fastio.errors import MemoryLimitError, WriteError
+from fastio.events import brief
 from fastio.host_memory import available_bytes
-from fastio.loading import progress_bar, shifted
+from fastio.loading import shifted
 from fastio.options import Options
+from fastio.progress import progress_bar
 from fastio.replacement import Replacement, remove_leftovers, status_of_file, sync_folder
 from fastio.report import Report
 from fastio.saving import folder
@@ -26,8 +28,10 @@ from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import Uninterrupted
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.shortage import memory_named
+from fastio.shown import listed
 
 _log = logging.getLogger("fastio")
+_LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
 
 # How long a change of a folder may hold up whoever presses Ctrl-C; its disk may hang.
 _PATIENCE_S = 0.03
@@ -178,6 +182,10 @@ class SaveWork:
         WriteError, MemoryLimitError, MemoryError
             As `fastio.save` has them.
         """
+        with brief(str(self._request.path)):
+            self._run(turn, release)
+
+    def _run(self, turn: Turn, release: Callable[[], None]) -> None:
         request = self._request
         self._made = []
         self._clean_up()
@@ -185,7 +193,7 @@ class SaveWork:
             writer.reserve()
         ways = []
         total, before = request.sources.data_bytes, 0
-        with progress_bar(str(request.path), shown=request.progress) as advance:
+        with progress_bar(str(request.path), total, shown=request.progress) as advance:
             for writer in self._writers:
                 ways.append(
                     writer.write_data(
@@ -244,18 +252,27 @@ class SaveWork:
             report.add_saved(writer.statistics)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
         report.tensors, report.files = len(request.sources.names), len(self._writers)
-        if request.shard_bytes is not None:
-            report.fallbacks += tuple(
-                f"{name} has {nbytes} bytes, more than shard_bytes: it has a shard of its own"
-                for name, nbytes in zip(
-                    request.sources.names, request.sources.nbytes.tolist(), strict=True
-                )
-                if nbytes > request.shard_bytes
-            )
+        report.fallbacks += _larger(request)
         begun, cpu_begun = request.begun
         ended, cpu_ended = clocks()
         report.seconds, report.cpu_seconds = ended - begun, cpu_ended - cpu_begun
-        _log.info("saved %s: %s", request.path, report)
+        _log.info("saved %s: %s", request.path, report.line())
+
+
+def _larger(request: Request) -> tuple[str, ...]:
+    """The tensors that do not fit into a shard, in one line."""
+    most = request.shard_bytes
+    names = request.sources.names
+    larger = [
+        f"{name} has {nbytes} bytes"
+        for name, nbytes in zip(names, request.sources.nbytes.tolist(), strict=True)
+        if most is not None and nbytes > most
+    ]
+    if not larger:
+        return ()
+    each = "it has" if len(larger) == 1 else "each has"
+    told = ", ".join(listed(larger, _LARGER_SHOWN_MAX))
+    return (f"{told}, more than shard_bytes: {each} a shard of its own",)
 
 
 def run_now(request: Request) -> None:

@@ -13,7 +13,7 @@ from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Source
 from fastio.frameworks import numpy as numpy_arrays
 from fastio.saving.sources import Sources, checked_names, in_file_order
-from fastio.shown import shown
+from fastio.shown import one_line, shown
 
 # By what the constructor calls them: numpy's names, and torch's for pairs of F4 in a byte.
 _PAIRS_OF_F4 = "float4_e2m1fn_x2"
@@ -91,6 +91,7 @@ class TensorSpec:
         """How many bytes there are."""
         return self._data_len
 
+    @one_line
     def __repr__(self) -> str:
         return (
             f"TensorSpec(dtype={self.dtype!r}, shape={self.shape}, data_ptr={self.data_ptr}, "

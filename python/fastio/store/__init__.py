@@ -1,4 +1,10 @@
 """Tensors kept on several devices: generations, replicas, and a commit that is there or not."""
 
+__all__ = ["IDENTITY"]
+
 IDENTITY = "fastio-root.json"
 """The file that says that a folder is a root of a store."""
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

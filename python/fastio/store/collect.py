@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from fastio.errors import FastioError, ReadError, WriteError
+from fastio.shown import counted, one_line, size
 from fastio.store import locks
 from fastio.store.commit import Session
 from fastio.store.documents import Record
@@ -34,6 +35,11 @@ class Collected:
     generations: tuple[int, ...]
     in_use: tuple[int, ...]
     nbytes: int
+
+    @one_line
+    def __repr__(self) -> str:
+        what = f"{counted(len(self.generations), 'generation')}, {size(self.nbytes)}"
+        return f"<fastio.store.Collected: {what}, {len(self.in_use)} still in use>"
 
 
 def collect(session: Session, keep: int) -> Collected:

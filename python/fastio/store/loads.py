@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.errors import UsageError
-from fastio.fill import fill_located
+from fastio.fill import fill_found
+from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.handed import check_mapping
 from fastio.loading import Verify, check_kind, check_verify
 from fastio.located import Located
@@ -19,6 +19,10 @@ from fastio.report import Report
 from fastio.store import arguments, reading
 from fastio.store.members import Members, Taken
 from fastio.whole import Load, LoadHandle, To
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
 
 
 class Reading:
@@ -58,7 +62,43 @@ class Reading:
     def load(
         self,
         *,
-        framework: str = "numpy",
+        framework: NumpyName = "numpy",
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+        wait: Literal[True] = True,
+    ) -> dict[str, npt.NDArray[Any]]: ...
+
+    @overload
+    def load(
+        self,
+        *,
+        framework: TorchName,
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+        wait: Literal[True] = True,
+    ) -> dict[str, torch.Tensor]: ...
+
+    @overload
+    def load(
+        self,
+        *,
+        framework: FrameworkName,
         names: Collection[str] | None = None,
         verify: Verify = True,
         on_damage: OnDamage = "continue",
@@ -76,7 +116,7 @@ class Reading:
     def load(
         self,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         names: Collection[str] | None = None,
         verify: Verify = True,
         on_damage: OnDamage = "continue",
@@ -93,7 +133,7 @@ class Reading:
     def load(
         self,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         names: Collection[str] | None = None,
         verify: Verify = True,
         on_damage: OnDamage = "continue",
@@ -143,7 +183,7 @@ class Reading:
     def _open_reader(
         self,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         verify: Verify = True,
         on_damage: OnDamage = "continue",
         generation: int | None = None,
@@ -195,26 +235,22 @@ class Reading:
         check_kind("options", options, Options)
         check_kind("report", report, Report)
         check_mapping(tensors)
-        counted = report if report is not None else Report()
-        counted.clear()
-        begun, cpu_begun = time.perf_counter(), time.process_time()
-        fill_located(
-            self._find(on_damage, generation)(tuple(tensors) if not strict else None),
+        find = self._find(on_damage, generation)
+        fill_found(
+            lambda: find(tuple(tensors) if not strict else None),
             tensors,
             verify=verify,
             strict=strict,
             options=options if options is not None else Options(),
             progress=progress,
-            report=counted,
+            report=report if report is not None else Report(),
         )
-        counted.seconds = time.perf_counter() - begun
-        counted.cpu_seconds = time.process_time() - cpu_begun
 
     def stream(
         self,
         names: Collection[str] | None = None,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         verify: Verify = True,
         on_damage: OnDamage = "continue",
         generation: int | None = None,
@@ -246,7 +282,7 @@ class Reading:
 def _reopen(
     paths: Sequence[Path],
     generation: int,
-    framework: str,
+    framework: FrameworkName,
     verify: Verify,
     on_damage: OnDamage,
     options: Options | None,

@@ -116,6 +116,7 @@ class ShardWriter:
         self._cancelled = threading.Event()
         self._is_cancelled = is_cancelled
         self._counting = threading.Lock()
+        self._bad: dict[str, list[str]] = {}  # by root, why copies are written again
         self._done = 0
         self._total = 0
 
@@ -190,6 +191,7 @@ class ShardWriter:
             {uuid: [s for s in same if uuid in s.known_roots] for uuid in self._roots},
             self._look_for,
         )
+        self._tell_bad()
         for shard in same:
             copies = len(shard.roots)
             others = [uuid for uuid in shard.roots if uuid not in shard.held_by]
@@ -227,10 +229,19 @@ class ShardWriter:
         except FileNotFoundError:
             return
         except (FastioError, OSError) as error:
-            _log.warning("%s is written again: %s", path, error)
+            with self._counting:
+                self._bad.setdefault(root.uuid, []).append(f"{path} is written again: {error}")
             return
         with self._counting:
             shard.held_by.add(root.uuid)
+
+    def _tell_bad(self) -> None:
+        """Say which copies were found damaged: in the log a line for each root."""
+        for uuid, told in self._bad.items():
+            more = f"; so are {len(told) - 1} more files of {self._roots[uuid].path}"
+            _log.warning("%s%s", told[0], more if len(told) > 1 else "")
+            self._report.fallbacks += tuple(told)
+        self._bad = {}
 
     def _verify(self, file: _native.File, shard: Wanted) -> None:
         """Read all chunks of a copy past the page cache, some at a time."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastio import notebook
 from fastio.errors import ReplicaError
+from fastio.shown import counted, listed, one_line, size
 from fastio.store import reading
 from fastio.store.members import Members
+
+_IN_DOUBT_SHOWN_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Generation:
     nbytes: int
     saved_at_s: int
     decided: bool
+
+    @one_line
+    def __repr__(self) -> str:
+        what = f"{counted(self.tensors, 'tensor')}, {size(self.nbytes)}"
+        doubt = "" if self.decided else ", IN DOUBT"
+        return f"<fastio.store.Generation {self.number}: {what}{doubt}>"
 
 
 @dataclass(frozen=True)
@@ -60,16 +70,29 @@ class Status:
     free_bytes: dict[str, int]
 
     def __str__(self) -> str:
-        lines = [
-            f"store {self.store}, generation {self.generation}"
-            + (", DEGRADED" if self.degraded else "")
-        ]
+        lines = [self._head()]
         for path, state in self.roots.items():
             free = self.free_bytes.get(path)
             lines.append(f"  {path}: {state}" + (f", {free / 1e9:.1f} GB free" if free else ""))
         if self.in_doubt:
-            lines.append(f"  in doubt: {', '.join(map(str, self.in_doubt))}")
+            doubts = listed(self.in_doubt, _IN_DOUBT_SHOWN_MAX)
+            lines.append(f"  in doubt: {', '.join(doubts)}")
         return "\n".join(lines)
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.store.Status: {self._head()}, {counted(len(self.roots), 'root')}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (path, state, size(self.free_bytes[path]) if path in self.free_bytes else "")
+            for path, state in self.roots.items()
+        ]
+        return notebook.table(self._head(), ("root", "state", "free"), rows, 0)
+
+    def _head(self) -> str:
+        degraded = ", DEGRADED" if self.degraded else ""
+        return f"store {self.store}, generation {self.generation}{degraded}"
 
 
 def generations(members: Members) -> tuple[Generation, ...]:

@@ -10,11 +10,13 @@ from typing import Any, Protocol, overload
 
 from fastio import checksums
 from fastio.errors import ConflictError, UsageError
+from fastio.frameworks import FrameworkName
 from fastio.loading import Verify
 from fastio.options import Options
 from fastio.paths import AnyPath, Source, not_found, paths_of
 from fastio.reader import Reader
 from fastio.replica import OnDamage
+from fastio.shown import one_line
 from fastio.store import arguments, collect, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session
@@ -54,7 +56,7 @@ class _OpensReader(Protocol):
     def __call__(
         self,
         *,
-        framework: str = "numpy",
+        framework: FrameworkName = "numpy",
         verify: Verify = True,
         on_damage: OnDamage = "continue",
         generation: int | None = None,
@@ -195,8 +197,10 @@ class Store(Writing):
         """Those that can be reached."""
         return tuple(root.path for root in self._members.roots.values())
 
+    @one_line
     def __repr__(self) -> str:
-        return f"<fastio.Store {self._members.name}, generation {self.generation}>"
+        closed = ", closed" if self._closed else ""
+        return f"<fastio.Store {self._members.name}, generation {self.generation}{closed}>"
 
     # ---- generations
 

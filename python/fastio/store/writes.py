@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +10,9 @@ from typing import Any, TypeVar
 
 from fastio import checksums
 from fastio.errors import ConflictError, UsageError
-from fastio.loading import check_kind, import_progress_bar, progress_bar
+from fastio.loading import check_kind
 from fastio.options import Options
+from fastio.progress import import_progress_bar, progress_bar
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn, is_own
@@ -26,6 +28,7 @@ from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
 
+_log = logging.getLogger("fastio")
 _Result = TypeVar("_Result")
 
 
@@ -142,7 +145,8 @@ class Writing(Reading):
                 plan = Plan(session, parent.settings, self._partition(by, parent.settings))
                 wanted = plan.lay_out(found, order)
                 try:
-                    with progress_bar(self._members.name, shown=progress) as advance:
+                    bar = progress_bar(self._members.name, found.data_bytes, shown=progress)
+                    with bar as advance:
                         plan.write(wanted, options, counted, advance, is_cancelled)
                     break
                 except RootFailed as failed:
@@ -163,7 +167,9 @@ class Writing(Reading):
         counted.tensors = len(found.names)
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
-        return self._renew()
+        generation = self._renew()
+        _log.info("saved generation %d of %s: %s", generation, self._members.name, counted.line())
+        return generation
 
     def _in_turn(self, write: Callable[[Session, Callable[[], bool]], _Result]) -> _Result:
         """Write to the store when no other thread of this process does.

@@ -16,3 +16,7 @@ except ImportError as error:
     ) from error
 
 __all__ = ["Completion", "Ring"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

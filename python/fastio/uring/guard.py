@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from fastio.shown import counted, one_line
 from fastio.uring.queue import Queue
 
 _Arguments = ParamSpec("_Arguments")
@@ -27,6 +28,15 @@ class Guarded:
         # Ctrl-C right after a plain lock was taken would leave it taken for everybody.
         self._lock, self._in_use = threading.RLock(), False
         self._queue = Queue(entries, flags)
+
+    @one_line
+    def __repr__(self) -> str:
+        queue = self._queue
+        if queue is None:
+            return f"<fastio.uring.{type(self).__name__}, closed>"
+        told = f"{queue.entries} entries, {counted(len(queue.requests), 'request')} on the way"
+        of_parent = "" if self._own else ", of another process"
+        return f"<fastio.uring.{type(self).__name__} of {told}{of_parent}>"
 
     @property
     def closed(self) -> bool:
