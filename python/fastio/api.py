@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, overload
 
+from fastio import verification
 from fastio.fill import load_into
 from fastio.locate import locate
 from fastio.options import Options
@@ -133,7 +134,7 @@ def load(
         An argument that is none of the above, or a dtype that the framework cannot hold.
     """
     begun = Load(
-        lambda wanted: locate(source, wanted),
+        lambda wanted: verification.sound(locate(source, wanted), verify),
         framework=framework,
         names=names,
         verify=verify,

@@ -93,7 +93,7 @@ def load_into(
     counted = report if report is not None else Report()
     counted.clear()
     started, cpu_started = time.perf_counter(), time.process_time()
-    located = locate(source, tuple(tensors) if not strict else None)
+    located = verification.sound(locate(source, tuple(tensors) if not strict else None), verify)
     fill_located(
         located,
         tensors,
