@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fastio import verification
 from fastio.fill import load_into
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.locate import locate
@@ -175,7 +176,7 @@ def load(
         An argument that is none of the above, or a dtype that the framework cannot hold.
     """
     begun = Load(
-        lambda wanted: locate(source, wanted),
+        lambda wanted: verification.sound(locate(source, wanted), verify),
         framework=framework,
         names=names,
         verify=verify,

@@ -94,7 +94,7 @@ def load_into(
     check_mapping(tensors)
     options = options if options is not None else Options()
     fill_found(
-        lambda: locate(source, tuple(tensors) if not strict else None),
+        lambda: verification.sound(locate(source, tuple(tensors) if not strict else None), verify),
         tensors,
         verify=verify,
         strict=strict,

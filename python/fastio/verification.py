@@ -17,13 +17,29 @@ _REMEDY_OF_DAMAGE = (
 )
 
 
+def sound(located: Located, verify: object) -> Located:
+    """Return a source, unless it may be damaged and is to be verified.
+
+    It comes before any look at the names, which may be damaged as well.
+
+    Raises
+    ------
+    FormatError
+        If a file has an unsound table. Names the file.
+    """
+    for shard in located.shards if verify else ():
+        if shard.unsound is not None and not shard.unsound.is_copied:
+            raise shard.unsound.error(shard.path)
+    return located
+
+
 def check(located: Located, wanted: Located, verify: object) -> None:
     """Refuse a source whose checksums do not allow what was asked for.
 
     Parameters
     ----------
     located : Located
-        The source. A file of it with an unsound table is refused, unless `verify` is False.
+        The source; see `sound`.
     wanted : Located
         The part of the source that will be read. Its files whose checksums are of no use are warned
         of.
@@ -35,10 +51,7 @@ def check(located: Located, wanted: Located, verify: object) -> None:
     FormatError
         Names the file.
     """
-    if verify:
-        for shard in located.shards:
-            if shard.unsound is not None and not shard.unsound.is_copied:
-                raise shard.unsound.error(shard.path)
+    sound(located, verify)
     for shard in wanted.shards:
         if verify == "require" and not shard.is_sealed:
             raise _refusal(shard)

@@ -305,6 +305,30 @@ def test_a_header_of_the_length_of_a_sealed_one_may_be_damaged(
     assert _same(fastio.load(sealed, verify="require"), _ARRAYS)
 
 
+def test_damage_is_told_before_the_names_that_it_changed(sealed: Path, tmp_path: Path) -> None:
+    content = sealed.read_bytes()
+    sealed.write_bytes(content.replace(b'"lora.up":', b'"lora.uq":'))
+    arrays = {name: np.empty_like(value) for name, value in _ARRAYS.items()}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(_ARRAYS, sealed.name)}))
+    for load in (
+        lambda: fastio.load(sealed, names=["lora.up"]),
+        lambda: fastio.load_into(sealed, arrays),
+        lambda: fastio.load_into(sealed, arrays, strict=False),
+    ):
+        with pytest.raises(fastio.FormatError, match="the checksum of its header"):
+            load()
+    for load in (
+        lambda: fastio.load(index),
+        lambda: fastio.load(index, names=["lora.up"]),
+        lambda: fastio.load_into(index, arrays),
+    ):
+        with pytest.raises(fastio.FormatError, match=r"sealed\.safetensors"):
+            load()
+    with pytest.raises(fastio.TensorNotFoundError, match=r"lora\.uq"):
+        fastio.load(sealed, names=["lora.up"], verify=False)
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_whatever_verify_says_offsets_that_do_not_fit_are_refused(
     sealed: Path, copied: Path, verify: bool
