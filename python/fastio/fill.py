@@ -213,7 +213,7 @@ def _names_here(located: Located, tensors: Mapping[str, Any]) -> tuple[str, ...]
     """The names that the source has. It need not have one of a tensor that is the same memory as
     another one, as a model's tied parameters are.
     """
-    names = tuple(tensors)
+    names: tuple[Any, ...] = tuple(tensors)
     here = tuple(name for name in names if name in located)
     if len(here) < len(names):
         missing = [name for name in names if name not in located]

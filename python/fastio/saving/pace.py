@@ -72,6 +72,8 @@ def write_data(save: _native.Save, options: Options, *, durable: bool, progress:
         way = Way("buffered", "asked for by cache='keep'")
     elif known is not None:
         way = known
+    elif save.block_count <= 1 and not durable:
+        way = Way("buffered", "through the page cache: one block, which nobody waits for")
     elif save.block_count * save.block_bytes < _TRIED_BYTES_MIN:
         way = Way("direct", "too few bytes to try what is faster here")
     else:
