@@ -152,6 +152,8 @@ class Writing(Reading):
             session.commit(named, now_s())
         counted.fallbacks += tuple(lost)
         counted.tensors = len(found.names)
+        if not counted.engine:
+            counted.engine, counted.engine_reason = "none", "every shard was there already"
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
         generation = self._renew()
