@@ -42,10 +42,10 @@ class ActiveTime {
 
  private:
   // One word holds both: how many run, and the time of those that ended, less when the first of
-  // those that run began. 48 bits of ticks are a year.
-  static constexpr int kRunningBits = 16;
+  // those that run began. 52 bits of ticks are a year.
+  static constexpr int kRunningBits = 12;
   static constexpr std::int64_t kRunning = (std::int64_t{1} << kRunningBits) - 1;
-  static constexpr std::int64_t kTickNs = 128;
+  static constexpr std::int64_t kTickNs = 16;
 
   static std::int64_t pack(std::int64_t ticks, std::int64_t running) {
     return ticks * (kRunning + 1) + running;

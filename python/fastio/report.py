@@ -12,6 +12,7 @@ from typing import Any
 from fastio import _native, shown
 from fastio.events import Event
 
+_NOTHING = "there were no bytes"
 _FALLBACKS_SHOWN_MAX = 10
 _FALLBACKS_IN_A_LINE_MAX = 3
 _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified")
@@ -165,6 +166,9 @@ class Report:
         self.lane_times = tuple(LaneTimes(**times) for times in statistics["lane_times"])
         for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
+        self.engine_reason = self.engine_reason or _NOTHING
+        if self.engine == "mmap":  # what is not verified was not looked at
+            self.bytes_mapped = max(self.bytes_mapped, self.nbytes)
 
     def note(self, events: Sequence[Event]) -> None:
         """Say what happened to replicas."""
@@ -179,8 +183,8 @@ class Report:
 
     def add_saved(self, statistics: Mapping[str, Any]) -> None:
         """Count one more file that was written; engine and cache are those of the last one."""
-        for name in ("engine", "engine_reason"):
-            setattr(self, name, statistics[name])
+        self.engine = statistics["engine"]
+        self.engine_reason = statistics["engine_reason"] or _NOTHING
         direct, buffered = statistics["bytes_direct"], statistics["bytes_buffered"]
         self.cache = "mixed" if direct and buffered else "kept" if buffered else "bypassed"
         self.lanes = max(self.lanes, statistics["lanes"])
@@ -212,7 +216,7 @@ class Report:
     @shown.one_line
     def __repr__(self) -> str:
         if not self.engine:
-            return "<fastio.Report: nothing was read or written yet>"
+            return "<fastio.Report: nothing yet>"
         speed = f"{shown.size(self.nbytes)} in {shown.duration(self.seconds)}"
         parts = [
             f"{speed} ({shown.rate(self.gb_per_s * 1e9)})",
@@ -232,14 +236,15 @@ class Report:
         what = f"{shown.counted(self.tensors, 'tensor')}, {shown.size(self.nbytes)}"
         parts = [f"{what}, {shown.counted(self.files, 'file')}"]
         if not self.engine:
-            return [f"{parts[0]}; nothing was read or written yet"]
+            return ["nothing yet"]
         took = f"{shown.duration(self.seconds)}, {shown.rate(self.gb_per_s * 1e9)}"
         return [
             *parts,
             f"{took}, {self.cpu_seconds:.2f} CPU s",
             f"engine {self.engine} ({self.engine_reason})",
-            f"cache {self.cache} ({self.cache_reason})",
+            *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
+            *([f"{shown.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
         ]
 
     def _verified(self) -> str:

@@ -107,6 +107,8 @@ class Tally:
             seconds = self.active_time.seconds
             report.cpu_seconds = cpu + max(0.0, seconds - wall)  # what is mapped is all work
             # Streams that read ahead at the same time did so for no longer than there was.
+            if not report.engine:
+                report.engine, report.engine_reason = "none", "nothing was read"
             report.seconds = min(seconds + self._unwaited_s, time.perf_counter() - self._made)
         return report
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rich.progress
 
@@ -104,26 +105,99 @@ def test_lanes_of_several_jobs_are_counted_side_by_side() -> None:
     assert report.lane_times == (both, one)
 
 
-def test_a_report_is_one_readable_line(sealed: Path) -> None:
+def test_a_report_is_a_few_readable_lines(sealed: Path) -> None:
     report = fastio.Report()
     fastio.load(sealed, report=report)
-    line = str(report)
-    assert "\n" not in line
-    assert line.isprintable()
-    assert f"{report.tensors} tensors" in line
-    assert f"{report.nbytes / 1e6:.1f} MB" in line
-    assert f"{report.seconds:.3f} s" in line
-    assert f"{report.gb_per_s:.2f} GB/s" in line
-    assert f"{report.cpu_seconds:.2f} CPU s" in line
-    assert f"engine {report.engine} ({report.engine_reason})" in line
-    assert f"cache {report.cache} ({report.cache_reason})" in line
-    assert f"{report.chunks_verified} chunks verified" in line
-    assert "unverified" not in line
+    lines = str(report).splitlines()
+    assert len(lines) == 5
+    assert all(line.isprintable() for line in lines)
+    assert lines == [
+        f"{report.tensors} tensors, {report.nbytes / 1e6:.1f} MB, 1 file",
+        f"{report.seconds:.3f} s, {report.gb_per_s:.2f} GB/s, {report.cpu_seconds:.2f} CPU s",
+        f"engine {report.engine} ({report.engine_reason})",
+        f"cache {report.cache} ({report.cache_reason})",
+        f"{report.chunks_verified} chunks verified",
+    ]
+
+
+def test_the_repr_of_a_report_is_one_short_line(sealed: Path) -> None:
+    report = fastio.Report()
+    fastio.load(sealed, report=report)
+    speed = f"{report.nbytes / 1e6:.1f} MB in {report.seconds:.3f} s ({report.gb_per_s:.2f} GB/s)"
+    verified = f"{report.chunks_verified} chunks verified"
+    assert repr(report) == f"<fastio.Report: {speed}, {report.engine}, 1 file, {verified}>"
+    fastio.save({"a": np.zeros(1000)}, sealed, report=report)
+    assert repr(report).endswith("1 file, 1 chunk sealed>")
 
 
 def test_an_empty_report_is_a_line_too() -> None:
     assert "\n" not in str(fastio.Report())
+    assert repr(fastio.Report()) == "<fastio.Report: nothing yet>"
     assert fastio.Report().gb_per_s == 0
+
+
+def test_a_report_of_ten_thousand_fallbacks_is_short_in_print_and_whole_in_memory() -> None:
+    fallbacks = tuple(f"file {at} was taken from elsewhere" for at in range(10_000))
+    report = fastio.Report(engine="uring", fallbacks=fallbacks)
+    shown = str(report)
+    assert len(shown.splitlines()) < 20
+    assert "file 0 was" in shown
+    assert shown.endswith("… and 9990 more")
+    assert len(report.line()) < 500
+    assert report.line().endswith("… and 9997 more")
+    assert len(repr(report)) <= 120
+    assert "10000 fallbacks" in repr(report)
+    assert len(report._repr_html_()) < 2000
+    assert len(report.fallbacks) == 10_000
+
+
+def test_a_notebook_shows_a_report_as_text_that_is_escaped() -> None:
+    report = fastio.Report(engine="uring", fallbacks=("<b>\udcff: & so on",))
+    shown = report._repr_html_()
+    assert "&lt;b&gt;?: &amp; so on" in shown
+    assert "<b>" not in shown
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nbytes", "shown"),
+    [
+        (0.7423, 2_470_000_000, "2.47 GB in 0.742 s (3.33 GB/s)"),
+        (0.000_21, 80_000, "80.0 kB in 210 µs (0.38 GB/s)"),
+        (12, 999, "999 B in 12.000 s (83 B/s)"),
+        (0, 0, "0 B in 0.000 s (0.00 GB/s)"),
+    ],
+)
+def test_what_is_small_or_fast_is_not_shown_as_nothing(
+    seconds: float, nbytes: int, shown: str
+) -> None:
+    report = fastio.Report(engine="uring", seconds=seconds, nbytes=nbytes)
+    assert shown in repr(report)
+
+
+@pytest.mark.parametrize("kind", ["load", "load_into", "save", "store.load", "store.save"])
+def test_each_way_to_load_or_save_is_one_line_of_the_log(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = {f"t{i}": np.full(100_000, i) for i in range(5)}
+    path = fastio.save(tensors, tmp_path / "model")
+    store = fastio.Store.create([tmp_path / "root"], replicas=1)
+    store.save(tensors)
+    into = {name: np.empty_like(array) for name, array in tensors.items()}
+    calls: dict[str, Any] = {
+        "load": lambda report: fastio.load(path, report=report),
+        "load_into": lambda report: fastio.load_into(path, into, report=report),
+        "save": lambda report: fastio.save(tensors, tmp_path / "other", report=report),
+        "store.load": lambda report: store.load(report=report),
+        "store.save": lambda report: store.save(dict(into, new=np.ones(3)), report=report),
+    }
+    report = fastio.Report()
+    with caplog.at_level(logging.INFO, logger="fastio"):
+        calls[kind](report)
+    (record,) = (each for each in caplog.records if each.name.startswith("fastio"))
+    assert record.levelno == logging.INFO
+    assert record.getMessage().endswith(f": {report.line()}")
+    assert "\n" not in record.getMessage()
 
 
 def test_a_report_that_is_used_again_is_cleared(sealed: Path, tmp_path: Path) -> None:
@@ -164,7 +238,8 @@ def test_one_line_of_the_log_says_what_the_report_says(
         fastio.load(sealed, report=report)
     (record,) = (each for each in caplog.records if each.name.startswith("fastio"))
     assert record.levelno == logging.INFO
-    assert record.getMessage() == f"loaded {sealed}: {report}"
+    assert record.getMessage() == f"loaded {sealed}: {report.line()}"
+    assert report.line().splitlines() == [str(report).replace("\n", "; ")]
 
 
 def test_the_log_tells_without_a_report_too(sealed: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -136,6 +136,11 @@ class ShardWriter:
             shard.layout.sources.data_bytes * len(set(shard.roots) - shard.held_by)
             for shard in shards
         )
+        written = sum(
+            shard.layout.sources.data_bytes
+            for shard in shards
+            if not shard.held_by.issuperset(shard.roots)
+        )
         self._check_space(shards)
         self._each_root(
             {
@@ -145,7 +150,7 @@ class ShardWriter:
             lambda shard, root: self._write(shard, root, progress),
             lambda root: root.sync(SHARDS),
         )
-        self._report.files = len(shards)
+        self._report.files, self._report.nbytes = len(shards), written  # not once for each copy
 
     def _each_root(
         self,
@@ -291,7 +296,7 @@ class ShardWriter:
 
         with self._writer(shard, root) as writer:
             writer.reserve()
-            writer.write_data(durable=True, progress=advance)
+            way = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
             writer.replacement.path = root.path / SHARDS / found.file
@@ -302,6 +307,7 @@ class ShardWriter:
             statistics = writer.statistics
         with self._counting:
             self._report.add_saved(statistics)
+            self._report.cache_reason = self._report.cache_reason or way.reason
             shard.held_by.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
