@@ -109,6 +109,8 @@ def _memory(tensor: torch.Tensor) -> tuple[int, int] | None:
         return None
     if tensor.device.type == "meta" or tensor.layout is not torch.strided:
         return None
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return None  # a fake, a DTensor: its values are not its own
     try:
         storage = tensor.untyped_storage()
         address, nbytes = storage.data_ptr(), storage.nbytes()
