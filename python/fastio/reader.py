@@ -76,9 +76,9 @@ class Reader:
             fetch.require_tables(self._located.shards)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
-        self._described.fallbacks = self._located.catalog.absent.lines()
-        for line in self._described.fallbacks:
-            _log.warning("%s", line)
+        if self._located.catalog.absent.files:
+            self._described.fallbacks = self._located.catalog.absent.lines()
+            _log.warning("%s", "; ".join(self._described.fallbacks))
         self._access = Access(
             self._located.catalog, self._held_by, verify=self._verify, options=self._options
         )
