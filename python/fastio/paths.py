@@ -140,7 +140,7 @@ def open_file(path: str | Path) -> _native.File:
 
 
 def not_found(path: str, problem: str = os.strerror(errno.ENOENT)) -> FileNotFoundError:
-    """Return the error of a path that is not there, with what was perhaps meant, and what to do.
+    """Return the error of a path that is not there, with advice.
 
     Raises
     ------
