@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fastio import _native
@@ -44,7 +45,7 @@ def path_of(given: object, what: str = "source") -> str:
     """
     if not isinstance(given, (str, bytes, os.PathLike)):
         raise TypeError(f"{what} must be a path, not {type(given).__name__}: {shown(given)}")
-    path = os.fsdecode(given)
+    path = given if type(given) is str else os.fsdecode(given)
     if path.startswith(("~", "f", "F")):
         path = _resolved(path)
     if "\0" in path:
@@ -66,7 +67,7 @@ def _resolved(path: str) -> str:
     return os.fsdecode(unquote_to_bytes(uri[1]))
 
 
-def paths_of(source: object) -> str | list[str]:
+def paths_of(source: Any) -> str | list[str]:
     """Return a path where `source` is one, else the paths of what it yields: those of a set sorted,
     others in their order.
 
@@ -75,8 +76,17 @@ def paths_of(source: object) -> str | list[str]:
     TypeError, ValueError
         If it is neither, or has nothing in it.
     """
-    if isinstance(source, (str, bytes, os.PathLike)):
-        return path_of(source)
+    if not isinstance(source, (list, tuple)):
+        if isinstance(source, (str, bytes, os.PathLike)):
+            return path_of(source)
+        _check_iterable(source)
+    found = [path_of(each, "each source") for each in source]
+    if not found:
+        raise ValueError("source is empty: expected at least one file")
+    return sorted(found) if isinstance(source, (set, frozenset)) else found
+
+
+def _check_iterable(source: object) -> None:
     if hasattr(source, "read"):
         raise TypeError(
             f"source must be a path, not an open file ({type(source).__name__}): pass its name, or "
@@ -87,10 +97,6 @@ def paths_of(source: object) -> str | list[str]:
             f"source must be a path or a collection of paths, not {type(source).__name__}: "
             f"{shown(source)}"
         )
-    found = [path_of(each, "each source") for each in source]
-    if not found:
-        raise ValueError("source is empty: expected at least one file")
-    return sorted(found) if isinstance(source, (set, frozenset)) else found
 
 
 def path_to_write(given: object, what: str = "path") -> Path:
@@ -136,7 +142,7 @@ def open_file(path: str | Path, *, typed: str | None = None) -> _native.File:
 
 
 def not_found(path: str, problem: str = os.strerror(errno.ENOENT)) -> FileNotFoundError:
-    """Return the error of a path that is not there, with what was perhaps meant, and what to do.
+    """Return the error of a path that is not there, with advice.
 
     Raises
     ------

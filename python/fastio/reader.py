@@ -86,9 +86,9 @@ class Reader(ByName):
         verification.check(self._located, self._located, verify)
         self._described = Report()
         describe(self._described, self._located, verified=self._verify)
-        self._described.fallbacks = self._located.catalog.absent.lines()
-        for line in self._described.fallbacks:
-            _log.warning("%s", line)
+        if self._located.catalog.absent.files:
+            self._described.fallbacks = self._located.catalog.absent.lines()
+            _log.warning("%s", "; ".join(self._described.fallbacks))
         self._tally = Tally()
         self._access = Access(
             self._located.catalog,

@@ -1,4 +1,4 @@
-"""A file of another format is called what it is, by what it holds and whatever its name."""
+"""A file of another format is called by that format: its bytes tell it, not its name."""
 
 import bz2
 import gzip

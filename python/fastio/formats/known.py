@@ -1,6 +1,7 @@
 """Which format a file has, by its first bytes: for messages about files that are not safetensors.
 
-A format is one line of the table. Its name and what reads it are what a message says.
+A format is one row of the table: its name, the way on, the endings of its files, and a test of their
+first bytes. A message has the name and the way on.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ FORMATS = (
         is_text=True,
     ),
 )
-# What only its name tells apart, or what is a folder of files.
+# Some formats have no first bytes of their own: a name tells them.
 _BY_ENDING = (
     *((format.name, format.endings) for format in FORMATS if format.endings),
     ("a TensorFlow checkpoint", (".ckpt.index", ".pb")),
