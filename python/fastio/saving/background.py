@@ -92,7 +92,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
     def _wait_for(self, latch: Latch, timeout_s: float | None) -> bool:
         if self._turn is not None and not latch.is_open:
-            if self._turn.thread == threading.get_ident():
+            if threading.get_ident() in self._turn.threads:
                 raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
             self._turn.go_first()
         return latch.wait(timeout_s)
@@ -160,7 +160,7 @@ def start(
     def run() -> None:
         if not unclaimed.acquire(blocking=False):
             return
-        turn.thread = threading.get_ident()
+        turn.threads = {threading.get_ident()}
         try:
             work(handle)
         except BaseException as error:  # any exception goes to the owner of the handle
@@ -177,7 +177,7 @@ def start(
             # Not a daemon: the interpreter waits for it.
             thread = threading.Thread(target=run, name=f"fastio.save {path.name}")
             thread.start()
-            turn.thread = thread.ident or turn.thread
+            turn.threads = {thread.ident or 0}
         else:  # the interpreter is at its end, and waits for nothing that begins now
             run()
     except BaseException:
