@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 
 
 class _Pauses:
-    """Who has paused the collector now, and whether it was on before."""
+    """Who has paused the collector now, and whether it was on before.
+
+    There is no lock: a signal handler may come between any two lines, and wait for a thread that
+    pauses the collector, too. The worst that another order of lines does is to let it run.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a signal handler may load, too
-        self.count = 0
+        self.now: set[Paused] = set()
         self.was_enabled = False
 
-    def after_fork(self) -> None:
-        """In a child: the threads that paused the collector, or hold the lock, are not there."""
-        if self.count and self.was_enabled:
+    def end_if_none(self) -> None:
+        if not self.now and self.was_enabled:
+            self.was_enabled = False
             gc.enable()
-        self.__init__()  # type: ignore[misc]
+
+    def after_fork(self) -> None:
+        """In a child: the threads that paused the collector are not there."""
+        self.now.clear()
+        self.end_if_none()
 
 
 _pauses = _Pauses()
@@ -34,14 +40,15 @@ class Paused:
     """
 
     def __enter__(self) -> None:
-        with _pauses.lock:
-            if _pauses.count == 0:
-                _pauses.was_enabled = gc.isenabled()
+        try:
+            _pauses.now.add(self)
+            if gc.isenabled():
+                _pauses.was_enabled = True
                 gc.disable()
-            _pauses.count += 1
+        except BaseException:  # an interrupt
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        with _pauses.lock:
-            _pauses.count = max(0, _pauses.count - 1)
-            if _pauses.count == 0 and _pauses.was_enabled:
-                gc.enable()
+        _pauses.now.discard(self)
+        _pauses.end_if_none()

@@ -108,7 +108,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
     def _wait_for(self, latch: Latch, timeout_s: float | None) -> bool:
         if self._turn is not None and not latch.is_open:
-            if self._turn.thread == threading.get_ident():
+            if threading.get_ident() in self._turn.threads:
                 raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
             self._turn.go_first()
         return latch.wait(timeout_s)
@@ -181,7 +181,7 @@ def start(
     def run() -> None:
         if not unclaimed.acquire(blocking=False):
             return
-        turn.thread = threading.get_ident()
+        turn.threads = {threading.get_ident()}
         try:
             work(handle)
         except BaseException as error:  # any exception goes to the owner of the handle
@@ -202,7 +202,7 @@ def start(
             except RuntimeError as refusal:
                 _log.warning("%s is saved before save() returns: %s", path, refusal)
             else:
-                turn.thread = thread.ident or turn.thread
+                turn.threads = {thread.ident or 0}
                 return handle
         # No thread is to be had, or the interpreter is at its end and waits for none that begins.
         run()

@@ -188,7 +188,7 @@ class SaveWork:
     def _run(self, turn: Turn, release: Callable[[], None]) -> None:
         request = self._request
         self._made = []
-        self._clean_up()
+        self._clean_up(turn)
         for writer in self._writers:
             writer.reserve()
         ways = []
@@ -206,20 +206,20 @@ class SaveWork:
                 writer.finish(durable=request.durable)
         # A save that a signal handler began meanwhile, in the background, is before this one.
         turn.wait()
-        self._commit()
+        self._commit(turn)
         self._tell([way.reason for way in ways])
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, turn: Turn) -> None:
         path = self._request.path
         if self._request.shard_bytes is None:
             remove_leftovers(path)
         else:
-            self._change_folder(lambda: folder.clean_up(path))
+            self._change_folder(turn, lambda: folder.clean_up(path))
 
-    def _commit(self) -> None:
+    def _commit(self, turn: Turn) -> None:
         request = self._request
         if request.shard_bytes is not None:
-            self._change_folder(self._commit_folder)
+            self._change_folder(turn, self._commit_folder)
             return
         (writer,) = self._writers
         writer.replacement.link()
@@ -237,9 +237,14 @@ class SaveWork:
             durable=self._request.durable,
         )
 
-    def _change_folder(self, change: Callable[[], None]) -> None:
+    def _change_folder(self, turn: Turn, change: Callable[[], None]) -> None:
         """Change a folder as a whole: a save in a signal handler finds it before or behind."""
-        step = Uninterrupted(change, f"fastio.save {self._request.path.name}")
+
+        def take() -> None:
+            with turn.lent():
+                change()
+
+        step = Uninterrupted(take, f"fastio.save {self._request.path.name}")
         try:
             step.run(patience_s=_PATIENCE_S)
         except BaseException:

@@ -9,11 +9,13 @@ thread, would keep that thread from going on. Each change here is one step of th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -33,8 +35,8 @@ class Turn:
 
     Attributes
     ----------
-    thread : int
-        The thread that has to go on for this turn to end.
+    threads : set of int
+        The threads that have to go on for this turn to end.
     place : tuple of float
         Turns are in the order of their places. Each ends with infinity, so that there is room
         right before it: between ``(7, inf)`` and all below it lies ``(7, 8, inf)``. Empty when it
@@ -45,13 +47,13 @@ class Turn:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.thread = threading.get_ident()
+        self.threads = {threading.get_ident()}
         self._changed = Bell()
         self._reference = weakref.ref(self)
 
     def take(self) -> None:
         """Take the last place; but one right before all other turns of this thread."""
-        own = [turn for turn in _queue(self.key) if turn.thread == self.thread]
+        own = [turn for turn in _queue(self.key) if threading.get_ident() in turn.threads]
         before = own[0].place[:-1] if own else ()
         self.place = (*before, next(_numbers), math.inf)
         _turns.add(self._reference)
@@ -60,8 +62,13 @@ class Turn:
         """Wait until it is the first of its path. It may cease to be that later: whoever takes the
         place of a file waits once more before.
         """
-        while (queue := _queue(self.key)) and queue[0] is not self and self in queue:
+        while not self._is_up():
             self._changed.wait()
+
+    def _is_up(self) -> bool:
+        # A frame that waits would keep a turn that is lost.
+        queue = _queue(self.key)
+        return self not in queue or queue[0] is self
 
     def go_first(self) -> None:
         """Go before all turns that cannot end before the calling thread goes on.
@@ -70,9 +77,21 @@ class Turn:
         """
         mine = threading.get_ident()
         for turn in _queue(self.key):
-            if turn.thread == mine and turn.place < self.place:
+            if mine in turn.threads and turn.place < self.place:
                 turn.place = (*self.place, next(_numbers), math.inf)
         _wake(self.key)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """The calling thread has to go on for this turn to end, too, while this context lasts."""
+        mine = threading.get_ident()
+        is_new = mine not in self.threads
+        self.threads.add(mine)
+        try:
+            yield
+        finally:
+            if is_new:
+                self.threads.discard(mine)
 
     def leave(self) -> None:
         """Leave the queue, whether it was its turn or not."""
@@ -113,7 +132,7 @@ def is_own(key: str) -> bool:
     finalizer's.
     """
     mine = threading.get_ident()
-    return any(turn.thread == mine for turn in _queue(key))
+    return any(mine in turn.threads for turn in _queue(key))
 
 
 def _queue(key: str) -> list[Turn]:

@@ -1,0 +1,80 @@
+"""A call that something happens in the middle of, before each of its lines in turn: what a signal
+handler does, or an interrupt. To be used in a child, as it ends a process that hangs.
+"""
+
+import faulthandler
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """What an interrupt raises; the call may end with it."""
+
+
+def at_each_line(
+    folder: str,
+    call: Callable[[], object],
+    inside: Callable[[], object],
+    *,
+    begin: Callable[[], object] = lambda: None,
+    end: Callable[[], object] = lambda: None,
+    hangs_after_s: float = 60,
+) -> int:
+    """Make a call over and over, each time with another call before one of its lines.
+
+    Parameters
+    ----------
+    folder
+        Lines of files below it count, on this thread: the first time that each one is run.
+    call, inside
+        What is made, and what happens in the middle of it; either may raise `Interrupted`.
+    begin, end
+        Called before and after each round.
+    hangs_after_s
+        A round that takes longer ends the process, with the stacks of all threads.
+
+    Returns
+    -------
+    How many rounds there were: lines.
+    """
+    rounds = 0
+    while True:
+        faulthandler.dump_traceback_later(hangs_after_s, exit=True)
+        begin()
+        if not _at_line(rounds, folder, call, inside):
+            faulthandler.cancel_dump_traceback_later()
+            return rounds
+        end()
+        rounds += 1
+
+
+def _at_line(
+    number: int, folder: str, call: Callable[[], object], inside: Callable[[], object]
+) -> bool:
+    """Whether the call has so many lines."""
+    seen: set[tuple[str, int]] = set()
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        file = frame.f_code.co_filename
+        if not file.startswith(folder):
+            return None
+        if event == "line" and left >= 0 and (file, frame.f_lineno) not in seen:
+            seen.add((file, frame.f_lineno))
+            left -= 1
+            if left < 0:
+                inside()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupted:
+        pass
+    finally:
+        sys.settrace(before)
+    return left < 0
