@@ -142,9 +142,8 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
   };
 
   [[nodiscard]] bool take_checksums(const Extent& block, const std::byte* data);
-  // Of a block that was written from the caller's memory: whether that is still what it was.
-  enum class Still { same, changed, stopped };
-  [[nodiscard]] Still compare(const Extent& block, const std::byte* data);
+  // Of a block that was written from the caller's memory: finds out whether that is what it was.
+  void compare(const Extent& block, const std::byte* data);
   [[nodiscard]] std::shared_ptr<Region> take_staging();
   [[nodiscard]] std::shared_ptr<Region> take_pinned(std::uint64_t nbytes) const;
   void give_staging(std::shared_ptr<Region> staging);

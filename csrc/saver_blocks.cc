@@ -101,30 +101,26 @@ bool SaveJob::take_checksums(const Extent& block, const std::byte* data) {
 }
 
 // A table must say what the file has, and a device may have read the memory at any moment of the
-// write. One change that is seen makes all of it doubtful: memory may change and change back.
-SaveJob::Still SaveJob::compare(const Extent& block, const std::byte* data) {
+// write. One change that is seen makes all of it doubtful, since memory may change and change back:
+// whatever was written from there is copied then and written again.
+void SaveJob::compare(const Extent& block, const std::byte* data) {
   const std::uint64_t chunk_bytes = options_.chunk_bytes;
-  if (chunk_bytes == 0) return Still::same;  // there is nothing that the file has to match
-  for (std::uint64_t begin = block.begin; begin < block.end && !memory_changes_;
+  bool same = true;
+  for (std::uint64_t begin = block.begin; begin < block.end && same && !memory_changes_;
        begin += chunk_bytes) {
     const std::uint64_t end = std::min(begin + chunk_bytes, block.end);
     const Look look(*this);
-    if (!look.allowed()) return Still::stopped;
+    if (!look.allowed()) return;
     const std::uint64_t found = xxh3_64({data + (begin - block.begin), end - begin});
-    if (found != digests_[(begin - data_.begin) / chunk_bytes]) memory_changes_ = true;
+    same = found == digests_[(begin - data_.begin) / chunk_bytes];
   }
-  if (memory_changes_) {
-    note_fallback(
-        file_->path() +
-        ": the tensors changed while they were saved; they were copied and written again");
+  if (!same) {
+    note_fallback(file_->path() +
+                  ": tensors changed while they were saved; they were copied and written again");
   }
   const std::lock_guard lock(mutex_);
-  if (!memory_changes_) {
-    from_memory_.push_back(block);
-    return Still::same;
-  }
-  counters_.bytes_rewritten += block.end - block.begin;
-  return Still::changed;
+  from_memory_.push_back(block);
+  if (!same) memory_changes_ = true;
 }
 
 std::shared_ptr<Region> SaveJob::take_staging() {

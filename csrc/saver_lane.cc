@@ -24,6 +24,7 @@ SaveLane::SaveLane(std::shared_ptr<SaveJob> job, std::unique_ptr<Engine> engine,
       completions_(queue_depth) {
   for (std::uint32_t tag = queue_depth; tag > 0; --tag) free_.push_back(tag - 1);
   to_submit_.reserve(queue_depth);
+  written_.reserve(2 * std::size_t{queue_depth});  // one wait may bring as many as are out
   const auto& devices = job_->options_.devices;
   if (!devices.empty()) reads_ = std::make_unique<DeviceReads>(devices, job_->ready_);
 }
@@ -40,14 +41,15 @@ void SaveLane::run() {
   if (job_->leg_ == Leg::summed) return sum_blocks();
   for (;;) {
     top_up();
-    if (in_flight_ == 0) return;
-    const std::size_t taken = engine_->wait(completions_, kWait);
+    if (in_flight_ == 0 && written_.empty()) return;
+    // The device comes first; in between, what it has written is compared.
+    const std::size_t taken =
+        in_flight_ == 0 ? 0
+                        : engine_->wait(completions_, written_.empty() ? kWait : milliseconds{});
     if (taken == 0 && job_->stopping()) park();
     in_flight_ -= taken;  // all at once, as none is waited for again
-    for (std::size_t i = 0; i < taken; ++i) {
-      settle(completions_[i].tag, completions_[i].result);
-      top_up();  // the device works while this thread compares the next one
-    }
+    for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
+    if (taken == 0 || written_.size() >= slots_.size()) compare_one();
   }
 }
 
@@ -76,7 +78,7 @@ void SaveLane::sum_blocks() {
 
 void SaveLane::top_up() {
   submit();
-  while (!free_.empty() && in_flight_ < most_in_flight()) {
+  while (!free_.empty() && compared_in_flight_ < compared_most()) {
     const auto work = job_->next_block();
     if (!work) return;
     const std::uint32_t tag = free_.back();
@@ -87,15 +89,16 @@ void SaveLane::top_up() {
     if (!prepare(slot)) return;
     free_.pop_back();
     slot.busy = true;
+    if (slot.from_memory) ++compared_in_flight_;
     issue(tag);
     submit();  // the device works while this thread gathers the next one
   }
 }
 
-// The kernel copies into one file with one thread at a time (the lock of its inode), so more writes
-// would only wait. What was copied a moment ago is still in a processor's cache when it is summed
-// again.
-std::size_t SaveLane::most_in_flight() const {
+// Through the page cache of a local mount: how many writes may be out whose memory is compared
+// afterwards. The kernel copies into one file with one thread at a time (the lock of its inode), so
+// more of them would only wait; and what was copied a moment ago is still in a processor's cache.
+std::size_t SaveLane::compared_most() const {
   if (job_->leg_ != Leg::buffered || !job_->file()->mount().local) return slots_.size();
   return job_->options_.lanes > 1 ? 1 : 2;
 }
@@ -105,7 +108,7 @@ bool SaveLane::prepare(Slot& slot) {
   slot.at = slot.block.begin;
   slot.stalls = 0;
   slot.data = job_->memory_of(slot.block, unit(slot));
-  slot.from_memory = slot.data != nullptr && !job_->snapshot_;
+  slot.from_memory = slot.data != nullptr && !job_->snapshot_ && job_->options_.chunk_bytes != 0;
   if (slot.data != nullptr) return job_->take_checksums(slot.block, slot.data);
   slot.data = staging_of(slot);
   if (slot.data == nullptr || !job_->gather(slot.block, slot.data, reads_.get())) return false;
@@ -180,20 +183,24 @@ void SaveLane::retry(std::uint32_t tag, int error) {
   issue(tag);
 }
 
-// The whole block is written. What was in the caller's memory has to be there still, or it is
-// copied and written again.
+// The whole block is written. Its slot is free for the next one before it is compared, unless that
+// is done at once.
 void SaveLane::finish(std::uint32_t tag) {
-  Slot& slot = slots_[tag];
-  if (slot.from_memory) {
-    const SaveJob::Still still = job_->compare(slot.block, slot.data);
-    if (still == SaveJob::Still::stopped) return leave(tag);
-    if (still == SaveJob::Still::changed) {
-      if (!prepare(slot)) return leave(tag);
-      return issue(tag);
-    }
-  }
+  const Slot& slot = slots_[tag];
   job_->written(slot.block, slot.direct, slot.again);
+  if (slot.from_memory) {
+    --compared_in_flight_;
+    written_.push_back({slot.block, slot.data});
+    if (!slot.direct) compare_one();
+  }
   leave(tag);
+}
+
+void SaveLane::compare_one() {
+  if (written_.empty()) return;
+  const Written next = written_.back();
+  written_.pop_back();
+  job_->compare(next.block, next.data);
 }
 
 void SaveLane::leave(std::uint32_t tag) {

@@ -37,10 +37,16 @@ class SaveLane {
     unsigned stalls = 0;       // answers in a row of nothing written
   };
 
+  // What was written from the caller's memory, and is to be compared with what it was.
+  struct Written {
+    Extent block;
+    const std::byte* data = nullptr;
+  };
+
   void copy_blocks();
   void sum_blocks();
   void top_up();
-  [[nodiscard]] std::size_t most_in_flight() const;
+  [[nodiscard]] std::size_t compared_most() const;
   bool prepare(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
   [[nodiscard]] std::uint64_t unit(const Slot& slot) const;
@@ -49,6 +55,7 @@ class SaveLane {
   void settle(std::uint32_t tag, std::int32_t result);
   void retry(std::uint32_t tag, int error);
   void finish(std::uint32_t tag);
+  void compare_one();
   void leave(std::uint32_t tag);
   void park();
   void drain();
@@ -59,8 +66,10 @@ class SaveLane {
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_;
   std::vector<IoRequest> to_submit_;
+  std::vector<Written> written_;
   std::vector<Completion> completions_;
   std::size_t in_flight_ = 0;
+  std::size_t compared_in_flight_ = 0;  // of blocks that lie in the caller's memory
 };
 
 }  // namespace fastio

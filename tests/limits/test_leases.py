@@ -46,7 +46,7 @@ def _leased(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def tensors() -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def tensors() -> dict[str, np.ndarray]:
     return {"a": np.arange(300_000), "b": np.ones((30, 40), np.float32)}
 
 

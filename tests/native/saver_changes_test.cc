@@ -67,6 +67,13 @@ class ChangingSave {
 
 std::uint64_t rewritten(const SaveJob& job) { return job.counters().bytes_rewritten; }
 
+// Those before the block that changed, too: they may have changed and changed back. The one behind
+// it may be on its way to a device before the change is seen.
+void check_rewritten(const SaveJob& job, std::uint64_t changed) {
+  CHECK(rewritten(job) >= (changed + 1) * kBlock);
+  CHECK(rewritten(job) <= std::min(changed + 2, kBlocks) * kBlock);
+}
+
 TEST_CASE("a block that changes while it is written is copied and written again") {
   for (const EnginePreference engine : engines_here()) {
     for (const Way& way : ways_here()) {
@@ -84,8 +91,7 @@ TEST_CASE("a block that changes while it is written is copied and written again"
           CHECK(save.digests() == job->digests());
           CHECK(save.data() == save.memory());
           CHECK(job->bytes_done() == job->bytes_total());
-          // With those before it, which may have changed and changed back.
-          CHECK(rewritten(*job) == (block + 1) * kBlock);
+          check_rewritten(*job, block);
           CHECK(job->counters().bytes_gathered == kBlocks * kBlock);
           REQUIRE(job->fallbacks().size() == 1);
           CHECK(job->fallbacks().front().find("changed while they were saved") !=
@@ -110,7 +116,7 @@ TEST_CASE("one change that is seen casts doubt on all that was written from memo
       REQUIRE_FALSE(job->has_failed());
       CHECK(save.digests() == job->digests());
       CHECK(save.data() == save.memory());
-      CHECK(rewritten(*job) == 5 * kBlock);
+      check_rewritten(*job, 4);
     }
   }
 }
@@ -158,7 +164,7 @@ TEST_CASE("many lanes with many writes out leave a file that is what its table s
 TEST_CASE("a write of a changed block that fails ends the job as any other") {
   for (const EnginePreference engine : engines_here()) {
     ChangingSave save;
-    const InjectedFaults injected({{1, FaultKind::change, 5}, {2, FaultKind::error, EIO}});
+    const InjectedFaults injected({{1, FaultKind::change, 5}, {kBlocks, FaultKind::error, EIO}});
     const auto job = save.make(engine);
     run_leg(*job, Leg::buffered, 0, kBlocks);
     REQUIRE(job->failure().has_value());
