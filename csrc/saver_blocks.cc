@@ -74,8 +74,7 @@ bool SaveJob::gather(const Extent& block, std::byte* to, DeviceReads* reads) {
     }
     if (leg_ != Leg::copied && !take_checksums(part, out)) return false;
   }
-  const bool writes = leg_ == Leg::direct || leg_ == Leg::buffered;
-  counters_.bytes_gathered += writes ? block.end - block.begin : 0;
+  counters_.bytes_gathered += writes() ? block.end - block.begin : 0;
   return true;
 }
 

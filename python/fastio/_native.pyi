@@ -250,7 +250,9 @@ class TargetFile:
     def direct_refusal(self) -> str:
         """Why O_DIRECT cannot be used; empty where it can."""
 
-    def reserve(self, nbytes: int) -> None: ...
+    def reserve(self, nbytes: int) -> bool:
+        """Make it so long and set space aside for it; False where that is not set aside."""
+
     def write(self, offset: int, data: bytes) -> None: ...
     def truncate(self, nbytes: int) -> None: ...
     def sync(self) -> None: ...
@@ -306,8 +308,11 @@ class Save:
         last: int,
         progress: _Progress = None,
     ) -> None:
-        """Write the blocks [first, last): "direct" or "buffered"; or have all of them "copied"; or
-        their checksums taken only: "summed"."""
+        """Write the blocks [first, last): "direct", "buffered" or "in_order"; or have all of them
+        "copied"; or their checksums taken only: "summed"."""
+
+    def write_to(self, file: TargetFile) -> None:
+        """Have the legs to come write to another file."""
 
 def gather(
     addresses: npt.NDArray[np.uint64],

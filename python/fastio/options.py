@@ -33,6 +33,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "pinned_limit_bytes": (1, 2**63 - 1),
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
+_SWITCHES = ("in_place",)
 _MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
 _NUMBER = re.compile("([0-9]{1,30})([kmgt]?)")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -56,7 +57,11 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
         text = os.environ.get(variable)
         if text is None or not (text := text.strip()):
             return default()
-        value = text if name in _CHOICES else _parse_number(variable, text)
+        value: Any = text
+        if name in _SWITCHES:
+            value = _parse_switch(variable, text)
+        elif name not in _CHOICES:
+            value = _parse_number(variable, text)
         _check(name, variable, value, text)
         return value
 
@@ -100,6 +105,11 @@ class Options:
         what it has not yielded. Default None: no bound.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
+    in_place : bool
+        Save into the file that is there, rather than replace it; a symlink is followed. Owner,
+        mode, hard links and what is mounted on the file stay. A crash, or an error midway, then
+        leaves a file that is not whole, and what it held is lost. For files that cannot be
+        replaced: where the filesystem cannot rename, or the file is a mount of its own.
 
     Raises
     ------
@@ -124,10 +134,17 @@ class Options:
     pinned_limit_bytes: int = _field("pinned_limit_bytes", lambda: 512 * 2**20)
     device_memory_limit_bytes: int | None = _field("device_memory_limit_bytes", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
+    in_place: bool = _field("in_place", lambda: False)
 
     def __post_init__(self) -> None:
-        for name in (*_CHOICES, *_RANGES):
+        for name in (*_CHOICES, *_RANGES, *_SWITCHES):
             _check(name, name, getattr(self, name))
+
+
+def _parse_switch(variable: str, text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise ValueError(f"{variable}={shown(text)}: expected 1 or 0, true or false")
+    return text.lower() in ("1", "true")
 
 
 def _parse_number(variable: str, text: str) -> int:
@@ -148,6 +165,10 @@ def _check(name: str, origin: str, value: object, written: object = None) -> Non
             raise TypeError(f"{origin} must be a str, not {type(value).__name__}")
         if value not in _CHOICES[name]:
             raise ValueError(f"{origin}={value!r}: expected one of {', '.join(_CHOICES[name])}")
+        return
+    if name in _SWITCHES:
+        if not isinstance(value, bool):
+            raise TypeError(f"{origin} must be a bool, not {type(value).__name__}")
         return
     if value is None and name in _MAY_BE_NONE:
         return

@@ -22,13 +22,11 @@ from pathlib import Path
 import msgspec
 
 from fastio.errors import WriteError
-from fastio.replacement import (
-    Replacement,
-    leftovers,
-    remove_leftovers,
-    status_of_file,
-    sync_folder,
-)
+from fastio.filesystem.durability import sync_folder
+from fastio.filesystem.leftovers import leftovers, remove_leftovers
+from fastio.filesystem.refusals import IN_PLACE
+from fastio.in_place import InPlace
+from fastio.replacement import Replacement, status_of_file
 from fastio.saving.sources import Sources
 
 _log = logging.getLogger("fastio")
@@ -93,6 +91,18 @@ def make(folder: Path, *, durable: bool) -> None:
 def provisional_paths(folder: Path, count: int) -> list[Path]:
     """Return what errors call shards that have no names yet."""
     return [folder / name for name in _names("", count)]
+
+
+def predecessor(folder: Path) -> Path | None:
+    """Return the file whose owner, mode and access list new shards take over; None if there is
+    none.
+    """
+    try:
+        there = set(os.listdir(folder))
+    except OSError:
+        return None
+    shards = sorted(filter(_SHARD.fullmatch, there))
+    return next((folder / name for name in (*shards, SINGLE) if name in there), None)
 
 
 def clean_up(folder: Path) -> None:
@@ -168,6 +178,101 @@ def commit(
             moved_aside.leave()  # the next save tries again
 
 
+def begin_with_names(
+    folder: Path,
+    shards: Sequence[Sources],
+    replacements: Sequence[Replacement],
+    *,
+    in_place: bool,
+) -> Replacement | None:
+    """Choose the names of shards that cannot be renamed, and write the index that lists them.
+
+    Where there was no checkpoint, the index comes first here, too: shards that it names and that
+    are not whole are refused.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    shards, replacements
+        As `commit` takes them.
+    in_place : bool
+        An index that is there may be written into.
+
+    Returns
+    -------
+    Replacement or None
+        The index, to be committed or discarded; None where there is one that is written into.
+
+    Raises
+    ------
+    WriteError
+        If there is an index, and it may not be written into.
+    """
+    path = folder / INDEX
+    with _locked(folder):
+        names = _free_names(folder, len(shards))
+        for replacement, name in zip(replacements, names, strict=True):
+            replacement.path = folder / name
+        if os.path.lexists(path):
+            if in_place:
+                return None
+            detail = f"the filesystem cannot rename, so its index stays as it is; {IN_PLACE}"
+            raise WriteError(errno.ENOSYS, "rename", path, detail=detail)
+        return _written(Replacement(path, 0o666), _index_text(names, shards), durable=True)
+
+
+def commit_with_names(
+    folder: Path,
+    shards: Sequence[Sources],
+    replacements: Sequence[Replacement],
+    index: Replacement | None,
+    *,
+    durable: bool,
+) -> None:
+    """Let shards that have their names already be a checkpoint.
+
+    Parameters
+    ----------
+    folder, shards, replacements
+        As `commit` takes them.
+    index : Replacement or None
+        What `begin_with_names` returned.
+    durable : bool
+
+    Raises
+    ------
+    WriteError
+        If the old index could not be written into, which may have lost it; or if the error is of
+        the last fsync of the folder.
+    """
+    path = folder / INDEX
+    names = [replacement.path.name for replacement in replacements]
+    old = _shards_named_by(path)
+    for replacement in replacements:
+        replacement.rename()
+    if index is None:
+        new = _written(InPlace(path), _index_text(names, shards), durable=durable)
+        new.rename()
+        new.discard()
+    else:
+        index.rename()
+    if durable:
+        sync_folder(folder, blamed=path)
+    _remove_shards(folder, (old | {SINGLE}) - set(names))
+
+
+def _written(file: Replacement, text: bytes, *, durable: bool) -> Replacement:
+    try:
+        file.reserve(len(text))
+        file.begin()
+        file.file.write(0, text)
+        file.settle(durable=durable)
+    except BaseException:
+        file.discard()
+        raise
+    return file
+
+
 def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> None:
     """After a failure or an interrupt: have either the new shards with their index, or neither."""
     index = folder / INDEX
@@ -225,14 +330,13 @@ def _index_text(names: Sequence[str], shards: Sequence[Sources]) -> bytes:
 
 @contextlib.contextmanager
 def _index(path: Path, text: bytes, *, durable: bool) -> Iterator[Replacement]:
-    new = Replacement(path, 0o666)
+    status = status_of_file(path)
+    new = Replacement(path, 0o666 if status is None else 0o600)
     try:
         new.file.write(0, text)
-        status = status_of_file(path)
         if status is not None:
             new.imitate(status)
-        if durable:
-            new.file.sync()
+        new.settle(durable=durable)
         yield new
     finally:
         new.discard()

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastio.errors import MemoryLimitError, WriteError
+from fastio.filesystem.leftovers import remove_leftovers
 from fastio.host_memory import available_bytes
 from fastio.loading import progress_bar, shifted
 from fastio.options import Options
-from fastio.replacement import remove_leftovers, status_of_file, sync_folder
+from fastio.replacement import Replacement, status_of_file
 from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
@@ -74,6 +75,8 @@ class SaveWork:
         self._request = request
         self._files = contextlib.ExitStack()
         self._writers: list[FileWriter] = []
+        self._index: Replacement | None = None
+        self._files.callback(self._discard_index)  # after the shards that it names
         if request.shard_bytes is None:
             shards = [request.sources]
             status_of_file(request.path)  # refuses what is no file
@@ -82,27 +85,32 @@ class SaveWork:
             shards = folder.partition(request.order, request.sources, request.shard_bytes)
             folder.make(request.path, durable=request.durable)
             self._paths = folder.provisional_paths(request.path, len(shards))
+        like = None if request.shard_bytes is None else folder.predecessor(request.path)
         layouts = [
             lay_out(shard, path, request.metadata, chunk_bytes=request.chunk_bytes)
             for shard, path in zip(shards, self._paths, strict=True)
         ]
         try:
             for path, layout in zip(self._paths, layouts, strict=True):
-                self._open(path, layout)
+                self._open(path, layout, like)
         except BaseException:
             self.discard()
             raise
 
-    def _open(self, path: Path, layout: Layout) -> None:
+    def _open(self, path: Path, layout: Layout, like: Path | None) -> None:
         sharded = self._request.shard_bytes is not None
         written_as = self._request.path / folder.SINGLE if sharded else path
-        writer = FileWriter(path, layout, self._request.options, written_as=written_as)
+        writer = FileWriter(path, layout, self._request.options, written_as=written_as, like=like)
         self._files.callback(writer.discard)
         self._writers.append(writer)
 
     def discard(self) -> None:
         """Close the files; of those that did not take their place nothing is left."""
         self._files.close()
+
+    def _discard_index(self) -> None:
+        if self._index is not None:
+            self._index.discard()
 
     def take_snapshot(self) -> None:
         """Copy all tensors; they are not looked at any more.
@@ -133,8 +141,7 @@ class SaveWork:
         """
         request = self._request
         self._clean_up()
-        for writer in self._writers:
-            writer.reserve()
+        self._begin()
         ways = []
         total, before = request.sources.data_bytes, 0
         with progress_bar(str(request.path), shown=request.progress) as advance:
@@ -151,6 +158,24 @@ class SaveWork:
         self._commit()
         self._tell([way.reason for way in ways])
 
+    def _begin(self) -> None:
+        for writer in self._writers:
+            writer.reserve()
+        if self._has_fixed_names():
+            self._index = folder.begin_with_names(
+                self._request.path,
+                [writer.layout.sources for writer in self._writers],
+                [writer.replacement for writer in self._writers],
+                in_place=self._request.options.in_place,
+            )
+        for writer in self._writers:
+            writer.begin()
+
+    def _has_fixed_names(self) -> bool:
+        """Whether shards need their names at once, as the filesystem cannot rename."""
+        sharded = self._request.shard_bytes is not None
+        return sharded and not all(writer.replacement.renames for writer in self._writers)
+
     def _clean_up(self) -> None:
         if self._request.shard_bytes is None:
             remove_leftovers(self._request.path)
@@ -159,24 +184,26 @@ class SaveWork:
 
     def _commit(self) -> None:
         request = self._request
-        if request.shard_bytes is not None:
-            folder.commit(
-                request.path,
-                [writer.layout.sources for writer in self._writers],
-                [writer.replacement for writer in self._writers],
-                durable=request.durable,
+        sources = [writer.layout.sources for writer in self._writers]
+        replacements = [writer.replacement for writer in self._writers]
+        if self._has_fixed_names():
+            folder.commit_with_names(
+                request.path, sources, replacements, self._index, durable=request.durable
             )
-            return
-        (writer,) = self._writers
-        writer.replacement.link()
-        writer.replacement.rename()
-        if request.durable:
-            sync_folder(request.path.parent, blamed=request.path)
+        elif request.shard_bytes is not None:
+            folder.commit(request.path, sources, replacements, durable=request.durable)
+        else:
+            (replacement,) = replacements
+            replacement.link()
+            replacement.rename()
+            if request.durable:
+                replacement.sync_name()
 
     def _tell(self, reasons: Sequence[str]) -> None:
         request, report = self._request, self._request.report
         for writer in self._writers:
             report.add_saved(writer.statistics)
+            report.note(writer.replacement.shortfalls)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
         report.tensors, report.files = len(request.sources.names), len(self._writers)
         if request.shard_bytes is not None:

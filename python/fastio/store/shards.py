@@ -272,6 +272,7 @@ class ShardWriter:
 
         with self._writer(shard, root) as writer:
             writer.reserve()
+            writer.begin()
             writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
