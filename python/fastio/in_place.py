@@ -18,6 +18,7 @@ from fastio.errors import WriteError
 from fastio.events import Event, emit
 from fastio.filesystem import trial
 from fastio.filesystem.durability import sync_file
+from fastio.filesystem.refusals import is_refusal
 from fastio.replacement import Replacement
 
 _BLOCK_BYTES = 512  # of st_blocks
@@ -81,7 +82,10 @@ class InPlace(Replacement):
         WriteError
         """
         self._empty()
-        self.abilities = trial.reserve(self.file, self._nbytes, self._padded_nbytes)
+        cut = self._can_be_cut()
+        padded_nbytes = self._padded_nbytes if cut else self._nbytes
+        self.abilities = trial.reserve(self.file, self._nbytes, padded_nbytes)
+        self.abilities.cut = self.abilities.cut and cut
         if self.abilities.in_order:
             self._note(
                 self.abilities.in_order,
@@ -90,13 +94,24 @@ class InPlace(Replacement):
             self._empty()
         told(self.file)
 
+    def _can_be_cut(self) -> bool:
+        """Unlike a new file, this one cannot be written again where that is met at the end."""
+        try:
+            self.file.truncate(0)
+        except WriteError as error:
+            if not is_refusal(error):
+                raise
+            return False
+        return True
+
     def _empty(self) -> None:
+        # Not open twice: some filesystems have one writer of a file at a time.
         self.let_go()
-        flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
-        fd = self._call("open", lambda: os.open(self.path, flags))
-        self._begun = True
         os.close(self._fd)
-        self._fd = fd
+        self._fd = -1
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
+        self._fd = self._call("open", lambda: os.open(self.path, flags))
+        self._begun = True
         self.file = self._adopt()
 
     def imitate(self, status: os.stat_result, like: Path | None = None) -> None:

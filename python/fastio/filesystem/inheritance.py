@@ -146,7 +146,7 @@ def _give_mode(fd: int, path: Path, mode: int, note: Note, *, may_widen: bool) -
     except OSError as error:
         if not is_refusal(error):
             raise WriteError(error.errno or errno.EIO, "fchmod", path) from error
-        if has & ~mode & 0o777 and not may_widen:
+        if has & ~mode & 0o077 and not may_widen:
             detail = f"it would have the mode {has:03o}, and be open to more than {mode:03o} allows"
             raise WriteError(error.errno or errno.EPERM, "fchmod", path, detail=detail) from error
         note(f"the mode {mode:03o} cannot be set here ({named(error)})", f"the file has {has:03o}")

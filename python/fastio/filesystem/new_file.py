@@ -14,6 +14,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -256,6 +257,9 @@ class NewFile:
     def discard(self) -> None:
         """Close the file; unless it was committed, nothing is left of it."""
         # Who keeps an error keeps this object: not the descriptors, and not the space on the disk.
+        error = sys.exc_info()[1]
+        if error is not None:
+            traceback.clear_frames(error.__traceback__)
         self.let_go()
         # A disk that hangs may hold this up, too; an interrupt and an error are not to wait for it.
         ending = threading.Thread(target=self._end, daemon=True)
@@ -264,7 +268,6 @@ class NewFile:
         except RuntimeError:  # no thread to be had
             self._end()
         else:
-            error = sys.exc_info()[1]
             interrupted = error is not None and not isinstance(error, Exception)
             ending.join(_INTERRUPTED_PATIENCE_S if interrupted else _PATIENCE_S)
 
@@ -307,25 +310,26 @@ class NewFile:
 
 
 def _close_and_remove(fd: int, name: Path | None) -> None:
-    removed = name is None or _removed(name)
+    again = name is not None and _is_in_the_way(name)
     with contextlib.suppress(OSError):
         os.close(fd)
-    # Some filesystems remove no file that is open; and FUSE hears of a close after it returned.
+    # FUSE hears of a close after it returned.
     for _ in range(_REMOVALS_MAX):
-        if removed or name is None:
+        if not again or name is None:
             return
         time.sleep(_REMOVED_AGAIN_AFTER_S)
-        removed = _removed(name)
+        again = _is_in_the_way(name)
 
 
-def _removed(path: Path) -> bool:
+def _is_in_the_way(name: Path) -> bool:
+    """Remove a file; whether that is refused as long as it is open, as some filesystems do."""
     try:
-        os.unlink(path)
+        os.unlink(name)
     except FileNotFoundError:
-        return True
-    except OSError:
         return False
-    return True
+    except OSError as error:
+        return is_refusal(error) or error.errno == errno.EBUSY
+    return False
 
 
 def own_descriptor(fd: int) -> str:

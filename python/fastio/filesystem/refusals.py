@@ -89,7 +89,7 @@ def advice(error: OSError, path: Path) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     reason = _reason(error, path, status)
-    if reason is None or not os.access(path, os.W_OK):
+    if reason is None or not os.access(path, os.W_OK, effective_ids=True):
         return reason
     return f"{reason}; {IN_PLACE}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,11 +176,7 @@ class FileWriter:
         ------
         WriteError
         """
-        try:
-            self.replacement.begin(self._save.write_to)
-        except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the file open
-            raise
+        self.replacement.begin(self._save.write_to)
 
     def write_data(self, *, durable: bool, progress: Progress) -> Way:
         """Write what comes of the tensors, which are not looked at any more then.
@@ -190,15 +185,11 @@ class FileWriter:
         ------
         WriteError, MemoryLimitError
         """
-        try:
-            if self.replacement.abilities.in_order:
-                return self._write_in_order(progress)
-            if not self.replacement.abilities.cut:
-                return pace.write_uncut(self._save, progress=progress)
-            return pace.write_data(self._save, self._options, durable=durable, progress=progress)
-        except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the file open
-            raise
+        if self.replacement.abilities.in_order:
+            return self._write_in_order(progress)
+        if not self.replacement.abilities.cut:
+            return pace.write_uncut(self._save, progress=progress)
+        return pace.write_data(self._save, self._options, durable=durable, progress=progress)
 
     def _write_in_order(self, progress: Progress) -> Way:
         """The header comes first, and so the checksums come before anything is written."""
