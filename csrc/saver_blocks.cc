@@ -30,8 +30,10 @@ std::optional<Extent> SaveJob::next_block() {
 }
 
 // Where the bytes of a block lie if they can be written from there: one behind the other, as they
-// are, at an address and of a length that direct writes take.
+// are, at an address and of a length that direct writes take. In order, their checksums are in the
+// file already, and those that are taken again must be of the very bytes that are written.
 std::byte* SaveJob::memory_of(const Extent& block, std::uint64_t alignment) const {
+  if (leg_ == Leg::in_order && !snapshot_) return nullptr;
   std::byte* const found = snapshot_ ? snapshot_->at(block.begin) : sources_.contiguous(block);
   const bool fits = reinterpret_cast<std::uintptr_t>(found) % alignment == 0 &&
                     (block.end - block.begin) % alignment == 0;

@@ -17,10 +17,10 @@ class Event:
     Attributes
     ----------
     kind : {"fallback", "repair", "failure"}
-        A copy that did not do and what was taken instead; a copy that was written anew; a repair
-        that failed.
+        A copy that did not do, or a call that a filesystem lacks, and what was done instead; a
+        copy that was written anew; a repair, or a save in place, that failed.
     path : str
-        The copy.
+        The copy; of a save, the file.
     cause : str
         What was wrong with it.
     remedy : str

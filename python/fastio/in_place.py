@@ -1,8 +1,8 @@
 """A file that is written where it lies, under its name: as `Options.in_place` has it.
 
-It stays the same file, with its owner, mode, access list, hard links and what is mounted on it; a
-symlink is followed. What it held is lost from the first byte on: a crash leaves a file that is not
-whole, which the zeros in place of its header show.
+It stays the same file, with its owner, mode, access list, hard links and mounts; a symlink is
+followed. The old content is lost from the first byte on. A crash leaves zeros in place of the
+header, and such a file is refused.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class InPlace(Replacement):
         return True
 
     def _empty(self) -> None:
-        # Not open twice: some filesystems have one writer of a file at a time.
+        # Some filesystems allow one writer of a file at a time.
         self.let_go()
         os.close(self._fd)
         self._fd = -1

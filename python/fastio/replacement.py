@@ -30,7 +30,7 @@ class Replacement(NewFile):
     def imitate(self, status: os.stat_result, like: Path | None = None) -> None:
         """Take over owner, group, mode and access control list of another file.
 
-        What cannot be kept is told, and stands in `shortfalls`.
+        A loss is told, and stands in `shortfalls`.
 
         Parameters
         ----------
@@ -155,7 +155,8 @@ class Replacement(NewFile):
     def claim(self) -> bool:
         """Let the file take its place, unless something has it.
 
-        Where no file can have two names, others must be kept away meanwhile, as by a store's lock.
+        If the filesystem has no hard links, the caller must hold a lock against others, as a store
+        does.
 
         Returns
         -------

@@ -31,7 +31,8 @@ def seal(
 
     The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
     from then on. It is written beside its place and takes it in one durable step: at any moment,
-    also after a power cut, there is the old file or the new one. Mode and owner are kept.
+    also after a power cut, there is the old file or the new one. Owner, group, mode and POSIX
+    access list are kept, as `fastio.save` keeps them; other extended attributes are not.
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ def seal(
     ChecksumError
         If `src` is sealed, and its bytes are not those that were sealed.
     ReadError, WriteError
-        If a system call fails, or there is a folder, a device, a pipe or a socket at `dst`. What
+        If a system call fails, there is a folder, a device, a pipe or a socket at `dst`, or a file
+        is there and the filesystem cannot rename. What
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """

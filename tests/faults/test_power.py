@@ -122,9 +122,10 @@ index = fastio.saving.folder._index
 fastio.saving.folder._index = lambda path, text, *, durable: index(path, text, durable=False)
 """,
     "of the folder": """
-from fastio.saving import folder, job
+from fastio import replacement
+from fastio.saving import folder
 def sync_folder(*_, blamed): pass
-job.sync_folder = folder.sync_folder = sync_folder
+replacement.sync_folder = folder.sync_folder = sync_folder
 """,
 }
 

@@ -2,12 +2,12 @@
 //
 //   fuse_lacking SOURCE MOUNTPOINT [CALL=ERRNO]...
 //
-// CALL is rename, link, truncate, chmod, chown, fallocate, fsync, fsyncdir, flock, or
-//   direct     a file is opened with O_DIRECT,
-//   order      a byte is written that is not the next one; and any byte after that, as an upload
-//              that was given up: it does not become a file, and closing one that was not does,
-//   overwrite  a file with bytes in it is opened to be written, and not emptied.
-// full=BYTES instead gives ENOSPC for a write behind that byte of a file.
+// CALL is rename, link, truncate, chmod, chown, fallocate, fsync, fsyncdir, flock, or:
+//   direct     Open with O_DIRECT.
+//   order      A write of any byte but the next one. It gives the upload up: every later write is
+//              refused, and a new file goes when it is closed.
+//   overwrite  Open to write, without O_TRUNC, of a file that has bytes.
+// full=BYTES: a write behind that byte of a file is ENOSPC.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>
@@ -35,7 +35,7 @@ static const char* const names[CALLS] = {
 };
 static long refused[CALLS];
 
-// Where the next byte goes, by descriptor; -1 for what was given up.
+// The offset of the next byte, by descriptor; -1 after a refused write.
 enum { FILES_MAX = 1024 };
 static off_t ends[FILES_MAX];
 static int created[FILES_MAX];

@@ -1,4 +1,4 @@
-// What the FUSE filesystems of the tests have in common: each passes a folder through. As on many
+// Operations that the FUSE filesystems of the tests share: each passes a folder through. As on many
 // network filesystems, a file cannot be without a name (O_TMPFILE), and names are not exchanged.
 #pragma once
 

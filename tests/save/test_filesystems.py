@@ -1,5 +1,5 @@
-"""Saves on filesystems that lack calls: the bytes are right, nothing else is left, and what could
-not be had is said.
+"""Saves on filesystems that lack calls: the bytes are right, no other file is left, and the report
+names each lack.
 """
 
 import errno
@@ -16,18 +16,19 @@ import safetensors.numpy
 import fastio
 import fastio.numpy
 import testbed
+from fastio.saving.writing import FileWriter
 from load.samples import eventually
 
 Mounted = Callable[..., testbed.LackingMount]
 
 _NO_CALL, _NO_SUPPORT = errno.ENOSYS, errno.EOPNOTSUPP
-_OLD = {"old": np.arange(1000.0)}
-_NEW = {
+_OLD: dict[str, Any] = {"old": np.arange(1000.0)}
+_NEW: dict[str, Any] = {
     "a": np.random.default_rng(1).standard_normal((700, 300)).astype(np.float32),
     "b": np.asfortranarray(np.arange(60_000, dtype=np.int32).reshape(200, 300)),
     "c": np.arange(77, dtype=np.int8),
 }
-# What a FUSE filesystem has least often; without it other calls are tried.
+# Most FUSE filesystems lack it; other calls are then tried.
 _PLAIN = {"fallocate": _NO_SUPPORT}
 
 _RENAMING: Mapping[str, Mapping[str, int]] = {
@@ -56,33 +57,32 @@ _FIXED: Mapping[str, Mapping[str, int]] = {
 }
 
 
-def _save(path: Path, tensors: Mapping[str, Any], **more: Any) -> Path:
-    return fastio.save(tensors, path, **more)
+def _save(path: Path, tensors: Mapping[str, Any], **more: Any) -> None:
+    fastio.save(tensors, path, **more)
 
 
-def _save_file(path: Path, tensors: Mapping[str, Any]) -> Path:
+def _save_file(path: Path, tensors: Mapping[str, Any]) -> None:
     fastio.numpy.save_file(dict(tensors), path)
-    return path
 
 
-def _through_the_cache(path: Path, tensors: Mapping[str, Any]) -> Path:
-    return _save(path, tensors, options=fastio.Options(cache="keep", engine="pread"))
+def _through_the_cache(path: Path, tensors: Mapping[str, Any]) -> None:
+    _save(path, tensors, options=fastio.Options(cache="keep", engine="pread"))
 
 
-def _not_durable(path: Path, tensors: Mapping[str, Any]) -> Path:
-    return _save(path, tensors, durable=False)
+def _not_durable(path: Path, tensors: Mapping[str, Any]) -> None:
+    _save(path, tensors, durable=False)
 
 
-def _in_the_background(path: Path, tensors: Mapping[str, Any]) -> Path:
-    return fastio.save(tensors, path, wait=False).result()
+def _in_the_background(path: Path, tensors: Mapping[str, Any]) -> None:
+    fastio.save(tensors, path, wait=False).result()
 
 
-def _without_checksums(path: Path, tensors: Mapping[str, Any]) -> Path:
-    return _save(path, tensors, checksums=False)
+def _without_checksums(path: Path, tensors: Mapping[str, Any]) -> None:
+    _save(path, tensors, checksums=False)
 
 
-def _shards(path: Path, tensors: Mapping[str, Any]) -> Path:
-    return _save(path, tensors, shard_bytes=250_000)
+def _shards(path: Path, tensors: Mapping[str, Any]) -> None:
+    _save(path, tensors, shard_bytes=250_000)
 
 
 _WAYS = [
@@ -178,11 +178,16 @@ def test_a_file_is_sealed(lacking_mount: Mounted, tmp_path: Path, lacks: str) ->
 @pytest.mark.parametrize("lacks", _RENAMING)
 def test_a_store_lives(lacking_mount: Mounted, lacks: str) -> None:
     mount = lacking_mount(**_RENAMING[lacks])
-    store = fastio.Store.create([mount.path / "root"], replicas=1)
+    store = fastio.Store.create([mount.path / "one", mount.path / "other"], replicas=2)
     for tensors in (_OLD, _NEW):
         store.save(tensors)
-    _assert_holds(mount.path / "root", _NEW)
+    _assert_holds(mount.path / "one", _NEW)
     store.gc(keep=1)
+    (shard,) = (mount.source / "one" / "shards").glob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100] + bytes(100))
+    store.load(on_damage="repair")
+    assert shard.read_bytes() == whole
     store.close()
     assert eventually(lambda: not any("tmp" in name for name in _names_below(mount.source)))
 
@@ -198,7 +203,8 @@ def test_a_store_says_at_once_that_it_needs_rename(lacking_mount: Mounted, lacks
 
 def test_a_store_says_that_it_needs_locks(lacking_mount: Mounted) -> None:
     mount = lacking_mount(flock=_NO_SUPPORT)
-    _assert_holds(_save(mount.path / "model", _NEW), _NEW)
+    _save(mount.path / "model", _NEW)
+    _assert_holds(mount.path / "model", _NEW)
     with pytest.raises(fastio.FastioError, match="flock"):
         fastio.Store.create([mount.path / "root"], replicas=1).save(_NEW)
 
@@ -223,6 +229,13 @@ def test_the_report_says_what_could_not_be_had(lacking_mount: Mounted) -> None:
     assert "rename is refused here" in said
     assert "fsync is refused here (EINVAL); whether the bytes are on the disk" in said
     assert "fsync of a folder is refused here (ENOTSUP); whether the file's name" in said
+
+
+def test_the_report_of_a_folder_says_it_too(lacking_mount: Mounted) -> None:
+    mount = lacking_mount(fsyncdir=errno.EINVAL)
+    for _ in range(2):
+        report = _report_of(mount.path / "model", shard_bytes=250_000)
+        assert any("fsync of a folder is refused" in line for line in report.fallbacks)
 
 
 def test_a_filesystem_that_lacks_nothing_is_not_complained_of(lacking_mount: Mounted) -> None:
@@ -277,7 +290,7 @@ def test_a_tensor_that_changes_while_it_is_written_in_order_is_an_error(
     mount = lacking_mount(**testbed.LIKE_HDFS)
     tensors = {"a": np.zeros(100_000, np.float32)}
     headers = itertools.count()
-    real = fastio.saving.writing.FileWriter.header  # type: ignore[attr-defined]
+    real = FileWriter.header
 
     def changing(self: Any) -> Any:
         header = real(self)
@@ -285,7 +298,7 @@ def test_a_tensor_that_changes_while_it_is_written_in_order_is_an_error(
             tensors["a"][5] = 1
         return header
 
-    monkeypatch.setattr("fastio.saving.writing.FileWriter.header", changing)
+    monkeypatch.setattr(FileWriter, "header", changing)
     with pytest.raises(fastio.WriteError, match="a tensor changed while it was saved"):
         _save(mount.path / "model", tensors)
     assert _only(mount.source, 0)
@@ -339,7 +352,7 @@ def test_a_new_file_gets_its_name_without_rename(
 def test_a_new_file_gets_its_name_without_rename_and_link(
     lacking_mount: Mounted,
 ) -> None:
-    """What nothing showed before the last step: space could be set aside."""
+    """Only the last step shows it here, as space could be set aside."""
     mount = lacking_mount(rename=_NO_CALL, link=_NO_CALL)
     report = _report_of(mount.path / "model")
     _assert_holds(mount.source / "model", _NEW)

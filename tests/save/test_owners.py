@@ -1,5 +1,5 @@
-"""Whose a file is after it was replaced, and who may look into it: what can be kept is kept, what
-cannot is told, and nobody gets to see what he could not see before.
+"""Owner, group, mode and access list after a file was replaced. They stay where they can, a loss is
+told, and the file is never more open than before.
 """
 
 import errno
@@ -23,7 +23,7 @@ from testbed.requirements import run_tool
 _NEW = {"new": np.arange(300, dtype=np.float32)}
 _ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 _TEAM, _STRANGER = 23000, 24000
-_fresh_ids = itertools.count(30000)  # what was told of one owner and mount is not told again
+_fresh_ids = itertools.count(30000)  # the loss of one owner is told once a mount
 
 
 def _mode(path: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from testbed.fuse import build_filesystem, fuse_mount
 
 _NO_CALL = errno.ENOSYS
-# What two of them refuse: https://github.com/awslabs/mountpoint-s3/blob/main/doc/SEMANTICS.md and
+# Two real ones: https://github.com/awslabs/mountpoint-s3/blob/main/doc/SEMANTICS.md and
 # TROUBLESHOOTING.md beside it; fuse-dfs of Apache Hadoop, fuse_impls_write.c.
 LIKE_S3: Mapping[str, int] = {
     "order": errno.EINVAL,

@@ -1,1 +1,1 @@
-"""What is asked of a filesystem while a file is saved, and what is done where it cannot."""
+"""Calls of a save that a filesystem may lack, and the ways around them."""

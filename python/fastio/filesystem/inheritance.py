@@ -1,6 +1,6 @@
-"""What a new file takes over from the one that it replaces: owner, group, mode, access list.
+"""Owner, group, mode and access list of a replaced file, given to the new one.
 
-What cannot be kept is told, and never makes the file open to anybody whom the old one kept out.
+Each loss is told. The new file is never open to anybody whom the old one kept out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def inherit(fd: int, path: Path, status: os.stat_result, acl: bytes | None, note
         mode &= ~stat.S_ISUID
     if not group_kept:
         mode &= ~stat.S_ISGID
-        # Whoever is in the new group was one of the others before.
+        # Members of the new group were among all others before.
         if acl is None:
             mode = _with_group(mode, mode & 0o7)
         else:
@@ -157,7 +157,7 @@ def _with_group(mode: int, rights: int) -> int:
 
 
 def _entries(acl: bytes) -> list[tuple[int, int, int]]:
-    """What a list says; nothing where it is of an unknown version."""
+    """The entries of a list; none of a list of an unknown version."""
     if len(acl) < _ACL_HEADER.size or _ACL_HEADER.unpack_from(acl)[0] != _ACL_VERSION:
         return []
     body = acl[_ACL_HEADER.size :]
@@ -165,7 +165,7 @@ def _entries(acl: bytes) -> list[tuple[int, int, int]]:
 
 
 def _group_rights(acl: bytes) -> int:
-    """What members of the file's own group may do, by its entry and the mask."""
+    """The rights of the file's own group, by its entry and the mask."""
     rights = {tag: allowed for tag, allowed, _ in _entries(acl)}
     return rights.get(_GROUP_OF_FILE, 0) & rights.get(_MASK, 0o7)
 

@@ -2,7 +2,7 @@
 
 It has no name, where the filesystem can do that (O_TMPFILE), so that nothing is left of it when the
 process is killed; elsewhere a temporary one. Where a filesystem cannot rename, a new file has its
-own name from the start, and none is replaced.
+own name from the start.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class NewFile:
         except WriteError as error:
             if not is_refusal(error):
                 raise
-            # What was set aside goes up to a whole page.
+            # The space set aside goes up to a whole page.
             self._copy(f"ftruncate is refused here ({named(error)})", self._open_other, nbytes)
 
     def _copy(self, cause: str, open_other: Callable[[], None], nbytes: int | None = None) -> None:

@@ -122,7 +122,7 @@ def _reason(error: OSError, path: Path, status: os.stat_result) -> str | None:
 
 
 def _flags(path: Path) -> int:
-    """What `lsattr` shows; 0 where it cannot be asked."""
+    """The flags that `lsattr` shows; 0 if the filesystem has none."""
     flags = array.array("l", [0])
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

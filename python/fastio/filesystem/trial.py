@@ -18,7 +18,7 @@ from fastio.filesystem.refusals import is_refusal, named
 
 @dataclass
 class Abilities:
-    """What can be done with a file.
+    """Calls that work on a file.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ def can_rename(temporary: Path, other: Path) -> tuple[bool, Path]:
 def close_heard(fd: int, path: Path) -> None:
     """Have a file closed once, while its descriptor stays.
 
-    Where there is no fsync, and over a network, this is when a failure is told.
+    Network filesystems, and those without fsync, tell of a failure only then.
 
     Raises
     ------

@@ -131,8 +131,13 @@ def commit(
     replacements: Sequence[Replacement],
     *,
     durable: bool,
-) -> None:
+) -> list[str]:
     """Let shards that are whole take their names, and then their index the place of the old one.
+
+    Returns
+    -------
+    list of str
+        What could not be had from the filesystem.
 
     Raises
     ------
@@ -155,12 +160,12 @@ def commit(
             if index_first:
                 new.rename()
             if durable:  # the shards' names do not reach the disk before the one that lists them
-                sync_folder(folder, blamed=path)
+                new.sync_name()
             for replacement in replacements:
                 replacement.link()
                 replacement.rename()
             if durable:
-                sync_folder(folder, blamed=path)
+                new.sync_name()
             if not index_first:
                 if not new.exchange():
                     if old:
@@ -169,13 +174,14 @@ def commit(
                         moved_aside.link()
                     new.rename()
                 if durable:
-                    sync_folder(folder, blamed=path)
+                    new.sync_name()
         except BaseException:
             _step_back(folder, names, moved_aside)
             raise
         # transformers looks for the one file before it looks for an index.
         if not _remove_shards(folder, (old | {SINGLE}) - set(names)):
             moved_aside.leave()  # the next save tries again
+        return new.shortfalls
 
 
 def begin_with_names(
@@ -185,10 +191,10 @@ def begin_with_names(
     *,
     in_place: bool,
 ) -> Replacement | None:
-    """Choose the names of shards that cannot be renamed, and write the index that lists them.
+    """Choose the names of shards ahead, and write the index that lists them if there is none.
 
-    Where there was no checkpoint, the index comes first here, too: shards that it names and that
-    are not whole are refused.
+    A folder without a checkpoint gets its index first here, too. It keeps loaders from taking
+    some of the shards for all of them.
 
     Parameters
     ----------
@@ -228,8 +234,8 @@ def commit_with_names(
     index: Replacement | None,
     *,
     durable: bool,
-) -> None:
-    """Let shards that have their names already be a checkpoint.
+) -> list[str]:
+    """Let shards whose names are chosen be a checkpoint.
 
     Parameters
     ----------
@@ -238,6 +244,11 @@ def commit_with_names(
     index : Replacement or None
         What `begin_with_names` returned.
     durable : bool
+
+    Returns
+    -------
+    list of str
+        What could not be had from the filesystem.
 
     Raises
     ------
@@ -249,16 +260,20 @@ def commit_with_names(
     names = [replacement.path.name for replacement in replacements]
     old = _shards_named_by(path)
     for replacement in replacements:
+        replacement.link()
         replacement.rename()
+    if durable:
+        replacements[0].sync_name()
     if index is None:
-        new = _written(InPlace(path), _index_text(names, shards), durable=durable)
-        new.rename()
-        new.discard()
+        index = _written(InPlace(path), _index_text(names, shards), durable=durable)
+        index.rename()
+        index.discard()
     else:
         index.rename()
-    if durable:
-        sync_folder(folder, blamed=path)
+        if durable:
+            index.sync_name()
     _remove_shards(folder, (old | {SINGLE}) - set(names))
+    return index.shortfalls
 
 
 def _written(file: Replacement, text: bytes, *, durable: bool) -> Replacement:

@@ -16,6 +16,7 @@ from pathlib import Path
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.filesystem.leftovers import remove_leftovers
 from fastio.host_memory import available_bytes
+from fastio.in_place import is_there
 from fastio.loading import progress_bar, shifted
 from fastio.options import Options
 from fastio.replacement import Replacement, status_of_file
@@ -76,6 +77,8 @@ class SaveWork:
         self._files = contextlib.ExitStack()
         self._writers: list[FileWriter] = []
         self._index: Replacement | None = None
+        self._fixed_names = False
+        self._shortfalls: list[str] = []
         self._files.callback(self._discard_index)  # after the shards that it names
         if request.shard_bytes is None:
             shards = [request.sources]
@@ -161,7 +164,8 @@ class SaveWork:
     def _begin(self) -> None:
         for writer in self._writers:
             writer.reserve()
-        if self._has_fixed_names():
+        self._fixed_names = self._has_fixed_names()
+        if self._fixed_names:
             self._index = folder.begin_with_names(
                 self._request.path,
                 [writer.layout.sources for writer in self._writers],
@@ -172,9 +176,14 @@ class SaveWork:
             writer.begin()
 
     def _has_fixed_names(self) -> bool:
-        """Whether shards need their names at once, as the filesystem cannot rename."""
-        sharded = self._request.shard_bytes is not None
-        return sharded and not all(writer.replacement.renames for writer in self._writers)
+        """Whether shards need their names at once, as the filesystem cannot rename, or as the index
+        that is there is to be written in place.
+        """
+        request = self._request
+        if request.shard_bytes is None:
+            return False
+        in_place = request.options.in_place and is_there(request.path / folder.INDEX)
+        return in_place or not all(writer.replacement.renames for writer in self._writers)
 
     def _clean_up(self) -> None:
         if self._request.shard_bytes is None:
@@ -186,12 +195,14 @@ class SaveWork:
         request = self._request
         sources = [writer.layout.sources for writer in self._writers]
         replacements = [writer.replacement for writer in self._writers]
-        if self._has_fixed_names():
-            folder.commit_with_names(
+        if self._fixed_names:
+            self._shortfalls = folder.commit_with_names(
                 request.path, sources, replacements, self._index, durable=request.durable
             )
         elif request.shard_bytes is not None:
-            folder.commit(request.path, sources, replacements, durable=request.durable)
+            self._shortfalls = folder.commit(
+                request.path, sources, replacements, durable=request.durable
+            )
         else:
             (replacement,) = replacements
             replacement.link()
@@ -204,6 +215,7 @@ class SaveWork:
         for writer in self._writers:
             report.add_saved(writer.statistics)
             report.note(writer.replacement.shortfalls)
+        report.note(self._shortfalls)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
         report.tensors, report.files = len(request.sources.names), len(self._writers)
         if request.shard_bytes is not None:

@@ -284,6 +284,7 @@ class ShardWriter:
             statistics = writer.statistics
         with self._counting:
             self._report.add_saved(statistics)
+            self._report.note(writer.replacement.shortfalls)
             shard.held_by.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
