@@ -65,8 +65,13 @@ def inherit(fd: int, path: Path, status: os.stat_result, acl: bytes | None, note
             mode = _with_group(mode, mode & 0o7)
         else:
             acl = _with_group_rights(acl, mode & 0o7)
-    mode = _give_access_list(fd, path, acl, mode, note)
-    _give_mode(fd, path, mode, note, may_widen=False)
+    # A new file can have a list that it got from its folder, and the mode alone would open it.
+    inherited = access_list(fd)
+    if inherited != acl:
+        mode = _give_access_list(fd, path, acl, mode, note, inherited=inherited)
+    if inherited != acl or (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+        own = os.fstat(fd)  # each changes the mode, too
+    _give_mode(fd, path, own, mode, note, may_widen=False)
 
 
 def allow(fd: int, path: Path, mode: int, note: Note) -> None:
@@ -77,7 +82,7 @@ def allow(fd: int, path: Path, mode: int, note: Note) -> None:
     WriteError
         If the call fails for another reason than that it cannot be had.
     """
-    _give_mode(fd, path, mode, note, may_widen=True)
+    _give_mode(fd, path, os.fstat(fd), mode, note, may_widen=True)
 
 
 def _give_owner(
@@ -113,12 +118,10 @@ def _give_owner(
     return kept_owner, kept_group
 
 
-def _give_access_list(fd: int, path: Path, acl: bytes | None, mode: int, note: Note) -> int:
+def _give_access_list(
+    fd: int, path: Path, acl: bytes | None, mode: int, note: Note, *, inherited: bytes | None
+) -> int:
     """Return the mode that goes with the list which the file has then."""
-    # A new file can have one that it got from its folder, and the mode alone would open it.
-    inherited = access_list(fd)
-    if inherited == acl:
-        return mode
     try:
         if acl is not None:
             os.setxattr(fd, _ACL, acl)
@@ -137,8 +140,10 @@ def _give_access_list(fd: int, path: Path, acl: bytes | None, mode: int, note: N
     return mode
 
 
-def _give_mode(fd: int, path: Path, mode: int, note: Note, *, may_widen: bool) -> None:
-    has = stat.S_IMODE(os.fstat(fd).st_mode)
+def _give_mode(
+    fd: int, path: Path, own: os.stat_result, mode: int, note: Note, *, may_widen: bool
+) -> None:
+    has = stat.S_IMODE(own.st_mode)
     if has == mode:
         return
     try:
