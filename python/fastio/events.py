@@ -17,8 +17,9 @@ class Event:
     Attributes
     ----------
     kind : {"fallback", "repair", "failure"}
-        A copy that did not do and what was taken instead, or a file that was loaded unverified
-        although it carries checksums; a copy that was written anew; a repair that failed.
+        A copy that did not do, or a call that a filesystem lacks, and what was done instead, or a
+        file that was loaded unverified although it carries checksums; a copy that was written anew;
+        a repair, or a save in place, that failed.
     path : str
         The copy, or the file.
     cause : str

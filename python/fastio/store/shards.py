@@ -280,6 +280,7 @@ class ShardWriter:
 
         with self._writer(shard, root) as writer:
             writer.reserve()
+            writer.begin()
             writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
@@ -291,6 +292,7 @@ class ShardWriter:
             statistics = writer.statistics
         with self._counting:
             self._report.add_saved(statistics)
+            self._report.note(writer.replacement.shortfalls)
             shard.held_by.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
