@@ -63,7 +63,7 @@ def _locate(attempt: Attempt) -> Mapping[str, Any]:
     return _Names(lambda: catalog)
 
 
-def _fastio(framework: str, verify: bool, **options: Any) -> Load:
+def _fastio(framework: Any, verify: bool, **options: Any) -> Load:
     def load(attempt: Attempt) -> Mapping[str, Any]:
         import fastio
 

@@ -101,6 +101,7 @@ void detached(Work work) {
 Leg parse_leg(const std::string& name) {
   if (name == "direct") return Leg::direct;
   if (name == "buffered") return Leg::buffered;
+  if (name == "in_order") return Leg::in_order;
   if (name == "copied") return Leg::copied;
   if (name == "summed") return Leg::summed;
   throw py::value_error("no such leg: " + name);
@@ -160,7 +161,7 @@ void register_target(py::module_& module) {
       .def(
           "reserve",
           [](const std::shared_ptr<TargetFile>& file, std::uint64_t nbytes) {
-            detached([file, nbytes] { file->reserve(nbytes); });
+            return call_detached([file, nbytes] { return file->reserve(nbytes); }, [](bool) {});
           },
           py::arg("nbytes"))
       .def(
@@ -199,6 +200,7 @@ void register_saving(py::module_& module) {
            py::kw_only(), py::arg("chunk_bytes"), py::arg("options"),
            py::arg("devices") = DeviceArguments(), py::arg("on") = std::map<std::size_t, int>())
       .def_property_readonly("file", &SaveJob::file)
+      .def("write_to", &SaveJob::write_to, py::arg("file"))
       .def_property_readonly("block_bytes", &SaveJob::block_bytes)
       .def_property_readonly("block_count", &SaveJob::block_count)
       .def_property_readonly("digests", &digests)

@@ -53,13 +53,13 @@ void TargetFile::forbid_direct(const std::string& reason) const {
   remember_direct_refusal(mount_.device, reason);
 }
 
-void TargetFile::reserve(std::uint64_t nbytes) const {
-  if (nbytes == 0) return;
+bool TargetFile::reserve(std::uint64_t nbytes) const {
+  if (nbytes == 0) return true;
   int result = 0;
   do {
     result = fallocate(buffered_.get(), 0, 0, static_cast<off_t>(nbytes));
   } while (result != 0 && last_error() == EINTR);
-  if (result == 0) return;
+  if (result == 0) return true;
   const int error = last_error();
   // EPERM: a seccomp filter that does not know the call.
   if (error != EOPNOTSUPP && error != EINVAL && error != ENOSYS && error != EPERM)
@@ -72,6 +72,7 @@ void TargetFile::reserve(std::uint64_t nbytes) const {
                              std::to_string(status.f_bavail * status.f_frsize) + " are free"));
   }
   truncate(nbytes);
+  return false;
 }
 
 void TargetFile::write(std::uint64_t offset, std::span<const std::byte> bytes) const {

@@ -32,9 +32,10 @@ class TargetFile {
   [[nodiscard]] DirectAccess direct_access();
   void forbid_direct(const std::string& reason) const;
 
-  // Makes the file so long and has space set aside for it; ENOSPC where there is not enough. Where
-  // the filesystem sets nothing aside, it is asked what is free.
-  void reserve(std::uint64_t nbytes) const;
+  // Makes the file so long and has space set aside for it; ENOSPC where there is not enough. False
+  // where the filesystem sets nothing aside: it is asked what is free, and the file only made
+  // longer.
+  bool reserve(std::uint64_t nbytes) const;
 
   // Writes all of it through the page cache.
   void write(std::uint64_t offset, std::span<const std::byte> bytes) const;

@@ -126,13 +126,15 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
   }
   next_block_ = first;
   last_block_ = last;
-  const std::size_t count = std::min<std::size_t>(options_.lanes, last - first);
+  const unsigned lanes_allowed = leg == Leg::in_order ? 1 : options_.lanes;
+  const unsigned queue_depth = leg == Leg::in_order ? 1 : options_.queue_depth;
+  const std::size_t count = std::min<std::size_t>(lanes_allowed, last - first);
   EngineSet set;
-  if (leg == Leg::copied || leg == Leg::summed) {
+  if (!writes()) {
     set.engines.resize(count);
   } else {
     try {
-      set = make_engines(options_.engine, count, options_.queue_depth);
+      set = make_engines(options_.engine, count, queue_depth);
     } catch (const IoError& error) {
       throw concerning(file_->path(), Failure::Kind::write, error);
     }
@@ -142,11 +144,10 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
   std::vector<std::unique_ptr<SaveLane>> lanes;
   lanes.reserve(count);
   for (auto& engine : set.engines) {
-    lanes.push_back(
-        std::make_unique<SaveLane>(shared_from_this(), std::move(engine), options_.queue_depth));
+    lanes.push_back(std::make_unique<SaveLane>(shared_from_this(), std::move(engine), queue_depth));
   }
   failures_.reserve(2 * count);  // a lane can tell that it has no memory without any
-  staging_.reserve(count * options_.queue_depth);
+  staging_.reserve(std::size_t{options_.lanes} * options_.queue_depth);
   if (snapshot) {
     const std::lock_guard lock(mutex_);
     snapshot_ = std::move(snapshot);
@@ -157,6 +158,12 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
     cancel();  // what was not copied must not be written
     throw;
   }
+}
+
+void SaveJob::write_to(std::shared_ptr<TargetFile> file) {
+  const std::lock_guard lock(mutex_);
+  if (lanes_running_ != 0) throw std::logic_error("the file cannot change during a leg");
+  file_ = std::move(file);
 }
 
 void SaveJob::run_alone(std::unique_ptr<SaveLane> lane) {

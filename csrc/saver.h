@@ -49,6 +49,7 @@ struct SaveOptions {
 enum class Leg {
   direct,    // past the page cache; through it where that is refused, noted as a fallback
   buffered,  // through it
+  in_order,  // through it, one block after another, for files that take no byte out of its turn
   copied,    // into memory of the job's own, and nothing is written
   summed,    // the checksums are taken, and nothing is written
 };
@@ -71,6 +72,9 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
   // Starts on the blocks [first, last). One leg at a time; none after a failure or a cancel. Throws
   // IoError, MemoryLimitExceeded, std::bad_alloc.
   void start(Leg leg, std::size_t first, std::size_t last);
+
+  // Has the legs to come write to another file: the first one is begun anew. Not during a leg.
+  void write_to(std::shared_ptr<TargetFile> file);
 
   // True when no lane is at work any more.
   [[nodiscard]] bool wait_for(std::chrono::milliseconds timeout);
@@ -124,6 +128,7 @@ class SaveJob : public std::enable_shared_from_this<SaveJob> {
     bool again = false;  // it was written before, from memory that changes
   };
   [[nodiscard]] std::optional<Work> next_block();
+  [[nodiscard]] bool writes() const { return leg_ != Leg::copied && leg_ != Leg::summed; }
   [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_acquire); }
   [[nodiscard]] std::byte* memory_of(const Extent& block, std::uint64_t alignment) const;
   [[nodiscard]] bool gather(const Extent& block, std::byte* to, DeviceReads* reads);

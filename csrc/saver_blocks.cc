@@ -37,9 +37,10 @@ std::optional<SaveJob::Work> SaveJob::next_block() {
 }
 
 // Where the bytes of a block lie if they can be written from there: one behind the other, as they
-// are, at an address and of a length that direct writes take.
+// are, at an address and of a length that direct writes take. In order, their checksums are in the
+// file already, and those that are taken again must be of the very bytes that are written.
 std::byte* SaveJob::memory_of(const Extent& block, std::uint64_t alignment) const {
-  if (!snapshot_ && memory_changes_) return nullptr;
+  if (!snapshot_ && (memory_changes_ || leg_ == Leg::in_order)) return nullptr;
   std::byte* const found = snapshot_ ? snapshot_->at(block.begin) : sources_.contiguous(block);
   const bool fits = reinterpret_cast<std::uintptr_t>(found) % alignment == 0 &&
                     (block.end - block.begin) % alignment == 0;
@@ -82,8 +83,7 @@ bool SaveJob::gather(const Extent& block, std::byte* to, DeviceReads* reads) {
     }
     if (leg_ != Leg::copied && !take_checksums(part, out)) return false;
   }
-  const bool writes = leg_ == Leg::direct || leg_ == Leg::buffered;
-  counters_.bytes_gathered += writes ? block.end - block.begin : 0;
+  counters_.bytes_gathered += writes() ? block.end - block.begin : 0;
   return true;
 }
 

@@ -106,6 +106,27 @@ def slow_mount(slow_filesystem: Path, tmp_path: Path) -> Iterator[testbed.SlowMo
         yield mount
 
 
+@pytest.fixture(scope="session")
+def lacking_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled program that `lacking_mount` runs."""
+    return testbed.build_lacking_filesystem(tmp_path_factory.mktemp("lacking"))
+
+
+@pytest.fixture
+def lacking_mount(
+    lacking_filesystem: Path, tmp_path: Path
+) -> Iterator[Callable[..., testbed.LackingMount]]:
+    """Mounts a folder on a filesystem that refuses calls: `lacking_mount(rename=errno.ENOSYS)`."""
+    with contextlib.ExitStack() as mounts:
+
+        def mount(**refused: int) -> testbed.LackingMount:
+            folder = tmp_path / "lacking"
+            folder.mkdir()
+            return mounts.enter_context(testbed.lacking_mount(lacking_filesystem, folder, refused))
+
+        yield mount
+
+
 @pytest.fixture
 def faults() -> Iterator[Callable[..., None]]:
     """Set completion faults: (which completion, kind, value)."""

@@ -32,6 +32,7 @@ def test_the_options_are_these() -> None:
     assert {
         "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
         "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
+        "in_place",
     } == _FIELDS  # fmt: skip
 
 
@@ -77,6 +78,8 @@ def test_options_are_frozen() -> None:
         ("memory_limit_bytes", "2T", 2**41, 2**20),
         ("memory_limit_bytes", "7k", 7168, 2**20),
         ("huge_pages", "off", "off", "on"),
+        ("in_place", "1", True, False),
+        ("in_place", " True ", True, False),
     ],
 )
 def test_an_argument_beats_a_variable_and_that_the_default(
@@ -144,6 +147,8 @@ def test_the_ends_of_a_range_are_in_it(
         ("block_bytes", np.array([4, 5])),
         ("lanes", None),
         ("lanes", 2j),
+        ("in_place", 1),
+        ("in_place", None),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
@@ -181,6 +186,7 @@ def test_a_bool_is_no_number(name: str, value: Any) -> None:
         ("FASTIO_LANES", "0"),
         ("FASTIO_QUEUE_DEPTH", "8kk"),
         ("FASTIO_MEMORY_LIMIT_BYTES", "G"),
+        ("FASTIO_IN_PLACE", "maybe"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_own_name(

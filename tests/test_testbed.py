@@ -1,6 +1,8 @@
 """Each tool of the testbed does what it claims; else, what the other tests show is worth little."""
 
+import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import testbed
+from load.samples import eventually
 from testbed.mounts import overlay_mount
 
 _SETUP_RING = """
@@ -321,3 +324,100 @@ def test_a_hung_mount_is_cleaned_up_after_a_failure(slow_filesystem: Path, tmp_p
     assert readers[0].wait(10) is not None
     assert not (tmp_path / "mnt").is_mount()
     assert list((tmp_path / "mnt").iterdir()) == []
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+def _write_at(path: Path, offset: int) -> None:
+    fd = os.open(path, _NEW)
+    try:
+        os.pwrite(fd, b"x", offset)
+    finally:
+        os.close(fd)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fallocate(path: Path) -> None:
+    """The call itself; os.posix_fallocate writes bytes where there is no such call."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("r+b") as file:
+        if libc.fallocate(file.fileno(), 0, ctypes.c_long(0), ctypes.c_long(10)) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(100)
+
+
+def _lock(path: Path) -> None:
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_LACKS: dict[str, Callable[[Path], object]] = {
+    "rename": lambda path: path.rename(path.with_name("other")),
+    "link": lambda path: path.with_name("other").hardlink_to(path),
+    "truncate": _truncate,
+    "fallocate": _fallocate,
+    "chmod": lambda path: path.chmod(0o640),
+    "chown": lambda path: os.chown(path, os.getuid(), os.getgid()),
+    "fsync": _fsync,
+    "fsyncdir": lambda path: _fsync(path.parent),
+    "flock": _lock,
+    "direct": lambda path: os.close(os.open(path, os.O_RDONLY | os.O_DIRECT)),
+    "order": lambda path: _write_at(path.with_name("other"), 1),
+    "overwrite": lambda path: os.close(os.open(path, os.O_WRONLY)),
+}
+_WRITES = ("truncate", "fallocate")
+
+
+@pytest.mark.parametrize("call", _LACKS)
+def test_a_lacking_mount_refuses_the_calls_that_it_was_told_to_and_no_others(
+    lacking_mount: Callable[..., testbed.LackingMount], call: str
+) -> None:
+    mount = lacking_mount(**{call: errno.EOPNOTSUPP})
+    (mount.source / "file").write_bytes(b"x" * 100)
+    for other, use in _LACKS.items():
+        (mount.path / "other").unlink(missing_ok=True)
+        path = mount.path / "file"
+        if other == call or (call == "overwrite" and other in _WRITES):
+            continue
+        use(path)
+        if other == "rename":
+            (mount.path / "other").rename(path)
+    with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)) as raised:
+        _LACKS[call](mount.path / "file")
+    assert raised.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_lacking_mount_is_full_where_it_was_told(
+    lacking_mount: Callable[..., testbed.LackingMount],
+) -> None:
+    mount = lacking_mount(full=10)
+    path = mount.path / "file"
+    path.write_bytes(b"x" * 10)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        path.write_bytes(b"x" * 11)
+
+
+def test_a_refused_write_gives_up_a_file_that_takes_its_bytes_in_order(
+    lacking_mount: Callable[..., testbed.LackingMount],
+) -> None:
+    mount = lacking_mount(order=errno.EINVAL)
+    fd = os.open(mount.path / "file", _NEW)
+    assert os.pwrite(fd, b"0123", 0) == 4
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        os.pwrite(fd, b"x", 9)
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        os.pwrite(fd, b"4567", 4)
+    os.close(fd)
+    assert eventually(lambda: os.listdir(mount.source) == [])

@@ -188,6 +188,7 @@ class Fill:
 @final
 class TargetFile:
     """A file that is being written. Calls may be left by Ctrl-C also on a disk that hangs.
+    `reserve` says whether space was set aside; else the file was only made longer.
 
     Raises WriteError.
     """
@@ -200,7 +201,7 @@ class TargetFile:
     def direct_refusal(self) -> str:
         """Why O_DIRECT cannot be used; empty where it can."""
 
-    def reserve(self, nbytes: int) -> None: ...
+    def reserve(self, nbytes: int) -> bool: ...
     def write(self, offset: int, data: bytes) -> None: ...
     def truncate(self, nbytes: int) -> None: ...
     def sync(self) -> None: ...
@@ -251,8 +252,9 @@ class Save:
     @property
     def statistics(self) -> SaveStatistics: ...
     def run(self, leg: str, first: int, last: int, progress: _Progress = None) -> None:
-        """Write the blocks [first, last): "direct" or "buffered"; or have all of them "copied"; or
-        their checksums taken only: "summed"."""
+        """Write the blocks [first, last): "direct", "buffered" or "in_order"; or have all of them
+        "copied"; or their checksums taken only: "summed"."""
+    def write_to(self, file: TargetFile) -> None: ...
 
 def gather(
     addresses: npt.NDArray[np.uint64],

@@ -387,12 +387,9 @@ class Catalog(Collection[str]):
                     continue
                 if _are_one_file(shard.path, other.path):
                     raise FormatError(shard.path, "is given twice", expected="each file once")
-                raise FormatError(
-                    shard.path,
-                    f"has a tensor {shown(name)}, and so has {other.path}",
-                    expected="each name in one file only; or pass the path of one file, or a list "
-                    "of those that belong together",
-                )
+                problem = f"has a tensor {shown(name)}, and so has {other.path}"
+                expected = "each name in one file; or the path of one file, or a list of some"
+                raise FormatError(shard.path, problem, expected=expected)
 
 
 def _are_one_file(path: str, other: str) -> bool:

@@ -28,9 +28,9 @@ class Event:
     Attributes
     ----------
     kind : {"fallback", "repair", "failure"}
-        A replica that could not be used and what was read instead, or a file that was loaded
-        unverified although it carries checksums; a replica that was written anew; a repair that
-        failed.
+        A replica that could not be used, or a call that a filesystem lacks, and what was done
+        instead; or a file that was loaded unverified although it carries checksums. A replica that
+        was written anew. A repair, or a save in place, that failed.
     path : str
         The replica, or the file.
     cause : str

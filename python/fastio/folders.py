@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastio.errors import WriteError
-from fastio.replacement import sync_folder
+from fastio.filesystem.durability import sync_folder
 
 
 def missing(folder: Path, *, blamed: Path) -> list[Path]:

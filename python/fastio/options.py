@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fastio.matches import close_matches
 from fastio.shown import one_line, shown
 from fastio.sizes import whole_number
+from fastio.switches import is_on
 from fastio.variables import variable_of, warn_of_unknown
 
 EngineName = Literal["auto", "uring", "pread"]
@@ -35,6 +36,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "pinned_limit_bytes": (1, 2**63 - 1),
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
+_SWITCHES = ("in_place",)
 _MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
 
 if TYPE_CHECKING:
@@ -121,6 +123,11 @@ class Options:
         what it has not yielded. Default None: no bound.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
+    in_place : bool
+        Save into the file that is there, rather than replace it; a symlink is followed. Owner,
+        mode, hard links and what is mounted on the file stay. A crash, or an error midway, then
+        leaves a file that is not whole, and what it held is lost. For files that cannot be
+        replaced: where the filesystem cannot rename, or the file is a mount of its own.
 
     Raises
     ------
@@ -138,7 +145,8 @@ class Options:
     -----
     Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … A number may be a text,
     here and there, with a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; kB, MB, GB,
-    TB are powers of 1000. A float must be whole. Choices may be in upper case.
+    TB are powers of 1000. A float must be whole. Choices may be in upper case. A switch may be a
+    text as well: 1, true, yes, on, or 0, false, no, off.
 
     Examples
     --------
@@ -158,6 +166,7 @@ class Options:
     pinned_limit_bytes: Number = _field("pinned_limit_bytes", lambda: 512 * 2**20)
     device_memory_limit_bytes: Bound = _field("device_memory_limit_bytes", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
+    in_place: bool = _field("in_place", lambda: False)
 
     def __new__(cls, *_: object, **given: object) -> Options:
         for name in given:
@@ -175,7 +184,7 @@ class Options:
         return f"fastio.Options({', '.join(given)})"
 
     def __post_init__(self) -> None:
-        for name in (*_CHOICES, *_RANGES):
+        for name in (*_CHOICES, *_RANGES, *_SWITCHES):
             value = getattr(self, name)
             taken = _checked(name, name, value)
             if taken is not value:
@@ -199,6 +208,8 @@ def _checked(name: str, origin: str, value: object) -> Any:
         if choice not in choices:
             raise ValueError(f"{origin}={shown(value)}: expected one of {', '.join(choices)}")
         return choice
+    if name in _SWITCHES:
+        return is_on(origin, value)
     if value is None and name in _MAY_BE_NONE:
         return None
     number = value if type(value) is int else whole_number(origin, value)

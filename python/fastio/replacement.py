@@ -1,117 +1,51 @@
 """A file that takes the place of another one whole and durably, or not at all.
 
 It is written beside its place, reaches the disk, and only then gets its name: whoever looks at any
-moment, also after a power cut, finds the old file or the new one. While it is written it has no
-name, where the filesystem can do that (O_TMPFILE), so that nothing is left of it when the process
-is killed; elsewhere, and for the moment before it takes its place, a temporary one. A lock tells
-such a file from what a crash left behind.
+moment, also after a power cut, finds the old file or the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import logging
 import os
-import re
 import stat
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from fastio import _native
-from fastio.descriptors import limit
 from fastio.errors import WriteError
-
-_log = logging.getLogger("fastio")
-_Result = TypeVar("_Result")
-
-_NAME_BYTES_MAX = 255  # of one name in a folder, on every common filesystem
-_SUFFIX = ".fastio-tmp"
-# How long the end of a file may take that is given up. Whoever pressed Ctrl-C is not to notice it.
-_PATIENCE_S, _INTERRUPTED_PATIENCE_S = 2.0, 0.03
+from fastio.filesystem import inheritance
+from fastio.filesystem.durability import sync_folder
+from fastio.filesystem.new_file import NewFile, own_descriptor
+from fastio.filesystem.refusals import is_refusal, named
 
 
-class Replacement:
-    """The new file while it is written; `replacing` makes one, and commits or removes it.
+class Replacement(NewFile):
+    """The new file and its place; `replacing` makes one, and commits or removes it.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-    mode : int
-        Who may look at it meanwhile, less the umask; and later, unless it imitates another one.
-    written_as : pathlib.Path, optional
-        What the temporary name is made of, by which leftovers are found; default: `path`.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The name that it will have.
-    temporary : pathlib.Path
-        The name that it has for a moment, or all the while where files must have one.
-    file : _native.TargetFile
-        What is written.
+    Parameters and attributes are those of `NewFile`.
     """
 
-    def __init__(self, path: Path, mode: int = 0o600, *, written_as: Path | None = None) -> None:
-        self.path = path
-        self._mode = mode
-        stem = _temporary_stem((written_as or path).name)
-        self.temporary = path.parent / f"{stem}{os.urandom(8).hex()}{_SUFFIX}"
-        self._fd, self._named = self._open()
-        try:
-            reopened_as = self.temporary if self._named else _own_descriptor(self._fd)
-            self.file = _native.TargetFile(self._fd, path, reopened_as)
-        except BaseException:
-            self.discard()
-            raise
+    def imitate(self, status: os.stat_result, like: Path | None = None) -> None:
+        """Take over owner, group, mode and access control list of another file.
 
-    def _open(self) -> tuple[int, bool]:
-        """A descriptor, and whether the file has its temporary name already."""
-        try:
-            fd = os.open(self.path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, self._mode)
-        except OSError:
-            pass  # not on this filesystem; or for a reason that is met below, too
-        else:
-            if os.path.exists(_own_descriptor(fd)):
-                _lock(fd)
-                return fd, False
-            os.close(fd)  # no /proc: it could not be given a name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        while True:
-            fd = self._call("open", lambda: os.open(self.temporary, flags, self._mode))
-            if _lock(fd) is not False and os.fstat(fd).st_nlink:
-                return fd, True
-            os.close(fd)  # taken for a leftover before it was locked
+        A loss is told, and stands in `shortfalls`.
 
-    def imitate(self, status: os.stat_result) -> None:
-        """Take over mode and owner of another file.
-
-        An ordinary user may not give files away; the owner is then whoever writes, and a warning is
-        logged.
+        Parameters
+        ----------
+        status : os.stat_result
+            Of that file.
+        like : pathlib.Path, optional
+            Where it is; default: `path`.
 
         Raises
         ------
         WriteError
-            If the mode cannot be set, or root cannot set the owner.
+            If a call fails; or if the file would be open to users whom the other one kept out.
         """
-        own = os.fstat(self._fd)
-        if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
-            try:
-                os.fchown(self._fd, status.st_uid, status.st_gid)
-            except PermissionError as error:
-                if os.geteuid() == 0:
-                    raise self._failed(error, "fchown") from error
-                _log.warning(
-                    "%s keeps the owner that writes it: only root can give it to %d:%d",
-                    self.path,
-                    status.st_uid,
-                    status.st_gid,
-                )
-        self._call("fchmod", lambda: os.fchmod(self._fd, status.st_mode & 0o7777))
+        acl = inheritance.access_list(like or self.path)
+        inheritance.inherit(self._fd, self.path, status, acl, self._note)
 
     def allow(self, mode: int) -> None:
         """Set who may do what with the file, whatever the umask is.
@@ -119,8 +53,11 @@ class Replacement:
         Raises
         ------
         WriteError
+            If that fails; where it cannot be had at all, that stands in `shortfalls`.
         """
-        self._call("fchmod", lambda: os.fchmod(self._fd, mode))
+        inheritance.allow(self._fd, self.path, mode, self._note)
+
+    # ---- how it takes its place
 
     def commit(self, *, durable: bool = True) -> None:
         """Bring the file to the disk, then give it its name; a symlink there is replaced.
@@ -136,12 +73,24 @@ class Replacement:
             If that fails. Only when the last step does (fsync of the folder) does the name stand
             for the new file already; it may then be the old one again after a power cut.
         """
-        if durable:
-            self.file.sync()
+        self.settle(durable=durable)
         self.link()
         self.rename()
         if durable:
-            sync_folder(self.path.parent, blamed=self.path)
+            self.sync_name()
+
+    def settle_data(self, *, durable: bool) -> None:
+        """Do nothing: nobody looks at the file before all of it is on the disk."""
+
+    def sync_name(self) -> None:
+        """Bring the file's name to the disk.
+
+        Raises
+        ------
+        WriteError
+            If that fails. The name stands for the new file all the same.
+        """
+        self._add(sync_folder(self.path.parent, blamed=self.path))
 
     def link(self) -> None:
         """Give the file its temporary name, as nothing but a rename replaces a name.
@@ -156,8 +105,17 @@ class Replacement:
         self._named = True
         with self._folder() as folder:
             # With a folder's descriptor Python calls linkat, which follows the link in /proc.
-            own, name = _own_descriptor(self._fd), self.temporary.name
-            self._call("link", lambda: os.link(own, name, dst_dir_fd=folder))
+            own, name = own_descriptor(self._fd), self.temporary.name
+            try:
+                os.link(own, name, dst_dir_fd=folder)
+            except OSError as error:
+                self._named = False
+                if not _cannot_be_linked(error):
+                    raise self._failed(error, "link") from error
+                refusal = error
+            else:
+                return
+        self._go_on_named(refusal)
 
     def rename(self) -> None:
         """Let the file take its place.
@@ -167,10 +125,38 @@ class Replacement:
         WriteError
             If that fails.
         """
-        self._call("rename", lambda: os.replace(self.temporary, self.path))
+        if self._at_once:
+            self._keep()
+            return
+        try:
+            os.replace(self.temporary, self.path)
+        except OSError as error:
+            if not is_refusal(error) or os.path.lexists(self.path):
+                raise self._failed(error, "rename") from error
+            if not self._link_to_its_name():
+                self._copy(f"rename is refused here ({named(error)})", self._open_at_once)
+                self._keep()
+        self._committed = True
+
+    def _keep(self) -> None:
+        """Leave the file under the name that it has had from the start."""
+        self._named, self._committed = False, True
+
+    def _link_to_its_name(self) -> bool:
+        """A new file can have two names for a moment, and lose the temporary one at the end."""
+        try:
+            os.link(self.temporary, self.path, follow_symlinks=False)
+        except OSError as error:
+            if not _cannot_be_linked(error):
+                raise self._failed(error, "link") from error
+            return False
+        return True
 
     def claim(self) -> bool:
         """Let the file take its place, unless something has it.
+
+        If the filesystem has no hard links, the caller must hold a lock against others, as a store
+        does.
 
         Returns
         -------
@@ -183,14 +169,23 @@ class Replacement:
             If that fails otherwise.
         """
         with self._folder() as folder:
-            own = self.temporary.name if self._named else _own_descriptor(self._fd)
+            own = self.temporary.name if self._named else own_descriptor(self._fd)
             source = folder if self._named else None
             try:
                 os.link(own, self.path.name, src_dir_fd=source, dst_dir_fd=folder)
             except FileExistsError:
                 return False
             except OSError as error:
-                raise self._failed(error, "link") from error
+                if not _cannot_be_linked(error):
+                    raise self._failed(error, "link") from error
+                refusal = error
+            else:
+                return True
+        if not self._named:
+            self._go_on_named(refusal)
+        if os.path.lexists(self.path):
+            return False
+        self.rename()
         return True
 
     def exchange(self) -> bool:
@@ -206,56 +201,22 @@ class Replacement:
         WriteError
             If that fails otherwise.
         """
-        return _native.exchange(self.temporary, self.path)
+        try:
+            return _native.exchange(self.temporary, self.path)
+        except WriteError as error:
+            if is_refusal(error):
+                return False
+            raise self._failed(error, "rename") from error
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        # A folder that may be written to need not be readable.
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         folder = self._call("open", lambda: os.open(self.path.parent, flags))
         try:
             yield folder
         finally:
             os.close(folder)
-
-    def discard(self) -> None:
-        """Close the file; unless it was committed, nothing is left of it."""
-        # Who keeps an error keeps this object: not the descriptors, and not the space on the disk.
-        self.let_go()
-        # A disk that hangs may hold this up, too; an interrupt and an error are not to wait for it.
-        ending = threading.Thread(target=self._end, daemon=True)
-        try:
-            ending.start()
-        except RuntimeError:  # no thread to be had
-            self._end()
-        else:
-            error = sys.exc_info()[1]
-            interrupted = error is not None and not isinstance(error, Exception)
-            ending.join(_INTERRUPTED_PATIENCE_S if interrupted else _PATIENCE_S)
-
-    def _end(self) -> None:
-        if self._named:
-            # Committed, it has its own name now; what cannot be removed is the next one's leftover.
-            with contextlib.suppress(OSError):
-                os.unlink(self.temporary)
-        os.close(self._fd)
-
-    def let_go(self) -> None:
-        """Have no descriptors but the one that it gets its name by: nothing more is written."""
-        vars(self).pop("file", None)
-
-    def leave(self) -> None:
-        """Leave what has the temporary name to be found among the leftovers."""
-        self._named = False
-
-    def _call(self, operation: str, call: Callable[[], _Result]) -> _Result:
-        try:
-            return call()
-        except OSError as error:
-            raise self._failed(error, operation) from error
-
-    def _failed(self, error: OSError, operation: str) -> WriteError:
-        detail = limit() if error.errno == errno.EMFILE else None
-        return WriteError(error.errno or errno.EIO, operation, self.path, detail=detail)
 
 
 @contextlib.contextmanager
@@ -280,8 +241,8 @@ def replacing(path: Path) -> Iterator[Replacement]:
 
 
 def status_of_file(path: Path) -> os.stat_result | None:
-    """Return mode and owner of the file that is to be replaced; None for a symlink, or where none
-    is.
+    """Return mode and owner of the file that is to be replaced, of a symlink those of the file that
+    it leads to; None where there is none.
 
     Raises
     ------
@@ -297,7 +258,7 @@ def status_of_file(path: Path) -> os.stat_result | None:
     if stat.S_ISREG(status.st_mode):
         return status
     if stat.S_ISLNK(status.st_mode):
-        return None
+        return _status_behind(path)
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
     code = errno.EISDIR if kind == "folder" else errno.EEXIST
@@ -305,84 +266,14 @@ def status_of_file(path: Path) -> os.stat_result | None:
     raise WriteError(code, "rename", path, detail=detail)
 
 
-def sync_folder(folder: Path, *, blamed: Path) -> None:
-    """Bring the names in a folder to the disk.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-    blamed : pathlib.Path
-        The file that an error names.
-
-    Raises
-    ------
-    WriteError
-        If that fails.
-    """
+def _status_behind(link: Path) -> os.stat_result | None:
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "open", blamed) from error
-    try:
-        _native.TargetFile(fd, blamed, folder).sync()
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def leftovers(path: Path) -> Iterator[list[Path]]:
-    """The temporary files that crashed saves of `path` left behind, locked meanwhile.
-
-    Raises
-    ------
-    Nothing; where a folder cannot be looked into, or a file not be locked, none are found.
-    """
-    written_as = re.compile(re.escape(_temporary_stem(path.name)) + "[0-9a-f]{16}" + _SUFFIX)
-    try:
-        names = [name for name in os.listdir(path.parent) if written_as.fullmatch(name)]
-    except OSError:
-        names = []
-    with contextlib.ExitStack() as held:
-        found = []
-        for name in names:
-            with contextlib.suppress(OSError):
-                # A pipe of that name, or a lease on the file, is not waited for.
-                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = os.open(path.parent / name, flags)
-                held.callback(os.close, fd)
-                if _lock(fd) and os.fstat(fd).st_nlink:
-                    found.append(path.parent / name)
-        yield found
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what crashed saves of `path` left behind; what is being written is left alone.
-
-    Raises
-    ------
-    Nothing: what cannot be removed stays.
-    """
-    with leftovers(path) as found:
-        for leftover in found:
-            with contextlib.suppress(OSError):
-                os.unlink(leftover)
-                _log.info("removed %s, which a save that did not end left behind", leftover)
-
-
-def _temporary_stem(name: str) -> str:
-    return f".{os.fsdecode(os.fsencode(name)[: _NAME_BYTES_MAX - 32])}."
-
-
-def _lock(fd: int) -> bool | None:
-    """Whether the file is locked by this descriptor now; None where locks cannot be had."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        status = os.stat(link)
     except OSError:
         return None
-    return True
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _own_descriptor(fd: int) -> str:
-    return f"/proc/self/fd/{fd}"
+def _cannot_be_linked(error: OSError) -> bool:
+    """Whether it says that a file cannot have this name, though another one might."""
+    return is_refusal(error) or error.errno in (errno.EXDEV, errno.ENOENT, errno.EMLINK)

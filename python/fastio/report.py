@@ -193,6 +193,10 @@ class Report:
             setattr(self, name, getattr(self, name) + statistics[name])
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *statistics["fallbacks"])))
 
+    def fall_back(self, fallbacks: Iterable[str]) -> None:
+        """Add what did not go as planned, unless it stands there."""
+        self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *fallbacks)))
+
     def merge(self, other: Report) -> None:
         """Count what another one has counted."""
         for name in _COUNTED:

@@ -75,9 +75,10 @@ def save(
     """Save tensors as a safetensors file that carries checksums, or as a folder of them.
 
     The file is written beside its place and takes it in one durable step: at any moment, also after
-    a power cut, there is the old file or the new one, whole. The new one takes the mode of the old,
-    and its owner where the user may give files away; a symlink is replaced, not followed. If
-    anything fails, what was there is there still, and nothing else.
+    a power cut, there is the old file or the new one, whole. The new one takes over owner, group,
+    mode and POSIX access list of the old one, as far as the user may give files away. A symlink is
+    replaced, not followed. A save that fails leaves the old file. A save does without a call that
+    the filesystem lacks, and the report names it.
 
     Parameters
     ----------
@@ -116,7 +117,8 @@ def save(
         How it is done: `engine`, `lanes`, `queue_depth`, `block_bytes` and `huge_pages` as in a
         load; `cache`: ``bypass`` writes with O_DIRECT, ``keep`` through the page cache, ``auto``
         with O_DIRECT unless a trial on a large file shows that to be slower on this filesystem;
-        `memory_limit_bytes` bounds what is taken beside the tensors.
+        `memory_limit_bytes` bounds what is taken beside the tensors; `in_place` writes into the
+        file that is there.
     progress : bool
         Show a progress bar.
     report : Report, optional
@@ -139,7 +141,8 @@ def save(
         A header that would be longer than the format allows.
     WriteError
         A system call that failed: errno, operation, path, offset. A full disk is met before the
-        first byte is written, where the filesystem can say so.
+        first byte is written, where the filesystem can say so. A file is there already, on a
+        filesystem that cannot rename, and `in_place` is False.
     MemoryLimitError
         ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
         in it or in what the host has.

@@ -5,6 +5,7 @@ Plain Python over the native XXH3-64: it is the reference for the format.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 from fastio import _native, checksums
 from fastio.anchored import anchored
 from fastio.catalog import ChecksumTable, Shard
-from fastio.errors import ChecksumError
+from fastio.errors import ChecksumError, WriteError
+from fastio.filesystem.leftovers import remove_leftovers
 from fastio.formats import headers, safetensors
 from fastio.paths import AnyPath, open_file, path_of
-from fastio.replacement import remove_leftovers, replacing, status_of_file
+from fastio.replacement import Replacement, replacing, status_of_file
 from fastio.shortage import memory_named
 from fastio.target import file_target
 
@@ -33,7 +35,8 @@ def seal(
 
     The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
     from then on. It is written beside its place and takes it in one durable step: at any moment,
-    also after a power cut, there is the old file or the new one. Mode and owner are kept. A file
+    also after a power cut, there is the old file or the new one. Owner, group, mode and POSIX
+    access list are kept, as `fastio.save` keeps them; other extended attributes are not. A file
     without metadata gets ``format: pt``, which loaders of models take for none.
 
     Parameters
@@ -67,7 +70,8 @@ def seal(
     MemoryError
         If there is no memory for a header, or for 16 MiB of the file.
     ReadError, WriteError
-        If a system call fails, or there is a folder, a device, a pipe or a socket at `dst`. What
+        If a system call fails, there is a folder, a device, a pipe or a socket at `dst`, or a file
+        is there and the filesystem cannot rename. What
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
     """
@@ -89,20 +93,43 @@ def seal(
 def _rewrite(shard: Shard, target: Path) -> None:
     file, data_bytes = shard.file, _data_bytes(shard)
     # The file that goes is the one to imitate, or the one that is copied.
-    status = status_of_file(target) or os.stat(file.path)
+    status, like = status_of_file(target), target
+    if status is None:
+        status, like = os.stat(file.path), Path(file.path)
     plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
-    digests = []
     remove_leftovers(target)
     with replacing(target) as replacement:
-        replacement.file.reserve(plan.start + data_bytes)
-        offset = plan.start
-        for data in _verified_data(shard):
-            digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
-            replacement.file.write(offset, data)
-            offset += len(data)
-        replacement.file.write(0, plan.encode(b"".join(digests)))
-        replacement.imitate(status)
+        replacement.reserve(plan.start + data_bytes)
+        replacement.begin()
+        if replacement.abilities.in_order:
+            _write_in_order(shard, plan, replacement)
+        else:
+            digests = _write_data(shard, plan, replacement)
+            replacement.file.write(0, plan.encode(digests))
+        replacement.imitate(status, like)
         replacement.commit()
+
+
+def _write_in_order(shard: Shard, plan: checksums.HeaderPlan, replacement: Replacement) -> None:
+    """The header comes first, and so the source is read twice."""
+    digests = b"".join(
+        _native.xxh3_64_chunks(data, plan.chunk_bytes) for data in _verified_data(shard)
+    )
+    replacement.file.write(0, plan.encode(digests))
+    if _write_data(shard, plan, replacement) != digests:
+        detail = f"{shard.path} changed while it was read"
+        raise WriteError(errno.ESTALE, "write", replacement.path, detail=detail)
+
+
+def _write_data(shard: Shard, plan: checksums.HeaderPlan, replacement: Replacement) -> bytes:
+    """Copy the data, and return its digests."""
+    digests = []
+    offset = plan.start
+    for data in _verified_data(shard):
+        digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
+        replacement.file.write(offset, data)
+        offset += len(data)
+    return b"".join(digests)
 
 
 def _tensor_entries(shard: Shard) -> bytes:

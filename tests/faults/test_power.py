@@ -118,13 +118,13 @@ finish = fastio.saving.writing.FileWriter.finish
 fastio.saving.writing.FileWriter.finish = lambda self, *, durable: finish(self, durable=False)
 """,
     "of the index": """
-index = fastio.saving.folder._index
-fastio.saving.folder._index = lambda path, text, *, durable: index(path, text, durable=False)
+fill = fastio.saving.folder._fill
+fastio.saving.folder._fill = lambda index, text, *, durable: fill(index, text, durable=False)
 """,
     "of the folder": """
-from fastio.saving import folder, job
+from fastio import replacement
 def sync_folder(*_, blamed): pass
-job.sync_folder = folder.sync_folder = sync_folder
+replacement.sync_folder = sync_folder
 """,
 }
 

@@ -2,6 +2,7 @@
 #include "saver.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 
 #include <stdexcept>
 
@@ -64,6 +65,35 @@ TEST_CASE("whatever tensors lie like, the file holds their bytes and the digests
     CHECK(counters.bytes_direct == (way.leg == Leg::direct ? job->bytes_total() : 0));
     CHECK(counters.bytes_direct + counters.bytes_buffered == job->bytes_total());
     CHECK(job->fallbacks().empty());
+  }
+}
+
+TEST_CASE("blocks that are written in order reach the file one behind the other") {
+  Random random(testing::random_seed());
+  for (const EnginePreference engine : engines_here()) {
+    for (const bool copied : {false, true}) {
+      CAPTURE(testing::name_of(engine));
+      CAPTURE(copied);
+      SampleSources sources(kStart, random());
+      for (int n = 0; n < 9; ++n) sources.add_random(900 * kKiB);
+      SaveOptions options = save_options(engine, 128 * kKiB, 8, 3);
+      options.chunk_bytes = 64 * kKiB;
+      const WrittenFile refused;
+      const WrittenFile file;
+      const auto job = make(refused, sources, options);
+      if (copied) run_leg(*job, Leg::copied, 0, job->block_count());
+      run_leg(*job, Leg::summed, 0, job->block_count());
+      CHECK(job->digests() == sources.digests(options.chunk_bytes));
+      // Linux appends what is written to such a descriptor, whatever the offset is.
+      file.target()->truncate(kStart);
+      const Descriptor appending(::open(file.path().c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+      REQUIRE(appending.valid());
+      job->write_to(TargetFile::adopt(appending.get(), file.path(), file.path()));
+      run_leg(*job, Leg::in_order, 0, job->block_count());
+      REQUIRE(first_difference(*job, file, sources, options.chunk_bytes) == "");
+      CHECK(refused.bytes().empty());
+      CHECK(job->counters().bytes_buffered == job->bytes_total());
+    }
   }
 }
 

@@ -7,6 +7,13 @@ it claims.
 
 from testbed.children import ChildResult, run_python
 from testbed.disks import FailingMount, failing_mount, throttled
+from testbed.lacking import (
+    LIKE_HDFS,
+    LIKE_S3,
+    LackingMount,
+    build_lacking_filesystem,
+    lacking_mount,
+)
 from testbed.mounts import Mount, enter_private_mounts, loop_mount, tmpfs_mount
 from testbed.power import PowerMount, power_mount
 from testbed.requirements import require_gpu, require_root, require_tools
@@ -17,15 +24,19 @@ from testbed.stops import GO_ON, KILL, Answer, Ended, Forks, Stop, fail_with, fo
 __all__ = [
     "GO_ON",
     "KILL",
+    "LIKE_HDFS",
+    "LIKE_S3",
     "Answer",
     "ChildResult",
     "Ended",
     "FailingMount",
     "Forks",
+    "LackingMount",
     "Mount",
     "PowerMount",
     "SlowMount",
     "Stop",
+    "build_lacking_filesystem",
     "build_slow_filesystem",
     "drop_caches",
     "enter_private_mounts",
@@ -34,6 +45,7 @@ __all__ = [
     "failing_mount",
     "forks",
     "kept_warm",
+    "lacking_mount",
     "loop_mount",
     "power_mount",
     "require_gpu",

@@ -41,9 +41,9 @@ def _refuse(errors: list[tuple[int, int]]) -> None:
     _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(filter_), 0, 0))
 
 
-def _become(uid: int) -> None:
+def _become(uid: int, groups: list[int]) -> None:
     _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
-    os.setgroups([])
+    os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
@@ -51,11 +51,13 @@ def _become(uid: int) -> None:
     _checked(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(kept)))
 
 
-def _restrict(refused: list[tuple[int, int]], memlock: int | None, uid: int | None) -> None:
+def _restrict(
+    refused: list[tuple[int, int]], memlock: int | None, uid: int | None, groups: list[int]
+) -> None:
     if memlock is not None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
     if uid is not None:
-        _become(uid)
+        _become(uid, groups)
     if refused:
         _refuse(refused)
 

@@ -59,6 +59,8 @@ def run_python(
     refuse: Mapping[str, str] | None = None,
     memlock: int | None = None,
     uid: int | None = None,
+    groups: Sequence[int] = (),
+    under: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     inject: Sequence[str] = (),
     inject_path: str | os.PathLike[str] | None = None,
@@ -78,9 +80,13 @@ def run_python(
     memlock
         RLIMIT_MEMLOCK in bytes. It binds nobody who is root, so give `uid` as well.
     uid
-        User and group of the child, without further groups. Of root's capabilities it keeps the
+        User and group of the child. Of root's capabilities it keeps the
         right to read and enter everything, so that neither the virtual environment nor a test's
         folder needs to be opened for it; it owns nothing and may write nothing of another's.
+    groups
+        Further groups of that user.
+    under
+        A program with its arguments that runs the child, such as ("unshare", "-Ur").
     env
         Variables on top of this process's own.
     inject
@@ -108,7 +114,9 @@ def run_python(
         "refused": [(NUMBERS[name], getattr(errno, code)) for name, code in refused.items()],
         "memlock": memlock,
         "uid": uid,
+        "groups": list(groups),
     }
+    require_tools(*under[:1])
     if uid is not None:
         require_root("runs code as another user")
     with tempfile.TemporaryDirectory(prefix="fastio-child-") as folder:
@@ -123,7 +131,7 @@ def run_python(
         ending_fd = os.open(ending, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         try:
             done = subprocess.run(
-                [*_strace(inject, inject_path, trace), *argv],
+                [*_strace(inject, inject_path, trace), *under, *argv],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -30,9 +30,9 @@ class WatchedTarget:
         self.path = path
         self._real = _TargetFile(fd, path, reopened_as)
 
-    def reserve(self, nbytes: int) -> None:
+    def reserve(self, nbytes: int) -> bool:
         self.before("fallocate", self, (nbytes,))
-        self._real.reserve(nbytes)
+        return self._real.reserve(nbytes)
 
     def write(self, offset: int, data: bytes) -> None:
         self.before("write", self, (offset, data))

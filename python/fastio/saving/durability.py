@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 
-from fastio.shown import shown
+from fastio.switches import is_on
 
 VARIABLE = "FASTIO_DURABLE"
-_MEANINGS = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
-}
 
 
 def is_durable(asked: bool | None = None) -> bool:
@@ -24,9 +20,4 @@ def is_durable(asked: bool | None = None) -> bool:
     if asked is not None:
         return bool(asked)
     text = os.environ.get(VARIABLE, "").strip()
-    if not text:
-        return True
-    meaning = _MEANINGS.get(text.lower())
-    if meaning is None:
-        raise ValueError(f"{VARIABLE}={shown(text)}: expected one of {', '.join(_MEANINGS)}")
-    return meaning
+    return is_on(VARIABLE, text) if text else True

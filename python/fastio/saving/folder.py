@@ -24,13 +24,10 @@ import msgspec
 
 from fastio import _native
 from fastio.errors import WriteError
-from fastio.replacement import (
-    Replacement,
-    leftovers,
-    remove_leftovers,
-    status_of_file,
-    sync_folder,
-)
+from fastio.filesystem.leftovers import leftovers, remove_leftovers
+from fastio.filesystem.refusals import IN_PLACE
+from fastio.in_place import InPlace
+from fastio.replacement import Replacement, status_of_file
 from fastio.saving.sources import Sources
 
 _log = logging.getLogger("fastio")
@@ -75,6 +72,18 @@ def provisional_paths(folder: Path, count: int) -> list[Path]:
     return [folder / name for name in _names("", count)]
 
 
+def predecessor(folder: Path) -> Path | None:
+    """Return the file whose owner, mode and access list new shards take over; None if there is
+    none.
+    """
+    try:
+        there = set(os.listdir(folder))
+    except OSError:
+        return None
+    shards = sorted(filter(_SHARD.fullmatch, there))
+    return next((folder / name for name in (*shards, SINGLE) if name in there), None)
+
+
 def clean_up(folder: Path) -> None:
     """Remove what saves into a folder that did not end left behind; what cannot be removed stays.
 
@@ -103,7 +112,8 @@ def new_index(folder: Path) -> Replacement:
     WriteError
         If it cannot be made.
     """
-    return Replacement(folder / INDEX, 0o666)
+    path = folder / INDEX
+    return Replacement(path, 0o666 if status_of_file(path) is None else 0o600)
 
 
 def commit(
@@ -112,7 +122,7 @@ def commit(
     replacements: Sequence[Replacement],
     *,
     durable: bool,
-) -> None:
+) -> list[str]:
     """Let shards that are whole take their names, and then their index the place of the old one.
 
     Parameters
@@ -123,6 +133,11 @@ def commit(
     replacements : sequence of Replacement
         A file for each shard.
     durable : bool
+
+    Returns
+    -------
+    list of str
+        What could not be had from the filesystem.
 
     Raises
     ------
@@ -149,12 +164,12 @@ def commit(
             if index_first:
                 new.rename()
             if durable:  # the shards' names do not reach the disk before the one that lists them
-                sync_folder(folder, blamed=path)
+                new.sync_name()
             for replacement in replacements:
                 replacement.link()
                 replacement.rename()
             if durable:
-                sync_folder(folder, blamed=path)
+                new.sync_name()
             if not index_first:
                 if not new.exchange():
                     if old:
@@ -165,13 +180,117 @@ def commit(
                         moved_aside.link()
                     new.rename()
                 if durable:
-                    sync_folder(folder, blamed=path)
+                    new.sync_name()
         except BaseException:
             _step_back(folder, names, moved_aside)
             raise
         # transformers looks for the one file before it looks for an index.
         if not _remove_shards(folder, (old | {SINGLE}) - set(names)):
             moved_aside.leave()  # the next save tries again
+        return new.shortfalls
+
+
+def begin_with_names(
+    new: Replacement,
+    shards: Sequence[Sources],
+    replacements: Sequence[Replacement],
+    *,
+    in_place: bool,
+) -> bool:
+    """Choose the names of shards ahead, and write the index that lists them if there is none.
+
+    A folder without a checkpoint gets its index first here, too. It keeps loaders from taking
+    some of the shards for all of them.
+
+    Parameters
+    ----------
+    new, shards, replacements
+        As `commit` takes them; `new` is not discarded.
+    in_place : bool
+        An index that is there may be written into.
+
+    Returns
+    -------
+    bool
+        Whether `new` is the index; else there is one, which is to be written into.
+
+    Raises
+    ------
+    WriteError
+        If there is an index, and it may not be written into.
+    """
+    path, folder = new.path, new.path.parent
+    with _locked(folder):
+        names = _free_names(folder, len(shards))
+        for replacement, name in zip(replacements, names, strict=True):
+            replacement.path = folder / name
+        if os.path.lexists(path):
+            if in_place:
+                return False
+            detail = f"the filesystem cannot rename, so its index stays as it is; {IN_PLACE}"
+            raise WriteError(errno.ENOSYS, "rename", path, detail=detail)
+        _write_whole(new, _index_text(names, shards), durable=True)
+        return True
+
+
+def commit_with_names(
+    folder: Path,
+    index: Replacement | None,
+    shards: Sequence[Sources],
+    replacements: Sequence[Replacement],
+    *,
+    durable: bool,
+) -> list[str]:
+    """Let shards whose names are chosen be a checkpoint.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    index : Replacement or None
+        The one that `begin_with_names` wrote; None where there is one to be written into.
+    shards, replacements
+        As `commit` takes them.
+    durable : bool
+
+    Returns
+    -------
+    list of str
+        What could not be had from the filesystem.
+
+    Raises
+    ------
+    WriteError
+        If the old index could not be written into, which may have lost it; or if the error is of
+        the last fsync of the folder.
+    """
+    path = folder / INDEX
+    names = [replacement.path.name for replacement in replacements]
+    old = _shards_named_by(path)
+    for replacement in replacements:
+        replacement.link()
+        replacement.rename()
+    if durable:
+        replacements[0].sync_name()
+    if index is None:
+        index = InPlace(path)
+        try:
+            _write_whole(index, _index_text(names, shards), durable=durable)
+            index.rename()
+        finally:
+            index.discard()
+    else:
+        index.rename()
+        if durable:
+            index.sync_name()
+    _remove_shards(folder, (old | {SINGLE}) - set(names))
+    return index.shortfalls
+
+
+def _write_whole(index: Replacement, text: bytes, *, durable: bool) -> None:
+    index.reserve(len(text))
+    index.begin()
+    index.file.write(0, text)
+    index.settle(durable=durable)
 
 
 def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> None:
@@ -249,8 +368,7 @@ def _fill(index: Replacement, text: bytes, *, durable: bool) -> None:
     status = status_of_file(index.path)
     if status is not None:
         index.imitate(status)
-    if durable:
-        index.file.sync()
+    index.settle(durable=durable)
 
 
 def _shards_named_by(index: Path) -> set[str]:

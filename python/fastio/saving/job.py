@@ -16,11 +16,13 @@ from fastio import folders
 from fastio.descriptors import make_room
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.events import brief
+from fastio.filesystem.leftovers import remove_leftovers
 from fastio.host_memory import available_bytes
+from fastio.in_place import is_there
 from fastio.loading import shifted
 from fastio.options import Options
 from fastio.progress import progress_bar
-from fastio.replacement import Replacement, remove_leftovers, status_of_file, sync_folder
+from fastio.replacement import Replacement, status_of_file
 from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
@@ -94,10 +96,12 @@ class SaveWork:
         self._files = contextlib.ExitStack()
         # Of a save that does not begin to write, no folder is left.
         self._files.callback(lambda: folders.remove(self._made))
-        self._files.callback(self._discard_index)
+        self._files.callback(self._discard_index)  # after the shards that it names
         self._writers: list[FileWriter] = []
         self._index: Replacement | None = None
         self._made: list[Path] = []
+        self._fixed_names = False
+        self._shortfalls: list[str] = []
         if request.shard_bytes is None:
             shards = [request.sources]
             self._paths = [request.path]
@@ -107,8 +111,11 @@ class SaveWork:
         if len(shards) > 1:
             make_room(3 * len(shards), str(request.path))
         missing = self._missing_folders()
+        like = None
         if request.shard_bytes is None:
             status_of_file(request.path)  # refuses what is no file
+        else:
+            like = folder.predecessor(request.path)
         layouts = [
             lay_out(shard, path, request.metadata, chunk_bytes=request.chunk_bytes)
             for shard, path in zip(shards, self._paths, strict=True)
@@ -116,7 +123,7 @@ class SaveWork:
         try:
             self._make_folders(missing)
             for path, layout in zip(self._paths, layouts, strict=True):
-                self._open(path, layout)
+                self._open(path, layout, like)
             if request.shard_bytes is not None:
                 # Opened now: its mode is what the umask of the call leaves.
                 self._index = folder.new_index(request.path)
@@ -137,10 +144,10 @@ class SaveWork:
         request = self._request
         self._made = folders.make(missing, durable=request.durable, blamed=request.path)
 
-    def _open(self, path: Path, layout: Layout) -> None:
+    def _open(self, path: Path, layout: Layout, like: Path | None) -> None:
         sharded = self._request.shard_bytes is not None
         written_as = self._request.path / folder.SINGLE if sharded else path
-        writer = FileWriter(path, layout, self._request.options, written_as=written_as)
+        writer = FileWriter(path, layout, self._request.options, written_as=written_as, like=like)
         self._files.callback(writer.discard)
         self._writers.append(writer)
 
@@ -189,8 +196,7 @@ class SaveWork:
         request = self._request
         self._made = []
         self._clean_up(turn)
-        for writer in self._writers:
-            writer.reserve()
+        self._begin(turn)
         ways = []
         total, before = request.sources.data_bytes, 0
         with progress_bar(str(request.path), total, shown=request.progress) as advance:
@@ -209,6 +215,25 @@ class SaveWork:
         self._commit(turn)
         self._tell([way.reason for way in ways])
 
+    def _begin(self, turn: Turn) -> None:
+        for writer in self._writers:
+            writer.reserve()
+        self._fixed_names = self._has_fixed_names()
+        if self._fixed_names:
+            self._change_folder(turn, self._fix_names)
+        for writer in self._writers:
+            writer.begin()
+
+    def _has_fixed_names(self) -> bool:
+        """Whether shards need their names at once, as the filesystem cannot rename, or as the index
+        that is there is to be written in place.
+        """
+        request = self._request
+        if request.shard_bytes is None:
+            return False
+        in_place = request.options.in_place and is_there(request.path / folder.INDEX)
+        return in_place or not all(writer.replacement.renames for writer in self._writers)
+
     def _clean_up(self, turn: Turn) -> None:
         path = self._request.path
         if self._request.shard_bytes is None:
@@ -217,24 +242,37 @@ class SaveWork:
             self._change_folder(turn, lambda: folder.clean_up(path))
 
     def _commit(self, turn: Turn) -> None:
-        request = self._request
-        if request.shard_bytes is not None:
+        if self._request.shard_bytes is not None:
             self._change_folder(turn, self._commit_folder)
             return
         (writer,) = self._writers
         writer.replacement.link()
         writer.replacement.rename()
-        if request.durable:
-            sync_folder(request.path.parent, blamed=request.path)
+        if self._request.durable:
+            writer.replacement.sync_name()
+
+    def _fix_names(self) -> None:
+        assert self._index is not None
+        in_place = self._request.options.in_place
+        if not folder.begin_with_names(self._index, *self._shards(), in_place=in_place):
+            self._discard_index()
 
     def _commit_folder(self) -> None:
-        index, self._index = self._index, None
-        assert index is not None
-        folder.commit(
-            index,
+        path, durable = self._request.path, self._request.durable
+        if self._fixed_names:
+            shortfalls = folder.commit_with_names(
+                path, self._index, *self._shards(), durable=durable
+            )
+        else:
+            index, self._index = self._index, None
+            assert index is not None
+            shortfalls = folder.commit(index, *self._shards(), durable=durable)
+        self._shortfalls = shortfalls
+
+    def _shards(self) -> tuple[list[Sources], list[Replacement]]:
+        return (
             [writer.layout.sources for writer in self._writers],
             [writer.replacement for writer in self._writers],
-            durable=self._request.durable,
         )
 
     def _change_folder(self, turn: Turn, change: Callable[[], None]) -> None:
@@ -255,6 +293,8 @@ class SaveWork:
         request, report = self._request, self._request.report
         for writer in self._writers:
             report.add_saved(writer.statistics)
+            report.fall_back(writer.replacement.shortfalls)
+        report.fall_back(self._shortfalls)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
         report.tensors, report.files = len(request.sources.names), len(self._writers)
         report.fallbacks += _larger(request)

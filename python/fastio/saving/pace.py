@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastio import _native
+from fastio.filesystem.durability import sync_file
 from fastio.options import Options
 
 # Enough for a rate, of each way; and how much larger a file has to be to be worth it.
@@ -28,7 +29,7 @@ class Way(NamedTuple):
 
     Attributes
     ----------
-    leg : {"direct", "buffered"}
+    leg : {"direct", "buffered", "in_order"}
     reason : str
     """
 
@@ -82,6 +83,32 @@ def write_data(save: _native.Save, options: Options, *, durable: bool, progress:
     return way
 
 
+def write_uncut(save: _native.Save, *, progress: Progress) -> Way:
+    """Write all data of a file that cannot be cut, and nothing behind its end.
+
+    Raises
+    ------
+    WriteError, MemoryLimitError
+        As `fastio.save` has them.
+    """
+    way = Way("buffered", "through the page cache: a last direct write would have to be cut")
+    save.run(way.leg, 0, save.block_count, progress)
+    return way
+
+
+def write_in_order(save: _native.Save, why: str, *, progress: Progress) -> Way:
+    """Write all data of a file, one byte after another; its header is written.
+
+    Raises
+    ------
+    WriteError, MemoryLimitError
+        As `fastio.save` has them.
+    """
+    way = Way("in_order", f"in order, through the page cache: {why}")
+    save.run(way.leg, 0, save.block_count, progress)
+    return way
+
+
 def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> Way:
     count = -(-_TRIAL_BYTES // save.block_bytes)
     seconds = {}
@@ -89,7 +116,7 @@ def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> Way:
         begin = time.perf_counter()
         save.run(leg, at * count, (at + 1) * count, progress)
         if leg == "buffered" and durable:
-            save.file.sync()
+            sync_file(save.file)
         seconds[leg] = time.perf_counter() - begin
     rates = {leg: count * save.block_bytes / taken / 1e9 for leg, taken in seconds.items()}
     leg = "buffered" if rates["buffered"] > _FASTER * rates["direct"] else "direct"

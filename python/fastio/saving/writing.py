@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastio import _native, checksums
 from fastio.checksums import START_ALIGNMENT
+from fastio.errors import WriteError
 from fastio.formats import headers
+from fastio.in_place import InPlace, is_there
 from fastio.options import Options
 from fastio.replacement import Replacement, status_of_file
 from fastio.saving import pace
@@ -94,7 +96,9 @@ class FileWriter:
     written_as : pathlib.Path
         What its temporary name is made of.
     mode : int, optional
-        Who may look into it meanwhile, less the umask.
+        Who may look into it meanwhile, less the umask. It imitates no other file then.
+    like : pathlib.Path, optional
+        The file whose owner, mode and access list it takes over; default: `path`.
 
     Raises
     ------
@@ -112,13 +116,12 @@ class FileWriter:
         *,
         written_as: Path,
         mode: int | None = None,
+        like: Path | None = None,
     ) -> None:
         self.layout = layout
         self._options = options
-        if mode is None:
-            # Nobody else may look into the new file who could not look into the old one.
-            mode = 0o666 if status_of_file(path) is None else 0o600
-        self.replacement = Replacement(path, mode, written_as=written_as)
+        self._like = like or path
+        self.replacement = self._open(path, mode, written_as)
         try:
             sources = layout.sources
             self._save = _native.Save(
@@ -135,6 +138,15 @@ class FileWriter:
             self.discard()
             raise
 
+    def _open(self, path: Path, mode: int | None, written_as: Path) -> Replacement:
+        if mode is not None:
+            return Replacement(path, mode, written_as=written_as)
+        if self._options.in_place and is_there(path):
+            return InPlace(path)
+        # Nobody else may look into the new file who could not look into the old one.
+        mode = 0o666 if status_of_file(self._like) is None else 0o600
+        return Replacement(path, mode, written_as=written_as)
+
     @property
     def statistics(self) -> _native.SaveStatistics:
         """What the core counted, once it is finished."""
@@ -150,7 +162,7 @@ class FileWriter:
         self._save.run("copied", 0, self._save.block_count)
 
     def reserve(self) -> None:
-        """Have space set aside.
+        """Have space set aside, or find out how the file can be written without that.
 
         Raises
         ------
@@ -160,7 +172,16 @@ class FileWriter:
         if self._save.block_count <= 1:  # its one write meets a full disk as early
             return
         whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
-        self.replacement.file.reserve(whole)
+        self.replacement.reserve(self.layout.nbytes, whole)
+
+    def begin(self) -> None:
+        """Make ready what is written to, as `reserve` found that it must be.
+
+        Raises
+        ------
+        WriteError
+        """
+        self.replacement.begin(self._save.write_to)
 
     def write_data(self, *, durable: bool, progress: Progress) -> Way:
         """Write what comes of the tensors, which are not looked at any more then.
@@ -169,11 +190,23 @@ class FileWriter:
         ------
         WriteError, MemoryLimitError
         """
-        try:
-            return pace.write_data(self._save, self._options, durable=durable, progress=progress)
-        except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the file open
-            raise
+        if self.replacement.abilities.in_order:
+            return self._write_in_order(progress)
+        if not self.replacement.abilities.cut:
+            return pace.write_uncut(self._save, progress=progress)
+        return pace.write_data(self._save, self._options, durable=durable, progress=progress)
+
+    def _write_in_order(self, progress: Progress) -> Way:
+        """The header comes first, and so the checksums come before anything is written."""
+        header = self.sum_up()
+        self.replacement.file.write(0, header)
+        way = pace.write_in_order(
+            self._save, self.replacement.abilities.in_order, progress=progress
+        )
+        if self.header() != header:
+            detail = "a tensor changed while it was saved; the checksums before no longer hold"
+            raise WriteError(errno.ESTALE, "write", self.replacement.path, detail=detail)
+        return way
 
     def sum_up(self) -> bytes:
         """Return the header that the file would have; nothing is written.
@@ -204,14 +237,15 @@ class FileWriter:
         ------
         WriteError
         """
-        self.replacement.file.truncate(self.layout.nbytes)
-        self.replacement.file.write(0, self.header())
+        if not self.replacement.abilities.in_order:
+            self.replacement.cut(self.layout.nbytes)
+            self.replacement.settle_data(durable=durable)
+            self.replacement.file.write(0, self.header())
         if mode is not None:
             self.replacement.allow(mode)
-        elif (status := status_of_file(self.replacement.path)) is not None:
-            self.replacement.imitate(status)
-        if durable:
-            self.replacement.file.sync()
+        elif (status := status_of_file(self._like)) is not None:
+            self.replacement.imitate(status, self._like)
+        self.replacement.settle(durable=durable)
         self._counted = self._save.statistics
         if self._counted["bytes_rewritten"]:
             _log.warning(

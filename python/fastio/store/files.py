@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastio.errors import FormatError, ReadError, WriteError
+from fastio.filesystem.inheritance import allow
+from fastio.filesystem.refusals import note
 
 # A name that stands for a link is refused, and a pipe is not waited for.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -24,14 +26,26 @@ def folder_mode(file_mode: int) -> int:
 
 
 def make_folder(path: Path, mode: int) -> bool:
-    """Whether it was not there."""
+    """Whether it was not there.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made. A mode that cannot be set is told, and the folder stays as it is.
+    """
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:
+    except FileExistsError as error:
         if not path.is_dir():
-            raise
+            raise WriteError(errno.EEXIST, "mkdir", path) from error
         return False
-    os.chmod(path, mode)
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO, "mkdir", path) from error
+    fd = write_called(path, "open", lambda: os.open(path, FOLDER))
+    try:
+        allow(fd, path, mode, lambda cause, remedy: note(path, cause, remedy))
+    finally:
+        os.close(fd)
     return True
 
 

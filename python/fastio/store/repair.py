@@ -14,7 +14,7 @@ from fastio.catalog import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
-from fastio.replacement import Replacement, sync_folder
+from fastio.replacement import Replacement
 from fastio.replica import Copies
 
 _STEP_BYTES = 2**24
@@ -47,16 +47,14 @@ def rewrite(copies: Copies, path: str) -> None:
     replacement = Replacement(target, 0o600, written_as=target.parent / "new")
     try:
         nbytes = sources[0].nbytes
-        replacement.file.reserve(nbytes)
-        replacement.file.write(0, header)
+        replacement.reserve(nbytes)
+        replacement.begin()
+        replacement.file.write(0, header)  # and all the rest in order, as some filesystems want it
         for begin in range(table.start, nbytes, _STEP_BYTES):
             end = min(begin + _STEP_BYTES, nbytes)
             replacement.file.write(begin, _sound(sources, table, begin, end))
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
-        replacement.file.sync()
-        replacement.link()
-        replacement.rename()
-        sync_folder(target.parent, blamed=target)
+        replacement.commit()
     finally:
         replacement.discard()
 

@@ -19,7 +19,9 @@ from typing import NoReturn
 from fastio import folders
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FormatError, ReadError, WriteError
-from fastio.replacement import Replacement, remove_leftovers, sync_folder
+from fastio.filesystem.durability import sync_folder
+from fastio.filesystem.leftovers import remove_leftovers
+from fastio.replacement import Replacement
 from fastio.store import IDENTITY
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
 from fastio.store.files import FOLDER, called, folder_mode, make_folder, read, write_called
@@ -90,10 +92,7 @@ class Root:
         path = Path(anchored(str(path)))
         cls.check_free(path)
         folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-        made = write_called(path, "mkdir", lambda: make_folder(path, folder_mode(mode)))
-        for name in _FOLDERS:
-            sub = path / name
-            write_called(sub, "mkdir", lambda sub=sub: make_folder(sub, folder_mode(mode)))  # type: ignore[misc]
+        made, *_ = [make_folder(path / name, folder_mode(mode)) for name in ("", *_FOLDERS)]
         folder = write_called(path, "open", lambda: os.open(path, FOLDER))
         root = cls(path, folder, identity)
         try:
@@ -287,16 +286,20 @@ class Root:
             pass
         replacement = Replacement(path, FILE_MODE, written_as=self.path / sub / "new")
         try:
-            replacement.file.reserve(len(data))
+            replacement.reserve(len(data))
+            if not replacement.renames:
+                detail = "a store replaces files, and this filesystem cannot rename"
+                raise WriteError(errno.ENOSYS, "rename", path, detail=detail)
+            replacement.begin()
             replacement.file.write(0, data)
             replacement.allow(mode)
-            replacement.file.sync()
+            replacement.settle()
             if replace:
                 replacement.link()
                 replacement.rename()
             elif not replacement.claim():
                 raise ConflictError(path, "is there already")
-            sync_folder(path.parent, blamed=path)
+            replacement.sync_name()
         finally:
             replacement.discard()
 

@@ -296,6 +296,7 @@ class ShardWriter:
 
         with self._writer(shard, root) as writer:
             writer.reserve()
+            writer.begin()
             way = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
@@ -308,6 +309,7 @@ class ShardWriter:
         with self._counting:
             self._report.add_saved(statistics)
             self._report.cache_reason = self._report.cache_reason or way.reason
+            self._report.fall_back(writer.replacement.shortfalls)
             shard.held_by.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
