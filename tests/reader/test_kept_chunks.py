@@ -140,6 +140,7 @@ def test_what_is_kept_stays_within_its_bound_when_chunks_are_read_twice(path: Pa
         made = [np.zeros(end - begin, np.uint8) for begin, end in ranges]
         if depth:
             depth.pop()
+            assert shard.table is not None
             chunks.ranges(shard, shard.table, ranges, read)
         return made
 

@@ -245,8 +245,8 @@ def test_a_finalizer_saves_in_the_middle_of_a_save(
         return real(*arguments)
 
     with monkeypatch.context() as undo:
-        target = (folder, "clean_up") if shard_bytes else (Replacement, "rename")
-        undo.setattr(*target, collected_before)
+        owner: Any = folder if shard_bytes else Replacement
+        undo.setattr(owner, "clean_up" if shard_bytes else "rename", collected_before)
         save(1)
     assert marks == [2]
     assert fastio.load(path)["a"][0] == 1
