@@ -13,7 +13,6 @@
 #include "bindings_parts.h"
 #include "bindings_tensors.h"
 #include "mapped.h"
-#include "placement.h"
 
 namespace py = pybind11;
 
@@ -24,9 +23,8 @@ namespace {
 // those (vm.max_map_count).
 constexpr std::uint64_t kCopiedBytes = std::uint64_t{64} << 10;
 
-// A part is copied here while what it lies in is no more than these bytes; larger ones are gathered
-// piece by piece (fastio/parts.py).
-constexpr std::uint64_t kPartSpanBytes = std::uint64_t{1} << 20;
+// What a part lies in, up to which others may wait for the GIL while it is copied.
+constexpr std::uint64_t kShortBytes = std::uint64_t{1} << 20;
 
 const Extent& extent_of(const MappedFile& file, std::size_t row) {
   if (row >= file.shard().extents.size()) throw std::out_of_range("no such extent");
@@ -63,25 +61,34 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
   return std::make_unique<TensorMemory>(file.bytes(extent));
 }
 
-// A small part of a tensor, verified and copied out; `wrap` makes it a tensor. None for an index
-// that is none of ints and slices, and for a larger part.
+// A part of a tensor, verified, and nobody else's; `wrap` makes it a tensor. None for an index that
+// is none of ints and slices.
 template <typename Wrap>
-py::object small_part(MappedFile& file, std::size_t row, const py::tuple& shape,
-                      std::uint64_t item_bytes, const py::object& index, Wrap&& wrap) {
+py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& shape,
+                          std::uint64_t item_bytes, const py::object& index, Wrap&& wrap) {
   const Extent& extent = extent_of(file, row);
-  const std::optional<TensorPart> part = part_of(index, shape, item_bytes);
-  if (!part || part->nbytes > kCopiedBytes || part->span.end - part->span.begin > kPartSpanBytes)
-    return py::none();
-  const Extent span{extent.begin + part->span.begin, extent.begin + part->span.end};
-  if (span.end > extent.end) throw py::value_error("dtype and shape do not fit the extent");
-  require_sound(file, span);
-  file.note_taken(part->nbytes);
-  auto memory = std::make_unique<TensorMemory>(part->nbytes);
-  // Only read from.
-  auto* const bytes = const_cast<std::byte*>(file.bytes(span).data());
-  const std::uint64_t first = static_cast<std::uint64_t>(part->first) - part->span.begin;
-  Placement(bytes + first, item_bytes, part->axes).take(0, {memory->data(), part->nbytes});
-  return wrap(std::move(memory), part->shape);
+  const std::optional<TensorPart> part = part_of(index, shape, item_bytes, extent.begin);
+  if (!part) return py::none();
+  const auto& [bytes, shape_of_part, nbytes] = *part;
+  if (bytes.span.end > extent.end) throw py::value_error("dtype and shape do not fit the extent");
+  const bool aligned = bytes.first % item_bytes == 0;
+  if (nbytes > kCopiedBytes && aligned && nbytes == bytes.span.end - bytes.span.begin &&
+      std::all_of(bytes.axes.begin(), bytes.axes.end(),
+                  [](const Axis& axis) { return axis.stride_bytes > 0; })) {
+    return wrap(memory_of(file, bytes.span, 1), shape_of_part);
+  }
+  const Active active(file.active_time());
+  file.note_taken(nbytes);
+  auto memory = std::make_unique<TensorMemory>(nbytes);
+  std::optional<DamagedChunk> damage;
+  {
+    const bool is_short = bytes.span.end - bytes.span.begin <= kShortBytes;
+    std::optional<GilReleased> released;
+    if (!is_short || !file.verified(bytes.span)) released.emplace();
+    damage = file.take(bytes, {memory->data(), nbytes});
+  }
+  if (damage) raise_damage(*file.shard().copies.front(), *damage);
+  return wrap(std::move(memory), shape_of_part);
 }
 
 py::array view_of(const std::shared_ptr<MappedFile>& file, const Extent& extent) {
@@ -150,20 +157,21 @@ void register_mapped_files(py::module_& module) {
           [](MappedFile& file, std::size_t row, const py::dtype& dtype, const py::tuple& shape,
              const py::object& index) {
             const auto item_bytes = static_cast<std::uint64_t>(dtype.itemsize());
-            return small_part(file, row, shape, item_bytes, index,
-                              [&](auto memory, const std::vector<py::ssize_t>& of_part) {
-                                return py::object(make_array(std::move(memory), dtype, of_part));
-                              });
+            return part_of_tensor(
+                file, row, shape, item_bytes, index,
+                [&](auto memory, const std::vector<py::ssize_t>& of_part) {
+                  return py::object(make_array(std::move(memory), dtype, of_part));
+                });
           },
           py::arg("row"), py::arg("dtype"), py::arg("shape"), py::arg("index"))
       .def(
           "dlpack_part",
           [](MappedFile& file, std::size_t row, std::uint8_t code, std::uint8_t bits,
              const py::tuple& shape, const py::object& index) {
-            return small_part(file, row, shape, bits / 8U, index,
-                              [&](auto memory, const std::vector<py::ssize_t>& of_part) {
-                                return make_capsule(std::move(memory), code, bits, of_part);
-                              });
+            return part_of_tensor(file, row, shape, bits / 8U, index,
+                                  [&](auto memory, const std::vector<py::ssize_t>& of_part) {
+                                    return make_capsule(std::move(memory), code, bits, of_part);
+                                  });
           },
           py::arg("row"), py::arg("code"), py::arg("bits"), py::arg("shape"), py::arg("index"))
       .def(

@@ -44,7 +44,8 @@ std::optional<py::ssize_t> position(PyObject* item, py::ssize_t length) {
 // The axes of a tensor, taken one after the other by the items of an index.
 class Parser {
  public:
-  Parser(const py::tuple& shape, std::uint64_t item_bytes) : lengths_(shape.size()) {
+  Parser(const py::tuple& shape, std::uint64_t item_bytes, std::uint64_t begin)
+      : lengths_(shape.size()) {
     strides_.resize(shape.size());
     auto stride = static_cast<std::int64_t>(item_bytes);
     for (std::size_t axis = lengths_.size(); axis-- > 0;) {
@@ -54,7 +55,9 @@ class Parser {
       strides_[axis] = stride;
       stride *= lengths_[axis];
     }
-    part_.nbytes = part_.span.end = item_bytes;
+    part_.nbytes = part_.bytes.item_bytes = item_bytes;
+    part_.bytes.first = part_.bytes.span.begin = begin;
+    part_.bytes.span.end = begin + item_bytes;
   }
 
   [[nodiscard]] std::size_t axes_left() const { return strides_.size() - next_; }
@@ -97,13 +100,16 @@ class Parser {
     const std::int64_t stride = strides_[next_++];
     const py::ssize_t last =
         taken.count == 1 ? taken.first : taken.first + (taken.count - 1) * taken.step;
-    part_.first += taken.first * stride;
-    part_.span.begin += static_cast<std::uint64_t>(std::min(taken.first, last) * stride);
-    part_.span.end += static_cast<std::uint64_t>(std::max(taken.first, last) * stride);
+    const auto offset = [stride](py::ssize_t at) {
+      return static_cast<std::uint64_t>(at * stride);
+    };
+    part_.bytes.first += offset(taken.first);
+    part_.bytes.span.begin += offset(std::min(taken.first, last));
+    part_.bytes.span.end += offset(std::max(taken.first, last));
     part_.nbytes *= static_cast<std::uint64_t>(taken.count);
     // A single position may have any step, also one beyond what strides hold.
     if (taken.count > 1)
-      part_.axes.push_back({static_cast<std::uint64_t>(taken.count), taken.step * stride});
+      part_.bytes.axes.push_back({static_cast<std::uint64_t>(taken.count), taken.step * stride});
   }
 
   std::vector<py::ssize_t> lengths_;  // of the tensor's axes
@@ -117,8 +123,8 @@ bool is_dots(PyObject* item) { return item == Py_Ellipsis; }
 }  // namespace
 
 std::optional<TensorPart> part_of(const py::handle& index, const py::tuple& shape,
-                                  std::uint64_t item_bytes) {
-  Parser parser(shape, item_bytes);
+                                  std::uint64_t item_bytes, std::uint64_t begin) {
+  Parser parser(shape, item_bytes, begin);
   PyObject* single = index.ptr();
   PyObject* const* items = &single;
   std::size_t count = 1;

@@ -8,9 +8,15 @@
 namespace fastio {
 namespace {
 
-// Whoever wants more bytes at once gets pages of his own: those that were verified are let go of
-// then, or both would count as memory of this process.
+// Whoever wants more bytes at once gets pages of his own, or a copy: those that were verified are
+// let go of then, or both would count as memory of this process.
 constexpr std::uint64_t kKeptBytes = std::uint64_t{16} << 20;
+
+// Values that are farther apart are verified each on its own: what lies between may be chunks that
+// nobody asks for.
+constexpr std::uint64_t kGapBytes = std::uint64_t{128} << 10;
+
+std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; }
 
 }  // namespace
 
@@ -64,7 +70,47 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     const std::uint64_t expected = shard_.table->digests[chunk];
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
-    if (extent.end - extent.begin > kKeptBytes) let_go({begin, end});
+    if (size_of(extent) > kKeptBytes) let_go({begin, end});
+  }
+  return std::nullopt;
+}
+
+std::optional<DamagedChunk> MappedFile::take(const StridedPart& part, std::span<std::byte> out) {
+  const Placement place(everything_->at(part.first), part.item_bytes, part.axes);
+  if (part.axes.empty() || size_of(part.span) <= kGapBytes) {
+    if (auto damage = verify(part.span)) return damage;
+    place.take(0, out);
+    return std::nullopt;
+  }
+  const auto& [length, stride] = part.axes.front();
+  const bool ascends = stride > 0;
+  const auto step = static_cast<std::uint64_t>(ascends ? stride : -stride);
+  const std::uint64_t inner_span = size_of(part.span) - (length - 1) * step;
+  const std::uint64_t inner_bytes = out.size() / length;
+  const bool apart = step > inner_span + kGapBytes;
+  const std::uint64_t together =
+      apart || inner_span > kKeptBytes ? 1 : std::max<std::uint64_t>(kKeptBytes / step, 1);
+  Extent passed{};
+  for (std::uint64_t done = 0; done < length; done += together) {
+    const std::uint64_t count = std::min(together, length - done);
+    const std::uint64_t begin = part.span.begin + (ascends ? done : length - done - count) * step;
+    const Extent here{begin, begin + (count - 1) * step + inner_span};
+    const auto to = out.subspan(done * inner_bytes, count * inner_bytes);
+    if (inner_span > kKeptBytes) {
+      const std::uint64_t first = ascends ? part.first + done * step : part.first - done * step;
+      const StridedPart inner{
+          first, here, part.item_bytes, {part.axes.begin() + 1, part.axes.end()}};
+      if (auto damage = take(inner, to)) return damage;
+      continue;
+    }
+    if (auto damage = verify(here)) return damage;
+    place.take(done * inner_bytes, to);
+    passed = done == 0 ? here
+                       : Extent{std::min(passed.begin, here.begin), std::max(passed.end, here.end)};
+    if (size_of(passed) > kKeptBytes) {
+      let_go(passed);
+      passed = ascends ? Extent{here.end, here.end} : Extent{here.begin, here.begin};
+    }
   }
   return std::nullopt;
 }

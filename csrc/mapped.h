@@ -13,8 +13,17 @@
 
 #include "active_time.h"
 #include "loader.h"
+#include "placement.h"
 
 namespace fastio {
+
+// Values of a tensor that lie apart by strides. Offsets are from the start of the file.
+struct StridedPart {
+  std::uint64_t first = 0;       // of the first value, in the order of the part
+  Extent span;                   // from the lowest byte to the highest
+  std::uint64_t item_bytes = 0;  // of one value
+  std::vector<Axis> axes;        // outermost first
+};
 
 class MappedFile {
  public:
@@ -31,6 +40,10 @@ class MappedFile {
   // Verifies what was not verified before; says which chunk is damaged. Throws IoError where the
   // file ends before.
   [[nodiscard]] std::optional<DamagedChunk> verify(const Extent& extent);
+
+  // Copies a part, verified, to `out`, which has its size. What was passed of a long way counts no
+  // more as memory of this process. Returns and throws as above.
+  [[nodiscard]] std::optional<DamagedChunk> take(const StridedPart& part, std::span<std::byte> out);
 
   [[nodiscard]] std::span<const std::byte> bytes(const Extent& extent) const {
     return {everything_->at(extent.begin), extent.end - extent.begin};

@@ -307,7 +307,7 @@ class MappedFile:
         self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...], index: object
     ) -> npt.NDArray[Any] | None:
         """A part of a tensor of its own memory. None for an index that is wrong, or none of ints
-        and slices, and for a part that is large, or of no bytes."""
+        and slices, and for a part of no bytes."""
 
     def dlpack_part(
         self, row: int, code: int, bits: int, shape: tuple[int, ...], index: object

@@ -231,14 +231,14 @@ class Access:
         shard, mapped = self._shard(position[0])
         row = position[1]
         dtype, shape = self._held(shard, row)
-        if mapped is not None:
+        if mapped is not None and self._options.memory_limit_bytes is None:
             try:
-                small = self._held_by.part_mapped(mapped, row, dtype, shape, index)
+                part = self._held_by.part_mapped(mapped, row, dtype, shape, index)
             except Exception:
                 with fetch.errors_named(self._catalog.source, self._catalog.shards):
                     raise
-            if small is not None:
-                return small
+            if part is not None:
+                return part
         place = self._place(shard, mapped, int(shard.begins[row]))
         return self._part(dtype, shape, index, place, lambda: self.tensor(position))
 

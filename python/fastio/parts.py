@@ -19,7 +19,7 @@ from fastio.chunks import Chunks
 from fastio.errors import MemoryLimitError
 from fastio.fetch import Count
 from fastio.options import Options
-from fastio.slicing import SEGMENT_BYTES_MAX, Selection
+from fastio.selection import SEGMENT_BYTES_MAX, Selection
 
 # What a part takes beside its result, and kept chunks: segments that are read ahead.
 _WINDOW_BYTES = 2**26

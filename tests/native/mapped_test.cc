@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <vector>
 
 #include "loading.h"
 #include "sample_file.h"
@@ -50,6 +51,57 @@ TEST_CASE("a damaged chunk is told each time, and its neighbours are sound") {
     CHECK(damage->extent == Extent{kMiB, kMiB + 65536});
   }
   CHECK_FALSE(file->verify({0, kMiB}).has_value());
+}
+
+TEST_CASE("a part by strides is copied in its order, and verifies what it lies in") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.warm();
+  // Rows of 64 KiB, by value of 4 bytes.
+  constexpr std::uint64_t kRow = 65536;
+  const struct {
+    StridedPart part;
+    std::uint64_t chunks;
+  } cases[] = {
+      {{8, {8, 12}, 4, {}}, 1},
+      {{0, {0, 28 * kRow + 4}, 4, {{5, 7 * kRow}}}, 5},  // far apart: no chunk between
+      {{30 * kRow, {2 * kRow, 30 * kRow + 12}, 4, {{8, -4 * kRow}, {3, 4}}}, 8},
+      {{kRow + 8, {kRow, 2 * kRow + 12}, 4, {{2, kRow}, {3, -4}}}, 2},
+      {{0, {0, 31 * kRow + 4}, 4, {{32, kRow}}}, 32},
+  };
+  for (const auto& [part, chunks] : cases) {
+    const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
+    REQUIRE(file != nullptr);
+    std::vector<std::byte> expected;
+    const auto add = [&](auto&& self, std::uint64_t at, std::size_t axis) -> void {
+      if (axis == part.axes.size()) {
+        const std::byte* bytes = sample.bytes().data() + at;
+        expected.insert(expected.end(), bytes, bytes + part.item_bytes);
+        return;
+      }
+      const auto& [length, stride] = part.axes[axis];
+      for (std::uint64_t i = 0; i < length; ++i) {
+        self(self, at + static_cast<std::uint64_t>(static_cast<std::int64_t>(i) * stride),
+             axis + 1);
+      }
+    };
+    add(add, part.first, 0);
+    std::vector<std::byte> found(expected.size());
+    CHECK_FALSE(file->take(part, found).has_value());
+    CHECK(found == expected);
+    CHECK(file->chunks_verified() == chunks);
+  }
+}
+
+TEST_CASE("a part with a damaged chunk says which") {
+  const SampleFile sample(Place::disk, 2 * kMiB);
+  sample.overwrite(kMiB + 5, ~sample.bytes()[kMiB + 5]);
+  sample.warm();
+  const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
+  REQUIRE(file != nullptr);
+  std::vector<std::byte> out(32);
+  const auto damage = file->take({0, {0, 31 * 65536 + 1}, 1, {{32, 65536}}}, out);
+  REQUIRE(damage.has_value());
+  CHECK(damage->chunk == 16);
 }
 
 TEST_CASE("two mappings of one extent are not each other's") {

@@ -132,7 +132,8 @@ def test_threads_may_read_the_same_chunks_at_once(reader: fastio.Reader, whole: 
 
 def test_what_is_kept_stays_within_its_bound_when_chunks_are_read_twice(path: Path) -> None:
     shard = safetensors.locate(_native.File(path))
-    assert shard.table is not None
+    table = shard.table
+    assert table is not None
     chunks = Chunks(None)
 
     def read(ranges: list[tuple[int, int]]) -> list[Any]:
@@ -140,13 +141,12 @@ def test_what_is_kept_stays_within_its_bound_when_chunks_are_read_twice(path: Pa
         made = [np.zeros(end - begin, np.uint8) for begin, end in ranges]
         if depth:
             depth.pop()
-            assert shard.table is not None
-            chunks.ranges(shard, shard.table, ranges, read)
+            chunks.ranges(shard, table, ranges, read)
         return made
 
     for number in range(16):
         depth = [1]
-        begin = shard.table.start + number * CHUNK_BYTES
-        chunks.ranges(shard, shard.table, [(begin, begin + 10)], read)
+        begin = table.start + number * CHUNK_BYTES
+        chunks.ranges(shard, table, [(begin, begin + 10)], read)
         kept = sum(chunk.nbytes for chunk in chunks._kept.values())
         assert chunks._nbytes == kept <= CACHED_BYTES_MAX

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastio import slicing
+from fastio import selection, slicing
 
 _Shape = tuple[int, ...]
 
@@ -25,36 +25,36 @@ def _array(shape: _Shape, item_bytes: int) -> npt.NDArray[Any]:
 
 def _selected(array: npt.NDArray[Any], index: Any, segment_bytes: int) -> npt.NDArray[Any]:
     """What the segments of a selection make of the array's bytes; each is looked at on its own."""
-    selection = slicing.select(index, array.shape, array.itemsize)
-    if selection.is_empty:
-        return np.empty(selection.shape, array.dtype)
+    selected = slicing.select(index, array.shape, array.itemsize)
+    if selected.is_empty:
+        return np.empty(selected.shape, array.dtype)
     data = array.reshape(-1).view(np.uint8)
-    together = selection.contiguous()
+    together = selected.contiguous()
     if together is not None:
         whole: npt.NDArray[Any] = data[together[0] : together[1]].copy().view(array.dtype)
-        return whole.reshape(selection.shape)
-    out = selection.blank()
+        return whole.reshape(selected.shape)
+    out = selected.blank()
     before = 0
-    for segment in selection.segments(segment_bytes):
+    for segment in selected.segments(segment_bytes):
         # A request's extents do not overlap.
         assert before <= segment.begin < segment.end <= data.size
         before = segment.end
-        segment.copy_to(selection.turned(out), data[segment.begin : segment.end].copy())
-    return out.view(array.dtype).reshape(selection.shape)
+        segment.copy_to(selected.turned(out), data[segment.begin : segment.end].copy())
+    return out.view(array.dtype).reshape(selected.shape)
 
 
 def _same(array: npt.NDArray[Any], index: Any, limits: tuple[int, int]) -> bool:
     """Whether both give the same, in values and shape, or both an IndexError."""
     gap_bytes, segment_bytes = limits
     with (
-        mock.patch.object(slicing, "_GAP_BYTES", gap_bytes),
-        mock.patch.object(slicing, "_TAKEN_BYTES_MAX", segment_bytes),
+        mock.patch.object(selection, "_GAP_BYTES", gap_bytes),
+        mock.patch.object(selection, "_TAKEN_BYTES_MAX", segment_bytes),
     ):
         return _same_as_cut(array, index, segment_bytes)
 
 
 def _same_as_cut(
-    array: npt.NDArray[Any], index: Any, segment_bytes: int = slicing.SEGMENT_BYTES_MAX
+    array: npt.NDArray[Any], index: Any, segment_bytes: int = selection.SEGMENT_BYTES_MAX
 ) -> bool:
     try:
         expected = array[index]
@@ -126,8 +126,8 @@ def test_an_array_along_the_first_axis_gives_what_numpy_gives(
 
 
 def _read_bytes(shape: _Shape, index: Any, item_bytes: int = 4) -> int:
-    selection = slicing.select(index, shape, item_bytes)
-    return sum(segment.end - segment.begin for segment in selection.segments())
+    segments = slicing.select(index, shape, item_bytes).segments()
+    return sum(segment.end - segment.begin for segment in segments)
 
 
 _LARGE = (1000, 1000, 1000)  # 4 GB, of which nothing is ever made
@@ -180,9 +180,9 @@ def test_no_segment_of_a_strided_selection_is_a_whole_large_tensor() -> None:
 def test_a_result_that_lies_in_one_piece_is_known_as_such(
     index: Any, shape: _Shape, contiguous: tuple[int, int] | None
 ) -> None:
-    selection = slicing.select(index, shape, 4)
-    assert selection.contiguous() == contiguous
-    assert selection.is_everything == (contiguous == (0, 48))
+    selected = slicing.select(index, shape, 4)
+    assert selected.contiguous() == contiguous
+    assert selected.is_everything == (contiguous == (0, 48))
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def wrap_mapped(
 def part_mapped(
     file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...], index: object
 ) -> torch.Tensor | None:
-    """Return a small part of a tensor of a file that is in the page cache; None for an index that
-    is none of ints and slices, and for what is large or of no bytes.
+    """Return a part of a tensor of a file that is in the page cache; None for an index that is none
+    of ints and slices, and for a part of no bytes.
 
     Raises
     ------
