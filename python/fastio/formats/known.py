@@ -1,7 +1,7 @@
 """Which format a file has, by its first bytes: for messages about files that are not safetensors.
 
-A format is one row of the table: its name, the way on, the endings of its files, and a test of their
-first bytes. A message has the name and the way on.
+A format is one row of the table: its name, the way on, the endings of its files, and a test of
+their first bytes. A message has the name and the way on.
 """
 
 from __future__ import annotations
