@@ -329,7 +329,7 @@ def test_nothing_else_is_an_option() -> None:
 
 
 def _warned(variables: dict[str, str], code: str = "fastio.Options()") -> str:
-    """What a process of its own is warned of, in which the code runs three times."""
+    """The warnings of a process of its own, in which the code runs three times."""
     code = f"import fastio\nfor _ in range(3):\n    {code}\nprint('done')"
     child = run_python(code, env=variables)
     assert child.stdout == "done\n", child.stderr

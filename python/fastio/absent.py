@@ -12,7 +12,7 @@ from fastio.fastio_error import listed
 
 @dataclass(frozen=True)
 class Absent:
-    """What is absent from the files of one index.
+    """The tensors that are absent from the files of one index.
 
     Attributes
     ----------

@@ -74,7 +74,7 @@ def advice_to_write(path: str) -> str:
     found = _of_address(path, reads=False) or _of_windows(path) or _of_shell(path)
     if not found or os.path.lexists(path):
         return ""
-    # Whoever made the folder `s3:` means it.
+    # An existing folder called `s3:` is meant.
     folder = os.path.dirname(path.rstrip("/"))
     return "" if folder and os.path.isdir(folder) else found
 
@@ -172,7 +172,7 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 def _of_hub(path: str) -> str:
-    """What may be a model of the Hugging Face hub, or a file of one, by its name."""
+    """Advice for a name that a model of the Hugging Face hub may have, or a file of one."""
     owner, *inside = path.split("/", 2)
     if os.path.lexists(owner):
         return ""

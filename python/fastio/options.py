@@ -199,7 +199,7 @@ def _no_option(name: str, options: Iterable[str]) -> str:
 
 
 def _checked(name: str, origin: str, value: object) -> Any:
-    """What an option is for a value that it was given; `origin` is where that came from."""
+    """The value of an option, from a given one; `origin` is the argument or variable of that."""
     if name in _CHOICES:
         if not isinstance(value, str):
             raise TypeError(f"{origin} must be a str, not {type(value).__name__}")

@@ -11,7 +11,7 @@ from fastio.matches import close_matches
 PREFIX = "FASTIO_"
 # An option joins by being one. These are no options; csrc/device_cuda.cc, fastio.saving.
 BESIDE_OPTIONS = ("FASTIO_CUDA_LIBRARY", "FASTIO_DURABLE")
-# What the tests and the benchmarks of fastio set for themselves.
+# The tests and the benchmarks of fastio set these for themselves.
 _OF_DEVELOPMENT = ("FASTIO_TEST_", "FASTIO_BENCH_", "FASTIO_GPU_")
 
 

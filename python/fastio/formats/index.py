@@ -82,7 +82,7 @@ def locate(index: Path, names: Collection[str] | None, source: str) -> Catalog:
 
 
 def _identity(index: Path) -> tuple[int, int, int] | None:
-    """What a file is told from another by; None where there is none, which opening it says."""
+    """Device, inode and time of change of an index; None for a missing one, which opening names."""
     try:
         status = os.stat(index)
     except FileNotFoundError:
