@@ -78,7 +78,6 @@ py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& sh
     return wrap(memory_of(file, bytes.span, 1), shape_of_part);
   }
   const Active active(file.active_time());
-  file.note_taken(nbytes);
   auto memory = std::make_unique<TensorMemory>(nbytes);
   std::optional<DamagedChunk> damage;
   {
@@ -88,6 +87,7 @@ py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& sh
     damage = file.take(bytes, {memory->data(), nbytes});
   }
   if (damage) raise_damage(*file.shard().copies.front(), *damage);
+  file.note_taken(nbytes);
   return wrap(std::move(memory), shape_of_part);
 }
 
