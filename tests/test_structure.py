@@ -49,7 +49,7 @@ _LAYERS = (
     ("uring.registered",),
     ("uring.ring",),
     ("uring",),
-    ("sizes", "variables"),
+    ("sizes", "switches", "variables"),
     ("options",),
     ("catalog",),
     ("checksums",),

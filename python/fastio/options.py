@@ -145,8 +145,8 @@ class Options:
     -----
     Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … A number may be a text,
     here and there, with a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; kB, MB, GB,
-    TB are powers of 1000. A float must be whole. Choices may be in upper case. A switch may be a text
-    as well: 1, true, yes, on, or 0, false, no, off.
+    TB are powers of 1000. A float must be whole. Choices may be in upper case. A switch may be a
+    text as well: 1, true, yes, on, or 0, false, no, off.
 
     Examples
     --------

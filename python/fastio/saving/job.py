@@ -234,7 +234,6 @@ class SaveWork:
             self._change_folder(lambda: folder.clean_up(path))
 
     def _commit(self) -> None:
-        request = self._request
         if self._request.shard_bytes is not None:
             self._change_folder(self._commit_folder)
             return
