@@ -52,7 +52,7 @@ _LAYERS = (
     ("uring.registered",),
     ("uring.ring",),
     ("uring",),
-    ("sizes", "variables"),
+    ("sizes", "switches", "variables"),
     ("options",),
     ("defaults",),
     ("catalog",),

@@ -293,7 +293,7 @@ def test_a_drop_in_makes_no_folder_and_names_the_one_that_is_missing(tmp_path: P
     [
         ("", fastio.UsageError, "the path is empty"),
         ("a\0b", ValueError, r"null byte.*'a\\x00b'"),
-        (None, TypeError, "path must be a str"),
+        (None, TypeError, "path must be a path, not NoneType"),
         ("a" * 300, fastio.WriteError, "ENAMETOOLONG"),
     ],
     ids=["empty", "null byte", "None", "long"],

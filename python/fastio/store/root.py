@@ -1,8 +1,7 @@
 """One root of a store: a folder on some device, and the small files in it.
 
 Everything is opened below a descriptor of the root and no symlink is followed there, so that what a
-manifest names stays inside. Files get their names when they are whole and on the disk; none is ever
-written to again.
+manifest names stays inside. A file gets its name when it is whole and on the disk, and stays so.
 """
 
 from __future__ import annotations
@@ -391,9 +390,9 @@ class Root:
 
 
 def _has_content(path: Path) -> bool:
-    names = write_called(path, "listdir", lambda: os.listdir(path))
-    folders = (path / name for name in _FOLDERS if name in names)
-    return bool(set(names) - _NOTHING) or any(
-        write_called(folder, "listdir", lambda folder=folder: os.listdir(folder))  # type: ignore[misc]
-        for folder in folders
-    )
+    names = _names_in(path)
+    return not names <= _NOTHING or any(_names_in(path / name) for name in names & {*_FOLDERS})
+
+
+def _names_in(folder: Path) -> set[str]:
+    return set(write_called(folder, "listdir", lambda: os.listdir(folder)))
