@@ -65,7 +65,8 @@ def test_every_way_to_load_gives_its_tensors(name: str, checksums: bool, tmp_pat
     held: Any = frameworks.framework(name)
     expected = _arrays(held)
     path = fastio.save(expected, tmp_path / "file", checksums=checksums)
-    for alias in _NAMES.get(name, [name]):
+    aliases: list[Any] = _NAMES.get(name, [name])
+    for alias in aliases:
         loaded: Any = fastio.load(path, framework=alias)
         _assert_same(held, loaded, expected)
         assert not any(isinstance(tensor, np.ndarray) for tensor in loaded.values())
@@ -103,7 +104,7 @@ def test_what_it_cannot_do_is_refused_by_name(name: str, tmp_path: Path) -> None
     held: Any = frameworks.framework(name)
     path = fastio.save({"w": np.ones(3, np.float32)}, tmp_path / "file")
     for call in (
-        lambda: fastio.load(path, framework=name, device="cuda"),  # type: ignore[arg-type]
+        lambda: fastio.load(path, framework=name, device="cuda"),
         lambda: fastio.safe_open(path, name, device="cuda:0"),  # type: ignore[arg-type]
         lambda: importlib.import_module(f"fastio.{_MODULES[name]}").load_file(path, "cuda"),
     ):
@@ -115,7 +116,7 @@ def test_what_it_cannot_do_is_refused_by_name(name: str, tmp_path: Path) -> None
     for dtype in lacking:
         other = fastio.save({"w": np.ones(2, DTYPES[dtype])}, tmp_path / dtype)
         with pytest.raises(fastio.DtypeError, match=f"'w'.*{dtype}.*{name}"):
-            fastio.load(other, framework=name)  # type: ignore[call-overload]
+            fastio.load(other, framework=name)
 
 
 def test_a_tensor_without_values_is_refused_by_name(

@@ -60,7 +60,7 @@ def _streamed(path: Path) -> dict[str, Any]:
 
 
 _WAYS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "load": lambda path: fastio.load(path, framework="torch"),  # type: ignore[dict-item]
+    "load": lambda path: fastio.load(path, framework="torch"),
     "load_file": fastio.torch.load_file,
     "bytes": lambda path: fastio.torch.load(path.read_bytes()),
     "get_tensor": _opened,
@@ -184,7 +184,7 @@ def _without_values() -> dict[str, Any]:
     made["fake of a real one"] = mode.from_tensor(values)
     with FunctionalTensorMode():
         made["functional"] = FunctionalTensor.to_functional(values.clone())
-    made["functional of the core"] = torch._to_functional_tensor(values.clone())  # type: ignore[attr-defined]
+    made["functional of the core"] = torch._to_functional_tensor(values.clone())
     made["meta"] = torch.ones(2, 3, device="meta")
     made["meta empty"] = torch.ones(0, 3, device="meta")
     made["lazy"] = torch.nn.UninitializedParameter()
