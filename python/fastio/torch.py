@@ -25,9 +25,9 @@ from fastio.torch_names import (  # noqa: F401 (for those who import them from h
     _remove_duplicate_names,
     _to_ndarray,
     _tobytes,
-    storage_ptr,
-    storage_size,
 )
+from fastio.torch_names import storage_ptr as storage_ptr  # noqa: PLC0414 (exported to mypy)
+from fastio.torch_names import storage_size as storage_size  # noqa: PLC0414
 
 __all__ = [
     "TensorSpec",

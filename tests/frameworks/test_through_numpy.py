@@ -65,7 +65,8 @@ def test_every_way_to_load_gives_its_tensors(name: Any, checksums: bool, tmp_pat
     held: Any = frameworks.framework(name)
     expected = _arrays(held)
     path = fastio.save(expected, tmp_path / "file", checksums=checksums)
-    for alias in _NAMES.get(name, [name]):
+    aliases: list[Any] = _NAMES.get(name, [name])
+    for alias in aliases:
         loaded: Any = fastio.load(path, framework=alias)
         _assert_same(held, loaded, expected)
         assert not any(isinstance(tensor, np.ndarray) for tensor in loaded.values())
