@@ -85,7 +85,8 @@ def save(
         Of any layout in memory. Those on a device are brought to the CPU first. Tensors that share
         memory are saved each on its own.
     path : path
-        The file; with `shard_bytes` the folder.
+        The file; with `shard_bytes` the folder. Folders that are missing on the way are made. A
+        relative path is that of the call, wherever the process goes meanwhile.
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
         (``pt`` for torch, ``np`` for numpy), unless it is there.
@@ -123,7 +124,7 @@ def save(
     Returns
     -------
     pathlib.Path or SaveHandle
-        `path`; with ``wait=False`` the handle.
+        `path`; with ``wait=False`` the handle, whose result is the absolute path.
 
     Raises
     ------
@@ -132,15 +133,32 @@ def save(
     DtypeError
         A dtype that no file can hold: names the tensor.
     ValueError
-        An argument that is none of the above; names that cannot be written (`UsageError`).
+        An argument that is none of the above; names that cannot be written, an empty path
+        (`UsageError`).
     FormatError
         A header that would be longer than the format allows.
     WriteError
         A system call that failed: errno, operation, path, offset. A full disk is met before the
-        first byte is written, where the filesystem can say so.
+        first byte is written, where the filesystem can say so. A path that no file can take: a
+        device, a pipe, a folder, or a symlink to a stream, such as ``/dev/stdout``.
     MemoryLimitError
         ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
         in it or in what the host has.
+
+    Notes
+    -----
+    Saves to one path come in the order in which they were asked for. Only a save that a signal
+    handler begins while its own thread is saving to that path goes first. It is in place when it
+    returns, also if the handler then ends the process. If the handler returns, the outer save goes
+    on and takes the place in turn, unless it had it already.
+
+    A process that gives up its rights, or its view of the filesystem, imports before what it is to
+    use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, ``rich.progress``.
+
+    Examples
+    --------
+    >>> fastio.save({"weight": np.ones(3)}, "runs/7/model.safetensors")
+    PosixPath('runs/7/model.safetensors')
     """
     begun = clocks()
     target = file_target(path) if shard_bytes is None else folder_target(path)
