@@ -421,3 +421,35 @@ def test_a_refused_write_gives_up_a_file_that_takes_its_bytes_in_order(
         os.pwrite(fd, b"4567", 4)
     os.close(fd)
     assert eventually(lambda: os.listdir(mount.source) == [])
+
+
+def test_something_happens_before_each_line_of_a_call(tmp_path: Path) -> None:
+    (tmp_path / "called.py").write_text(
+        """
+def call(seen):
+    for n in range(2):
+        seen.append(n)
+    return seen
+"""
+    )
+    code = """
+import importlib.util, sys, time
+from testbed.lines import Interrupted, at_each_line
+spec = importlib.util.spec_from_file_location("called", sys.argv[1] + "/called.py")
+called = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(called)
+seen, before, ends = [], [], []
+def inside():
+    before.append(list(seen))
+    if len(before) == 2:
+        raise Interrupted
+def rounds(inside, **more):
+    return at_each_line(sys.argv[1], lambda: called.call(seen), inside, begin=seen.clear, **more)
+print(rounds(inside, end=lambda: ends.append(list(seen))), before, ends, flush=True)
+rounds(lambda: time.sleep(60), hangs_after_s=0.5)
+"""
+    tests = str(Path(testbed.__file__).parent.parent)
+    done = testbed.run_python(code, tmp_path, env={"PYTHONPATH": tests})
+    assert done.stdout == "3 [[], [], [0, 1]] [[0, 1], [], [0, 1]]\n"
+    assert "Timeout" in done.stderr
+    assert done.returncode != 0

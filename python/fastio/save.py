@@ -87,7 +87,8 @@ def save(
         memory are saved each on its own.
     path : path
         The file; with `shard_bytes` the folder. As `fastio.load` takes it: it may begin with ``~``
-        or be a ``file:///`` address.
+        or be a ``file:///`` address. Folders that are missing on the way are made. A relative path
+        is that of the call, wherever the process goes meanwhile.
     metadata : mapping of str to str, optional
         Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
         as ``pt``, unless it is there: loaders of models refuse a file with metadata and without it.
@@ -127,7 +128,7 @@ def save(
     Returns
     -------
     pathlib.Path or SaveHandle
-        `path`; with ``wait=False`` the handle.
+        `path`; with ``wait=False`` the handle, whose result is the absolute path.
 
     Raises
     ------
@@ -136,13 +137,15 @@ def save(
     DtypeError
         A dtype that no file can hold: names the tensor.
     ValueError
-        An argument that is none of the above; names that cannot be written (`UsageError`).
+        An argument that is none of the above; names that cannot be written, an empty path
+        (`UsageError`).
     FormatError
         A header that would be longer than the format allows.
     WriteError
         A system call that failed: errno, operation, path, offset. A full disk is met before the
-        first byte is written, where the filesystem can say so. A file is there already, on a
-        filesystem that cannot rename, and `in_place` is False.
+        first byte is written, where the filesystem can say so. A path that no file can take: a
+        device, a pipe, a folder, or a symlink to a stream, such as ``/dev/stdout``. A file is there
+        already, on a filesystem that cannot rename, and `in_place` is False.
     MemoryLimitError
         ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
         in it or in what the host has.
@@ -156,6 +159,19 @@ def save(
     may then hold some values from before the change and others from after it. Without checksums
     nothing is noticed. Where no thread can be started, a save with ``wait=False`` is done when this
     returns.
+
+    Saves to one path come in the order in which they were asked for. Only a save that a signal
+    handler begins while its own thread is saving to that path goes first. It is in place when it
+    returns, also if the handler then ends the process. If the handler returns, the outer save goes
+    on and takes the place in turn, unless it had it already.
+
+    A process that gives up its rights, or its view of the filesystem, imports before what it is to
+    use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, ``rich.progress``.
+
+    Examples
+    --------
+    >>> fastio.save({"weight": np.ones(3)}, "runs/7/model.safetensors")
+    PosixPath('runs/7/model.safetensors')
     """
     begun = clocks()
     check_path(path, "save")

@@ -72,7 +72,7 @@ def _refuse_streams(path: Path) -> None:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
             return
     except OSError:
-        return  # what is wrong is said by whoever opens it
+        return  # the error comes when it is opened
     folder = os.path.realpath(path.parent)
     if folder != "/dev" and not folder.startswith("/proc/"):
         try:

@@ -236,7 +236,9 @@ def test_a_finalizer_saves_in_the_middle_of_a_save(
         save(2)
         marks.append(int(fastio.load(path)["a"][0]))
 
-    real = folder.clean_up if shard_bytes else Replacement.rename
+    module: Any = folder if shard_bytes else Replacement
+    name = "clean_up" if shard_bytes else "rename"
+    real = getattr(module, name)
 
     def collected_before(*arguments: Any) -> Any:
         undo.undo()
@@ -245,8 +247,7 @@ def test_a_finalizer_saves_in_the_middle_of_a_save(
         return real(*arguments)
 
     with monkeypatch.context() as undo:
-        owner: Any = folder if shard_bytes else Replacement
-        undo.setattr(owner, "clean_up" if shard_bytes else "rename", collected_before)
+        undo.setattr(module, name, collected_before)
         save(1)
     assert marks == [2]
     assert fastio.load(path)["a"][0] == 1

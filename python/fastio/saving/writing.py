@@ -169,8 +169,6 @@ class FileWriter:
         WriteError
             If there is not enough of it.
         """
-        if self._save.block_count <= 1:  # its one write meets a full disk as early
-            return
         whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
         self.replacement.reserve(self.layout.nbytes, whole)
 

@@ -236,19 +236,18 @@ class Store(Writing):
         """
         arguments.check_count("generation", generation, 0, 2**63 - 1)
 
-        def write(session: Session, _: object) -> None:
+        def write(session: Session, _: object) -> int:
             taken = self._members.take(generation, None)
             try:
                 if not self._members.is_whole(taken.named):
                     raise ConflictError(
                         self._members.name, f"generation {generation} is not whole any more"
                     )
-                session.commit(taken.named, now_s())
+                return session.commit(taken.named, now_s()).generation
             finally:
                 taken.held.close()
 
-        self._in_turn(write)
-        return self._renew()
+        return self._in_turn(write)
 
     def gc(self, keep: int = 1) -> Collected:
         """Remove old generations, and what crashed saves left; not those that somebody reads.
@@ -266,7 +265,7 @@ class Store(Writing):
             If `keep` is less than 1.
         """
         arguments.check_count("keep", keep, 1, 2**31)
-        return self._in_turn(lambda session, _: collect.collect(session, keep))
+        return self._in_turn(lambda session, _: collect.collect(session, keep), renews=False)
 
     def status(self) -> Status:
         """Say how the store is, looked at now.

@@ -134,7 +134,7 @@ class Writing(Reading):
             import_progress_bar()
         order = list(tensors)
 
-        def write(session: Session, is_cancelled: Callable[[], bool]) -> None:
+        def write(session: Session, is_cancelled: Callable[[], bool]) -> int:
             assert session.head is not None  # a store is created with a generation
             parent = session.head.manifest
             if added:
@@ -158,22 +158,24 @@ class Writing(Reading):
                 named = plan.manifest(wanted, parent.metadata, kept=parent)
             else:
                 named = plan.manifest(wanted, stored)
-            session.commit(named, now_s())
+            generation = session.commit(named, now_s()).generation
             counted.fallbacks += tuple(lost)
+            return generation
 
         nbytes = found.data_bytes
         with memory_named(self._members.name, lambda: f"a save of tensors of {nbytes} bytes"):
-            self._in_turn(write)
+            generation = self._in_turn(write)
         counted.tensors = len(found.names)
         if not counted.engine:
             counted.engine, counted.engine_reason = "none", "every shard was there already"
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
-        generation = self._renew()
         _log.info("saved generation %d of %s: %s", generation, self._members.name, counted.line())
         return generation
 
-    def _in_turn(self, write: Callable[[Session, Callable[[], bool]], _Result]) -> _Result:
+    def _in_turn(
+        self, write: Callable[[Session, Callable[[], bool]], _Result], *, renews: bool = True
+    ) -> _Result:
         """Write to the store when no other thread of this process does.
 
         A save in a signal handler waits for the one that its thread is in the middle of.
@@ -182,6 +184,8 @@ class Writing(Reading):
         ----------
         write : callable
             Given the session, and what says whether a signal handler has raised meanwhile.
+        renews : bool
+            Whether the newest generation is read from then on.
 
         Raises
         ------
@@ -196,8 +200,12 @@ class Writing(Reading):
         cancelled = threading.Event()
 
         def step() -> _Result:
-            with Turn(key), self._session(cancelled.is_set) as session:
-                return write(session, cancelled.is_set)
+            with Turn(key):
+                with self._session(cancelled.is_set) as session:
+                    result = write(session, cancelled.is_set)
+                if renews:  # whoever still reads the generation before goes on holding it
+                    self._taken = self._members.take(None, None)
+                return result
 
         return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
 
@@ -230,11 +238,6 @@ class Writing(Reading):
         for name in names:
             if name in there:
                 raise UsageError(f"{self._members.name}: there is a tensor {shown(name)} already")
-
-    def _renew(self) -> int:
-        # Who still reads the one before goes on holding it.
-        self._taken = self._members.take(None, None)
-        return self._taken.generation
 
 
 def now_s() -> int:

@@ -1,0 +1,153 @@
+"""What a call needs later is imported when it is made: a process may give up its rights, or lose
+sight of its files, at any moment.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import fastio
+import testbed
+
+# No module is found from the moment on when `refuse` is called.
+_REFUSE = """
+import os, sys, threading
+import numpy, fastio
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        raise ImportError(f"{name} is imported late")
+
+def refuse():
+    sys.meta_path.insert(0, Refusing())
+
+tensors = {"weight": numpy.arange(300_000.0), "bias": numpy.ones(3, numpy.float32)}
+path = sys.argv[1]
+
+def refused(kind, call, says):
+    try:
+        call()
+    except kind as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(f"no {kind}")
+"""
+_CALLS = """
+for _ in range(2):  # the second time something is replaced
+    fastio.save(tensors, path, metadata={"a": "b"})
+    fastio.save(tensors, path + ".shards", shard_bytes=1000)
+fastio.save(tensors, path + ".plain", checksums=False)
+fastio.seal(path + ".plain", path + ".sealed")
+for source in (path, path + ".shards", [path + ".sealed"]):
+    assert fastio.load(source)["bias"][0] == 1
+with fastio.open(path) as reader:
+    assert list(reader["weight"][5:7]) == [5, 6]
+    assert len(dict(reader.stream())) == len(reader.load()) == 2
+    refused(fastio.TensorNotFoundError, lambda: reader["wieght"], "did you mean 'weight'")
+    str(reader.report)
+fastio.load_into(path, {name: numpy.empty_like(value) for name, value in tensors.items()})
+with fastio.safe_open(path, "np") as file:
+    assert file.get_slice("weight")[1:2][0] == 1
+assert fastio.deserialize(fastio.serialize({})) == []
+refused(FileNotFoundError, lambda: fastio.load(path + ".gone"), "gone")
+refused(fastio.WriteError, lambda: fastio.save(tensors, path + ".shards"), "EISDIR")
+refused(fastio.DtypeError, lambda: fastio.save({"a": numpy.array(["x"])}, path), "'a'")
+damaged = bytearray(open(path, "rb").read())
+damaged[-1] ^= 1
+with open(path + ".damaged", "wb") as file:
+    file.write(damaged)
+refused(fastio.ChecksumError, lambda: fastio.load(path + ".damaged"), "is damaged")
+fastio.engine_report()
+print("done")
+"""
+
+
+def test_saves_loads_and_their_errors_import_nothing_late(tmp_path: Path) -> None:
+    done = testbed.run_python(_REFUSE + "refuse()" + _CALLS, tmp_path / "model").check()
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_a_save_in_the_background_imports_nothing_late(tmp_path: Path) -> None:
+    """Also its progress bar is imported at the call."""
+    code = """
+fastio._native.set_completion_faults([(0, "late", 100)])
+handles = [
+    fastio.save(tensors, path, wait=False, progress=True),
+    fastio.save(tensors, path + ".shards", shard_bytes=1000, wait=False),
+]
+refuse()
+for handle in handles:
+    assert fastio.load(handle.result(60))["bias"][0] == 1
+fastio.save(tensors, path, wait=False).result(60)
+print("done")
+"""
+    done = testbed.run_python(_REFUSE + code, tmp_path / "model").check()
+    assert done.stdout == "done\n"
+
+
+def test_a_store_imports_nothing_late(tmp_path: Path) -> None:
+    code = """
+fastio.Store
+refuse()
+store = fastio.Store.create([path + "1", path + "2"])
+store.save(tensors)
+store.add("more", numpy.ones(2))
+assert store.load()["bias"][0] == fastio.load(path + "1")["bias"][0] == 1
+assert store.open()["weight"][7] == 7
+os.remove(next(os.scandir(path + "1/shards")).path)
+assert store.load(on_damage="repair")["bias"][0] == 1
+store.status(), store.gc(), store.rollback_to(store.generation)
+refused(fastio.TensorNotFoundError, lambda: store.load(names=["bais"]), "did you mean 'bias'")
+print("done")
+"""
+    done = testbed.run_python(_REFUSE + code, tmp_path / "root").check()
+    assert done.stdout == "done\n"
+
+
+@pytest.mark.root
+def test_a_process_that_sees_nothing_but_an_empty_folder_saves_and_loads(tmp_path: Path) -> None:
+    """As a server that gives up its rights: there is no Python, no /proc and no /dev."""
+    inside = tmp_path / "root"
+    inside.mkdir()
+    os.chown(inside, 65534, 65534)
+    code = """
+os.chroot(sys.argv[2])
+os.chdir("/")
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+path = "/new/model"
+"""
+    done = testbed.run_python(_REFUSE + code + _CALLS, "-", inside).check()
+    assert (done.stdout, done.stderr) == ("done\n", "")
+    assert fastio.load(inside / "new" / "model")["weight"][7] == 7
+
+
+@pytest.mark.root
+def test_a_process_gives_up_its_rights_while_it_saves_in_the_background() -> None:
+    """Where the kernel lets nobody link a file that root has opened (fs.protected_hardlinks), the
+    error says so; nothing else is in the way.
+    """
+    code = """
+os.chown(path, 65534, 65534)
+fastio._native.set_completion_faults([(0, "late", 100)])
+handles = [fastio.save(tensors, path + "/model", wait=False),
+           fastio.save(tensors, path + "/shards", shard_bytes=1000, wait=False)]
+os.chown(path + "/shards", 65534, 65534)
+os.chdir(path)
+refuse()
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+for handle in handles:
+    error = handle.exception(60)
+    if error is not None:
+        assert isinstance(error, fastio.WriteError) and error.operation == "link", error
+fastio.save(tensors, "mine")
+print("done")
+"""
+    with tempfile.TemporaryDirectory() as folder:  # not below one that is closed to others
+        done = testbed.run_python(_REFUSE + code, folder).check()
+    assert done.stdout == "done\n"
