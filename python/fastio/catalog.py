@@ -357,7 +357,8 @@ class Catalog(Collection[str]):
         """
         if all(shard.content is None for shard in self.shards):
             return self
-        return Catalog((replace(shard, content=None) for shard in self.shards), self.source)
+        emptied = (replace(shard, content=None) for shard in self.shards)
+        return Catalog(emptied, self.source, absent=self.absent)
 
     def position(self, name: Any) -> tuple[int, int]:
         """Return the shard of a tensor, and its place there.

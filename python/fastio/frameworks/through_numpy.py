@@ -61,6 +61,31 @@ class ThroughNumpy:
         """Return one tensor for each of a row of tensors of a shard."""
         return [self._make(array) for array in arrays.wrap(loaded, shard, dtypes, shapes, first)]
 
+    def copies(
+        self,
+        data: bytes,
+        dtypes: Sequence[str],
+        shapes: list[tuple[int, ...]],
+        begins: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.int64],
+    ) -> list[Any]:
+        """Return tensors out of bytes that have them from `begins` to `ends`, each as a copy."""
+        return [self._make(array) for array in arrays.copies(data, dtypes, shapes, begins, ends)]
+
+    def part_mapped(
+        self,
+        file: _native.MappedFile,
+        row: int,
+        dtype: str,
+        shape: tuple[int, ...],
+        index: object,
+    ) -> Any:
+        """Return a part of a tensor of a file that is in the page cache; None where it is not one
+        of those that are copied out at once.
+        """
+        array = arrays.part_mapped(file, row, dtype, shape, index)
+        return None if array is None else self._make(array)
+
     def wrap_mapped(
         self, file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...]
     ) -> Any:

@@ -140,9 +140,8 @@ def part_mapped(
     capsule = file.dlpack_part(row, *code, shape_in_memory(dtype, shape), index)
     if capsule is None:
         return None
-    tensor = from_dlpack(capsule)
-    viewed = DTYPES[dtype]
-    return tensor if viewed is None else tensor.view(viewed)
+    (tensor,) = _tensors([capsule], [dtype])
+    return tensor
 
 
 def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
