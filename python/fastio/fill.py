@@ -216,7 +216,7 @@ def _names_here(located: Located, tensors: Mapping[str, Any]) -> tuple[str, ...]
     names: tuple[Any, ...] = tuple(tensors)
     here = tuple(name for name in names if name in located)
     if len(here) < len(names):
-        missing = [name for name in names if name not in located]
+        missing = [name for name in names if isinstance(name, str) and name not in located]
         filled = filled_with_others(missing, here, tensors)
         if len(here) + len(filled) < len(names):
             located.select([name for name in names if name not in filled])  # says which, and why
