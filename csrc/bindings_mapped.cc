@@ -23,7 +23,7 @@ namespace {
 // those (vm.max_map_count).
 constexpr std::uint64_t kCopiedBytes = std::uint64_t{64} << 10;
 
-// What a part lies in, up to which others may wait for the GIL while it is copied.
+// The GIL is held while a part with a span of at most so many bytes is copied.
 constexpr std::uint64_t kShortBytes = std::uint64_t{1} << 20;
 
 const Extent& extent_of(const MappedFile& file, std::size_t row) {

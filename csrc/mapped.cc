@@ -8,8 +8,8 @@
 namespace fastio {
 namespace {
 
-// Whoever wants more bytes at once gets pages of his own, or a copy: those that were verified are
-// let go of then, or both would count as memory of this process.
+// A caller who takes more bytes at once gets pages of its own, or a copy. The pages of this mapping
+// are then released: otherwise both would count as memory of the process.
 constexpr std::uint64_t kKeptBytes = std::uint64_t{16} << 20;
 
 // Values that are farther apart are verified each on its own: what lies between may be chunks that

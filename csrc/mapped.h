@@ -41,16 +41,16 @@ class MappedFile {
   // file ends before.
   [[nodiscard]] std::optional<DamagedChunk> verify(const Extent& extent);
 
-  // Copies a part, verified, to `out`, which has its size. What was passed of a long way counts no
-  // more as memory of this process. Returns and throws as above.
+  // Verifies a part and copies it to `out`, which has its size. Releases the pages of a long part
+  // as it goes. Returns and throws as above.
   [[nodiscard]] std::optional<DamagedChunk> take(const StridedPart& part, std::span<std::byte> out);
 
   [[nodiscard]] std::span<const std::byte> bytes(const Extent& extent) const {
     return {everything_->at(extent.begin), extent.end - extent.begin};
   }
 
-  // Counts the pages inside an extent no more as memory of this process, until they are looked at
-  // again. The page cache keeps them.
+  // Releases the pages inside an extent: they count as memory of this process only when they are
+  // read again. The page cache keeps them.
   void let_go(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
 
   // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.

@@ -296,10 +296,10 @@ class MappedFile:
         """Bytes [begin, end) of the file as (n,) uint8 of its own."""
 
     def view(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
-        """Bytes [begin, end) of the file as (n,) uint8, verified, to be looked at only."""
+        """Bytes [begin, end) of the file as (n,) uint8, verified and read-only."""
 
     def let_go(self, begin: int, end: int) -> None:
-        """Count the pages inside [begin, end) no more as memory of this process."""
+        """Release the pages inside [begin, end); the page cache keeps them."""
 
     def numpy(self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]: ...
     def dlpack(self, row: int, code: int, bits: int, shape: tuple[int, ...]) -> CapsuleType: ...

@@ -116,7 +116,7 @@ class InMapping:
             return self.mapped.read(self.begin + begin, self.begin + end)
 
     def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:
-        """Yield views of the mapping; what was passed counts no more as memory of this process."""
+        """Yield views of the mapping, and release the pages behind them."""
         passed = ranges[0][0]
         for begin, end in ranges:
             with fetch.errors_named(self.shard.path, [self.shard]):
@@ -239,7 +239,7 @@ class InFiles:
         (shard, first, last), *others = self.runs(begin, end)
         if others or first % item_bytes:
             return None
-        # What is longer than a chunk is most of what is read for it.
+        # A longer range is most of its own chunks: it is read straight to its place.
         if shard.table is not None and last - first <= shard.table.chunk_bytes:
             kept = self.reads.kept(shard, [(first, last)])
             if kept is not None:

@@ -17,8 +17,8 @@ def tensors(
 ) -> dict[str, Any] | None:
     """Return the tensors of files that were read whole, and count in the report what was done.
 
-    None where a file was not, where it is not what its checksums say, and where the options ask for
-    a way to read: the core reads it then, and knows what is wrong with it.
+    Returns None if a file was not read whole, if a checksum differs, or if the options choose an
+    engine, a cache mode or a limit. The core then reads the file and reports any damage.
 
     Raises
     ------

@@ -58,15 +58,16 @@ TEST_CASE("a part by strides is copied in its order, and verifies what it lies i
   sample.warm();
   // Rows of 64 KiB, by value of 4 bytes.
   constexpr std::uint64_t kRow = 65536;
+  constexpr std::int64_t kStride = 65536;
   const struct {
     StridedPart part;
     std::uint64_t chunks;
   } cases[] = {
       {{8, {8, 12}, 4, {}}, 1},
-      {{0, {0, 28 * kRow + 4}, 4, {{5, 7 * kRow}}}, 5},  // far apart: no chunk between
-      {{30 * kRow, {2 * kRow, 30 * kRow + 12}, 4, {{8, -4 * kRow}, {3, 4}}}, 8},
-      {{kRow + 8, {kRow, 2 * kRow + 12}, 4, {{2, kRow}, {3, -4}}}, 2},
-      {{0, {0, 31 * kRow + 4}, 4, {{32, kRow}}}, 32},
+      {{0, {0, 28 * kRow + 4}, 4, {{5, 7 * kStride}}}, 5},  // far apart: no chunk between
+      {{30 * kRow, {2 * kRow, 30 * kRow + 12}, 4, {{8, -4 * kStride}, {3, 4}}}, 8},
+      {{kRow + 8, {kRow, 2 * kRow + 12}, 4, {{2, kStride}, {3, -4}}}, 2},
+      {{0, {0, 31 * kRow + 4}, 4, {{32, kStride}}}, 32},
   };
   for (const auto& [part, chunks] : cases) {
     const auto file = MappedFile::open(halves(sample, true), LoadOptions{});

@@ -85,6 +85,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory, array: Any) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, array: Any) -> Path:
+    """A root of a store, in which the tensor is cut into pieces."""
+    roots = [tmp_path_factory.mktemp("part_memory") / str(at) for at in range(2)]
+    fastio.Store.create(roots, shard_bytes=64 * _MIB).save({"x": array})
+    return roots[0]
+
+
 def _beside(path: Path, **options: Any) -> dict[str, int]:
     result = testbed.run_python(
         _MEASURE, path, json.dumps(options), str(_ROWS), json.dumps(_INDICES)
@@ -105,6 +113,10 @@ def test_a_part_takes_its_result_and_a_constant(
     path: Path = request.getfixturevalue(kind)
     testbed.evict(path)
     _check(_beside(path, cache=cache, engine=engine, mapping="never"))
+
+
+def test_a_part_of_a_tensor_that_was_cut_does_too(store: Path) -> None:
+    _check(_beside(store, cache="bypass"))
 
 
 @pytest.mark.parametrize("kind", ["sealed", "plain"])
