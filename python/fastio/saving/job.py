@@ -134,7 +134,7 @@ class SaveWork:
         request = self._request
         self._clean_up()
         for writer in self._writers:
-            writer.reserve()
+            writer.reserve(durable=request.durable)
         ways = []
         total, before = request.sources.data_bytes, 0
         with progress_bar(str(request.path), shown=request.progress) as advance:

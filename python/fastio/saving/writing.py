@@ -146,15 +146,16 @@ class FileWriter:
         """
         self._save.run("copied", 0, self._save.block_count)
 
-    def reserve(self) -> None:
-        """Have space set aside.
+    def reserve(self, *, durable: bool = True) -> None:
+        """Have space set aside; not for one block that nobody waits for, whose one write meets a
+        full disk as early.
 
         Raises
         ------
         WriteError
             If there is not enough of it.
         """
-        if self._save.block_count <= 1:  # its one write meets a full disk as early
+        if self._save.block_count <= 1 and not durable:
             return
         whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
         self.replacement.file.reserve(whole)
