@@ -1,4 +1,4 @@
-"""What people hand over in the place of tensors by name, and what they can do about it."""
+"""Arguments that are no mapping of tensors by name: the error says what they are, and the cure."""
 
 from __future__ import annotations
 

@@ -129,6 +129,7 @@ def test_what_the_framework_has_not_is_refused_where_it_is_asked_for(tmp_path: P
     ("arguments", "kind"),
     [
         ({"framework": "theano"}, fastio.UsageError),
+        ({"framework": "PT"}, fastio.UsageError),
         ({"framework": None}, fastio.UsageError),
         ({"verify": "always"}, ValueError),
         ({"options": {"lanes": 2}}, TypeError),

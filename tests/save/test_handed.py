@@ -1,4 +1,4 @@
-"""What people hand over in the place of tensors by name is called what it is, with what to do."""
+"""An argument that is no mapping of tensors by name is called by its type, with the cure."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -33,6 +33,10 @@ _CLASSES = {
 }
 
 
+class MissingFrameworkError(UsageError, ImportError):
+    """A framework that is not installed."""
+
+
 class Place(NamedTuple):
     """Memory of the caller that one tensor goes to.
 
@@ -156,7 +160,7 @@ def framework(name: object) -> Framework:
     ------
     UsageError
         If it is none of these.
-    ImportError
+    MissingFrameworkError
         If the framework is not installed.
     """
     if not isinstance(name, str) or name not in get_args(FrameworkName):
@@ -166,10 +170,8 @@ def framework(name: object) -> Framework:
     try:
         return _module(module)
     except ImportError as error:
-        raise ImportError(
-            f"framework={name!r} needs {module}, which cannot be imported: {error}",
-            name=error.name,
-            path=error.path,
+        raise MissingFrameworkError(
+            f"framework={name!r} needs {module}, which cannot be imported: {error}"
         ) from error
 
 
