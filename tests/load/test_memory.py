@@ -132,7 +132,7 @@ print(json.dumps({
 )
 
 
-def _load_large(path: Path, framework: str = "numpy", **options: Any) -> Any:
+def _load_large(path: Path, framework: Any = "numpy", **options: Any) -> Any:
     result = testbed.run_python(_LOAD_LARGE, path, json.dumps(options), framework)
     return json.loads(result.check().stdout)
 
@@ -147,7 +147,7 @@ def _load_large(path: Path, framework: str = "numpy", **options: Any) -> Any:
     ],
 )
 def test_the_peak_of_a_cold_load_is_little_above_the_tensors(
-    large: Path, engine: str, cache: str, framework: str
+    large: Path, engine: str, cache: str, framework: Any
 ) -> None:
     testbed.evict(large)
     said = _load_large(large, framework, engine=engine, cache=cache)
@@ -312,7 +312,7 @@ print(json.dumps(grown))
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 def test_a_tensor_that_goes_gives_its_memory_back_and_the_last_one_all(
-    framework: str, mapping: str, huge_pages: str, tmp_path: Path
+    framework: Any, mapping: str, huge_pages: str, tmp_path: Path
 ) -> None:
     each = 8 * _MIB
     path = fastio.seal(write_even(tmp_path / "model", 8, each))
@@ -329,7 +329,7 @@ def test_a_tensor_that_goes_gives_its_memory_back_and_the_last_one_all(
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 def test_tensors_outlive_the_dict_and_the_file(
-    framework: str, mapping: Any, tmp_path: Path
+    framework: Any, mapping: Any, tmp_path: Path
 ) -> None:
     path = fastio.seal(write_model(tmp_path / "model"))
     expected = expected_bytes(path)
@@ -348,7 +348,7 @@ def test_tensors_outlive_the_dict_and_the_file(
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
 def test_tensors_are_writable_and_nobody_elses(
-    framework: str, mapping: Any, sealed: bool, tmp_path: Path
+    framework: Any, mapping: Any, sealed: bool, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "model")
     if sealed:

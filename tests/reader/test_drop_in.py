@@ -61,14 +61,14 @@ class _Side(NamedTuple):
 
     library: types.ModuleType
     drop_in: types.ModuleType
-    framework: str
+    framework: Any
     path: Path
 
     def open(self, **arguments: Any) -> Any:
         return self.library.safe_open(self.path, self.framework, **arguments)
 
 
-def _sides(framework: str, theirs: Path, ours: Path) -> tuple[_Side, _Side]:
+def _sides(framework: Any, theirs: Path, ours: Path) -> tuple[_Side, _Side]:
     name = {"pt": "torch", "np": "numpy"}[framework]
     return (
         _Side(safetensors, getattr(safetensors, name), framework, theirs),
@@ -178,7 +178,7 @@ def temperature(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[True, False], ids=["sealed", "unsealed"])
 def sides(
     request: pytest.FixtureRequest,
-    framework: str,
+    framework: Any,
     temperature: str,
     written: dict[tuple[str, bool], Path],
     tmp_path: Path,
@@ -194,7 +194,7 @@ def sides(
 
 
 @pytest.fixture
-def plain_sides(framework: str, written: dict[tuple[str, bool], Path]) -> tuple[_Side, _Side]:
+def plain_sides(framework: Any, written: dict[tuple[str, bool], Path]) -> tuple[_Side, _Side]:
     """Both with the same plain file, for what no reading has a part in."""
     return _sides(framework, written[framework, False], written[framework, False])
 
@@ -223,7 +223,7 @@ def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
     ]
 
 
-def test_every_name_is_there(framework: str) -> None:
+def test_every_name_is_there(framework: Any) -> None:
     theirs, ours = _sides(framework, Path(), Path())
     expected = _public(theirs.drop_in) - _FOR_ITS_OWN_USE
     assert {"deserialize", "load", "load_file", "safe_open", "save", "save_file"} <= expected
@@ -321,7 +321,7 @@ def test_metadata_is_what_was_stored(sides: tuple[_Side, _Side]) -> None:
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize(("metadata", "expected"), [(None, None), ({"a": ""}, {"a": ""})])
 def test_where_no_metadata_was_stored_there_is_none(
-    sealed: bool, metadata: Any, expected: Any, framework: str, tmp_path: Path
+    sealed: bool, metadata: Any, expected: Any, framework: Any, tmp_path: Path
 ) -> None:
     plain = write(tmp_path / "plain", {"w": ("F32", (3,))}, metadata=metadata)
     ours = fastio.seal(plain, tmp_path / "sealed") if sealed else plain
@@ -488,7 +488,7 @@ _OTHERWISE: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def _by_numpy(path: Path, name: str, index: Any, framework: str) -> Any:
+def _by_numpy(path: Path, name: str, index: Any, framework: Any) -> Any:
     """What numpy makes of an index on all of the tensor."""
     whole = safetensors.numpy.load_file(path)[name]
     if isinstance(index, torch.Tensor):
@@ -921,7 +921,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool],
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_bytes_are_deserialized(
-    framework: str, sealed: bool, contents: dict[tuple[str, bool], bytes]
+    framework: Any, sealed: bool, contents: dict[tuple[str, bool], bytes]
 ) -> None:
     data = contents[framework, sealed]
     theirs, ours = safetensors.deserialize(data), fastio.deserialize(data)
@@ -935,7 +935,7 @@ def test_bytes_are_deserialized(
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_bytes_are_loaded(
-    framework: str, sealed: bool, contents: dict[tuple[str, bool], bytes]
+    framework: Any, sealed: bool, contents: dict[tuple[str, bool], bytes]
 ) -> None:
     data = contents[framework, sealed]
     sides = _sides(framework, Path(), Path())
@@ -963,7 +963,7 @@ def test_bytes_are_loaded(
 )
 @pytest.mark.parametrize("call", ["deserialize", "load"])
 def test_bytes_that_are_none(
-    framework: str, contents: dict[tuple[str, bool], bytes], wrong: Any, call: str
+    framework: Any, contents: dict[tuple[str, bool], bytes], wrong: Any, call: str
 ) -> None:
     data = wrong(contents[framework, False])
     sides = _sides(framework, Path(), Path())
@@ -974,7 +974,7 @@ def test_bytes_that_are_none(
 @pytest.mark.parametrize("call", ["deserialize", "load"])
 @pytest.mark.parametrize("at", [0, 0.5, 1])
 def test_sealed_bytes_with_one_flipped_are_refused(
-    framework: str, contents: dict[tuple[str, bool], bytes], call: str, at: float
+    framework: Any, contents: dict[tuple[str, bool], bytes], call: str, at: float
 ) -> None:
     data = bytearray(contents[framework, True])
     start = 8 + int.from_bytes(data[:8], "little")
@@ -998,7 +998,7 @@ _READS: dict[str, Callable[[_Side], Any]] = {
 
 @pytest.mark.parametrize("read", list(_READS))
 def test_a_damaged_file_is_refused_and_what_is_sound_of_it_is_not(
-    framework: str,
+    framework: Any,
     temperature: str,
     read: str,
     written: dict[tuple[str, bool], Path],
@@ -1023,7 +1023,7 @@ def test_a_damaged_file_is_refused_and_what_is_sound_of_it_is_not(
 
 
 def test_a_file_whose_header_was_changed_is_refused(
-    framework: str, written: dict[tuple[str, bool], Path], tmp_path: Path
+    framework: Any, written: dict[tuple[str, bool], Path], tmp_path: Path
 ) -> None:
     path = Path(shutil.copyfile(written[framework, True], tmp_path / "damaged"))
     raw = path.read_bytes()
@@ -1038,7 +1038,7 @@ def test_a_file_whose_header_was_changed_is_refused(
 
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_each_dtype_is_held_as_safetensors_holds_it_or_better(
-    framework: str, dtype: str, tmp_path: Path
+    framework: Any, dtype: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / dtype, {"x": (dtype, (4, 8))})
     sides = _sides(framework, path, path)

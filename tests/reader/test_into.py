@@ -35,7 +35,7 @@ def _options(engine: Any, cache: Any, **more: Any) -> fastio.Options:
     return fastio.Options(engine=engine, cache=cache, block_bytes=CHUNK_BYTES, **more)
 
 
-def _blank(path: Path, framework: str = "numpy") -> dict[str, Any]:
+def _blank(path: Path, framework: Any = "numpy") -> dict[str, Any]:
     make: Any = np.zeros_like if framework == "numpy" else torch.zeros_like
     return {name: make(tensor) for name, tensor in fastio.load(path, framework=framework).items()}
 
@@ -44,7 +44,7 @@ def _blank(path: Path, framework: str = "numpy") -> dict[str, Any]:
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "unsealed"])
 def test_tensors_that_exist_are_filled(
-    tmp_path: Path, engine: Any, cache: Any, framework: str, temperature: str, is_sealed: bool
+    tmp_path: Path, engine: Any, cache: Any, framework: Any, temperature: str, is_sealed: bool
 ) -> None:
     path = write_model(tmp_path / "model")
     if is_sealed:

@@ -65,7 +65,7 @@ def test_a_loop_is_read_ahead_and_reads_each_byte_about_once(
     engine: Any,
     by: str,
     order: str,
-    framework: str,
+    framework: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started = _calls(monkeypatch)

@@ -67,7 +67,7 @@ def test_metadata_is_the_users_and_the_first_files_first(tmp_path: Path) -> None
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("temperature", ["cold", "warm", "mapped"])
 def test_load_and_read_give_what_load_gives(
-    sealed: Path, engine: Any, framework: str, temperature: str
+    sealed: Path, engine: Any, framework: Any, temperature: str
 ) -> None:
     expected = expected_bytes(sealed)
     if temperature == "cold":

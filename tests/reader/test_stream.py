@@ -45,7 +45,7 @@ def test_every_tensor_comes_once_in_file_order(
     tmp_path: Path,
     engine: Any,
     limit: int | None,
-    framework: str,
+    framework: Any,
     temperature: str,
     is_sealed: bool,
 ) -> None:

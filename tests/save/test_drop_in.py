@@ -53,12 +53,12 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def pair(framework: str, tmp_path: Path) -> tuple[Side, Side]:
+def pair(framework: Any, tmp_path: Path) -> tuple[Side, Side]:
     """Both, for tensors of one framework."""
     return sides(framework, tmp_path)
 
 
-def _all_kinds(framework: str) -> dict[str, Any]:
+def _all_kinds(framework: Any) -> dict[str, Any]:
     """A tensor of each dtype, in no order, and some of odd shapes."""
     tensors = {f"of {dtype}": values(framework, dtype, (3, 4)) for dtype in _DTYPES[framework]}
     for name, shape in {"scalar": (), "empty": (0, 4), "ä\n": (5,), "": (2, 1, 3)}.items():
@@ -70,7 +70,7 @@ def _all_kinds(framework: str) -> dict[str, Any]:
 
 
 @st.composite
-def _tensors(draw: Any, framework: str) -> dict[str, Any]:
+def _tensors(draw: Any, framework: Any) -> dict[str, Any]:
     shapes = st.lists(st.integers(0, 5), max_size=3)
     found: dict[str, Any] = {}
     for name in draw(st.lists(_NAMES, max_size=6, unique=True)):
@@ -83,7 +83,7 @@ def _tensors(draw: Any, framework: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @hypothesis.given(data=st.data())
-def test_saved_bytes_are_those_of_safetensors(framework: str, data: st.DataObject) -> None:
+def test_saved_bytes_are_those_of_safetensors(framework: Any, data: st.DataObject) -> None:
     theirs, ours = (
         getattr(library, {"pt": "torch", "np": "numpy"}[framework])
         for library in (safetensors, fastio)
@@ -105,7 +105,7 @@ def test_bytes_of_every_dtype_are_those_of_safetensors(pair: tuple[Side, Side]) 
     assert_same_tensors(pair[1].drop_in.load(ours), tensors)
 
 
-def test_many_keys_of_metadata_are_sorted(pair: tuple[Side, Side], framework: str) -> None:
+def test_many_keys_of_metadata_are_sorted(pair: tuple[Side, Side], framework: Any) -> None:
     tensors, metadata = {"w": values(framework, "F32", (3,))}, {key: f"={key}" for key in "cab"}
     theirs, ours = both(pair, lambda side: side.drop_in.save(tensors, metadata))
     assert len(ours) == len(theirs)
@@ -116,7 +116,7 @@ def test_many_keys_of_metadata_are_sorted(pair: tuple[Side, Side], framework: st
     assert list(headers[1]["__metadata__"]) == sorted(metadata)
 
 
-def test_no_tensors_and_empty_metadata_come_to_a_file(framework: str, tmp_path: Path) -> None:
+def test_no_tensors_and_empty_metadata_come_to_a_file(framework: Any, tmp_path: Path) -> None:
     theirs, ours = sides(framework, tmp_path)
     saved = ours.drop_in.save({}, {})
     assert safetensors.deserialize(saved) == []
@@ -133,7 +133,7 @@ def test_no_tensors_and_empty_metadata_come_to_a_file(framework: str, tmp_path: 
     ids=["none", "one", "format", "many"],
 )
 def test_a_file_is_read_by_both_and_has_the_metadata_that_was_given(
-    metadata: dict[str, str] | None, pair: tuple[Side, Side], framework: str
+    metadata: dict[str, str] | None, pair: tuple[Side, Side], framework: Any
 ) -> None:
     tensors, ours = _all_kinds(framework), pair[1]
     answers = both(pair, lambda side: side.drop_in.save_file(tensors, side.path, metadata))
@@ -164,7 +164,7 @@ def _data(path: Path) -> bytes:
 
 
 def test_metadata_of_a_sealed_file_may_be_handed_on(
-    pair: tuple[Side, Side], framework: str
+    pair: tuple[Side, Side], framework: Any
 ) -> None:
     ours, tensors = pair[1], {"w": values(framework, "F32", (3,))}
     ours.drop_in.save_file(tensors, ours.path, {"a": "b"})
@@ -192,7 +192,7 @@ class _Path:
 
 @pytest.mark.parametrize("made", [str, Path, _Path], ids=lambda made: made.__name__)
 def test_a_filename_may_be_a_str_or_a_path(
-    made: Any, pair: tuple[Side, Side], framework: str
+    made: Any, pair: tuple[Side, Side], framework: Any
 ) -> None:
     tensors = {"w": values(framework, "F32", (3,))}
     for side in pair:
@@ -200,7 +200,7 @@ def test_a_filename_may_be_a_str_or_a_path(
         assert_same_tensors(side.drop_in.load_file(side.path), tensors)
 
 
-def test_arguments_by_position_and_by_name(pair: tuple[Side, Side], framework: str) -> None:
+def test_arguments_by_position_and_by_name(pair: tuple[Side, Side], framework: Any) -> None:
     tensors, metadata = {"w": values(framework, "F32", (3,))}, {"a": "b"}
     named: dict[str, Any] = {{"pt": "tensors", "np": "tensor_dict"}[framework]: tensors}
     for call in (
@@ -221,7 +221,7 @@ def test_arguments_by_position_and_by_name(pair: tuple[Side, Side], framework: s
 
 
 def test_a_file_that_cannot_be_saved_leaves_the_old_one(
-    pair: tuple[Side, Side], framework: str
+    pair: tuple[Side, Side], framework: Any
 ) -> None:
     ours = pair[1]
     ours.drop_in.save_file({"w": values(framework, "F32", (3,))}, ours.path)
@@ -336,7 +336,7 @@ def test_what_safetensors_refuses_is_refused(what: str, function: str, tmp_path:
 
 @pytest.mark.parametrize("filename", [b"bytes", None, 1, "", ".", "no/such/folder"], ids=repr)
 def test_a_filename_that_safetensors_refuses_is_refused(
-    filename: Any, pair: tuple[Side, Side], framework: str, monkeypatch: pytest.MonkeyPatch
+    filename: Any, pair: tuple[Side, Side], framework: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = {"w": values(framework, "F32", (3,))}
     monkeypatch.chdir(pair[1].folder)
@@ -382,7 +382,7 @@ def test_safetensors_still_writes_wrong_bytes_where_fastio_writes_right_ones() -
     ) != bytes_of(_COMPLEX.resolve_conj())
 
 
-def test_an_ordered_dict_is_a_dict(pair: tuple[Side, Side], framework: str) -> None:
+def test_an_ordered_dict_is_a_dict(pair: tuple[Side, Side], framework: Any) -> None:
     tensors = collections.OrderedDict(w=values(framework, "F32", (3,)))
     theirs, ours = both(pair, lambda side: side.drop_in.save(tensors))
     assert ours == theirs

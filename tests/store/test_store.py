@@ -52,7 +52,7 @@ def test_every_shard_is_an_ordinary_file_that_verifies_itself(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_it_is_read_in_every_way_that_a_file_is(tmp_path: Path, framework: str) -> None:
+def test_it_is_read_in_every_way_that_a_file_is(tmp_path: Path, framework: Any) -> None:
     pytest.importorskip(framework)
     store = create(tmp_path, 3)
     saved = tensors()
