@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import answers
 from bench.contender import RC_SITE, RC_VERSION, Answer, Attempt, Load, Loader
+
+if TYPE_CHECKING:
+    from fastio.frameworks import FrameworkName
 
 
 class _Names(Answer):
@@ -63,7 +66,7 @@ def _locate(attempt: Attempt) -> Mapping[str, Any]:
     return _Names(lambda: catalog)
 
 
-def _fastio(framework: Any, verify: bool, **options: Any) -> Load:
+def _fastio(framework: FrameworkName, verify: bool, **options: Any) -> Load:
     def load(attempt: Attempt) -> Mapping[str, Any]:
         import fastio
 

@@ -69,7 +69,7 @@ class Event:
             return f" ({chunks}{self.nbytes} bytes at byte {self.offset})"
         shown = ", ".join(f"{begin}-{end}" for begin, end in self.ranges[:_RANGES_SHOWN_MAX])
         more = len(self.ranges) - _RANGES_SHOWN_MAX
-        shown += f" and {more} more ranges" if more > 0 else ""
+        shown += f" and {more} more" if more > 0 else ""
         return f" ({chunks}{self.nbytes} bytes: {shown})"
 
     @one_line

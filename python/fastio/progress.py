@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Advance = Callable[[int, int], None]
-_NAME_MAX = 60  # characters
+# Characters of a line: bytes, speed and time need the first; the others are at most as long.
+_FIGURES, _NAME_MAX, _BAR_MAX, _BAR_MIN = 38, 40, 40, 5
 _REWRITTEN_EVERY_S = 0.25
 
 
@@ -72,9 +73,11 @@ def progress_bar(what: str, nbytes: int, *, shown: bool) -> Iterator[Advance | N
         TextColumn("{task.fields[speed]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     ]
-    if console.is_terminal or console.is_jupyter:
-        columns.insert(1, BarColumn())
     name = (os.path.basename(what) or what).encode(errors="replace").decode()
+    name = text.cut(name, max(1, min(_NAME_MAX, console.width - _FIGURES - _BAR_MIN)))
+    bar_width = min(_BAR_MAX, console.width - _FIGURES - len(name))
+    if bar_width >= _BAR_MIN and (console.is_terminal or console.is_jupyter):
+        columns.insert(1, BarColumn(bar_width))
     begun = rewritten = time.monotonic()
     bar = Progress(*columns, console=console)
     try:
@@ -84,7 +87,7 @@ def progress_bar(what: str, nbytes: int, *, shown: bool) -> Iterator[Advance | N
         yield None
         return
     try:
-        task = bar.add_task(text.cut(name, _NAME_MAX), total=nbytes, speed="")
+        task = bar.add_task(name, total=nbytes, speed="")
 
         def advance(done: int, total: int) -> None:
             nonlocal rewritten

@@ -253,3 +253,42 @@ def test_a_stream_of_tensors_keeps_to_the_devices_limit(double: Double, tmp_path
         with pytest.raises(ValueError, match="memory_limit_bytes=0"):
             next(iter(reader.stream(device="cuda", memory_limit_bytes=0)))
     assert _native.pinned_account()["leased_bytes"] == 0
+
+
+def test_a_handle_says_how_far_it_is(double: Double, saved: Path) -> None:
+    stream = double.make_stream(0)
+    double.hold_stream(stream)
+    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False, options=_small())
+    assert repr(handle) == f"<fastio.LoadHandle of {saved}, loading>"
+    assert repr(handle.event) == f"<fastio.LoadEvent of {saved}, loading>"
+    child = os.fork()
+    if child == 0:
+        os._exit(not repr(handle).startswith("<fastio.LoadHandle"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    double.release_stream(stream)
+    handle.wait()
+    assert repr(handle) == f"<fastio.LoadHandle of {saved}, loaded>"
+
+
+def test_a_handle_that_failed_says_so(double: Double, saved: Path) -> None:
+    flip(saved, -1)
+    handle = fastio.load(saved, device="cuda:0", wait=False)
+    with pytest.raises(fastio.ChecksumError):
+        handle.wait()
+    assert repr(handle) == f"<fastio.LoadHandle of {saved}, failed>"
+
+
+def test_progress_of_a_load_to_a_device_is_shown(
+    double: Double, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = fastio.Report()
+    fastio.load(saved, device="cuda:0", progress=True, report=report)
+    fastio.load(saved, device="cuda:0", wait=False).wait(progress=True)
+    for line in capsys.readouterr().err.splitlines():
+        done, total = line.split()[1].split("/")
+        assert done == total != "0"
+    with fastio.open(saved) as reader:
+        assert len(dict(reader.stream(device="cuda:0"))) == len(reader)
+        counted = reader.report
+    assert counted.nbytes == report.nbytes
+    assert counted.seconds > 0

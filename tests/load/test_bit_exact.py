@@ -16,6 +16,7 @@ import torch
 
 import fastio
 from fastio.catalog import DTYPES
+from fastio.frameworks import FrameworkName
 from load.samples import (
     MODEL,
     Spec,
@@ -28,7 +29,7 @@ from load.samples import (
     write_model,
 )
 
-_FRAMEWORKS: Any = ["numpy", "torch"]
+_FRAMEWORKS: list[FrameworkName] = ["numpy", "torch"]
 _F6 = ["F6_E2M3", "F6_E3M2"]
 _NUMPY = {
     "BOOL": np.bool_,
@@ -131,8 +132,8 @@ def test_packed_fp4_is_for_numpy_uint8_of_half_the_last_axis(tmp_path: Path) -> 
     path = write(tmp_path / "model", {"packed": ("F4", (6, 32)), "empty": ("F4", (0, 8))})
     found: dict[str, Any] = fastio.load(path)
     assert same_bytes(found, expected_bytes(path))
-    assert (found["packed"].dtype, found["packed"].shape) == (np.uint8, (6, 16))
-    assert (found["empty"].dtype, found["empty"].shape) == (np.uint8, (0, 4))
+    assert (found["packed"].dtype, found["packed"].shape) == (np.dtype("u1"), (6, 16))
+    assert (found["empty"].dtype, found["empty"].shape) == (np.dtype("u1"), (0, 4))
 
 
 @pytest.mark.parametrize("framework", _FRAMEWORKS)

@@ -9,6 +9,7 @@ import pytest
 import fastio
 import fastio.numpy
 import fastio.torch
+from fastio.frameworks import FrameworkName
 from fastio.frameworks.numpy import DTYPES
 from load.samples import bytes_of, expected_bytes, write
 
@@ -26,7 +27,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_its_tensors_are_those_of_the_usual_way(path: Path, framework: str) -> None:
+def test_its_tensors_are_those_of_the_usual_way(path: Path, framework: FrameworkName) -> None:
     usual = fastio.load(path, framework=framework, options=fastio.Options(engine="pread"))
     report = fastio.Report()
     found = fastio.load(path, framework=framework, report=report)

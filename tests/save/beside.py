@@ -37,7 +37,7 @@ class Side(NamedTuple):
         return self.folder / "saved.safetensors"
 
 
-def sides(framework: str, folder: Path) -> tuple[Side, Side]:
+def sides(framework: Any, folder: Path) -> tuple[Side, Side]:
     """safetensors, fastio."""
     name = {"pt": "torch", "np": "numpy"}[framework]
     found = []
@@ -75,7 +75,7 @@ def kind(error: Exception) -> type[Exception]:
     return next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
 
 
-def values(framework: str, dtype: str, shape: tuple[int, ...], seed: int = 0) -> Any:
+def values(framework: Any, dtype: str, shape: tuple[int, ...], seed: int = 0) -> Any:
     """A tensor of random bytes; its shape is that of a header."""
     nbytes = nbytes_of(dtype, shape)
     rng = np.random.default_rng(seed)

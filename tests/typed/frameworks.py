@@ -1,0 +1,60 @@
+"""What a type checker makes of `framework=`: what comes back, and what is refused.
+
+Not run but checked (.ci/lint): mypy says of each ignored error that is none that it need not be
+ignored.
+"""
+
+from collections.abc import ItemsView, ValuesView
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from typing_extensions import assert_type
+
+import fastio
+from fastio.frameworks import FrameworkName
+from fastio.torch import load_file
+
+
+def loads(path: str, name: FrameworkName) -> None:
+    """A whole load has the arrays of its framework."""
+    assert_type(fastio.load(path), dict[str, npt.NDArray[Any]])
+    assert_type(fastio.load(path, framework="np"), dict[str, npt.NDArray[Any]])
+    assert_type(fastio.load(path, framework="torch"), dict[str, torch.Tensor])
+    assert_type(fastio.load(path, framework="pt", device="cuda"), dict[str, torch.Tensor])
+    assert_type(fastio.load(path, framework=name), dict[str, Any])
+    assert_type(fastio.load(path, framework="torch", wait=False), fastio.LoadHandle)
+    assert_type(load_file(path), dict[str, torch.Tensor])
+
+
+def stores(store: fastio.Store) -> None:
+    """So has a store."""
+    assert_type(store.load(), dict[str, npt.NDArray[Any]])
+    assert_type(store.load(framework="pytorch"), dict[str, torch.Tensor])
+    assert_type(store.load(framework="torch", device=0, wait=False), fastio.LoadHandle)
+    assert_type(store.open(framework="torch"), fastio.Reader)
+
+
+def readers(reader: fastio.Reader) -> None:
+    """A reader is like a mapping of views."""
+    assert_type(reader["a"], fastio.TensorView)
+    assert_type(reader.items(), ItemsView[str, fastio.TensorView])
+    assert_type(reader.values(), ValuesView[fastio.TensorView])
+    assert_type(reader.get("a"), fastio.TensorView | None)
+    assert_type(reader.get("a", 0), fastio.TensorView | int | None)
+    assert_type(reader.report.events, tuple[fastio.Event, ...])
+
+
+def misspelled(path: str, store: fastio.Store, name: str) -> None:
+    """What no framework is called is an error, everywhere; so is a str that may be anything."""
+    fastio.load(path, framework="pytroch")  # type: ignore[call-overload]
+    fastio.load(path, framework="Torch", wait=False)  # type: ignore[call-overload]
+    fastio.load(path, framework=name)  # type: ignore[call-overload]
+    fastio.load(path, framework=None)  # type: ignore[call-overload]
+    fastio.open(path, framework="nunpy")  # type: ignore[arg-type]
+    fastio.Reader(path, framework=name)  # type: ignore[arg-type]
+    fastio.safe_open(path, framework="pit")  # type: ignore[arg-type]
+    fastio.safe_open(path, "torhc")  # type: ignore[arg-type]
+    store.load(framework="toch")  # type: ignore[call-overload]
+    store.open(framework="toch")  # type: ignore[arg-type]
+    store.stream(framework="toch")  # type: ignore[arg-type]
