@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastio.anchored import anchored, is_homeless
-from fastio.errors import UsageError, WriteError
+from fastio.errors import WriteError
 from fastio.paths import AnyPath, path_to_write
 
 
@@ -34,9 +34,9 @@ def file_target(path: AnyPath) -> Target:
     Raises
     ------
     TypeError, ValueError
-        If it is no path; if it is empty, or has a null byte.
+        If it is no path, or has a null byte.
     WriteError
-        If no file can be meant by it; it ends as only the path of a folder does, is a symlink to a
+        If it is empty, or no file can be meant by it; it ends as only the path of a folder does, is a symlink to a
         device, a pipe or a descriptor, or is relative to a working directory that was removed.
     """
     target = folder_target(path)
@@ -55,8 +55,6 @@ def folder_target(path: AnyPath) -> Target:
     TypeError, UsageError, WriteError
         As `file_target` does.
     """
-    if isinstance(path, (str, bytes)) and not path:
-        raise UsageError("the path is empty: expected the path of a file to write")
     given = path_to_write(path)
     if not given.is_absolute() and is_homeless():
         detail = "it is relative, and the working directory was removed: pass an absolute path"
