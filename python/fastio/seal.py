@@ -79,7 +79,7 @@ def seal(
     source = Path(anchored(typed))
     given, target = file_target(dst) if dst is not None else (Path(typed), source)
     with memory_named(typed, lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
-        shard = safetensors.locate(open_file(source, typed=typed), ignore_table=force)
+        shard = safetensors.locate(open_file(anchored(typed), typed=typed), ignore_table=force)
         if dst is None:
             file_target(target)  # refuses what is no place for a file
         if shard.table is not None and target.exists() and target.samefile(source):

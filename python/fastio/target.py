@@ -36,8 +36,9 @@ def file_target(path: AnyPath) -> Target:
     TypeError, ValueError
         If it is no path, or has a null byte.
     WriteError
-        If it is empty, or no file can be meant by it; it ends as only the path of a folder does, is a symlink to a
-        device, a pipe or a descriptor, or is relative to a working directory that was removed.
+        If it is empty, or no file can be meant by it. If it ends as only the path of a folder does,
+        is a symlink to a device, a pipe or a descriptor, or is relative to a working directory that
+        was removed.
     """
     target = folder_target(path)
     if os.fsdecode(path).endswith(os.sep):
