@@ -234,6 +234,8 @@ PYBIND11_MODULE(_native, module) {
 
 // Not in another interpreter than the main one: its callers' thread states (PyGILState_Ensure) are
 // not those of the threads here, and each would wait for the other's lock.
+// The name is the interpreter's.
+// NOLINTNEXTLINE(bugprone-reserved-identifier)
 extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
   if (PyInterpreterState_Get() == PyInterpreterState_Main()) return made_by_pybind11();
   PyErr_SetString(PyExc_ImportError,

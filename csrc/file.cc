@@ -31,9 +31,8 @@ Descriptor reopen_direct(int fd, const std::string& path) {
   return direct;
 }
 
-// Waits for whoever holds a lease on a regular file. A name may stand for a pipe by now, which
-// would be waited for without an end: a path descriptor opens nothing, and what it has is looked at
-// first.
+// Waits for whoever holds a lease on a regular file. The name may stand for a pipe by now, and a
+// pipe can keep an open for ever. So a path descriptor, which opens nothing, is looked at first.
 Descriptor open_leased(int folder, const std::string& name, int flags) {
   const Descriptor place(::openat(folder, name.c_str(), O_PATH | O_CLOEXEC | flags));
   struct stat status {};

@@ -95,9 +95,9 @@ void SaveLane::top_up() {
   }
 }
 
-// Through the page cache of a local mount: how many writes may be out whose memory is compared
-// afterwards. The kernel copies into one file with one thread at a time (the lock of its inode), so
-// more of them would only wait; and what was copied a moment ago is still in a processor's cache.
+// How many writes may be out whose memory is compared afterwards. Through the page cache of a local
+// mount they are few: the kernel copies into a file with one thread at a time (the inode's lock).
+// Memory that it copied a moment ago is also still in a processor's cache.
 std::size_t SaveLane::compared_most() const {
   if (job_->leg_ != Leg::buffered || !job_->file()->mount().local) return slots_.size();
   return job_->options_.lanes > 1 ? 1 : 2;

@@ -8,7 +8,7 @@ import resource
 
 _log = logging.getLogger("fastio")
 
-# What others of this process open meanwhile.
+# For other parts of the process, which open files meanwhile.
 _SPARE = 64
 
 
