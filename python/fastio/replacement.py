@@ -27,6 +27,55 @@ class Replacement(NewFile):
     Parameters and attributes are those of `NewFile`.
     """
 
+    _like: Path | None = None
+    _heritage: tuple[os.stat_result, bytes | None] | None = None
+
+    @classmethod
+    def heir(
+        cls, path: Path, *, like: Path | None = None, written_as: Path | None = None
+    ) -> Replacement:
+        """Open a file that can `inherit` from another one; until then it is as private as can be.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+        like : pathlib.Path, optional
+            The other file, which need not be there; default: `path`.
+        written_as : pathlib.Path, optional
+
+        Raises
+        ------
+        WriteError
+            If it cannot be made; or if there is something else than a file.
+        """
+        like = like or path
+        status = status_of_file(like)
+        # Nobody else may look into the new file who could not look into the old one.
+        made = cls(path, 0o666 if status is None else 0o600, written_as=written_as)
+        made._like = like
+        if status is not None:
+            made._heritage = status, inheritance.access_list(like)
+        return made
+
+    def inherit(self) -> None:
+        """Take over owner, group, mode and access list of the file that `heir` was told of.
+
+        They are those of now. If the file is gone, they are those that it had then: another save
+        may have removed it.
+
+        Raises
+        ------
+        WriteError
+            As `imitate` does.
+        """
+        if self._like is None:
+            return
+        status = status_of_file(self._like)
+        if status is not None:
+            self.imitate(status, self._like)
+        elif self._heritage is not None:
+            inheritance.inherit(self._fd, self.path, *self._heritage, self._note)
+
     def imitate(self, status: os.stat_result, like: Path | None = None) -> None:
         """Take over owner, group, mode and access control list of another file.
 

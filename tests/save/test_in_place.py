@@ -165,3 +165,14 @@ def test_what_is_no_file_is_refused_as_ever(tmp_path: Path) -> None:
         with pytest.raises(fastio.WriteError):
             fastio.save(_NEW, path, options=_IN_PLACE)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_shards_get_names_of_their_own_and_the_index_is_written_into(tmp_path: Path) -> None:
+    """Also where the old shards have the names that new ones have in an empty folder."""
+    fastio.save(_NEW, tmp_path, shard_bytes=100_000)
+    index = tmp_path / "model.safetensors.index.json"
+    before = index.stat().st_ino
+    for tensors in (_NEW, _OLD, _NEW):
+        fastio.save(tensors, tmp_path, shard_bytes=100_000, options=_IN_PLACE)
+        _assert_holds(tmp_path, tensors)
+        assert index.stat().st_ino == before

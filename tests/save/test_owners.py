@@ -18,6 +18,7 @@ import fastio
 import fastio.numpy
 import testbed
 from fastio.replacement import Replacement
+from fastio.saving.turns import Turn, key_of
 from testbed.requirements import run_tool
 
 _NEW = {"new": np.arange(300, dtype=np.float32)}
@@ -285,6 +286,26 @@ def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_
     assert not link.is_symlink()
     assert _mode(link) == 0o600
     assert list(fastio.load(old)) == ["old"]
+
+
+def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
+    old: Path, tmp_path: Path
+) -> None:
+    """Of saves that wait for each other, one removes the shards that the next was opened like."""
+    old.chmod(0o664)
+    with Turn(key_of(old)):
+        handle = fastio.save(_NEW, old, wait=False)
+        old.unlink()
+    assert _mode(handle.result()) == 0o664
+    folder = tmp_path / "folder"
+    fastio.save(_NEW, folder, shard_bytes=2**20)
+    for file in folder.iterdir():
+        file.chmod(0o664)
+    with Turn(key_of(folder)):
+        handles = [fastio.save(_NEW, folder, shard_bytes=2**20, wait=False) for _ in range(3)]
+    for handle in handles:
+        handle.result()
+    assert {_mode(file) for file in folder.iterdir()} == {0o664}
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o000])

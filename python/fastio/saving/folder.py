@@ -27,7 +27,7 @@ from fastio.errors import WriteError
 from fastio.filesystem.leftovers import leftovers, remove_leftovers
 from fastio.filesystem.refusals import IN_PLACE
 from fastio.in_place import InPlace
-from fastio.replacement import Replacement, status_of_file
+from fastio.replacement import Replacement
 from fastio.saving.sources import Sources
 
 _log = logging.getLogger("fastio")
@@ -112,8 +112,7 @@ def new_index(folder: Path) -> Replacement:
     WriteError
         If it cannot be made.
     """
-    path = folder / INDEX
-    return Replacement(path, 0o666 if status_of_file(path) is None else 0o600)
+    return Replacement.heir(folder / INDEX)
 
 
 def commit(
@@ -365,9 +364,7 @@ def _index_text(names: Sequence[str], shards: Sequence[Sources]) -> bytes:
 def _fill(index: Replacement, text: bytes, *, durable: bool) -> None:
     """Write an index that is as the one before it may be used."""
     index.file.write(0, text)
-    status = status_of_file(index.path)
-    if status is not None:
-        index.imitate(status)
+    index.inherit()
     index.settle(durable=durable)
 
 

@@ -14,7 +14,7 @@ from fastio.errors import WriteError
 from fastio.formats import headers
 from fastio.in_place import InPlace, is_there
 from fastio.options import Options
-from fastio.replacement import Replacement, status_of_file
+from fastio.replacement import Replacement
 from fastio.saving import pace
 from fastio.saving.pace import Progress, Way
 from fastio.saving.sources import Sources
@@ -120,8 +120,7 @@ class FileWriter:
     ) -> None:
         self.layout = layout
         self._options = options
-        self._like = like or path
-        self.replacement = self._open(path, mode, written_as)
+        self.replacement = self._open(path, mode, written_as, like)
         try:
             sources = layout.sources
             self._save = _native.Save(
@@ -138,14 +137,15 @@ class FileWriter:
             self.discard()
             raise
 
-    def _open(self, path: Path, mode: int | None, written_as: Path) -> Replacement:
+    def _open(
+        self, path: Path, mode: int | None, written_as: Path, like: Path | None
+    ) -> Replacement:
         if mode is not None:
             return Replacement(path, mode, written_as=written_as)
-        if self._options.in_place and is_there(path):
+        # A shard is written as another file: it gets a name that nothing has.
+        if self._options.in_place and written_as == path and is_there(path):
             return InPlace(path)
-        # Nobody else may look into the new file who could not look into the old one.
-        mode = 0o666 if status_of_file(self._like) is None else 0o600
-        return Replacement(path, mode, written_as=written_as)
+        return Replacement.heir(path, like=like, written_as=written_as)
 
     @property
     def statistics(self) -> _native.SaveStatistics:
@@ -241,8 +241,8 @@ class FileWriter:
             self.replacement.file.write(0, self.header())
         if mode is not None:
             self.replacement.allow(mode)
-        elif (status := status_of_file(self._like)) is not None:
-            self.replacement.imitate(status, self._like)
+        else:
+            self.replacement.inherit()
         self.replacement.settle(durable=durable)
         self._counted = self._save.statistics
         if self._counted["bytes_rewritten"]:
