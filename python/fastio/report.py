@@ -167,7 +167,7 @@ class Report:
         for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
         self.engine_reason = self.engine_reason or _NOTHING
-        if self.engine == "mmap":  # what is not verified was not looked at
+        if self.engine == "mmap":  # without checksums the core counts no bytes of a mapping
             self.bytes_mapped = max(self.bytes_mapped, self.nbytes)
 
     def note(self, events: Sequence[Event]) -> None:
