@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,6 @@ from fastio.progress import progress_bar
 from fastio.report import Report
 from fastio.shown import shown
 
-_log = logging.getLogger("fastio")
 # Deciding whether two interleaved layouts share a byte may take forever; beyond this they are
 # refused.
 _OVERLAP_WORK_MAX = 10_000
@@ -145,10 +143,11 @@ def fill_found(
     )
     for tensor in tensors.values():
         cast(Framework, framework_of(tensor)).note_write(tensor)
+    nbytes = bytes_of(wanted) if progress else 0
     try:
         with (
             summed_up(wanted),
-            progress_bar(located.source, bytes_of(wanted), shown=progress) as advance,
+            progress_bar(located.source, nbytes, shown=progress) as advance,
             fetch.errors_named(located.source, shards, fill.incidents),
         ):
             fetch.within_limit(lambda: fill.run(advance))
@@ -160,7 +159,7 @@ def fill_found(
     note_events(report, wanted)
     report.seconds = time.perf_counter() - begun
     report.cpu_seconds = time.process_time() - cpu_begun
-    _log.info("filled tensors from %s: %s", located.source, report.line())
+    report.log("filled tensors from %s", located.source)
 
 
 def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> dict[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +22,6 @@ from fastio.store.members import Members, Taken
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
-
-_log = logging.getLogger("fastio")
 
 
 class Writing(Reading):
@@ -157,7 +154,7 @@ class Writing(Reading):
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
         generation = self._renew()
-        _log.info("saved generation %d of %s: %s", generation, self._members.name, counted.line())
+        counted.log("saved generation %d of %s", generation, self._members.name)
         return generation
 
     def _session(self) -> Session:
