@@ -127,7 +127,7 @@ def load(
     options : Options, optional
         How it is done; the default fits most machines.
     progress : bool
-        Show a progress bar.
+        Show a progress bar: bytes, speed, time left. What is no terminal gets one line at the end.
     report : Report, optional
         Filled with what was done, how fast, and why so.
     device : str, int or torch.device, optional

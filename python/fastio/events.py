@@ -1,7 +1,6 @@
-"""What happened beside what was asked for: told to whoever listens, and logged.
+"""Events, such as a bad replica: a callback is told, and the log.
 
-Something that happens to a thousand files is not a thousand lines of the log: `brief` and `emit`
-see to it.
+The log stays short when a thousand files have the same trouble: see `brief`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _LIKE_IT_MAX = 3  # records of one kind that are logged, before the others are o
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a program may want to know of, or a person. What happened to one file while it
-    was read is one event.
+    """Something that a program may want to know of, or a person. All damage in one file is one
+    event.
 
     Attributes
     ----------
@@ -38,12 +37,11 @@ class Event:
     remedy : str
         What was done.
     offset, nbytes : int or None
-        Where the first of `ranges` begins in the file, and the bytes of all of them; None where it
-        is the whole file.
+        The begin of the first of `ranges`, and the bytes of all of them; None for the whole file.
     tensors : tuple of str
         Those that have bytes there.
     count : int or None
-        How many chunks that is; None where it is the whole file.
+        How many chunks that is; None for the whole file.
     ranges : tuple of (int, int)
         Where these chunks lie, as [begin, end) in bytes, ascending; neighbours are one range.
     """
@@ -86,9 +84,9 @@ _failed: list[Listener] = []
 def on_event(callback: Listener | None) -> Listener | None:
     """Have a callback called with each `Event`: a bad replica, what was read instead, a repair.
 
-    Of one bad file it gets one event as soon as the first damage is found. If there is more of it,
-    it gets one more when the load or the stream ends, or the reader is closed: with all of it. It
-    is called on the thread that noticed. What it raises goes no further than the log.
+    A bad file is one event, as soon as damage is found in it. If more is found later, a second
+    event with all of it comes when the load or stream ends, or the reader is closed. The callback
+    runs on the thread that noticed. An exception of it is logged, and goes no further.
 
     Parameters
     ----------
@@ -169,8 +167,8 @@ class _Brief(logging.Filter):
 
 @contextlib.contextmanager
 def brief(what: str) -> Iterator[None]:
-    """Keep this thread from logging the same thing of every file: the first few are logged, and in
-    the end how many more there were.
+    """Shorten the log of this thread: of each kind of record the first few pass, and the number of
+    the others is logged at the end.
 
     Parameters
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -30,8 +29,6 @@ from fastio.progress import progress_bar
 from fastio.report import Report
 from fastio.shown import shown
 from fastio.targets import Target, check_apart, filled_with_others, same_memory
-
-_log = logging.getLogger("fastio")
 
 
 def load_into(
@@ -159,10 +156,11 @@ def fill_found(
     )
     for tensor in tensors.values():
         cast(Framework, framework_of(tensor)).note_write(tensor)
+    nbytes = bytes_of(wanted) if progress else 0
     try:
         with (
             summed_up(wanted),
-            progress_bar(located.source, bytes_of(wanted), shown=progress) as advance,
+            progress_bar(located.source, nbytes, shown=progress) as advance,
             fetch.errors_named(located.source, shards, fill.incidents),
         ):
             fetch.within_limit(lambda: fill.run(advance))
@@ -177,7 +175,7 @@ def fill_found(
     note_events(report, wanted)
     report.seconds = time.perf_counter() - begun
     report.cpu_seconds = time.process_time() - cpu_begun
-    _log.info("filled tensors from %s: %s", located.source, report.line())
+    report.log("filled tensors from %s", located.source)
 
 
 def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> dict[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import time
@@ -109,13 +108,15 @@ def progress_bar(what: str, nbytes: int, *, shown: bool) -> Iterator[Advance | N
 
 def _console() -> tuple[Console, bool]:
     """What it is drawn on, and whether it is a line of text to be rewritten."""
+    from importlib.util import find_spec
+
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_jupyter:
         return console, False
     # A notebook shows standard error as an error. Its live display needs ipywidgets.
-    if importlib.util.find_spec("ipywidgets") is not None:
+    if find_spec("ipywidgets") is not None:
         return Console(), False
     return Console(force_jupyter=False, force_terminal=False), True
 

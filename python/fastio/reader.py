@@ -176,7 +176,7 @@ class Reader(ByName):
     def _load(self, located: Located) -> dict[str, Any]:
         counted = Report()
         try:
-            with self._tally.job(), summed_up(located):
+            with self._tally.job():
                 return read_all(
                     located,
                     self._held_by,
@@ -186,6 +186,8 @@ class Reader(ByName):
                 )
         finally:
             self._tally.merge(counted)
+            if located.watch is not None:
+                located.watch.sum_up()
 
     def _whole(self, position: tuple[int, int] | Cut) -> Any:
         return self._access.all(position)

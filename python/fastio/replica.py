@@ -61,10 +61,10 @@ Repair = Callable[[Copies, str], None]
 
 
 class Watch:
-    """What is done about copies that fail, and what was done, for one source.
+    """Watches over the copies of one source: repairs them if asked to, and tells of bad ones.
 
-    A file is told of when the first damage in it is found, and once more by `sum_up` where there
-    was more of it.
+    Each bad file is one event when damage is found in it. `sum_up` tells of it again if more was
+    found since.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class Watch:
 
 
 class _BadCopy:
-    """What was met in one copy: each failure once, though it may have been read again."""
+    """The failures of one copy, each of them once: damage is read twice."""
 
     def __init__(self, path: str) -> None:
         self.path = path

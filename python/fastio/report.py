@@ -4,6 +4,7 @@ offers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from typing import Any
 from fastio import _native, shown
 from fastio.events import Event
 
+_log = logging.getLogger("fastio")
 _NOTHING = "there were no bytes"
 _FALLBACKS_SHOWN_MAX = 10
 _FALLBACKS_IN_A_LINE_MAX = 3
@@ -167,7 +169,7 @@ class Report:
         for name in ("engine", "engine_reason", "lanes", *_COUNTED):
             setattr(self, name, statistics[name])
         self.engine_reason = self.engine_reason or _NOTHING
-        if self.engine == "mmap":  # what is not verified was not looked at
+        if self.engine == "mmap":  # without checksums the core counts no bytes of a mapping
             self.bytes_mapped = max(self.bytes_mapped, self.nbytes)
 
     def note(self, events: Sequence[Event]) -> None:
@@ -216,6 +218,11 @@ class Report:
         """Return the text on one line, for a log."""
         told = shown.listed(self.fallbacks, _FALLBACKS_IN_A_LINE_MAX)
         return "; ".join([*self._parts(), *told])
+
+    def log(self, done: str, *what: object) -> None:
+        """Say in the log what was done, and all this, on one line."""
+        if _log.isEnabledFor(logging.INFO):  # the line takes longer than a small load may
+            _log.info(f"{done}: %s", *what, self.line())
 
     @shown.one_line
     def __repr__(self) -> str:

@@ -40,29 +40,29 @@ class Tally:
 
     # ---- what is counted
 
-    @contextlib.contextmanager
-    def job(self) -> Iterator[None]:
-        """A native job is waited for meanwhile."""
+    def job(self) -> Job:
+        """Return what a native job is waited for within."""
+        return Job(self)
+
+    def _begin(self) -> None:
         self.active_time.start()
         with self._lock:
             if self._jobs == 0:
                 self._begun = _clocks()
             self._jobs += 1
-        try:
-            yield
-        finally:
-            with self._lock:
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._jobs == 1:
                 self._waited = self._waited_until_now()
-                self._begun = _clocks()
-                self._jobs = max(0, self._jobs - 1)  # none, in a child that was forked meanwhile
-            self.active_time.stop()
+            self._jobs = max(0, self._jobs - 1)  # none, in a child that was forked meanwhile
+        self.active_time.stop()
 
     def _waited_until_now(self) -> tuple[float, float]:
         if self._jobs == 0:
             return self._waited
-        now = _clocks()
-        wall, cpu = (end - begin for begin, end in zip(self._begun, now, strict=True))
-        return self._waited[0] + wall, self._waited[1] + cpu
+        (wall, cpu), begun, now = self._waited, self._begun, _clocks()
+        return wall + now[0] - begun[0], cpu + now[1] - begun[1]
 
     def maps(self, mapped: _native.MappedFile) -> None:
         """Count what is taken from a mapped file, too."""
@@ -83,10 +83,11 @@ class Tally:
         self.count(statistics, nbytes=0)
 
     def merge(self, counted: Report) -> None:
-        """Count what several jobs have done."""
+        """Count what several jobs have done; their report is the tally's own then."""
         with self._lock:
-            before, self._report = self._report, replace(counted)
-            self._report.merge(before)
+            before, self._report = self._report, counted
+            if before.engine or before.nbytes:
+                self._report.merge(before)
 
     @staticmethod
     def _count(report: Report, statistics: _native.Statistics, nbytes: int | None) -> None:
@@ -142,6 +143,21 @@ class Tally:
         self._underway = weakref.WeakSet()
         self._jobs = 0
         self.active_time.stop_all()
+
+
+class Job:
+    """Counts as a native job that is waited for, from entry to exit."""
+
+    __slots__ = ("_tally",)
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def __enter__(self) -> None:
+        self._tally._begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._tally._end()
 
 
 class Underway:

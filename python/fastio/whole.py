@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,15 +21,12 @@ from fastio.loading import (
     describe,
     note_events,
     read_all,
-    summed_up,
 )
 from fastio.located import Located
 from fastio.options import Options
 from fastio.progress import Advance, progress_bar
 from fastio.report import Report
 from fastio.shown import one_line
-
-_log = logging.getLogger("fastio")
 
 
 class To(NamedTuple):
@@ -89,11 +85,13 @@ class Load:
     def or_nothing(self) -> Iterator[None]:
         """The report of what fails meanwhile is empty."""
         try:
-            with summed_up(self.wanted):
-                yield
+            yield
         except BaseException:
             self._report.clear()
             raise
+        finally:
+            if self.wanted.watch is not None:
+                self.wanted.watch.sum_up()
 
     def now(self, *, progress: bool) -> dict[str, Any]:
         """Return all of it.
@@ -111,7 +109,8 @@ class Load:
 
     def bar(self, *, shown: bool) -> contextlib.AbstractContextManager[Advance | None]:
         """Return a progress bar of it."""
-        return progress_bar(self.wanted.source, bytes_of(self.wanted), shown=shown)
+        nbytes = bytes_of(self.wanted) if shown else 0
+        return progress_bar(self.wanted.source, nbytes, shown=shown)
 
     def _onto_the_host(self, progress: Advance | None) -> dict[str, Any]:
         describe(self._report, self.wanted, verified=self._verify)
@@ -155,7 +154,7 @@ class Load:
             tensors = {str(name): tensors[name] for name in self._names}
         self._report.seconds = time.perf_counter() - self._started
         self._report.cpu_seconds = time.process_time() - self._cpu_started
-        _log.info("loaded %s: %s", self.wanted.source, self._report.line())
+        self._report.log("loaded %s", self.wanted.source)
         return tensors
 
 

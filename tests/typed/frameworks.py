@@ -1,7 +1,6 @@
-"""What a type checker makes of `framework=`: what comes back, and what is refused.
+"""The types of `framework=`: a checker knows which arrays come back, and finds a misspelled name.
 
-Not run but checked (.ci/lint): mypy says of each ignored error that is none that it need not be
-ignored.
+mypy checks this file and nobody runs it (.ci/lint). It complains of an ignored error that is gone.
 """
 
 from collections.abc import ItemsView, ValuesView

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.shortage import memory_named
 from fastio.shown import listed
 
-_log = logging.getLogger("fastio")
 _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
 
 # How long a change of a folder may hold up whoever presses Ctrl-C; its disk may hang.
@@ -301,7 +299,7 @@ class SaveWork:
         begun, cpu_begun = request.begun
         ended, cpu_ended = clocks()
         report.seconds, report.cpu_seconds = ended - begun, cpu_ended - cpu_begun
-        _log.info("saved %s: %s", request.path, report.line())
+        report.log("saved %s", request.path)
 
 
 def _larger(request: Request) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,6 @@ from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
 
-_log = logging.getLogger("fastio")
 _Result = TypeVar("_Result")
 
 
@@ -170,7 +168,7 @@ class Writing(Reading):
             counted.engine, counted.engine_reason = "none", "every shard was there already"
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
-        _log.info("saved generation %d of %s: %s", generation, self._members.name, counted.line())
+        counted.log("saved generation %d of %s", generation, self._members.name)
         return generation
 
     def _in_turn(
