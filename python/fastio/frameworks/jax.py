@@ -10,4 +10,4 @@ import numpy as np
 
 from fastio.frameworks.through_numpy import ThroughNumpy
 
-FRAMEWORK = ThroughNumpy("jax", "flax", make=jnp.asarray, array_of=np.asarray)
+FRAMEWORK = ThroughNumpy("jax", make=jnp.asarray, array_of=np.asarray)

@@ -20,4 +20,4 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     return np.asarray(tensor)
 
 
-FRAMEWORK = ThroughNumpy("mlx", "mlx", make=mx.array, array_of=_array_of, without=_WITHOUT)
+FRAMEWORK = ThroughNumpy("mlx", make=mx.array, array_of=_array_of, without=_WITHOUT)

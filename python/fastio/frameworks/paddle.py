@@ -46,4 +46,4 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     return array.view(held)
 
 
-FRAMEWORK = ThroughNumpy("paddle", "paddle", make=_make, array_of=_array_of, without=_WITHOUT)
+FRAMEWORK = ThroughNumpy("paddle", make=_make, array_of=_array_of, without=_WITHOUT)

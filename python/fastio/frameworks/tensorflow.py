@@ -17,7 +17,6 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
 
 FRAMEWORK = ThroughNumpy(
     "tensorflow",
-    "tf",
     make=tf.convert_to_tensor,
     array_of=_array_of,
     without=["F8_E8M0"],

@@ -25,8 +25,6 @@ class ThroughNumpy:
     ----------
     name : str
         As `framework=` has it.
-    format : str
-        What a file's metadata calls it.
     make : callable
         From a numpy array, whose memory is nobody else's, to a tensor.
     array_of : callable
@@ -38,14 +36,12 @@ class ThroughNumpy:
     def __init__(
         self,
         name: str,
-        format: str,
         *,
         make: Callable[[npt.NDArray[Any]], Any],
         array_of: Callable[[Any], npt.NDArray[Any]],
         without: Collection[str] = (),
     ) -> None:
         self.NAME = name
-        self.FORMAT = format
         self.DTYPES = {dtype: held for dtype, held in arrays.DTYPES.items() if dtype not in without}
         self._make = make
         self._array_of = array_of
