@@ -42,6 +42,11 @@ class TensorMeta:
     shape: list[int]
     data_offsets: tuple[int, int]
 
+    @one_line
+    def __repr__(self) -> str:
+        values = f"dtype={self.dtype!r}, shape={self.shape}, data_offsets={self.data_offsets}"
+        return f"fastio.TensorMeta({values})"
+
 
 class safe_open:
     """A safetensors file whose tensors are read when they are asked for.
