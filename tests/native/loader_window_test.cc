@@ -129,7 +129,7 @@ TEST_CASE("damage ends the wait for what is behind it, and what is whole can sti
     job->let_go(0, 1);
     REQUIRE(job->wait_for_region(0, 5, kPatience));
     CHECK(job->take_region(0, 5) == nullptr);
-    for (const std::size_t whole : {2, 3}) {
+    for (const std::size_t whole : {std::size_t{2}, std::size_t{3}}) {
       const auto region = job->take_region(0, whole);
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, whole, *region, sample));

@@ -59,17 +59,19 @@ TEST_CASE("a part by strides is copied in its order, and verifies what it lies i
   // Rows of 64 KiB, by value of 4 bytes.
   constexpr std::uint64_t kRow = 65536;
   constexpr std::int64_t kStride = 65536;
-  const struct {
+  struct Case {
     StridedPart part;
-    std::uint64_t chunks;
-  } cases[] = {
+    std::uint64_t chunks = 0;
+  };
+  const Case cases[] = {
       {{8, {8, 12}, 4, {}}, 1},
       {{0, {0, 28 * kRow + 4}, 4, {{5, 7 * kStride}}}, 5},  // far apart: no chunk between
       {{30 * kRow, {2 * kRow, 30 * kRow + 12}, 4, {{8, -4 * kStride}, {3, 4}}}, 8},
       {{kRow + 8, {kRow, 2 * kRow + 12}, 4, {{2, kStride}, {3, -4}}}, 2},
       {{0, {0, 31 * kRow + 4}, 4, {{32, kStride}}}, 32},
   };
-  for (const auto& [part, chunks] : cases) {
+  for (const Case& tried : cases) {
+    const StridedPart& part = tried.part;
     const auto file = MappedFile::open(halves(sample, true), LoadOptions{});
     REQUIRE(file != nullptr);
     std::vector<std::byte> expected;
@@ -89,7 +91,7 @@ TEST_CASE("a part by strides is copied in its order, and verifies what it lies i
     std::vector<std::byte> found(expected.size());
     CHECK_FALSE(file->take(part, found).has_value());
     CHECK(found == expected);
-    CHECK(file->chunks_verified() == chunks);
+    CHECK(file->chunks_verified() == tried.chunks);
   }
 }
 
