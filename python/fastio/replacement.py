@@ -185,6 +185,8 @@ class Replacement(NewFile):
             if not self._link_to_its_name():
                 self._copy(f"rename is refused here ({named(error)})", self._open_at_once)
                 self._keep()
+        else:
+            self._named = False
         self._committed = True
 
     def _keep(self) -> None:

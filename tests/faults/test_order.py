@@ -61,7 +61,6 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_then_its_name_is(
         *(["link"] if beginning == "nameless" else []),
         f"rename to {path.name}",
         "fsync of the folder",
-        "unlink",  # of the temporary name, which is gone
     ]
 
 

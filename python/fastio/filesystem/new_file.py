@@ -261,6 +261,9 @@ class NewFile:
         if error is not None:
             traceback.clear_frames(error.__traceback__)
         self.let_go()
+        if self._committed and not self._named:  # there is nothing left that a disk could hold up
+            self._end()
+            return
         # A disk that hangs may hold this up, too; an interrupt and an error are not to wait for it.
         ending = threading.Thread(target=self._end, daemon=True)
         try:
