@@ -126,7 +126,7 @@ def versions() -> dict[str, str]:
     if fio := _output("fio", "--version"):
         found["fio"] = fio.removeprefix("fio-")
     # Where the tree is a copy without its history, whoever copied it says what it is.
-    if commit := os.environ.get("FASTIO_COMMIT", ""):
+    if commit := os.environ.get("FASTIO_BENCH_COMMIT", ""):
         found["commit"] = commit
     elif commit := _output("git", "rev-parse", "--short=12", "HEAD"):
         changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench")

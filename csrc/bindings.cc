@@ -211,11 +211,24 @@ void register_engines(py::module_& module) {
   module.def("parked_bytes", &parked_bytes);
 }
 
+namespace {
+
+// Not in another interpreter than the main one: its callers' thread states (PyGILState_Ensure) are
+// not those of the threads here, and each would wait for the other's lock.
+constexpr const char* kMainInterpreterOnly =
+    "fastio works in the main interpreter of a process only: import it there, or in another "
+    "process";
+
+bool in_main_interpreter() { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+
+}  // namespace
 }  // namespace fastio
 
-// What the interpreter calls is below: it looks first whether this module can be had at all.
+// Up to Python 3.12 the interpreter calls what is below, which looks before pybind11 hangs. Later
+// ones call it in the main interpreter for all, and the body here in each.
 #define PyInit__native made_by_pybind11
 PYBIND11_MODULE(_native, module) {
+  if (!fastio::in_main_interpreter()) throw py::import_error(fastio::kMainInterpreterOnly);
   module.attr("__version__") = FASTIO_VERSION;
   fastio::register_errors();
   fastio::register_files(module);
@@ -232,14 +245,10 @@ PYBIND11_MODULE(_native, module) {
 }
 #undef PyInit__native
 
-// Not in another interpreter than the main one: its callers' thread states (PyGILState_Ensure) are
-// not those of the threads here, and each would wait for the other's lock.
 // The name is the interpreter's.
 // NOLINTNEXTLINE(bugprone-reserved-identifier)
 extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
-  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return made_by_pybind11();
-  PyErr_SetString(PyExc_ImportError,
-                  "fastio works in the main interpreter of a process only: import it there, or in "
-                  "another process");
+  if (fastio::in_main_interpreter()) return made_by_pybind11();
+  PyErr_SetString(PyExc_ImportError, fastio::kMainInterpreterOnly);
   return nullptr;
 }

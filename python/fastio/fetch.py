@@ -274,22 +274,29 @@ def errors_named(
                 watch.note(shards, incidents())
     except (ChecksumError, ReadError) as error:
         blamed = [shard for shard in shards if error.path in paths_of(shard)]
-        if watch is not None and watch.persistent and blamed:
+        is_watched = watch is not None and watch.persistent and blamed
+        if isinstance(error, ReadError) and not is_watched:
+            raise
+        error.__traceback__ = None  # its frames hold it, and the files with it
+        if watch is not None and is_watched:
             nbytes = error.nbytes if isinstance(error, ChecksumError) else 1
             raise watch.exhausted(blamed[0], error.offset, nbytes, source) from None
-        if isinstance(error, ReadError):
-            raise
-        raise ChecksumError(
-            error.path,
-            chunk=error.chunk,
-            offset=error.offset,
-            nbytes=error.nbytes,
-            expected=error.expected,
-            found=error.found,
-            tensors=[
-                name for shard in blamed for name in shard.names_within(error.offset, error.nbytes)
-            ],
-        ) from None
+        assert isinstance(error, ChecksumError)
+        raise _with_tensors(error, blamed) from None
+
+
+def _with_tensors(error: ChecksumError, blamed: Sequence[Shard]) -> ChecksumError:
+    return ChecksumError(
+        error.path,
+        chunk=error.chunk,
+        offset=error.offset,
+        nbytes=error.nbytes,
+        expected=error.expected,
+        found=error.found,
+        tensors=[
+            name for shard in blamed for name in shard.names_within(error.offset, error.nbytes)
+        ],
+    )
 
 
 def _tensor_bytes(shards: Sequence[Shard]) -> int:

@@ -31,4 +31,5 @@ def memory_named(subject: str, what: Callable[[], str]) -> Iterator[None]:
     except MemoryError as error:
         if subject in str(error):
             raise
+        error.__traceback__ = None  # its frames hold it, and the memory with it
         raise MemoryError(f"{subject}: there is no memory for {what()}") from error
