@@ -16,6 +16,19 @@
 namespace py = pybind11;
 
 namespace fastio {
+
+std::string encoded_path(const py::object& path) {
+  PyObject* encoded = nullptr;
+  if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
+  return static_cast<std::string>(py::reinterpret_steal<py::bytes>(encoded));
+}
+
+py::str shown_path(const std::string& path) {
+  PyObject* shown = PyUnicode_DecodeFSDefaultAndSize(path.data(), std::ssize(path));
+  if (shown == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(shown);
+}
+
 namespace {
 
 // The contiguous bytes of any object with the buffer protocol, held while this lives.
@@ -122,22 +135,9 @@ py::dict status_dict(const EngineStatus& status) {
   return answer;
 }
 
-std::string encoded_path(const py::object& path) {
-  PyObject* encoded = nullptr;  // as os.fsencode; refuses null bytes
-  if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
-  return static_cast<std::string>(py::reinterpret_steal<py::bytes>(encoded));
-}
-
-py::object shown_path(const File& file) {
-  const std::string& path = file.path();
-  PyObject* shown = PyUnicode_DecodeFSDefaultAndSize(path.data(), std::ssize(path));
-  if (shown == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(shown);
-}
-
-std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_path) {
+std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_as) {
   const std::string encoded = encoded_path(name);
-  const std::string shown = encoded_path(shown_path);
+  const std::string shown = encoded_path(shown_as);
   if (on_known_local_mount(folder_fd)) {
     const GilReleased released;
     if (auto file = File::open_in_at_once(folder_fd, encoded, shown)) return file;
@@ -165,7 +165,7 @@ void register_files(py::module_& module) {
            }),
            py::arg("path"))
       .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"))
-      .def_property_readonly("path", &shown_path)
+      .def_property_readonly("path", [](const File& file) { return shown_path(file.path()); })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
       .def_property_readonly("device", [](const File& file) { return file.mount().device; })

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -39,6 +40,11 @@ void register_mapped_files(pybind11::module_& module);
 // What load() gives back: regions and which extent of them each tensor is.
 class Loaded;
 void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded);
+
+// Paths as Python has them, as os.fsencode and os.fsdecode do; null bytes are refused. Nothing is
+// imported for them, which cannot be done any more when the interpreter ends.
+[[nodiscard]] std::string encoded_path(const pybind11::object& path);
+[[nodiscard]] pybind11::str shown_path(const std::string& path);
 
 // Raises the Python exception for a failed operation.
 [[noreturn]] void raise_failure(const Failure& failure);

@@ -130,6 +130,9 @@ py::tuple array_columns(const py::list& arrays, const py::dict& names) {
 }  // namespace
 
 void register_columns(py::module_& module) {
+  // NumPy's C functions are looked up at first use, which may be too late: in a finalizer, when the
+  // interpreter ends.
+  py::detail::npy_api::get();
   module.def("array_columns", &array_columns, py::arg("arrays"), py::arg("names"), py::pos_only());
   module.def("tensor_columns", &tensor_columns, py::arg("entries"), py::arg("bits"),
              py::arg("data_bytes"), py::pos_only());

@@ -21,10 +21,6 @@ py::object optional_text(const std::string& text) {
   return text.empty() ? py::none() : py::object(py::str(text));
 }
 
-std::string shown(const std::string& path) {
-  return py::module_::import("os").attr("fsdecode")(py::bytes(path)).cast<std::string>();
-}
-
 // A limit of locked memory is none of these: there is memory, and a ring may not have it.
 bool of_memory(const Failure& failure) {
   return failure.kind != Failure::Kind::device && failure.error == ENOMEM &&
@@ -60,7 +56,8 @@ void set_failure(const Failure& failure) {
     const std::string call =
         failure.operation == "allocate" ? "" : " (" + failure.operation + " failed)";
     const std::string detail = failure.detail.empty() ? "" : ": " + failure.detail;
-    return set_memory_error(shown(failure.path) + ": ", failure.asked_bytes, call + detail);
+    return set_memory_error(shown_path(failure.path).cast<std::string>() + ": ",
+                            failure.asked_bytes, call + detail);
   }
   if (failure.kind == Failure::Kind::device) {
     const py::object type = error_class("DeviceError");

@@ -92,10 +92,6 @@ std::string hex16(std::uint64_t value) {
   return text;
 }
 
-py::object shown_path(const File& file) {
-  return py::module_::import("os").attr("fsdecode")(py::bytes(file.path()));
-}
-
 std::string detail_of(const Incident& incident) {
   if (!incident.failure) {
     return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
@@ -224,10 +220,11 @@ std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const Loa
 
 void raise_damage(const File& file, const DamagedChunk& damage) {
   const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
-  const py::object error = type(
-      shown_path(file), py::arg("chunk") = damage.chunk, py::arg("offset") = damage.extent.begin,
-      py::arg("nbytes") = damage.extent.end - damage.extent.begin,
-      py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
+  const py::object error =
+      type(shown_path(file.path()), py::arg("chunk") = damage.chunk,
+           py::arg("offset") = damage.extent.begin,
+           py::arg("nbytes") = damage.extent.end - damage.extent.begin,
+           py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();
 }
@@ -273,7 +270,7 @@ py::list take_incidents(LoadJob& job) {
     py::dict told;
     told["shard"] = incident.shard;
     told["copy"] = incident.copy;
-    told["path"] = shown_path(*job.request(incident.shard).copies[incident.copy]);
+    told["path"] = shown_path(job.request(incident.shard).copies[incident.copy]->path());
     told["offset"] = incident.extent.begin;
     told["nbytes"] = incident.extent.end - incident.extent.begin;
     told["cause"] = failure ? "read" : "checksum";

@@ -83,10 +83,6 @@ void put_on_devices(Sources& sources, SaveOptions& options, const DeviceArgument
   }
 }
 
-std::string encoded(const py::object& path) {
-  return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-}
-
 // Runs a call that a device may never answer. It keeps the file open, whoever leaves.
 template <typename Work>
 void detached(Work work) {
@@ -147,7 +143,7 @@ py::dict statistics(const SaveJob& job) {
 void register_target(py::module_& module) {
   py::class_<TargetFile, std::shared_ptr<TargetFile>>(module, "TargetFile")
       .def(py::init([](int fd, const py::object& path, const py::object& reopened_as) {
-             return TargetFile::adopt(fd, encoded(path), encoded(reopened_as));
+             return TargetFile::adopt(fd, encoded_path(path), encoded_path(reopened_as));
            }),
            py::arg("fd"), py::arg("path"), py::arg("reopened_as"))
       .def_property_readonly("filesystem",
@@ -210,7 +206,7 @@ void register_saving(py::module_& module) {
   module.def(
       "exchange",
       [](const py::object& one, const py::object& other) {
-        return exchange_names(encoded(one), encoded(other));
+        return exchange_names(encoded_path(one), encoded_path(other));
       },
       py::arg("one"), py::arg("other"));
   module.def(

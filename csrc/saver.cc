@@ -126,20 +126,22 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
   }
   next_block_ = first;
   last_block_ = last;
-  const unsigned lanes_allowed = leg == Leg::in_order ? 1 : options_.lanes;
-  const unsigned queue_depth = leg == Leg::in_order ? 1 : options_.queue_depth;
+  // Not by a ring: of one write FUSE gets parts at once from it, and they come in any order.
+  const bool in_order = leg == Leg::in_order;
+  const unsigned lanes_allowed = in_order ? 1 : options_.lanes;
+  const unsigned queue_depth = in_order ? 1 : options_.queue_depth;
   const std::size_t count = std::min<std::size_t>(lanes_allowed, last - first);
   EngineSet set;
   if (!writes()) {
     set.engines.resize(count);
   } else {
     try {
-      set = make_engines(options_.engine, count, queue_depth);
+      set = make_engines(in_order ? EnginePreference::pread : options_.engine, count, queue_depth);
     } catch (const IoError& error) {
       throw concerning(file_->path(), Failure::Kind::write, error);
     }
     engine_name_ = name_of(set.kind);
-    engine_reason_ = std::move(set.reason);
+    engine_reason_ = in_order ? "a file is written in order by calls" : std::move(set.reason);
   }
   std::vector<std::unique_ptr<SaveLane>> lanes;
   lanes.reserve(count);

@@ -151,3 +151,21 @@ print("done")
     with tempfile.TemporaryDirectory() as folder:  # not below one that is closed to others
         done = testbed.run_python(_REFUSE + code, folder).check()
     assert done.stdout == "done\n"
+
+
+@pytest.mark.parametrize("framework", ["torch", "fastio.torch"])
+def test_a_framework_in_use_is_not_imported_late(tmp_path: Path, framework: str) -> None:
+    pytest.importorskip("torch")
+    code = (
+        f"import sys, torch\nimport {framework}\n"
+        + _REFUSE
+        + """
+tensors = {"a": torch.arange(5), "b": torch.ones(3, dtype=torch.bfloat16)}
+refuse()
+fastio.save(tensors, path)
+assert fastio.load(path, framework="torch")["a"][3] == 3
+print("done")
+"""
+    )
+    done = testbed.run_python(code, tmp_path / "model").check()
+    assert done.stdout == "done\n"

@@ -41,7 +41,7 @@ _UNITS = (
 # Lowest first; modules of one line do not know each other.
 _LAYERS = (
     ("shown", "notebook", "matches", "anchored"),
-    ("fastio_error", "collector", "host_memory", "descriptors"),
+    ("fastio_error", "collector", "host_memory", "descriptors", "threads"),
     ("errors",),
     ("missing", "absent"),
     ("paths",),

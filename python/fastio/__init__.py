@@ -25,6 +25,7 @@ from fastio.errors import (
     WriteError,
 )
 from fastio.events import Event, on_event
+from fastio.frameworks import import_those_in_use
 from fastio.in_memory import deserialize
 from fastio.options import Options
 from fastio.reader import Reader
@@ -92,6 +93,9 @@ __all__ = [
     "serialize_file",
     "trim",
 ]
+
+# A process may give up its rights, or its view of the filesystem, before a call needs them.
+import_those_in_use()
 
 _MODULES = ("flax", "mlx", "numpy", "paddle", "tensorflow", "torch", "uring")
 

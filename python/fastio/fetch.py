@@ -274,14 +274,13 @@ def errors_named(
                 watch.note(shards, incidents())
     except (ChecksumError, ReadError) as error:
         blamed = [shard for shard in shards if error.path in paths_of(shard)]
-        is_watched = watch is not None and watch.persistent and blamed
-        if isinstance(error, ReadError) and not is_watched:
-            raise
-        error.__traceback__ = None  # its frames hold it, and the files with it
-        if watch is not None and is_watched:
+        if watch is not None and watch.persistent and blamed:
             nbytes = error.nbytes if isinstance(error, ChecksumError) else 1
+            error.__traceback__ = None  # its frames hold it, and the files with it
             raise watch.exhausted(blamed[0], error.offset, nbytes, source) from None
-        assert isinstance(error, ChecksumError)
+        if isinstance(error, ReadError):
+            raise
+        error.__traceback__ = None
         raise _with_tensors(error, blamed) from None
 
 

@@ -18,6 +18,7 @@ from fastio.errors import WriteError
 from fastio.events import Event, emit
 from fastio.filesystem import trial
 from fastio.filesystem.durability import sync_file
+from fastio.filesystem.leftovers import lock, unlock
 from fastio.filesystem.refusals import is_refusal
 from fastio.replacement import Replacement
 
@@ -41,9 +42,15 @@ class InPlace(Replacement):
 
     _nbytes = 0
     _begun = False
+    _lock_fd = -1
 
     def _open(self) -> tuple[int, bool]:
         return self._call("open", lambda: os.open(self.path, os.O_PATH | os.O_CLOEXEC)), False
+
+    @property
+    def is_at_its_place(self) -> bool:
+        """It is."""
+        return True
 
     def reserve(self, nbytes: int, padded_nbytes: int = 0) -> None:
         """See that the file can be written; nothing changes yet.
@@ -80,7 +87,9 @@ class InPlace(Replacement):
         Raises
         ------
         WriteError
+            Also if another save is writing into the file.
         """
+        self._lock()
         self._empty()
         cut = self._can_be_cut()
         padded_nbytes = self._padded_nbytes if cut else self._nbytes
@@ -93,6 +102,17 @@ class InPlace(Replacement):
             )
             self._empty()
         told(self.file)
+
+    def _lock(self) -> None:
+        """Two that write into one file, by whatever names, would leave parts of both."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self._lock_fd = os.open(self.path, flags)
+        except OSError:
+            return  # it may be written, and not be read
+        if lock(self._lock_fd) is False:
+            detail = "the file is locked: another save is writing into it"
+            raise WriteError(errno.EBUSY, "open", self.path, detail=detail)
 
     def _can_be_cut(self) -> bool:
         """Unlike a new file, this one cannot be written again where that is met at the end."""
@@ -155,6 +175,13 @@ class InPlace(Replacement):
             cause = "it was written in place, and is not whole"
             emit(Event("failure", str(self.path), cause, "what it held before is lost"))
         super().discard()
+
+    def _end(self) -> None:
+        super()._end()
+        locked, self._lock_fd = self._lock_fd, -1
+        if locked >= 0:
+            unlock(locked)  # a forked child has the descriptor, too
+            os.close(locked)
 
 
 def _is_mapped(path: Path, status: os.stat_result) -> bool:

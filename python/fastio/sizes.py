@@ -62,11 +62,11 @@ def _parsed(what: str, text: str) -> int:
     digits, fraction, exponent, unit, suffix = written.groups(default="")
     base = 1000 if suffix.lower() == "b" else 1024
     scale = base ** _POWERS[unit.lower()] if unit else 1
-    if not fraction and not exponent:
-        return int(digits) * scale
-    from fractions import Fraction  # takes longer to import than most need it
-
-    value = Fraction(digits.replace("_", "") + (fraction if fraction != "." else "") + exponent)
-    if not unit and value.denominator != 1:
+    decimals = fraction[1:]
+    power = int(exponent[1:] or 0) - len(decimals)
+    larger: int = 10 ** max(power, 0)
+    smaller: int = 10 ** max(-power, 0)
+    value, rest = divmod(int(digits + decimals) * scale * larger, smaller)
+    if rest and not unit:
         raise ValueError(f"{what}={shown(text)}: expected a whole number")
-    return int(value * scale)
+    return value

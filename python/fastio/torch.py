@@ -9,6 +9,7 @@ import torch
 
 from fastio.checksums import FORMAT_OF_NONE, without_own_keys
 from fastio.frameworks import framework, tied
+from fastio.frameworks import torch as _tensors  # noqa: F401 (a later call may find no module)
 from fastio.handed import check_mapping, problem_of
 from fastio.in_memory import deserialize, tensors_in
 from fastio.safe_open import all_tensors, safe_open

@@ -8,6 +8,7 @@
 //              refused, and a new file goes when it is closed.
 //   overwrite  Open to write, without O_TRUNC, of a file that has bytes.
 // full=BYTES: a write behind that byte of a file is ENOSPC.
+// direct_io=1: the kernel caches nothing, and hands each write on as it comes.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>
@@ -27,11 +28,12 @@ enum {
   ORDER,
   OVERWRITE,
   FULL,
+  DIRECT_IO,
   CALLS
 };
 static const char* const names[CALLS] = {
     "rename",   "link",  "truncate", "chmod", "chown",     "fallocate", "fsync",
-    "fsyncdir", "flock", "direct",   "order", "overwrite", "full",
+    "fsyncdir", "flock", "direct",   "order", "overwrite", "full",      "direct_io",
 };
 static long refused[CALLS];
 
@@ -45,6 +47,7 @@ static int opened(int result, struct fuse_file_info* info, int is_new) {
     ends[info->fh] = 0;
     created[info->fh] = is_new;
   }
+  info->direct_io = refused[DIRECT_IO] != 0;
   return result;
 }
 

@@ -45,6 +45,7 @@ _RENAMING: Mapping[str, Mapping[str, int]] = {
     "no fsync of folders": {"fsyncdir": errno.EINVAL},
     "no O_DIRECT": {"direct": errno.EINVAL},
     "writes in order": {**_PLAIN, "order": errno.EINVAL, "truncate": _NO_SUPPORT},
+    "writes in order, nothing cached": {**_PLAIN, "order": errno.EINVAL, "direct_io": 1},
     "writes in order, ESPIPE": {**_PLAIN, "order": errno.ESPIPE},
     "like HDFS": testbed.LIKE_HDFS,
 }
@@ -52,6 +53,12 @@ _FIXED: Mapping[str, Mapping[str, int]] = {
     "no rename ENOSYS": {**_PLAIN, "rename": _NO_CALL},
     "no rename EPERM": {**_PLAIN, "rename": errno.EPERM},
     "no rename, no link": {**_PLAIN, "rename": _NO_CALL, "link": _NO_CALL},
+    "no rename, writes in order, nothing cached": {
+        **_PLAIN,
+        "rename": _NO_CALL,
+        "order": errno.EINVAL,
+        "direct_io": 1,
+    },
     "no rename, writes in order": {**_PLAIN, "rename": _NO_CALL, "order": errno.EINVAL},
     "like S3": testbed.LIKE_S3,
 }
@@ -280,6 +287,17 @@ def test_a_disk_that_runs_full_leaves_nothing(lacking_mount: Mounted, lacks: str
     with pytest.raises(fastio.WriteError) as raised:
         way(mount.path / "model", _NEW)
     assert raised.value.errno == errno.ENOSPC
+    assert _only(mount.source, 0), _names_below(mount.source)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EXDEV])
+@pytest.mark.parametrize("way", [_save, _in_the_background, _shards])
+def test_a_rename_that_fails_leaves_nothing(lacking_mount: Mounted, code: int, way: Any) -> None:
+    """Nor can an open file be removed there: FUSE renames it meanwhile."""
+    mount = lacking_mount(rename=code)
+    with pytest.raises(fastio.WriteError) as raised:
+        way(mount.path / "model", _NEW)
+    assert (raised.value.errno, raised.value.operation) == (code, "rename")
     assert _only(mount.source, 0), _names_below(mount.source)
 
 

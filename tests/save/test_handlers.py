@@ -320,3 +320,38 @@ def test_who_waits_is_not_held_up_by_a_turn_that_was_lost(tmp_path: Path) -> Non
         lost = None
     assert writer.error is None
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fastio.save(tensors, path)",
+        "fastio.save(tensors, path, shard_bytes=100)",
+        "fastio.numpy.save_file(tensors, path)",
+        "fastio.save(tensors, path, checksums=False); fastio.seal(path)",
+        "fastio.Store.create([path], replicas=1).save(tensors)",
+    ],
+    ids=["save", "shards", "save_file", "seal", "store"],
+)
+@pytest.mark.parametrize("before", ["", "fastio.save(tensors, path + '.before')"])
+def test_a_finalizer_saves_when_the_interpreter_ends(
+    tmp_path: Path, call: str, before: str
+) -> None:
+    """No thread begins then, and no module is found any more."""
+    code = f"""
+import sys
+import numpy, fastio, fastio.numpy
+fastio.Store
+class Last:
+    def __del__(self):
+        assert sys.is_finalizing()
+        {call}
+tensors, path = {{"a": numpy.arange(1000.0), "b": numpy.ones(3)}}, sys.argv[1]
+{before}
+last = Last()
+"""
+    done = testbed.run_python(code, tmp_path / "model").check()
+    assert done.stderr == ""
+    found = fastio.load(tmp_path / "model", verify="require")
+    assert sorted(found) == ["a", "b"]
+    assert found["a"][7] == 7

@@ -5,6 +5,8 @@ import gc
 import os
 import stat
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import fastio
 import fastio.numpy
 import testbed
+from fastio.saving.writing import FileWriter
 from testbed.requirements import run_tool_or_skip
 
 _OLD = {"old": np.arange(100_000, dtype=np.float32)}
@@ -134,6 +137,100 @@ def test_tensors_that_are_a_mapping_of_the_file_are_not_lost(old: Path) -> None:
     gc.collect()
     fastio.save(_NEW, old, options=_IN_PLACE)
     _assert_holds(old, _NEW)
+
+
+def _interrupt(monkeypatch: pytest.MonkeyPatch, handler: Callable[[], None]) -> None:
+    """Have something called in the middle of the next save, on its thread, as a handler is."""
+    real = FileWriter.write_data
+
+    def interrupted(self: Any, **more: Any) -> Any:
+        monkeypatch.setattr(FileWriter, "write_data", real)
+        handler()
+        return real(self, **more)
+
+    monkeypatch.setattr(FileWriter, "write_data", interrupted)
+
+
+_OVERTAKES = "this thread is in the middle of writing it in place"
+
+
+@pytest.mark.parametrize("options", [_IN_PLACE, None], ids=["in place", "beside it"])
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
+    old: Path, monkeypatch: pytest.MonkeyPatch, options: fastio.Options | None, wait: Any
+) -> None:
+    """The file would have parts of both."""
+
+    def handler() -> None:
+        with pytest.raises(fastio.WriteError, match=_OVERTAKES) as raised:
+            fastio.save(_OLD, old, options=options, wait=wait)
+        assert raised.value.errno == errno.EBUSY
+
+    _interrupt(monkeypatch, handler)
+    fastio.save(_NEW, old, options=_IN_PLACE)
+    _assert_holds(old, _NEW)
+    assert os.listdir(old.parent) == [old.name]
+
+
+def test_a_handler_cannot_wait_for_what_comes_after_a_save_in_place(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = []
+
+    def handler() -> None:
+        other = threading.Thread(target=lambda: handles.append(fastio.save(_OLD, old, wait=False)))
+        other.start()
+        other.join()
+        with pytest.raises(fastio.WriteError, match=_OVERTAKES):
+            handles[0].result()
+
+    _interrupt(monkeypatch, handler)
+    fastio.save(_NEW, old, options=_IN_PLACE)
+    handles[0].result(60)
+    _assert_holds(old, _OLD)
+
+
+def test_one_save_at_a_time_writes_into_a_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have several names, which take no turns."""
+    other = old.with_name("other.safetensors")
+    other.hardlink_to(old)
+
+    def handler() -> None:
+        with pytest.raises(fastio.WriteError, match="another save is writing into it") as raised:
+            fastio.save(_OLD, other, options=_IN_PLACE)
+        assert raised.value.errno == errno.EBUSY
+
+    _interrupt(monkeypatch, handler)
+    fastio.save(_NEW, old, options=_IN_PLACE)
+    _assert_holds(old, _NEW)
+    fastio.save(_OLD, other, options=_IN_PLACE)
+    _assert_holds(old, _OLD)
+
+
+def test_a_forked_child_holds_no_file_up(old: Path) -> None:
+    """It has the descriptors that its parent had."""
+    code = """
+import os, signal, sys
+import numpy, fastio
+from fastio.saving.writing import FileWriter
+
+def interrupted(self, real=FileWriter.write_data, **more):
+    children.append(os.fork())
+    if children[-1] == 0:
+        signal.pause()
+    return real(self, **more)
+
+children, options = [], fastio.Options(in_place=True)
+FileWriter.write_data = interrupted
+try:
+    for mark in (1, 2):
+        fastio.save({"a": numpy.full(100, mark)}, sys.argv[1], options=options)
+finally:
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+"""
+    testbed.run_python(code, old).check()
+    _assert_holds(old, {"a": np.full(100, 2)})
 
 
 def test_in_the_background_a_copy_is_written(old: Path) -> None:

@@ -35,6 +35,12 @@ def lock(fd: int) -> bool | None:
     return True
 
 
+def unlock(fd: int) -> None:
+    """Give a lock up for all who have this descriptor."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def leftovers(path: Path) -> Iterator[list[Path]]:
     """The temporary files that crashed saves of `path` left behind, locked meanwhile.

@@ -11,14 +11,13 @@ import contextlib
 import errno
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fastio import _native
+from fastio import _native, threads
 from fastio.descriptors import limit
 from fastio.errors import WriteError
 from fastio.filesystem import inheritance, trial
@@ -124,6 +123,11 @@ class NewFile:
 
     # ---- how it can be written
 
+    @property
+    def is_at_its_place(self) -> bool:
+        """Whether it is written under its own name, once it was reserved."""
+        return not self.renames
+
     def reserve(self, nbytes: int, padded_nbytes: int = 0) -> None:
         """Have space set aside; where there is no such thing, find out how the file can be written.
 
@@ -187,6 +191,7 @@ class NewFile:
         except OSError as error:
             raise self._failed(error, "open") from error
         self.temporary, self._named, self._at_once = self.path, True, True
+        lock(self._fd)  # nobody writes into it meanwhile
         self._note("rename is refused here", "a new file has its name before it is whole")
 
     def _go_on_named(self, refusal: OSError) -> None:
@@ -265,10 +270,9 @@ class NewFile:
             self._end()
             return
         # A disk that hangs may hold this up, too; an interrupt and an error are not to wait for it.
-        ending = threading.Thread(target=self._end, daemon=True)
         try:
-            ending.start()
-        except RuntimeError:  # no thread to be had
+            ending = threads.start(self._end, f"fastio close {self.path.name}", daemon=True)
+        except threads.NoThreadError:
             self._end()
         else:
             interrupted = error is not None and not isinstance(error, Exception)
@@ -301,6 +305,8 @@ class NewFile:
     def _call(self, operation: str, call: Callable[[], _Result]) -> _Result:
         try:
             return call()
+        except WriteError:
+            raise  # of a save by a signal handler
         except OSError as error:
             raise self._failed(error, operation) from error
 
@@ -324,13 +330,15 @@ def _close_and_remove(fd: int, name: Path | None) -> None:
 
 
 def _is_in_the_way(name: Path) -> bool:
-    """Remove a file; whether that is refused as long as it is open, as some filesystems do."""
+    """Remove a file; whether that has failed. It may work once it is closed: FUSE renames an open
+    file, and some filesystems refuse.
+    """
     try:
         os.unlink(name)
     except FileNotFoundError:
         return False
-    except OSError as error:
-        return is_refusal(error) or error.errno == errno.EBUSY
+    except OSError:
+        return True
     return False
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 
@@ -201,9 +204,26 @@ def _framework_of_class(kind: type) -> Framework | None:
     return None
 
 
+@functools.cache  # no module is found any more when the interpreter ends
 def _module(name: str) -> Framework:
     module = importlib.import_module(f"fastio.frameworks.{name}")
     return cast(Framework, getattr(module, "FRAMEWORK", module))
+
+
+def import_those_in_use() -> None:
+    """Import the modules of numpy, and of the frameworks that the process has imported.
+
+    Raises
+    ------
+    Nothing: what cannot be imported is told by the call that needs it.
+    """
+    _module("numpy")
+    for (package, _), name in _CLASSES.items():
+        spec = getattr(sys.modules.get(package), "__spec__", None)
+        # Not in the middle of its own import, whose end needs no part of fastio.
+        if spec is not None and not getattr(spec, "_initializing", False):
+            with contextlib.suppress(ImportError):
+                _module(name)
 
 
 def check_dtypes(catalog: Catalog, held_by: Framework) -> None:

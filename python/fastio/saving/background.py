@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from fastio import threads
 from fastio.saving.bell import Latch
 from fastio.saving.turns import Turn
 from fastio.shown import cut, one_line
@@ -196,10 +197,9 @@ def start(
     try:
         if threading.main_thread().is_alive():
             # Not a daemon: the interpreter waits for it.
-            thread = threading.Thread(target=run, name=f"fastio.save {path.name}")
             try:
-                thread.start()
-            except RuntimeError as refusal:
+                thread = threads.start(run, f"fastio.save {path.name}")
+            except threads.NoThreadError as refusal:
                 _log.warning("%s is saved before save() returns: %s", path, refusal)
             else:
                 turn.threads = {thread.ident or 0}

@@ -217,6 +217,9 @@ class SaveWork:
         for writer in self._writers:
             writer.reserve()
         self._fixed_names = self._has_fixed_names()
+        turn.exposed = self._fixed_names or any(
+            writer.replacement.is_at_its_place for writer in self._writers
+        )
         if self._fixed_names:
             self._change_folder(turn, self._fix_names)
         for writer in self._writers:

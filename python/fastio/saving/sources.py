@@ -79,7 +79,7 @@ class Sources:
     @property
     def data_bytes(self) -> int:
         """Of all tensors together."""
-        return int(self.nbytes.sum())
+        return int(np.add.reduce(self.nbytes))  # what sum() imports may be out of reach
 
     def bounds(self, start: int) -> npt.NDArray[np.int64]:
         """Return where each tensor begins, and the last one ends, in data that begins at `start`:

@@ -10,6 +10,7 @@ thread, would keep that thread from going on. Each change here is one step of th
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from fastio.errors import WriteError
 from fastio.saving.bell import Bell
 
 _turns: set[weakref.ref[Turn]] = set()
@@ -41,9 +43,12 @@ class Turn:
         Turns are in the order of their places. Each ends with infinity, so that there is room
         right before it: between ``(7, inf)`` and all below it lies ``(7, 8, inf)``. Empty when it
         is not taken, or left.
+    exposed : bool
+        Whether what lies at the path is being written: nothing can go before this turn any more.
     """
 
     place: tuple[float, ...] = ()
+    exposed = False
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -52,8 +57,14 @@ class Turn:
         self._reference = weakref.ref(self)
 
     def take(self) -> None:
-        """Take the last place; but one right before all other turns of this thread."""
-        own = [turn for turn in _queue(self.key) if threading.get_ident() in turn.threads]
+        """Take the last place; but one right before all other turns of this thread.
+
+        Raises
+        ------
+        WriteError
+            If one of those is `exposed`: it can be overtaken as little as waited for.
+        """
+        own = _overtakable(self.key)
         before = own[0].place[:-1] if own else ()
         self.place = (*before, next(_numbers), math.inf)
         _turns.add(self._reference)
@@ -74,10 +85,14 @@ class Turn:
         """Go before all turns that cannot end before the calling thread goes on.
 
         Whoever waits for a save calls this: the thread may be in the middle of one itself.
+
+        Raises
+        ------
+        WriteError
+            As `take` does.
         """
-        mine = threading.get_ident()
-        for turn in _queue(self.key):
-            if mine in turn.threads and turn.place < self.place:
+        for turn in _overtakable(self.key):
+            if turn.place < self.place:
                 turn.place = (*self.place, next(_numbers), math.inf)
         _wake(self.key)
 
@@ -131,8 +146,24 @@ def is_own(key: str) -> bool:
     """Return whether the calling thread is in the middle of a turn: it is a handler's, or a
     finalizer's.
     """
+    return bool(_own(key))
+
+
+def _own(key: str) -> list[Turn]:
+    """The turns of a path that the calling thread is in the middle of."""
     mine = threading.get_ident()
-    return any(mine in turn.threads for turn in _queue(key))
+    return [turn for turn in _queue(key) if mine in turn.threads]
+
+
+def _overtakable(key: str) -> list[Turn]:
+    own = _own(key)
+    if any(turn.exposed for turn in own):
+        detail = (
+            "this thread is in the middle of writing it in place; what a signal handler or a "
+            "finalizer saves meanwhile needs another path"
+        )
+        raise WriteError(errno.EBUSY, "open", key, detail=detail)
+    return own
 
 
 def _queue(key: str) -> list[Turn]:

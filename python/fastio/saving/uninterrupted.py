@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from fastio import threads
 from fastio.saving.bell import Bell
 
 _Result = TypeVar("_Result")
@@ -59,8 +60,8 @@ class Uninterrupted(Generic[_Result]):
         """
         if threading.current_thread() is threading.main_thread():
             try:
-                threading.Thread(target=self._take, name=self._name, daemon=True).start()
-            except RuntimeError:  # no thread to be had
+                threads.start(self._take, self._name, daemon=True)
+            except threads.NoThreadError:
                 self._take()
         else:
             self._take()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+
+from fastio import threads
 
 
 def at_once(
@@ -37,23 +39,20 @@ def at_once(
         except BaseException as error:
             errors.append(error)
 
-    threads, left = [], []
+    running, left = [], []
     for call in calls:
-        thread = threading.Thread(target=make, args=(call,), name="fastio.store")
         try:
-            thread.start()
-        except RuntimeError:
+            running.append(threads.start(partial(make, call), "fastio.store"))
+        except threads.NoThreadError:
             left.append(call)
-        else:
-            threads.append(thread)
     try:
         for call in left:
             make(call)
-        for thread in threads:
+        for thread in running:
             thread.join()
     except BaseException:
         interrupted()
-        for thread in threads:
+        for thread in running:
             thread.join()
         raise
     return errors
