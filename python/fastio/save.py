@@ -163,10 +163,13 @@ def save(
     Saves to one path come in the order in which they were asked for. Only a save that a signal
     handler begins while its own thread is saving to that path goes first. It is in place when it
     returns, also if the handler then ends the process. If the handler returns, the outer save goes
-    on and takes the place in turn, unless it had it already.
+    on and takes the place in turn, unless it had it already. Where the outer save writes the file in
+    place, the handler's is a WriteError (EBUSY): it needs another path. Only one save at a time, of
+    any process, writes into a file in place; others are refused with EBUSY, too.
 
     A process that gives up its rights, or its view of the filesystem, imports before what it is to
-    use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, ``rich.progress``.
+    use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, `fastio.torch` where PyTorch was
+    not imported before fastio, ``rich.progress``.
 
     Examples
     --------
