@@ -48,7 +48,7 @@ class Agreement:
         Parameters
         ----------
         same : mapping of str to Target
-            Names that are the same memory as another one, each with that one.
+            Names that are the same memory as another one, or a range of it, each with that one.
         targets : mapping of str to Target
             All of them.
 
@@ -68,13 +68,18 @@ class Agreement:
 
     def _is_equal(self, one: Target, other: Target) -> bool:
         nbytes = self._located.info(one.name).nbytes
-        if one.layout == other.layout:
+        if one.layout == other.layout or one.lies_in(other):
+            ahead = one.begin - other.begin
+            ranges = [
+                (begin, min(begin + _PIECE_BYTES, nbytes))
+                for begin in range(0, nbytes, _PIECE_BYTES)
+            ]
             return all(
                 np.array_equal(
-                    self._read(one.name, begin, min(begin + _PIECE_BYTES, nbytes)),
-                    self._read(other.name, begin, min(begin + _PIECE_BYTES, nbytes)),
+                    self._read(one.name, begin, end),
+                    self._read(other.name, ahead + begin, ahead + end),
                 )
-                for begin in range(0, nbytes, _PIECE_BYTES)
+                for begin, end in ranges
             )
         # Transposed: as the memory would be filled by each of them.
         return np.array_equal(self._laid_out(one, nbytes), self._laid_out(other, nbytes))

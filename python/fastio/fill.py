@@ -56,7 +56,8 @@ def load_into(
         By name; of the dtype and the shape in the file (packed F4: half of its last axis), with any
         strides, writable, on the CPU or a CUDA device (which is filled by way of pinned memory).
         None may overlap another, except that two names may be the same memory, as a model's tied
-        parameters are: it is filled once, and the source may lack one of the names.
+        parameters are, or one a range of the other's: it is filled once, and the source may lack
+        the name of the range.
     verify : bool or "require"
         As `fastio.load` takes it.
     strict : bool

@@ -163,9 +163,10 @@ def save(
     Saves to one path come in the order in which they were asked for. Only a save that a signal
     handler begins while its own thread is saving to that path goes first. It is in place when it
     returns, also if the handler then ends the process. If the handler returns, the outer save goes
-    on and takes the place in turn, unless it had it already. Where the outer save writes the file in
-    place, the handler's is a WriteError (EBUSY): it needs another path. Only one save at a time, of
-    any process, writes into a file in place; others are refused with EBUSY, too.
+    on and takes the place in turn, unless it had it already.
+
+    With `in_place` only one save at a time, of any process, writes into a file; another one is a
+    WriteError (EBUSY). So is a save in a handler to what its own thread writes in place.
 
     A process that gives up its rights, or its view of the filesystem, imports before what it is to
     use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, `fastio.torch` where PyTorch was

@@ -56,19 +56,40 @@ class Target(NamedTuple):
             return False
         return self.layout == other.layout or (self._has_no_gap and other._has_no_gap)
 
+    def lies_in(self, other: Target) -> bool:
+        """Whether it is a range of the other one's bytes, each value behind the one before."""
+        return (
+            other.begin <= self.begin
+            and self.end <= other.end
+            and self.place.device == other.place.device
+            and self._is_in_order
+            and other._is_in_order
+        )
+
+    @property
+    def _is_in_order(self) -> bool:
+        step = self.place.item_bytes
+        for length, stride in reversed(self.layout[1]):
+            if stride != step:
+                return False
+            step *= length
+        return True
+
     @property
     def _has_no_gap(self) -> bool:
         return self.place.item_bytes * int(np.prod(self.place.shape)) == self.end - self.begin
 
 
 def same_memory(targets: Iterable[Target]) -> dict[str, Target]:
-    """Return the names of tensors that are the same memory as one before them, each with that one.
+    """Return the names of tensors that are the same memory as another one, or a range of it, each
+    with that one.
 
     Raises
     ------
     Nothing.
     """
     found: dict[str, Target] = {}
+    same: dict[str, list[Target]] = defaultdict(list)
     of_extents: dict[tuple[int, int], list[Target]] = defaultdict(list)
     for target in targets:
         others = of_extents[target.begin, target.end]
@@ -76,7 +97,16 @@ def same_memory(targets: Iterable[Target]) -> dict[str, Target]:
         if first is None:
             others.append(target)
         else:
-            found[target.name] = first
+            same[first.name].append(target)
+    firsts = [first for others in of_extents.values() for first in others]
+    outer: Target | None = None
+    for first in sorted(firsts, key=lambda target: (target.begin, -target.end)):
+        group = [first, *same[first.name]]
+        if outer is not None and all(target.lies_in(outer) for target in group):
+            found |= dict.fromkeys((target.name for target in group), outer)
+            continue
+        outer = first if outer is None or first.end > outer.end else outer
+        found |= dict.fromkeys((target.name for target in group[1:]), first)
     return found
 
 

@@ -184,9 +184,13 @@ def test_a_folder_among_several_files_is_called_one(checkpoint: Path) -> None:
     assert (raised.value.errno, raised.value.filename) == (errno.EISDIR, str(checkpoint))
 
 
-def test_an_only_index_of_a_variant_is_taken(tmp_path: Path) -> None:
-    one = _shard(tmp_path, "model-00001-of-00002.fp16.safetensors", "a")
-    two = _shard(tmp_path, "model-00002-of-00002.fp16.safetensors", "b")
+@pytest.mark.parametrize(
+    "spelling", ["model-{}.fp16.safetensors", "model.fp16-{}.safetensors"], ids=["old", "new"]
+)
+def test_an_only_index_of_a_variant_is_taken(tmp_path: Path, spelling: str) -> None:
+    """transformers changed how it calls the shards of a variant."""
+    one = _shard(tmp_path, spelling.format("00001-of-00002"), "a")
+    two = _shard(tmp_path, spelling.format("00002-of-00002"), "b")
     index = _index(tmp_path, {"a": one.name}, "model.safetensors.index.fp16.json")
     assert list(fastio.load(tmp_path)) == ["a"]
     # Whatever else there is, the checkpoint itself comes before a variant of it.

@@ -151,7 +151,7 @@ def test_a_name_that_nothing_stands_for_is_refused(tmp_path: Path) -> None:
     path = fastio.save({"a": np.arange(8), "b": np.arange(4)}, tmp_path / "file")
     base = np.full(20, 7)
     targets = {"a": base[:8], "b": base[8:12]}
-    for missing in (base[:7], base[12:], base[8:13], np.zeros(0), torch.ones(3)):
+    for missing in (base[:9], base[12:], base[8:13], np.zeros(0), torch.ones(3)):
         with pytest.raises(fastio.TensorNotFoundError, match="'c'"):
             fastio.load_into(path, {**targets, "c": missing})
     with pytest.raises(fastio.TensorNotFoundError, match="'d'"):
@@ -159,6 +159,53 @@ def test_a_name_that_nothing_stands_for_is_refused(tmp_path: Path) -> None:
     assert (base == 7).all()
     fastio.load_into(path, {**targets, "c": base[:8], "d": torch.from_numpy(base)[8:12]})
     assert base[:12].tolist() == [*range(8), *range(4)]
+    fastio.load_into(path, {**targets, "c": base[2:5]})  # a range of another one
+
+
+class _Fused(torch.nn.Module):
+    """As attention whose q, k and v are ranges of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = torch.randn(12, 4)
+        self.qkv = torch.nn.Parameter(whole)
+        self.q, self.k, self.v = (torch.nn.Parameter(part) for part in whole.split(4))
+        self.tied = self.q
+
+
+@pytest.mark.parametrize("names", ["all", "the fused one", "without some"])
+def test_ranges_of_a_tensor_are_filled_with_it(tmp_path: Path, names: str) -> None:
+    saved, filled = _Fused(), _Fused()
+    lacking = {"all": [], "the fused one": ["q", "k", "v", "tied"], "without some": ["k", "tied"]}
+    state = {name: x for name, x in saved.state_dict().items() if name not in lacking[names]}
+    path = fastio.save(state, tmp_path / "file")
+    fastio.load_into(path, filled.state_dict())
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(filled.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("row", [0, 5, 11])
+def test_other_bytes_for_a_range_are_refused_and_nothing_is_written(
+    tmp_path: Path, row: int
+) -> None:
+    state = {name: tensor.clone() for name, tensor in _Fused().state_dict().items()}
+    state["qkv"][row, 3] += 1
+    path = fastio.save(state, tmp_path / "file")
+    filled = _Fused()
+    before = filled.qkv.detach().clone()
+    with pytest.raises(fastio.UsageError, match=r"'qkv' and '\w+' overlap.*other bytes"):
+        fastio.load_into(path, filled.state_dict())
+    assert torch.equal(filled.qkv, before)
+
+
+def test_ranges_that_one_tensor_holds_in_another_order_are_refused(tmp_path: Path) -> None:
+    values = np.arange(12.0).reshape(3, 4)
+    path = fastio.save({"a": values, "b": values[1]}, tmp_path / "file")
+    memory = np.zeros(12)
+    turned = memory.reshape(4, 3).T
+    with pytest.raises(ValueError, match="overlap"):
+        fastio.load_into(path, {"a": turned, "b": memory[4:8]})
+    assert not memory.any()
 
 
 def test_damage_is_found_in_each_of_the_names(tmp_path: Path) -> None:

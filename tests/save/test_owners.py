@@ -7,6 +7,7 @@ import itertools
 import os
 import stat
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def test_a_member_of_the_files_group_keeps_it_in_a_folder_without_setgid(old: Pa
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("before", "after"), [(0o660, 0o600), (0o664, 0o644), (0o666, 0o666)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0o660, 0o600), (0o664, 0o644), (0o666, 0o666), (0o604, 0o600), (0o646, 0o644)],
+)
 def test_whoever_cannot_keep_the_group_gives_his_own_no_more_than_others_had(
     old: Path, before: int, after: int
 ) -> None:
@@ -113,6 +117,30 @@ def test_whoever_cannot_keep_the_group_gives_his_own_no_more_than_others_had(
     old.chmod(before)
     testbed.run_python(_SAVE_OVER, old, uid=1500).check()
     assert (_ids(old), _mode(old)) == ((1500, 1500), after)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("before", [0o660, 0o664])
+def test_a_group_that_a_namespace_does_not_know_is_not_taken_for_its_own(before: int) -> None:
+    """There every unknown id reads as 65534: the writer's and the file's."""
+    code = """
+import ctypes, numpy, fastio
+if ctypes.CDLL(None).unshare(0x10000000):  # CLONE_NEWUSER
+    raise SystemExit("refused")
+"""
+    with tempfile.TemporaryDirectory() as folder:  # not below one that is closed to others
+        old = fastio.save({"old": np.arange(5)}, Path(folder) / "model.safetensors")
+        old.parent.chmod(0o777)
+        os.chown(old, _STRANGER, _TEAM)
+        old.chmod(before)
+        # A process with threads gets no namespace.
+        env = {"OPENBLAS_NUM_THREADS": "1"}
+        done = testbed.run_python(code + _SAVE_OVER, old, uid=1500, env=env)
+        if "refused" in done.stderr:
+            pytest.skip("this machine refuses user namespaces")
+        assert "the owner and group of the replaced file" in done.check().stderr
+        rights = before & 0o7
+        assert (_ids(old), _mode(old)) == ((1500, 1500), 0o600 | rights << 3 | rights)
 
 
 @pytest.mark.root

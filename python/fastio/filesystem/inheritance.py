@@ -19,7 +19,9 @@ _ACL = "system.posix_acl_access"
 # linux/posix_acl_xattr.h: a version, then entries of (tag, rights, id), little-endian.
 _ACL_VERSION = 2
 _ACL_HEADER, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
-_GROUP_OF_FILE, _MASK = 0x04, 0x10
+_GROUP_OF_FILE, _MASK, _OTHERS = 0x04, 0x10, 0x20
+# An id that a user namespace does not know reads so, proc(5): overflowuid, overflowgid.
+_OVERFLOW_ID = 65534
 
 Note = Callable[[str, str], object]
 """Takes what was refused, and what was done instead."""
@@ -60,11 +62,13 @@ def inherit(fd: int, path: Path, status: os.stat_result, acl: bytes | None, note
         mode &= ~stat.S_ISUID
     if not group_kept:
         mode &= ~stat.S_ISGID
-        # Members of the new group were among all others before.
+        # Members of the new group were among all others before, and those of the old one are now.
+        rights = mode & (mode >> 3 if acl is None else _group_rights(acl)) & 0o7
+        mode = mode & ~0o7 | rights
         if acl is None:
-            mode = _with_group(mode, mode & 0o7)
+            mode = _with_group(mode, rights)
         else:
-            acl = _with_group_rights(acl, mode & 0o7)
+            acl = _with_rights(acl, rights)
     # A new file can have a list that it got from its folder, and the mode alone would open it.
     inherited = access_list(fd)
     if inherited != acl:
@@ -91,7 +95,8 @@ def _give_owner(
     """Whether the file has the other one's owner, and its group."""
     # In one call, or each by itself: a user may give a file to one of his groups, and a namespace
     # may know one of both ids.
-    kept_owner, kept_group = own.st_uid == status.st_uid, own.st_gid == status.st_gid
+    kept_owner = own.st_uid == status.st_uid and _is_known(own.st_uid, "uid")
+    kept_group = own.st_gid == status.st_gid and _is_known(own.st_gid, "gid")
     if kept_owner and kept_group:
         return True, True
     refusal: OSError | None = None
@@ -116,6 +121,18 @@ def _give_owner(
             + ("" if kept_group else ", and gives its group no more rights than all others had"),
         )
     return kept_owner, kept_group
+
+
+def _is_known(number: int, kind: str) -> bool:
+    """Whether a number stands for one user or group, and not for all whom the namespace lacks."""
+    if number != _OVERFLOW_ID:
+        return True
+    try:
+        with open(f"/proc/self/{kind}_map", encoding="utf-8") as ranges:
+            mapped = [list(map(int, line.split())) for line in ranges]
+    except OSError:
+        return True
+    return any(first <= number < first + count for first, _, count in mapped)
 
 
 def _give_access_list(
@@ -175,9 +192,10 @@ def _group_rights(acl: bytes) -> int:
     return rights.get(_GROUP_OF_FILE, 0) & rights.get(_MASK, 0o7)
 
 
-def _with_group_rights(acl: bytes, rights: int) -> bytes:
+def _with_rights(acl: bytes, rights: int) -> bytes:
+    """The list with other rights of the file's own group, and of all others."""
     entries = (
-        (tag, rights if tag == _GROUP_OF_FILE else allowed, who)
+        (tag, rights if tag in (_GROUP_OF_FILE, _OTHERS) else allowed, who)
         for tag, allowed, who in _entries(acl)
     )
     return _ACL_HEADER.pack(_ACL_VERSION) + b"".join(_ACL_ENTRY.pack(*each) for each in entries)

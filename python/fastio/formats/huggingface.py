@@ -126,7 +126,9 @@ def _indexes_of_variants(folder: Path, there: list[str], files: list[str]) -> li
     variants = {
         name: found[1] for name in there if (found := _INDEX_OF_VARIANT.fullmatch(name)) is not None
     }
-    others = [name for name in files if not any(f".{v}." in name for v in variants.values())]
+    # As in model-00001-of-00002.fp16.safetensors, or model.fp16-00001-of-00002.safetensors.
+    marks = [f".{variant}{end}" for variant in variants.values() for end in ".-"]
+    others = [name for name in files if not any(mark in name for mark in marks)]
     if len(variants) == 1 and others:
         raise FormatError(
             str(folder),
