@@ -100,7 +100,7 @@ def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
     _native.release_held_completions()
     assert eventually(lambda: _native.parked_bytes() == 0)
     assert eventually(lambda: native_threads() <= threads)
-    assert eventually(lambda: open_files() == descriptors)
+    assert eventually(lambda: open_files() <= descriptors)
     faults()
     save(path, NEXT, shape, options)
     assert (held(path), strays(path)) == (NEXT, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -204,10 +203,16 @@ def _framework_of_class(kind: type) -> Framework | None:
     return None
 
 
-@functools.cache  # no module is found any more when the interpreter ends
+_imported: dict[str, Framework] = {}
+
+
 def _module(name: str) -> Framework:
+    if sys.is_finalizing() and name in _imported:  # no module is found any more
+        return _imported[name]
     module = importlib.import_module(f"fastio.frameworks.{name}")
-    return cast(Framework, getattr(module, "FRAMEWORK", module))
+    found = cast(Framework, getattr(module, "FRAMEWORK", module))
+    _imported[name] = found
+    return found
 
 
 def import_those_in_use() -> None:
