@@ -43,10 +43,10 @@ def load_into(
 ) -> None:
     """Fill arrays and tensors that exist, verified while they are read.
 
-    Everything is checked before the first byte. There is no second copy of the model: memory whose
-    address is congruent to the offset in the file (modulo what O_DIRECT needs, mostly 512 bytes) is
-    read straight into, all other by way of a few blocks (``lanes * queue_depth`` of them, which
-    `Options.memory_limit_bytes` bounds).
+    Everything is checked before the first byte. There is no second copy of the model. Memory is
+    read straight into, if its address is congruent to the offset in the file, modulo what O_DIRECT
+    needs (mostly 512 bytes). All other memory is filled by way of ``lanes * queue_depth`` blocks,
+    which `Options.memory_limit_bytes` bounds.
 
     Parameters
     ----------

@@ -7,8 +7,11 @@
 //   order      A write of any byte but the next one. It gives the upload up: every later write is
 //              refused, and a new file goes when it is closed.
 //   overwrite  Open to write, without O_TRUNC, of a file that has bytes.
-// full=BYTES: a write behind that byte of a file is ENOSPC.
-// direct_io=1: the kernel caches nothing, and hands each write on as it comes.
+//
+// Two more have no errno:
+//
+//   full=BYTES   A write behind that byte of a file is ENOSPC.
+//   direct_io=1  The kernel caches nothing, and hands each write on as it comes.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>

@@ -156,6 +156,7 @@ def _own(key: str) -> list[Turn]:
 
 
 def _overtakable(key: str) -> list[Turn]:
+    """The same turns, which another one may go before; WriteError if one of them is `exposed`."""
     own = _own(key)
     if any(turn.exposed for turn in own):
         detail = (
