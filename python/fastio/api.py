@@ -176,7 +176,7 @@ def load(
         An argument that is none of the above, or a dtype that the framework cannot hold.
     """
     begun = Load(
-        lambda wanted: verification.sound(locate(source, wanted), verify),
+        lambda wanted: verification.sound(locate(source, wanted, options), verify),
         framework=framework,
         names=names,
         verify=verify,

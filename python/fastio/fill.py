@@ -91,8 +91,9 @@ def load_into(
     check_kind("report", report, Report)
     check_mapping(tensors)
     options = options if options is not None else Options()
+    wanted = tuple(tensors) if not strict else None
     fill_found(
-        lambda: verification.sound(locate(source, tuple(tensors) if not strict else None), verify),
+        lambda: verification.sound(locate(source, wanted, options), verify),
         tensors,
         verify=verify,
         strict=strict,

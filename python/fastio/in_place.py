@@ -18,7 +18,7 @@ from fastio.errors import WriteError
 from fastio.events import Event, emit
 from fastio.filesystem import trial
 from fastio.filesystem.durability import sync_file
-from fastio.filesystem.leftovers import lock, unlock
+from fastio.filesystem.flocks import Flock
 from fastio.filesystem.refusals import is_refusal
 from fastio.replacement import Replacement
 
@@ -42,7 +42,7 @@ class InPlace(Replacement):
 
     _nbytes = 0
     _begun = False
-    _lock_fd = -1
+    _flock: Flock | None = None
 
     def _open(self) -> tuple[int, bool]:
         return self._call("open", lambda: os.open(self.path, os.O_PATH | os.O_CLOEXEC)), False
@@ -107,10 +107,11 @@ class InPlace(Replacement):
         """Two that write into one file, by whatever names, would leave parts of both."""
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            self._lock_fd = os.open(self.path, flags)
+            self._flock = Flock(os.open(self.path, flags))
+            is_locked = self._flock.take()
         except OSError:
-            return  # it may be written, and not be read
-        if lock(self._lock_fd) is False:
+            return  # it may be written and not be read; or the filesystem has no locks
+        if not is_locked:
             detail = "the file is locked: another save is writing into it"
             raise WriteError(errno.EBUSY, "open", self.path, detail=detail)
 
@@ -178,10 +179,8 @@ class InPlace(Replacement):
 
     def _end(self) -> None:
         super()._end()
-        locked, self._lock_fd = self._lock_fd, -1
-        if locked >= 0:
-            unlock(locked)  # a forked child has the descriptor, too
-            os.close(locked)
+        if self._flock is not None:
+            self._flock.close()
 
 
 def _is_mapped(path: Path, status: os.stat_result) -> bool:

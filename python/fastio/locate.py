@@ -7,14 +7,18 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fastio.anchored import anchored
+from fastio.defaults import default_options
 from fastio.formats import huggingface
 from fastio.located import Located
+from fastio.options import Options
 from fastio.paths import Source, paths_of
 from fastio.shortage import memory_named
 from fastio.store import IDENTITY
 
 
-def locate(source: Source, names: Collection[str] | None = None) -> Located:
+def locate(
+    source: Source, names: Collection[str] | None = None, options: Options | None = None
+) -> Located:
     """Say which tensors a source has, and where they lie.
 
     Parameters
@@ -23,6 +27,8 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
         A root of a store; or what `fastio.formats.huggingface.locate` takes.
     names : collection of str, optional
         What will be asked for.
+    options : Options, optional
+        Says how long a root of a store may take to answer.
 
     Raises
     ------
@@ -35,7 +41,8 @@ def locate(source: Source, names: Collection[str] | None = None) -> Located:
     if isinstance(paths, str) and os.path.lexists(os.path.join(paths, IDENTITY)):
         from fastio.store import reading  # takes longer to import than most need it
 
-        return reading.newest([Path(paths)], names)
+        timeout_s = (options or default_options()).root_timeout_s
+        return reading.newest([Path(paths)], timeout_s, names)
     subject = paths if isinstance(paths, str) else paths[0]
     with memory_named(subject, lambda: "what its headers say"):
         return Located(huggingface.locate(paths, names), {})

@@ -80,7 +80,7 @@ class Reader(ByName):
             # Before it is opened: the working directory may change at any moment.
             reopened = (_reopen, (anchored_paths(paths), framework, verify, self._options))
         self._reopened = reopened
-        located = find() if find is not None else locate(paths)
+        located = find() if find is not None else locate(paths, None, self._options)
         self._located = located.to_keep()
         self._watch = self._located.watch
         verification.check(self._located, self._located, verify)

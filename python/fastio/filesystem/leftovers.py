@@ -62,6 +62,7 @@ def leftovers(path: Path) -> Iterator[list[Path]]:
                 flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 fd = os.open(path.parent / name, flags)
                 held.callback(os.close, fd)
+                held.callback(unlock, fd)  # a child made by fork meanwhile has it, too
                 if lock(fd) and os.fstat(fd).st_nlink:
                     found.append(path.parent / name)
         yield found

@@ -22,7 +22,7 @@ from fastio.descriptors import limit
 from fastio.errors import WriteError
 from fastio.filesystem import inheritance, trial
 from fastio.filesystem.durability import sync_file
-from fastio.filesystem.leftovers import lock, temporary_path
+from fastio.filesystem.leftovers import lock, temporary_path, unlock
 from fastio.filesystem.refusals import advice, is_refusal, named, note
 
 _Result = TypeVar("_Result")
@@ -319,6 +319,7 @@ class NewFile:
 
 def _close_and_remove(fd: int, name: Path | None) -> None:
     again = name is not None and _is_in_the_way(name)
+    unlock(fd)  # a child made by fork has the file as well, and with it the lock
     with contextlib.suppress(OSError):
         os.close(fd)
     # FUSE hears of a close after it returned.

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import re
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +26,7 @@ from fastio.filesystem.leftovers import leftovers, remove_leftovers
 from fastio.filesystem.refusals import IN_PLACE
 from fastio.in_place import InPlace
 from fastio.replacement import Replacement
+from fastio.saving.folder_lock import locked
 from fastio.saving.sources import Sources
 
 _log = logging.getLogger("fastio")
@@ -94,7 +93,7 @@ def clean_up(folder: Path) -> None:
     """
     index = folder / INDEX
     # Locked: whoever gives names right now may give those that a crashed save never came to.
-    with _locked(folder), leftovers(index) as found:
+    with locked(folder), leftovers(index) as found:
         remove_leftovers(folder / SINGLE)
         for leftover in found:
             if not _remove_shards(folder, _shards_named_by(leftover) - _shards_named_by(index)):
@@ -147,7 +146,7 @@ def commit(
     path, folder = new.path, new.path.parent
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(_locked(folder))
+            held.enter_context(locked(folder))
         finally:
             held.callback(new.discard)
         names = _free_names(folder, len(shards))
@@ -219,7 +218,7 @@ def begin_with_names(
         If there is an index, and it may not be written into.
     """
     path, folder = new.path, new.path.parent
-    with _locked(folder):
+    with locked(folder):
         names = _free_names(folder, len(shards))
         for replacement, name in zip(replacements, names, strict=True):
             replacement.path = folder / name
@@ -303,35 +302,6 @@ def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> 
     if in_place:
         _remove_shards(folder, {INDEX})
     _remove_shards(folder, set(names) - _shards_named_by(index))
-
-
-# Folders that are locked now: the thread, the device and the inode of each.
-_locked_by: set[tuple[int, int, int]] = set()
-os.register_at_fork(after_in_child=_locked_by.clear)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time gives names in a folder; where locks cannot be had, all do."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "open", folder) from error
-    try:
-        status = os.fstat(fd)
-        own = threading.get_ident(), status.st_dev, status.st_ino
-        if own in _locked_by:
-            detail = "this thread is changing the folder already: a finalizer cannot save to it now"
-            raise WriteError(errno.EDEADLK, "flock", folder, detail=detail)
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        _locked_by.add(own)
-        try:
-            yield
-        finally:
-            _locked_by.discard(own)
-    finally:
-        os.close(fd)
 
 
 def _free_names(folder: Path, count: int) -> list[str]:

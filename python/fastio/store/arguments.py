@@ -17,7 +17,7 @@ from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
 
 
-def paths(roots: object, *, to_write: bool = False) -> list[Path]:
+def paths(roots: object, *, to_write: bool = False, may_repeat: bool = False) -> list[Path]:
     """Return roots as absolute paths.
 
     Parameters
@@ -25,6 +25,8 @@ def paths(roots: object, *, to_write: bool = False) -> list[Path]:
     roots : iterable of path
     to_write : bool
         Whether they are to be made; they may not be there then.
+    may_repeat : bool
+        Whether two may lead to the same folder.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def paths(roots: object, *, to_write: bool = False) -> list[Path]:
     found = [Path(anchored(os.fspath(resolve(root, "a root")))) for root in roots]
     if not 1 <= len(found) <= ROOTS_MAX:
         raise ValueError(f"{len(found)} roots: expected 1 to {ROOTS_MAX}")
-    if len({os.path.realpath(path) for path in found}) < len(found):
+    if not may_repeat and len({os.path.realpath(path) for path in found}) < len(found):
         raise ValueError("a root is given twice")
     return found
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from fastio.errors import FastioError, ReadError, WriteError
+from fastio.errors import FastioError
 from fastio.shown import counted, one_line, size
-from fastio.store import locks
+from fastio.store import locks, wholeness
 from fastio.store.commit import Session
-from fastio.store.documents import Record
-from fastio.store.history import standings
+from fastio.store.history import Standing
 from fastio.store.manifest import Manifest
-from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root
+from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root, manifest_name, record_name
 
 _log = logging.getLogger("fastio")
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -43,106 +47,172 @@ class Collected:
 
 
 def collect(session: Session, keep: int) -> Collected:
-    """Remove all but the newest generations.
+    """Remove all but the newest generations. Nothing is written: it works where no space is left.
+
+    Only what is whole and stands on a majority of the roots counts as kept. What is newer than the
+    last of these stays as well. A root where something fails is done without.
 
     Parameters
     ----------
     session : Session
+        One that does not propose.
     keep : int
         How many are kept, at least 1.
 
     Raises
     ------
-    ReadError, WriteError
-        What was removed until then is; the next collection goes on.
+    ReplicaError
+        If there may be a newer generation than those that can be read.
     """
-    records = {root.uuid: root.records() for root in session.roots}
-    found = standings(records)
-    kept = [standing.record.generation for standing in found[:keep]]
-    gone, in_use = [], []
-    for standing in found[keep:]:
-        generation = standing.record.generation
-        # Of those that are on some roots only, the others' come back with them.
-        if all(locks.remove_record(root, generation) for root in session.roots):
-            gone.append(generation)
-        else:
-            in_use.append(generation)
-    for root in session.roots:
-        root.sync(COMMITS)
-    needed = {*kept, *in_use}
-    nbytes = 0
-    # A root that cannot be reached may have the only record of a generation whose shards are here.
-    everybody = len(session.roots) == len(session.among)
-    manifests = _manifests(session, records, needed)
-    if manifests is None:
-        return Collected(tuple(gone), tuple(in_use), 0)
-    digests = {record.manifest for of in records.values() for record in of.values()}
-    live = {
-        record.manifest
-        for of in records.values()
-        for record in of.values()
-        if record.generation in needed
-    }
-    dead = _shards_of_dead(session, digests - live)
-    for root in session.roots:
-        try:
-            nbytes += _sweep(root, manifests, dead, live=live, all_else=everybody)
-        except (ReadError, WriteError) as error:  # the next collection goes on
-            _log.warning("not all could be collected: %s", error)
-    return Collected(tuple(gone), tuple(in_use), nbytes)
+    return _Collection(session, keep).run()
 
 
-def _manifests(
-    session: Session, records: dict[str, dict[int, Record]], generations: set[int]
-) -> list[Manifest] | None:
-    """Those of the generations that stay; None where one cannot be read, and so nothing may go."""
-    found = {}
-    for of in records.values():
-        for record in of.values():
-            if record.generation not in generations or record.manifest in found:
+class _Collection:
+    """What stays and what goes, on the roots that are held."""
+
+    def __init__(self, session: Session, keep: int) -> None:
+        self._session = session
+        self._roots = list(session.roots)
+        # A root that cannot be reached may have the only record of a generation whose shards are
+        # here.
+        self._has_everybody = len(session.roots) == len(session.among)
+        found = session.standings()
+        if found:
+            session.require_known(found[0].record)
+        kept, self._old = _split(session, found, keep)
+        self._stays = {digest for one in kept for digest in one.manifests}
+        if self._has_everybody:  # of what nobody was told of, and of which nothing is left
+            self._stays -= {
+                one.record.manifest
+                for one in kept
+                if one.never_reported and _manifest(session, one.record.manifest) is None
+            }
+        self._dead: set[str] = set()  # shards of manifests that go
+        self._nbytes = 0
+
+    def run(self) -> Collected:
+        """Remove records, then manifests, then shards."""
+        for root in self._roots:  # what stays is on the disk before anything goes
+            _tried(root, functools.partial(root.sync, COMMITS))
+        gone: list[int] = []
+        in_use: list[int] = []
+        of_manifest: dict[str, list[int]] = {}
+        for one in self._old:
+            of_manifest.setdefault(one.record.manifest, []).append(one.record.generation)
+        for digest, generations in of_manifest.items():
+            with self._unread(digest) as is_unread:
+                if is_unread:
+                    self._remove(digest, generations)
+                else:
+                    self._stays.add(digest)
+                (gone if is_unread else in_use).extend(generations)
+        if self._has_everybody:
+            self._remove_orphans()
+        self._remove_shards()
+        return Collected(_descending(gone), _descending(in_use), self._nbytes)
+
+    @contextlib.contextmanager
+    def _unread(self, digest: str) -> Iterator[bool]:
+        """Whether a manifest may go, as far as readers are concerned; they cannot begin to read it
+        in this context.
+        """
+        with contextlib.ExitStack() as held:
+            yield digest in self._stays or all(
+                held.enter_context(locks.unread(root, digest)) for root in self._roots
+            )
+
+    def _remove(self, digest: str, generations: Sequence[int]) -> None:
+        """Remove generations that have the same manifest, and the manifest if it does not stay."""
+        for root in self._roots:
+            for generation in generations:
+                _tried(root, functools.partial(root.remove, COMMITS, record_name(generation)))
+            _tried(root, functools.partial(root.sync, COMMITS))
+        if digest not in self._stays:
+            self._remove_manifest(digest)
+
+    def _remove_manifest(self, digest: str) -> None:
+        manifest = _manifest(self._session, digest)
+        if manifest is not None:
+            self._dead |= {shard.file for shard in manifest.shards}
+        for root in self._roots:
+            self._remove_file(root, MANIFESTS, manifest_name(digest))
+
+    def _remove_orphans(self) -> None:
+        """Remove manifests that no generation has, as crashed and outvoted writers leave them."""
+        names = {
+            name
+            for root in self._roots
+            for name in _tried(root, functools.partial(root.names, MANIFESTS)) or ()
+        }
+        for name in sorted(names):
+            digest = name.removesuffix(".json")
+            if name.startswith(".") or digest in self._stays:
                 continue
-            for root in session.roots:
-                with contextlib.suppress(FastioError, FileNotFoundError):
-                    found[record.manifest] = root.manifest(record.manifest).manifest
-                    break
-            else:
-                _log.warning("the manifest of generation %d cannot be read", record.generation)
-                return None
-    return list(found.values())
+            with self._unread(digest) as is_unread:
+                if is_unread:
+                    self._remove_manifest(digest)
+                else:
+                    self._stays.add(digest)
 
+    def _remove_shards(self) -> None:
+        needed: set[str] = set()
+        for digest in self._stays:
+            manifest = _manifest(self._session, digest)
+            if manifest is None:
+                _log.warning("no shard is removed: no root has the manifest %s", digest)
+                return
+            needed |= {shard.file for shard in manifest.shards}
+        for root in self._roots:
+            _tried(root, functools.partial(root.sync, MANIFESTS))
+            if self._has_everybody:
+                root.remove_leftovers()
+            for name in _tried(root, functools.partial(root.sizes, SHARDS)) or ():
+                is_dead = name in self._dead or self._has_everybody
+                if is_dead and name not in needed and not name.startswith("."):
+                    self._remove_file(root, SHARDS, name)
+            _tried(root, functools.partial(root.sync, SHARDS))
 
-def _shards_of_dead(session: Session, digests: set[str]) -> set[str]:
-    """The files that only manifests name that go."""
-    files = set()
-    for digest in digests:
-        for root in session.roots:
-            with contextlib.suppress(FastioError, FileNotFoundError):
-                files |= {shard.file for shard in root.manifest(digest).manifest.shards}
-                break
-    return files
-
-
-def _sweep(
-    root: Root, manifests: list[Manifest], dead: set[str], *, live: set[str], all_else: bool
-) -> int:
-    """Remove from one root what no generation needs; the bytes of it."""
-    needed = {shard.file for manifest in manifests for shard in manifest.shards}
-    if all_else:
-        root.remove_leftovers()
-    unneeded = {
-        MANIFESTS: [
-            name for name in root.names(MANIFESTS) if name.removesuffix(".json") not in live
-        ],
-        SHARDS: [
-            name for name in root.names(SHARDS) if name not in needed and (all_else or name in dead)
-        ],
-    }
-    nbytes = 0
-    for sub, names in unneeded.items():
-        removed = [name for name in names if not name.startswith(".")]
-        for name in removed:
-            nbytes += root.size(sub, name)
+    def _remove_file(self, root: Root, sub: str, name: str) -> None:
+        def remove() -> int:
+            try:
+                nbytes = root.size(sub, name)
+            except FileNotFoundError:
+                return 0
             root.remove(sub, name)
-        if removed:
-            root.sync(sub)
-    return nbytes
+            return nbytes
+
+        self._nbytes += _tried(root, remove) or 0
+
+
+def _split(
+    session: Session, found: Sequence[Standing], keep: int
+) -> tuple[Sequence[Standing], Sequence[Standing]]:
+    """Those that stay, and those that are older."""
+    count = 0
+    for at, one in enumerate(found):
+        manifest = _manifest(session, one.record.manifest) if one.decided else None
+        count += manifest is not None and wholeness.is_whole(manifest, session.by_uuid)
+        if count == keep:
+            return found[: at + 1], found[at + 1 :]
+    return found, ()
+
+
+def _manifest(session: Session, digest: str) -> Manifest | None:
+    """A manifest, from any root that has it."""
+    for root in session.roots:
+        with contextlib.suppress(FastioError, FileNotFoundError):
+            return root.manifest(digest).manifest
+    return None
+
+
+def _tried(root: Root, call: Callable[[], _Result]) -> _Result | None:
+    """What a call returns; where it fails, the next collection tries again."""
+    try:
+        return call()
+    except (FastioError, OSError) as error:
+        _log.warning("not all could be collected on %s: %s", root.path, error)
+        return None
+
+
+def _descending(generations: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(generations, reverse=True))

@@ -6,39 +6,24 @@ two of them never contradict each other.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import random
-import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 
-from fastio.errors import (
-    ConflictError,
-    FastioError,
-    FormatError,
-    ReadError,
-    ReplicaError,
-    WriteError,
-)
-from fastio.store import locks
-from fastio.store.documents import Record, majority_of
+from fastio.errors import FastioError, FormatError, ReadError, ReplicaError
+from fastio.filesystem.flocks import Flock
+from fastio.store import wholeness
+from fastio.store.documents import Record
 from fastio.store.history import Standing, next_ballot, standings, unknown
-from fastio.store.locks import Lock
+from fastio.store.holding import Holding
 from fastio.store.manifest import Named
-from fastio.store.root import FILE_MODE, Root
+from fastio.store.root import Root
+from fastio.store.root_files import FILE_MODE
 
 _log = logging.getLogger("fastio")
 
-LOCK_WAIT_S = 60.0
-"""How long a writer waits for another one."""
-_PAUSE_S = (0.005, 0.05)
 
-
-class Session:
+class Session(Holding):
     """A writer's hold on a majority of the roots; use it with `with`.
 
     Parameters
@@ -51,12 +36,18 @@ class Session:
         Those that cannot, each with the reason.
     among : sequence of str
         UUIDs of all roots, of which a majority is needed.
+    also : sequence of str
+        Others of which a majority is needed, too: the roots before these, while it is in doubt
+        whether these have taken their place.
     mode : int
         Of new files.
-    wait_s : float
-        How long another writer is waited for.
+    wait_s : float, optional
+        How long another writer is waited for. Default: `flocks.WAIT_S`.
     is_cancelled : callable
         Asked now and then while another writer is waited for.
+    proposes : bool
+        Whether it will commit. Whoever only removes needs no space: nothing is promised, and
+        nothing in doubt is decided.
 
     Raises
     ------
@@ -74,99 +65,32 @@ class Session:
         missing: Mapping[str, str],
         among: Sequence[str],
         *,
+        also: Sequence[str] = (),
         mode: int = FILE_MODE,
-        wait_s: float = LOCK_WAIT_S,
+        wait_s: float | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        proposes: bool = True,
     ) -> None:
-        self.store = store
-        self.among = tuple(sorted(among))
-        self._mode = mode
-        self._failed = dict(missing)
-        self._locks: dict[str, Lock] = {}
+        super().__init__(
+            store,
+            roots,
+            missing,
+            among,
+            also=also,
+            mode=mode,
+            wait_s=wait_s,
+            is_cancelled=is_cancelled,
+        )
         self._records: dict[str, dict[int, Record]] = {}
         self._promised: list[int] = []
-        self.roots: list[Root] = []
-        members = sorted((root for root in roots if root.uuid in among), key=lambda r: r.uuid)
+        self.head: Named | None = None
         try:
-            self._lock(members, wait_s, is_cancelled)
             self._look()
-            self._promise()
-            self.head = self._decide()
+            if proposes:
+                self.propose()
         except BaseException:
             self.close()
             raise
-
-    @property
-    def majority(self) -> int:
-        """How many roots decide."""
-        return majority_of(self.among)
-
-    def _require_majority(self, what: str) -> None:
-        count = len(self.roots)
-        if count >= self.majority:
-            return
-        raise ReplicaError(
-            self.roots[0].path if self.roots else next(iter(self._failed), self.store),
-            f"{what} needs {self.majority} of the {len(self.among)} roots, and has {count}",
-            self._failed,
-        )
-
-    def _on_each(self, do: Callable[[Root], None], what: str) -> None:
-        """Do something on every root, and go on without those where it fails."""
-        for root in list(self.roots):
-            try:
-                do(root)
-            except ConflictError:
-                raise
-            except (FastioError, OSError) as error:
-                self.give_up(root, error)
-        self._require_majority(what)
-
-    # ---- locks
-
-    def _lock(
-        self, members: Sequence[Root], wait_s: float, is_cancelled: Callable[[], bool]
-    ) -> None:
-        """Lock all that can be had, in one order for everybody; if that is no majority, let go and
-        try again.
-        """
-        deadline = time.monotonic() + wait_s
-        while held_by_others := self._try_to_lock(members):
-            if time.monotonic() > deadline or is_cancelled():
-                if len(self._locks) >= self.majority:  # it is enough
-                    for root in held_by_others:
-                        self._failed[str(root.path)] = f"is locked by {_holder(root)}"
-                    break
-                holder = _holder(held_by_others[0])
-                self._unlock()
-                raise ConflictError(
-                    held_by_others[0].path, f"somebody else is writing to this store: {holder}"
-                )
-            self._unlock()
-            time.sleep(random.uniform(*_PAUSE_S))
-        self.roots = [root for root in members if root.uuid in self._locks]
-        self._require_majority("a commit")
-        for root in self.roots:
-            _sign(self._locks[root.uuid].fd)
-
-    def _try_to_lock(self, members: Sequence[Root]) -> list[Root]:
-        """Lock what can be locked; what others hold is returned."""
-        held_by_others = []
-        for root in members:
-            try:
-                lock = locks.lock(root, self._mode)
-            except (ReadError, WriteError, FileNotFoundError) as error:
-                self._failed[str(root.path)] = str(error)
-                continue
-            if lock is None:
-                held_by_others.append(root)
-            else:
-                self._locks[root.uuid] = lock
-        return held_by_others
-
-    def _unlock(self) -> None:
-        while self._locks:
-            self._locks.popitem()[1].close()
 
     # ---- what stands
 
@@ -175,20 +99,51 @@ class Session:
             self._records[root.uuid] = root.records()
             try:
                 self._promised.append(root.promised())
-            except FormatError:
+            except (FormatError, ReadError):
                 # Where all roots are locked, each record of a ballot that was promised is seen.
                 if len(self.roots) < len(self.among):
                     raise
 
         self._on_each(look, "a commit")
 
+    def standings(self) -> list[Standing]:
+        """Return how each generation stands on the roots that are held, the newest first.
+
+        Raises
+        ------
+        Nothing.
+        """
+        return standings(self._records, self._damaged())
+
+    def _damaged(self) -> dict[str, set[int]]:
+        return {root.uuid: root.damaged for root in self.roots}
+
+    def require_known(self, newest: Record) -> None:
+        """Refuse to take an older generation for the newest one because records are damaged.
+
+        Raises
+        ------
+        ReplicaError
+        """
+        lost = unknown(newest, self._damaged(), self._records)
+        if lost is not None:
+            problem = f"generation {lost} has no sound commit record"
+            raise ReplicaError(self.roots[0].path, problem, self._failed)
+
     def give_up(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
-        _log.warning("a store goes on without %s: %s", root.path, error)
-        self._failed[str(root.path)] = str(error)
-        self.roots.remove(root)
+        super().give_up(root, error)
         self._records.pop(root.uuid, None)
-        self._locks.pop(root.uuid).close()
+
+    def propose(self) -> None:
+        """Take a ballot, and decide what was in doubt.
+
+        Raises
+        ------
+        ReplicaError, ConflictError
+        """
+        self._promise()
+        self.head = self._decide()
 
     def _promise(self) -> None:
         self._ballot = next_ballot(self._records, self._promised)
@@ -197,33 +152,35 @@ class Session:
     def _decide(self) -> Named | None:
         """The manifest of the newest generation, which is on a majority now."""
         self.generation = -1
-        damaged = {root.uuid: root.damaged for root in self.roots}
-        for standing in standings(self._records, damaged):
-            named = self._named(standing)
-            if named is None:
-                continue
-            lost = unknown(standing.record, damaged, self._records)
-            if lost is not None:
-                problem = f"generation {lost} has no sound commit record"
-                raise ReplicaError(self.roots[0].path, problem, self._failed)
-            self.generation = standing.record.generation
-            if standing.outvoted or len(standing.holders) < len(self.roots):
-                self._take_up(standing.record, named)
-            return named
-        return None
+        found = wholeness.newest(self.standings(), self.manifest, self.by_uuid)
+        if found is None:
+            return None
+        standing, named = found
+        self.require_known(standing.record)
+        self.generation = standing.record.generation
+        if standing.outvoted or len(standing.holders) < len(self.roots):
+            self._take_up(standing.record, named)
+        return named
 
-    def _named(self, standing: Standing) -> Named | None:
-        """The manifest of a generation; None where nobody was told that it is there, and it is
-        not.
+    @property
+    def by_uuid(self) -> dict[str, Root]:
+        """The roots that are held, by UUID."""
+        return {root.uuid: root for root in self.roots}
+
+    def manifest(self, record: Record) -> Named:
+        """Return the manifest of a generation, from any root that is held.
+
+        Raises
+        ------
+        ReplicaError
+            If none has it.
         """
-        record, reasons = standing.record, {}
+        reasons = {}
         for root in self.roots:
             try:
                 return root.manifest(record.manifest)
             except (FastioError, FileNotFoundError) as error:
                 reasons[str(root.path)] = str(error)
-        if standing.never_reported:
-            return None
         raise ReplicaError(
             self.roots[0].path,
             f"generation {record.generation} may have been committed, and no root has its manifest",
@@ -237,8 +194,17 @@ class Session:
 
     # ---- what is added
 
-    def commit(self, named: Named, saved_at_s: int) -> Record:
+    def commit(
+        self, named: Named, saved_at_s: int, *, among: Sequence[str] | None = None
+    ) -> Record:
         """Make a manifest the next generation; it is reported when it is on a majority.
+
+        Parameters
+        ----------
+        named : Named
+        saved_at_s : int
+        among : sequence of str, optional
+            The roots of the store from then on. Default: as before.
 
         Raises
         ------
@@ -254,7 +220,7 @@ class Session:
             ballot=self._ballot,
             manifest=named.digest,
             parent=self.head.digest if self.head is not None else None,
-            roots=self.among,
+            roots=self.among if among is None else tuple(sorted(among)),
             saved_at_s=saved_at_s,
         )
         self._put(record, named)
@@ -272,38 +238,22 @@ class Session:
         self._on_each(lambda root: root.put_manifest(named, mode=self._mode), what)
         self._on_each(put_record, what)
 
-    # ---- its end
+    def join(self, root: Root, lock: Flock, *, first: bool) -> None:
+        """Have a root take part that is to be one of the store from the next commit on.
 
-    @property
-    def failed(self) -> Mapping[str, str]:
-        """Roots that could not be reached or written to, and why."""
-        return self._failed
+        Parameters
+        ----------
+        root : Root
+        lock : Flock
+            Its lock, which is let go of with the others.
+        first : bool
+            Whether it gets the record before the others do; else after them.
 
-    def close(self) -> None:
-        """Let go of the locks."""
-        self._unlock()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _sign(lock: int) -> None:
-    """Say who holds a lock, for whoever waits for it."""
-    with contextlib.suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-
-
-def _holder(root: Root) -> str:
-    try:
-        return root.read("", "lock", 4096).decode(errors="replace").strip() or "it does not say who"
-    except (FastioError, OSError):
-        return "it cannot be read who"
+        Raises
+        ------
+        WriteError
+        """
+        root.put_promise(self._ballot, mode=self._mode)
+        self._locks[root.uuid] = lock
+        self._records[root.uuid] = {}
+        self.roots.insert(0 if first else len(self.roots), root)

@@ -37,10 +37,14 @@ class _Sealed:
 
     def encode(self) -> bytes:
         """Return the file."""
-        members = {**asdict(self), "format": self.kind, "version": _VERSION}  # type: ignore[call-overload]
+        members = {**self._members(), "format": self.kind, "version": _VERSION}
         text = canonical(members)
         digest = hashlib.sha256(text).hexdigest()
         return text[:-1] + f',"sha256":"{digest}"}}\n'.encode()
+
+    def _members(self) -> dict[str, Any]:
+        members: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return members
 
     @classmethod
     def decode(cls: type[_Document], data: bytes, path: str) -> _Document:
@@ -99,7 +103,7 @@ def _unsealed(data: bytes, path: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RootIdentity(_Sealed):
-    """Who a root is; written once.
+    """Who a root is; written once, and anew when a copy of it is adopted.
 
     Attributes
     ----------
@@ -107,18 +111,31 @@ class RootIdentity(_Sealed):
         UUIDs, 32 hex digits.
     weight : float
         How much it holds, and carries, in proportion to the others.
+    copied_from : tuple of str
+        UUIDs of the stores that this one was a copy of, the first one first; the file has no such
+        member where there are none.
     """
 
     store: str
     root: str
     weight: float
+    copied_from: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "fastio.root"
 
+    def _members(self) -> dict[str, Any]:
+        members = super()._members()
+        if not self.copied_from:
+            del members["copied_from"]
+        return members
+
     @classmethod
     def _checked(cls, members: dict[str, Any], path: str) -> RootIdentity:
-        _check_members(members, {"store": _is_uuid, "root": _is_uuid, "weight": is_weight}, path)
-        return cls(**members)
+        checks = {"store": _is_uuid, "root": _is_uuid, "weight": is_weight}
+        if "copied_from" in members:
+            checks["copied_from"] = _are_stores
+        _check_members(members, checks, path)
+        return cls(**{**members, "copied_from": tuple(members.get("copied_from", ()))})
 
 
 def majority_of(roots: Sequence[str]) -> int:
@@ -245,6 +262,10 @@ def _are_roots(value: object) -> bool:
         and all(map(_is_uuid, value))
         and value == sorted(set(value))
     )
+
+
+def _are_stores(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_uuid, value))
 
 
 def _check_members(members: Mapping[str, Any], checks: Mapping[str, Any], path: str) -> None:

@@ -42,6 +42,11 @@ class Standing:
     outvoted: Mapping[str, Record]
 
     @property
+    def manifests(self) -> set[str]:
+        """The manifests of all its records."""
+        return {self.record.manifest, *(one.manifest for one in self.outvoted.values())}
+
+    @property
     def decided(self) -> bool:
         """Whether it is seen on a majority of its roots."""
         return len(self.holders) >= self.record.majority

@@ -17,7 +17,8 @@ from fastio.reader import Reader
 from fastio.replica import OnDamage
 from fastio.report import Report
 from fastio.store import arguments, reading
-from fastio.store.members import Members, Taken
+from fastio.store.members import Members
+from fastio.store.taken import Taken
 from fastio.whole import Load, LoadHandle, To
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Reading:
             arguments.check_count("generation", generation, 0, 2**63 - 1)
         if self._members.missing:
             self._members.look_again()
+            self._members.hold(self._taken)
         watch = reading.watch(self._members, on_damage)
         taken = self._taken
         if generation is not None and generation != taken.generation:
@@ -207,7 +209,15 @@ class Reading:
             find=lambda: find(None),
             reopened=(
                 _reopen,
-                (self._members.paths, chosen, framework, verify, on_damage, options),
+                (
+                    self._members.paths,
+                    self._members.timeout_s,
+                    chosen,
+                    framework,
+                    verify,
+                    on_damage,
+                    options,
+                ),
             ),
         )
 
@@ -281,13 +291,14 @@ class Reading:
 
 def _reopen(
     paths: Sequence[Path],
+    timeout_s: float,
     generation: int,
     framework: FrameworkName,
     verify: Verify,
     on_damage: OnDamage,
     options: Options | None,
 ) -> Reader:
-    members = Members(paths)
+    members = Members(paths, timeout_s)
     store = Reading(members, members.take(generation, None))
     return store._open_reader(
         framework=framework, verify=verify, on_damage=on_damage, options=options

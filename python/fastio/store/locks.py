@@ -1,129 +1,119 @@
 """Locks in a root: that of whoever writes, and those of whoever reads a generation.
 
-They are flock's: the kernel takes them from whoever dies.
+Whoever reads locks the manifest, which is never written anew while it is sound, as records are.
+A child made by fork goes on holding what its parent reads; the writer's lock is the parent's alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-from typing import NoReturn
+import time
+from collections.abc import Iterator
 
 from fastio.errors import FastioError, WriteError
+from fastio.filesystem.flocks import Flock
+from fastio.store.answering import progress
 from fastio.store.files import called, opened, write_called
-from fastio.store.root import COMMITS, FILE_MODE, Root
+from fastio.store.root import LOCK, MANIFESTS, Root, manifest_name
+from fastio.store.root_files import FILE_MODE
 
-_LOCK = "lock"
-
-
-class Lock:
-    """An open file with a lock on it; closed, it is let go of.
-
-    A child made by fork has the file as well, and with it the lock: so whoever took it lets go of
-    it by name, and a child only closes the file.
-    """
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self._process = os.getpid()
-
-    def close(self) -> None:
-        """Let go."""
-        fd, self.fd = self.fd, -1
-        if fd < 0:
-            return
-        if self._process == os.getpid():
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a lock cannot be pickled or copied")
+_HELD_WAIT_S = 1.0
+"""How long whoever collects may try whether a manifest is read, before it counts as collected."""
+_PAUSE_S = 0.005
 
 
-def lock(root: Root, mode: int = FILE_MODE) -> Lock | None:
+def lock(root: Root, mode: int = FILE_MODE) -> Flock | None:
     """Take the writer's lock; None where somebody else has it.
 
     Raises
     ------
     WriteError, ReadError
     """
-    path = root.path / _LOCK
+    return root.answering.ask(lambda: _locked(root, mode))
+
+
+def _locked(root: Root, mode: int) -> Flock | None:
+    path = root.path / LOCK
     flags = os.O_RDWR | os.O_CREAT
-    made = Lock()
-    with root.sub("") as folder:
-        made.fd = write_called(path, "open", lambda: opened(folder, _LOCK, flags, mode))
-    try:
-        fcntl.flock(made.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "flock", path) from error
-    return made
+    while True:
+        with root.sub("") as folder:
+            made = Flock(write_called(path, "open", lambda: opened(folder, LOCK, flags, mode)))
+        try:
+            if not made.take():
+                return None
+        except OSError as error:
+            raise WriteError(error.errno or errno.EIO, "flock", path) from error
+        # A lock on a file that was removed meanwhile keeps nobody out.
+        if os.fstat(made.fd).st_nlink:
+            return made
 
 
-def hold_record(root: Root, generation: int) -> Lock:
-    """Keep a generation from being collected while the lock is open.
+def hold(root: Root, digest: str) -> Flock:
+    """Keep what a manifest names from being collected while the lock is open.
 
     Raises
     ------
     FileNotFoundError
-        If it was collected.
+        If it was collected, or this root has it not.
     ReadError
     """
-    made = _record(root, generation)
-    collected = False
-    try:
-        fcntl.flock(made.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        collected = True  # just now
-    except OSError:
-        pass  # a filesystem that knows no locks: nobody can be kept from collecting
-    if collected or os.fstat(made.fd).st_nlink == 0:
-        path = str(root.path / COMMITS / _name(generation))
+    return root.answering.ask(lambda: _held(root, digest))
+
+
+def _held(root: Root, digest: str) -> Flock:
+    made = _manifest(root, digest, shared=True)
+    if not _is_had(made) or os.fstat(made.fd).st_nlink == 0:
+        path = str(root.path / MANIFESTS / manifest_name(digest))
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return made
 
 
-def remove_record(root: Root, generation: int) -> bool:
-    """Remove a commit record, unless somebody reads that generation; whether it is gone.
-
-    Raises
-    ------
-    ReadError, WriteError
-    """
+def _is_had(made: Flock) -> bool:
+    """Whether a lock could be had, or the filesystem has none: nobody can collect there."""
+    until_s = time.monotonic() + _HELD_WAIT_S
     try:
-        held = _record(root, generation)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        root.remove(COMMITS, _name(generation))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if isinstance(error, FastioError):
-            raise
-        path = root.path / COMMITS / _name(generation)
-        raise WriteError(error.errno or errno.EIO, "flock", path) from error
-    finally:
-        held.close()
+        while not made.take():
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(_PAUSE_S)
+            progress()
+    except OSError:
+        pass
     return True
 
 
-def _record(root: Root, generation: int) -> Lock:
-    name = _name(generation)
-    path = root.path / COMMITS / name
-    made = Lock()
-    with root.sub(COMMITS) as folder:
-        made.fd = called(path, "open", lambda: opened(folder, name))
-    return made
+@contextlib.contextmanager
+def unread(root: Root, digest: str) -> Iterator[bool]:
+    """Whether nobody holds a manifest on a root, and nobody can begin to in this context.
+
+    Where it cannot be opened nobody can hold it; where there are no locks, somebody may.
+
+    Raises
+    ------
+    Nothing.
+    """
+    try:
+        made = root.answering.ask(lambda: _manifest(root, digest, shared=False))
+    except (FastioError, FileNotFoundError):
+        yield True
+        return
+    try:
+        yield _is_taken(made)
+    finally:
+        made.close()
 
 
-def _name(generation: int) -> str:
-    return f"{generation:016x}"
+def _is_taken(made: Flock) -> bool:
+    try:
+        return made.take()
+    except OSError:
+        return False
+
+
+def _manifest(root: Root, digest: str, *, shared: bool) -> Flock:
+    path = root.path / MANIFESTS / manifest_name(digest)
+    with root.sub(MANIFESTS) as folder:
+        fd = called(path, "open", lambda: opened(folder, path.name))
+    return Flock(fd, shared=shared)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, locks
+from fastio.store import IDENTITY, locks, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings, unknown
-from fastio.store.locks import Lock
-from fastio.store.manifest import Named, ShardEntry, hints
-from fastio.store.root import MANIFESTS, SHARDS, Root
+from fastio.store.manifest import Named, hints
+from fastio.store.places import Places
+from fastio.store.root import MANIFESTS, Root
+from fastio.store.taken import Held, Taken
 
 _LOST_MAX = 100  # how often what is read may be collected meanwhile
 
@@ -27,6 +28,8 @@ class Members:
     ----------
     paths : sequence of path
         Any of them; those that are not given are looked for where the manifest says.
+    timeout_s : float
+        How long a root may take to answer: `Options.root_timeout_s`.
 
     Attributes
     ----------
@@ -34,6 +37,8 @@ class Members:
         Those that can be reached, by UUID.
     missing : dict of str to str
         Paths of those that cannot, each with the reason.
+    places : Places
+        Whether they are where the manifest says.
     store : str
         UUID.
 
@@ -45,45 +50,13 @@ class Members:
         If none of them can be read, each with its reason.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = [Path(anchored(str(path))) for path in paths]
+    def __init__(self, paths: Sequence[Path], timeout_s: float = math.inf) -> None:
+        self.paths = list(dict.fromkeys(Path(anchored(str(path))) for path in paths))
+        self.timeout_s = timeout_s
         self.roots: dict[str, Root] = {}
         self.missing: dict[str, str] = {}
-        self.store = ""
-        self._open_given()
-        self._follow_hints()
-
-    @classmethod
-    def of(cls, roots: Iterable[Root]) -> Members:
-        """Those that were made just now."""
-        members = cls.__new__(cls)
-        members.roots = {root.uuid: root for root in roots}
-        members.paths = [root.path for root in members.roots.values()]
-        members.missing = {}
-        members.store = next(iter(members.roots.values())).identity.store
-        return members
-
-    def look_again(self) -> None:
-        """Open roots that were missing, if they are there now; let go of those that are not."""
-        for uuid, root in list(self.roots.items()):
-            if not root.is_in_its_place():
-                self.missing[str(root.path)] = "is not there any more, or another one is"
-                del self.roots[uuid]
-        for path in list(self.missing):
-            with contextlib.suppress(FastioError, OSError):
-                self._join(Root.open(Path(path)))
-        self._follow_hints()
-
-    def _open_given(self) -> None:
-        opened, absent = [], 0
-        for path in self.paths:
-            try:
-                opened.append(Root.open(path))
-            except FileNotFoundError:
-                absent += 1
-                self.missing[str(path)] = f"there is no {IDENTITY}: not mounted, perhaps"
-            except (FastioError, OSError) as error:
-                self.missing[str(path)] = str(error)
+        self.places = Places({})
+        opened, absent = self._open(self.paths)
         if not opened:
             if absent == len(self.paths):
                 raise FileNotFoundError(
@@ -91,8 +64,54 @@ class Members:
                 )
             raise ReplicaError(self.paths[0], "no root of this store can be read", self.missing)
         self.store = self._chosen(opened)
-        for root in opened:
-            self._join(root)
+        self._gather(opened)
+
+    @classmethod
+    def of(cls, roots: Iterable[Root]) -> Members:
+        """Those that were opened, or made just now."""
+        members = cls.__new__(cls)
+        members.roots = {root.uuid: root for root in roots}
+        members.paths = [root.path for root in members.roots.values()]
+        members.missing = {}
+        members.places = Places({})
+        first = next(iter(members.roots.values()))
+        members.store, members.timeout_s = first.identity.store, first.answering.timeout_s
+        return members
+
+    def look_again(self) -> None:
+        """Open roots that were missing, if they are there now; let go of those that are not.
+
+        Raises
+        ------
+        Nothing.
+        """
+        there = [root for root in self.roots.values() if _answers_there(root)]
+        at = {root.path for root in there}
+        gone = {
+            str(root.path): "is not there any more, or another one is"
+            for root in self.roots.values()
+            if root.path not in at
+        }
+        self.missing = {}
+        opened, _ = self._open([path for path in self.paths if path not in at])
+        self._gather([*opened, *there])
+        reached = {str(root.path) for root in self.roots.values()}
+        for path, reason in gone.items():
+            if path not in reached:
+                self.missing.setdefault(path, reason)
+
+    def _open(self, paths: Sequence[Path]) -> tuple[list[Root], int]:
+        """Open roots, all at once; how many of them are none."""
+        opened, absent = [], 0
+        for path, call in [(path, Root.begin_to_open(path, self.timeout_s)) for path in paths]:
+            try:
+                opened.append(call.result())
+            except FileNotFoundError:
+                absent += 1
+                self.missing[str(path)] = f"there is no {IDENTITY}: not mounted, perhaps"
+            except (FastioError, OSError) as error:
+                self.missing[str(path)] = str(error)
+        return opened, absent
 
     def _chosen(self, opened: Sequence[Root]) -> str:
         """The store that most of the roots are of: those that were opened, and those of the paths
@@ -126,41 +145,72 @@ class Members:
                 return self.manifest(standing.record)
         raise ReplicaError(self.name, "no generation has a sound manifest", self._reasons())
 
-    def _join(self, root: Root, expected: str | None = None) -> None:
-        if root.identity.store != self.store:
-            self.missing[str(root.path)] = f"is of another store, {root.identity.store}"
-        elif expected is not None and root.uuid != expected:
-            self.missing[str(root.path)] = f"is another root than {expected}, {root.uuid}"
-        elif root.uuid in self.roots:
-            other = self.roots[root.uuid].path
-            if not other.samefile(root.path):
-                self.missing[str(root.path)] = f"is a copy of the root {other}"
-        else:
+    def _hints(self) -> dict[str, str]:
+        with contextlib.suppress(FastioError):
+            return dict(hints(self.newest().manifest))
+        return {}
+
+    # ---- which of them belong together
+
+    def _gather(self, opened: Sequence[Root]) -> None:
+        """Join those that were opened, and then those that they know of."""
+        own = []
+        for root in opened:
+            if root.identity.store == self.store:
+                own.append(root)
+            else:
+                self.missing[str(root.path)] = f"is of another store, {root.identity.store}"
+        self.roots = {}
+        if own:
+            self.roots = {root.uuid: root for root in reversed(own)}
+            self.places = Places(self._hints())
+        self.roots = {}
+        given = {root.path for root in own}
+        for root in self.places.in_order(own):
+            original = self.places.original(root, self.timeout_s)
+            if original is not None:
+                self.missing[str(root.path)] = f"is a copy of the root {original.path}"
+            self._join(original or root)
+        self._follow_hints()
+        self.places.note(self.roots.values(), given)
+
+    def _join(self, root: Root) -> None:
+        other = self.roots.get(root.uuid)
+        if other is None:
             self.roots[root.uuid] = root
             self.missing.pop(str(root.path), None)
-            return
-        root.close()
+        elif other.path != root.path:
+            same = other.is_at(root.path)
+            problem = "leads to the root" if same else "is a copy of the root"
+            self.missing[str(root.path)] = f"{problem} {other.path}"
 
     def _follow_hints(self) -> None:
         looked: set[str] = set()
         while True:
-            known: dict[str, str] = {}
-            with contextlib.suppress(FastioError):
-                known = dict(hints(self.newest().manifest))
-            further = known.keys() - self.roots.keys() - looked
+            known = self._hints()
+            self.places.learn(known, self.roots.values())
+            further = sorted(known.keys() - self.roots.keys() - looked)
             if not further:
                 return
-            for uuid in sorted(further):
-                looked.add(uuid)
-                path = Path(known[uuid])
-                if str(path) in self.missing:
-                    continue
-                try:
-                    self._join(Root.open(path), expected=uuid)
-                except FileNotFoundError:
-                    self.missing[str(path)] = f"there is no {IDENTITY}: not mounted, perhaps"
-                except (FastioError, OSError) as error:
-                    self.missing[str(path)] = str(error)
+            looked.update(further)
+            wanted = {}
+            for uuid in further:
+                path, reason = self.places.where(uuid, self.roots.values())
+                if path is None:
+                    self.missing[known[uuid]] = reason
+                elif str(path) not in self.missing:
+                    wanted[path] = uuid
+            opened, _ = self._open(list(wanted))
+            for root in opened:
+                uuid = wanted[root.path]
+                if root.identity.store != self.store:
+                    self.missing[str(root.path)] = f"is of another store, {root.identity.store}"
+                elif root.uuid != uuid:
+                    self.missing[str(root.path)] = f"is another root than {uuid}, {root.uuid}"
+                elif not self.places.is_followed(root, self.roots.values()):
+                    self.missing[str(root.path)] = self.places.unfollowed(self.roots.values())
+                else:
+                    self._join(root)
 
     # ---- what they say
 
@@ -172,12 +222,16 @@ class Members:
         Nothing.
         """
         found = {}
-        for uuid, root in list(self.roots.items()):
+        asked = [
+            (uuid, root, root.answering.begin(root.records))
+            for uuid, root in list(self.roots.items())
+        ]
+        for uuid, root, call in asked:
             try:
-                found[uuid] = root.records()
+                found[uuid] = call.result()
             except (FastioError, OSError) as error:
                 self.missing[str(root.path)] = str(error)
-                del self.roots[uuid]
+                self.roots.pop(uuid, None)
         return found
 
     def standings(self) -> list[Standing]:
@@ -201,7 +255,7 @@ class Members:
             If it is of another store.
         """
         reasons: dict[str, str] = {}
-        for root in self.roots.values():
+        for root in list(self.roots.values()):
             try:
                 named = root.manifest(record.manifest)
             except FileNotFoundError:
@@ -249,22 +303,36 @@ class Members:
             found = self.standings()
             if not found:
                 raise ReplicaError(self.name, "no root has a sound commit record", self._reasons())
-            newest = self._newest(found)
+            newest = wholeness.newest(found, self.manifest, self.roots)
+            if newest is None:
+                raise ReplicaError(self.name, "no generation is whole", self._reasons())
             self._require_known(newest[0].record)
             if min_generation is not None and newest[0].record.generation < min_generation:
                 raise StaleError(self.name, newest[0].record.generation, min_generation)
             standing, named = newest
             if generation is not None and generation != standing.record.generation:
-                chosen = [one for one in found if one.record.generation == generation]
-                if not chosen or generation > standing.record.generation:
-                    there = ", ".join(str(one.record.generation) for one in found[:8])
-                    raise ConflictError(
-                        self.name, f"has no generation {generation}: collected, or not yet; {there}"
-                    )
-                standing, named = chosen[0], self.manifest(chosen[0].record)
+                standing, named = self._older(generation, found, newest[0])
             with contextlib.suppress(FileNotFoundError):  # collected just now: look again
-                return Taken(standing, named, self._hold(standing))
+                return Taken(standing, named, self._hold(named))
         raise ConflictError(self.name, "is collected faster than it can be opened")
+
+    def _older(
+        self, generation: int, found: Sequence[Standing], newest: Standing
+    ) -> tuple[Standing, Named]:
+        """A generation that was asked for by its number."""
+        for standing in found:
+            if standing.record.generation == generation < newest.record.generation:
+                named = wholeness.existing(standing, self.manifest, self.roots)
+                if named is not None:
+                    return standing, named
+        there = ", ".join(
+            str(one.record.generation)
+            for one in found[:8]
+            if one.record.generation <= newest.record.generation
+        )
+        raise ConflictError(
+            self.name, f"has no generation {generation}: collected, or not yet; {there}"
+        )
 
     def _require_known(self, newest: Record) -> None:
         """Refuse to take an older generation for the newest one because records are damaged."""
@@ -275,51 +343,32 @@ class Members:
                 self.name, f"generation {lost} has no sound commit record", self._reasons()
             )
 
-    def _newest(self, found: Sequence[Standing]) -> tuple[Standing, Named]:
-        """The newest generation that there is: one that nobody was told of counts only where it is
-        whole.
+    def hold(self, taken: Taken) -> None:
+        """Keep a generation from being collected on roots that have come back, too.
+
+        Raises
+        ------
+        Nothing: a root that has it not is not read.
         """
-        for standing in found:
-            try:
-                named = self.manifest(standing.record)
-            except ReplicaError:
-                if not standing.never_reported:
-                    raise
-                continue
-            if not standing.never_reported or self.is_whole(named):
-                return standing, named
-        raise ReplicaError(self.name, "no generation is whole", self._reasons())
+        for uuid, root in self.roots.items():
+            if uuid not in taken.held.locks:
+                with contextlib.suppress(FastioError, OSError):
+                    taken.held.locks[uuid] = locks.hold(root, taken.named.digest)
 
-    def is_whole(self, named: Named) -> bool:
-        """Return whether each shard is there, of the right size, on some root."""
-        manifest = named.manifest
-        for shard in manifest.shards:
-            holders = (self.roots.get(manifest.roots[at].uuid) for at in shard.roots)
-            if not any(root is not None and _has(root, shard) for root in holders):
-                return False
-        return True
-
-    def lacking(self, named: Named) -> dict[str, list[str]]:
-        """Return what each root that can be reached lacks of a generation, by UUID."""
-        manifest = named.manifest
-        found: dict[str, list[str]] = {}
-        for at, entry in enumerate(manifest.roots):
-            root = self.roots.get(entry.uuid)
-            if root is None:
-                continue
-            own = [shard for shard in manifest.shards if at in shard.roots]
-            bad = [shard.file for shard in own if not _has(root, shard)]
-            if bad:
-                what = f"{len(bad)} of {len(own)} shards are missing or of another size: {bad[0]}"
-                found[entry.uuid] = [what]
-        return found
-
-    def _hold(self, standing: Standing) -> Held:
+    def _hold(self, named: Named) -> Held:
+        """On every root that has it: at least where its manifest was read."""
         held = Held()
+        gone: FileNotFoundError | None = None
         try:
-            for uuid in sorted(standing.holders):
-                root = self.roots[uuid]
-                held.locks.append(locks.hold_record(root, standing.record.generation))
+            for uuid, root in sorted(self.roots.items()):
+                try:
+                    held.locks[uuid] = locks.hold(root, named.digest)
+                except FileNotFoundError as error:
+                    gone = error
+                except (FastioError, OSError) as error:
+                    root.note(str(error))
+            if not held.locks and gone is not None:
+                raise gone
         except BaseException:
             held.close()
             raise
@@ -336,43 +385,9 @@ class Members:
         self.roots = {}
 
 
-def _has(root: Root, shard: ShardEntry) -> bool:
-    """Whether a shard is there, and of its size."""
+def _answers_there(root: Root) -> bool:
+    """Whether a root is still where it was, and answers."""
     try:
-        return root.size(SHARDS, shard.file) == shard.nbytes
-    except (FastioError, FileNotFoundError):
+        return root.is_in_its_place()
+    except FastioError:
         return False
-
-
-class Held:
-    """What keeps a generation from being collected: until it is closed, or nobody has it."""
-
-    def __init__(self) -> None:
-        self.locks: list[Lock] = []
-
-    def close(self) -> None:
-        """Let it be collected."""
-        while self.locks:
-            self.locks.pop().close()
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A generation that is read.
-
-    Attributes
-    ----------
-    standing : Standing
-    named : Named
-    held : Held
-        While it is open, the generation is not collected.
-    """
-
-    standing: Standing
-    named: Named
-    held: Held
-
-    @property
-    def generation(self) -> int:
-        """Its number."""
-        return self.standing.record.generation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -21,8 +22,9 @@ from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
 from fastio.shown import shown
 from fastio.store import repair
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
-from fastio.store.members import Members, Taken
+from fastio.store.members import Members
 from fastio.store.root import SHARDS, Root
+from fastio.store.taken import Taken
 
 _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -101,9 +103,7 @@ class StoredShard(Shard):
                 away[path] = "its root cannot be reached"
                 continue
             try:
-                file = self._open(root, path)
-                if header is None:
-                    header = self._header(file)
+                file, header = root.answering.ask(functools.partial(self._open, root, path, header))
                 files.append(file)
             except FileNotFoundError:
                 lacking[path] = "is missing"
@@ -130,14 +130,15 @@ class StoredShard(Shard):
         self._watch.lacks(copies, self.names)
         return copies, table
 
-    def _open(self, root: Root, path: str) -> _native.File:
+    def _open(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
+        """A copy, and the header, which is read from the first one that can be opened."""
         with root.sub(SHARDS) as folder:
             file = _native.File.open_in(folder, self._entry.file, path)
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
                 path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
             )
-        return file
+        return file, self._header(file) if header is None else header
 
     def _header(self, file: _native.File) -> bytes:
         header = file.read(0, self._entry.start)
@@ -177,15 +178,25 @@ class _Part(StoredShard):
         return self._whole._opened
 
 
-def newest(paths: Sequence[Path], names: Collection[str] | None = None) -> Located:
+def newest(
+    paths: Sequence[Path], timeout_s: float, names: Collection[str] | None = None
+) -> Located:
     """Say which tensors the newest generation of a store has.
+
+    Parameters
+    ----------
+    paths : sequence of path
+    timeout_s : float
+        How long a root may take to answer.
+    names : collection of str, optional
+        What will be asked for.
 
     Raises
     ------
     FileNotFoundError, FormatError, ReplicaError
         As `fastio.Store.open` does.
     """
-    members = Members(paths)
+    members = Members(paths, timeout_s)
     return locate(members, members.take(None, None), watch(members, "continue"), names)
 
 
@@ -204,6 +215,8 @@ def watch(members: Members, on_damage: OnDamage) -> Watch:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
         made.repair = repair.rewrite
+    for event in members.places.events:
+        made.tell(event)
     for path, reason in members.missing.items():
         made.tell(Event("fallback", path, reason, "the other roots are read"))
     for root in members.roots.values():

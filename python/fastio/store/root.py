@@ -1,42 +1,37 @@
-"""One root of a store: a folder on some device, and the small files in it.
-
-Everything is opened below a descriptor of the root and no symlink is followed there, so that what a
-manifest names stays inside. A file gets its name when it is whole and on the disk, and stays so.
-"""
+"""One root of a store: a folder on some device, and the small files in it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from fastio import folders
 from fastio.anchored import anchored
-from fastio.errors import ConflictError, FormatError, ReadError, WriteError
+from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
 from fastio.filesystem.leftovers import remove_leftovers
-from fastio.replacement import Replacement
-from fastio.store import IDENTITY
+from fastio.store import IDENTITY, answering, lineage
+from fastio.store.answering import Answering, Call, asked, progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
 from fastio.store.files import FOLDER, called, folder_mode, make_folder, read, write_called
 from fastio.store.manifest import MANIFEST_BYTES_MAX, Named, decode
+from fastio.store.root_files import FILE_MODE, RootFiles
 
 SHARDS, MANIFESTS, COMMITS = "shards", "manifests", "commits"
 _FOLDERS = (SHARDS, MANIFESTS, COMMITS)
 _PROMISE = "promise"
+LOCK = "lock"
 # What a fresh filesystem has; and what a creation that did not end leaves.
-_NOTHING = {"lost+found", IDENTITY, _PROMISE, "lock", *_FOLDERS}
+_NOTHING = {"lost+found", IDENTITY, _PROMISE, LOCK, *_FOLDERS}
 _GENERATION = re.compile(r"[0-9a-f]{16}")
-FILE_MODE = 0o600
-"""Of new files, unless the user says otherwise; folders may be searched by whoever may read."""
 
 
-class Root:
+class Root(RootFiles):
     """A root that could be opened; `open` and `create` make them.
 
     Attributes
@@ -50,16 +45,24 @@ class Root:
         Generations of which it has a record that cannot be read.
     """
 
-    def __init__(self, path: Path, folder: int, identity: RootIdentity) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, folder: int, identity: RootIdentity, answering: Answering
+    ) -> None:
+        super().__init__(path, folder, answering)
         self.identity = identity
         self.problems: list[str] = []
         self.damaged: set[int] = set()
-        self._folder = folder
+        self._made: list[Path] = []
 
     @classmethod
-    def open(cls, path: Path) -> Root:
+    def open(cls, path: Path, timeout_s: float = math.inf) -> Root:
         """Open a root.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+        timeout_s : float
+            How long it may take to answer, here and later, as `Options.root_timeout_s`.
 
         Raises
         ------
@@ -68,20 +71,60 @@ class Root:
         FormatError
             If the file that says who it is is damaged.
         ReadError
-            If it cannot be read.
+            If it cannot be read, or does not answer.
         """
-        path = Path(anchored(str(path)))
-        folder = called(path, "open", lambda: os.open(path, FOLDER))
-        try:
-            data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
-            return cls(path, folder, RootIdentity.decode(data, str(path / IDENTITY)))
-        except BaseException:
-            os.close(folder)
-            raise
+        return cls.begin_to_open(path, timeout_s).result()
 
     @classmethod
-    def create(cls, path: Path, identity: RootIdentity, mode: int = FILE_MODE) -> Root:
+    def begin_to_open(cls, path: Path, timeout_s: float) -> Call[Root]:
+        """Open a root, and do not wait for it.
+
+        Raises
+        ------
+        Nothing: the result does, as `open`.
+        """
+        path = Path(anchored(str(path)))
+        asks = answering.of(path, timeout_s)
+
+        def opened() -> Root:
+            folder = called(path, "open", lambda: os.open(path, FOLDER))
+            try:
+                data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
+                identity = RootIdentity.decode(data, str(path / IDENTITY))
+                return cls(path, folder, identity, asks)
+            except BaseException:
+                os.close(folder)
+                asks.close()
+                raise
+
+        return asks.begin(opened)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        identity: RootIdentity,
+        mode: int = FILE_MODE,
+        timeout_s: float = math.inf,
+    ) -> Root:
         """Make a root of a folder that is not there, or has nothing in it.
+
+        Raises
+        ------
+        WriteError
+            If that fails, or there is something in the folder.
+        """
+        root = cls.prepare(path, identity, mode, timeout_s)
+        try:
+            root.claim(mode)
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+    @classmethod
+    def prepare(cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float) -> Root:
+        """Make the folders of a root; it is none until it is claimed.
 
         Raises
         ------
@@ -91,17 +134,63 @@ class Root:
         path = Path(anchored(str(path)))
         cls.check_free(path)
         folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-        made, *_ = [make_folder(path / name, folder_mode(mode)) for name in ("", *_FOLDERS)]
+        wanted = [path / name for name in ("", *_FOLDERS)]
+        made = [each for each in wanted if make_folder(each, folder_mode(mode))]
+        if path in made:
+            sync_folder(path.parent, blamed=path)
         folder = write_called(path, "open", lambda: os.open(path, FOLDER))
-        root = cls(path, folder, identity)
-        try:
-            root.put("", IDENTITY, identity.encode(), mode=mode, replace=True)
-            if made:
-                sync_folder(path.parent, blamed=path)
-        except BaseException:
-            root.close()
-            raise
+        root = cls(path, folder, identity, answering.of(path, timeout_s))
+        root._made = made
         return root
+
+    @asked
+    def claim(self, mode: int) -> None:
+        """Say who it is; what somebody else began to make of the folder is left alone.
+
+        Whoever may meet others has its lock meanwhile.
+
+        Raises
+        ------
+        WriteError
+            If that fails, or somebody else has made a root of the folder meanwhile.
+        """
+        self.check_free(self.path)
+        self.put("", IDENTITY, self.identity.encode(), mode=mode, replace=True)
+
+    @asked
+    def identify(self, identity: RootIdentity) -> None:
+        """Say that it is another root from now on.
+
+        Raises
+        ------
+        WriteError
+        """
+        mode = stat.S_IMODE(os.stat(IDENTITY, dir_fd=self._folder, follow_symlinks=False).st_mode)
+        self.put("", IDENTITY, identity.encode(), mode=mode, replace=True)
+        self.identity = identity
+
+    @asked
+    def withdraw(self) -> None:
+        """Remove what was made of the folder, unless somebody else has made a root of it.
+
+        Raises
+        ------
+        Nothing: what cannot be removed stays.
+        """
+        with contextlib.suppress(FastioError, OSError):
+            try:
+                data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+            except FileNotFoundError:
+                data = b""
+            if data not in (b"", self.identity.encode()):
+                return
+            for sub in _FOLDERS if data else ():
+                for name in self.names(sub):
+                    self.remove(sub, name)
+            for name in (LOCK, _PROMISE, IDENTITY):
+                self.remove("", name)
+            for path in reversed(self._made):
+                path.rmdir()
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -122,30 +211,9 @@ class Root:
         """Its own."""
         return self.identity.root
 
-    def is_in_its_place(self) -> bool:
-        """Return whether its path still leads to it."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._folder))
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """Close its descriptor."""
-        folder, self._folder = self._folder, -1
-        if folder >= 0:
-            os.close(folder)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a root cannot be pickled or copied")
-
-    def __repr__(self) -> str:
-        return f"<Root {self.path}>"
-
     # ---- what is in it
 
+    @asked
     def records(self) -> dict[int, Record]:
         """Return its sound commit records by generation; damaged ones are noted as problems.
 
@@ -162,6 +230,8 @@ class Root:
             path = self.path / COMMITS / name
             try:
                 record = Record.decode(self.read(COMMITS, name, DOCUMENT_BYTES_MAX), str(path))
+                record = lineage.own_record(self.identity, record)
+                progress()
                 if record.generation != int(name, 16) or record.store != self.identity.store:
                     raise FormatError(
                         str(path),
@@ -176,6 +246,7 @@ class Root:
                 self.note(str(error))
         return found
 
+    @asked
     def manifest(self, digest: str) -> Named:
         """Return a manifest.
 
@@ -183,10 +254,12 @@ class Root:
         ------
         FileNotFoundError, ReadError, FormatError
         """
-        name = f"{digest}.json"
+        name = manifest_name(digest)
         data = self.read(MANIFESTS, name, MANIFEST_BYTES_MAX)
-        return decode(data, digest, str(self.path / MANIFESTS / name))
+        named = decode(data, digest, str(self.path / MANIFESTS / name))
+        return lineage.own_manifest(self.identity, named)
 
+    @asked
     def promised(self) -> int:
         """Return the highest ballot that somebody has promised here; 0 where none is known.
 
@@ -202,66 +275,6 @@ class Root:
             return 0
         return promise.ballot
 
-    def names(self, sub: str) -> list[str]:
-        """Return what is in one of its folders, sorted.
-
-        Raises
-        ------
-        ReadError
-        """
-        with self._sub(sub) as folder:
-            return sorted(called(self.path / sub, "listdir", lambda: os.listdir(folder)))
-
-    def read(self, sub: str, name: str, nbytes_max: int) -> bytes:
-        """Return a file.
-
-        Raises
-        ------
-        FileNotFoundError
-        FormatError
-            If it is longer.
-        ReadError
-        """
-        with self._sub(sub) as folder:
-            return read(folder, name, self.path / sub / name, nbytes_max)
-
-    def size(self, sub: str, name: str) -> int:
-        """Return the bytes of a file.
-
-        Raises
-        ------
-        FileNotFoundError, ReadError
-        """
-        path = self.path / sub / name
-        with self._sub(sub) as folder:
-            status = called(
-                path, "stat", lambda: os.stat(name, dir_fd=folder, follow_symlinks=False)
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError(errno.EINVAL, "stat", path, detail="it is no regular file")
-        return status.st_size
-
-    @contextlib.contextmanager
-    def sub(self, sub: str) -> Iterator[int]:
-        """A descriptor of one of its folders.
-
-        Raises
-        ------
-        ReadError
-        """
-        with self._sub(sub) as folder:
-            yield folder
-
-    def space(self) -> tuple[int, int]:
-        """Return bytes that are free for whoever may write here, and bytes in all.
-
-        Raises
-        ------
-        ReadError
-        """
-        status = called(self.path, "statvfs", lambda: os.fstatvfs(self._folder))
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
-
     def note(self, problem: str) -> None:
         """Remember what is wrong with it, once."""
         if problem not in self.problems:
@@ -269,39 +282,7 @@ class Root:
 
     # ---- what is put there
 
-    def put(
-        self, sub: str, name: str, data: bytes, *, mode: int = FILE_MODE, replace: bool = False
-    ) -> None:
-        """Write a file and bring it, and then its name, to the disk.
-
-        Raises
-        ------
-        ConflictError
-            If there is one already, and it is not to be replaced.
-        WriteError
-        """
-        path = self.path / sub / name
-        with self._sub(sub):  # a symlink in place of the folder is met here
-            pass
-        replacement = Replacement(path, FILE_MODE, written_as=self.path / sub / "new")
-        try:
-            replacement.reserve(len(data))
-            if not replacement.renames:
-                detail = "a store replaces files, and this filesystem cannot rename"
-                raise WriteError(errno.ENOSYS, "rename", path, detail=detail)
-            replacement.begin()
-            replacement.file.write(0, data)
-            replacement.allow(mode)
-            replacement.settle()
-            if replace:
-                replacement.link()
-                replacement.rename()
-            elif not replacement.claim():
-                raise ConflictError(path, "is there already")
-            replacement.sync_name()
-        finally:
-            replacement.discard()
-
+    @asked
     def put_record(self, record: Record, *, mode: int = FILE_MODE) -> None:
         """Write a commit record; one of a lower ballot, or a damaged one, gives way to it.
 
@@ -311,7 +292,7 @@ class Root:
             If there is one with a ballot as high.
         WriteError, ReadError
         """
-        name = f"{record.generation:016x}"
+        name = record_name(record.generation)
         try:
             self.put(COMMITS, name, record.encode(), mode=mode)
         except ConflictError:
@@ -320,6 +301,7 @@ class Root:
                 raise
             self.put(COMMITS, name, record.encode(), mode=mode, replace=True)
 
+    @asked
     def put_manifest(self, named: Named, *, mode: int = FILE_MODE) -> None:
         """Write a manifest, unless it is there and whole.
 
@@ -330,8 +312,9 @@ class Root:
         with contextlib.suppress(FileNotFoundError, FormatError, ReadError):
             self.manifest(named.digest)
             return
-        self.put(MANIFESTS, f"{named.digest}.json", named.data, mode=mode, replace=True)
+        self.put(MANIFESTS, manifest_name(named.digest), named.data, mode=mode, replace=True)
 
+    @asked
     def put_promise(self, ballot: int, *, mode: int = FILE_MODE) -> None:
         """Promise that nobody who comes later takes this ballot or a lower one.
 
@@ -342,26 +325,7 @@ class Root:
         promise = Promise(self.identity.store, self.uuid, ballot)
         self.put("", _PROMISE, promise.encode(), mode=mode, replace=True)
 
-    def remove(self, sub: str, name: str) -> None:
-        """Remove a file, if it is there.
-
-        Raises
-        ------
-        WriteError
-        """
-        path = self.path / sub / name
-        with self._sub(sub) as folder, contextlib.suppress(FileNotFoundError):
-            write_called(path, "unlink", lambda: os.unlink(name, dir_fd=folder))
-
-    def sync(self, sub: str) -> None:
-        """Bring the names in one of its folders to the disk.
-
-        Raises
-        ------
-        WriteError
-        """
-        sync_folder(self.path / sub, blamed=self.path / sub)
-
+    @asked
     def remove_leftovers(self) -> None:
         """Remove the temporary files of whoever was killed while he wrote.
 
@@ -372,21 +336,15 @@ class Root:
         for sub in ("", SHARDS, MANIFESTS, COMMITS):
             remove_leftovers(self.path / sub / "new")
 
-    @contextlib.contextmanager
-    def _sub(self, sub: str) -> Iterator[int]:
-        if not sub:
-            yield self._folder
-            return
-        path = self.path / sub
-        flags = FOLDER | os.O_NOFOLLOW
-        try:
-            folder = os.open(sub, flags, dir_fd=self._folder)
-        except OSError as error:
-            raise ReadError(error.errno or errno.EIO, "open", path) from error
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+
+def record_name(generation: int) -> str:
+    """Return the name of a commit record."""
+    return f"{generation:016x}"
+
+
+def manifest_name(digest: str) -> str:
+    """Return the name of a manifest."""
+    return f"{digest}.json"
 
 
 def _has_content(path: Path) -> bool:

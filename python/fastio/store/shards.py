@@ -24,7 +24,8 @@ from fastio.saving.pace import Progress
 from fastio.saving.sources import Sources
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.manifest import ShardEntry
-from fastio.store.root import FILE_MODE, SHARDS, Root
+from fastio.store.root import SHARDS, Root
+from fastio.store.root_files import FILE_MODE
 from fastio.store.together import at_once
 
 _PROVISIONAL = "shard.safetensors"
@@ -222,13 +223,13 @@ class ShardWriter:
         return True
 
     def _look_for(self, shard: Wanted, root: Root) -> None:
-        assert shard.entry is not None
-        path = str(root.path / SHARDS / shard.entry.file)
+        entry = shard.entry
+        assert entry is not None
+        path = str(root.path / SHARDS / entry.file)
         try:
-            with root.sub(SHARDS) as folder:
-                file = _native.File.open_in(folder, shard.entry.file, path)
+            file = root.answering.ask(lambda: _opened(root, entry, path))
             header = shard.header
-            if file.nbytes != shard.entry.nbytes or file.read(0, len(header)) != header:
+            if file.nbytes != entry.nbytes or file.read(0, len(header)) != header:
                 raise FormatError(path, "is not the shard that it was")
             self._verify(file, shard)
         except FileNotFoundError:
@@ -272,11 +273,11 @@ class ShardWriter:
                 if uuid in shard.roots and uuid not in shard.held_by
             )
             try:
-                free, _ = root.space()
+                space = root.space()
             except ReadError as error:
                 raise RootFailed(root, error) from error
-            if needed > free:
-                detail = f"{needed} bytes are needed, {free} are free"
+            if space is not None and needed > space[0]:
+                detail = f"{needed} bytes are needed, {space[0]} are free"
                 full = WriteError(errno.ENOSPC, "reserve", root.path, detail=detail)
                 raise RootFailed(root, full)
 
@@ -325,8 +326,7 @@ class ShardWriter:
     @contextlib.contextmanager
     def _writer(self, shard: Wanted, root: Root) -> Iterator[FileWriter]:
         folder = root.path / SHARDS
-        with root.sub(SHARDS):  # a symlink in place of the folder is met here
-            pass
+        root.answering.ask(lambda: _meet_symlink(root))
         writer = FileWriter(
             folder / _PROVISIONAL,
             shard.layout,
@@ -338,6 +338,16 @@ class ShardWriter:
             yield writer
         finally:
             writer.discard()
+
+
+def _opened(root: Root, entry: Found, path: str) -> _native.File:
+    with root.sub(SHARDS) as folder:
+        return _native.File.open_in(folder, entry.file, path)
+
+
+def _meet_symlink(root: Root) -> None:
+    with root.sub(SHARDS):  # in place of the folder
+        pass
 
 
 def _found(shard: Wanted, header: bytes) -> Found:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastio import notebook
 from fastio.errors import ReplicaError
 from fastio.shown import counted, listed, one_line, size
-from fastio.store import reading
+from fastio.store import reading, wholeness
 from fastio.store.members import Members
 
 _IN_DOUBT_SHOWN_MAX = 10
@@ -131,12 +131,17 @@ def status(members: Members) -> Status:
     found = members.standings()
     newest = members.take(None, None)
     newest.held.close()
-    lacking = members.lacking(newest.named)
+    lacking = wholeness.lacking(newest.named.manifest, members.roots)
     roots, free = dict(members.missing), {}
     for root in members.roots.values():
-        problems = [*root.problems, *lacking.get(root.uuid, ())]
+        bad = lacking.get(root.uuid)
+        problems = [*root.problems]
+        if bad:
+            problems.append(f"{len(bad)} shards are missing or of another size: {bad[0]}")
         roots[str(root.path)] = "; ".join(problems) or "ok"
-        free[str(root.path)] = root.space()[0]
+        space = root.space()
+        if space is not None:
+            free[str(root.path)] = space[0]
     return Status(
         store=members.store,
         generation=newest.generation,

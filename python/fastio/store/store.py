@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 from fastio import checksums
-from fastio.errors import ConflictError, UsageError
+from fastio.defaults import default_options
+from fastio.errors import UsageError
+from fastio.events import emit
 from fastio.frameworks import FrameworkName
-from fastio.loading import Verify
+from fastio.loading import Verify, check_kind
 from fastio.options import Options
 from fastio.paths import AnyPath, Source, not_found, paths_of
 from fastio.reader import Reader
 from fastio.replica import OnDamage
 from fastio.shown import one_line
-from fastio.store import arguments, collect, status
-from fastio.store.collect import Collected
-from fastio.store.commit import Session
-from fastio.store.documents import RootIdentity
-from fastio.store.manifest import Manifest, Named, RootEntry, Settings, encode
-from fastio.store.members import Held, Members
+from fastio.store import arguments, creation
+from fastio.store.keeping import Keeping
+from fastio.store.manifest import Settings
+from fastio.store.members import Members
 from fastio.store.partition import Partition
-from fastio.store.root import FILE_MODE, Root
-from fastio.store.status import Generation, Status
-from fastio.store.writes import Writing, now_s
+from fastio.store.root_files import FILE_MODE
+from fastio.store.taken import Held
+from fastio.store.writes import now_s
 
 Placement = str | Mapping[str, int | Sequence[int]]
 
@@ -49,6 +49,7 @@ class _OpensStore(Protocol):
         *,
         generation: int | None = None,
         min_generation: int | None = None,
+        options: Options | None = None,
     ) -> Store: ...
 
 
@@ -64,7 +65,7 @@ class _OpensReader(Protocol):
     ) -> Reader: ...
 
 
-class Store(Writing):
+class Store(Keeping):
     """Tensors kept on several roots, in generations. `Store.create` and `Store.open` make one.
 
     A root is a folder, on a device of its own as a rule. Every shard is on as many of them as there
@@ -123,7 +124,6 @@ class Store(Writing):
         paths = arguments.paths(roots, to_write=True)
         arguments.check_count("replicas", replicas, 1, len(paths))
         shares = arguments.weights(weights, len(paths))
-        store = uuid.uuid4().hex
         uuids = sorted(uuid.uuid4().hex for _ in paths)
         settings = Settings(
             replicas=replicas,
@@ -134,17 +134,41 @@ class Store(Writing):
             places=arguments.places(placement, uuids, replicas),
             file_mode=arguments.mode(mode),
         )
-        for path in paths:
-            Root.check_free(path)
-        made = []
-        for path, root, weight in zip(paths, uuids, shares, strict=True):
-            made.append(
-                Root.create(path, RootIdentity(store, root, float(weight)), settings.file_mode)
-            )
-        members = Members.of(made)
-        with Session(store, made, {}, uuids, mode=settings.file_mode) as session:
-            session.commit(_empty(store, made, settings), now_s())
+        members = creation.create(paths, uuids, shares, settings, now_s(), _timeout_s(None))
         return cls(members, members.take(None, None), partition)
+
+    @classmethod
+    def adopt(cls, roots: Sequence[AnyPath], *, force: bool = False) -> Store:
+        """Make a copy of a store a store of its own, so that it never joins its original.
+
+        Copies of the roots have the UUIDs of the original, and say where that is. They get other
+        UUIDs, and a new generation that says where they are.
+
+        Parameters
+        ----------
+        roots : sequence of path
+            All roots of the copy.
+        force : bool
+            Whether they may be where the manifest says, as those of the original are.
+
+        Returns
+        -------
+        Store
+            The new one, with all generations that the copy has.
+
+        Raises
+        ------
+        FileNotFoundError
+            If one of them is no root.
+        ReplicaError
+            If a root is not given or cannot be written to, or the newest generation is not whole.
+        UsageError
+            If a root is where its manifest says: it is the original.
+        FormatError, ConflictError, WriteError
+        """
+        paths = arguments.paths(roots)
+        members = creation.adopt(paths, now_s(), _timeout_s(None), force=force)
+        return cls(members, members.take(None, None))
 
     @classmethod
     def _open_store(
@@ -153,6 +177,7 @@ class Store(Writing):
         *,
         generation: int | None = None,
         min_generation: int | None = None,
+        options: Options | None = None,
     ) -> Store:
         """Open a store.
 
@@ -160,12 +185,15 @@ class Store(Writing):
         ----------
         roots : path or collection of path
             Any of its roots, each as `fastio.load` takes a path; the others are looked for where
-            they were last.
+            they were last. A root that is elsewhere, as a copy is, leads to those that were copied
+            or moved alike, and an event says so (see `adopt`).
         generation : int, optional
             The one to read. Default: the newest.
         min_generation : int, optional
             Refuse to go on if the newest one is older: these roots would be a backup, or the others
             are missing.
+        options : Options, optional
+            Its `root_timeout_s` says how long a root may take to answer.
 
         Raises
         ------
@@ -183,9 +211,13 @@ class Store(Writing):
         for what, number in (("generation", generation), ("min_generation", min_generation)):
             if number is not None:
                 arguments.check_count(what, number, 0, 2**63 - 1)
+        check_kind("options", options, Options)
         paths = paths_of(roots)
-        members = _members([paths] if isinstance(paths, str) else paths)
-        return cls(members, members.take(generation, min_generation))
+        members = _members([paths] if isinstance(paths, str) else paths, _timeout_s(options))
+        opened = cls(members, members.take(generation, min_generation))
+        for event in members.places.events:
+            emit(event)
+        return opened
 
     @property
     def generation(self) -> int:
@@ -201,82 +233,6 @@ class Store(Writing):
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
         return f"<fastio.Store {self._members.name}, generation {self.generation}{closed}>"
-
-    # ---- generations
-
-    def generations(self) -> tuple[Generation, ...]:
-        """Return all generations that there are, the newest first.
-
-        Raises
-        ------
-        ReplicaError
-            If a manifest cannot be read on any root.
-        """
-        self._require_open()
-        return status.generations(self._members)
-
-    def rollback_to(self, generation: int) -> int:
-        """Make an older generation the newest one again, by a new commit; nothing is copied.
-
-        Parameters
-        ----------
-        generation : int
-
-        Returns
-        -------
-        int
-            The number of the new generation.
-
-        Raises
-        ------
-        ConflictError
-            If there is no such generation, any more.
-        ReplicaError
-            As `save` does.
-        """
-        arguments.check_count("generation", generation, 0, 2**63 - 1)
-
-        def write(session: Session, _: object) -> int:
-            taken = self._members.take(generation, None)
-            try:
-                if not self._members.is_whole(taken.named):
-                    raise ConflictError(
-                        self._members.name, f"generation {generation} is not whole any more"
-                    )
-                return session.commit(taken.named, now_s()).generation
-            finally:
-                taken.held.close()
-
-        return self._in_turn(write)
-
-    def gc(self, keep: int = 1) -> Collected:
-        """Remove old generations, and what crashed saves left; not those that somebody reads.
-
-        Parameters
-        ----------
-        keep : int
-            How many of the newest are kept.
-
-        Raises
-        ------
-        ReplicaError, ConflictError, WriteError
-            As `save` does; what was removed until then is.
-        ValueError
-            If `keep` is less than 1.
-        """
-        arguments.check_count("keep", keep, 1, 2**31)
-        return self._in_turn(lambda session, _: collect.collect(session, keep), renews=False)
-
-    def status(self) -> Status:
-        """Say how the store is, looked at now.
-
-        Raises
-        ------
-        ReplicaError
-            If no root can be read.
-        """
-        self._require_open()
-        return status.status(self._members)
 
     open = Open()
     """`Store.open(roots)` opens a store, and `store.open()` its tensors, as `fastio.open` does."""
@@ -299,32 +255,24 @@ class Store(Writing):
         self._require_open()
         if callable(self._by):
             raise UsageError("a store whose partition is a callable cannot be pickled")
-        return _reopen, (self._members.paths, self.generation, self._by)
+        return _reopen, (self._members.paths, self._members.timeout_s, self.generation, self._by)
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _members(typed: Sequence[str]) -> Members:
+def _members(typed: Sequence[str], timeout_s: float) -> Members:
     try:
-        return Members(arguments.paths(typed))
+        return Members(arguments.paths(typed, may_repeat=True), timeout_s)
     except FileNotFoundError as error:
         # Of an absolute path it cannot be told any more what was meant by it.
         raise not_found(typed[0], str(error.strerror)) from None
 
 
-def _empty(store: str, roots: Sequence[Root], settings: Settings) -> Named:
-    entries = sorted(
-        (RootEntry(root.uuid, root.identity.weight, str(root.path)) for root in roots),
-        key=lambda entry: entry.uuid,
-    )
-    return encode(
-        Manifest(
-            store=store, roots=tuple(entries), shards=(), cuts={}, metadata={}, settings=settings
-        )
-    )
+def _timeout_s(options: Options | None) -> float:
+    return (options or default_options()).root_timeout_s
 
 
-def _reopen(paths: Sequence[Path], generation: int, by: str | None) -> Store:
-    members = Members(paths)
+def _reopen(paths: Sequence[Path], timeout_s: float, generation: int, by: str | None) -> Store:
+    members = Members(paths, timeout_s)
     return Store(members, members.take(generation, None), by)

@@ -22,10 +22,11 @@ from fastio.store import arguments, reading
 from fastio.store.commit import Session
 from fastio.store.loads import Reading
 from fastio.store.manifest import Manifest, Settings
-from fastio.store.members import Members, Taken
+from fastio.store.members import Members
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
+from fastio.store.taken import Taken
 
 _Result = TypeVar("_Result")
 
@@ -172,7 +173,11 @@ class Writing(Reading):
         return generation
 
     def _in_turn(
-        self, write: Callable[[Session, Callable[[], bool]], _Result], *, renews: bool = True
+        self,
+        write: Callable[[Session, Callable[[], bool]], _Result],
+        *,
+        proposes: bool = True,
+        forced: bool = False,
     ) -> _Result:
         """Write to the store when no other thread of this process does.
 
@@ -182,8 +187,10 @@ class Writing(Reading):
         ----------
         write : callable
             Given the session, and what says whether a signal handler has raised meanwhile.
-        renews : bool
-            Whether the newest generation is read from then on.
+        proposes : bool
+            Whether a generation may be made, which is read from then on.
+        forced : bool
+            Whether a majority of those roots is enough that can be reached.
 
         Raises
         ------
@@ -199,25 +206,33 @@ class Writing(Reading):
 
         def step() -> _Result:
             with Turn(key):
-                with self._session(cancelled.is_set) as session:
+                with self._session(cancelled.is_set, proposes=proposes, forced=forced) as session:
                     result = write(session, cancelled.is_set)
-                if renews:  # whoever still reads the generation before goes on holding it
+                if proposes:  # whoever still reads the generation before goes on holding it
                     self._taken = self._members.take(None, None)
                 return result
 
         return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
 
-    def _session(self, is_cancelled: Callable[[], bool] = lambda: False) -> Session:
+    def _session(
+        self, is_cancelled: Callable[[], bool], *, proposes: bool, forced: bool
+    ) -> Session:
         self._members.look_again()
-        standing = self._members.standings()
-        among = standing[0].record.roots if standing else self._taken.standing.record.roots
+        found = self._members.standings() or [self._taken.standing]
+        among = found[0].record.roots
+        # Until new roots have taken the place of others for sure, those have a say as well.
+        before = found[1].record.roots if len(found) > 1 and not found[0].decided else among
+        if forced:
+            among = before = tuple(uuid for uuid in among if uuid in self._members.roots)
         return Session(
             self._members.store,
             list(self._members.roots.values()),
             self._members.missing,
             among,
+            also=before if before != among else (),
             mode=self._taken.named.manifest.settings.file_mode,
             is_cancelled=is_cancelled,
+            proposes=proposes,
         )
 
     def _partition(self, by: Partition | None, settings: Settings) -> Partition:

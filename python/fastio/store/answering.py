@@ -1,0 +1,240 @@
+"""Calls of one root on a thread of its own, so that whoever waits can leave a disk that hangs.
+
+A call cannot be called back. The thread stays in it, and until it returns the root counts as one
+that is not there. What the call returns in the end is let go of.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+from fastio import threads
+from fastio.errors import ReadError
+
+_Result = TypeVar("_Result")
+_Calls = queue.SimpleQueue["Call[Any] | None"]
+
+_here = threading.local()  # `calls`: what this thread takes calls from; `steps`: that it has done
+
+
+def progress() -> None:
+    """Note that the disk has answered: a call of many steps is waited for as long as they end.
+
+    Raises
+    ------
+    Nothing.
+    """
+    answering = getattr(_here, "answering", None)
+    if answering is not None:
+        answering.steps += 1
+
+
+class Call(Generic[_Result]):
+    """A call that was asked for; `result` waits for what it returns."""
+
+    def __init__(self, answering: Answering, call: Callable[[], _Result]) -> None:
+        self._answering = answering
+        self._call: Callable[[], _Result] | None = call
+        self._ended = threading.Event()
+        self._is_left = False
+        self._results: list[_Result] = []
+        self._error: BaseException | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has returned or raised."""
+        return self._ended.is_set()
+
+    def make(self) -> None:
+        """Make the call; its thread does."""
+        call, self._call = self._call, None
+        assert call is not None  # once
+        try:
+            self._results.append(call())
+        except BaseException as error:
+            self._error = error
+        del call  # and what it keeps
+        if self._is_left:
+            self._results.clear()
+            self._error = None
+        self._ended.set()
+
+    def result(self) -> _Result:
+        """Return what the call returns.
+
+        Raises
+        ------
+        ReadError
+            If the root does not answer in time.
+        Whatever the call raises.
+        """
+        answering = self._answering
+        while not self._ended.is_set():
+            before = answering.steps
+            timeout_s = answering.timeout_s
+            if self._ended.wait(None if math.isinf(timeout_s) else timeout_s):
+                break
+            if answering.steps == before:
+                self._is_left = True
+                raise answering.leave(self)
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback has this frame
+        return self._results.pop()
+
+
+class Answering:
+    """The thread of one root, started when it is first needed.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the root.
+    timeout_s : float
+        How long a step may take, in seconds; infinity: for ever.
+
+    Attributes
+    ----------
+    steps : int
+        That have ended until now.
+    """
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+        self.steps = 0
+        self._calls: _Calls | None = None
+        self._process = 0
+        self._left: Call[Any] | None = None
+        self._left_at_s = 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it is still in a call that nobody waits for any more."""
+        return (
+            self._left is not None
+            and not self._left.has_ended
+            and self._process == os.getpid()  # a child made by fork has other threads
+        )
+
+    def begin(self, call: Callable[[], _Result]) -> Call[_Result]:
+        """Ask for a call, and do not wait for it. Where the root is stuck, its result says so.
+
+        Raises
+        ------
+        Nothing.
+        """
+        asked = Call(self, self._refuse if self.is_stuck else call)
+        is_own = getattr(_here, "answering", None) is self
+        calls = None if is_own or self.is_stuck else self._thread()
+        if calls is None:
+            asked.make()
+        else:
+            calls.put(asked)
+        return asked
+
+    def ask(self, call: Callable[[], _Result]) -> _Result:
+        """Make a call.
+
+        Raises
+        ------
+        ReadError
+            If the root does not answer in time, or is stuck.
+        Whatever the call raises.
+        """
+        return self.begin(call).result()
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Make a call now, or when the root has answered, if it is stuck.
+
+        Raises
+        ------
+        Whatever the call raises, if it is made now.
+        """
+        if self.is_stuck and self._calls is not None:
+            self._calls.put(Call(self, call))
+        else:
+            call()
+
+    def leave(self, call: Call[_Result]) -> ReadError:
+        """Leave a call alone, and return the error that says so."""
+        self._left = call
+        self._left_at_s = time.monotonic() - self.timeout_s
+        _stuck[str(self.path)] = self
+        return self._no_answer()
+
+    def _refuse(self) -> NoReturn:
+        raise self._no_answer()
+
+    def _no_answer(self) -> ReadError:
+        since_s = time.monotonic() - self._left_at_s
+        detail = f"no answer for {since_s:.3g} s, and Options.root_timeout_s is {self.timeout_s:g}"
+        return ReadError(errno.ETIMEDOUT, "wait", self.path, detail=detail)
+
+    def _thread(self) -> _Calls | None:
+        """What its thread takes calls from; None where there is no thread to be had."""
+        if self._calls is None or self._process != os.getpid():
+            calls: _Calls = queue.SimpleQueue()
+            try:
+                threads.start(lambda: _answer(self, calls), "fastio root", daemon=True)
+            except threads.NoThreadError:
+                return None
+            self._calls, self._process = calls, os.getpid()
+        return self._calls
+
+    def close(self) -> None:
+        """Let its thread end when it has made all calls."""
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls.put(None)
+
+
+def _answer(answering: Answering, calls: _Calls) -> None:
+    _here.answering = answering
+    while (call := calls.get()) is not None:
+        call.make()
+        del call  # what it has returned is not kept
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def asked(method: _Method) -> _Method:
+    """Have a method made by the thread that its object has as `answering`."""
+
+    @functools.wraps(method)
+    def ask(self: Any, *arguments: Any, **more: Any) -> Any:
+        return self.answering.ask(lambda: method(self, *arguments, **more))
+
+    return cast("_Method", ask)
+
+
+_stuck: dict[str, Answering] = {}
+os.register_at_fork(after_in_child=_stuck.clear)
+
+
+def of(path: Path, timeout_s: float) -> Answering:
+    """Return what asks a root: the one that is stuck there, or a new one.
+
+    Raises
+    ------
+    Nothing.
+    """
+    found = _stuck.get(str(path))
+    if found is not None:
+        if found.is_stuck:
+            return found
+        _stuck.pop(str(path), None)
+    return Answering(path, timeout_s)

@@ -1,0 +1,202 @@
+"""The locks of a majority of the roots, held from before a writer looks until it has written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
+from fastio.filesystem import flocks
+from fastio.filesystem.flocks import Flock
+from fastio.store import locks
+from fastio.store.documents import majority_of
+from fastio.store.root import LOCK, Root
+from fastio.store.root_files import FILE_MODE
+
+_log = logging.getLogger("fastio")
+
+_Self = TypeVar("_Self", bound="Holding")
+
+
+class Holding:
+    """Roots whose locks are held; use it with `with`. `Session` says what its parameters are."""
+
+    def __init__(
+        self,
+        store: str,
+        roots: Sequence[Root],
+        missing: Mapping[str, str],
+        among: Sequence[str],
+        *,
+        also: Sequence[str] = (),
+        mode: int = FILE_MODE,
+        wait_s: float | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.store = store
+        self.among = tuple(sorted(among))
+        self._also = tuple(also)
+        self._mode = mode
+        self._failed = dict(missing)
+        self._locks: dict[str, Flock] = {}
+        self.roots: list[Root] = []
+        wanted = {*among, *also}
+        members = sorted((root for root in roots if root.uuid in wanted), key=lambda r: r.uuid)
+        try:
+            self._lock(members, wait_s, is_cancelled)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def majority(self) -> int:
+        """How many roots decide."""
+        return majority_of(self.among)
+
+    def _is_majority(self, uuids: Collection[str]) -> bool:
+        return all(
+            len(set(uuids).intersection(each)) >= majority_of(each)
+            for each in (self.among, self._also)
+            if each
+        )
+
+    def _require_majority(self, what: str) -> None:
+        uuids = [root.uuid for root in self.roots]
+        if self._is_majority(uuids):
+            return
+        count = len(set(uuids).intersection(self.among))
+        before = f" (and of the {len(self._also)} before them)" if self._also else ""
+        raise ReplicaError(
+            self.roots[0].path if self.roots else next(iter(self._failed), self.store),
+            f"{what} needs {self.majority} of the {len(self.among)} roots{before}, and has {count}",
+            self._failed,
+        )
+
+    def _on_each(self, do: Callable[[Root], None], what: str) -> None:
+        """Do something on every root, and go on without those where it fails."""
+        for root in list(self.roots):
+            try:
+                do(root)
+            except ConflictError:
+                raise
+            except (FastioError, OSError) as error:
+                self.give_up(root, error)
+        self._require_majority(what)
+
+    # ---- locks
+
+    def _lock(
+        self, members: Sequence[Root], wait_s: float | None, is_cancelled: Callable[[], bool]
+    ) -> None:
+        """Lock all that can be had, in one order for everybody; if somebody else has one of them,
+        let go and try again.
+        """
+        held_by_others: list[Root] = []
+
+        def lock_all() -> bool | None:
+            held_by_others[:] = self._try_to_lock(members)
+            if held_by_others:
+                self._unlock()
+            return not held_by_others or None
+
+        def what() -> str:
+            root = held_by_others[0]
+            return f"the lock of the root {root.path}, which {_holder(root)} has"
+
+        if not flocks.wait_for(lock_all, what, wait_s=wait_s, is_cancelled=is_cancelled):
+            # Without those that others hold for so long, if it is enough.
+            held_by_others[:] = self._try_to_lock(members)
+            if held_by_others and not self._is_majority(self._locks):
+                self._unlock()
+                raise ConflictError(
+                    held_by_others[0].path,
+                    f"somebody else is writing to this store: {_holder(held_by_others[0])}",
+                )
+        for root in held_by_others:
+            self._failed[str(root.path)] = f"is locked by {_holder(root)}"
+        self.roots = [root for root in members if root.uuid in self._locks]
+        self._require_majority("a commit")
+        for root in self.roots:
+            _sign(self._locks[root.uuid].fd)
+
+    def _try_to_lock(self, members: Sequence[Root]) -> list[Root]:
+        """Lock what can be locked; what others hold is returned."""
+        held_by_others = []
+        for root in members:
+            try:
+                lock = locks.lock(root, self._mode)
+            except (ReadError, WriteError, FileNotFoundError) as error:
+                self._failed[str(root.path)] = str(error)
+                continue
+            if lock is None:
+                held_by_others.append(root)
+            else:
+                self._locks[root.uuid] = lock
+        return held_by_others
+
+    def _unlock(self) -> None:
+        while self._locks:
+            self._locks.popitem()[1].close()
+
+    def require_all(self) -> None:
+        """Refuse to go on without one of the roots.
+
+        Raises
+        ------
+        ReplicaError
+        """
+        if len(self.roots) < len(self.among):
+            raise ReplicaError(
+                self.roots[0].path,
+                f"all {len(self.among)} roots are needed, and {len(self.roots)} can be written to",
+                self._failed,
+            )
+
+    def give_up(self, root: Root, error: Exception) -> None:
+        """Go on without a root that fails; `commit` refuses where no majority is left."""
+        _log.warning("a store goes on without %s: %s", root.path, error)
+        self._failed[str(root.path)] = str(error)
+        self.roots.remove(root)
+        # What it is still in the middle of is done before somebody else writes there.
+        root.answering.afterwards(self._locks.pop(root.uuid).close)
+
+    # ---- its end
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Roots that could not be reached or written to, and why."""
+        return self._failed
+
+    def close(self) -> None:
+        """Let go of the locks."""
+        self._unlock()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _sign(lock: int) -> None:
+    """Say who holds a lock, for whoever waits for it."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _holder(root: Root) -> str:
+    try:
+        return root.read("", LOCK, 4096).decode(errors="replace").strip() or "it does not say who"
+    except (FastioError, OSError):
+        return "it cannot be read who"

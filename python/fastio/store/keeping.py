@@ -1,0 +1,138 @@
+"""What keeps a store in order: generations that come back or go, roots that are replaced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from fastio.errors import ConflictError
+from fastio.paths import AnyPath, path_of
+from fastio.store import arguments, collect, replacing, status
+from fastio.store.collect import Collected
+from fastio.store.commit import Session
+from fastio.store.status import Generation, Status
+from fastio.store.wholeness import is_whole
+from fastio.store.writes import Writing, now_s
+
+
+class Keeping(Writing):
+    """The part of a `Store` that its operator uses."""
+
+    def generations(self) -> tuple[Generation, ...]:
+        """Return all generations that there are, the newest first.
+
+        Raises
+        ------
+        ReplicaError
+            If a manifest cannot be read on any root.
+        """
+        self._require_open()
+        return status.generations(self._members)
+
+    def rollback_to(self, generation: int) -> int:
+        """Make an older generation the newest one again, by a new commit; nothing is copied.
+
+        Parameters
+        ----------
+        generation : int
+
+        Returns
+        -------
+        int
+            The number of the new generation.
+
+        Raises
+        ------
+        ConflictError
+            If there is no such generation, any more.
+        ReplicaError
+            As `save` does.
+        """
+        arguments.check_count("generation", generation, 0, 2**63 - 1)
+
+        def write(session: Session, _: object) -> int:
+            taken = self._members.take(generation, None)
+            try:
+                if not is_whole(taken.named.manifest, self._members.roots):
+                    raise ConflictError(
+                        self._members.name, f"generation {generation} is not whole any more"
+                    )
+                return session.commit(taken.named, now_s()).generation
+            finally:
+                taken.held.close()
+
+        return self._in_turn(write)
+
+    def gc(self, keep: int = 1) -> Collected:
+        """Remove old generations, and what crashed saves left; not those that somebody reads.
+
+        It writes nothing, and so works on a disk that is full. A file that cannot be removed is
+        told in the log, and left to the next call.
+
+        Parameters
+        ----------
+        keep : int
+            How many of the newest are kept, of those that are whole.
+
+        Raises
+        ------
+        ReplicaError, ConflictError
+            As `save` does.
+        ValueError
+            If `keep` is less than 1.
+        """
+        arguments.check_count("keep", keep, 1, 2**31)
+        return self._in_turn(lambda session, _: collect.collect(session, keep), proposes=False)
+
+    def replace_root(self, old: AnyPath, new: AnyPath, *, force: bool = False) -> int:
+        """Have another folder take the place of a root that is lost, or shall be given up.
+
+        All shards of the newest generation that the old root has are copied there, verified, and a
+        new generation is committed on the new set of roots. The old one is no root any more.
+
+        Parameters
+        ----------
+        old : path or str
+            Where it is, or was; or its UUID.
+        new : path
+            A folder that is empty, or not there; may be the path of the old one.
+        force : bool
+            Go on without a majority of the roots, as a store of two needs it that has lost one.
+            What was saved while only the lost ones could be reached is lost; if they come back,
+            they must not be used.
+
+        Returns
+        -------
+        int
+            The number of the new generation.
+
+        Raises
+        ------
+        UsageError
+            If there is no such root.
+        WriteError
+            If there is something in the new folder; or no sound copy of a shard is left.
+        ReplicaError
+            If no majority of the roots can be written to; see `force`.
+        ConflictError
+        """
+        key = old if isinstance(old, str) else os.fspath(path_of(old, "a root"))
+        (path,) = arguments.paths([new], to_write=True)
+
+        def write(session: Session, is_cancelled: Callable[[], bool]) -> int:
+            return replacing.replace_root(
+                session, self._members, str(key), path, now_s(), is_cancelled, force=force
+            )
+
+        return self._in_turn(write, forced=force)
+
+    def status(self) -> Status:
+        """Say how the store is, looked at now.
+
+        Raises
+        ------
+        ReplicaError
+            If no root can be read.
+        """
+        self._require_open()
+        return status.status(self._members)

@@ -1,0 +1,129 @@
+"""Where the roots of a store are, and where its manifest says that they are.
+
+A store that is copied root by root has the UUIDs of its original, and its manifests say where the
+original is. So a root that is not where its manifest says leads to no other one by what is written
+there: it might be a copy that would join the original. What lies beside it, as the original's roots
+lie beside each other, was copied or moved with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from fastio.errors import FastioError
+from fastio.events import Event
+from fastio.store.root import Root
+
+HOW_TO_GO_ON = (
+    "give the paths of all roots to go on with a store that was moved; "
+    "fastio.Store.adopt makes a copy a store of its own"
+)
+
+
+class Places:
+    """Which roots are in their places.
+
+    Parameters
+    ----------
+    known : mapping of str to str
+        Where each root was last, by UUID.
+
+    Attributes
+    ----------
+    moved : dict of str to str
+        Roots that are elsewhere, by their path: where the manifest says that they are.
+    events : list of Event
+        What whoever opens the store is told.
+    """
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = dict(known)
+        self.moved: dict[str, str] = {}
+        self.events: list[Event] = []
+        self._mixed = False
+
+    def learn(self, known: Mapping[str, str], roots: Iterable[Root]) -> None:
+        """Go by a newer manifest."""
+        if known and known != self._known:
+            self._known = dict(known)
+        self.moved = {
+            str(root.path): self._known[root.uuid] for root in roots if self._is_elsewhere(root)
+        }
+
+    def _is_elsewhere(self, root: Root) -> bool:
+        said = self._known.get(root.uuid)
+        if said is None or said == str(root.path):
+            return False
+        with contextlib.suppress(FastioError):
+            return not root.is_at(said)
+        return True
+
+    def _one_is_there(self, roots: Iterable[Root]) -> bool:
+        return any(root.uuid in self._known and not self._is_elsewhere(root) for root in roots)
+
+    def in_order(self, roots: Sequence[Root]) -> list[Root]:
+        """Return roots, those that are in their places first."""
+        self._mixed = self._one_is_there(roots)
+        return sorted(roots, key=self._is_elsewhere)
+
+    def original(self, root: Root, timeout_s: float) -> Root | None:
+        """Return the root that one is a copy of, where others are given that belong to it.
+
+        Raises
+        ------
+        Nothing.
+        """
+        if not self._mixed or not self._is_elsewhere(root):
+            return None
+        with contextlib.suppress(FastioError, OSError):
+            found = Root.open(Path(self._known[root.uuid]), timeout_s)
+            if found.identity == root.identity:
+                return found
+        return None
+
+    def where(self, uuid: str, roots: Iterable[Root]) -> tuple[Path | None, str]:
+        """Return where to look for a root that was not given, or why it is not looked for."""
+        there = list(roots)
+        if self._one_is_there(there) or not self.moved:
+            return Path(self._known[uuid]), ""
+        for root in there:
+            if str(root.path) in self.moved:
+                beside = os.path.relpath(self._known[uuid], self.moved[str(root.path)])
+                path = Path(os.path.normpath(root.path / beside))
+                if os.path.lexists(path):
+                    return path, ""
+        return None, self.unfollowed(there)
+
+    def is_followed(self, root: Root, roots: Iterable[Root]) -> bool:
+        """Return whether a root that was looked for may join: from roots that are elsewhere, only
+        one that is elsewhere, too.
+        """
+        return self._one_is_there(roots) or not self.moved or self._is_elsewhere(root)
+
+    def unfollowed(self, roots: Iterable[Root]) -> str:
+        """Return why a root is not looked for, or does not join."""
+        path = next(str(root.path) for root in roots if str(root.path) in self.moved)
+        return (
+            f"does not join {path}, which is not where its manifest says ({self.moved[path]}): "
+            f"{HOW_TO_GO_ON}"
+        )
+
+    def note(self, roots: Iterable[Root], given: Iterable[Path]) -> None:
+        """Tell of roots that are elsewhere, where not all roots that there are were given."""
+        found = {root.uuid: root.path for root in roots}
+        given = set(given)
+        if self._known.keys() <= {uuid for uuid, path in found.items() if path in given}:
+            self.events = []
+            return
+        self.events = [
+            Event(
+                "fallback",
+                path,
+                f"is not where its manifest says ({said}): it was moved, or is a copy",
+                f"only roots that were given, or moved alike, belong to it; {HOW_TO_GO_ON}",
+            )
+            for path, said in sorted(self.moved.items())
+        ]

@@ -1,0 +1,242 @@
+"""The files of one root, below a descriptor of its folder.
+
+No symlink is followed there, so that what a manifest names stays inside. A file gets its name when
+it is whole and on the disk. All calls are made by the root's own thread: see `answering`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from fastio.errors import ConflictError, ReadError, WriteError
+from fastio.filesystem.durability import sync_folder
+from fastio.replacement import Replacement
+from fastio.store.answering import Answering, asked, progress
+from fastio.store.files import FOLDER, called, read, write_called
+
+FILE_MODE = 0o600
+"""Of new files, unless the user says otherwise; folders may be searched by whoever may read."""
+
+
+class RootFiles:
+    """Files in the folders of a root.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Absolute.
+    folder : int
+        A descriptor of it, which is closed with this object.
+    answering : Answering
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    answering : Answering
+        Makes all calls that may take long.
+    """
+
+    def __init__(self, path: Path, folder: int, answering: Answering) -> None:
+        self.path = path
+        self.answering = answering
+        self._folder = folder
+
+    @asked
+    def is_in_its_place(self) -> bool:
+        """Return whether its path still leads to it.
+
+        Raises
+        ------
+        ReadError
+            If it does not answer.
+        """
+        return self.is_at(self.path)
+
+    @asked
+    def is_at(self, path: str | Path) -> bool:
+        """Return whether a path leads to it.
+
+        Raises
+        ------
+        ReadError
+            If it does not answer.
+        """
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._folder))
+        except (OSError, ValueError):
+            return False
+
+    def close(self) -> None:
+        """Close its descriptor, when no call is made with it any more."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            self.answering.afterwards(lambda: os.close(folder))
+            self.answering.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a root cannot be pickled or copied")
+
+    # ---- what is in it
+
+    @asked
+    def names(self, sub: str) -> list[str]:
+        """Return what is in one of its folders, sorted.
+
+        Raises
+        ------
+        ReadError
+        """
+        with self.sub(sub) as folder:
+            return sorted(called(self.path / sub, "listdir", lambda: os.listdir(folder)))
+
+    @asked
+    def read(self, sub: str, name: str, nbytes_max: int) -> bytes:
+        """Return a file.
+
+        Raises
+        ------
+        FileNotFoundError
+        FormatError
+            If it is longer.
+        ReadError
+        """
+        with self.sub(sub) as folder:
+            return read(folder, name, self.path / sub / name, nbytes_max)
+
+    @asked
+    def size(self, sub: str, name: str) -> int:
+        """Return the bytes of a file.
+
+        Raises
+        ------
+        FileNotFoundError, ReadError
+        """
+        path = self.path / sub / name
+        with self.sub(sub) as folder:
+            status = called(
+                path, "stat", lambda: os.stat(name, dir_fd=folder, follow_symlinks=False)
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadError(errno.EINVAL, "stat", path, detail="it is no regular file")
+        return status.st_size
+
+    @asked
+    def sizes(self, sub: str) -> dict[str, int]:
+        """Return the bytes of each regular file in one of its folders, by name.
+
+        Raises
+        ------
+        ReadError
+        """
+        found = {}
+        with self.sub(sub) as folder:
+            for name in called(self.path / sub, "listdir", lambda: os.listdir(folder)):
+                with contextlib.suppress(OSError):  # it was removed meanwhile
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        found[name] = status.st_size
+                progress()
+        return found
+
+    @asked
+    def space(self) -> tuple[int, int] | None:
+        """Return bytes that are free for whoever may write here, and bytes in all; None where the
+        filesystem does not say.
+
+        Raises
+        ------
+        ReadError
+        """
+        status = called(self.path, "statvfs", lambda: os.fstatvfs(self._folder))
+        if not status.f_blocks:  # ramfs, and some filesystems of the network
+            return None
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    @contextlib.contextmanager
+    def sub(self, sub: str) -> Iterator[int]:
+        """A descriptor of one of its folders, for a call that this root's thread makes.
+
+        Raises
+        ------
+        ReadError
+        """
+        if not sub:
+            yield self._folder
+            return
+        path = self.path / sub
+        flags = FOLDER | os.O_NOFOLLOW
+        try:
+            folder = os.open(sub, flags, dir_fd=self._folder)
+        except OSError as error:
+            raise ReadError(error.errno or errno.EIO, "open", path) from error
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    # ---- what is put there
+
+    @asked
+    def put(
+        self, sub: str, name: str, data: bytes, *, mode: int = FILE_MODE, replace: bool = False
+    ) -> None:
+        """Write a file and bring it, and then its name, to the disk.
+
+        Raises
+        ------
+        ConflictError
+            If there is one already, and it is not to be replaced.
+        WriteError
+        """
+        path = self.path / sub / name
+        with self.sub(sub):  # a symlink in place of the folder is met here
+            pass
+        replacement = Replacement(path, FILE_MODE, written_as=self.path / sub / "new")
+        try:
+            replacement.reserve(len(data))
+            if not replacement.renames:
+                detail = "a store replaces files, and this filesystem cannot rename"
+                raise WriteError(errno.ENOSYS, "rename", path, detail=detail)
+            replacement.begin()
+            replacement.file.write(0, data)
+            replacement.allow(mode)
+            replacement.settle()
+            if replace:
+                replacement.link()
+                replacement.rename()
+            elif not replacement.claim():
+                raise ConflictError(path, "is there already")
+            replacement.sync_name()
+        finally:
+            replacement.discard()
+
+    @asked
+    def remove(self, sub: str, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises
+        ------
+        WriteError
+        """
+        path = self.path / sub / name
+        with self.sub(sub) as folder, contextlib.suppress(FileNotFoundError):
+            write_called(path, "unlink", lambda: os.unlink(name, dir_fd=folder))
+
+    @asked
+    def sync(self, sub: str) -> None:
+        """Bring the names in one of its folders to the disk.
+
+        Raises
+        ------
+        WriteError
+        """
+        sync_folder(self.path / sub, blamed=self.path / sub)

@@ -1,0 +1,99 @@
+"""Whether a generation is whole: one test for readers, for writers, and for whoever collects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fastio.errors import FastioError, ReplicaError
+from fastio.store.documents import Record
+from fastio.store.history import Standing
+from fastio.store.manifest import Manifest, Named
+from fastio.store.root import SHARDS, Root
+
+Roots = Mapping[str, Root]
+"""By UUID: those that can be reached."""
+
+
+def newest(
+    found: Sequence[Standing], manifest_of: Callable[[Record], Named], roots: Roots
+) -> tuple[Standing, Named] | None:
+    """Return the newest generation that there is; None if there is none.
+
+    One that nobody was told of counts only where it is whole.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        The newest one first.
+    manifest_of : callable
+        Raises `ReplicaError` where no root has the manifest.
+    roots : mapping of str to Root
+
+    Raises
+    ------
+    ReplicaError
+        If the manifest of one that may have been reported cannot be read.
+    FormatError
+    """
+    for standing in found:
+        named = existing(standing, manifest_of, roots)
+        if named is not None:
+            return standing, named
+    return None
+
+
+def existing(
+    standing: Standing, manifest_of: Callable[[Record], Named], roots: Roots
+) -> Named | None:
+    """Return the manifest of a generation; None where nobody was told of it, and it is not whole.
+
+    Raises
+    ------
+    ReplicaError, FormatError
+        As `newest` does.
+    """
+    try:
+        named = manifest_of(standing.record)
+    except ReplicaError:
+        if not standing.never_reported:
+            raise
+        return None
+    return named if not standing.never_reported or is_whole(named.manifest, roots) else None
+
+
+def is_whole(manifest: Manifest, roots: Roots) -> bool:
+    """Return whether each shard is there, of the right size, on some root."""
+    sizes = [_sizes(roots.get(entry.uuid)) for entry in manifest.roots]
+    return all(
+        any(sizes[at].get(shard.file) == shard.nbytes for at in shard.roots)
+        for shard in manifest.shards
+    )
+
+
+def lacking(manifest: Manifest, roots: Roots) -> dict[str, list[str]]:
+    """Return which shards each root that can be reached lacks of a generation, or has of another
+    size, by UUID; a root that lacks none is not in it.
+    """
+    found: dict[str, list[str]] = {}
+    for at, entry in enumerate(manifest.roots):
+        root = roots.get(entry.uuid)
+        if root is None:
+            continue
+        sizes = _sizes(root)
+        bad = [
+            shard.file
+            for shard in manifest.shards
+            if at in shard.roots and sizes.get(shard.file) != shard.nbytes
+        ]
+        if bad:
+            found[entry.uuid] = bad
+    return found
+
+
+def _sizes(root: Root | None) -> Mapping[str, int]:
+    if root is None:
+        return {}
+    try:
+        return root.sizes(SHARDS)
+    except (FastioError, OSError):
+        return {}
