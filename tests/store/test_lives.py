@@ -72,7 +72,7 @@ def test_what_a_reader_reads_is_not_collected_when_its_store_goes_on_or_is_close
     assert_same(late.load(), tensors(2))
 
 
-def test_a_child_does_not_keep_locks(tmp_path: Path) -> None:
+def test_a_child_keeps_what_its_parent_read_and_not_the_locks_of_a_writer(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     waiting, go_on = os.pipe()
     children: list[int] = []
@@ -90,12 +90,14 @@ def test_a_child_does_not_keep_locks(tmp_path: Path) -> None:
     try:
         store.save(tensors(1), partition=fork)  # the child has the writer's locks, and lives
         assert store.save(tensors(2)) == 2
-        assert store.gc().generations == (1, 0)
+        collected = store.gc()
+        assert (collected.generations, collected.in_use) == ((1,), (0,))  # which was open
     finally:
         os.close(go_on)
         for child in children:
             os.waitpid(child, 0)
         os.close(waiting)
+    assert store.gc().generations == (0,)
 
 
 def test_one_root_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:

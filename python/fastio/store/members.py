@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
 from fastio.store import IDENTITY, locks, wholeness
 from fastio.store.documents import Record
-from fastio.store.history import Standing, standings, unknown
+from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, hints
 from fastio.store.places import Places
-from fastio.store.root import MANIFESTS, Root
+from fastio.store.reached import Reached
+from fastio.store.root import Root
 from fastio.store.taken import Held, Taken
 
 _LOST_MAX = 100  # how often what is read may be collected meanwhile
 
 
-class Members:
+class Members(Reached):
     """The roots that belong together.
 
     Parameters
@@ -100,6 +101,19 @@ class Members:
             if path not in reached:
                 self.missing.setdefault(path, reason)
 
+    def replace(self, uuid: str, root: Root) -> None:
+        """Have a new root in place of another one, which may be missing.
+
+        Raises
+        ------
+        Nothing.
+        """
+        old = self.roots.pop(uuid, None)
+        path = Path(self.places.said(uuid) or "") if old is None else old.path
+        self.paths = [root.path, *(each for each in self.paths if each not in (path, root.path))]
+        self.missing.pop(str(path), None)
+        self.roots[root.uuid] = root
+
     def _open(self, paths: Sequence[Path]) -> tuple[list[Root], int]:
         """Open roots, all at once; how many of them are none."""
         opened, absent = [], 0
@@ -131,19 +145,6 @@ class Members:
                 self.paths[0], "these are roots of different stores", expected="roots of one"
             )
         return first
-
-    def newest(self) -> Named:
-        """Return the manifest of the newest generation that has one.
-
-        Raises
-        ------
-        ReplicaError
-            If there is none.
-        """
-        for standing in self.standings():
-            with contextlib.suppress(FastioError, FileNotFoundError):
-                return self.manifest(standing.record)
-        raise ReplicaError(self.name, "no generation has a sound manifest", self._reasons())
 
     def _hints(self) -> dict[str, str]:
         with contextlib.suppress(FastioError):
@@ -212,72 +213,7 @@ class Members:
                 else:
                     self._join(root)
 
-    # ---- what they say
-
-    def records(self) -> Mapping[str, Mapping[int, Record]]:
-        """Return the sound records of each root; one that cannot be read is missing from now on.
-
-        Raises
-        ------
-        Nothing.
-        """
-        found = {}
-        asked = [
-            (uuid, root, root.answering.begin(root.records))
-            for uuid, root in list(self.roots.items())
-        ]
-        for uuid, root, call in asked:
-            try:
-                found[uuid] = call.result()
-            except (FastioError, OSError) as error:
-                self.missing[str(root.path)] = str(error)
-                self.roots.pop(uuid, None)
-        return found
-
-    def standings(self) -> list[Standing]:
-        """Return how each generation stands on the roots that can be asked, the newest first.
-
-        Raises
-        ------
-        Nothing.
-        """
-        records = self.records()
-        return standings(records, {uuid: root.damaged for uuid, root in self.roots.items()})
-
-    def manifest(self, record: Record) -> Named:
-        """Return the manifest of a generation, from any root that has it.
-
-        Raises
-        ------
-        ReplicaError
-            If none has.
-        FormatError
-            If it is of another store.
-        """
-        reasons: dict[str, str] = {}
-        for root in list(self.roots.values()):
-            try:
-                named = root.manifest(record.manifest)
-            except FileNotFoundError:
-                reasons[str(root.path)] = "has no such file"
-            except (FastioError, OSError) as error:
-                reasons[str(root.path)] = str(error)
-                root.note(str(error))
-            else:
-                if named.manifest.store != self.store:
-                    path = root.path / MANIFESTS / f"{record.manifest}.json"
-                    raise FormatError(path, "is of another store", expected=self.store)
-                return named
-        raise ReplicaError(
-            self.name,
-            f"the manifest of generation {record.generation} cannot be read",
-            {**self.missing, **reasons},
-        )
-
-    @property
-    def name(self) -> str:
-        """What messages call the store."""
-        return str(self.paths[0])
+    # ---- a generation of them
 
     def take(self, generation: int | None, min_generation: int | None) -> Taken:
         """Choose a generation, and keep it from being collected.
@@ -302,10 +238,10 @@ class Members:
         for _ in range(_LOST_MAX):
             found = self.standings()
             if not found:
-                raise ReplicaError(self.name, "no root has a sound commit record", self._reasons())
+                raise ReplicaError(self.name, "no root has a sound commit record", self.reasons())
             newest = wholeness.newest(found, self.manifest, self.roots)
             if newest is None:
-                raise ReplicaError(self.name, "no generation is whole", self._reasons())
+                raise ReplicaError(self.name, "no generation is whole", self.reasons())
             self._require_known(newest[0].record)
             if min_generation is not None and newest[0].record.generation < min_generation:
                 raise StaleError(self.name, newest[0].record.generation, min_generation)
@@ -340,7 +276,7 @@ class Members:
         lost = unknown(newest, damaged, self.roots)
         if lost is not None:
             raise ReplicaError(
-                self.name, f"generation {lost} has no sound commit record", self._reasons()
+                self.name, f"generation {lost} has no sound commit record", self.reasons()
             )
 
     def hold(self, taken: Taken) -> None:
@@ -373,12 +309,6 @@ class Members:
             held.close()
             raise
         return held
-
-    def _reasons(self) -> dict[str, str]:
-        damaged = {
-            str(root.path): "; ".join(root.problems) or "has none" for root in self.roots.values()
-        }
-        return {**self.missing, **damaged}
 
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""

@@ -45,6 +45,10 @@ class Places:
         self.events: list[Event] = []
         self._mixed = False
 
+    def said(self, uuid: str) -> str | None:
+        """Return where the manifest says that a root is."""
+        return self._known.get(uuid)
+
     def learn(self, known: Mapping[str, str], roots: Iterable[Root]) -> None:
         """Go by a newer manifest."""
         if known and known != self._known:
@@ -65,9 +69,15 @@ class Places:
         return any(root.uuid in self._known and not self._is_elsewhere(root) for root in roots)
 
     def in_order(self, roots: Sequence[Root]) -> list[Root]:
-        """Return roots, those that are in their places first."""
+        """Return roots, those that are in their places first, by the path that leads there."""
         self._mixed = self._one_is_there(roots)
-        return sorted(roots, key=self._is_elsewhere)
+        return sorted(
+            roots,
+            key=lambda root: (
+                self._is_elsewhere(root),
+                str(root.path) != self._known.get(root.uuid),
+            ),
+        )
 
     def original(self, root: Root, timeout_s: float) -> Root | None:
         """Return the root that one is a copy of, where others are given that belong to it.

@@ -80,9 +80,9 @@ def replace_root(
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
         named = encode(replaced(manifest, entries))
         session.join(root, lock, first=force)
-        return session.commit(
-            named, saved_at_s, among=[entry.uuid for entry in entries.values()]
-        ).generation
+        record = session.commit(named, saved_at_s, among=[entry.uuid for entry in entries.values()])
+        members.replace(leaving.uuid, root)
+        return record.generation
     except BaseException:
         if root not in session.roots:
             root.withdraw()

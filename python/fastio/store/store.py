@@ -227,7 +227,8 @@ class Store(Keeping):
     @property
     def roots(self) -> tuple[Path, ...]:
         """Those that can be reached."""
-        return tuple(root.path for root in self._members.roots.values())
+        own = self._taken.standing.record.roots
+        return tuple(root.path for uuid, root in self._members.roots.items() if uuid in own)
 
     @one_line
     def __repr__(self) -> str:

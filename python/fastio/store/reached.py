@@ -1,0 +1,119 @@
+"""What the roots of a store say that can be reached."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastio.errors import FastioError, FormatError, ReplicaError
+from fastio.store.documents import Record
+from fastio.store.history import Standing, standings
+from fastio.store.manifest import Named
+from fastio.store.root import MANIFESTS, Root
+
+
+class Reached:
+    """Roots of one store, and those that cannot be reached.
+
+    Attributes
+    ----------
+    paths : list of pathlib.Path
+        Those that were given.
+    roots : dict of str to Root
+        Those that can be reached, by UUID.
+    missing : dict of str to str
+        Paths of those that cannot, each with the reason.
+    store : str
+        UUID.
+    """
+
+    paths: list[Path]
+    roots: dict[str, Root]
+    missing: dict[str, str]
+    store: str
+
+    def records(self) -> Mapping[str, Mapping[int, Record]]:
+        """Return the sound records of each root; one that cannot be read is missing from now on.
+
+        Raises
+        ------
+        Nothing.
+        """
+        found = {}
+        asked = [
+            (uuid, root, root.answering.begin(root.records))
+            for uuid, root in list(self.roots.items())
+        ]
+        for uuid, root, call in asked:
+            try:
+                found[uuid] = call.result()
+            except (FastioError, OSError) as error:
+                self.missing[str(root.path)] = str(error)
+                self.roots.pop(uuid, None)
+        return found
+
+    def standings(self) -> list[Standing]:
+        """Return how each generation stands on the roots that can be asked, the newest first.
+
+        Raises
+        ------
+        Nothing.
+        """
+        records = self.records()
+        return standings(records, {uuid: root.damaged for uuid, root in self.roots.items()})
+
+    def manifest(self, record: Record) -> Named:
+        """Return the manifest of a generation, from any root that has it.
+
+        Raises
+        ------
+        ReplicaError
+            If none has.
+        FormatError
+            If it is of another store.
+        """
+        reasons: dict[str, str] = {}
+        for root in list(self.roots.values()):
+            try:
+                named = root.manifest(record.manifest)
+            except FileNotFoundError:
+                reasons[str(root.path)] = "has no such file"
+            except (FastioError, OSError) as error:
+                reasons[str(root.path)] = str(error)
+                root.note(str(error))
+            else:
+                if named.manifest.store != self.store:
+                    path = root.path / MANIFESTS / f"{record.manifest}.json"
+                    raise FormatError(path, "is of another store", expected=self.store)
+                return named
+        raise ReplicaError(
+            self.name,
+            f"the manifest of generation {record.generation} cannot be read",
+            {**self.missing, **reasons},
+        )
+
+    @property
+    def name(self) -> str:
+        """What messages call the store."""
+        return str(self.paths[0])
+
+    def newest(self) -> Named:
+        """Return the manifest of the newest generation that has one.
+
+        Raises
+        ------
+        ReplicaError
+            If there is none.
+        """
+        for standing in self.standings():
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                return self.manifest(standing.record)
+        raise ReplicaError(self.name, "no generation has a sound manifest", self.reasons())
+
+    def reasons(self) -> dict[str, str]:
+        """Return what is wrong with each root, by its path."""
+        damaged = {
+            str(root.path): "; ".join(root.problems) or "has none" for root in self.roots.values()
+        }
+        return {**self.missing, **damaged}

@@ -1,0 +1,273 @@
+"""Roots that are not where their manifest says: copies of a store, stores that were moved, links.
+
+A copy has the UUIDs of its original, and its manifests say where that is. It never joins it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastio
+from store.samples import create
+
+
+def _tensors(seed: int) -> dict[str, Any]:
+    return {f"t{at}": np.full(50_000, 10 * seed + at) for at in range(4)}
+
+
+def _seed_of(found: Any) -> int:
+    seeds = {(int(found[f"t{at}"][0]) - at) // 10 for at in range(4)}
+    (seed,) = seeds
+    return seed
+
+
+def _roots(folder: Path, count: int = 2) -> list[Path]:
+    return [folder / f"root{at}" for at in range(count)]
+
+
+@contextmanager
+def _events() -> Iterator[list[fastio.Event]]:
+    told: list[fastio.Event] = []
+    before = fastio.on_event(told.append)
+    try:
+        yield told
+    finally:
+        fastio.on_event(before)
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """A store of two roots that holds 1; and a copy of it, made before 2 was saved."""
+    folder = tmp_path / "original"
+    with create(folder) as store:
+        store.save(_tensors(1))
+        shutil.copytree(folder, tmp_path / "copy")
+        store.save(_tensors(2))
+    return folder
+
+
+@pytest.fixture
+def copy(original: Path) -> Path:
+    return original.parent / "copy"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_copy_that_is_opened_by_one_root_joins_no_root_of_its_original(
+    original: Path, copy: Path, first: int
+) -> None:
+    report = fastio.Report()
+    assert _seed_of(fastio.load(_roots(copy)[first], report=report)) == 1
+    assert any("is not where its manifest says" in line for line in report.fallbacks)
+    assert any("fastio.Store.adopt" in line for line in report.fallbacks)
+    with _events() as told, fastio.Store.open(_roots(copy)[first]) as store:
+        assert any("is not where its manifest says" in event.cause for event in told)
+        assert sorted(store.roots) == _roots(copy)  # which was copied alike
+        assert store.save(_tensors(9)) == 2
+        assert store.gc().generations == (1, 0)
+    assert _seed_of(fastio.load(_roots(original)[first])) == 2
+    assert _seed_of(fastio.load(_roots(copy)[first])) == 9
+
+
+def test_a_single_root_that_was_copied_finds_nothing_and_says_how_to_go_on(
+    original: Path, tmp_path: Path
+) -> None:
+    """Where the other root would be beside it, there is none; or there is the original's."""
+    for place in (tmp_path / "elsewhere" / "root0", original / "root0.copy"):
+        shutil.copytree(original / "root0", place)
+        report = fastio.Report()
+        assert _seed_of(fastio.load(place, report=report)) == 2  # it has all of it
+        assert any("give the paths of all roots" in line for line in report.fallbacks)
+        with fastio.Store.open(place) as store:
+            assert store.roots == (place,)
+            with pytest.raises(fastio.ReplicaError, match=r"give the paths of all roots"):
+                store.save(_tensors(9))
+            assert store.status().degraded
+    assert _seed_of(fastio.load(original / "root1")) == 2
+
+
+def test_a_copy_without_its_original_is_opened_by_one_root(original: Path, copy: Path) -> None:
+    shutil.rmtree(original)
+    with fastio.Store.open(copy / "root1") as store:
+        assert sorted(store.roots) == _roots(copy)
+        assert store.save(_tensors(3)) == 2
+    with _events() as told, fastio.Store.open(copy / "root0") as store:
+        assert (_seed_of(store.load()), told) == (3, [])  # the new manifest says where it is
+
+
+def test_a_store_that_was_moved_is_opened_by_all_roots(original: Path, tmp_path: Path) -> None:
+    moved = [tmp_path / "one", tmp_path / "another"]
+    for root, path in zip(_roots(original), moved, strict=True):
+        root.rename(path)
+    with fastio.Store.open(moved[0]) as store:
+        assert store.roots == (moved[0],)
+    with _events() as told, fastio.Store.open(moved) as store:
+        assert told == []
+        assert store.save(_tensors(3)) == 3
+    with _events() as told, fastio.Store.open(moved[1]) as store:
+        assert sorted(store.roots) == sorted(moved)
+        assert (_seed_of(store.load()), told) == (3, [])
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_copy_of_one_root_beside_the_other_original_gives_way_to_its_own_original(
+    original: Path, copy: Path, order: int
+) -> None:
+    given = [copy / "root0", original / "root1"]
+    with fastio.Store.open(given[:: 1 - 2 * order]) as store:
+        assert sorted(store.roots) == _roots(original)
+        assert "is a copy of the root" in store.status().roots[str(copy / "root0")]
+        assert _seed_of(store.load()) == 2
+
+
+def test_two_roots_with_one_uuid_are_one_and_a_copy(original: Path, copy: Path) -> None:
+    for given in ([copy / "root0", *_roots(original)], [*_roots(original), copy / "root0"]):
+        with fastio.Store.open(given) as store:
+            assert sorted(store.roots) == _roots(original)
+            assert "is a copy of the root" in store.status().roots[str(copy / "root0")]
+
+
+def test_roots_of_two_stores_are_told_apart(original: Path, tmp_path: Path) -> None:
+    create(tmp_path / "other").close()
+    with pytest.raises(fastio.FormatError, match="roots of different stores"):
+        fastio.Store.open([original / "root0", tmp_path / "other" / "root0"])
+    with fastio.Store.open([*_roots(original), tmp_path / "other" / "root0"]) as store:
+        assert "is of another store" in store.status().roots[str(tmp_path / "other" / "root0")]
+        assert _seed_of(store.load()) == 2
+
+
+# ---- a copy that is made a store of its own
+
+
+def test_a_copy_that_is_adopted_is_a_store_of_its_own(original: Path, copy: Path) -> None:
+    with fastio.Store.adopt(_roots(copy)) as store:
+        assert store.generation == 2
+        assert [each.number for each in store.generations()] == [2, 1]
+        assert _seed_of(store.load()) == 1
+        assert _seed_of(store.load(generation=1)) == 1
+        assert store.save(_tensors(5)) == 3
+    with fastio.Store.open(original / "root0") as store, _events() as told:
+        with fastio.Store.open(copy / "root1") as adopted:
+            assert told == []
+            assert adopted._members.store != store._members.store
+            assert not set(adopted._members.roots) & set(store._members.roots)
+            assert not adopted.status().degraded
+            assert _seed_of(adopted.load()) == 5
+        assert _seed_of(store.load()) == 2
+    with pytest.raises(fastio.FormatError, match="roots of different stores"):
+        fastio.Store.open([original / "root0", copy / "root1"])
+
+
+def test_a_copy_of_an_adopted_copy_is_adopted_as_well(copy: Path, tmp_path: Path) -> None:
+    fastio.Store.adopt(_roots(copy)).close()
+    shutil.copytree(copy, tmp_path / "third")
+    with fastio.Store.adopt(_roots(tmp_path / "third")) as store:
+        assert store.rollback_to(1) == 4
+        assert _seed_of(store.load()) == 1
+        store.gc(keep=1)
+        shutil.rmtree(tmp_path / "third" / "root0")
+        assert _seed_of(fastio.load(tmp_path / "third" / "root1")) == 1
+
+
+def test_a_mapping_of_names_to_roots_is_adopted_too(tmp_path: Path) -> None:
+    folder = tmp_path / "original"
+    with create(folder, 3, replicas=1, placement={"t0": [2], "*": [0]}) as store:
+        store.save(_tensors(1))
+    shutil.copytree(folder, tmp_path / "copy")
+    with fastio.Store.adopt(_roots(tmp_path / "copy", 3)) as store:
+        assert store.save(_tensors(2)) == 3
+    for at, count in ((0, True), (1, False), (2, True)):
+        assert any((_roots(tmp_path / "copy", 3)[at] / "shards").iterdir()) == count
+
+
+def test_what_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
+    with pytest.raises(fastio.UsageError, match="no copy"):
+        fastio.Store.adopt(_roots(original))
+    with pytest.raises(fastio.ReplicaError, match="all roots of a copy have to be given"):
+        fastio.Store.adopt([copy / "root0"])
+    with pytest.raises(fastio.UsageError, match="no copy"):
+        fastio.Store.adopt([copy / "root0", original / "root1"])
+    for path in (copy / "root0" / "shards").iterdir():
+        path.unlink()
+    for path in (copy / "root1" / "shards").iterdir():
+        path.unlink()
+    with pytest.raises(fastio.ReplicaError, match="is not whole on these roots"):
+        fastio.Store.adopt(_roots(copy))
+    assert _seed_of(fastio.load(original / "root0")) == 2
+    with fastio.Store.adopt(_roots(original), force=True) as store:
+        assert _seed_of(store.load()) == 2
+
+
+def test_an_adoption_that_was_cut_off_is_gone_on_with(
+    original: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastio.store.root import Root
+
+    real = Root.identify
+    done: list[Path] = []
+
+    def identify(self: Root, *arguments: Any) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(self.path)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Root, "identify", identify)
+    with pytest.raises(KeyboardInterrupt):
+        fastio.Store.adopt(_roots(copy))
+    monkeypatch.undo()
+    with fastio.Store.adopt(_roots(copy)) as store:
+        assert _seed_of(store.load()) == 1
+        assert not store.status().degraded
+    assert _seed_of(fastio.load(original / "root0")) == 2
+
+
+# ---- links, and what is no root
+
+
+def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> None:
+    """A mount that fell back to the other disk."""
+    roots = _roots(tmp_path, 3)
+    with create(tmp_path, 3) as store:
+        store.save(_tensors(1))
+    shutil.rmtree(roots[2])
+    roots[2].symlink_to(roots[0])
+    for given in (roots, roots[:1], roots[2:], [*roots, roots[0]]):
+        with fastio.Store.open(given) as store:
+            assert _seed_of(store.load()) == 1
+            assert {root.resolve() for root in store.roots} == set(roots[:2])
+            assert store.status().degraded
+            assert store.save(_tensors(1)) > 1
+    with pytest.raises(ValueError, match="twice"):
+        fastio.Store.create([tmp_path / "new", tmp_path / "new"])
+
+
+def _a_file(path: Path) -> None:
+    path.write_bytes(b"x")
+
+
+def _a_dangling_link(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("make", [_a_file, os.mkfifo, os.mkdir, _a_dangling_link])
+def test_a_root_that_is_something_else_is_missing_and_told(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    roots = _roots(tmp_path)
+    with create(tmp_path) as store:
+        store.save(_tensors(1))
+    shutil.rmtree(roots[0])
+    make(roots[0])
+    for given in (roots, roots[1:]):
+        with fastio.Store.open(given) as store:
+            assert _seed_of(store.load()) == 1
+            assert store.status().degraded
+            assert store.status().roots[str(roots[0])] != "ok"
+    with pytest.raises((fastio.FastioError, FileNotFoundError), match="root0"):
+        fastio.Store.open(roots[0])

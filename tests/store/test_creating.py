@@ -1,0 +1,140 @@
+"""Several who create a store on the same folders at once: one does, and the others are told."""
+
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastio
+from fastio.store.root import Root
+from load.samples import in_threads
+
+_COUNT = 4
+
+
+def _make(roots: list[Path], seed: int) -> int | None:
+    """The seed, if this one was told that it has made the store."""
+    try:
+        store = fastio.Store.create(roots, replicas=2)
+    except fastio.FastioError as error:
+        assert "there is something in it" in str(error)  # noqa: PT017
+        return None
+    with store:
+        store.save({"a": np.full(1000, seed)})
+    return seed
+
+
+def _makers(folders: list[list[Path]], apart: str) -> list[int]:
+    """Who was told so, of one maker for each choice of folders."""
+    if apart == "threads":
+        made = in_threads(len(folders), lambda at: _make(folders[at], at))
+    else:
+        context: Any = multiprocessing.get_context("fork")
+        begin, ends = context.Barrier(len(folders)), context.Queue()
+
+        def run(at: int) -> None:
+            begin.wait()
+            ends.put(_make(folders[at], at))
+
+        children = [context.Process(target=run, args=(at,)) for at in range(len(folders))]
+        for child in children:
+            child.start()
+        made = [ends.get() for _ in children]
+        for child in children:
+            child.join()
+    return [at for at in made if at is not None]
+
+
+@pytest.mark.parametrize("apart", ["threads", "processes"])
+def test_of_several_who_create_on_the_same_folders_one_does(tmp_path: Path, apart: str) -> None:
+    for attempt in range(5):
+        roots = [tmp_path / str(attempt) / name for name in "AB"]
+        (winner,) = _makers([roots] * _COUNT, apart)
+        for root in roots:
+            assert fastio.load(root)["a"][0] == winner
+        with fastio.Store.open(roots) as store:
+            assert not store.status().degraded
+            store.save({"a": np.full(1000, 9)})
+
+
+@pytest.mark.parametrize("apart", ["threads", "processes"])
+def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, apart: str) -> None:
+    """Each shares one folder with the next one, and asks for them in another order."""
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        choices = [[folder / "A", folder / "B"], [folder / "C", folder / "B"]]
+        (winner,) = _makers(choices, apart)
+        for root in choices[winner]:
+            assert fastio.load(root)["a"][0] == winner
+        (left,) = [root for root in choices[1 - winner] if root not in choices[winner]]
+        assert not left.exists()
+        assert _make([left, folder / "D"], 7) == 7
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_creation_that_fails_removes_what_it_made(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "B").mkdir()
+    count = iter(range(100))
+    real = Root.put
+
+    def put(self: Root, *arguments: Any, **more: Any) -> None:
+        if next(count) == step:
+            raise fastio.WriteError(28, "write", self.path)
+        real(self, *arguments, **more)
+
+    monkeypatch.setattr(Root, "put", put)
+    roots = [tmp_path / "A", tmp_path / "B"]
+    with pytest.raises((fastio.WriteError, fastio.ReplicaError), match="ENOSPC"):
+        fastio.Store.create(roots, replicas=2)
+    assert next(count) > step
+    monkeypatch.undo()
+    assert not (tmp_path / "A").exists()
+    assert list((tmp_path / "B").iterdir()) == []
+    assert _make(roots, 3) == 3
+
+
+def test_a_creation_that_was_killed_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [tmp_path / "A", tmp_path / "B"]
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Root, "put_manifest", lambda *_, **__: os._exit(0))
+        try:
+            fastio.Store.create(roots)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert _make(roots, 3) == 3
+
+
+def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
+    """Who waited for it takes the new one, and does not write beside who has that."""
+    roots = [tmp_path / "A", tmp_path / "B"]
+    with fastio.Store.create(roots, replicas=2) as store:
+        inside, go = threading.Event(), threading.Event()
+
+        def slow(name: str) -> str:
+            inside.set()
+            assert go.wait(60)
+            return name
+
+        first = threading.Thread(
+            target=store.save, args=({"a": np.ones(5)},), kwargs={"partition": slow}
+        )
+        first.start()
+        assert inside.wait(60)
+        go.set()
+        with fastio.Store.open(roots) as other:
+            other.save({"a": np.zeros(5)})
+            for root in roots:
+                (root / "lock").unlink()
+            other.save({"a": np.full(5, 2.0)})
+        first.join()
+    assert (fastio.load(roots[0])["a"] == 2).all() or (fastio.load(roots[0])["a"] == 1).all()

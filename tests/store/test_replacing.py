@@ -1,0 +1,166 @@
+"""A root that takes the place of another one: the store is as it was, with one root more."""
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastio
+from fastio.store.root import Root
+from store.samples import assert_same, create, shards_of, tensors
+
+
+def _roots(folder: Path, count: int) -> list[Path]:
+    return [folder / f"root{at}" for at in range(count)]
+
+
+def _lose(roots: list[Path], at: int, way: str) -> Path:
+    """A root is lost; where the new one is to be."""
+    if way == "another path":
+        shutil.rmtree(roots[at])
+        return roots[at].with_name("new")
+    if way == "an empty disk in its place":
+        shutil.rmtree(roots[at])
+        roots[at].mkdir()
+        return roots[at]
+    return roots[at].with_name("new")  # it is there
+
+
+@pytest.mark.parametrize(
+    "way", ["another path", "an empty disk in its place", "it can still be read"]
+)
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_root_is_replaced(tmp_path: Path, count: int, way: str) -> None:
+    roots = _roots(tmp_path, count)
+    with create(tmp_path, count) as store:
+        store.save(tensors(1))
+    new = _lose(roots, 1, way)
+    with fastio.Store.open(roots[0]) as store:
+        is_majority = count > 2 or way == "it can still be read"
+        if not is_majority:
+            with pytest.raises(fastio.ReplicaError, match="needs 2 of the 2 roots"):
+                store.replace_root(roots[1], new)
+            assert not new.exists() or not any(new.iterdir())
+        assert store.replace_root(roots[1], new, force=not is_majority) == 2
+        assert set(store.roots) == {*roots, new} - {roots[1]} | {new}
+        assert_same(store.load(), tensors(1))
+        status = store.status()
+        assert (status.degraded, set(status.roots.values())) == (False, {"ok"})
+        assert store.save(tensors(2)) == 3
+    for lost in {*roots, new} - ({roots[1]} if roots[1] != new else set()):
+        away = lost.with_name("away")
+        lost.rename(away)
+        rest = [root for root in {*roots, new} - {lost} if root.exists() and root != roots[1]]
+        with fastio.Store.open(rest or [new]) as store:
+            assert_same(store.load(verify="require"), tensors(2))
+        away.rename(lost)
+
+
+def test_a_root_is_replaced_by_its_uuid_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+        uuid = next(iter(store._members.roots))
+        path = store._members.roots[uuid].path
+        with pytest.raises(fastio.UsageError, match="is no root of this store"):
+            store.replace_root(tmp_path / "other", tmp_path / "new")
+        with pytest.raises(fastio.WriteError, match="there is something in it"):
+            store.replace_root(path, path)
+        assert store.replace_root(uuid, tmp_path / "new") == 2
+        assert path not in store.roots
+    shutil.rmtree(path)
+    assert_same(fastio.load(tmp_path / "new"), tensors(1))
+
+
+def test_a_mapping_has_the_new_root_in_place_of_the_old_one(tmp_path: Path) -> None:
+    placement = {"layers.*": [1], "*": [0]}
+    with create(tmp_path, 3, replicas=1, placement=placement) as store:
+        store.save(tensors(1))
+        count = len(shards_of(tmp_path / "root1"))
+        store.replace_root(tmp_path / "root1", tmp_path / "new")
+        assert len(shards_of(tmp_path / "new")) == count > 0
+        store.save(tensors(2))
+        assert len(shards_of(tmp_path / "new")) > count
+        assert_same(store.load(), tensors(2))
+
+
+def test_a_shard_that_no_copy_is_left_of_replaces_nothing(tmp_path: Path) -> None:
+    with create(tmp_path, 3, replicas=1) as store:
+        store.save(tensors(1))
+    shutil.rmtree(tmp_path / "root1")
+    with fastio.Store.open(tmp_path / "root0") as store:
+        with pytest.raises(fastio.FastioError, match="no copy"):
+            store.replace_root(tmp_path / "root1", tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+        assert store.generation == 1
+
+
+def test_a_root_that_was_replaced_comes_back_and_changes_nothing(tmp_path: Path) -> None:
+    roots = _roots(tmp_path, 3)
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+    roots[2].rename(tmp_path / "away")
+    with fastio.Store.open(roots[:2]) as store:
+        store.replace_root(roots[2], tmp_path / "new")
+        store.save(tensors(2))
+    (tmp_path / "away").rename(roots[2])
+    for given in (roots, roots[2:], [roots[2], tmp_path / "new"]):
+        with fastio.Store.open(given) as store:
+            assert_same(store.load(), tensors(2))
+    with fastio.Store.open(roots) as store:
+        assert store.save(tensors(3)) == 4
+        shutil.rmtree(roots[2])
+        assert not fastio.Store.open(roots[0]).status().degraded
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_replacement_that_dies_at_any_step_is_made_again(
+    tmp_path: Path, force: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _Dies(BaseException):
+        pass
+
+    count = 2 if force else 3
+    real = Root.put
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        roots = _roots(folder, count)
+        with create(folder, count) as store:
+            store.save({"a": np.arange(5), "b": np.arange(100_000)})
+        shutil.rmtree(roots[1])
+        steps = itertools.count()
+
+        def put(
+            self: Root, *arguments: Any, steps: Any = steps, step: int = step, **more: Any
+        ) -> None:
+            at = next(steps)
+            if at == step:
+                raise _Dies
+            real(self, *arguments, **more)
+            if at == step - 1:
+                pass
+
+        monkeypatch.setattr(Root, "put", put)
+        # Nothing is tidied up by who dies.
+        monkeypatch.setattr(Root, "withdraw", lambda self: None)
+        died = False
+        with fastio.Store.open(roots[0]) as store:
+            try:
+                store.replace_root(roots[1], folder / "new", force=force)
+            except _Dies:
+                died = True
+        monkeypatch.undo()
+        with fastio.Store.open(roots[0]) as store:
+            assert (store.load()["a"] == np.arange(5)).all()
+            if (folder / "new") not in store.roots:
+                assert store.replace_root(roots[1], folder / "newer", force=force) >= 2
+            else:
+                assert store.save({"a": np.arange(7)}) == 3
+        with fastio.Store.open(roots[0]) as store:
+            assert not store.status().degraded
+            assert store.save({"a": np.arange(9)}) >= 3
+        if not died:
+            break
+    assert step > 5
