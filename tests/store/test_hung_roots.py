@@ -1,0 +1,166 @@
+"""A root whose disk does not answer while it is opened: the others are read, and it is told."""
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastio
+import testbed
+from fastio.store.answering import Answering
+from load.samples import eventually
+from store.samples import assert_same, tensors
+
+_SHORT = fastio.Options(root_timeout_s=0.3)
+
+
+@pytest.fixture
+def roots(slow_mount: testbed.SlowMount, tmp_path: Path) -> Iterator[list[Path]]:
+    """Of a store with two replicas; the last root is on a disk that can be told to hang."""
+    found = [tmp_path / "root0", tmp_path / "root1", slow_mount.path / "root2"]
+    with fastio.Store.create(found, replicas=2, shard_bytes=2**18) as store:
+        store.save(tensors(1))
+    yield found
+    slow_mount.release()
+
+
+def test_a_root_that_hangs_is_missing(roots: list[Path], slow_mount: testbed.SlowMount) -> None:
+    slow_mount.hang()
+    report = fastio.Report()
+    assert_same(fastio.load(roots[0], options=_SHORT, report=report), tensors(1))
+    assert any(str(roots[2]) in line and "no answer" in line for line in report.fallbacks)
+    assert any("root_timeout_s" in line for line in report.fallbacks)
+    with fastio.Store.open(roots, options=_SHORT) as store:
+        assert sorted(store.roots) == roots[:2]
+        status = store.status()
+        assert status.degraded
+        assert "no answer" in status.roots[str(roots[2])]
+        assert store.save(tensors(2)) == 2
+        assert store.gc().generations == (1, 0)
+        assert_same(store.load(), tensors(2))
+        slow_mount.release()
+        assert eventually(lambda: len(store.status().roots) == 3 and len(store.roots) == 3)
+        assert_same(store.load(), tensors(2))
+        assert store.save(tensors(3)) == 3
+        assert not store.status().degraded
+    assert_same(fastio.load(roots[2]), tensors(3))
+
+
+def test_only_a_root_that_hangs_is_an_error(
+    roots: list[Path], slow_mount: testbed.SlowMount
+) -> None:
+    slow_mount.hang()
+    with pytest.raises(fastio.ReplicaError, match=r"no answer for .*root_timeout_s"):
+        fastio.load(roots[2], options=_SHORT)
+    slow_mount.release()
+    assert eventually(lambda: _loads(roots[2]))
+
+
+def _loads(root: Path) -> bool:
+    try:
+        assert_same(fastio.load(root, options=_SHORT), tensors(1))
+    except fastio.ReplicaError:
+        return False
+    return True
+
+
+def test_it_is_waited_for_once_and_not_again_while_it_hangs(
+    roots: list[Path], slow_mount: testbed.SlowMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Any] = []
+    real = Answering.leave
+
+    def leave(self: Answering, call: Any) -> fastio.ReadError:
+        left.append(self.path)
+        return real(self, call)
+
+    monkeypatch.setattr(Answering, "leave", leave)
+    slow_mount.hang()
+    for _ in range(5):
+        assert_same(fastio.load(roots[0], options=_SHORT), tensors(1))
+    with fastio.Store.open(roots, options=_SHORT) as store:
+        for _ in range(3):
+            assert_same(store.load(), tensors(1))
+    assert left == [roots[2]]
+
+
+def test_a_disk_that_is_slow_and_goes_on_is_waited_for(
+    roots: list[Path], slow_mount: testbed.SlowMount
+) -> None:
+    """All of it takes longer than one step may."""
+    with fastio.Store.open(roots) as store:
+        for seed in range(2, 12):
+            store.save({"a": np.full(10, seed)})
+    slow_mount.delay(0.1)
+    begun = time.monotonic()
+    with fastio.Store.open(roots, options=fastio.Options(root_timeout_s=0.9)) as store:
+        assert sorted(store.roots) == roots
+        assert store.load()["a"][0] == 11
+    assert time.monotonic() - begun > 0.9
+
+
+def test_a_wait_without_end_is_left_by_a_signal(
+    roots: list[Path], slow_mount: testbed.SlowMount
+) -> None:
+    class _Left(Exception):
+        pass
+
+    def leave(*_: object) -> None:
+        raise _Left
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    try:
+        slow_mount.hang()
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(_Left):
+            fastio.Store.open(roots, options=fastio.Options(root_timeout_s="inf"))
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_threads_and_descriptors_of_a_root_that_hung_are_gone_when_it_answered(
+    roots: list[Path], slow_mount: testbed.SlowMount
+) -> None:
+    def ours() -> int:
+        gc.collect()  # an error that a filesystem without a call gave may still have its frames
+        return sum(thread.name == "fastio root" for thread in threading.enumerate())
+
+    def descriptors() -> int:
+        found = 0
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                found += os.readlink(f"/proc/self/fd/{fd}").startswith(str(roots[2]))
+            except OSError:
+                continue
+        return found
+
+    assert eventually(lambda: (ours(), descriptors()) == (0, 0))
+    slow_mount.hang()
+    assert_same(fastio.load(roots[0], options=_SHORT), tensors(1))
+    assert ours() == 1
+    slow_mount.release()
+    assert eventually(lambda: (ours(), descriptors()) == (0, 0))
+
+
+def test_a_child_made_by_fork_asks_by_itself(roots: list[Path]) -> None:
+    with fastio.Store.open(roots, options=_SHORT) as store:
+        assert_same(store.load(), tensors(1))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                assert_same(store.load(), tensors(1))
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert_same(store.load(), tensors(1))
