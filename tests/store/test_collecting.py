@@ -114,6 +114,7 @@ def test_what_a_forked_child_reads_is_not_collected_when_the_other_one_closes(
     child = os.fork()
     if child == 0:
         status = 1
+        os.close(go[1])  # so that it ends with its parent at the latest
         try:
             if closed_by == "child":
                 reader.close()
