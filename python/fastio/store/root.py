@@ -29,8 +29,9 @@ from fastio.store.manifest import MANIFEST_BYTES_MAX, Named, decode
 SHARDS, MANIFESTS, COMMITS = "shards", "manifests", "commits"
 _FOLDERS = (SHARDS, MANIFESTS, COMMITS)
 _PROMISE = "promise"
+VERIFIED = "verified"
 # What a fresh filesystem has; and what a creation that did not end leaves.
-_NOTHING = {"lost+found", IDENTITY, _PROMISE, "lock", *_FOLDERS}
+_NOTHING = {"lost+found", IDENTITY, _PROMISE, VERIFIED, "lock", *_FOLDERS}
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 FILE_MODE = 0o600
 """Of new files, unless the user says otherwise; folders may be searched by whoever may read."""

@@ -26,7 +26,8 @@ from fastio.store.members import Held, Members
 from fastio.store.partition import Partition
 from fastio.store.root import FILE_MODE, Root
 from fastio.store.status import Generation, Status
-from fastio.store.writes import Writing, now_s
+from fastio.store.verify import Verifying
+from fastio.store.writes import now_s
 
 Placement = str | Mapping[str, int | Sequence[int]]
 
@@ -64,7 +65,7 @@ class _OpensReader(Protocol):
     ) -> Reader: ...
 
 
-class Store(Writing):
+class Store(Verifying):
     """Tensors kept on several roots, in generations. `Store.create` and `Store.open` make one.
 
     A root is a folder, on a device of its own as a rule. Every shard is on as many of them as there

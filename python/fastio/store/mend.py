@@ -1,0 +1,309 @@
+"""What is wrong with a root, mended from what the other roots have.
+
+What is put right here is put right in the order in which the rest needs it: folders, the lock, the
+promise, manifests, records. Shards are `repair`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from fastio import _native
+from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
+from fastio.replica import Copies, Watch
+from fastio.store import IDENTITY, locks, repair
+from fastio.store.commit import Session
+from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
+from fastio.store.files import FOLDER, folder_mode, make_folder, opened, read, write_called
+from fastio.store.history import next_ballot, standings
+from fastio.store.manifest import RootEntry, ShardEntry
+from fastio.store.members import Members
+from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root
+from fastio.store.small import established, lock_problem
+
+
+def mend_file(root: Root, sub: str, name: str, data: bytes, mode: int) -> None:
+    """Write a small file that is missing or damaged anew.
+
+    A regular file stays the same inode: whoever reads its generation holds a lock on it.
+
+    Raises
+    ------
+    WriteError, ReadError
+    """
+    path = root.path / sub / name
+    with root.sub(sub) as folder:
+        _clear(folder, name, path)
+        try:
+            fd = opened(folder, name, os.O_RDWR)
+        except FileNotFoundError:
+            fd = -1
+        except OSError as error:
+            raise WriteError(error.errno or errno.EIO, "open", path) from error
+        if fd >= 0:
+            try:
+                write_called(path, "write", lambda: _overwrite(fd, data))
+            finally:
+                os.close(fd)
+            return
+    root.put(sub, name, data, mode=mode, replace=True)
+
+
+def put_file(root: Root, name: str, data: bytes, mode: int) -> None:
+    """Put a small file into the place of whatever is there, as a whole or not at all.
+
+    Raises
+    ------
+    WriteError, ReadError
+    """
+    with root.sub("") as folder:
+        _clear(folder, name, root.path / name)
+    root.put("", name, data, mode=mode, replace=True)
+
+
+def _overwrite(fd: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, memoryview(data)[done:], done)
+    os.ftruncate(fd, len(data))
+    os.fsync(fd)
+
+
+def _clear(folder: int, name: str, path: Path) -> None:
+    """Remove what has the name of a file and is none; a folder only if it is empty.
+
+    Raises
+    ------
+    WriteError
+    """
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            os.rmdir(name, dir_fd=folder)
+        elif not stat.S_ISREG(mode):
+            os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO, "unlink", path) from error
+
+
+def mend_folder(root: Root, sub: str, mode: int) -> None:
+    """Make a folder of a root that is missing.
+
+    Raises
+    ------
+    WriteError
+        If something else is in its place.
+    """
+    path = root.path / sub
+    if path.is_symlink():
+        detail = "a symlink is in its place; remove it, and verify again"
+        raise WriteError(errno.ENOTDIR, "mkdir", path, detail=detail)
+    make_folder(path, folder_mode(mode))
+    root.sync("")
+
+
+def mend_lock(root: Root) -> None:
+    """Replace what stands where the lock file should be, unless somebody else just did.
+
+    Raises
+    ------
+    WriteError
+    """
+    path = root.path / "lock"
+    with root.sub("") as folder:
+        fd = write_called(path, "open", lambda: os.open(".", FOLDER, dir_fd=folder))
+    try:
+        # One at a time: else the second would remove the lock file that the first has made.
+        write_called(path, "flock", lambda: fcntl.flock(fd, fcntl.LOCK_EX))
+        if lock_problem(root):
+            _clear(fd, "lock", path)
+    finally:
+        os.close(fd)
+    problem = lock_problem(root)
+    if problem:
+        raise WriteError(errno.EINVAL, "open", path, detail=problem)
+
+
+def mend_promise(root: Root, members: Members, among: Sequence[str], mode: int) -> None:
+    """Write a promise anew, with all roots locked: then every ballot that counts is seen.
+
+    Raises
+    ------
+    ReplicaError
+        If a root cannot be reached.
+    ConflictError
+        If somebody writes to the store.
+    WriteError, ReadError
+    """
+    away = [uuid for uuid in among if uuid not in members.roots]
+    if away:
+        problem = "a promise is written anew only where all roots can be reached"
+        raise ReplicaError(members.name, problem, members.missing)
+    with _all_locked([members.roots[uuid] for uuid in sorted(among)], mode):
+        promised = []
+        for uuid in among:
+            with contextlib.suppress(FastioError):
+                promised.append(members.roots[uuid].promised())
+        ballot = next_ballot(members.records(), promised)
+        data = Promise(root.identity.store, root.uuid, ballot).encode()
+        mend_file(root, "", "promise", data, mode)
+
+
+@contextlib.contextmanager
+def _all_locked(roots: Sequence[Root], mode: int) -> Iterator[None]:
+    held = []
+    try:
+        for root in roots:
+            lock = locks.lock(root, mode)
+            if lock is None:
+                raise ConflictError(root.path, "somebody else is writing to this store")
+            held.append(lock)
+        yield
+    finally:
+        for lock in held:
+            lock.close()
+
+
+def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
+    """Write a manifest anew from another root.
+
+    Raises
+    ------
+    WriteError, ReadError
+        Also if no root has it.
+    """
+    digest = name.removesuffix(".json")
+    for other in members.roots.values():
+        with contextlib.suppress(FastioError, OSError):
+            data = other.manifest(digest).data
+            if other is not root:
+                return mend_file(root, MANIFESTS, name, data, mode)
+    detail = "no root has it"
+    raise WriteError(errno.ENODATA, "read", root.path / MANIFESTS / name, detail=detail)
+
+
+def mend_records(session: Session, mode: int) -> None:
+    """Bring the record of each generation to the roots that lack it, or have it damaged.
+
+    The session has brought the newest one to all of them.
+
+    Raises
+    ------
+    WriteError, ReadError
+        What was mended until then stays so.
+    """
+    records = {root.uuid: root.records() for root in session.roots}
+    for standing in reversed(established(standings(records), session.generation)):
+        record = standing.record
+        for root in session.roots:
+            mine = records[root.uuid].get(record.generation)
+            if root.uuid not in record.roots:
+                continue
+            if mine is None:
+                mend_file(root, COMMITS, f"{record.generation:016x}", record.encode(), mode)
+            elif not mine.proposes_the_same(record):
+                root.put_record(record, mode=mode)
+
+
+def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
+    """Write a copy of a shard anew, from whatever copies have its chunks.
+
+    Raises
+    ------
+    WriteError, ReadError, OSError
+        Also if a chunk is left in no copy.
+    """
+    path = str(root.path / SHARDS / entry.file)
+    files = []
+    reasons = {}
+    for other in members.roots.values():
+        shown = str(other.path / SHARDS / entry.file)
+        try:
+            with other.sub(SHARDS) as folder:
+                file = _native.File.open_in(folder, entry.file, shown)
+            if file.nbytes == entry.nbytes:
+                files.append(file)
+            else:
+                reasons[shown] = f"has {file.nbytes} bytes"
+        except (FastioError, OSError) as error:
+            reasons[shown] = str(error)
+    if not files:
+        raise ReplicaError(members.name, "no copy of this shard is left", reasons)
+    with root.sub(SHARDS) as folder:
+        _clear(folder, entry.file, Path(path))
+    watch = Watch("continue")
+    repair.rewrite(Copies(tuple(files), {}, watch, entry.start, entry.digest), path)
+
+
+# ---- who a root is
+
+
+def mend_identities(members: Members, entries: Mapping[str, RootEntry], mode: int) -> dict[str, str]:
+    """Write the identity of roots that lost it, where their promise says who they are.
+
+    Parameters
+    ----------
+    members : Members
+    entries : mapping of str to RootEntry
+        By UUID, what the newest manifest says of each root.
+    mode : int
+
+    Returns
+    -------
+    dict of str to str
+        By the path of each root that is missing, why it stays so; empty where it was mended.
+
+    Raises
+    ------
+    Nothing.
+    """
+    became = {}
+    for path in list(members.missing):
+        try:
+            found = _identity_lost(Path(path), members, entries)
+            if found is None:
+                became[path] = "it is there, and is another one"
+                continue
+            root, identity = found
+            try:
+                mend_file(root, "", IDENTITY, identity.encode(), mode)
+            finally:
+                root.close()
+            became[path] = ""
+        except (FastioError, OSError) as error:
+            became[path] = str(error).removeprefix(f"{path}: ")
+    if not all(became.values()):
+        members.look_again()
+    return became
+
+
+def _identity_lost(
+    path: Path, members: Members, entries: Mapping[str, RootEntry]
+) -> tuple[Root, RootIdentity] | None:
+    """A root without a sound identity, and the one that it had."""
+    folder = os.open(path, FOLDER)
+    try:
+        with contextlib.suppress(FastioError, FileNotFoundError):
+            data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
+            RootIdentity.decode(data, str(path / IDENTITY))
+            os.close(folder)
+            return None  # it is another one's
+        data = read(folder, "promise", path / "promise", DOCUMENT_BYTES_MAX)
+        promise = Promise.decode(data, str(path / "promise"))
+        entry = entries.get(promise.root)
+        if promise.store != members.store or entry is None or promise.root in members.roots:
+            raise ReadError(errno.ENODATA, "open", path, detail="it cannot be told which root it is")
+        identity = RootIdentity(promise.store, promise.root, entry.weight)
+        return Root(path, folder, identity), identity
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(folder)
+        raise
