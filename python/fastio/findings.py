@@ -110,6 +110,8 @@ def tell(found: Verification) -> None:
     Nothing.
     """
     with brief(f"verifying {found.source}"):
-        for event in (*found.damaged, *found.repaired):
+        for event in found.damaged:
             emit(event)
+    for event in found.repaired:  # the log has them: it is what became of the damage
+        emit(event, logged=False)
     _log.info("verified %s", str(found).replace("\n", "; "))

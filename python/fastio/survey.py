@@ -93,7 +93,8 @@ def survey(
 
 
 def _data_of(shard: Shard) -> _native.ShardRequest:
-    assert shard.table is not None and isinstance(shard.file, _native.File)
+    assert shard.table is not None
+    assert isinstance(shard.file, _native.File)
     start, end = shard.table.start, shard.file.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
     return shard.file, *extent, (start, shard.table.chunk_bytes, shard.table.digests)

@@ -168,7 +168,9 @@ def _headers_on_disk(shards: list[Shard], options: Options) -> dict[str, Event]:
             damaged[file.path] = _damage_of(file.path, read)
         elif read != file.read(0, start):
             cause = "its header is damaged on the disk; the page cache still has a sound one"
-            damaged[file.path] = Event("damage", file.path, cause, "", 0, start, ranges=((0, start),))
+            damaged[file.path] = Event(
+                "damage", file.path, cause, "", 0, start, ranges=((0, start),)
+            )
     return damaged
 
 

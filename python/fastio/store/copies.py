@@ -165,9 +165,7 @@ class _RootReader:
             add(done - before)
             before = done
 
-        surveyed = survey(
-            shards, self._options, memory_bytes=self._memory_bytes, progress=advance
-        )
+        surveyed = survey(shards, self._options, memory_bytes=self._memory_bytes, progress=advance)
         add(sum(entry.nbytes for entry in entries) - before)
         found.damaged.update(surveyed.damaged)
         found.nbytes += surveyed.nbytes

@@ -39,20 +39,27 @@ def mend_file(root: Root, sub: str, name: str, data: bytes, mode: int) -> None:
     """
     path = root.path / sub / name
     with root.sub(sub) as folder:
-        _clear(folder, name, path)
-        try:
-            fd = opened(folder, name, os.O_RDWR)
-        except FileNotFoundError:
-            fd = -1
-        except OSError as error:
-            raise WriteError(error.errno or errno.EIO, "open", path) from error
+        fd = _opened_if_regular(folder, name, path)
         if fd >= 0:
             try:
                 write_called(path, "write", lambda: _overwrite(fd, data))
             finally:
                 os.close(fd)
             return
+        remove_empty_folder(folder, name, path)
     root.put(sub, name, data, mode=mode, replace=True)
+
+
+def _opened_if_regular(folder: int, name: str, path: Path) -> int:
+    """A descriptor to write to a regular file; -1 where there is none."""
+    try:
+        if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            return -1
+        return opened(folder, name, os.O_RDWR)
+    except FileNotFoundError:
+        return -1
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO, "open", path) from error
 
 
 def put_file(root: Root, name: str, data: bytes, mode: int) -> None:
@@ -63,7 +70,7 @@ def put_file(root: Root, name: str, data: bytes, mode: int) -> None:
     WriteError, ReadError
     """
     with root.sub("") as folder:
-        _clear(folder, name, root.path / name)
+        remove_empty_folder(folder, name, root.path / name)
     root.put("", name, data, mode=mode, replace=True)
 
 
@@ -75,23 +82,20 @@ def _overwrite(fd: int, data: bytes) -> None:
     os.fsync(fd)
 
 
-def _clear(folder: int, name: str, path: Path) -> None:
-    """Remove what has the name of a file and is none; a folder only if it is empty.
+def remove_empty_folder(folder: int, name: str, path: Path) -> None:
+    """Remove an empty folder that has the name of a file: no rename replaces it.
 
     Raises
     ------
     WriteError
+        If there is something in it.
     """
     try:
-        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            os.rmdir(name, dir_fd=folder)
-        elif not stat.S_ISREG(mode):
-            os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
+        os.rmdir(name, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "unlink", path) from error
+        raise WriteError(error.errno or errno.EIO, "rmdir", path) from error
 
 
 def mend_folder(root: Root, sub: str, mode: int) -> None:
@@ -124,12 +128,20 @@ def mend_lock(root: Root) -> None:
         # One at a time: else the second would remove the lock file that the first has made.
         write_called(path, "flock", lambda: fcntl.flock(fd, fcntl.LOCK_EX))
         if lock_problem(root):
-            _clear(fd, "lock", path)
+            _remove_lock(fd, path)
     finally:
         os.close(fd)
     problem = lock_problem(root)
     if problem:
         raise WriteError(errno.EINVAL, "open", path, detail=problem)
+
+
+def _remove_lock(folder: int, path: Path) -> None:
+    """Remove the lock, unless it is a regular file: somebody may hold that one."""
+    remove_empty_folder(folder, "lock", path)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat("lock", dir_fd=folder, follow_symlinks=False).st_mode):
+            write_called(path, "unlink", lambda: os.unlink("lock", dir_fd=folder))
 
 
 def mend_promise(root: Root, members: Members, among: Sequence[str], mode: int) -> None:
@@ -238,16 +250,18 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
     if not files:
         raise ReplicaError(members.name, "no copy of this shard is left", reasons)
     with root.sub(SHARDS) as folder:
-        _clear(folder, entry.file, Path(path))
+        remove_empty_folder(folder, entry.file, Path(path))
     watch = Watch("continue")
     repair.rewrite(Copies(tuple(files), {}, watch, entry.start, entry.digest), path)
 
 
-# ---- who a root is
+# ---- a root that cannot be opened
 
 
-def mend_identities(members: Members, entries: Mapping[str, RootEntry], mode: int) -> dict[str, str]:
-    """Write the identity of roots that lost it, where their promise says who they are.
+def mend_roots(members: Members, entries: Mapping[str, RootEntry], mode: int) -> dict[str, str]:
+    """Have roots opened again that lost their identity, or a folder.
+
+    A root without an identity is known by its promise, which names it, too.
 
     Parameters
     ----------
@@ -268,15 +282,12 @@ def mend_identities(members: Members, entries: Mapping[str, RootEntry], mode: in
     became = {}
     for path in list(members.missing):
         try:
-            found = _identity_lost(Path(path), members, entries)
-            if found is None:
-                became[path] = "it is there, and is another one"
-                continue
-            root, identity = found
-            try:
-                mend_file(root, "", IDENTITY, identity.encode(), mode)
-            finally:
-                root.close()
+            with contextlib.closing(_root_at(Path(path), members, entries)) as root:
+                if not _has_identity(root):
+                    put_file(root, IDENTITY, root.identity.encode(), mode)
+                for sub in (SHARDS, MANIFESTS, COMMITS):
+                    mend_folder(root, sub, mode)
+                root.records()
             became[path] = ""
         except (FastioError, OSError) as error:
             became[path] = str(error).removeprefix(f"{path}: ")
@@ -285,25 +296,37 @@ def mend_identities(members: Members, entries: Mapping[str, RootEntry], mode: in
     return became
 
 
-def _identity_lost(
-    path: Path, members: Members, entries: Mapping[str, RootEntry]
-) -> tuple[Root, RootIdentity] | None:
-    """A root without a sound identity, and the one that it had."""
+def _root_at(path: Path, members: Members, entries: Mapping[str, RootEntry]) -> Root:
+    """A root of this store that is none of those that are open, whatever it lost."""
     folder = os.open(path, FOLDER)
     try:
-        with contextlib.suppress(FastioError, FileNotFoundError):
-            data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
-            RootIdentity.decode(data, str(path / IDENTITY))
-            os.close(folder)
-            return None  # it is another one's
-        data = read(folder, "promise", path / "promise", DOCUMENT_BYTES_MAX)
-        promise = Promise.decode(data, str(path / "promise"))
-        entry = entries.get(promise.root)
-        if promise.store != members.store or entry is None or promise.root in members.roots:
-            raise ReadError(errno.ENODATA, "open", path, detail="it cannot be told which root it is")
-        identity = RootIdentity(promise.store, promise.root, entry.weight)
-        return Root(path, folder, identity), identity
+        store, uuid = _known_as(folder, path)
+        entry = entries.get(uuid)
+        if store != members.store or entry is None:
+            raise ReadError(errno.ENODATA, "open", path, detail="it is of another store")
+        if uuid in members.roots:
+            other = members.roots[uuid].path
+            raise ReadError(errno.EEXIST, "open", path, detail=f"it is a copy of the root {other}")
+        return Root(path, folder, RootIdentity(store, uuid, entry.weight))
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.close(folder)
+        os.close(folder)
         raise
+
+
+def _known_as(folder: int, path: Path) -> tuple[str, str]:
+    """The store and the root that a folder is, by its identity or else by its promise."""
+    with contextlib.suppress(FastioError, FileNotFoundError):
+        data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
+        identity = RootIdentity.decode(data, str(path / IDENTITY))
+        return identity.store, identity.root
+    data = read(folder, "promise", path / "promise", DOCUMENT_BYTES_MAX)
+    promise = Promise.decode(data, str(path / "promise"))
+    return promise.store, promise.root
+
+
+def _has_identity(root: Root) -> bool:
+    path = root.path / IDENTITY
+    with contextlib.suppress(FastioError, FileNotFoundError):
+        RootIdentity.decode(root.read("", IDENTITY, DOCUMENT_BYTES_MAX), str(path))
+        return True
+    return False

@@ -6,6 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from fastio.errors import FastioError
 from fastio.events import Event
@@ -20,13 +22,14 @@ from fastio.store.copies import Read
 from fastio.store.documents import Verified
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.members import Held
-from fastio.store.root import VERIFIED, Root
+from fastio.store.root import COMMITS, VERIFIED, Root
 from fastio.store.small import Kept, Problem
 from fastio.store.writes import Writing, now_s
+from fastio.survey import Advance
 
 # Each needs what stands before it.
 _ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")
-_HOW = "store.verify(repair=True) mends it"
+_HOW = "store.verify(repair=True) mends what can be mended"
 _MENDED = "written anew from the other roots"
 
 
@@ -143,15 +146,15 @@ class _Run:
     def _missing_roots(self, entries: dict[str, RootEntry], mode: int) -> None:
         members = self.store._members
         why = dict(members.missing)
-        became = mend.mend_identities(members, entries, mode) if self.repair else {}
+        became = mend.mend_roots(members, entries, mode) if self.repair else {}
         for path, cause in why.items():
-            found = self._add(Problem("root", "", path, cause))
-            reason = became.get(path, "verify(repair=True) may say more")
-            if reason:
-                found.event = replace(found.event, remedy=f"cannot be mended: {reason}")
-            else:
-                found.is_mended = True
-                found.event = replace(found.event, remedy="its identity was written anew")
+            found = self._add(Problem("root", "", path, cause.removeprefix(f"{path}: ")))
+            found.is_mended = became.get(path) == ""
+            if found.is_mended:
+                found.event = replace(found.event, remedy="it can be opened again")
+            elif path in became:
+                remedy = f"could not be mended: {became[path]}"
+                found.event = replace(found.event, remedy=remedy)
 
     def _add(self, problem: Problem, event: Event | None = None) -> _Found:
         event = event or Event("damage", problem.path, problem.cause, "")
@@ -175,7 +178,7 @@ class _Run:
         roots = self.store._members.roots.values()
         return sum(entry.nbytes for root in roots for entry in self._entries(root))
 
-    def read(self, advance: copies.Advance | None) -> None:
+    def read(self, advance: Advance | None) -> None:
         """Read every copy of every shard."""
         roots = self.store._members.roots.values()
         wanted = [(root, self._entries(root)) for root in roots]
@@ -194,13 +197,13 @@ class _Run:
         for kind in _ORDER:
             of_kind = [each for each in self._open() if each.problem.kind == kind]
             if kind == "record" and of_kind:
-                self._attempt(of_kind, self._mend_records)
+                self._attempt(of_kind, partial(self._mend_records, of_kind))
             elif kind not in ("record", "verified"):
                 for each in of_kind:
-                    self._attempt([each], lambda each=each: self._mend_small(each.problem))
+                    self._attempt([each], partial(self._mend_small, each.problem))
         for each in self._open():
             if each.problem.kind == "shard":
-                self._attempt([each], lambda each=each: self._mend_shard(each.problem))
+                self._attempt([each], partial(self._mend_shard, each.problem))
         self._look_again()
 
     def _open(self) -> list[_Found]:
@@ -233,7 +236,12 @@ class _Run:
         else:
             mend.mend_manifest(root, problem.name, members, mode)
 
-    def _mend_records(self) -> None:
+    def _mend_records(self, those: list[_Found]) -> None:
+        for each in those:
+            root = self.store._members.roots[each.problem.root]
+            with root.sub(COMMITS) as folder:
+                mend.remove_empty_folder(folder, each.problem.name, Path(each.problem.path))
+
         def write(session: Session, _: object) -> None:
             mend.mend_records(session, self.those.files_mode)
 
@@ -261,7 +269,9 @@ class _Run:
             names = [
                 each.problem.name
                 for each in self.found.values()
-                if each.is_mended and each.problem.kind == "shard" and each.problem.root == root.uuid
+                if each.is_mended
+                and each.problem.kind == "shard"
+                and each.problem.root == root.uuid
             ]
             wanted.append((root, [self.those.shards[name] for name in names]))
         for uuid, read in copies.read_all(wanted, self.options, None).items():
