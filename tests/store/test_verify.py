@@ -17,6 +17,7 @@ import fastio
 from fastio import _native
 from fastio.store import locks
 from fastio.store.commit import Session
+from fastio.store.copies import read_all
 from fastio.store.documents import Verified
 from fastio.store.root import Root
 from store.damages import FAULTS, damage_data, each_manifest, each_record, each_shard, flip
@@ -265,7 +266,9 @@ def test_a_promise_is_not_mended_while_a_root_is_away(folder: Path) -> None:
 def test_a_writer_that_does_not_let_go_is_the_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Session.__init__.__kwdefaults__, "wait_s", 0.05)
+    defaults = Session.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait_s", 0.05)
     (folder / "root1" / "commits" / f"{1:016x}").unlink()
     root = Root.open(folder / "root0")
     held = locks.lock(root)
@@ -304,7 +307,6 @@ def test_nothing_is_collected_while_it_is_verified(folder: Path) -> None:
     before = fastio.on_event(collect)
     try:
         with _open(folder) as store, _open(folder) as other:
-            read_all = fastio.store.copies.read_all  # type: ignore[attr-defined]
 
             def slowly(*arguments: Any) -> Any:
                 collected.append(other.gc(keep=1))
