@@ -61,7 +61,9 @@ def test_a_sound_file_is_ok_and_read_once(tmp_path: Path, options: fastio.Option
     found = fastio.verify(path, options=options)
     assert found.ok
     assert (found.files, found.nbytes) == (1, path.stat().st_size)
-    assert not (found.damaged or found.unverified or found.notes)
+    assert not found.damaged
+    assert not found.unverified
+    assert not found.notes
     assert found.source == str(path)
     assert "ok" in str(found)
     assert "ok" in repr(found)
@@ -189,6 +191,18 @@ def test_a_header_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
     (event,) = found.damaged
     assert "Input/output error" in event.cause
     assert fastio.verify([path, other]).ok
+
+
+def test_a_header_is_compared_with_the_disk(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "x.safetensors")
+    for faults, damaged in (([0], 0), ([0, 1], 1)):  # one bad read is no damage
+        _native.set_completion_faults([(at, "flip", 100) for at in faults])
+        try:
+            found = fastio.verify(path)
+        finally:
+            _native.set_completion_faults([])
+        assert len(found.damaged) == damaged
+        assert all("header is damaged on the disk" in event.cause for event in found.damaged)
 
 
 def test_a_root_of_a_store_is_verified_as_a_store(tmp_path: Path) -> None:

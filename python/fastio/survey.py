@@ -119,14 +119,20 @@ def _sort_out(
         into[shards[at].path] = replace(bad.event(), kind="damage")
 
 
-def headers(files: Sequence[tuple[_native.File, int]], options: Options) -> list[bytes | ReadError]:
-    """Return the beginnings of files, read past the page cache.
+def headers(
+    files: Sequence[tuple[_native.File, int]],
+    options: Options,
+    is_sound: Callable[[int, bytes], bool],
+) -> list[bytes | ReadError]:
+    """Return the beginnings of files, read past the page cache; twice where one is not sound.
 
     Parameters
     ----------
     files : sequence of (File, int)
         Each with the bytes that are wanted.
     options : Options
+    is_sound : callable
+        Given the place of a file in `files`, and its beginning.
 
     Returns
     -------
@@ -147,7 +153,11 @@ def headers(files: Sequence[tuple[_native.File, int]], options: Options) -> list
             batch, nbytes = [], 0
         batch.append(each)
         nbytes += each[1]
-    return found + (_read(batch, own) if batch else [])
+    found += _read(batch, own) if batch else []
+    for at, header in enumerate(found):
+        if isinstance(header, bytes) and not is_sound(at, header):
+            found[at : at + 1] = _read([files[at]], own)
+    return found
 
 
 def _read(files: Sequence[tuple[_native.File, int]], options: Options) -> list[bytes | ReadError]:

@@ -432,7 +432,7 @@ store = fastio.Store.open(sys.argv[1:])
 store.status()
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
-found = store.verify()
+found = store.verify(options=fastio.Options(lanes=8, queue_depth=64))
 assert found.ok, found
 print(status("VmHWM") - before, found.nbytes)
 """

@@ -23,6 +23,7 @@ from fastio.store.together import at_once
 from fastio.survey import MEMORY_BYTES, Advance, headers, survey
 
 _OPEN_MAX = 64  # files of one root that are open at once
+_HEADERS_BYTES_MAX = 2**21  # of these; what is made of them takes some times as much
 _SHARE_BYTES_MIN = 12 * 2**20  # of a device: three blocks of the usual size in flight
 
 
@@ -134,6 +135,10 @@ class _Progress:
         return add
 
 
+def _is_of(entry: ShardEntry, header: bytes) -> bool:
+    return hashlib.sha256(header).hexdigest() == entry.digest
+
+
 class _RootReader:
     """Reads copies of one root, some files at a time."""
 
@@ -144,8 +149,17 @@ class _RootReader:
         self._found = found
 
     def read(self, entries: Sequence[ShardEntry], add: Callable[[int], None]) -> None:
-        for first in range(0, len(entries), _OPEN_MAX):
-            self._read(entries[first : first + _OPEN_MAX], add)
+        """Read these, as many at once as memory has room for their headers."""
+        batch: list[ShardEntry] = []
+        nbytes = 0
+        for entry in entries:
+            if batch and (len(batch) == _OPEN_MAX or nbytes + entry.start > _HEADERS_BYTES_MAX):
+                self._read(batch, add)
+                batch, nbytes = [], 0
+            batch.append(entry)
+            nbytes += entry.start
+        if batch:
+            self._read(batch, add)
 
     def _read(self, entries: Sequence[ShardEntry], add: Callable[[int], None]) -> None:
         found = self._found
@@ -153,7 +167,8 @@ class _RootReader:
         opened = [(entry, file) for entry in entries if (file := self._open(entry)) is not None]
         wanted = [(file, entry.start) for entry, file in opened]
         shards = []
-        for (entry, file), header in zip(opened, headers(wanted, self._options), strict=True):
+        read = headers(wanted, self._options, lambda at, data: _is_of(opened[at][0], data))
+        for (entry, file), header in zip(opened, read, strict=True):
             shard = self._located(entry, file, header)
             if shard is not None:
                 found.nbytes += entry.start
@@ -193,10 +208,8 @@ class _RootReader:
         if isinstance(header, ReadError):
             self._damage(entry, str(header).removeprefix(f"{file.path}: "))
             return None
-        digest = hashlib.sha256(header).hexdigest()
-        if digest != entry.digest:
-            cause = f"its header is damaged, or of another shard: its SHA-256 is {digest}"
-            self._damage(entry, cause)
+        if not _is_of(entry, header):
+            self._damage(entry, "its header is damaged, or of another shard")
             return None
         return replace(safetensors.locate(InMemory(file.path, file.nbytes, header)), file=file)
 
