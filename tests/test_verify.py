@@ -14,7 +14,7 @@ import fastio
 from fastio import _native
 from testbed import run_python
 
-_CHUNK = 2**20  # what `fastio.save` gives a chunk
+_CHUNK = 2**20  # bytes of a chunk, as `fastio.save` makes it
 
 
 def _tensors(megabytes: int = 5, seed: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Verification: what a look at every byte of files, or of every copy in a store, has found."""
+"""Verification: the damage in files, or in the copies of a store, after all bytes were read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_MAX = 10
 
 @dataclass(frozen=True)
 class Verification:
-    """What `fastio.verify` or `Store.verify` has found. ``print(verification)`` shows all parts;
+    """The result of `fastio.verify` or `Store.verify`. ``print(verification)`` shows all parts;
     ``repr(verification)`` is one short line.
 
     Attributes

@@ -28,7 +28,7 @@ Advance = Callable[[int, int], None]
 
 @dataclass
 class Findings:
-    """What a survey has found.
+    """The findings of one survey.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-// What a survey tells: all that is damaged or cannot be read, without keeping anything.
+// A survey tells of all damage and of all bytes that cannot be read, and keeps nothing.
 #include <doctest/doctest.h>
 
 #include <cerrno>

@@ -29,7 +29,7 @@ _SHARE_BYTES_MIN = 12 * 2**20  # of a device: three blocks of the usual size in 
 
 @dataclass
 class Read:
-    """What was read on one root.
+    """The result of reading one root.
 
     Attributes
     ----------

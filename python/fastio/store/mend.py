@@ -1,7 +1,6 @@
-"""What is wrong with a root, mended from what the other roots have.
+"""Files of a root, written anew from the other roots: one function for each kind of file.
 
-What is put right here is put right in the order in which the rest needs it: folders, the lock, the
-promise, manifests, records. Shards are `repair`'s.
+`verify` calls them in the order in which they need each other. `repair` writes shards anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The small files of a root, looked at: what is wrong with each, and whether it can be mended."""
+"""The small files of a root, and its folders: the problems of each, and when it was verified."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Kind = Literal["root", "folder", "lock", "promise", "verified", "manifest", "rec
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one file of a store.
+    """A file of a store that is damaged, missing or cannot be read.
 
     Attributes
     ----------

@@ -152,7 +152,7 @@ def status(members: Members) -> Status:
     """
     members.look_again()
     for root in members.roots.values():
-        root.problems.clear()  # what was found earlier may be mended
+        root.problems.clear()  # of an earlier look; they may be mended
     newest = members.take(None, None)
     newest.held.close()
     found = members.standings()
@@ -180,7 +180,7 @@ def status(members: Members) -> Status:
 
 
 def _problems(root: Root, those: Kept) -> Iterator[str]:
-    """What is wrong with a root; no shard is read."""
+    """The problems of a root; no shard is read."""
     yield from _cannot_write(root)
     by_kind: dict[str, list[str]] = {}
     for problem in small.look(root, those, quick=True):

@@ -119,7 +119,7 @@ class _Run:
         """Keep all generations from being collected while they are read."""
         members = self.store._members
         for root in members.roots.values():
-            root.problems.clear()  # what was found earlier may be mended
+            root.problems.clear()  # of an earlier look; they may be mended
         newest = members.take(None, None)
         held = [newest.held]
         entries = {entry.uuid: entry for entry in newest.named.manifest.roots}
@@ -139,7 +139,7 @@ class _Run:
         newest = members.take(None, None)
         held.append(newest.held)
         for standing in small.established(members.standings(), newest.generation)[1:]:
-            with contextlib.suppress(FastioError):  # what it lacks is found when it is looked at
+            with contextlib.suppress(FastioError):  # its lost manifest is a finding of its own
                 held.append(members.take(standing.record.generation, None).held)
         return newest.generation
 
@@ -253,7 +253,7 @@ class _Run:
         mend.mend_shard(root, self.those.shards[problem.name], members)
 
     def _look_again(self) -> None:
-        """Of what was mended, tell what is not sound all the same."""
+        """Read mended files once more; one that is still not sound was not mended."""
         members = self.store._members
         for root in members.roots.values():
             root.problems.clear()
