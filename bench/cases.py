@@ -275,7 +275,14 @@ SAVE_CASES = (
 MEMORY_ROUNDS = 3
 
 # The script measures them by itself: disks have to be made for them.
-STORE_CASES = ("store-one-root", "store-disks", "store-replica", "store-save", "store-open")
+STORE_CASES = (
+    "store-one-root",
+    "store-disks",
+    "store-replica",
+    "store-save",
+    "store-open",
+    "store-verify",
+)
 
 
 # At most six loaders: each holds its part of the GPU from the first round to the last.

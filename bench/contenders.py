@@ -34,6 +34,8 @@ STORES = {
     "store-gone": "one root missing",
     "store-save-1": "one replica to one disk",
     "store-save-2": "two replicas to two disks",
+    "store-verify": "Store.verify, one shard",
+    "store-verify-shards": "Store.verify, shards of the usual size",
     **{f"store-open-{count}": f"{count:,} tensors" for count in (1000, 10**4, 10**5, 10**6)},
 }
 TITLES = {name: contender.title for name, contender in CONTENDERS.items()} | {

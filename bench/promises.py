@@ -305,4 +305,14 @@ STORE_TARGETS = (
         "ms",
         milliseconds("store-open", "store-open-100000"),
     ),
+    _at_least("store-verify", "verifying a store, beside fio", 0.9, "store-verify", "fio"),
+    Target(
+        "store-verify",
+        "verifying a store: peak memory",
+        "<=",
+        128.0,
+        "MiB",
+        memory_beside_tensors("store-verify", "store-verify", "peak_rss_bytes"),
+        exact=True,
+    ),
 )

@@ -1,4 +1,4 @@
-"""How fast is a store: beside one file, over several disks, with a bad replica, saved, opened?
+"""How fast is a store: beside a file, over disks, with a bad replica, saved, opened, verified?
 
 `python -m bench.store` measures every case and writes bench/results/store-<machine>.json; README.md
 says how it is done. With `--case` only those are measured, and put in the place of the old ones.
@@ -26,6 +26,7 @@ def main() -> int:
         "store-replica": store_run.bad_replica,
         "store-save": store_run.saves,
         "store-open": store_run.opening,
+        "store-verify": store_run.verifying,
     }
     folder = _folder(sys.argv)
     return campaign.main(

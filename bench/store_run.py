@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import answers, cache, machine, models
+from bench import answers, cache, campaign, machine, models
 from bench.disks import slow_disks
 from bench.errors import MeasureError
 from bench.guest_memory import Ballast
 from bench.harness import Worker, median, rounds
+from bench.limits import FIO, LIMITS
+from bench.suites import STORE
 
 Log = Callable[[str], None]
 # What each disk is held to, and how much there is to read: some seconds of one of them.
@@ -27,6 +29,7 @@ _MODEL = "llama"
 _DISK_BYTES = 6 * 2**30
 _OPENED = (1_000, 10_000, 100_000, 1_000_000)
 _TENSORS_A_SHARD = 100
+_ONE_SHARD_BYTES = 2**34  # above any model of the suite
 _TIMEOUT_S = 600
 _PROGRAM = (sys.executable, "-m", "bench.store_worker")
 
@@ -48,7 +51,7 @@ class Series:
     def add(self, name: str, answer: dict[str, Any]) -> None:
         """Keep the figures of one answer."""
         of_one = self._values.setdefault(name, {})
-        for field in ("seconds", "cpu_s", "held_bytes", "fallbacks"):
+        for field in ("seconds", "cpu_s", "peak_rss_bytes", "held_bytes", "fallbacks"):
             if field in answer:
                 of_one.setdefault(field, []).append(round(answer[field], 6))
 
@@ -198,6 +201,70 @@ def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
 
         _measure(series, tuple(orders), 0, count, log, open_one)
         return series.result(count)
+
+
+def verifying(folder: Path, count: int, log: Log) -> dict[str, Any]:
+    """Measure Store.verify of one root beside fio, which reads the same file and does no more.
+
+    The shard is one file here: fio reads one. A second store has shards of the usual size. After
+    the rounds one bit is flipped, and has to be found.
+    """
+    fio = LIMITS[FIO]
+    if why := fio.missing():
+        raise MeasureError(f"{FIO}: {why}")
+    with _work(folder) as work:
+        path = _model(work)
+        known: dict[str, Any] = {"machine": STORE.describe(folder), "limits": {}}
+        settings = campaign.settings_of(fio, known, STORE, lambda: path, log)
+        assert settings is not None
+        roots = {"store-verify": work / "whole", "store-verify-shards": work / "shards"}
+        saved: dict[str, Any] = {"do": "save", "source": str(path), "replicas": 1}
+        ask({**saved, "roots": [str(roots["store-verify"])], "shard_bytes": _ONE_SHARD_BYTES})
+        ask({**saved, "roots": [str(roots["store-verify-shards"])]})
+        (whole,) = _shards(roots["store-verify"])
+        cold = [shard for root in roots.values() for shard in _shards(root)]
+        nbytes = whole.stat().st_size
+        title = f"Verifying a store of one root beside fio, {nbytes / 1e9:.2f} GB, cold"
+        series = Series(title)
+        series.document["limits"] = known["limits"]
+
+        def make_ready() -> None:
+            for file in cold:
+                cache.evict(file)
+
+        def verify(name: str, ballast: Ballast | None) -> dict[str, Any]:
+            order = {"do": "verify", "roots": [str(roots[name])]}
+            return ask(order, ballast, make_ready)
+
+        def one(name: str, ballast: Ballast) -> dict[str, Any]:
+            if name == FIO:
+                make_ready()
+                ballast.free()
+                try:
+                    found = fio.run(whole, settings, nbytes)
+                finally:
+                    ballast.fill()
+                return {"seconds": nbytes / found["bytes_per_s"], "cpu_s": found["cpu_s"]}
+            answer = verify(name, ballast)
+            if answer["damaged"] or answer["nbytes"] < nbytes:
+                series.failed[name] = "wrong answer"
+            return answer
+
+        _measure(series, (*roots, FIO), nbytes, count, log, one)
+        for name, root in roots.items():
+            damaged = _shards(root)[0]
+            _flip_last(damaged)
+            if verify(name, None)["damaged"] != [str(damaged)]:
+                series.failed[name] = "wrong answer"
+        return series.result(count, tensor_bytes=nbytes, settings=settings.text())
+
+
+def _flip_last(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        byte = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([byte[0] ^ 1]))
 
 
 def _loads(

@@ -1,4 +1,4 @@
-"""The process that loads, saves or opens a store once: `harness.Worker` gives it its orders.
+"""The process that does something with a store once: `harness.Worker` gives it its orders.
 
 The job names what to do and with which roots; `prepare` makes what is not measured, `measure` does
 it and says how long it took.
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import answers, worker
-from bench.harness import anonymous_bytes
+from bench.harness import anonymous_bytes, status_bytes
 
 
 class StoreMeasurement:
-    """The orders of one job: {"do": "load" | "save" | "open", "roots": […], …}."""
+    """The orders of one job: {"do": "load" | "save" | "open" | "verify", "roots": […], …}."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         import torch  # what most tensors are; imported before the clock starts
@@ -26,7 +26,13 @@ class StoreMeasurement:
         assert torch.get_num_threads()
         self._fastio: Any = fastio
         self._job = job
-        self._measure = {"load": self._load, "save": self._save, "open": self._open}[job["do"]]
+        ways = {
+            "load": self._load,
+            "save": self._save,
+            "open": self._open,
+            "verify": self._verify,
+        }
+        self._measure = ways[job["do"]]
         self._given: tuple[Any, Any] | None = None
         if job.get("group"):
             (Path(job["group"]) / "cgroup.procs").write_text(f"{os.getpid()}\n")
@@ -36,7 +42,10 @@ class StoreMeasurement:
         if self._job["do"] == "save":
             tensors = self._fastio.load(self._job["source"], framework="torch")
             roots, replicas = self._job["roots"], self._job["replicas"]
-            self._given = tensors, self._fastio.Store.create(roots, replicas=replicas)
+            store = self._fastio.Store.create(
+                roots, replicas=replicas, shard_bytes=self._job.get("shard_bytes")
+            )
+            self._given = tensors, store
         return {"prepared": True}
 
     def measure(self) -> dict[str, Any]:
@@ -67,6 +76,21 @@ class StoreMeasurement:
         begin, cpu = time.perf_counter(), time.process_time()
         store.save(tensors)
         return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
+
+    def _verify(self) -> dict[str, Any]:
+        worker.reset_peak()
+        resident = status_bytes("VmRSS")
+        begin, cpu = time.perf_counter(), time.process_time()
+        with self._fastio.Store.open(self._job["roots"]) as store:
+            found = store.verify()
+        seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+        return {
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "peak_rss_bytes": max(0, status_bytes("VmHWM") - resident),
+            "nbytes": found.nbytes,
+            "damaged": sorted(event.path for event in found.damaged),
+        }
 
     def _open(self) -> dict[str, Any]:
         before = anonymous_bytes()

@@ -159,6 +159,7 @@ def base_of(case: dict[str, Any]) -> str:
         *("fastio-gpu", "fastio-get", "fastio-slices", "fastio-into", "fastio-stream"),
         *("fastio-save", "fastio-save-copy"),
         *("fastio-store", "store-1", "store-sound", "store-save-1", "store-open-100000"),
+        *("store-verify",),
         *("fastio", "fastio-locate", "numpy", "safetensors"),
     )
     return next((name for name in order if name in case["contenders"]), "")

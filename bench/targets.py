@@ -161,11 +161,11 @@ def memory_above_allowed(
     return measure
 
 
-def memory_beside_tensors(case: str, name: str) -> Measure:
+def memory_beside_tensors(case: str, name: str, peak: str = "peak_bytes") -> Measure:
     """The highest peak of memory, in MiB above what there was, the tensors included."""
 
     def measure(document: Document) -> Estimate:
-        peaks = series(document, case, name, "peak_bytes")
+        peaks = series(document, case, name, peak)
         return Estimate(max(peaks) / MIB, None, len(peaks))
 
     return measure

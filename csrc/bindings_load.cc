@@ -310,6 +310,24 @@ void register_loading(py::module_& module) {
       py::arg("progress") = py::none(), py::arg("persistent") = false,
       py::arg("incidents") = py::none());
   module.def(
+      "survey",
+      [](const std::vector<ShardArgument>& shards, const py::object& options,
+         const py::object& progress) {
+        LoadOptions parsed = parse_options(options, false);
+        parsed.persistent = parsed.surveys = true;
+        const auto job = start_job(parse_shards(shards), parsed);
+        py::list incidents;
+        // Taken as they come: the job keeps so many of them only.
+        const py::cpp_function tick([&](std::uint64_t done, std::uint64_t total) {
+          incidents.attr("extend")(take_incidents(*job));
+          if (!progress.is_none()) progress(done, total);
+        });
+        attend(*job, tick);
+        incidents.attr("extend")(take_incidents(*job));
+        return py::make_tuple(incidents, statistics(*job));
+      },
+      py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("progress") = py::none());
+  module.def(
       "plan",
       [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,
          std::optional<std::pair<std::uint64_t, std::uint64_t>> grid, std::uint64_t alignment,

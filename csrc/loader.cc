@@ -108,6 +108,9 @@ Plan LoadJob::plan_shard(std::size_t index) const {
   const std::uint64_t largest = options_.window_bytes ? kWindowRegionBytes : kRegionBytes;
   request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
   request.whole_file_region = access(index).source == Source::mapped && !options_.window_bytes;
+  if (options_.surveys) {
+    return make_fill_plan(request, std::vector<char>(shard.extents.size(), 0));
+  }
   if (shard.places.empty()) return make_plan(request);
   return make_fill_plan(request, straight_extents(index, request.alignment));
 }

@@ -78,6 +78,9 @@ struct LoadOptions {
   // What is damaged is read once more, past the page cache, and then from the other copies; what
   // cannot be read comes from the others. Otherwise the first failure ends the job.
   bool persistent = false;
+  // Nothing is kept: each block is read into staging, compared and dropped. What no copy has sound
+  // is an incident, and the job goes on to the end. Goes with `persistent`.
+  bool surveys = false;
 };
 
 // Where the bytes of one copy come from. Only what has a single copy is mapped.

@@ -205,7 +205,8 @@ void Lane::start(std::uint32_t tag) {
   slot.at = slot.now.span.begin;
   slot.stalls = 0;
   slot.unit = unit_for(slot);
-  if (slot.now.again && slot.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
+  const bool past_cache = slot.now.again || job_->options_.surveys;
+  if (past_cache && slot.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
   issue(tag);
 }
 
@@ -234,7 +235,7 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
       job_->note_fallback(file.path() +
                           ": a direct read was refused with EINVAL, read through the page cache");
       slot.unit = 1;
-      if (slot.now.again) file.drop_cached(slot.at, end);
+      if (slot.now.again || job_->options_.surveys) file.drop_cached(slot.at, end);
       return issue(tag);
     }
     return give_up(tag, Failure{error, "read", file.path(), slot.at, {}});
@@ -279,7 +280,7 @@ void Lane::finish(std::uint32_t tag) {
   });
   if (sound && !slot.later.empty()) return start_later(tag);
   if (sound && persistent) job_->count_sound(slot.work.block);
-  if (sound && !slot.work.region) return place(tag);
+  if (sound && !slot.work.region && !job_->options_.surveys) return place(tag);
   leave(tag, sound);
 }
 

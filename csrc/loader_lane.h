@@ -87,7 +87,9 @@ class Lane {
   [[nodiscard]] bool try_later(Slot& slot, const std::vector<DamagedChunk>& damaged);
   void start_later(std::uint32_t tag);
   [[nodiscard]] bool takes_direct(const Slot& slot, std::uint64_t unit) const;
+  void go_without(std::uint32_t tag);
   void close_remedied(Slot& slot);
+  void close_lost(Slot& slot, const Extent& extent);
   void close_all(Slot& slot) noexcept;
 
   void park_staging();

@@ -34,7 +34,7 @@ void LoadJob::check_memory() {
   }
   if (!options_.memory_limit_bytes || options_.window_bytes) return;
   const std::uint64_t limit = *options_.memory_limit_bytes;
-  if (fills()) {
+  if (fills() || options_.surveys) {
     std::uint64_t block_bytes = 0;  // of all blocks: those that go straight there count as well
     for (const Block& block : blocks_) {
       block_bytes = std::max(block_bytes, staging_bytes(block.range.end - block.range.begin));

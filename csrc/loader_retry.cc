@@ -66,9 +66,32 @@ void Lane::give_up(std::uint32_t tag, Failure failure) {
     job_->read_started(shard, now.copy, nbytes);
     return start(tag);
   }
+  if (job_->options_.surveys) return go_without(tag);
   close_all(slot);
   job_->fail(shard, std::move(failure));
   leave(tag, false);
+}
+
+// Of a survey: no copy of a span could be read. Its chunks are tried one by one, which tells how
+// much of it is lost; a single chunk is given up.
+void Lane::go_without(std::uint32_t tag) {
+  Slot& slot = slots_[tag];
+  const Extent span = slot.now.span;
+  const auto& table = job_->request(slot.work.block.shard).table;
+  const std::uint64_t step = table ? table->grid.chunk_bytes : span.end - span.begin;
+  if (span.end - span.begin > step) {
+    slot.incidents.pop_back();  // the one of the whole span
+    const std::uint64_t count = (span.end - span.begin + step - 1) / step;
+    for (std::uint64_t i = count; i > 0; --i) {  // the first one is taken first
+      const std::uint64_t begin = span.begin + (i - 1) * step;
+      slot.later.push_back({{begin, std::min(begin + step, span.end)}, slot.work.copy});
+    }
+  } else {
+    close_lost(slot, span);
+  }
+  if (!slot.later.empty()) return start_later(tag);
+  job_->count_sound(slot.work.block);
+  leave(tag, true);
 }
 
 // Compares what came; what is damaged of it is to be read later. False where the job stops, or no
@@ -111,6 +134,10 @@ bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
   if (spans.front() != slot.now.span) next.unreadable = 0;
   if (!next.again) {
     const auto copy = job_->next_copy(slot.work.block.shard, next.damaged | next.unreadable);
+    if (!copy && job_->options_.surveys) {
+      for (const DamagedChunk& chunk : damaged) close_lost(slot, chunk.extent);
+      return true;
+    }
     if (!copy) {
       close_all(slot);
       job_->fail(damaged.front());
@@ -164,6 +191,15 @@ void Lane::close_remedied(Slot& slot) {
     job_->note(incident);
   }
   std::erase_if(open, is_remedied);
+}
+
+// Of a survey: nothing helped for these bytes, and the job goes on.
+void Lane::close_lost(Slot& slot, const Extent& extent) {
+  const auto is_lost = [&](const Incident& incident) { return overlap(incident.extent, extent); };
+  for (Incident& incident : slot.incidents) {
+    if (is_lost(incident)) job_->note(incident);
+  }
+  std::erase_if(slot.incidents, is_lost);
 }
 
 // Nothing helped.

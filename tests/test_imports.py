@@ -98,7 +98,7 @@ assert store.load()["bias"][0] == fastio.load(path + "1")["bias"][0] == 1
 assert store.open()["weight"][7] == 7
 os.remove(next(os.scandir(path + "1/shards")).path)
 assert store.load(on_damage="repair")["bias"][0] == 1
-store.status(), store.gc(), store.rollback_to(store.generation)
+store.status(), store.verify(repair=True), store.gc(), store.rollback_to(store.generation)
 refused(fastio.TensorNotFoundError, lambda: store.load(names=["bais"]), "did you mean 'bias'")
 print("done")
 """

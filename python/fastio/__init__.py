@@ -25,6 +25,7 @@ from fastio.errors import (
     WriteError,
 )
 from fastio.events import Event, on_event
+from fastio.findings import Verification
 from fastio.frameworks import import_those_in_use
 from fastio.in_memory import deserialize
 from fastio.options import Options
@@ -40,6 +41,7 @@ from fastio.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle,
 from fastio.saving.serialized import serialize, serialize_file
 from fastio.saving.specs import TensorSpec
 from fastio.seal import seal
+from fastio.verify import verify
 from fastio.view import TensorView
 from fastio.whole import LoadEvent, LoadHandle
 
@@ -79,6 +81,7 @@ __all__ = [
     "TensorSpec",
     "TensorView",
     "UsageError",
+    "Verification",
     "WriteError",
     "__version__",
     "deserialize",
@@ -92,6 +95,7 @@ __all__ = [
     "serialize",
     "serialize_file",
     "trim",
+    "verify",
 ]
 
 # A process may give up its rights, or its view of the filesystem, before a call needs them.

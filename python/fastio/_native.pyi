@@ -113,6 +113,16 @@ def load(
     from the other copies. Tries that failed are appended to `incidents`, also where the load fails.
     """
 
+def survey(
+    shards: Sequence[ShardRequest], options: Options, *, progress: _Progress = None
+) -> tuple[list[Incident], Statistics]:
+    """Read extents of files, compare them with their tables, and keep nothing.
+
+    Memory is that of the blocks in flight: lanes x queue_depth x block_bytes. Chunks that could not
+    be read, or are damaged in a second read, too, are incidents with the remedy "none"; the survey
+    goes on behind them.
+    """
+
 @final
 class Stream:
     """A load that is taken region by region while it goes on, in a window of memory."""

@@ -26,10 +26,11 @@ class Event:
 
     Attributes
     ----------
-    kind : {"fallback", "repair", "failure"}
+    kind : {"fallback", "repair", "failure", "damage"}
         A replica that could not be used, or a call that a filesystem lacks, and what was done
         instead; or a file that was loaded unverified although it carries checksums. A replica that
-        was written anew. A repair, or a save in place, that failed.
+        was written anew. A repair, or a save in place, that failed. A file that a verification has
+        found to be damaged or missing.
     path : str
         The replica, or the file.
     cause : str
@@ -46,7 +47,7 @@ class Event:
         Where these chunks lie, as [begin, end) in bytes, ascending; neighbours are one range.
     """
 
-    kind: Literal["fallback", "repair", "failure"]
+    kind: Literal["fallback", "repair", "failure", "damage"]
     path: str
     cause: str
     remedy: str
@@ -57,7 +58,8 @@ class Event:
     ranges: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path}{self._where()}: {self.cause}; {self.remedy}"
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.path}{self._where()}: {self.cause}{remedy}"
 
     def _where(self) -> str:
         if self.offset is None:

@@ -78,8 +78,23 @@ def note_events(report: Report, located: Located) -> None:
     ------
     Nothing.
     """
-    if located.watch is not None:
-        report.note(located.watch.events())
+    if located.watch is None:
+        return
+    report.note(located.watch.events())
+    if located.watch.on_damage == "repair":
+        report.copies_unread, copied_bytes = _other_copies(located)
+        nbytes = sum({shard.path: shard.file.nbytes for shard in located.shards}.values())
+        report.bytes_unread = max(0, nbytes + copied_bytes - report.bytes_read)
+
+
+def _other_copies(located: Located) -> tuple[int, int]:
+    """How many copies the shards have beside the one that has to be read, and their bytes."""
+    copies = {
+        shard.path: (len(shard.copies.files) - 1, shard.file.nbytes)
+        for shard in located.shards
+        if shard.copies is not None
+    }
+    return sum(n for n, _ in copies.values()), sum(n * nbytes for n, nbytes in copies.values())
 
 
 @contextlib.contextmanager

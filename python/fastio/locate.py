@@ -37,7 +37,7 @@ def locate(
     TypeError, ValueError
         If the source is none of these.
     """
-    paths = _anchored_if_several(paths_of(source))
+    paths = anchored_if_several(paths_of(source))
     if isinstance(paths, str) and os.path.lexists(os.path.join(paths, IDENTITY)):
         from fastio.store import reading  # takes longer to import than most need it
 
@@ -58,10 +58,14 @@ def anchored_paths(paths: str | list[str]) -> str | list[str]:
     return anchored(paths) if isinstance(paths, str) else [anchored(path) for path in paths]
 
 
-def _anchored_if_several(paths: str | list[str]) -> str | list[str]:
+def anchored_if_several(paths: str | list[str]) -> str | list[str]:
     """Anchor what is opened in more than one step: another thread may change the working directory
     in between. A single file keeps the name that the caller gave it, for messages, and so does what
     is not there.
+
+    Raises
+    ------
+    Nothing.
     """
     if isinstance(paths, str):
         is_several = os.path.isdir(paths) or paths.endswith(".json")

@@ -77,8 +77,8 @@ class Watch:
         self.on_damage = on_damage
         self.repair = repair
         self._lock = threading.RLock()  # a signal handler may read, too
-        self._happened: list[Event | _BadCopy] = []
-        self._bad: dict[str, _BadCopy] = {}
+        self._happened: list[Event | BadCopy] = []
+        self._bad: dict[str, BadCopy] = {}
         self._repaired: set[str] = set()
         self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
 
@@ -91,7 +91,7 @@ class Watch:
         """Return what happened until now: of each bad copy one event."""
         with self._lock:
             return tuple(
-                each.event() if isinstance(each, _BadCopy) else each for each in self._happened
+                each.event() if isinstance(each, BadCopy) else each for each in self._happened
             )
 
     def tell(self, event: Event) -> None:
@@ -162,10 +162,10 @@ class Watch:
         for (folder, kind), count in unlogged.items():
             _log.warning("%s: a %s of %d more files; the report has them all", folder, kind, count)
 
-    def _bad_copy(self, path: str) -> _BadCopy:
+    def _bad_copy(self, path: str) -> BadCopy:
         found = self._bad.get(path)
         if found is None:
-            found = self._bad[path] = _BadCopy(path)
+            found = self._bad[path] = BadCopy(path)
             self._happened.append(found)
         return found
 
@@ -224,7 +224,7 @@ class Watch:
         return ReplicaError(source, problem, reasons, tensors, first, offset)
 
 
-class _BadCopy:
+class BadCopy:
     """The failures of one copy, each of them once: damage is read twice."""
 
     def __init__(self, path: str) -> None:

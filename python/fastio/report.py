@@ -110,6 +110,8 @@ class Report:
         entries: first to first, second to second.
     bytes_reused : int
         Bytes of shards of a store that were there already, and were not written again.
+    copies_unread, bytes_unread : int
+        With ``on_damage="repair"``: further copies of the shards, and bytes that were not read.
     chunks_verified : int
         Chunks whose checksum was compared.
     chunks_sealed : int
@@ -136,6 +138,8 @@ class Report:
     bytes_mapped: int = 0
     bytes_gathered: int = 0
     bytes_reused: int = 0
+    copies_unread: int = 0
+    bytes_unread: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     lanes: int = 0
@@ -256,15 +260,19 @@ class Report:
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
             *([f"{shown.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
+            *([self._unread()] if self.copies_unread else ()),
         ]
+
+    def _unread(self) -> str:
+        what = f"{shown.size(self.bytes_unread)} in {self.copies_unread} further copies"
+        return f"not looked at: {what}; Store.verify reads all"
 
     def _verified(self) -> str:
         if self.chunks_sealed:
             return f"{shown.counted(self.chunks_sealed, 'chunk')} sealed"
+        some = f", {len(self.unverified)} of {self.files} files unverified"
         verified = f"{shown.counted(self.chunks_verified, 'chunk')} verified"
-        if self.unverified:
-            verified += f", {len(self.unverified)} of {self.files} files unverified"
-        return verified
+        return verified + (some if self.unverified else "")
 
 
 def _summary(access: Iterable[tuple[str, str]]) -> tuple[str, str]:

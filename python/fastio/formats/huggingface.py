@@ -69,6 +69,42 @@ def locate(source: Source, names: Collection[str] | None = None) -> Catalog:
             return index.locate(Path(paths), names, paths)
 
 
+def files_of(paths: str | list[str]) -> tuple[dict[str, set[str]], Path | None]:
+    """Return the files of a source, each with the tensors that an index lists for it, and the
+    index.
+
+    Parameters
+    ----------
+    paths : str or list of str
+        What `locate` takes. Whether the files are there, and valid, is not looked at.
+
+    Raises
+    ------
+    FileNotFoundError, FormatError, ReadError
+        As `locate` does of a folder or an index.
+    """
+    if isinstance(paths, list):
+        return {path: set() for path in paths}, None
+    found: Path | None = Path(paths)
+    files = [Path(paths)]
+    if os.path.isdir(paths):
+        found, files = _chosen(Path(paths))
+    elif not paths.endswith(_INDEX_SUFFIX) and not _is_index(paths):
+        found = None
+    if found is None:
+        return {str(file): set() for file in files}, None
+    of_files = index.listed(found)
+    return {str(found.parent / name): of_files[name] for name in sorted(of_files)}, found
+
+
+def _is_index(path: str) -> bool:
+    """Whether a file is an index; what cannot be read is taken for a file with tensors."""
+    try:
+        return index.is_index(path)
+    except (FileNotFoundError, ReadError):
+        return False
+
+
 def _shard(path: str | Path) -> Shard:
     return safetensors.locate(open_file(path), keep_unsound=True)
 
@@ -86,6 +122,15 @@ def _file_of_several(path: str) -> Shard:
 
 
 def _folder(folder: Path, names: Collection[str] | None, source: str) -> Catalog:
+    found, files = _chosen(folder)
+    if found is not None:
+        return index.locate(found, names, source)
+    make_room_for_files(len(files), source)
+    return Catalog([_shard(file) for file in files], source)
+
+
+def _chosen(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The index of a folder that is taken; or without one its files."""
     there = _files_in(folder)
     indexes = [name for name in there if name.endswith(_INDEX_SUFFIX)]
     files = [name for name in there if name.endswith(_FILE_SUFFIX)]
@@ -93,7 +138,7 @@ def _folder(folder: Path, names: Collection[str] | None, source: str) -> Catalog
     if first_index in indexes:
         indexes = [first_index]
     elif not indexes and first_file in files:
-        return Catalog([_shard(folder / first_file)], source)
+        return None, [folder / first_file]
     elif not indexes:
         indexes = _indexes_of_variants(folder, there, files)
     if len(indexes) > 1:
@@ -103,11 +148,10 @@ def _folder(folder: Path, names: Collection[str] | None, source: str) -> Catalog
             expected=f"one, or one called {first_index}; or pass the path of one of them",
         )
     if indexes:
-        return index.locate(folder / indexes[0], names, source)
+        return folder / indexes[0], []
     if not files:
         raise _no_files(folder, there)
-    make_room_for_files(len(files), source)
-    return Catalog([_shard(folder / name) for name in files], source)
+    return None, [folder / name for name in files]
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -65,14 +65,14 @@ def locate(index: Path, names: Collection[str] | None, source: str) -> Catalog:
         If reading fails.
     """
     for _ in range(_REPLACED_MAX):
-        before = _identity(index)
+        before = identity(index)
         try:
             catalog = _located(index, _read_weight_map(index), names, source)
         except (FileNotFoundError, FormatError):
-            if _identity(index) == before:
+            if identity(index) == before:
                 raise
         else:
-            if _identity(index) == before:
+            if identity(index) == before:
                 return catalog
     raise FormatError(
         str(index),
@@ -81,7 +81,25 @@ def locate(index: Path, names: Collection[str] | None, source: str) -> Catalog:
     )
 
 
-def _identity(index: Path) -> tuple[int, int, int] | None:
+def listed(index: Path) -> dict[str, set[str]]:
+    """Return the files that an index names, each with the tensors that it lists for it.
+
+    Raises
+    ------
+    FileNotFoundError, FormatError, ReadError
+        As `locate` does of the index itself.
+    """
+    return _by_file(_read_weight_map(index))
+
+
+def _by_file(weight_map: dict[str, str]) -> dict[str, set[str]]:
+    of_files: dict[str, set[str]] = {}
+    for name, file_name in weight_map.items():
+        of_files.setdefault(file_name, set()).add(name)
+    return of_files
+
+
+def identity(index: Path) -> tuple[int, int, int] | None:
     """Device, inode and time of change of an index; None for a missing one, which opening names."""
     try:
         status = os.stat(index)
@@ -95,9 +113,7 @@ def _identity(index: Path) -> tuple[int, int, int] | None:
 def _located(
     index: Path, weight_map: dict[str, str], names: Collection[str] | None, source: str
 ) -> Catalog:
-    of_files: dict[str, set[str]] = {}
-    for name, file_name in weight_map.items():
-        of_files.setdefault(file_name, set()).add(name)
+    of_files = _by_file(weight_map)
     if names is not None and all(weight_map.get(name) is not None for name in names):
         of_files = {weight_map[name]: of_files[weight_map[name]] for name in names}
     make_room_for_files(len(of_files), source)

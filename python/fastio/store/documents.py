@@ -233,6 +233,36 @@ class Promise(_Sealed):
         return cls(**members)
 
 
+@dataclass(frozen=True)
+class Verified(_Sealed):
+    """That every file of a root was read, and was sound.
+
+    Attributes
+    ----------
+    store, root : str
+    verified_at_s : int
+        Seconds since 1970 by the clock of whoever verified it.
+    nbytes : int
+        Bytes that were read on this root.
+    generations : int
+        How many there were.
+    """
+
+    store: str
+    root: str
+    verified_at_s: int
+    nbytes: int
+    generations: int
+
+    kind: ClassVar[str] = "fastio.verified"
+
+    @classmethod
+    def _checked(cls, members: dict[str, Any], path: str) -> Verified:
+        checks = dict.fromkeys(("verified_at_s", "nbytes", "generations"), _is_generation)
+        _check_members(members, {"store": _is_uuid, "root": _is_uuid, **checks}, path)
+        return cls(**members)
+
+
 def is_digest(value: object) -> bool:
     """Whether it is a SHA-256 as documents have it."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None

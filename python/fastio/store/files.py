@@ -12,6 +12,7 @@ from typing import TypeVar
 from fastio.errors import FormatError, ReadError, WriteError
 from fastio.filesystem.inheritance import allow
 from fastio.filesystem.refusals import note
+from fastio.store.answering import progress
 
 # A name that stands for a link is refused, and a pipe is not waited for.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -81,6 +82,7 @@ def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
 
 
 def called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+    progress()
     try:
         return call()
     except FileNotFoundError:
@@ -90,6 +92,7 @@ def called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
 
 
 def write_called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+    progress()
     try:
         return call()
     except FileNotFoundError as error:

@@ -11,11 +11,12 @@ from fastio.store import arguments, collect, replacing, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session
 from fastio.store.status import Generation, Status
+from fastio.store.verify import Verifying
 from fastio.store.wholeness import is_whole
-from fastio.store.writes import Writing, now_s
+from fastio.store.writes import now_s
 
 
-class Keeping(Writing):
+class Keeping(Verifying):
     """The part of a `Store` that its operator uses."""
 
     def generations(self) -> tuple[Generation, ...]:

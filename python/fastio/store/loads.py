@@ -156,7 +156,9 @@ class Reading:
             As `fastio.load` has them.
         on_damage : {"continue", "repair", "raise"}
             What is done where a copy is bad: it is read from another one; that is done, and the bad
-            one then written anew; or the load fails. The report tells of each.
+            one then written anew; or the load fails. The report tells of each. A load sees damage
+            only in what it reads, mostly one copy of each block: ``report.copies_unread`` and
+            ``bytes_unread`` say what it left out, and `Store.verify` reads all.
         generation : int, optional
             Default: the one that this store was opened with.
 

@@ -132,8 +132,7 @@ class StoredShard(Shard):
 
     def _open(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
         """A copy, and the header, which is read from the first one that can be opened."""
-        with root.sub(SHARDS) as folder:
-            file = _native.File.open_in(folder, self._entry.file, path)
+        file = root.open_shard(self._entry.file)
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
                 path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"

@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from fastio import folders
+from fastio import _native, folders
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
@@ -24,10 +24,11 @@ from fastio.store.root_files import FILE_MODE, RootFiles
 
 SHARDS, MANIFESTS, COMMITS = "shards", "manifests", "commits"
 _FOLDERS = (SHARDS, MANIFESTS, COMMITS)
-_PROMISE = "promise"
+PROMISE = "promise"
 LOCK = "lock"
+VERIFIED = "verified"
 # What a fresh filesystem has; and what a creation that did not end leaves.
-_NOTHING = {"lost+found", IDENTITY, _PROMISE, LOCK, *_FOLDERS}
+_NOTHING = {"lost+found", IDENTITY, PROMISE, VERIFIED, LOCK, *_FOLDERS}
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 
 
@@ -187,7 +188,7 @@ class Root(RootFiles):
             for sub in _FOLDERS if data else ():
                 for name in self.names(sub):
                     self.remove(sub, name)
-            for name in (LOCK, _PROMISE, IDENTITY):
+            for name in (LOCK, PROMISE, IDENTITY):
                 self.remove("", name)
             for path in reversed(self._made):
                 path.rmdir()
@@ -268,12 +269,23 @@ class Root(RootFiles):
         FormatError, ReadError
             If the file is damaged, or cannot be read.
         """
-        path = self.path / _PROMISE
+        path = self.path / PROMISE
         try:
-            promise = Promise.decode(self.read("", _PROMISE, DOCUMENT_BYTES_MAX), str(path))
+            promise = Promise.decode(self.read("", PROMISE, DOCUMENT_BYTES_MAX), str(path))
         except FileNotFoundError:
             return 0
         return promise.ballot
+
+    @asked
+    def open_shard(self, name: str) -> _native.File:
+        """Open a shard, and no symlink in its place.
+
+        Raises
+        ------
+        FileNotFoundError, ReadError
+        """
+        with self.sub(SHARDS) as folder:
+            return _native.File.open_in(folder, name, str(self.path / SHARDS / name))
 
     def note(self, problem: str) -> None:
         """Remember what is wrong with it, once."""
@@ -323,7 +335,7 @@ class Root(RootFiles):
         WriteError
         """
         promise = Promise(self.identity.store, self.uuid, ballot)
-        self.put("", _PROMISE, promise.encode(), mode=mode, replace=True)
+        self.put("", PROMISE, promise.encode(), mode=mode, replace=True)
 
     @asked
     def remove_leftovers(self) -> None:

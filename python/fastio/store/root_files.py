@@ -161,6 +161,17 @@ class RootFiles:
             return None
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
+    @asked
+    def device(self) -> int:
+        """Return the number of the device that it is on, as st_dev.
+
+        Raises
+        ------
+        ReadError
+            If it does not answer.
+        """
+        return os.fstat(self._folder).st_dev
+
     @contextlib.contextmanager
     def sub(self, sub: str) -> Iterator[int]:
         """A descriptor of one of its folders, for a call that this root's thread makes.

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
-import numpy as np
 
 from fastio import _native
 from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, WriteError
@@ -27,10 +26,11 @@ from fastio.store.manifest import ShardEntry
 from fastio.store.root import SHARDS, Root
 from fastio.store.root_files import FILE_MODE
 from fastio.store.together import at_once
+from fastio.survey import MEMORY_BYTES, survey
 
 _PROVISIONAL = "shard.safetensors"
 _WRITTEN_AS = "new"
-_STEP_BYTES = 2**24  # of a copy that is verified
+_SURVEYS_MAX = 4  # that share the memory of them all
 
 _log = logging.getLogger("fastio")
 
@@ -227,7 +227,7 @@ class ShardWriter:
         assert entry is not None
         path = str(root.path / SHARDS / entry.file)
         try:
-            file = root.answering.ask(lambda: _opened(root, entry, path))
+            file = root.open_shard(entry.file)
             header = shard.header
             if file.nbytes != entry.nbytes or file.read(0, len(header)) != header:
                 raise FormatError(path, "is not the shard that it was")
@@ -250,20 +250,16 @@ class ShardWriter:
         self._bad = {}
 
     def _verify(self, file: _native.File, shard: Wanted) -> None:
-        """Read all chunks of a copy past the page cache, some at a time."""
-        table = safetensors.locate(InMemory(file.path, file.nbytes, shard.header)).table
-        assert table is not None
-        begins = np.arange(table.start, file.nbytes, _STEP_BYTES, dtype=np.int64)
-        ends = np.minimum(begins + _STEP_BYTES, file.nbytes)
-        request = (file, begins, ends, (table.start, table.chunk_bytes, table.digests))
-        options = replace(self._options, cache="bypass", mapping="never", memory_limit_bytes=None)
-        stream = _native.Stream([request], options, window_bytes=4 * _STEP_BYTES)
-        try:
-            for region in range(len(stream.regions())):
-                stream.take(region)
-                stream.let_go(region)
-        finally:
-            stream.close()
+        """Read all chunks of a copy past the page cache, and refuse one that is damaged."""
+        located = safetensors.locate(InMemory(file.path, file.nbytes, shard.header))
+        found = survey(
+            [replace(located, file=file)],
+            replace(self._options, memory_limit_bytes=None),
+            memory_bytes=MEMORY_BYTES // min(len(self._roots), _SURVEYS_MAX),
+            progress=lambda done, total: self._go_on(),
+        )
+        for event in found.damaged.values():
+            raise FormatError(file.path, event.cause, offset=event.offset)
 
     def _check_space(self, shards: Sequence[Wanted]) -> None:
         for uuid, root in self._roots.items():
@@ -338,11 +334,6 @@ class ShardWriter:
             yield writer
         finally:
             writer.discard()
-
-
-def _opened(root: Root, entry: Found, path: str) -> _native.File:
-    with root.sub(SHARDS) as folder:
-        return _native.File.open_in(folder, entry.file, path)
 
 
 def _meet_symlink(root: Root) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from fastio import notebook
-from fastio.errors import ReplicaError
+from fastio.errors import FastioError, ReadError, ReplicaError
 from fastio.shown import counted, listed, one_line, size
-from fastio.store import reading, wholeness
+from fastio.store import reading, small
 from fastio.store.members import Members
+from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root
+from fastio.store.small import Kept
 
 _IN_DOUBT_SHOWN_MAX = 10
+_PROBLEMS_SHOWN_MAX = 3  # of one kind on one root
+_FULL_BYTES = 2**20  # a root with less free space takes no more generations
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,19 @@ class Status:
     generation : int
         The newest.
     degraded : bool
-        Whether a root is missing or damaged, or the newest record is on fewer than a majority.
+        Whether a root is not ``ok``, or the newest record is on fewer than a majority.
     roots : dict of str to str
-        Each root's path, and ``ok`` or what is wrong with it.
+        Each root's path, and ``ok`` or what is wrong with it: it is missing, read-only or full; a
+        record, a manifest or a shard of some generation is missing, or of another size; its lock or
+        its promise is broken. Shards are not read: `Store.verify` does that.
     in_doubt : tuple of int
         Generations whose records are on fewer than a majority of the roots, as far as can be seen;
         the next writer decides.
     free_bytes : dict of str to int
-        Space for new shards on each root that can be reached.
+        Space for new shards on each root that can be reached, and whose filesystem tells.
+    verified_at_s : dict of str to (int or None)
+        By path of each root that can be reached, when `Store.verify` last found it whole, or mended
+        it: seconds since 1970, by the clock of that time. None: never, as far as is known.
     """
 
     store: str
@@ -68,12 +80,17 @@ class Status:
     roots: dict[str, str]
     in_doubt: tuple[int, ...]
     free_bytes: dict[str, int]
+    verified_at_s: dict[str, int | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [self._head()]
         for path, state in self.roots.items():
-            free = self.free_bytes.get(path)
-            lines.append(f"  {path}: {state}" + (f", {free / 1e9:.1f} GB free" if free else ""))
+            parts = [f"{path}: {state}"]
+            if path in self.free_bytes:
+                parts.append(f"{size(self.free_bytes[path])} free")
+            if path in self.verified_at_s:
+                parts.append(_verified(self.verified_at_s[path]))
+            lines.append(f"  {', '.join(parts)}")
         if self.in_doubt:
             doubts = listed(self.in_doubt, _IN_DOUBT_SHOWN_MAX)
             lines.append(f"  in doubt: {', '.join(doubts)}")
@@ -85,10 +102,15 @@ class Status:
 
     def _repr_html_(self) -> str:
         rows = [
-            (path, state, size(self.free_bytes[path]) if path in self.free_bytes else "")
+            (
+                path,
+                state,
+                size(self.free_bytes[path]) if path in self.free_bytes else "",
+                _verified(self.verified_at_s[path]) if path in self.verified_at_s else "",
+            )
             for path, state in self.roots.items()
         ]
-        return notebook.table(self._head(), ("root", "state", "free"), rows, 0)
+        return notebook.table(self._head(), ("root", "state", "free", "verified"), rows, 0)
 
     def _head(self) -> str:
         degraded = ", DEGRADED" if self.degraded else ""
@@ -128,25 +150,99 @@ def status(members: Members) -> Status:
         If no root can be read.
     """
     members.look_again()
-    found = members.standings()
+    for root in members.roots.values():
+        root.problems.clear()  # of an earlier look; they may be mended
     newest = members.take(None, None)
     newest.held.close()
-    lacking = wholeness.lacking(newest.named.manifest, members.roots)
-    roots, free = dict(members.missing), {}
-    for root in members.roots.values():
-        bad = lacking.get(root.uuid)
-        problems = [*root.problems]
-        if bad:
-            problems.append(f"{len(bad)} shards are missing or of another size: {bad[0]}")
-        roots[str(root.path)] = "; ".join(problems) or "ok"
-        space = root.space()
+    found = members.standings()
+    those = small.kept(members, newest.generation)
+    states: dict[str, str] = {}
+    free: dict[str, int] = {}
+    verified: dict[str, int | None] = {}
+    retired: dict[str, str] = {}
+    for root in list(members.roots.values()):
+        path = str(root.path)
+        verified[path] = small.verified_at(root)
+        if root.uuid not in newest.standing.record.roots:
+            retired[path] = "is no root of this store any more: another one has its place"
+            continue
+        states[path] = "; ".join(_looked_at(root, those)) or "ok"
+        space = _free_bytes(root)
         if space is not None:
-            free[str(root.path)] = space[0]
+            free[path] = space
+    states.update(members.missing)
     return Status(
         store=members.store,
         generation=newest.generation,
-        degraded=not newest.standing.decided or any(state != "ok" for state in roots.values()),
-        roots=dict(sorted(roots.items())),
+        degraded=not newest.standing.decided or any(state != "ok" for state in states.values()),
+        roots=dict(sorted({**states, **retired}.items())),
         in_doubt=tuple(one.record.generation for one in found if not one.decided),
         free_bytes=free,
+        verified_at_s=verified,
     )
+
+
+def _looked_at(root: Root, those: Kept) -> list[str]:
+    try:
+        return root.answering.ask(lambda: list(_problems(root, those)))
+    except ReadError as error:
+        return [str(error).removeprefix(f"{root.path}: ")]
+
+
+def _problems(root: Root, those: Kept) -> Iterator[str]:
+    """The problems of a root; no shard is read."""
+    yield from _cannot_write(root)
+    by_kind: dict[str, list[str]] = {}
+    for problem in small.look(root, those, quick=True):
+        name = f"{problem.path.removeprefix(f'{root.path}/')} {problem.cause}"
+        by_kind.setdefault(problem.kind, []).append(name)
+    for problems in by_kind.values():
+        yield from listed(problems, _PROBLEMS_SHOWN_MAX)
+    own = [those.shards[name] for name in sorted(those.holders.get(root.uuid, ()))]
+    sizes = _sizes(root)
+    bad = [shard.file for shard in own if sizes.get(shard.file) != shard.nbytes]
+    if bad:
+        yield f"{len(bad)} of {len(own)} shards are missing or of another size: {bad[0]}"
+    for generation in those.lost:
+        yield f"no root has the manifest of generation {generation}"
+
+
+def _sizes(root: Root) -> Mapping[str, int]:
+    try:
+        return root.sizes(SHARDS)
+    except (FastioError, OSError):
+        return {}
+
+
+def _cannot_write(root: Root) -> Iterator[str]:
+    """Why no new generation can be written to a root."""
+    try:
+        with root.sub("") as folder:
+            filesystem = os.fstatvfs(folder)
+    except (FastioError, OSError) as error:
+        yield f"cannot be looked at: {error}"
+        return
+    folders = (root.path, *(root.path / sub for sub in (SHARDS, MANIFESTS, COMMITS)))
+    if filesystem.f_flag & os.ST_RDONLY:
+        yield "is mounted read-only"
+    elif locked := [path for path in folders if path.is_dir() and not os.access(path, os.W_OK)]:
+        yield f"is read-only: nothing can be written to {locked[0]}"
+    # Filesystems that do not tell have no blocks, or no inodes, in all.
+    if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _FULL_BYTES:
+        yield f"is full: {size(filesystem.f_bavail * filesystem.f_frsize)} free"
+    if filesystem.f_files and not filesystem.f_favail:
+        yield "is full: no inodes are free"
+
+
+def _free_bytes(root: Root) -> int | None:
+    try:
+        space = root.space()
+    except (FastioError, OSError):
+        return None
+    return None if space is None else space[0]
+
+
+def _verified(at_s: int | None) -> str:
+    if at_s is None:
+        return "never verified whole"
+    return f"verified whole on {time.strftime('%Y-%m-%d %H:%M', time.gmtime(at_s))} UTC"

@@ -177,6 +177,7 @@ class Writing(Reading):
         write: Callable[[Session, Callable[[], bool]], _Result],
         *,
         proposes: bool = True,
+        renews: bool = True,
         forced: bool = False,
     ) -> _Result:
         """Write to the store when no other thread of this process does.
@@ -188,7 +189,9 @@ class Writing(Reading):
         write : callable
             Given the session, and what says whether a signal handler has raised meanwhile.
         proposes : bool
-            Whether a generation may be made, which is read from then on.
+            Whether a generation may be made.
+        renews : bool
+            Whether that is read from then on.
         forced : bool
             Whether a majority of those roots is enough that can be reached.
 
@@ -208,7 +211,9 @@ class Writing(Reading):
             with Turn(key):
                 with self._session(cancelled.is_set, proposes=proposes, forced=forced) as session:
                     result = write(session, cancelled.is_set)
-                if proposes:  # whoever still reads the generation before goes on holding it
+                if (
+                    proposes and renews
+                ):  # whoever still reads the generation before goes on holding it
                     self._taken = self._members.take(None, None)
                 return result
 

@@ -1,0 +1,390 @@
+"""The small files of a root, and its folders: the problems of each, and when it was verified."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from fastio.errors import FastioError, ReadError
+from fastio.store.answering import progress
+from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
+from fastio.store.files import called, opened
+from fastio.store.history import Standing
+from fastio.store.manifest import MANIFEST_BYTES_MAX, Manifest, ShardEntry
+from fastio.store.members import Members
+from fastio.store.root import (
+    COMMITS,
+    LOCK,
+    MANIFESTS,
+    PROMISE,
+    SHARDS,
+    VERIFIED,
+    Root,
+    manifest_name,
+    record_name,
+)
+
+_STEP_BYTES = 2**20
+_NO_TENSORS = msgspec.Raw(b"{}")
+_QUICK_BYTES_MAX = 2**26  # of manifests that a quick look reads on one root
+
+Kind = Literal["root", "folder", "lock", "promise", "verified", "manifest", "record", "shard"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file of a store that is damaged, missing or cannot be read.
+
+    Attributes
+    ----------
+    kind : str
+    root : str
+        UUID; empty for a root that cannot be opened.
+    path : str
+    cause : str
+    name : str
+        Of the file in its folder.
+    generation : int or None
+        Of a manifest or a record.
+    """
+
+    kind: Kind
+    root: str
+    path: str
+    cause: str
+    name: str = ""
+    generation: int | None = None
+
+
+@dataclass
+class Kept:
+    """The generations that a store has, and what each of them needs.
+
+    Attributes
+    ----------
+    standings : list of Standing
+        The newest first.
+    lost : dict of int to str
+        Generations whose manifest no root has, with the reason.
+    manifests : dict of str to int
+        Bytes of each manifest, by its digest.
+    shards : dict of str to ShardEntry
+        By file name, without their tensors.
+    holders : dict of str to set of str
+        By root's UUID, the files that it is to hold.
+    files_mode : int
+        Of new files.
+    """
+
+    standings: list[Standing]
+    lost: dict[int, str] = field(default_factory=dict)
+    manifests: dict[str, int] = field(default_factory=dict)
+    shards: dict[str, ShardEntry] = field(default_factory=dict)
+    holders: dict[str, set[str]] = field(default_factory=dict)
+    files_mode: int = 0o600
+
+    def add(self, manifest: Manifest) -> None:
+        """Count what one generation needs."""
+        for shard in manifest.shards:
+            for at in shard.roots:
+                self.holders.setdefault(manifest.roots[at].uuid, set()).add(shard.file)
+            if shard.file not in self.shards:
+                self.shards[shard.file] = ShardEntry(
+                    shard.file, shard.nbytes, shard.start, shard.digest, (), _NO_TENSORS
+                )
+
+
+def kept(members: Members, newest: int) -> Kept:
+    """Return the generations up to the newest that is there, and what they need.
+
+    Parameters
+    ----------
+    members : Members
+    newest : int
+        As `Members.take` has chosen it.
+
+    Raises
+    ------
+    Nothing: what no root has is part of the answer.
+    """
+    found = Kept(established(members.standings(), newest))
+    for standing in found.standings:
+        try:
+            named = members.manifest(standing.record)
+        except FastioError as error:
+            found.lost[standing.record.generation] = str(error)
+            continue
+        if standing is found.standings[0]:
+            found.files_mode = named.manifest.settings.file_mode
+        found.manifests[named.digest] = len(named.data)
+        found.add(named.manifest)
+    return found
+
+
+def established(standings: Sequence[Standing], newest: int) -> list[Standing]:
+    """Return the generations that a store keeps, the newest first.
+
+    They are the newest, all that are on a majority, and those that the record of the next one names
+    as its parent: its writer has seen them on a majority.
+
+    Raises
+    ------
+    Nothing.
+    """
+    found: list[Standing] = []
+    for standing in standings:
+        record = standing.record
+        if record.generation > newest:
+            continue
+        after = found[-1].record if found else None
+        is_parent = (
+            after is not None
+            and after.generation == record.generation + 1
+            and after.parent == record.manifest
+        )
+        if record.generation == newest or standing.decided or is_parent:
+            found.append(standing)
+    return found
+
+
+# ---- one root
+
+
+def looked(root: Root, those: Kept, *, quick: bool) -> list[Problem]:
+    """Return what `look` yields; of a root that does not answer, that.
+
+    Raises
+    ------
+    Nothing.
+    """
+    try:
+        return root.answering.ask(lambda: list(look(root, those, quick=quick)))
+    except ReadError as error:
+        path = str(root.path)
+        return [Problem("root", root.uuid, path, _cause(error, path))]
+
+
+def look(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the small files of a root, and with its folders.
+
+    Parameters
+    ----------
+    root : Root
+    those : Kept
+    quick : bool
+        Whether to take bytes from the page cache, and to compare only the first manifests as a
+        whole; of others the size.
+
+    Raises
+    ------
+    Nothing: what cannot be read is a problem, too.
+    """
+    folders = [sub for sub in (SHARDS, MANIFESTS, COMMITS) if _folder_problem(root, sub)]
+    for sub in folders:
+        path = str(root.path / sub)
+        yield Problem("folder", root.uuid, path, _folder_problem(root, sub), sub)
+    for kind, name, problem in (
+        ("lock", LOCK, lock_problem(root)),
+        ("promise", PROMISE, _promise_problem(root, quick=quick)),
+        ("verified", VERIFIED, _verified_problem(root)),
+    ):
+        if problem:
+            yield Problem(kind, root.uuid, str(root.path / name), problem, name)  # type: ignore[arg-type]
+    if MANIFESTS not in folders:
+        yield from _manifests(root, those, quick=quick)
+    if COMMITS not in folders:
+        yield from _records(root, those.standings, quick=quick)
+
+
+def lock_problem(root: Root) -> str:
+    """Say why nobody can lock a root; empty where it can be, or is to be made."""
+    try:
+        with root.sub("") as folder:
+            status = os.stat(LOCK, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                return "is no regular file, and nobody can lock it"
+            os.close(opened(folder, LOCK, os.O_RDWR))
+    except FileNotFoundError:
+        return ""
+    except (FastioError, OSError) as error:
+        # That a root is read-only is told once, of the root.
+        return "" if getattr(error, "errno", None) == errno.EROFS else f"cannot be opened: {error}"
+    return ""
+
+
+def verified_at(root: Root) -> int | None:
+    """Return when a root was last found whole, in seconds since 1970; None where that is not known.
+
+    Raises
+    ------
+    Nothing.
+    """
+    with contextlib.suppress(FastioError, OSError):
+        document = _verified(root)
+        if (document.store, document.root) == (root.identity.store, root.uuid):
+            return document.verified_at_s
+    return None
+
+
+def _verified(root: Root) -> Verified:
+    data = root.read("", VERIFIED, DOCUMENT_BYTES_MAX)
+    return Verified.decode(data, str(root.path / VERIFIED))
+
+
+def _verified_problem(root: Root) -> str:
+    try:
+        _verified(root)
+    except FileNotFoundError:
+        return ""
+    except (FastioError, OSError) as error:
+        return _cause(error, str(root.path / VERIFIED))
+    return ""
+
+
+def _promise_problem(root: Root, *, quick: bool) -> str:
+    try:
+        if not quick:
+            drop_cached(root, "", PROMISE)
+        root.promised()
+    except (FastioError, OSError) as error:
+        return _cause(error, str(root.path / PROMISE))
+    return ""
+
+
+def _folder_problem(root: Root, sub: str) -> str:
+    try:
+        with root.sub(sub):
+            return ""
+    except ReadError as error:
+        path = root.path / sub
+        if path.is_symlink():
+            return "is a symlink, which is not followed: what it leads to is out of the root"
+        return "is missing" if not os.path.lexists(path) else _cause(error, str(path))
+
+
+def _manifests(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
+    seen = set()
+    left = _QUICK_BYTES_MAX
+    for standing in those.standings:
+        record = standing.record
+        if root.uuid not in record.roots or record.manifest in seen:
+            continue
+        seen.add(record.manifest)
+        name = manifest_name(record.manifest)
+        path = str(root.path / MANIFESTS / name)
+        problem = those.lost.get(record.generation, "") and "no root has it"
+        try:
+            nbytes = root.size(MANIFESTS, name)
+            left -= nbytes
+            if nbytes != those.manifests.get(record.manifest, nbytes):
+                problem = f"has {nbytes} bytes, {those.manifests[record.manifest]} expected"
+            elif (not quick or left >= 0) and _digest(root, name, quick) != record.manifest:
+                problem = "is damaged: its SHA-256 is not the one that it is named by"
+        except (FastioError, OSError) as error:
+            problem = _cause(error, path)
+        if problem:
+            yield Problem("manifest", root.uuid, path, problem, name, record.generation)
+
+
+def _digest(root: Root, name: str, quick: bool) -> str:
+    """The SHA-256 of a manifest, some bytes at a time."""
+    if not quick:
+        drop_cached(root, MANIFESTS, name)
+    digest = hashlib.sha256()
+    path = root.path / MANIFESTS / name
+    with root.sub(MANIFESTS) as folder:
+        fd = called(path, "open", lambda: opened(folder, name))
+    try:
+        done = 0
+        while data := called(path, "read", lambda: os.read(fd, _STEP_BYTES)):
+            digest.update(data)
+            done += len(data)
+            if done > MANIFEST_BYTES_MAX:
+                break
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def _records(root: Root, standings: Sequence[Standing], *, quick: bool) -> Iterator[Problem]:
+    def path(generation: int) -> str:
+        return str(root.path / COMMITS / record_name(generation))
+
+    try:
+        if not quick:
+            for name in root.names(COMMITS):
+                drop_cached(root, COMMITS, name)
+        own = root.records()
+    except (FastioError, OSError) as error:
+        folder = str(root.path / COMMITS)
+        yield Problem("folder", root.uuid, folder, _cause(error, folder), COMMITS)
+        return
+    known = {standing.record.generation for standing in standings}
+    for generation in sorted(root.damaged - known):
+        cause = "is damaged, and no root has a sound one"
+        yield Problem("record", root.uuid, path(generation), cause, "", generation)
+    for standing in standings:
+        problem = _record_problem(root, standing, own)
+        if problem:
+            at = standing.record.generation
+            yield Problem("record", root.uuid, path(at), problem, record_name(at), at)
+
+
+def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record]) -> str:
+    record = standing.record
+    if root.uuid not in record.roots:
+        return ""
+    if record.generation in root.damaged:
+        return "is damaged"
+    mine = own.get(record.generation)
+    if mine is None:
+        return f"is missing: this root lags, and lacks generation {record.generation}"
+    if not mine.proposes_the_same(record):
+        return "is of a save that was outvoted by the other roots"
+    return ""
+
+
+def drop_cached(root: Root, sub: str, name: str) -> None:
+    """Have the next read of a small file come from the disk, as far as the kernel does so."""
+    progress()
+    with contextlib.suppress(FastioError, OSError), root.sub(sub) as folder:
+        fd = opened(folder, name)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def _cause(error: Exception, path: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return str(error).removeprefix(f"{path}: ")
+
+
+def strays(root: Root, needed: Collection[str], those: Kept) -> tuple[int, int]:
+    """Return how many files of a root no generation names, and their bytes.
+
+    Raises
+    ------
+    Nothing.
+    """
+    count = nbytes = 0
+    named = {
+        SHARDS: set(needed),
+        MANIFESTS: {manifest_name(standing.record.manifest) for standing in those.standings},
+    }
+    for sub, names in named.items():
+        with contextlib.suppress(FastioError, OSError):
+            for name, size in root.sizes(sub).items():
+                if name not in names:
+                    count += 1
+                    nbytes += size
+    return count, nbytes

@@ -1,0 +1,345 @@
+"""Store.verify: every file on every root looked at, and mended if that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from fastio.errors import FastioError
+from fastio.events import Event
+from fastio.findings import Verification, tell
+from fastio.loading import check_kind
+from fastio.options import Options
+from fastio.progress import progress_bar
+from fastio.shown import counted
+from fastio.store import copies, mend, small
+from fastio.store.commit import Session
+from fastio.store.copies import Read
+from fastio.store.documents import Verified
+from fastio.store.manifest import RootEntry, ShardEntry
+from fastio.store.root import COMMITS, VERIFIED, Root
+from fastio.store.small import Kept, Problem
+from fastio.store.taken import Held
+from fastio.store.writes import Writing, now_s
+from fastio.survey import Advance
+
+# Each needs what stands before it.
+_ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")
+_HOW = "store.verify(repair=True) mends what can be mended"
+_MENDED = "written anew from the other roots"
+
+
+class Verifying(Writing):
+    """The part of a `Store` that verifies."""
+
+    def verify(
+        self, *, repair: bool = False, options: Options | None = None, progress: bool = False
+    ) -> Verification:
+        """Read every copy of every shard of all generations, and every small file, on every root.
+
+        Bytes come from the disks, past the page cache; all devices are read at once, within 128 MiB
+        of memory. A root on which nothing is damaged notes when that was: `status` says so.
+
+        Parameters
+        ----------
+        repair : bool
+            Mend what can be mended: shards and manifests from the other roots, records under the
+            writer's locks, a missing folder, a lock file or a promise that is broken, the identity
+            of a root whose promise tells which one it is. What was mended is read once more.
+        options : Options, optional
+            As `fastio.verify` has it.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Verification
+            Damage is part of it, and no exception; `ok` says whether any is left.
+
+        Raises
+        ------
+        ReplicaError
+            If no root has what a generation needs to be opened.
+        UsageError
+            If the store is closed.
+        MemoryLimitError
+            If ``memory_limit_bytes`` is less than a chunk.
+
+        Examples
+        --------
+        >>> found = store.verify(repair=True)
+        >>> if not found.ok:
+        ...     print(found)
+        """
+        self._require_open()
+        check_kind("options", options, Options)
+        begun = time.perf_counter()
+        members = self._members
+        members.look_again()
+        run = _Run(self, options if options is not None else Options(), repair=repair)
+        with run.holding():
+            run.look()
+            with progress_bar(members.name, run.nbytes_wanted(), shown=progress) as advance:
+                run.read(advance)
+            if repair:
+                run.mend()
+        found = run.result(time.perf_counter() - begun)
+        tell(found)
+        return found
+
+
+@dataclass
+class _Found:
+    """One file that is not as it should be."""
+
+    problem: Problem
+    event: Event
+    is_mended: bool = False
+
+
+@dataclass
+class _Run:
+    """One verification of a store."""
+
+    store: Verifying
+    options: Options
+    repair: bool
+    found: dict[str, _Found] = field(default_factory=dict)  # by path
+    reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    those: Kept = field(default_factory=lambda: Kept([]))
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep all generations from being collected while they are read."""
+        members = self.store._members
+        for root in members.roots.values():
+            root.problems.clear()  # of an earlier look; they may be mended
+        newest = members.take(None, None)
+        held = [newest.held]
+        entries = {entry.uuid: entry for entry in newest.named.manifest.roots}
+        mode = newest.named.manifest.settings.file_mode
+        self._missing_roots(entries, mode)
+        del newest, entries
+        try:
+            self.those = small.kept(members, self._newest(held))
+            yield
+        finally:
+            for each in held:
+                each.close()
+
+    def _newest(self, held: list[Held]) -> int:
+        """The newest generation; all that there are, are held from now on."""
+        members = self.store._members
+        newest = members.take(None, None)
+        held.append(newest.held)
+        for standing in small.established(members.standings(), newest.generation)[1:]:
+            with contextlib.suppress(FastioError):  # its lost manifest is a finding of its own
+                held.append(members.take(standing.record.generation, None).held)
+        return newest.generation
+
+    def _missing_roots(self, entries: dict[str, RootEntry], mode: int) -> None:
+        members = self.store._members
+        why = dict(members.missing)
+        became = mend.mend_roots(members, entries, mode) if self.repair else {}
+        for path, cause in why.items():
+            found = self._add(Problem("root", "", path, cause.removeprefix(f"{path}: ")))
+            found.is_mended = became.get(path) == ""
+            if found.is_mended:
+                found.event = replace(found.event, remedy="it can be opened again")
+            elif path in became:
+                remedy = f"could not be mended: {became[path]}"
+                found.event = replace(found.event, remedy=remedy)
+
+    def _add(self, problem: Problem, event: Event | None = None) -> _Found:
+        event = event or Event("damage", problem.path, problem.cause, "")
+        return self.found.setdefault(problem.path, _Found(problem, event))
+
+    # ---- what is looked at
+
+    def look(self) -> None:
+        """Look at the small files."""
+        for root in self.store._members.roots.values():
+            for problem in small.looked(root, self.those, quick=False):
+                self._add(problem)
+            generations = len(self.those.standings)
+            self.files += 2 * generations + 2  # records and manifests; identity and promise
+
+    def _entries(self, root: Root) -> list[ShardEntry]:
+        return [self.those.shards[name] for name in sorted(self.those.holders.get(root.uuid, ()))]
+
+    def nbytes_wanted(self) -> int:
+        """Bytes of the shards that are to be read."""
+        roots = self.store._members.roots.values()
+        return sum(entry.nbytes for root in roots for entry in self._entries(root))
+
+    def read(self, advance: Advance | None) -> None:
+        """Read every copy of every shard."""
+        roots = self.store._members.roots.values()
+        wanted = [(root, self._entries(root)) for root in roots]
+        self.reads = copies.read_all(wanted, self.options, advance)
+        for uuid, read in self.reads.items():
+            self.files += read.files
+            self.notes += read.notes
+            for path, event in read.damaged.items():
+                problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
+                self._add(problem, event)
+
+    # ---- what is mended
+
+    def mend(self) -> None:
+        """Mend what was found, and look at it once more."""
+        for kind in _ORDER:
+            of_kind = [each for each in self._open() if each.problem.kind == kind]
+            if kind == "record" and of_kind:
+                self._attempt(of_kind, partial(self._mend_records, of_kind))
+            elif kind not in ("record", "verified"):
+                for each in of_kind:
+                    self._attempt([each], partial(self._mend_small, each.problem))
+        for each in self._open():
+            if each.problem.kind == "shard":
+                self._attempt([each], partial(self._mend_shard, each.problem))
+        self._look_again()
+
+    def _open(self) -> list[_Found]:
+        return [each for each in self.found.values() if not each.is_mended]
+
+    def _attempt(self, those: list[_Found], do: Callable[[], None]) -> None:
+        try:
+            do()
+        except (FastioError, OSError) as error:
+            for each in those:
+                each.event = replace(each.event, remedy=f"could not be mended: {error}")
+        else:
+            for each in those:
+                each.is_mended = True
+                each.event = replace(each.event, remedy=_MENDED)
+
+    def _mend_small(self, problem: Problem) -> None:
+        members, mode = self.store._members, self.those.files_mode
+        root = members.roots[problem.root]
+        if problem.kind == "folder":
+            mend.mend_folder(root, problem.name, mode)
+            for more in small.looked(root, self.those, quick=True):
+                if more.kind in ("manifest", "record"):  # what was in it
+                    self._add(more)
+        elif problem.kind == "lock":
+            mend.mend_lock(root)
+        elif problem.kind == "promise":
+            among = self.those.standings[0].record.roots
+            mend.mend_promise(root, members, among, mode)
+        else:
+            mend.mend_manifest(root, problem.name, members, mode)
+
+    def _mend_records(self, those: list[_Found]) -> None:
+        for each in those:
+            root = self.store._members.roots[each.problem.root]
+            mend.remove_empty(root, COMMITS, each.problem.name)
+
+        def write(session: Session, _: object) -> None:
+            mend.mend_records(session, self.those.files_mode)
+
+        self.store._in_turn(write, renews=False)
+
+    def _mend_shard(self, problem: Problem) -> None:
+        members = self.store._members
+        root = members.roots[problem.root]
+        mend.mend_shard(root, self.those.shards[problem.name], members)
+
+    def _look_again(self) -> None:
+        """Read mended files once more; one that is still not sound was not mended."""
+        members = self.store._members
+        for root in members.roots.values():
+            root.problems.clear()
+        self.those.standings = small.established(
+            members.standings(), self.those.standings[0].record.generation
+        )
+        for root in members.roots.values():
+            for problem in small.looked(root, self.those, quick=False):
+                if problem.kind != "verified":
+                    self._still(self._add(problem), problem.cause)
+        wanted = []
+        for root in members.roots.values():
+            names = [
+                each.problem.name
+                for each in self.found.values()
+                if each.is_mended
+                and each.problem.kind == "shard"
+                and each.problem.root == root.uuid
+            ]
+            wanted.append((root, [self.those.shards[name] for name in names]))
+        for uuid, read in copies.read_all(wanted, self.options, None).items():
+            self.reads[uuid].nbytes += read.nbytes
+            for path, event in read.damaged.items():
+                self._still(self.found[path], event.cause)
+
+    @staticmethod
+    def _still(found: _Found, cause: str) -> None:
+        if found.is_mended or not found.event.remedy:
+            found.is_mended = False
+            remedy = f"could not be mended: once more it {cause}"
+            found.event = replace(found.event, remedy=remedy)
+
+    # ---- what is told
+
+    def result(self, seconds: float) -> Verification:
+        """Note on each root that it is whole, and return what was found."""
+        members = self.store._members
+        states = dict(members.missing)
+        count = nbytes = 0
+        for root in members.roots.values():
+            more = small.strays(root, self.those.holders.get(root.uuid, ()), self.those)
+            count, nbytes = count + more[0], nbytes + more[1]
+            states[str(root.path)] = self._state(root)
+        found = list(self.found.values())
+        if not self.repair:
+            for each in found:
+                if not each.event.remedy:
+                    each.event = replace(each.event, remedy=_HOW)
+        repaired = tuple(
+            Event("repair", each.event.path, each.event.cause, each.event.remedy)
+            for each in found
+            if each.is_mended
+        )
+        return Verification(
+            source=members.name,
+            files=self.files,
+            nbytes=sum(read.nbytes for read in self.reads.values()),
+            seconds=seconds,
+            damaged=tuple(each.event for each in sorted(found, key=lambda each: each.event.path)),
+            repaired=repaired,
+            roots=dict(sorted(states.items())),
+            strays=count,
+            stray_bytes=nbytes,
+            notes=tuple(self.notes),
+        )
+
+    def _state(self, root: Root) -> str:
+        own = [each for each in self.found.values() if each.problem.root == root.uuid]
+        # A note that is damaged is replaced by a new one.
+        left = [e for e in own if not e.is_mended and e.problem.kind != "verified"]
+        stale = [e for e in own if e.problem.kind == "verified"]
+        if left or (stale and not self.repair):
+            return f"{counted(len(left) + len(stale), 'file')} damaged or missing"
+        try:
+            self._note_whole(root)
+        except (FastioError, OSError) as error:
+            for each in stale:
+                each.event = replace(each.event, remedy=f"could not be mended: {error}")
+            self.notes.append(f"{root.path}: that it is whole could not be noted there: {error}")
+        else:
+            for each in stale:
+                each.is_mended = True
+                each.event = replace(each.event, remedy="replaced")
+        return "mended" if own else "whole"
+
+    def _note_whole(self, root: Root) -> None:
+        read = self.reads.get(root.uuid, Read())
+        document = Verified(
+            root.identity.store, root.uuid, now_s(), read.nbytes, len(self.those.standings)
+        )
+        mend.put_file(root, VERIFIED, document.encode(), self.those.files_mode)
