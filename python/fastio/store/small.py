@@ -133,7 +133,8 @@ def established(standings: Sequence[Standing], newest: int) -> list[Standing]:
     """Return the generations that a store keeps, the newest first.
 
     They are the newest, all that are on a majority, and those that the record of the next one names
-    as its parent: its writer has seen them on a majority.
+    as its parent: its writer has seen them on a majority. Whoever collects removes from a majority;
+    so what is left on fewer roots than that leaves may have been collected.
 
     Raises
     ------
@@ -149,6 +150,7 @@ def established(standings: Sequence[Standing], newest: int) -> list[Standing]:
             after is not None
             and after.generation == record.generation + 1
             and after.parent == record.manifest
+            and len(standing.holders) > len(record.roots) - record.majority
         )
         if record.generation == newest or standing.decided or is_parent:
             found.append(standing)
