@@ -97,6 +97,9 @@ std::string detail_of(const Incident& incident) {
     return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
            " found";
   }
+  // What the system says of a time that is over is of connections.
+  if (incident.failure->error == ETIMEDOUT && !incident.failure->detail.empty())
+    return incident.failure->detail;
   const std::string text = text_of_error(incident.failure->error);
   return incident.failure->detail.empty() ? text : text + ": " + incident.failure->detail;
 }
@@ -162,6 +165,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
   ShardRequest request{parse_copies(files), {}, {}};
+  request.on_roots = !std::holds_alternative<std::shared_ptr<File>>(files);
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();
@@ -199,6 +203,7 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
+  parsed.root_timeout = parse_timeout(options.attr("root_timeout_s").cast<double>());
   return parsed;
 }
 
@@ -230,6 +235,7 @@ void raise_damage(const File& file, const DamagedChunk& damage) {
 }
 
 void raise_if_failed(const LoadJob& job) {
+  if (const auto exceeded = job.exceeded()) throw *exceeded;
   if (const auto failure = job.failure()) raise_failure(*failure);
   if (const auto damage = job.damage())
     raise_damage(*job.request(damage->shard).copies[damage->copy], *damage);

@@ -200,7 +200,7 @@ std::optional<std::size_t> LoadJob::next_copy(std::size_t shard, std::uint64_t t
   const std::lock_guard lock(mutex_);
   std::optional<std::size_t> last;
   for (std::size_t copy = shards_[shard].copies.size(); copy-- > 0;) {
-    if ((tried & bit(copy)) != 0) continue;
+    if ((tried & bit(copy)) != 0 || (answers_ && answers_->hangs(shard, copy))) continue;
     const auto failed = [&](std::size_t c) { return failed_reads_[shard][c] >= kFailedReadsMost; };
     if (!last || !failed(copy) || failed(*last)) last = copy;
   }
