@@ -151,6 +151,14 @@ void Dispatch::avoid(std::size_t shard, std::size_t copy) {
   if (others > 1) copies[copy].avoided = true;
 }
 
+void Dispatch::admit(std::size_t shard, std::size_t copy) {
+  Copy& admitted = copies_[shard][copy];
+  if (!std::exchange(admitted.avoided, false)) return;
+  Device& device = devices_[admitted.device];
+  device.own.at = device.shared.at = device.alone.at =
+      0;  // where blocks of it may have been passed
+}
+
 void Dispatch::advance(Device& device, Time now) {
   if (now <= device.counted_until) return;
   if (device.in_flight_bytes != 0) {

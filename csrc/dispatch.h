@@ -60,6 +60,8 @@ class Dispatch {
 
   // No block is picked from this copy any more, unless there is no other.
   void avoid(std::size_t shard, std::size_t copy);
+  // It is asked again after all.
+  void admit(std::size_t shard, std::size_t copy);
   [[nodiscard]] bool avoided(std::size_t shard, std::size_t copy) const {
     return copies_[shard][copy].avoided;
   }

@@ -325,6 +325,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void avoid_indebted();
   void avoid_hung();
   [[nodiscard]] bool has_other_copy(std::size_t shard) const;
+  void blame_hung(std::size_t shard, const Extent& span);
   // A read is waited for no longer. Its block is read anew, or the job fails.
   void lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure);
   void read_anew(const Assignment& work);

@@ -106,9 +106,29 @@ void LoadJob::avoid_indebted() {
 void LoadJob::avoid_hung() {
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < shards_.size(); ++i) {
-    for (std::size_t copy = 0; copy < shards_[i].copies.size(); ++copy) {
+    const std::size_t copies = shards_[i].copies.size();
+    bool left = false;  // a copy that is asked, and does not hang
+    for (std::size_t copy = 0; copy < copies; ++copy) {
+      left = left || (!answers_->hangs(i, copy) && !dispatch_->avoided(i, copy));
+    }
+    for (std::size_t copy = 0; copy < copies && !left; ++copy) {
+      if (!answers_->hangs(i, copy)) dispatch_->admit(i, copy);  // better than one that hangs
+    }
+    for (std::size_t copy = 0; copy < copies; ++copy) {
       if (answers_->hangs(i, copy)) dispatch_->avoid(i, copy);
     }
+  }
+}
+
+// What fails could have come from these copies as well.
+void LoadJob::blame_hung(std::size_t shard, const Extent& span) {
+  if (!answers_ || !options_.persistent) return;
+  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
+    if (!answers_->hangs(shard, copy)) continue;
+    const std::string& path = shards_[shard].copies[copy]->path();
+    const Failure failure{ETIMEDOUT, "read", path, span.begin,
+                          no_answer_for(*options_.root_timeout)};
+    note({shard, copy, span, failure});
   }
 }
 
@@ -128,7 +148,10 @@ void LoadJob::lose(const Assignment& work, std::size_t copy, const Extent& span,
   note(std::move(met));
   read_finished(shard, copy, span.end - span.begin, true);
   if (work.region) work.region->park();
-  if (!other) return fail(shard, std::move(failure));
+  if (!other) {
+    blame_hung(shard, span);
+    return fail(shard, std::move(failure));
+  }
   const std::lock_guard lock(mutex_);
   if (stopping()) return;
   read_anew(work);

@@ -67,6 +67,7 @@ void Lane::give_up(std::uint32_t tag, Failure failure) {
     return start(tag);
   }
   close_all(slot);
+  job_->blame_hung(shard, now.span);
   job_->fail(shard, std::move(failure));
   leave(tag, false);
 }
@@ -113,6 +114,7 @@ bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
     const auto copy = job_->next_copy(slot.work.block.shard, next.damaged | next.unreadable);
     if (!copy) {
       close_all(slot);
+      job_->blame_hung(slot.work.block.shard, damaged.front().extent);
       job_->fail(damaged.front());
       return false;
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastio.matches import close_matches
 from fastio.shown import one_line, shown
-from fastio.sizes import whole_number
+from fastio.sizes import seconds, whole_number
 from fastio.switches import is_on
 from fastio.variables import variable_of, warn_of_unknown
 
@@ -37,6 +37,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
 _SWITCHES = ("in_place",)
+_TIMES = ("root_timeout_s",)
 _MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
 
 if TYPE_CHECKING:
@@ -52,8 +53,13 @@ if TYPE_CHECKING:
 
         def __get__(self, options: object, kind: type) -> int | None: ...
         def __set__(self, options: object, value: float | str | None) -> None: ...
+    class Seconds:
+        """A time as it is given, and as it is read."""
+
+        def __get__(self, options: object, kind: type) -> float: ...
+        def __set__(self, options: object, value: float | str) -> None: ...
 else:
-    Number, Bound = int, int | None
+    Number, Bound, Seconds = int, int | None, float
 
 
 def default_lanes() -> int:
@@ -121,6 +127,11 @@ class Options:
     device_memory_limit_bytes : int or None
         Bound on the memory that a load takes on one device, and on what a stream holds there of
         what it has not yielded. Default None: no bound.
+    root_timeout_s : float
+        How long a root of a store may take to answer, in seconds: a disk that brings nothing of
+        what it was asked for in that time counts as missing, and other roots are read. A disk that
+        is slow must bring one block in that time. ``inf`` waits for ever, as is done for files that
+        are on no root. Default 10.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -165,6 +176,7 @@ class Options:
     memory_limit_bytes: Bound = _field("memory_limit_bytes", lambda: None)
     pinned_limit_bytes: Number = _field("pinned_limit_bytes", lambda: 512 * 2**20)
     device_memory_limit_bytes: Bound = _field("device_memory_limit_bytes", lambda: None)
+    root_timeout_s: Seconds = _field("root_timeout_s", lambda: 10.0)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
     in_place: bool = _field("in_place", lambda: False)
 
@@ -184,7 +196,7 @@ class Options:
         return f"fastio.Options({', '.join(given)})"
 
     def __post_init__(self) -> None:
-        for name in (*_CHOICES, *_RANGES, *_SWITCHES):
+        for name in (*_CHOICES, *_RANGES, *_SWITCHES, *_TIMES):
             value = getattr(self, name)
             taken = _checked(name, name, value)
             if taken is not value:
@@ -210,6 +222,8 @@ def _checked(name: str, origin: str, value: object) -> Any:
         return choice
     if name in _SWITCHES:
         return is_on(origin, value)
+    if name in _TIMES:
+        return value if type(value) is float and 0 < value else seconds(origin, value)
     if value is None and name in _MAY_BE_NONE:
         return None
     number = value if type(value) is int else whole_number(origin, value)

@@ -1,7 +1,8 @@
-"""Sizes and counts as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numbers of numpy."""
+"""Sizes, counts and times as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numbers of numpy."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import re
@@ -18,6 +19,7 @@ _WRITTEN = re.compile(
     r"([0-9]{1,30}(?:_[0-9]{1,30}){0,9})(\.[0-9]{0,30})?(e\+?[0-9]{1,2})?\s*(?:([kmgt])(i?b?)|b)?",
     re.ASCII | re.IGNORECASE,
 )
+_FOR_EVER_S = 1e18  # a larger int may be none of a float
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -53,6 +55,36 @@ def whole_number(what: str, value: object) -> int:
             return int(value)
         raise ValueError(f"{what}={value}: expected a whole number")
     raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+
+
+def seconds(what: str, value: object) -> float:
+    """Return what a time means, in seconds: more than 0, and perhaps without end.
+
+    Parameters
+    ----------
+    what : str
+        The argument, or the variable that the value came from, for messages.
+    value : int, float or str
+        A str may have an ``s`` behind the number. ``inf`` has no end.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these; a bool is no number.
+    ValueError
+        If it is 0 or less, or a text that says no number.
+    """
+    number = math.nan
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = float(value.strip().lower().removesuffix("s"))
+    elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = math.inf if value > _FOR_EVER_S else float(value)
+    else:
+        raise TypeError(f"{what} must be a float, not {type(value).__name__}")
+    if not number > 0:
+        raise ValueError(f"{what}={shown(value)}: expected seconds, more than 0, or inf")
+    return number
 
 
 def _parsed(what: str, text: str) -> int:

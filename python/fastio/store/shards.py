@@ -254,7 +254,7 @@ class ShardWriter:
         assert table is not None
         begins = np.arange(table.start, file.nbytes, _STEP_BYTES, dtype=np.int64)
         ends = np.minimum(begins + _STEP_BYTES, file.nbytes)
-        request = (file, begins, ends, (table.start, table.chunk_bytes, table.digests))
+        request = ((file,), begins, ends, (table.start, table.chunk_bytes, table.digests))
         options = replace(self._options, cache="bypass", mapping="never", memory_limit_bytes=None)
         stream = _native.Stream([request], options, window_bytes=4 * _STEP_BYTES)
         try:
