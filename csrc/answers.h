@@ -94,6 +94,8 @@ class Vigil {
 
 // "no answer for 10 s (Options.root_timeout_s)"
 [[nodiscard]] std::string no_answer_for(std::chrono::nanoseconds timeout);
+// Of disks that owe an answer already.
+inline constexpr const char* kOwesAnswer = "an earlier request has no answer yet";
 
 // Disks that owe this process the answer to a read that nobody waits for any more, by st_dev.
 // Members may be called from any thread.

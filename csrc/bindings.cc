@@ -73,12 +73,15 @@ std::vector<std::byte> blank(const std::string& path, std::size_t nbytes) {
   }
 }
 
-// For a file on a root: how long it is waited for.
+// For a file on a root: how long it is waited for. Throws IoError where an earlier request has been
+// waited for in vain.
 TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
-                     std::optional<std::uint64_t> disk = {}) {
+                     std::optional<std::uint64_t> disk) {
   if (!seconds) return {};
   const auto timeout = parse_timeout(*seconds);
   if (!timeout) return {};
+  if (disk && owes_answer(*disk))
+    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
   return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
 }
 
@@ -151,16 +154,18 @@ std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::o
                               std::optional<double> timeout_s) {
   const std::string encoded = encoded_path(name);
   const std::string shown = encoded_path(shown_as);
-  if (!timeout_s && on_known_local_mount(folder_fd)) {
+  if (on_known_local_mount(folder_fd)) {
     const GilReleased released;
-    if (auto file = File::open_in_at_once(folder_fd, encoded, shown)) return file;
+    const auto open = timeout_s ? &File::open_in_cached : &File::open_in_at_once;
+    if (auto file = open(folder_fd, encoded, shown)) return file;
   }
   // Whoever leaves with Ctrl-C may close the folder while the call goes on.
   const auto folder = std::make_shared<Descriptor>(fcntl(folder_fd, F_DUPFD_CLOEXEC, 0));
   if (!folder->valid()) throw_last_error("open", shown);
   return call_detached(
       [folder, encoded, shown] { return File::open_in(folder->get(), encoded, shown); },
-      [](const std::shared_ptr<File>&) {}, time_limit("open", shown, timeout_s));
+      [](const std::shared_ptr<File>&) {},
+      time_limit("open", shown, timeout_s, disk_under(folder->get())));
 }
 
 }  // namespace

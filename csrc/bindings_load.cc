@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <string>
 
 #include "bindings.h"
@@ -207,6 +208,37 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   return parsed;
 }
 
+namespace {
+
+// Lets each disk behind a server open the files that are read past the page cache. One that does
+// not answer in time is known to owe an answer then, and a job asks it for nothing that others
+// have.
+void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOptions& options) {
+  std::map<std::uint64_t, std::vector<std::shared_ptr<File>>> by_disk;
+  for (const ShardRequest& request : requests) {
+    for (const auto& file : request.copies) {
+      const Mount& mount = file->mount();
+      if (request.on_roots && !mount.local && !owes_answer(mount.device))
+        by_disk[mount.device].push_back(file);
+    }
+  }
+  for (const auto& [disk, files] : by_disk) {
+    const TimeLimit limit{options.root_timeout, {ETIMEDOUT, "open", {}, {}, {}}, disk};
+    try {
+      call_detached(
+          [files] {
+            for (const auto& file : files) static_cast<void>(file->direct_access());
+            return true;
+          },
+          [](bool) {}, limit);
+    } catch (const IoError& error) {
+      if (error.failure().error != ETIMEDOUT) throw;
+    }
+  }
+}
+
+}  // namespace
+
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
   const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
   if (std::all_of(requests.begin(), requests.end(), [&](const ShardRequest& r) {
@@ -216,6 +248,7 @@ std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const Loa
     return LoadJob::start(std::move(requests), options);
   }
   // A server may be asked, which may not answer.
+  if (options.root_timeout) open_on_servers(requests, options);
   auto job = call_detached([requests, options] { return LoadJob::prepare(requests, options); },
                            [](const std::shared_ptr<LoadJob>&) {});
   const GilReleased released;

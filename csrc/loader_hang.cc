@@ -96,8 +96,7 @@ void LoadJob::avoid_indebted() {
       if (!dispatch_->avoided(i, copy)) continue;
       const Extent all{extents.front().begin, extents.back().end};
       Incident met{i, copy, all, {}, 0, 0, Incident::Remedy::other_copy};
-      met.failure = {ETIMEDOUT, "read", file.path(), all.begin,
-                     "an earlier read has no answer yet"};
+      met.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
       note(std::move(met));
     }
   }

@@ -105,8 +105,7 @@ void LoadJob::choose_sources() {
     for (std::size_t copy = 0; copy < shard.copies.size(); ++copy) {
       if (shard.extents.empty()) {
         accesses.push_back({Source::buffered, "warm", "nothing to read", 4096});
-      } else if (answers_ && shard.copies.size() > 1 &&
-                 owes_answer(shard.copies[copy]->mount().device)) {
+      } else if (answers_ && owes_answer(shard.copies[copy]->mount().device)) {
         accesses.push_back({Source::buffered, "cold", "its disk does not answer", 4096});
       } else {
         accesses.push_back(choose_source(shard, copy, options));

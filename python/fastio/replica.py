@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,11 +80,16 @@ class Watch:
         Called with the path of a copy whose disk did not answer, and the offset of what was read.
     hung_paths : set of str
         Copies whose disk did not answer. They are not repaired.
+    timeout_s : float
+        How long a copy is waited for when it is opened.
     """
 
-    def __init__(self, on_damage: OnDamage, repair: Repair | None = None) -> None:
+    def __init__(
+        self, on_damage: OnDamage, repair: Repair | None = None, timeout_s: float = math.inf
+    ) -> None:
         self.on_damage = on_damage
         self.repair = repair
+        self.timeout_s = timeout_s
         self._lock = threading.RLock()  # a signal handler may read, too
         self._happened: list[Event | _BadCopy] = []
         self._bad: dict[str, _BadCopy] = {}
@@ -153,9 +159,13 @@ class Watch:
     def _note_hung(self, path: str, incidents: Sequence[_native.Incident]) -> None:
         unanswered = [each for each in incidents if each["errno"] == errno.ETIMEDOUT]
         if unanswered:
-            self.hung_paths.add(path)
-            if self.hung is not None:
-                self.hung(path, unanswered[0]["offset"])
+            self.hangs(path, unanswered[0]["offset"])
+
+    def hangs(self, path: str, offset: int = 0) -> None:
+        """Note that a copy did not answer when it was opened."""
+        self.hung_paths.add(path)
+        if self.hung is not None:
+            self.hung(path, offset)
 
     def sum_up(self) -> None:
         """Tell of bad copies what was found since they were told of: a load has ended.

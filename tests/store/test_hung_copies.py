@@ -190,7 +190,7 @@ def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
         assert_same(store.load(options=patient, report=report), tensors(1))
         assert time.monotonic() - begin < 30
         assert report.fallbacks
-        assert all("an earlier read has no answer yet" in line for line in report.fallbacks)
+        assert all("an earlier request has no answer yet" in line for line in report.fallbacks)
         _native.release_held_completions()
         assert eventually(lambda: _native.parked_bytes() == 0)
         assert_same(store.load(options=patient, report=report), tensors(1))
@@ -413,3 +413,51 @@ def test_an_interrupt_is_answered_while_a_hung_disk_is_waited_for(
     finally:
         sender.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+# ---- disks that really hang
+
+
+def _store_on(roots: list[Path]) -> None:
+    settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
+    with fastio.Store.create(roots, **settings) as store:  # type: ignore[arg-type]
+        store.save(tensors(1))
+    for root in roots:
+        for shard in shards_of(root):
+            testbed.evict(shard)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["cold", "opened"])
+@pytest.mark.parametrize("way", ["load", "stream", "one by one", "load_into"])
+def test_a_server_that_hangs_is_not_waited_for(
+    slow_mount: testbed.SlowMount, tmp_path: Path, way: str, engine: Any, opened: bool
+) -> None:
+    roots = [slow_mount.path / "root0", tmp_path / "root1"]
+    _store_on(roots)
+    files = open_files()
+    options = _options(engine, root_timeout_s=1)
+    with fastio.Store.open(roots) as store:
+        reader = store.open(options=options)
+        if opened:
+            assert_same({"flags": reader["flags"][...]}, {"flags": tensors(1)["flags"]})
+        slow_mount.hang()
+        try:
+            assert_same(_WAYS[way](store, options), tensors(1))
+            assert_same({name: reader.tensor(name) for name in reader}, tensors(1))
+        finally:
+            slow_mount.release()
+        reader.close()
+    assert eventually(lambda: _native.parked_bytes() == 0)
+    assert eventually(lambda: open_files() <= files)
+
+
+@pytest.mark.parametrize("way", ["load", "stream", "one by one", "load_into"])
+def test_a_disk_that_hangs_is_not_waited_for(
+    ext4: testbed.Mount, tmp_path: Path, way: str, engine: Any
+) -> None:
+    with tempfile.TemporaryDirectory(dir=ext4.path) as folder:
+        roots = [Path(folder) / "root0", tmp_path / "root1"]
+        _store_on(roots)
+        with fastio.Store.open(roots) as store, testbed.throttled(ext4.path, read_bytes_s=1):
+            assert_same(_WAYS[way](store, _options(engine, root_timeout_s=1)), tensors(1))
+        assert eventually(lambda: _native.parked_bytes() == 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.defaults import default_options
 from fastio.descriptors import make_room
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.events import Event
@@ -17,6 +18,7 @@ from fastio.formats import safetensors
 from fastio.formats.columns import Columns
 from fastio.formats.safetensors import InMemory
 from fastio.located import Cut, Located
+from fastio.options import Options
 from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
 from fastio.shown import shown
 from fastio.store import repair
@@ -110,6 +112,8 @@ class StoredShard(Shard):
             except (FastioError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
                     raise  # that is not the copy's
+                if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
+                    self._watch.hangs(path)
                 lacking[path] = str(error).removeprefix(f"{path}: ")
         entry = self._entry
         copies = Copies(tuple(files), lacking, self._watch, entry.start, entry.digest)
@@ -132,7 +136,9 @@ class StoredShard(Shard):
 
     def _open(self, root: Root, path: str) -> _native.File:
         with root.sub(SHARDS) as folder:
-            file = _native.File.open_in(folder, self._entry.file, path)
+            file = _native.File.open_in(
+                folder, self._entry.file, path, timeout_s=self._watch.timeout_s
+            )
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
                 path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
@@ -140,7 +146,7 @@ class StoredShard(Shard):
         return file
 
     def _header(self, file: _native.File) -> bytes:
-        header = file.read(0, self._entry.start)
+        header = file.read(0, self._entry.start, timeout_s=self._watch.timeout_s)
         found = hashlib.sha256(header).hexdigest()
         if found != self._entry.digest:
             raise FormatError(
@@ -189,8 +195,15 @@ def newest(paths: Sequence[Path], names: Collection[str] | None = None) -> Locat
     return locate(members, members.take(None, None), watch(members, "continue"), names)
 
 
-def watch(members: Members, on_damage: OnDamage) -> Watch:
+def watch(members: Members, on_damage: OnDamage, options: Options | None = None) -> Watch:
     """Return what is done about bad copies; roots that cannot be reached are told at once.
+
+    Parameters
+    ----------
+    members : Members
+    on_damage : {"continue", "repair", "raise"}
+    options : Options, optional
+        Say how long a copy is waited for.
 
     Raises
     ------
@@ -199,7 +212,7 @@ def watch(members: Members, on_damage: OnDamage) -> Watch:
     """
     if on_damage not in ON_DAMAGE:
         raise ValueError(f"on_damage={shown(on_damage)}: expected {', '.join(ON_DAMAGE)}")
-    made = Watch(on_damage)
+    made = Watch(on_damage, timeout_s=(options or default_options()).root_timeout_s)
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":

@@ -53,7 +53,8 @@ def rewrite(copies: Copies, path: str) -> None:
         replacement.file.write(0, header)  # and all the rest in order, as some filesystems want it
         for begin in range(table.start, nbytes, _STEP_BYTES):
             end = min(begin + _STEP_BYTES, nbytes)
-            replacement.file.write(begin, _sound(sources, table, begin, end))
+            data = _sound(sources, table, begin, end, copies.watch.timeout_s)
+            replacement.file.write(begin, data)
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
         replacement.commit()
     finally:
@@ -63,20 +64,22 @@ def rewrite(copies: Copies, path: str) -> None:
 def _header(copies: Copies, sources: list[_native.File], target: Path) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):
-            header = file.read(0, copies.start)
+            header = file.read(0, copies.start, timeout_s=copies.watch.timeout_s)
             if hashlib.sha256(header).hexdigest() == copies.digest:
                 return header
     raise WriteError(errno.ENODATA, "read", target, 0, "no copy has its header")
 
 
-def _sound(sources: list[_native.File], table: ChecksumTable, begin: int, end: int) -> bytes:
+def _sound(
+    sources: list[_native.File], table: ChecksumTable, begin: int, end: int, timeout_s: float
+) -> bytes:
     """Bytes of whole chunks, from the first copy that has them."""
     first = (begin - table.start) // table.chunk_bytes * 8
     last = -(-(end - table.start) // table.chunk_bytes) * 8
     reasons = []
     for file in sources:
         try:
-            data = file.read(begin, end - begin)
+            data = file.read(begin, end - begin, timeout_s=timeout_s)
         except FastioError as error:
             reasons.append(str(error))
             continue
@@ -85,7 +88,7 @@ def _sound(sources: list[_native.File], table: ChecksumTable, begin: int, end: i
         reasons.append(f"{file.path}: is damaged at byte {begin} or behind it")
     if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another copy
         return b"".join(
-            _sound(sources, table, at, min(at + table.chunk_bytes, end))
+            _sound(sources, table, at, min(at + table.chunk_bytes, end), timeout_s)
             for at in range(begin, end, table.chunk_bytes)
         )
     raise WriteError(errno.ENODATA, "read", sources[0].path, begin, "; ".join(reasons))
