@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bindings_jobs.h"
 #include "checksum.h"
 #include "engine.h"
 #include "file.h"
@@ -72,7 +73,20 @@ std::vector<std::byte> blank(const std::string& path, std::size_t nbytes) {
   }
 }
 
-py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes) {
+// For a file on a root: how long it is waited for. Throws IoError where an earlier request has been
+// waited for in vain.
+TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
+                     std::optional<std::uint64_t> disk) {
+  if (!seconds) return {};
+  const auto timeout = parse_timeout(*seconds);
+  if (!timeout) return {};
+  if (disk && owes_answer(*disk))
+    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
+  return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
+}
+
+py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes,
+                    std::optional<double> timeout_s) {
   if (offset > file->nbytes() || nbytes > file->nbytes() - offset) {
     throw IoError(ended_early(*file, file->nbytes(), offset + nbytes));
   }
@@ -88,7 +102,8 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
         file->read(offset, bytes);
         return bytes;
       },
-      [](const std::vector<std::byte>&) {});
+      [](const std::vector<std::byte>&) {},
+      time_limit("read", file->path(), timeout_s, file->mount().device));
   std::memcpy(out.data(), read.data(), nbytes);
   return answer;
 }
@@ -135,19 +150,22 @@ py::dict status_dict(const EngineStatus& status) {
   return answer;
 }
 
-std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_as) {
+std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::object& shown_as,
+                              std::optional<double> timeout_s) {
   const std::string encoded = encoded_path(name);
   const std::string shown = encoded_path(shown_as);
   if (on_known_local_mount(folder_fd)) {
     const GilReleased released;
-    if (auto file = File::open_in_at_once(folder_fd, encoded, shown)) return file;
+    const auto open = timeout_s ? &File::open_in_cached : &File::open_in_at_once;
+    if (auto file = open(folder_fd, encoded, shown)) return file;
   }
   // Whoever leaves with Ctrl-C may close the folder while the call goes on.
   const auto folder = std::make_shared<Descriptor>(fcntl(folder_fd, F_DUPFD_CLOEXEC, 0));
   if (!folder->valid()) throw_last_error("open", shown);
   return call_detached(
       [folder, encoded, shown] { return File::open_in(folder->get(), encoded, shown); },
-      [](const std::shared_ptr<File>&) {});
+      [](const std::shared_ptr<File>&) {},
+      time_limit("open", shown, timeout_s, disk_under(folder->get())));
 }
 
 }  // namespace
@@ -164,12 +182,14 @@ void register_files(py::module_& module) {
                                   [](const std::shared_ptr<File>&) {});
            }),
            py::arg("path"))
-      .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"))
+      .def_static("open_in", &open_in, py::arg("folder_fd"), py::arg("name"), py::arg("shown_path"),
+                  py::kw_only(), py::arg("timeout_s") = py::none())
       .def_property_readonly("path", [](const File& file) { return shown_path(file.path()); })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
       .def_property_readonly("device", [](const File& file) { return file.mount().device; })
-      .def("read", &read_file, py::arg("offset"), py::arg("nbytes"))
+      .def("read", &read_file, py::arg("offset"), py::arg("nbytes"), py::kw_only(),
+           py::arg("timeout_s") = py::none())
       .def("resident_bytes", [](const File& file) {
         const GilReleased released;
         return file.resident_bytes(0, file.nbytes());

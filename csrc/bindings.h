@@ -19,6 +19,7 @@
 #include <thread>
 #include <utility>
 
+#include "answers.h"
 #include "error.h"
 #include "loader.h"
 
@@ -94,21 +95,29 @@ void wait_for_python(Done&& done, Tick&& tick) {
   }
 }
 
+// How long a call may take, and what it has failed with then; of reads that come later, the disk
+// (st_dev) that owes the answer, where it is known.
+struct TimeLimit {
+  std::optional<std::chrono::nanoseconds> timeout = {};
+  Failure failure = {};
+  std::optional<std::uint64_t> disk = {};
+};
+
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
-// leaves a call behind that a device may never answer. `work` keeps what it needs; what it brings
-// too late goes to `discard`. Where there is no thread to be had, the caller's does the work, and
-// Ctrl-C has to wait for it.
+// leaves a call behind that a device may never answer, and so does a limit, by throwing IoError.
+// `work` keeps what it needs; what it brings too late goes to `discard`. Where there is no thread
+// to be had, the caller's does the work, and both have to wait for it.
 template <typename Work, typename Discard>
-auto call_detached(Work work, Discard discard) {
+auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
   struct Call {
     std::mutex mutex;
     std::condition_variable finished;
     std::optional<decltype(work())> result;
     std::exception_ptr error;
-    bool done = false, abandoned = false;
+    bool done = false, abandoned = false, late = false;
   };
   auto call = std::make_shared<Call>();
-  auto run = [call, work = std::move(work), discard]() mutable {
+  auto run = [call, work = std::move(work), discard, disk = limit.disk]() mutable {
     std::optional<decltype(work())> result;
     std::exception_ptr error;
     try {
@@ -118,6 +127,7 @@ auto call_detached(Work work, Discard discard) {
     }
     const std::lock_guard lock(call->mutex);
     if (call->abandoned && result) discard(*result);
+    if (call->late && disk) note_answer(*disk);
     call->result = std::move(result);
     call->error = error;
     call->done = true;
@@ -130,12 +140,18 @@ auto call_detached(Work work, Discard discard) {
     run();
   }
   try {
+    std::chrono::nanoseconds waited{};  // in turns: not while this process was stopped
     wait_for_python(
         [&](std::chrono::milliseconds turn) {
           std::unique_lock lock(call->mutex);
-          return call->finished.wait_for(lock, turn, [&] { return call->done; });
+          if (call->finished.wait_for(lock, turn, [&] { return call->done; })) return true;
+          waited += turn;
+          call->late = limit.timeout && waited >= *limit.timeout;
+          if (call->late && limit.disk) note_debt(*limit.disk);
+          return call->late;
         },
         [] {});
+    if (call->late) throw IoError(limit.failure);
   } catch (...) {
     const std::lock_guard lock(call->mutex);
     call->abandoned = true;

@@ -34,6 +34,13 @@ HugePages parse_huge_pages(const py::object& options) {
       {{"auto", HugePages::automatic}, {"on", HugePages::on}, {"off", HugePages::off}});
 }
 
+std::optional<std::chrono::nanoseconds> parse_timeout(double seconds) {
+  constexpr double kMost_s = 1e9;  // a lifetime; far below what nanoseconds can count
+  if (!(seconds < kMost_s)) return std::nullopt;
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(seconds));
+}
+
 std::byte* parse_address(const py::handle& address) {
   void* data = PyLong_AsVoidPtr(address.ptr());
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();

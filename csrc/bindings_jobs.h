@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -35,6 +36,9 @@ Value one_of(const pybind11::object& options, const char* option,
 // From any object with the attributes of fastio.Options.
 [[nodiscard]] EnginePreference parse_engine(const pybind11::object& options);
 [[nodiscard]] HugePages parse_huge_pages(const pybind11::object& options);
+
+// Seconds; none for those that are never over.
+[[nodiscard]] std::optional<std::chrono::nanoseconds> parse_timeout(double seconds);
 
 // (address, bytes of an element, shape, strides in bytes, the device's ordinal or kHost)
 using PlaceArgument = std::tuple<pybind11::int_, std::uint64_t, std::vector<std::uint64_t>,

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <string>
 
 #include "bindings.h"
@@ -97,6 +98,9 @@ std::string detail_of(const Incident& incident) {
     return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
            " found";
   }
+  // What the system says of a time that is over is of connections.
+  if (incident.failure->error == ETIMEDOUT && !incident.failure->detail.empty())
+    return incident.failure->detail;
   const std::string text = text_of_error(incident.failure->error);
   return incident.failure->detail.empty() ? text : text + ": " + incident.failure->detail;
 }
@@ -162,6 +166,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
   ShardRequest request{parse_copies(files), {}, {}};
+  request.on_roots = !std::holds_alternative<std::shared_ptr<File>>(files);
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();
@@ -199,8 +204,40 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
+  parsed.root_timeout = parse_timeout(options.attr("root_timeout_s").cast<double>());
   return parsed;
 }
+
+namespace {
+
+// Lets each disk behind a server open the files that are read past the page cache. One that does
+// not answer in time is known to owe an answer then, and a job asks it for nothing that others
+// have.
+void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOptions& options) {
+  std::map<std::uint64_t, std::vector<std::shared_ptr<File>>> by_disk;
+  for (const ShardRequest& request : requests) {
+    for (const auto& file : request.copies) {
+      const Mount& mount = file->mount();
+      if (request.on_roots && !mount.local && !owes_answer(mount.device))
+        by_disk[mount.device].push_back(file);
+    }
+  }
+  for (const auto& [disk, files] : by_disk) {
+    const TimeLimit limit{options.root_timeout, {ETIMEDOUT, "open", {}, {}, {}}, disk};
+    try {
+      call_detached(
+          [files] {
+            for (const auto& file : files) static_cast<void>(file->direct_access());
+            return true;
+          },
+          [](bool) {}, limit);
+    } catch (const IoError& error) {
+      if (error.failure().error != ETIMEDOUT) throw;
+    }
+  }
+}
+
+}  // namespace
 
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
   const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
@@ -211,6 +248,7 @@ std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const Loa
     return LoadJob::start(std::move(requests), options);
   }
   // A server may be asked, which may not answer.
+  if (options.root_timeout) open_on_servers(requests, options);
   auto job = call_detached([requests, options] { return LoadJob::prepare(requests, options); },
                            [](const std::shared_ptr<LoadJob>&) {});
   const GilReleased released;
@@ -230,6 +268,7 @@ void raise_damage(const File& file, const DamagedChunk& damage) {
 }
 
 void raise_if_failed(const LoadJob& job) {
+  if (const auto exceeded = job.exceeded()) throw *exceeded;
   if (const auto failure = job.failure()) raise_failure(*failure);
   if (const auto damage = job.damage())
     raise_damage(*job.request(damage->shard).copies[damage->copy], *damage);

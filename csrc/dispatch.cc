@@ -116,6 +116,18 @@ void Dispatch::skip(std::size_t first, std::size_t last) {
   }
 }
 
+void Dispatch::put_back(std::size_t first, std::size_t last) {
+  for (std::size_t b = first; b < last; ++b) {
+    if (std::exchange(taken_[b], 0) != 0) ++untaken_;
+  }
+  for (Device& device : devices_) {
+    for (Queue* queue : {&device.own, &device.shared, &device.alone}) {
+      const auto at = std::ranges::lower_bound(queue->blocks, first) - queue->blocks.begin();
+      queue->at = std::min(queue->at, static_cast<std::size_t>(at));
+    }
+  }
+}
+
 void Dispatch::started(std::size_t shard, std::size_t copy, std::uint64_t nbytes, Time now) {
   Device& device = devices_[copies_[shard][copy].device];
   advance(device, now);
@@ -137,6 +149,14 @@ void Dispatch::avoid(std::size_t shard, std::size_t copy) {
   const auto others = std::count_if(copies.begin(), copies.end(),
                                     [&](const Copy& other) { return !other.avoided; });
   if (others > 1) copies[copy].avoided = true;
+}
+
+void Dispatch::admit(std::size_t shard, std::size_t copy) {
+  Copy& admitted = copies_[shard][copy];
+  if (!std::exchange(admitted.avoided, false)) return;
+  Device& device = devices_[admitted.device];
+  device.own.at = device.shared.at = device.alone.at =
+      0;  // where blocks of it may have been passed
 }
 
 void Dispatch::advance(Device& device, Time now) {

@@ -50,6 +50,9 @@ class Dispatch {
   void skip(std::size_t first, std::size_t last);
   [[nodiscard]] bool over() const { return untaken_ == 0; }
 
+  // The same blocks are to be read after all, or once more.
+  void put_back(std::size_t first, std::size_t last);
+
   // Of reads beside those picked; and of the end of each read, with what it brought.
   void started(std::size_t shard, std::size_t copy, std::uint64_t nbytes, Time now);
   void finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes, std::uint64_t brought,
@@ -57,6 +60,8 @@ class Dispatch {
 
   // No block is picked from this copy any more, unless there is no other.
   void avoid(std::size_t shard, std::size_t copy);
+  // It is asked again after all.
+  void admit(std::size_t shard, std::size_t copy);
   [[nodiscard]] bool avoided(std::size_t shard, std::size_t copy) const {
     return copies_[shard][copy].avoided;
   }

@@ -117,6 +117,7 @@ class FaultyEngine final : public Engine {
         swapped_.push_back(completion);
         return;
       case FaultKind::never:
+        overwrite_read(request, nbytes);  // what it will bring is not there yet
         held_.push_back({completion, {}, true, releases});
         return;
       case FaultKind::kill:
@@ -147,6 +148,21 @@ class FaultyEngine final : public Engine {
     }
   }
 
+  static void overwrite_read(const IoRequest& request, std::int32_t nbytes) {
+    if (request.operation == Operation::read) overwrite(request, 0, nbytes);
+  }
+
+  // What was held back comes at last, as a device writes it: into memory that nobody else may have
+  // by now.
+  void bring(const Completion& completion) const {
+    const IoRequest& request = requests_[completion.tag];
+    if (request.operation != Operation::read || completion.result <= 0) return;
+    const auto nbytes = static_cast<std::size_t>(completion.result);
+    std::memset(request.data, 0xA5, nbytes);
+    static_cast<void>(
+        pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset)));
+  }
+
   // Memory that changes after it was handed over, as another thread of the caller does it.
   static void change(const IoRequest& request, std::int64_t at, bool back) {
     request.data[at] ^= std::byte{1};
@@ -160,6 +176,7 @@ class FaultyEngine final : public Engine {
     const std::uint64_t releases = held_.empty() ? 0 : process_state<Script>().release_count();
     std::erase_if(held_, [&](const Held& held) {
       const bool due = held.until_released ? releases != held.releases_before : held.due <= now;
+      if (due && held.until_released) bring(held.completion);
       if (due) ready_.push_back(held.completion);
       return due;
     });

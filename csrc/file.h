@@ -70,6 +70,10 @@ class File {
   static std::shared_ptr<File> open_in_at_once(int folder, const std::string& name,
                                                const std::string& shown_path);
 
+  // The same, but null where that would ask the disk, or is refused.
+  static std::shared_ptr<File> open_in_cached(int folder, const std::string& name,
+                                              const std::string& shown_path);
+
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::uint64_t nbytes() const { return nbytes_; }
   [[nodiscard]] std::uint64_t current_nbytes() const;  // what the kernel says now
@@ -127,6 +131,8 @@ struct Failure;
 // waits for none.
 [[nodiscard]] bool on_known_local_mount(const std::string& path);
 [[nodiscard]] bool on_known_local_mount(int fd);
+// The disk under an open file or folder (st_dev), as it is known here: no server is asked.
+[[nodiscard]] std::optional<std::uint64_t> disk_under(int fd);
 [[nodiscard]] std::uint64_t reported_direct_alignment(
     int fd);                                                // 0: O_DIRECT is refused; 1: not said
 [[nodiscard]] std::string direct_refusal_of(dev_t device);  // empty: none known

@@ -82,11 +82,17 @@ bool on_known_local_mount(const std::string& path) {
 }
 
 bool on_known_local_mount(int fd) {
-  struct statx status {};
-  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0) return false;
+  const auto disk = disk_under(fd);
   auto& local = process_state<LocalMounts>();
   const std::lock_guard lock(local.mutex);
-  return local.devices.contains(makedev(status.stx_dev_major, status.stx_dev_minor));
+  return disk && local.devices.contains(*disk);
+}
+
+std::optional<std::uint64_t> disk_under(int fd) {
+  struct statx status {};
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) != 0)
+    return std::nullopt;
+  return makedev(status.stx_dev_major, status.stx_dev_minor);
 }
 
 std::uint64_t reported_direct_alignment(int fd) {

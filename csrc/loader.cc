@@ -78,11 +78,13 @@ std::shared_ptr<LoadJob> LoadJob::prepare(std::vector<ShardRequest> shards,
     }
   }
   auto job = std::shared_ptr<LoadJob>(new LoadJob(std::move(shards), options));
+  job->watch_disks();
   job->choose_sources();
   job->make_plans();
   job->check_memory();
   job->make_regions();
   job->make_dispatch();
+  job->avoid_indebted();
   job->needs_lanes_ = !job->blocks_.empty() && !job->finish_inline();
   return job;
 }
@@ -124,6 +126,10 @@ std::vector<char> LoadJob::straight_extents(std::size_t index, std::uint64_t ali
                   [](const ShardAccess& access) { return access.source == Source::buffered; });
   std::vector<char> straight;
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
+    if (answers_) {  // a read that hangs there could not be left behind
+      straight.push_back(0);
+      continue;
+    }
     const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
     const bool congruent = anywhere || (address - shard.extents[e].begin) % alignment == 0;
     const bool here = address != 0 && shard.device_of(e) == kHost;
@@ -162,8 +168,7 @@ void LoadJob::make_plans() {
 void LoadJob::make_dispatch() {
   std::vector<std::vector<std::uint64_t>> devices;
   for (const ShardRequest& shard : shards_) {
-    std::vector<std::uint64_t>& of_shard = devices.emplace_back();
-    for (const auto& copy : shard.copies) of_shard.push_back(copy->mount().device);
+    devices.push_back(disks_of(shard));
     failed_reads_.emplace_back(shard.copies.size(), 0);
   }
   std::vector<Dispatch::Block> blocks;
@@ -191,7 +196,7 @@ bool LoadJob::finish_inline() {
   for (const Block& block : blocks_) {
     const auto& region = regions_[block.shard][block.range.region];
     if (!region->mapped()) counters_.bytes_buffered += block.range.end - block.range.begin;
-    const Assignment work{block, 0, region};
+    const Assignment work{0, block, 0, region, 0};
     const bool there = !region->mapped() || bring_in(work);
     leave(work, there && verify(work, region->at(block.range.begin)));
   }
@@ -220,6 +225,7 @@ void LoadJob::start_lanes() {
     lanes.push_back(
         std::make_unique<Lane>(shared_from_this(), std::move(engine), options_.queue_depth));
   }
+  slots_ = lanes.size() * options_.queue_depth;
   failures_.reserve(2 * lanes.size());  // a lane can tell that it has no memory without any
   lane_times_.reserve(lanes.size());    // nor does a lane that ends need any
   try {
@@ -251,8 +257,14 @@ void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
     fail_without_memory(error);
   }
   record(lane->times());
+  const bool hangs = lane->lost() != 0 && lane->only_lost();
+  if (hangs) {
+    lane->keep_lost();
+    succeed(*lane);
+    lane_finished();  // nobody waits for what it waits for
+  }
   lane.reset();  // waits for reads that are still out
-  lane_finished();
+  if (!hangs) lane_finished();
 }
 
 void LoadJob::note_fallback(const std::string& what) {

@@ -3,13 +3,15 @@
 //
 // The job plans, chooses for each copy of a file where its bytes are taken from, and starts lanes
 // (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc). Where it
-// is asked to persist, what fails is tried once more and from other copies (loader_retry.cc). It
-// knows no tensor names, dtypes or formats. Whoever started it waits for all of it, or takes region
+// is asked to persist, what fails is tried once more and from other copies (loader_retry.cc), and
+// so is what a disk that hangs does not bring (loader_hang.cc). It knows no tensor names, dtypes or
+// formats. Whoever started it waits for all of it, or takes region
 // after region, or cancels and leaves at once: lanes hold the job, so memory with a read still in
 // it lives until that read returns, and is counted as parked. Places are the caller's, who cannot
 // leave before nothing is written to them any more.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -23,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "answers.h"
 #include "device.h"
 #include "dispatch.h"
 #include "engine.h"
@@ -50,12 +53,18 @@ struct ShardRequest {
   std::vector<Placement> places = {};         // of each extent; empty: regions are made for them
   // Of each place: which of the job's devices it is on, or kHost; empty: the host's, all of them.
   std::vector<int> devices = {};
+  // The files lie on roots of a store, perhaps only one of them: a root that hangs is not waited
+  // for. Of other files there is nothing else to read.
+  bool on_roots = false;
 
   [[nodiscard]] int device_of(std::size_t extent) const {
     return devices.empty() ? kHost : devices[extent];
   }
   [[nodiscard]] std::uint64_t nbytes() const { return copies.front()->nbytes(); }
 };
+
+// Where the copies of a shard lie, by st_dev.
+[[nodiscard]] std::vector<std::uint64_t> disks_of(const ShardRequest& shard);
 
 struct LoadOptions {
   EnginePreference engine = EnginePreference::automatic;
@@ -81,6 +90,9 @@ struct LoadOptions {
   // Nothing is kept: each block is read into staging, compared and dropped. What no copy has sound
   // is an incident, and the job goes on to the end. Goes with `persistent`.
   bool surveys = false;
+  // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
+  // on roots: what it was asked for comes from other copies.
+  std::optional<std::chrono::nanoseconds> root_timeout;
 };
 
 // Where the bytes of one copy come from. Only what has a single copy is mapped.
@@ -171,7 +183,11 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] std::optional<DamagedChunk> damage() const;
   // Whether it was cancelled before it was done: what is missing then is no failure.
   [[nodiscard]] bool given_up() const;
-  [[nodiscard]] bool has_failed() const { return failure().has_value() || damage().has_value(); }
+  // Memory for what has to be read anew, which the limit does not leave.
+  [[nodiscard]] std::optional<MemoryLimitExceeded> exceeded() const;
+  [[nodiscard]] bool has_failed() const {
+    return failure().has_value() || damage().has_value() || exceeded().has_value();
+  }
 
   // Tries that failed, since the last call, also where another one was sound. Of many, those that
   // touch each other are one, with the digests of the first; of very many the first ones.
@@ -199,7 +215,10 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   }
   [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
   [[nodiscard]] const LoadCounters& counters() const { return counters_; }
-  [[nodiscard]] std::uint64_t bytes_done() const { return counters_.bytes_done; }
+  // Never less than before, where something is read anew as well.
+  [[nodiscard]] std::uint64_t bytes_done() const {
+    return std::max(counters_.bytes_done.load(), bytes_told_.load());
+  }
   [[nodiscard]] std::uint64_t bytes_total() const { return bytes_total_; }
   [[nodiscard]] std::string engine() const;  // "uring", "pread", "mmap", "none"
   [[nodiscard]] const std::string& engine_reason() const { return engine_reason_; }
@@ -220,6 +239,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   struct RegionState {
     std::size_t first_block = 0, last_block = 0;
     std::size_t blocks_left = 0;
+    std::uint64_t bytes_done = 0;
+    unsigned version = 0;  // another one where its memory was lost, and it is read anew
     bool counted = false;  // against the window
     bool taken = false;
     bool let_go = false;
@@ -261,9 +282,11 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   // For lanes (loader_blocks.cc). A block comes with the copy it is read from first, and the region
   // it goes to, if it is not staged.
   struct Assignment {
+    std::size_t index = 0;  // of the block
     Block block;
     std::size_t copy = 0;
     std::shared_ptr<Region> region;
+    unsigned version = 0;  // of the region
   };
   enum class Turn { work, later, over };  // later: there is no room for the next region yet
   [[nodiscard]] Turn next_block(Assignment& assignment);
@@ -300,6 +323,22 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] std::optional<std::size_t> next_copy(std::size_t shard, std::uint64_t tried) const;
   void note(Incident incident);
 
+  // For disks that hang (loader_hang.cc).
+  void watch_disks();
+  void avoid_indebted();
+  void avoid_hung();
+  [[nodiscard]] bool has_other_copy(std::size_t shard) const;
+  [[nodiscard]] bool has_other_disk(std::size_t shard, std::size_t disk) const;
+  void blame_hung(std::size_t shard, const Extent& span);
+  // A read is waited for no longer. Its block is read anew, or the job fails.
+  void lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure);
+  void read_anew(const Assignment& work);
+  // After a lane has lost reads: another one takes what is left, if there is something.
+  void succeed(const Lane& lane);
+  void succeed_alone(const Lane& lane);
+  [[nodiscard]] std::unique_ptr<Lane> successor_of(const Lane& lane);
+  [[nodiscard]] unsigned take_slots(const Lane& lane);
+
   std::vector<ShardRequest> shards_;
   LoadOptions options_;
   std::vector<std::vector<ShardAccess>> accesses_;  // of each copy of each shard
@@ -314,9 +353,12 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::string engine_reason_;
   std::size_t lane_count_ = 0;
   bool needs_lanes_ = false;
+  std::optional<Answers> answers_;  // where a disk may hang, and is not waited for
+  std::uint64_t asked_bytes_ = 0;   // that count against the memory limit
 
   std::atomic<bool> stopping_{false};
   LoadCounters counters_;
+  std::atomic<std::uint64_t> bytes_told_{0};  // done, before something was to be read anew
 
   std::atomic<bool> works_alone_{false};
   std::mutex alone_mutex_;       // taken before mutex_; guards the next one
@@ -337,6 +379,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::vector<std::pair<std::size_t, Failure>> failures_;  // by shard
   Failure no_memory_;                                      // made ahead
   std::vector<DamagedChunk> damages_;
+  std::optional<MemoryLimitExceeded> exceeded_;
+  std::size_t slots_ = 0;  // of all lanes, with those that wait for lost reads
   std::vector<std::vector<unsigned>> failed_reads_;  // of each copy of each shard
   std::vector<Incident> incidents_;
   std::size_t incidents_joined_at_ = 0;  // how many make those that touch each other one

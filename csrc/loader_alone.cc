@@ -2,6 +2,7 @@
 // room that it needs comes from regions that he lets go between two calls.
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
@@ -16,6 +17,14 @@ using Clock = std::chrono::steady_clock;
 
 // How long a job that is given up waits for reads that are out.
 constexpr std::chrono::milliseconds kEndPatience{250};
+
+// Reads that a disk does not answer keep their lane, and so their memory.
+void leave_behind(std::unique_ptr<Lane> lane) {
+  static std::mutex mutex;
+  static auto* const left = new std::vector<std::unique_ptr<Lane>>();
+  const std::lock_guard lock(mutex);
+  left->push_back(std::move(lane));
+}
 
 }  // namespace
 
@@ -35,10 +44,23 @@ bool LoadJob::step_alone() {
   }
   if (more) return true;
   record(alone_->times());
-  alone_.reset();  // waits for reads that are still out
   works_alone_.store(false, std::memory_order_release);
+  auto lane = std::move(alone_);
+  if (lane->lost() != 0) {
+    lane->keep_lost();
+    succeed_alone(*lane);
+    leave_behind(std::move(lane));
+  }
+  lane.reset();  // waits for reads that are still out
   lane_finished();
-  return false;
+  return alone_ != nullptr;
+}
+
+void LoadJob::succeed_alone(const Lane& lane) {
+  alone_ = successor_of(lane);
+  if (!alone_) return;
+  lane_joins();
+  works_alone_.store(true, std::memory_order_release);
 }
 
 // Works until the region is there, nothing is left to do, or the time is over. A read may take
@@ -51,15 +73,14 @@ void LoadJob::work_alone(std::size_t shard, std::size_t region,
   }
 }
 
-// After stop(). Reads that a device does not answer keep their lane, and so their memory.
+// After stop().
 void LoadJob::end_alone() {
   if (!works_alone_.load(std::memory_order_acquire)) return;
   const std::lock_guard turn(alone_mutex_);
   const auto until = Clock::now() + kEndPatience;
   while (alone_ && step_alone()) {
     if (Clock::now() < until) continue;
-    static auto* const left = new std::vector<std::unique_ptr<Lane>>();
-    left->push_back(std::move(alone_));
+    leave_behind(std::move(alone_));
   }
 }
 

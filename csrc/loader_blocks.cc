@@ -20,7 +20,11 @@ LoadJob::Turn LoadJob::next_block(Assignment& assignment) {
   const Block& block = blocks_[pick->block];
   const bool staged = block.range.region == kStaged;
   if (fills() && !staged) ++placing_;  // a read that goes straight there
-  assignment = {block, pick->copy, staged ? nullptr : regions_[block.shard][block.range.region]};
+  assignment = {pick->block, block, pick->copy, nullptr, 0};
+  if (!staged) {
+    assignment.region = regions_[block.shard][block.range.region];
+    assignment.version = states_[block.shard][block.range.region].version;
+  }
   return Turn::work;
 }
 
@@ -109,7 +113,7 @@ void LoadJob::count_sound(const Block& block) {
     const std::uint64_t chunk_bytes = table->grid.chunk_bytes;
     counters_.chunks_verified += (range.end - from + chunk_bytes - 1) / chunk_bytes;
   }
-  counters_.bytes_done += range.end - range.begin;
+  if (range.region == kStaged) counters_.bytes_done += range.end - range.begin;
 }
 
 bool LoadJob::begin_placing() {
@@ -144,20 +148,29 @@ void LoadJob::queued(const std::vector<std::pair<const Stream*, std::shared_ptr<
 
 void LoadJob::leave(const Assignment& assignment, bool sound, bool was_queued) {
   const Block& block = assignment.block;
-  if (!was_queued) queued({});
-  if (block.range.region == kStaged) return;
+  if (block.range.region == kStaged) {
+    if (!was_queued) queued({});
+    return;
+  }
   if (fills() && !sound && shards_[block.shard].table) {
     // The caller's memory keeps no byte that was not verified.
     std::memset(assignment.region->at(block.range.begin), 0, block.range.end - block.range.begin);
   }
   const std::lock_guard lock(mutex_);
+  RegionState& state = states_[block.shard][block.range.region];
+  if (assignment.version != state.version) return;  // it is read anew, to other memory
+  --unqueued_;
   if (fills()) {
     if (sound) count_placed(block);
     --placing_;
   }
-  RegionState& state = states_[block.shard][block.range.region];
-  if (sound) --state.blocks_left;
-  if (state.blocks_left == 0 || fills()) changed_.notify_all();
+  if (sound) {
+    const std::uint64_t nbytes = block.range.end - block.range.begin;
+    --state.blocks_left;
+    state.bytes_done += nbytes;
+    counters_.bytes_done += nbytes;
+  }
+  if (state.blocks_left == 0 || unqueued_ == 0 || fills()) changed_.notify_all();
 }
 
 void LoadJob::count_placed(const Block& block) {

@@ -38,6 +38,10 @@ Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigne
   to_submit_.reserve(queue_depth);
   const LoadOptions& options = job_->options_;
   if (!options.devices.empty()) copies_ = std::make_unique<DeviceCopies>(options, job_->ready_);
+  if (job_->answers_) {
+    vigil_.emplace(*job_->answers_, *options.root_timeout);
+    reads_.reserve(queue_depth);
+  }
 }
 
 Lane::~Lane() {
@@ -46,6 +50,7 @@ Lane::~Lane() {
   const bool placing = std::any_of(slots_.begin(), slots_.end(), [](auto& s) { return s.placing; });
   if (copies_ && placing) copies_->drain();
   for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
+    if (slots_[tag].lost) take_back(slots_[tag]);
     if (slots_[tag].busy) leave(tag, false);
   }
 }
@@ -58,7 +63,7 @@ void Lane::run() {
 bool Lane::step() {
   const StopWatch whole(times_.total);
   const LoadJob::Turn turn = top_up();
-  if (in_flight_ == 0) {
+  if (in_flight_ == lost_) {
     if (!copied_.empty()) {
       settle_copies(true);
     } else if (turn == LoadJob::Turn::over) {
@@ -84,12 +89,17 @@ bool Lane::step() {
     finish(tag);
   }
   settle_copies(false);
+  if (vigil_ && vigil_->pass(Vigil::Clock::now())) look_for_hangs();
   return true;
 }
 
 LoadJob::Turn Lane::top_up() {
   LoadJob::Turn turn = LoadJob::Turn::work;
   starved_ = false;
+  if (retired_) {
+    submit();
+    return LoadJob::Turn::over;
+  }
   while (!free_.empty()) {
     if (!has_staging(slots_[free_.back()])) {
       starved_ = true;
@@ -211,7 +221,7 @@ void Lane::start(std::uint32_t tag) {
 }
 
 void Lane::issue(std::uint32_t tag) {
-  const Slot& slot = slots_[tag];
+  Slot& slot = slots_[tag];
   const File& file = file_of(slot);
   // The file may end inside its last unit of direct I/O; regions and staging have room for the
   // whole of it, and what goes straight to a place is whole units.
@@ -220,10 +230,15 @@ void Lane::issue(std::uint32_t tag) {
                         slot.data + (slot.at - slot.work.block.range.begin),
                         static_cast<std::uint32_t>(nbytes), tag});
   ++in_flight_;
+  slot.out = true;
+  if (vigil_) slot.asked = vigil_->time();
 }
 
 void Lane::settle(std::uint32_t tag, std::int32_t result) {
   Slot& slot = slots_[tag];
+  slot.out = false;
+  if (vigil_) job_->answers_->came(disk_of(slot));
+  if (slot.lost) return take_back(slot);
   const auto& [begin, end] = slot.now.span;
   File& file = file_of(slot);
   if (job_->stopping()) return leave(tag, false);
@@ -344,7 +359,13 @@ void Lane::drain() {
   in_flight_ -=
       to_submit_.size();  // counted when they were queued here, but no engine has seen them
   to_submit_.clear();
-  while (in_flight_ > 0) in_flight_ -= engine_->wait(completions_, kWait);
+  while (in_flight_ > 0) {
+    const std::size_t taken = engine_->wait(completions_, kWait);
+    in_flight_ -= taken;
+    for (std::size_t i = 0; i < taken; ++i) {
+      if (Slot& slot = slots_[completions_[i].tag]; slot.lost) take_back(slot);
+    }
+  }
 }
 
 }  // namespace fastio

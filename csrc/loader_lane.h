@@ -1,10 +1,12 @@
 // A lane: one thread with its own engine that takes blocks all the way, read and verified; and, in
-// a job that persists, read again where they are not sound (loader_retry.cc).
+// a job that persists, read again where they are not sound (loader_retry.cc). One whose disk hangs
+// gives its blocks back and ends, but for the reads that are out (loader_hang.cc).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,6 +39,14 @@ class Lane {
   // After run().
   [[nodiscard]] const LaneTimes& times() const { return times_; }
 
+  // Reads that are out and not waited for. Where others are left of this lane, it was interrupted.
+  [[nodiscard]] std::size_t lost() const { return lost_; }
+  [[nodiscard]] bool only_lost() const { return in_flight_ == lost_ && copied_.empty(); }
+  [[nodiscard]] std::size_t slots() const { return slots_.size(); }
+
+  // Frees the memory that no lost read is in.
+  void keep_lost();
+
  private:
   // A read of a block, or of what of it is not sound yet. Sets of copies have a bit for each.
   struct Try {
@@ -60,7 +70,10 @@ class Lane {
     std::uint64_t at = 0;       // the next byte to read, file offset
     std::uint64_t unit = 1;     // of direct I/O, bytes; 1: through the page cache
     unsigned stalls = 0;        // answers in a row that brought nothing
+    Vigil::Duration asked{};    // of the read that is out
     bool busy = false;
+    bool out = false;      // a read of it is
+    bool lost = false;     // and it is not waited for: the slot is of no use until it returns
     bool placing = false;  // counted by the job; copies of it may be out
     bool queued = false;   // all of them are
   };
@@ -92,6 +105,14 @@ class Lane {
   void close_lost(Slot& slot, const Extent& extent);
   void close_all(Slot& slot) noexcept;
 
+  // For disks that hang.
+  void look_for_hangs();
+  void lose(std::uint32_t tag);
+  void take_back(Slot& slot) noexcept;
+  [[nodiscard]] std::size_t disk_of(const Slot& slot) const {
+    return job_->answers_->disk_of(slot.work.block.shard, slot.now.copy);
+  }
+
   void park_staging();
   void drain();
 
@@ -104,7 +125,11 @@ class Lane {
   std::vector<std::uint32_t> copied_;   // on their way to devices, the first ones first
   std::vector<IoRequest> to_submit_;
   std::vector<Completion> completions_;
+  std::optional<Vigil> vigil_;
+  std::vector<Vigil::Read> reads_;  // that are out, when it is looked
   std::size_t in_flight_ = 0;
+  std::size_t lost_ = 0;  // of these
+  bool retired_ = false;  // has lost reads, and takes no more blocks
   bool starved_ = false;  // of pinned memory
   LaneTimes times_;
 };

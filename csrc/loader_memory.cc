@@ -44,7 +44,7 @@ void LoadJob::check_memory() {
     keep_slots(block_bytes, limit - held);
     return;
   }
-  std::uint64_t asked = 0;
+  std::uint64_t& asked = asked_bytes_;
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     if (access(i).source != Source::mapped) {
       asked += plans_[i].block_bytes_total;

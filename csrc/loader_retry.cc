@@ -68,6 +68,7 @@ void Lane::give_up(std::uint32_t tag, Failure failure) {
   }
   if (job_->options_.surveys) return go_without(tag);
   close_all(slot);
+  job_->blame_hung(shard, now.span);
   job_->fail(shard, std::move(failure));
   leave(tag, false);
 }
@@ -140,6 +141,7 @@ bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
     }
     if (!copy) {
       close_all(slot);
+      job_->blame_hung(slot.work.block.shard, damaged.front().extent);
       job_->fail(damaged.front());
       return false;
     }
@@ -236,7 +238,7 @@ std::optional<std::size_t> LoadJob::next_copy(std::size_t shard, std::uint64_t t
   const std::lock_guard lock(mutex_);
   std::optional<std::size_t> last;
   for (std::size_t copy = shards_[shard].copies.size(); copy-- > 0;) {
-    if ((tried & bit(copy)) != 0) continue;
+    if ((tried & bit(copy)) != 0 || (answers_ && answers_->hangs(shard, copy))) continue;
     const auto failed = [&](std::size_t c) { return failed_reads_[shard][c] >= kFailedReadsMost; };
     if (!last || !failed(copy) || failed(*last)) last = copy;
   }

@@ -103,9 +103,13 @@ void LoadJob::choose_sources() {
     if (!shard.places.empty()) options.mapping = MappingMode::never;  // it would be one more copy
     std::vector<ShardAccess>& accesses = accesses_.emplace_back();
     for (std::size_t copy = 0; copy < shard.copies.size(); ++copy) {
-      accesses.push_back(shard.extents.empty()
-                             ? ShardAccess{Source::buffered, "warm", "nothing to read", 4096}
-                             : choose_source(shard, copy, options));
+      if (shard.extents.empty()) {
+        accesses.push_back({Source::buffered, "warm", "nothing to read", 4096});
+      } else if (answers_ && owes_answer(shard.copies[copy]->mount().device)) {
+        accesses.push_back({Source::buffered, "cold", "its disk does not answer", 4096});
+      } else {
+        accesses.push_back(choose_source(shard, copy, options));
+      }
     }
     if (accesses.front().source == Source::mapped) map_shard(i);
   }

@@ -26,6 +26,7 @@ _UNITS = (
     "device",
     "pinned",
     "plan",
+    "answers",
     "dispatch",
     "checksum",
     "engine",

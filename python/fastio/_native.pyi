@@ -27,11 +27,14 @@ class File:
 
     def __init__(self, path: _Path) -> None: ...
     @staticmethod
-    def open_in(folder_fd: int, name: _Path, shown_path: _Path) -> File:
+    def open_in(
+        folder_fd: int, name: _Path, shown_path: _Path, *, timeout_s: float | None = None
+    ) -> File:
         """The file that has this name in an open folder, and nothing outside of it.
 
         Raises FileNotFoundError, and ReadError: ELOOP for a link, EINVAL for what is no name of a
-        regular file there. `shown_path` is for messages only.
+        regular file there. `shown_path` is for messages only. With `timeout_s` it is ETIMEDOUT
+        when that is over.
         """
 
     @property
@@ -42,7 +45,9 @@ class File:
     def filesystem(self) -> str: ...
     @property
     def device(self) -> int: ...
-    def read(self, offset: int, nbytes: int) -> bytes: ...
+    def read(self, offset: int, nbytes: int, *, timeout_s: float | None = None) -> bytes:
+        """Bytes from an offset on; ETIMEDOUT when `timeout_s` is over."""
+
     def resident_bytes(self) -> int | None: ...
 
 ShardRequest: TypeAlias = tuple[
@@ -52,7 +57,8 @@ ShardRequest: TypeAlias = tuple[
     tuple[int, int, bytes] | None,
 ]
 """(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, digests) verifies them. A file may be several: copies, the preferred one first."""
+chunk_bytes, digests) verifies them. A file may be several: copies on the roots of a store, the
+preferred one first. A root that hangs is not waited for; a single file is, for ever."""
 
 _Int64s: TypeAlias = npt.NDArray[np.int64]
 _Progress: TypeAlias = Callable[[int, int], None] | None
@@ -79,6 +85,8 @@ class Options(Protocol):
     def memory_limit_bytes(self) -> int | None: ...
     @property
     def pinned_limit_bytes(self) -> int: ...
+    @property
+    def root_timeout_s(self) -> float: ...
 
 @final
 class Loaded:

@@ -130,9 +130,9 @@ class Options:
         what it has not yielded. Default None: no bound.
     root_timeout_s : float
         How long a root of a store may take to answer, in seconds: a disk that brings nothing of
-        what it was asked for in that time counts as missing, and other roots are read. A disk that
-        is slow must bring one block in that time. ``inf`` waits for ever, as is done for files that
-        are on no root. Default 10.
+        what it was asked for in that time counts as missing. One that others can stand in for is
+        waited for half as long, and they are read. A disk that is slow must bring one block in that
+        time. ``inf`` waits for ever, as is done for files that are on no root. Default 10.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool

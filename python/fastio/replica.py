@@ -6,7 +6,9 @@ counted, and repaired.
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,15 +73,29 @@ class Watch:
     on_damage : {"continue", "repair", "raise"}
     repair : callable or None
         Called once for each bad copy.
+
+    Attributes
+    ----------
+    hung : callable or None
+        Called with the path of a copy whose disk did not answer, and the offset of what was read.
+    hung_paths : set of str
+        Copies whose disk did not answer. They are not repaired.
+    timeout_s : float
+        How long a copy is waited for when it is opened.
     """
 
-    def __init__(self, on_damage: OnDamage, repair: Repair | None = None) -> None:
+    def __init__(
+        self, on_damage: OnDamage, repair: Repair | None = None, timeout_s: float = math.inf
+    ) -> None:
         self.on_damage = on_damage
         self.repair = repair
+        self.timeout_s = timeout_s
         self._lock = threading.RLock()  # a signal handler may read, too
         self._happened: list[Event | BadCopy] = []
         self._bad: dict[str, BadCopy] = {}
         self._repaired: set[str] = set()
+        self.hung: Callable[[str, int], None] | None = None
+        self.hung_paths: set[str] = set()
         self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
 
     @property
@@ -136,8 +152,16 @@ class Watch:
                 for begin, end in found.new_ranges():
                     found.tensors.update(dict.fromkeys(shard.names_within(begin, end - begin)))
             assert isinstance(shard.copies, Copies)
+            self._note_hung(path, of_file)
             mends = any(incident["remedy"] != "read_again" for incident in of_file)
             self._told(shard.copies, path, of_file[0]["detail"], mends=mends)
+
+    def _note_hung(self, path: str, incidents: Sequence[_native.Incident]) -> None:
+        unanswered = [each for each in incidents if each["errno"] == errno.ETIMEDOUT]
+        if unanswered:
+            self.hung_paths.add(path)
+            if self.hung is not None:
+                self.hung(path, unanswered[0]["offset"])
 
     def sum_up(self) -> None:
         """Tell of bad copies what was found since they were told of: a load has ended.
@@ -189,6 +213,7 @@ class Watch:
                 and self.repair is not None
                 and bool(copies.files)
                 and path not in self._repaired
+                and path not in self.hung_paths
             )
             if mends:
                 self._repaired.add(path)

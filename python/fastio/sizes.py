@@ -1,4 +1,4 @@
-"""Sizes, counts and times as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numpy's numbers."""
+"""Sizes, counts and times as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numbers of numpy."""
 
 from __future__ import annotations
 

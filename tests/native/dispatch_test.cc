@@ -279,6 +279,39 @@ TEST_CASE("what is skipped is not read") {
   CHECK(dispatch.over());
 }
 
+TEST_CASE("what is put back is read once more") {
+  const Devices devices{{1, 2}, {2, 1}};
+  const auto blocks = blocks_of({6, 6});
+  Dispatch dispatch(devices, blocks);
+  dispatch.open_until(blocks.size());
+  dispatch.skip(0, blocks.size());
+  CHECK(dispatch.over());
+  dispatch.put_back(2, 4);
+  dispatch.put_back(3, 5);
+  dispatch.put_back(9, 10);
+  CHECK_FALSE(dispatch.over());
+  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 3);
+  std::set<std::size_t> read;
+  for (const Read& each : simulation.run()) read.insert(each.block);
+  CHECK(read == std::set<std::size_t>{2, 3, 4, 9});
+  CHECK(dispatch.over());
+}
+
+TEST_CASE("a copy that is admitted again is asked for what was passed meanwhile") {
+  const Devices devices{{1, 2}};
+  const auto blocks = blocks_of({6});
+  Dispatch dispatch(devices, blocks);
+  dispatch.open_until(blocks.size());
+  dispatch.avoid(0, 0);
+  CHECK(dispatch.pick(at(1))->copy == 1);
+  dispatch.admit(0, 0);
+  dispatch.admit(0, 0);
+  dispatch.avoid(0, 1);
+  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 3);
+  for (const Read& read : simulation.run()) CHECK(read.device == 1);
+  CHECK(simulation.reads().size() == 5);
+}
+
 // ---- windows ----
 
 // Opens regions as a job does, in order and as there is room; a consumer takes one after the other.

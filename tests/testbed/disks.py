@@ -114,12 +114,13 @@ def throttled(path: Path, read_bytes_s: int) -> Iterator[None]:
     before = _own_group()
     group.mkdir()
     try:
-        limit = f"{device} {read_bytes_s}\n"
-        (group / "blkio.throttle.read_bps_device").write_text(limit, encoding="ascii")
+        limit = group / "blkio.throttle.read_bps_device"
+        limit.write_text(f"{device} {read_bytes_s}\n", encoding="ascii")
         _move_to(group)
         try:
             yield
         finally:
+            limit.write_text(f"{device} 0\n", encoding="ascii")  # for reads that still wait
             _move_to(before)
     finally:
         group.rmdir()

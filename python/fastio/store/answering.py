@@ -12,8 +12,7 @@ import math
 import os
 import queue
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -42,10 +41,10 @@ class Call(Generic[_Result]):
     """A call that was asked for; `result` waits for what it returns."""
 
     def __init__(self, answering: Answering, call: Callable[[], _Result]) -> None:
-        self._answering = answering
+        self.answering = answering
         self._call: Callable[[], _Result] | None = call
         self._ended = threading.Event()
-        self._is_left = False
+        self.is_left = False
         self._results: list[_Result] = []
         self._error: BaseException | None = None
 
@@ -53,6 +52,11 @@ class Call(Generic[_Result]):
     def has_ended(self) -> bool:
         """Whether it has returned or raised."""
         return self._ended.is_set()
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether it has returned, and nobody took the result yet."""
+        return self.has_ended and bool(self._results)
 
     def make(self) -> None:
         """Make the call; its thread does."""
@@ -63,13 +67,29 @@ class Call(Generic[_Result]):
         except BaseException as error:
             self._error = error
         del call  # and what it keeps
-        if self._is_left:
+        if self.is_left:
             self._results.clear()
             self._error = None
         self._ended.set()
 
-    def result(self) -> _Result:
+    def ends(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False if it has not, and no step of it was done for so long."""
+        answering = self.answering
+        while not self._ended.is_set():
+            before = answering.steps
+            if self._ended.wait(None if math.isinf(timeout_s) else timeout_s):
+                break
+            if answering.steps == before:
+                return False
+        return True
+
+    def result(self, timeout_s: float | None = None) -> _Result:
         """Return what the call returns.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            How long a step may take. Default: as the root has it.
 
         Raises
         ------
@@ -77,15 +97,10 @@ class Call(Generic[_Result]):
             If the root does not answer in time.
         Whatever the call raises.
         """
-        answering = self._answering
-        while not self._ended.is_set():
-            before = answering.steps
-            timeout_s = answering.timeout_s
-            if self._ended.wait(None if math.isinf(timeout_s) else timeout_s):
-                break
-            if answering.steps == before:
-                self._is_left = True
-                raise answering.leave(self)
+        answering = self.answering
+        timeout_s = answering.timeout_s if timeout_s is None else timeout_s
+        if self.is_left or not self.ends(timeout_s):
+            raise answering.leave(self)
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -118,7 +133,6 @@ class Answering:
         self._calls: _Calls | None = None
         self._process = 0
         self._left: Call[Any] | None = None
-        self._left_at_s = 0.0
 
     @property
     def is_stuck(self) -> bool:
@@ -145,8 +159,14 @@ class Answering:
             calls.put(asked)
         return asked
 
-    def ask(self, call: Callable[[], _Result]) -> _Result:
+    def ask(self, call: Callable[[], _Result], timeout_s: float | None = None) -> _Result:
         """Make a call.
+
+        Parameters
+        ----------
+        call : callable
+        timeout_s : float, optional
+            How long a step may take. Default: as the root has it.
 
         Raises
         ------
@@ -154,7 +174,7 @@ class Answering:
             If the root does not answer in time, or is stuck.
         Whatever the call raises.
         """
-        return self.begin(call).result()
+        return self.begin(call).result(timeout_s)
 
     def afterwards(self, call: Callable[[], object]) -> None:
         """Make a call now, or when the root has answered, if it is stuck.
@@ -168,10 +188,20 @@ class Answering:
         else:
             call()
 
+    def suspect(self, call: Callable[[], object]) -> None:
+        """Count the root as one that does not answer, until a call returns that shows that it does.
+
+        Raises
+        ------
+        Nothing.
+        """
+        if not self.is_stuck:
+            self.leave(self.begin(call))
+
     def leave(self, call: Call[_Result]) -> ReadError:
         """Leave a call alone, and return the error that says so."""
+        call.is_left = True
         self._left = call
-        self._left_at_s = time.monotonic() - self.timeout_s
         _stuck[str(self.path)] = self
         return self._no_answer()
 
@@ -179,8 +209,7 @@ class Answering:
         raise self._no_answer()
 
     def _no_answer(self) -> ReadError:
-        since_s = time.monotonic() - self._left_at_s
-        detail = f"no answer for {since_s:.3g} s, and Options.root_timeout_s is {self.timeout_s:g}"
+        detail = f"no answer in time (Options.root_timeout_s is {self.timeout_s:g} s)"
         return ReadError(errno.ETIMEDOUT, "wait", self.path, detail=detail)
 
     def _thread(self) -> _Calls | None:
@@ -206,6 +235,33 @@ def _answer(answering: Answering, calls: _Calls) -> None:
     while (call := calls.get()) is not None:
         call.make()
         del call  # what it has returned is not kept
+
+
+def patience_s(timeout_s: float, others: int) -> float:
+    """Return how long a root is waited for that so many others can stand in for.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return timeout_s / 2 if others else timeout_s
+
+
+def wait_for_all(calls: Sequence[Call[Any]], timeout_s: float) -> None:
+    """Wait until calls of several roots have ended, or it is time to leave those that have not.
+
+    Where some have ended well, the others are waited for half as long.
+
+    Raises
+    ------
+    Nothing.
+    """
+    first_s = patience_s(timeout_s, len(calls) - 1)
+    late = [call for call in calls if not call.ends(first_s)]
+    for call in late:
+        others = any(each.has_ended_well for each in calls)
+        if others or not call.ends(timeout_s - first_s):
+            call.answering.leave(call)
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])

@@ -46,15 +46,16 @@ class Reading:
             raise UsageError(f"the store {self._members.name} is closed")
 
     def _find(
-        self, on_damage: OnDamage, generation: int | None
+        self, on_damage: OnDamage, generation: int | None, options: Options | None
     ) -> Callable[[Collection[str] | None], Located]:
         self._require_open()
+        check_kind("options", options, Options)
         if generation is not None:
             arguments.check_count("generation", generation, 0, 2**63 - 1)
         if self._members.missing:
             self._members.look_again()
             self._members.hold(self._taken)
-        watch = reading.watch(self._members, on_damage)
+        watch = reading.watch(self._members, on_damage, options)
         taken = self._taken
         if generation is not None and generation != taken.generation:
             taken = self._members.take(generation, None)
@@ -174,7 +175,7 @@ class Reading:
         As `fastio.load` does besides.
         """
         begun = Load(
-            self._find(on_damage, generation),
+            self._find(on_damage, generation, options),
             framework=framework,
             names=names,
             verify=verify,
@@ -201,7 +202,7 @@ class Reading:
         ------
         As `load` does.
         """
-        find = self._find(on_damage, generation)
+        find = self._find(on_damage, generation, options)
         chosen = self._taken.generation if generation is None else generation
         return Reader(
             self._members.paths[0],
@@ -247,7 +248,7 @@ class Reading:
         check_kind("options", options, Options)
         check_kind("report", report, Report)
         check_mapping(tensors)
-        find = self._find(on_damage, generation)
+        find = self._find(on_damage, generation, options)
         fill_found(
             lambda: find(tuple(tensors) if not strict else None),
             tensors,

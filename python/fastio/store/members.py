@@ -10,8 +10,9 @@ from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, locks, wholeness
+from fastio.store import IDENTITY, answering, locks, wholeness
 from fastio.store.documents import Record
+from fastio.store.files import probe
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, hints
 from fastio.store.places import Places
@@ -117,7 +118,9 @@ class Members(Reached):
     def _open(self, paths: Sequence[Path]) -> tuple[list[Root], int]:
         """Open roots, all at once; how many of them are none."""
         opened, absent = [], 0
-        for path, call in [(path, Root.begin_to_open(path, self.timeout_s)) for path in paths]:
+        calls = [Root.begin_to_open(path, self.timeout_s) for path in paths]
+        answering.wait_for_all(calls, self.timeout_s)
+        for path, call in zip(paths, calls, strict=True):
             try:
                 opened.append(call.result())
             except FileNotFoundError:
@@ -290,6 +293,17 @@ class Members(Reached):
             if uuid not in taken.held.locks:
                 with contextlib.suppress(FastioError, OSError):
                     taken.held.locks[uuid] = locks.hold(root, taken.named.digest)
+
+    def suspect(self, path: str, offset: int) -> None:
+        """Count the root of a shard as missing until it has answered a read there.
+
+        Raises
+        ------
+        Nothing.
+        """
+        for root in list(self.roots.values()):
+            if path.startswith(f"{root.path}/"):
+                root.answering.suspect(lambda: probe(path, offset))
 
     def _hold(self, named: Named) -> Held:
         """On every root that has it: at least where its manifest was read."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fastio.errors import FastioError, FormatError, ReplicaError
+from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
 from fastio.store.manifest import Named
@@ -45,6 +46,8 @@ class Reached:
             (uuid, root, root.answering.begin(root.records))
             for uuid, root in list(self.roots.items())
         ]
+        if asked:
+            answering.wait_for_all([call for *_, call in asked], asked[0][1].answering.timeout_s)
         for uuid, root, call in asked:
             try:
                 found[uuid] = call.result()

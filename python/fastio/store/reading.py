@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastio import _native, collector
 from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.defaults import default_options
 from fastio.descriptors import make_room
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.events import Event
@@ -18,9 +19,10 @@ from fastio.formats import safetensors
 from fastio.formats.columns import Columns
 from fastio.formats.safetensors import InMemory
 from fastio.located import Cut, Located
+from fastio.options import Options
 from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
 from fastio.shown import shown
-from fastio.store import repair
+from fastio.store import answering, repair
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
 from fastio.store.root import SHARDS, Root
@@ -98,18 +100,24 @@ class StoredShard(Shard):
         lacking: dict[str, str] = {}
         away: dict[str, str] = {}
         header: bytes | None = None
+        reached = sum(root is not None for _, root in self._holders)
+        timeout_s = answering.patience_s(self._watch.timeout_s, reached - 1)
         for path, root in self._holders:
             if root is None:
                 away[path] = "its root cannot be reached"
                 continue
             try:
-                file, header = root.answering.ask(functools.partial(self._open, root, path, header))
+                file, header = root.answering.ask(
+                    functools.partial(self._open, root, path, header), timeout_s
+                )
                 files.append(file)
             except FileNotFoundError:
                 lacking[path] = "is missing"
             except (FastioError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
                     raise  # that is not the copy's
+                if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
+                    self._watch.hung_paths.add(path)
                 lacking[path] = str(error).removeprefix(f"{path}: ")
         entry = self._entry
         copies = Copies(tuple(files), lacking, self._watch, entry.start, entry.digest)
@@ -199,8 +207,15 @@ def newest(
     return locate(members, members.take(None, None), watch(members, "continue"), names)
 
 
-def watch(members: Members, on_damage: OnDamage) -> Watch:
+def watch(members: Members, on_damage: OnDamage, options: Options | None = None) -> Watch:
     """Return what is done about bad copies; roots that cannot be reached are told at once.
+
+    Parameters
+    ----------
+    members : Members
+    on_damage : {"continue", "repair", "raise"}
+    options : Options, optional
+        Say how long a copy is waited for.
 
     Raises
     ------
@@ -209,7 +224,8 @@ def watch(members: Members, on_damage: OnDamage) -> Watch:
     """
     if on_damage not in ON_DAMAGE:
         raise ValueError(f"on_damage={shown(on_damage)}: expected {', '.join(ON_DAMAGE)}")
-    made = Watch(on_damage)
+    made = Watch(on_damage, timeout_s=(options or default_options()).root_timeout_s)
+    made.hung = members.suspect
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":

@@ -35,9 +35,10 @@ def rewrite(copies: Copies, path: str) -> None:
         Also if the header, or a chunk, is left in no copy.
     """
     target = Path(path)
-    others = [file for file in copies.files if file.path != path]
+    answering = [file for file in copies.files if file.path not in copies.watch.hung_paths]
+    others = [file for file in answering if file.path != path]
     # The bad one has good chunks, too.
-    sources = [*others, *(file for file in copies.files if file.path == path)]
+    sources = [*others, *(file for file in answering if file.path == path)]
     if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
         detail = "it would lie where a symlink leads, out of the root"
         raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
@@ -52,7 +53,8 @@ def rewrite(copies: Copies, path: str) -> None:
         replacement.file.write(0, header)  # and all the rest in order, as some filesystems want it
         for begin in range(table.start, nbytes, _STEP_BYTES):
             end = min(begin + _STEP_BYTES, nbytes)
-            replacement.file.write(begin, _sound(sources, table, begin, end))
+            data = _sound(sources, table, begin, end, copies.watch.timeout_s)
+            replacement.file.write(begin, data)
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
         replacement.commit()
     finally:
@@ -62,20 +64,22 @@ def rewrite(copies: Copies, path: str) -> None:
 def _header(copies: Copies, sources: list[_native.File], target: Path) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):
-            header = file.read(0, copies.start)
+            header = file.read(0, copies.start, timeout_s=copies.watch.timeout_s)
             if hashlib.sha256(header).hexdigest() == copies.digest:
                 return header
     raise WriteError(errno.ENODATA, "read", target, 0, "no copy has its header")
 
 
-def _sound(sources: list[_native.File], table: ChecksumTable, begin: int, end: int) -> bytes:
+def _sound(
+    sources: list[_native.File], table: ChecksumTable, begin: int, end: int, timeout_s: float
+) -> bytes:
     """Bytes of whole chunks, from the first copy that has them."""
     first = (begin - table.start) // table.chunk_bytes * 8
     last = -(-(end - table.start) // table.chunk_bytes) * 8
     reasons = []
     for file in sources:
         try:
-            data = file.read(begin, end - begin)
+            data = file.read(begin, end - begin, timeout_s=timeout_s)
         except FastioError as error:
             reasons.append(str(error))
             continue
@@ -84,7 +88,7 @@ def _sound(sources: list[_native.File], table: ChecksumTable, begin: int, end: i
         reasons.append(f"{file.path}: is damaged at byte {begin} or behind it")
     if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another copy
         return b"".join(
-            _sound(sources, table, at, min(at + table.chunk_bytes, end))
+            _sound(sources, table, at, min(at + table.chunk_bytes, end), timeout_s)
             for at in range(begin, end, table.chunk_bytes)
         )
     raise WriteError(errno.ENODATA, "read", sources[0].path, begin, "; ".join(reasons))

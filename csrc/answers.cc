@@ -1,0 +1,109 @@
+#include "answers.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <mutex>
+
+#include "process.h"
+
+namespace fastio {
+namespace {
+
+constexpr std::chrono::milliseconds kLook{20};  // how often a lane looks
+// Of what passes between two calls this much counts: a lane comes back more often than that, unless
+// its thread did not run.
+constexpr std::chrono::milliseconds kTurnMost{100};
+
+struct Debts {
+  std::mutex mutex;
+  std::map<std::uint64_t, std::size_t> reads;  // of each disk
+};
+
+}  // namespace
+
+Answers::Answers(const std::vector<std::vector<std::uint64_t>>& disks) {
+  for (const std::vector<std::uint64_t>& of_shard : disks) {
+    std::vector<std::size_t>& indices = disk_of_.emplace_back();
+    for (const std::uint64_t id : of_shard) {
+      const auto found = std::ranges::find(disks_, id, &Disk::id);
+      indices.push_back(static_cast<std::size_t>(found - disks_.begin()));
+      if (found == disks_.end()) disks_.emplace_back(id);
+    }
+  }
+}
+
+Vigil::Vigil(Answers& answers, Duration timeout)
+    : answers_(answers),
+      timeout_(timeout),
+      before_(Clock::time_point::max()),
+      seen_(answers.disk_count()) {
+  for (std::size_t disk = 0; disk < seen_.size(); ++disk) {
+    seen_[disk].answers = answers_.disks_[disk].answers.load(std::memory_order_relaxed);
+    seen_[disk].hangs =
+        answers_.disks_[disk].hangs;  // what was found before others have dealt with
+  }
+}
+
+bool Vigil::pass(Clock::time_point now) {
+  if (now > before_) time_ += std::min<Duration>(now - before_, kTurnMost);
+  before_ = now;
+  if (time_ - looked_ < kLook) return false;
+  looked_ = time_;
+  return true;
+}
+
+bool Vigil::look(std::span<const Read> reads) {
+  for (std::size_t disk = 0; disk < seen_.size(); ++disk) {
+    Seen& seen = seen_[disk];
+    const std::uint64_t came = answers_.disks_[disk].answers.load(std::memory_order_relaxed);
+    if (came == seen.answers) continue;
+    seen.answers = came;
+    seen.quiet_since = time_;
+  }
+  for (const Read& read : reads) {
+    const Seen& seen = seen_[read.disk];
+    const Duration timeout = read.elsewhere ? timeout_ / 2 : timeout_;
+    if (time_ - std::max(read.asked, seen.quiet_since) < timeout) continue;
+    unsigned known = seen.hangs;  // where another lane has found it meanwhile, once is enough
+    answers_.disks_[read.disk].hangs.compare_exchange_strong(known, known + 1);
+  }
+  bool any = false;
+  for (std::size_t disk = 0; disk < seen_.size(); ++disk) {
+    Seen& seen = seen_[disk];
+    const unsigned hangs = answers_.disks_[disk].hangs;
+    seen.found = hangs != seen.hangs;
+    if (!seen.found) continue;
+    seen.hangs = hangs;
+    seen.quiet_since = time_;
+    any = true;
+  }
+  return any;
+}
+
+std::string no_answer_for(std::chrono::nanoseconds timeout) {
+  char seconds[32];
+  std::snprintf(seconds, sizeof seconds, "%g", std::chrono::duration<double>(timeout).count());
+  return std::string("no answer in time (Options.root_timeout_s is ") + seconds + " s)";
+}
+
+void note_debt(std::uint64_t device) {
+  auto& debts = process_state<Debts>();
+  const std::lock_guard lock(debts.mutex);
+  ++debts.reads[device];
+}
+
+void note_answer(std::uint64_t device) {
+  auto& debts = process_state<Debts>();
+  const std::lock_guard lock(debts.mutex);
+  const auto found = debts.reads.find(device);
+  if (found != debts.reads.end() && --found->second == 0) debts.reads.erase(found);
+}
+
+bool owes_answer(std::uint64_t device) {
+  auto& debts = process_state<Debts>();
+  const std::lock_guard lock(debts.mutex);
+  return debts.reads.contains(device);
+}
+
+}  // namespace fastio

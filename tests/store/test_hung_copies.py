@@ -1,0 +1,463 @@
+"""A root whose disk hangs counts as missing: its reads are lost, and other roots have the bytes."""
+
+import errno
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastio
+import testbed
+from fastio import _native
+from load.samples import elsewhere, eventually, native_threads, open_files
+from store.damages import flip
+from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
+
+Faults = Callable[..., None]
+_TIMEOUT_S = 0.3
+_CAUSE = "no answer in time (Options.root_timeout_s is 0.3 s)"
+_EVERY = [(at, "never", 0) for at in range(10_000)]
+
+
+@pytest.fixture
+def roots(tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[list[Path]]:
+    """A store on two disks, each with a copy of all."""
+    with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
+        paths = [tmp_path / "root0", Path(other) / "root1"]
+        settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
+        with fastio.Store.create(paths, **settings) as store:  # type: ignore[arg-type]
+            store.save(tensors(1))
+        yield paths
+
+
+@pytest.fixture
+def told() -> Iterator[list[fastio.Event]]:
+    events: list[fastio.Event] = []
+    before = fastio.on_event(events.append)
+    yield events
+    fastio.on_event(before)
+
+
+@pytest.fixture
+def options(engine: Any) -> fastio.Options:
+    return _options(engine)
+
+
+def _options(engine: Any, **more: Any) -> fastio.Options:
+    given = {"cache": "bypass", "block_bytes": CHUNK_BYTES, "root_timeout_s": _TIMEOUT_S, **more}
+    return fastio.Options(engine=engine, **given)
+
+
+def _load(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    return store.load(options=options)
+
+
+def _load_names(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    return store.load(names=list(tensors(1)), options=options)
+
+
+def _stream(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    return dict(store.stream(options=options))
+
+
+def _narrow_stream(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    return dict(store.stream(options=options, memory_limit_bytes=2**20))
+
+
+def _one_by_one(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    with store.open(options=options) as reader:
+        return {name: reader.tensor(name) for name in reader}
+
+
+def _backwards(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    with store.open(options=options) as reader:
+        return {name: reader.tensor(name) for name in reversed(list(reader))}
+
+
+def _in_slices(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    with store.open(options=options) as reader:
+        return {
+            name: np.concatenate([reader[name][:2], reader[name][2:]])
+            if reader.info(name).shape
+            else reader[name][...]
+            for name in reader
+        }
+
+
+def _load_into(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
+    native = {name: np.asarray(tensor) for name, tensor in tensors(1).items()}
+    filled = {
+        name: np.zeros(tensor.shape, tensor.dtype.newbyteorder("="))
+        for name, tensor in native.items()
+    }
+    store.load_into(filled, options=options)
+    return filled
+
+
+_WAYS = {
+    "load": _load,
+    "names": _load_names,
+    "stream": _stream,
+    "narrow stream": _narrow_stream,
+    "one by one": _one_by_one,
+    "backwards": _backwards,
+    "slices": _in_slices,
+    "load_into": _load_into,
+}
+
+
+@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("nth", [0, 3])
+def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
+    roots: list[Path],
+    way: str,
+    nth: int,
+    options: fastio.Options,
+    faults: Faults,
+    told: list[fastio.Event],
+) -> None:
+    threads, files = native_threads(), open_files()
+    with fastio.Store.open(roots) as store:
+        faults((nth, "never", 0))
+        assert_same(_WAYS[way](store, options), tensors(1))
+    (path,) = {event.path for event in told if event.cause.startswith(_CAUSE)}
+    assert any(str(root) in path for root in roots)
+    assert {event.remedy for event in told} == {"taken from another copy"}
+    assert _native.parked_bytes() > 0, "nothing was hung"
+
+    _native.release_held_completions()
+    assert eventually(lambda: _native.parked_bytes() == 0)
+    assert eventually(lambda: native_threads() <= threads)
+    assert eventually(lambda: open_files() <= files)
+
+
+def test_the_report_tells_of_it_once(
+    roots: list[Path], options: fastio.Options, faults: Faults, told: list[fastio.Event]
+) -> None:
+    report = fastio.Report()
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        assert_same(store.load(options=options, report=report), tensors(1))
+        assert _native.parked_bytes() > 0
+    (event,) = report.events
+    assert told == [event]
+    assert report.fallbacks == (str(event),)
+    assert event.kind == "fallback"
+    assert event.cause.startswith(_CAUSE)
+    assert event.offset is not None
+    assert event.tensors
+    assert report.nbytes == sum(np.asarray(tensor).nbytes for tensor in tensors(1).values())
+
+
+def test_all_that_a_disk_was_asked_for_is_lost_at_once(
+    roots: list[Path], engine: Any, faults: Faults, told: list[fastio.Event]
+) -> None:
+    """Far more reads hang than a lane has slots for, one after another."""
+    with fastio.Store.open(roots) as store:
+        for _ in range(3):
+            faults(*((at, "never", 0) for at in range(5)))
+            report = fastio.Report()
+            options = _options(engine, lanes=1, queue_depth=1)
+            begin = time.monotonic()
+            try:
+                assert_same(store.load(options=options, report=report), tensors(1))
+            except fastio.ReplicaError as error:  # reads of both disks were among them
+                assert set(error.reasons.values()) <= {_CAUSE} | {
+                    reason for reason in error.reasons.values() if _CAUSE in reason
+                }
+            assert time.monotonic() - begin < 20
+            _native.release_held_completions()
+            assert eventually(lambda: _native.parked_bytes() == 0)
+
+
+def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
+    roots: list[Path], engine: Any, faults: Faults
+) -> None:
+    patient = _options(engine, root_timeout_s=60)
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        assert_same(store.load(options=_options(engine)), tensors(1))
+        faults()
+        report = fastio.Report()
+        begin = time.monotonic()
+        assert_same(store.load(options=patient, report=report), tensors(1))
+        assert time.monotonic() - begin < 30
+        assert report.fallbacks
+        assert all("an earlier request has no answer yet" in line for line in report.fallbacks)
+        _native.release_held_completions()
+        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert_same(store.load(options=patient, report=report), tensors(1))
+        assert not report.fallbacks
+
+
+@pytest.mark.parametrize("way", [way for way in _WAYS if way != "backwards"])
+def test_where_every_disk_hangs_each_copy_is_named_with_its_reason(
+    roots: list[Path], way: str, options: fastio.Options, faults: Faults
+) -> None:
+    with fastio.Store.open(roots) as store:
+        faults(*_EVERY)
+        with pytest.raises(fastio.ReplicaError) as caught:
+            _WAYS[way](store, options)
+        reasons = caught.value.reasons
+        assert len(reasons) == 2
+        for root in roots:
+            assert any(str(root) in path for path in reasons)
+        assert all("no answer" in reason for reason in reasons.values())
+        assert caught.value.tensors
+        faults()
+        _native.release_held_completions()
+        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert_same(_WAYS[way](store, options), tensors(1))
+
+
+def test_a_store_with_one_root_says_so(
+    tmp_path: Path, options: fastio.Options, faults: Faults
+) -> None:
+    with create(tmp_path / "store", 1) as store:
+        store.save(tensors(1))
+        faults((0, "never", 0))
+        with pytest.raises(fastio.ReplicaError, match="no copy of a shard") as caught:
+            store.load(options=options)
+        assert all(_CAUSE in reason for reason in caught.value.reasons.values())
+
+
+def test_a_file_that_is_on_no_root_is_waited_for(
+    tmp_path: Path, options: fastio.Options, faults: Faults
+) -> None:
+    path = tmp_path / "model.safetensors"
+    fastio.save({"a": np.arange(2**18)}, path)
+    testbed.evict(path)
+    faults((0, "never", 0))
+
+    def load() -> Any:
+        return fastio.load(path, options=options)
+
+    with elsewhere(load) as loading:
+        time.sleep(4 * _TIMEOUT_S)
+        assert loading.error is None
+        assert loading.result is None
+        _native.release_held_completions()
+    assert loading.error is None
+    assert_same(loading.result, {"a": np.arange(2**18)})
+
+
+def test_a_time_without_end_is_waited_for(roots: list[Path], engine: Any, faults: Faults) -> None:
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        options = _options(engine, root_timeout_s="inf")
+        with elsewhere(lambda: store.load(options=options)) as loading:
+            time.sleep(4 * _TIMEOUT_S)
+            assert loading.error is None
+            assert loading.result is None
+            _native.release_held_completions()
+        assert loading.error is None
+        assert_same(loading.result, tensors(1))
+
+
+@pytest.mark.parametrize("way", ["load", "stream", "load_into"])
+def test_on_damage_raise_a_disk_that_hangs_is_an_error(
+    roots: list[Path], way: str, options: fastio.Options, faults: Faults
+) -> None:
+    native = {name: np.asarray(tensor) for name, tensor in tensors(1).items()}
+    filled = {
+        name: np.zeros(tensor.shape, tensor.dtype.newbyteorder("="))
+        for name, tensor in native.items()
+    }
+    calls: dict[str, Callable[[fastio.Store], object]] = {
+        "load": lambda store: store.load(on_damage="raise", options=options),
+        "stream": lambda store: dict(store.stream(on_damage="raise", options=options)),
+        "load_into": lambda store: store.load_into(filled, on_damage="raise", options=options),
+    }
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        with pytest.raises(fastio.ReadError) as caught:
+            calls[way](store)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert _CAUSE in str(caught.value)
+    assert any(str(root) in str(caught.value.filename) for root in roots)
+
+
+def test_a_copy_that_hung_is_not_repaired(
+    roots: list[Path], options: fastio.Options, faults: Faults
+) -> None:
+    before = {shard: shard.stat().st_ino for root in roots for shard in shards_of(root)}
+    report = fastio.Report()
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        found = store.load(on_damage="repair", options=options, report=report)
+        assert_same(found, tensors(1))
+    assert not any("written anew" in line for line in report.fallbacks)
+    assert {shard: shard.stat().st_ino for root in roots for shard in shards_of(root)} == before
+
+
+def test_damage_in_one_copy_and_a_hang_of_the_other_is_an_error_with_both(
+    roots: list[Path], engine: Any, faults: Faults
+) -> None:
+    for root in roots:
+        for shard in shards_of(root):
+            flip(shard, -1)
+    with fastio.Store.open(roots) as store:
+        options = _options(engine, lanes=1, queue_depth=1)
+        faults((0, "never", 0))
+        with pytest.raises(fastio.ReplicaError) as caught:
+            store.load(options=options)
+    first, second = sorted(caught.value.reasons.values())
+    assert "checksum" in first
+    assert "no answer" in second
+
+
+def test_whoever_watches_is_told_which_copy_hung(
+    roots: list[Path], options: fastio.Options, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastio import replica
+
+    hung: list[tuple[str, int]] = []
+    made = replica.Watch.__init__
+
+    def make(self: replica.Watch, *arguments: Any) -> None:
+        made(self, *arguments)
+        assert self.hung is None
+        self.hung = lambda path, offset: hung.append((path, offset))
+
+    monkeypatch.setattr(replica.Watch, "__init__", make)
+    report = fastio.Report()
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        assert_same(store.load(options=options, report=report), tensors(1))
+    (event,) = report.events
+    assert hung == [(event.path, event.offset)]
+
+
+def test_progress_never_goes_back(
+    roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    real = _native.load
+
+    def load(*arguments: Any, progress: Any, **more: Any) -> Any:
+        def advance(done: int, total: int) -> None:
+            seen.append((done, total))
+
+        return real(*arguments, progress=advance, **more)
+
+    monkeypatch.setattr(_native, "load", load)
+    with fastio.Store.open(roots) as store:
+        faults((6, "never", 0))
+        assert_same(store.load(options=_options(engine, lanes=1)), tensors(1))
+    assert seen == sorted(seen)
+    assert seen[0][0] < seen[-1][0] == seen[-1][1]
+
+
+def test_parked_memory_counts_against_the_limit(
+    roots: list[Path], engine: Any, faults: Faults
+) -> None:
+    with fastio.Store.open(roots) as store:
+        nbytes = sum(np.asarray(tensor).nbytes for tensor in tensors(1).values())
+        faults((0, "never", 0))
+        options = _options(engine, memory_limit_bytes=nbytes + 2**18)
+        with pytest.raises(fastio.MemoryLimitError) as caught:
+            store.load(options=options)
+        assert caught.value.held_bytes > 0
+        _native.release_held_completions()
+        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert_same(store.load(options=options), tensors(1))
+
+
+def test_a_fill_whose_staging_is_all_lost_says_so_where_the_limit_leaves_no_more(
+    roots: list[Path], engine: Any, faults: Faults
+) -> None:
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        tight = _options(engine, memory_limit_bytes=CHUNK_BYTES)
+        with pytest.raises(fastio.MemoryLimitError):
+            _load_into(store, tight)
+        _native.release_held_completions()
+        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert_same(_load_into(store, tight), tensors(1))
+
+
+class _InterruptedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("way", ["load", "stream", "load_into"])
+def test_an_interrupt_is_answered_while_a_hung_disk_is_waited_for(
+    roots: list[Path], way: str, engine: Any, faults: Faults
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise _InterruptedError
+
+    sent: list[float] = []
+
+    def send() -> None:
+        time.sleep(0.3)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send)
+    try:
+        with fastio.Store.open(roots) as store:
+            faults(*_EVERY)
+            sender.start()
+            with pytest.raises(_InterruptedError):
+                _WAYS[way](store, _options(engine, root_timeout_s=60))
+            assert time.monotonic() - sent[0] < 10
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+# ---- disks that really hang
+
+
+def _store_on(roots: list[Path]) -> None:
+    settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
+    with fastio.Store.create(roots, **settings) as store:  # type: ignore[arg-type]
+        store.save(tensors(1))
+    for root in roots:
+        for shard in shards_of(root):
+            testbed.evict(shard)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["cold", "opened"])
+@pytest.mark.parametrize("way", ["load", "stream", "one by one", "load_into"])
+def test_a_server_that_hangs_is_not_waited_for(
+    slow_mount: testbed.SlowMount, tmp_path: Path, way: str, engine: Any, opened: bool
+) -> None:
+    roots = [slow_mount.path / "root0", tmp_path / "root1"]
+    _store_on(roots)
+    files = open_files()
+    options = _options(engine, root_timeout_s=1)
+    with fastio.Store.open(roots) as store:
+        reader = store.open(options=options)
+        if opened:
+            assert_same({"flags": reader["flags"][...]}, {"flags": tensors(1)["flags"]})
+        slow_mount.hang()
+        try:
+            assert_same(_WAYS[way](store, options), tensors(1))
+            assert_same({name: reader.tensor(name) for name in reader}, tensors(1))
+        finally:
+            slow_mount.release()
+        reader.close()
+    assert eventually(lambda: _native.parked_bytes() == 0)
+    assert eventually(lambda: open_files() <= files)
+
+
+@pytest.mark.parametrize("way", ["load", "stream", "one by one", "load_into"])
+def test_a_disk_that_hangs_is_not_waited_for(
+    ext4: testbed.Mount, tmp_path: Path, way: str, engine: Any
+) -> None:
+    with tempfile.TemporaryDirectory(dir=ext4.path) as folder:
+        roots = [Path(folder) / "root0", tmp_path / "root1"]
+        _store_on(roots)
+        with fastio.Store.open(roots) as store, testbed.throttled(ext4.path, read_bytes_s=1):
+            assert_same(_WAYS[way](store, _options(engine, root_timeout_s=1)), tensors(1))
+        assert eventually(lambda: _native.parked_bytes() == 0)
