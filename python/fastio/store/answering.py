@@ -12,6 +12,7 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
@@ -22,7 +23,8 @@ from fastio.errors import ReadError
 _Result = TypeVar("_Result")
 _Calls = queue.SimpleQueue["Call[Any] | None"]
 
-_here = threading.local()  # `calls`: what this thread takes calls from; `steps`: that it has done
+_ONCE_MORE_S = 0.05
+_here = threading.local()  # `answering`: whose calls this thread makes
 
 
 def progress() -> None:
@@ -34,7 +36,7 @@ def progress() -> None:
     """
     answering = getattr(_here, "answering", None)
     if answering is not None:
-        answering.steps += 1
+        answering.stepped_at_s = time.monotonic()
 
 
 class Call(Generic[_Result]):
@@ -74,12 +76,16 @@ class Call(Generic[_Result]):
 
     def ends(self, timeout_s: float) -> bool:
         """Wait until it has ended; False if it has not, and no step of it was done for so long."""
-        answering = self.answering
+        if math.isinf(timeout_s):
+            return self._ended.wait()
+        begun_s = time.monotonic()
         while not self._ended.is_set():
-            before = answering.steps
-            if self._ended.wait(None if math.isinf(timeout_s) else timeout_s):
-                break
-            if answering.steps == before:
+            until_s = max(begun_s, self.answering.stepped_at_s) + timeout_s
+            left_s = until_s - time.monotonic()
+            # Once more at the end: this process may have been stopped, and its threads as well.
+            has_ended = self._ended.wait(max(left_s, _ONCE_MORE_S))
+            goes_on = left_s > 0 or self.answering.stepped_at_s + timeout_s > until_s
+            if not has_ended and not goes_on:
                 return False
         return True
 
@@ -99,7 +105,9 @@ class Call(Generic[_Result]):
         """
         answering = self.answering
         timeout_s = answering.timeout_s if timeout_s is None else timeout_s
-        if self.is_left or not self.ends(timeout_s):
+        if self.is_left:
+            raise answering.no_answer()
+        if not self.ends(timeout_s):
             raise answering.leave(self)
         error, self._error = self._error, None
         try:
@@ -122,14 +130,14 @@ class Answering:
 
     Attributes
     ----------
-    steps : int
-        That have ended until now.
+    stepped_at_s : float
+        When its last step began, by `time.monotonic`.
     """
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.path = path
         self.timeout_s = timeout_s
-        self.steps = 0
+        self.stepped_at_s = 0.0
         self._calls: _Calls | None = None
         self._process = 0
         self._left: Call[Any] | None = None
@@ -203,12 +211,13 @@ class Answering:
         call.is_left = True
         self._left = call
         _stuck[str(self.path)] = self
-        return self._no_answer()
+        return self.no_answer()
 
     def _refuse(self) -> NoReturn:
-        raise self._no_answer()
+        raise self.no_answer()
 
-    def _no_answer(self) -> ReadError:
+    def no_answer(self) -> ReadError:
+        """Return the error of a root that does not answer."""
         detail = f"no answer in time (Options.root_timeout_s is {self.timeout_s:g} s)"
         return ReadError(errno.ETIMEDOUT, "wait", self.path, detail=detail)
 
