@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
         def __get__(self, options: object, kind: type) -> int | None: ...
         def __set__(self, options: object, value: float | str | None) -> None: ...
+
     class Seconds:
         """A time as it is given, and as it is read."""
 
@@ -223,7 +224,7 @@ def _checked(name: str, origin: str, value: object) -> Any:
     if name in _SWITCHES:
         return is_on(origin, value)
     if name in _TIMES:
-        return value if type(value) is float and 0 < value else seconds(origin, value)
+        return value if type(value) is float and value > 0 else seconds(origin, value)
     if value is None and name in _MAY_BE_NONE:
         return None
     number = value if type(value) is int else whole_number(origin, value)
