@@ -19,7 +19,6 @@ namespace fastio {
 // ---- the lane ----
 
 void Lane::look_for_hangs() {
-  if (job_->stopping()) return;  // whoever stops it does not wait for these reads
   reads_.clear();
   for (const Slot& slot : slots_) {
     if (!slot.out || slot.lost) continue;
@@ -151,12 +150,13 @@ bool LoadJob::has_other_copy(std::size_t shard) const {
 
 void LoadJob::lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure) {
   const std::size_t shard = work.block.shard;
+  if (work.region) work.region->park();
+  read_finished(shard, copy, span.end - span.begin, true);
+  if (stopping()) return;  // nobody wants the block
   const bool other = has_other_copy(shard);
   Incident met{shard, copy, span, failure};
   if (other) met.remedy = Incident::Remedy::other_copy;
   note(std::move(met));
-  read_finished(shard, copy, span.end - span.begin, true);
-  if (work.region) work.region->park();
   if (!other) {
     blame_hung(shard, span);
     return fail(shard, std::move(failure));

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import pickle
 import re
@@ -32,7 +33,7 @@ def test_the_options_are_these() -> None:
     assert {
         "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
         "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
-        "in_place",
+        "in_place", "root_timeout_s",
     } == _FIELDS  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_defaults() -> None:
     assert options.memory_limit_bytes is None
     assert options.pinned_limit_bytes == 512 * 2**20
     assert options.device_memory_limit_bytes is None
+    assert options.root_timeout_s == 10
     assert 2 <= options.lanes <= 8
 
 
@@ -80,6 +82,9 @@ def test_options_are_frozen() -> None:
         ("huge_pages", "off", "off", "on"),
         ("in_place", "1", True, False),
         ("in_place", " True ", True, False),
+        ("root_timeout_s", "2.5", 2.5, 30.0),
+        ("root_timeout_s", " 120 s ", 120.0, 30.0),
+        ("root_timeout_s", "inf", math.inf, 30.0),
     ],
 )
 def test_an_argument_beats_a_variable_and_that_the_default(
@@ -108,6 +113,14 @@ def test_an_argument_beats_a_variable_and_that_the_default(
         ("lanes", 1025),
         ("memory_limit_bytes", 0),
         ("memory_limit_bytes", 2**63),
+        ("root_timeout_s", 0),
+        ("root_timeout_s", -1.5),
+        ("root_timeout_s", math.nan),
+        ("root_timeout_s", -math.inf),
+        ("root_timeout_s", "soon"),
+        ("root_timeout_s", "10 ms"),
+        ("root_timeout_s", "nan"),
+        ("root_timeout_s", "\uff18"),
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_refused_by_name(name: str, value: Any) -> None:
@@ -126,6 +139,8 @@ def test_a_value_that_an_option_cannot_have_is_refused_by_name(name: str, value:
         ("lanes", 1024),
         ("memory_limit_bytes", 1),
         ("memory_limit_bytes", 2**63 - 1),
+        ("root_timeout_s", 1e-9),
+        ("root_timeout_s", math.inf),
     ],
 )
 def test_the_ends_of_a_range_are_in_it(
@@ -149,6 +164,10 @@ def test_the_ends_of_a_range_are_in_it(
         ("lanes", 2j),
         ("in_place", 1),
         ("in_place", None),
+        ("root_timeout_s", None),
+        ("root_timeout_s", b"10"),
+        ("root_timeout_s", True),
+        ("root_timeout_s", np.array([1.0, 2.0])),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
@@ -187,6 +206,8 @@ def test_a_bool_is_no_number(name: str, value: Any) -> None:
         ("FASTIO_QUEUE_DEPTH", "8kk"),
         ("FASTIO_MEMORY_LIMIT_BYTES", "G"),
         ("FASTIO_IN_PLACE", "maybe"),
+        ("FASTIO_ROOT_TIMEOUT_S", "0"),
+        ("FASTIO_ROOT_TIMEOUT_S", "1min"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_own_name(
@@ -291,6 +312,26 @@ def test_a_number_that_is_none_or_not_whole_is_refused(value: Any) -> None:
 def test_counts_are_taken_like_sizes() -> None:
     options = fastio.Options(queue_depth="16", lanes=3.0)
     assert (options.queue_depth, options.lanes) == (16, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "time_s"),
+    [
+        (3, 3.0),
+        (0.3, 0.3),
+        (10**400, math.inf),
+        (np.float32(0.5), 0.5),
+        (np.int64(7), 7.0),
+        (np.array(7), 7.0),
+        ("1e3", 1000.0),
+        ("2s", 2.0),
+        ("INF", math.inf),
+    ],
+)
+def test_a_time_is_taken_as_what_it_means(value: Any, time_s: float) -> None:
+    found = fastio.Options(root_timeout_s=value).root_timeout_s
+    assert found == time_s
+    assert type(found) is float
 
 
 @pytest.mark.parametrize(

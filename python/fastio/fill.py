@@ -46,7 +46,7 @@ def load_into(
     Everything is checked before the first byte. There is no second copy of the model. Memory is
     read straight into, if its address is congruent to the offset in the file, modulo what O_DIRECT
     needs (mostly 512 bytes). All other memory is filled by way of ``lanes * queue_depth`` blocks,
-    which `Options.memory_limit_bytes` bounds.
+    which `Options.memory_limit_bytes` bounds. So is what comes from a store, whose roots may hang.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Sizes, counts and times as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numbers of numpy."""
+"""Sizes, counts and times as people write them: ``8M``, ``"1.5 GiB"``, ``1e9``, numpy's numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import operator
 import re
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -19,7 +20,6 @@ _WRITTEN = re.compile(
     r"([0-9]{1,30}(?:_[0-9]{1,30}){0,9})(\.[0-9]{0,30})?(e\+?[0-9]{1,2})?\s*(?:([kmgt])(i?b?)|b)?",
     re.ASCII | re.IGNORECASE,
 )
-_FOR_EVER_S = 1e18  # a larger int may be none of a float
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -76,15 +76,25 @@ def seconds(what: str, value: object) -> float:
     """
     number = math.nan
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            number = float(value.strip().lower().removesuffix("s"))
-    elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        number = math.inf if value > _FOR_EVER_S else float(value)
+        if value.isascii():
+            with contextlib.suppress(ValueError):
+                number = float(value.strip().lower().removesuffix("s"))
     else:
-        raise TypeError(f"{what} must be a float, not {type(value).__name__}")
+        number = _float(what, value)
     if not number > 0:
         raise ValueError(f"{what}={shown(value)}: expected seconds, more than 0, or inf")
     return number
+
+
+def _float(what: str, value: object) -> float:
+    if isinstance(value, SupportsFloat) and not isinstance(value, (bool, np.bool_)):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+        except TypeError:
+            pass  # an array of more than one number
+    raise TypeError(f"{what} must be a float, not {type(value).__name__}")
 
 
 def _parsed(what: str, text: str) -> int:

@@ -3,8 +3,8 @@
 //   fuse_delay SOURCE MOUNTPOINT CONTROL
 //
 // Each read looks into the file CONTROL: a number is the microseconds to sleep first, "hang" means
-// to wait until something else stands there. With "hang write" or "hang fsync" these wait, and no
-// read does.
+// to wait until something else stands there. With "hang open", "hang write" or "hang fsync" these
+// wait, and no read does.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>
@@ -54,6 +54,11 @@ static void* delay_init(struct fuse_conn_info* connection, struct fuse_config* c
   return NULL;
 }
 
+static int delay_open(const char* path, struct fuse_file_info* info) {
+  wait_while("hang open");
+  return pass_open(path, info);
+}
+
 static int delay_read(const char* path, char* buffer, size_t nbytes, off_t offset,
                       struct fuse_file_info* info) {
   wait_as_told();
@@ -76,7 +81,7 @@ static const struct fuse_operations operations = {
     .getattr = pass_getattr,
     .readlink = pass_readlink,
     .readdir = pass_readdir,
-    .open = pass_open,
+    .open = delay_open,
     .create = pass_create,
     .read = delay_read,
     .write = delay_write,

@@ -156,25 +156,14 @@ def test_the_report_tells_of_it_once(
     assert report.nbytes == sum(np.asarray(tensor).nbytes for tensor in tensors(1).values())
 
 
-def test_all_that_a_disk_was_asked_for_is_lost_at_once(
-    roots: list[Path], engine: Any, faults: Faults, told: list[fastio.Event]
+def test_a_lane_whose_only_slot_is_lost_is_succeeded(
+    roots: list[Path], engine: Any, faults: Faults
 ) -> None:
-    """Far more reads hang than a lane has slots for, one after another."""
     with fastio.Store.open(roots) as store:
-        for _ in range(3):
-            faults(*((at, "never", 0) for at in range(5)))
-            report = fastio.Report()
-            options = _options(engine, lanes=1, queue_depth=1)
-            begin = time.monotonic()
-            try:
-                assert_same(store.load(options=options, report=report), tensors(1))
-            except fastio.ReplicaError as error:  # reads of both disks were among them
-                assert set(error.reasons.values()) <= {_CAUSE} | {
-                    reason for reason in error.reasons.values() if _CAUSE in reason
-                }
-            assert time.monotonic() - begin < 20
-            _native.release_held_completions()
-            assert eventually(lambda: _native.parked_bytes() == 0)
+        faults((2, "never", 0))
+        options = _options(engine, lanes=1, queue_depth=1)
+        for way in ("load", "stream", "load_into"):
+            assert_same(_WAYS[way](store, options), tensors(1))
 
 
 def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
@@ -241,8 +230,7 @@ def test_a_file_that_is_on_no_root_is_waited_for(
 
     with elsewhere(load) as loading:
         time.sleep(4 * _TIMEOUT_S)
-        assert loading.error is None
-        assert loading.result is None
+        assert (loading.error, loading.result) == (None, None)
         _native.release_held_completions()
     assert loading.error is None
     assert_same(loading.result, {"a": np.arange(2**18)})
@@ -254,8 +242,7 @@ def test_a_time_without_end_is_waited_for(roots: list[Path], engine: Any, faults
         options = _options(engine, root_timeout_s="inf")
         with elsewhere(lambda: store.load(options=options)) as loading:
             time.sleep(4 * _TIMEOUT_S)
-            assert loading.error is None
-            assert loading.result is None
+            assert (loading.error, loading.result) == (None, None)
             _native.release_held_completions()
         assert loading.error is None
         assert_same(loading.result, tensors(1))
@@ -316,17 +303,10 @@ def test_damage_in_one_copy_and_a_hang_of_the_other_is_an_error_with_both(
 def test_whoever_watches_is_told_which_copy_hung(
     roots: list[Path], options: fastio.Options, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastio import replica
+    from fastio.store.members import Members
 
     hung: list[tuple[str, int]] = []
-    made = replica.Watch.__init__
-
-    def make(self: replica.Watch, *arguments: Any) -> None:
-        made(self, *arguments)
-        assert self.hung is None
-        self.hung = lambda path, offset: hung.append((path, offset))
-
-    monkeypatch.setattr(replica.Watch, "__init__", make)
+    monkeypatch.setattr(Members, "suspect", lambda _, path, offset: hung.append((path, offset)))
     report = fastio.Report()
     with fastio.Store.open(roots) as store:
         faults((0, "never", 0))
@@ -449,6 +429,46 @@ def test_a_server_that_hangs_is_not_waited_for(
         reader.close()
     assert eventually(lambda: _native.parked_bytes() == 0)
     assert eventually(lambda: open_files() <= files)
+
+
+def test_a_server_that_hangs_when_a_copy_is_opened_is_not_waited_for(
+    slow_mount: testbed.SlowMount, tmp_path: Path, engine: Any
+) -> None:
+    roots = [slow_mount.path / "root0", tmp_path / "root1"]
+    _store_on(roots)
+    report = fastio.Report()
+    with fastio.Store.open(roots) as store:
+        slow_mount.hang_in("open")
+        try:
+            options = _options(engine, root_timeout_s=1)
+            assert_same(store.load(options=options, report=report), tensors(1))
+        finally:
+            slow_mount.release()
+    assert any("no answer for 1 s" in line for line in report.fallbacks)
+
+
+def test_a_server_that_hangs_when_a_copy_is_opened_for_direct_reads_is_not_waited_for(
+    slow_mount: testbed.SlowMount, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [slow_mount.path / "root0", tmp_path / "root1"]
+    _store_on(roots)
+    real = _native.load
+
+    def load(*arguments: Any, **more: Any) -> Any:
+        slow_mount.hang_in("open")  # the copies are open by now
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(_native, "load", load)
+    report = fastio.Report()
+    with fastio.Store.open(roots) as store:
+        try:
+            options = _options(engine, root_timeout_s=1)
+            names = [name for name in tensors(1) if name != "long"]
+            found = store.load(names=names, options=options, report=report)
+            assert_same(found, {name: tensors(1)[name] for name in names})
+        finally:
+            slow_mount.release()
+    assert any("an earlier request has no answer yet" in line for line in report.fallbacks)
 
 
 @pytest.mark.parametrize("way", ["load", "stream", "one by one", "load_into"])

@@ -27,8 +27,8 @@ class SlowMount:
         """Reads that start from now on do not return before `release`."""
         self._say("hang")
 
-    def hang_in(self, operation: Literal["write", "fsync"]) -> None:
-        """The same for writes, or for fsync; reads go on."""
+    def hang_in(self, operation: Literal["open", "write", "fsync"]) -> None:
+        """The same for opening a file, for writes, or for fsync; reads go on."""
         self._say(f"hang {operation}")
 
     def release(self) -> None:
