@@ -83,9 +83,9 @@ class Fill {
     followed_ = true;
   }
 
-  // Starts and waits: nobody can be interrupted in between.
+  // Starts and waits: nobody can be interrupted in between. Once more, it says what it said before.
   void run(const py::object& progress) {
-    start();
+    if (!job_) start();
     wait(progress);
   }
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, Protocol, TypeAlias, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from typing_extensions import Buffer, CapsuleType
 from fastio._native_records import DriverStatus as DriverStatus
 from fastio._native_records import Incident as Incident
 from fastio._native_records import PinnedAccount as PinnedAccount
+from fastio._native_records import SaveStatistics as SaveStatistics
 from fastio._native_records import Statistics as Statistics
 from fastio._native_records import Status as Status
 
@@ -223,19 +224,6 @@ class TargetFile:
     def write(self, offset: int, data: bytes) -> None: ...
     def truncate(self, nbytes: int) -> None: ...
     def sync(self) -> None: ...
-
-@type_check_only
-class SaveStatistics(TypedDict):
-    engine: str
-    engine_reason: str
-    lanes: int
-    nbytes: int
-    bytes_direct: int
-    bytes_buffered: int
-    bytes_gathered: int
-    bytes_rewritten: int  # copied and written again, as the tensors changed meanwhile
-    chunks: int
-    fallbacks: list[str]
 
 @final
 class Save:

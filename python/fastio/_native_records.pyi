@@ -18,6 +18,19 @@ class Statistics(TypedDict):
     lane_times: list[dict[str, float]]  # of lanes that have ended; keys: fastio.LaneTimes
 
 @type_check_only
+class SaveStatistics(TypedDict):
+    engine: str
+    engine_reason: str
+    lanes: int
+    nbytes: int
+    bytes_direct: int
+    bytes_buffered: int
+    bytes_gathered: int
+    bytes_rewritten: int  # copied and written again, as the tensors changed meanwhile
+    chunks: int
+    fallbacks: list[str]
+
+@type_check_only
 class Incident(TypedDict):
     """A try that failed, and what helped; nbytes is the chunk's, or what was to be read."""
 

@@ -444,7 +444,7 @@ def test_a_server_that_hangs_when_a_copy_is_opened_is_not_waited_for(
             assert_same(store.load(options=options, report=report), tensors(1))
         finally:
             slow_mount.release()
-    assert any("no answer for 1 s" in line for line in report.fallbacks)
+    assert any("no answer in time" in line for line in report.fallbacks)
 
 
 def test_a_server_that_hangs_when_a_copy_is_opened_for_direct_reads_is_not_waited_for(
