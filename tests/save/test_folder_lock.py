@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,28 @@ def test_a_child_that_is_forked_while_a_folder_is_locked_does_not_keep_it(tmp_pa
     assert not _is_locked(tmp_path)
     fastio.save(_TENSORS, tmp_path, shard_bytes=8000)
     child.__exit__(None, None, None)
+
+
+def test_a_child_of_a_process_that_is_killed_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """Nobody lets go of the lock by name then."""
+    forked, told = os.pipe()
+    lives, ends = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os.close(ends)
+        with folder_lock.locked(tmp_path):
+            if os.fork() == 0:
+                os.read(lives, 1)
+                os._exit(0)
+            os.write(told, b"x")
+            signal.pause()
+    os.read(forked, 1)
+    assert _is_locked(tmp_path)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert not _is_locked(tmp_path)
+    for fd in (forked, told, lives, ends):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
