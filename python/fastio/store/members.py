@@ -13,7 +13,7 @@ from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError,
 from fastio.store import IDENTITY, locks, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
-from fastio.store.manifest import Named, hints
+from fastio.store.manifest import Named, RootEntry, hints
 from fastio.store.places import Places
 from fastio.store.reached import Reached
 from fastio.store.root import Root
@@ -100,6 +100,14 @@ class Members(Reached):
         for path, reason in gone.items():
             if path not in reached:
                 self.missing.setdefault(path, reason)
+
+    def placed(self, entry: RootEntry) -> RootEntry:
+        """Return what a new manifest says of a root: where it is now, or is to be looked for."""
+        root = self.roots.get(entry.uuid)
+        if root is not None:
+            return RootEntry(entry.uuid, root.identity.weight, str(root.path))
+        path = self.places.expected(entry.path, self.roots.values())
+        return RootEntry(entry.uuid, entry.weight, path)
 
     def replace(self, uuid: str, root: Root) -> None:
         """Have a new root in place of another one, which may be missing.

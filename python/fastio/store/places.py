@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import FastioError
@@ -99,13 +99,26 @@ class Places:
         there = list(roots)
         if self._one_is_there(there) or not self.moved:
             return Path(self._known[uuid]), ""
-        for root in there:
-            if str(root.path) in self.moved:
-                beside = os.path.relpath(self._known[uuid], self.moved[str(root.path)])
-                path = Path(os.path.normpath(root.path / beside))
-                if os.path.lexists(path):
-                    return path, ""
+        for path in self._beside(self._known[uuid], there):
+            if os.path.lexists(path):
+                return path, ""
         return None, self.unfollowed(there)
+
+    def expected(self, said: str, roots: Iterable[Root]) -> str:
+        """Return where a new manifest says that a root is that cannot be reached, and was somewhere
+        by the one before: for a copy, never in a place of its original.
+        """
+        there = list(roots)
+        if not self.moved or self._one_is_there(there):
+            return said
+        return str(next(self._beside(said, there)))
+
+    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[Path]:
+        """Where a root was moved or copied to, if it was so as these."""
+        for root in roots:
+            if str(root.path) in self.moved:
+                beside = os.path.relpath(said, self.moved[str(root.path)])
+                yield Path(os.path.normpath(root.path / beside))
 
     def is_followed(self, root: Root, roots: Iterable[Root]) -> bool:
         """Return whether a root that was looked for may join: from roots that are elsewhere, only
