@@ -91,8 +91,7 @@ def replace_root(
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
     for entry in manifest.roots:
-        root = members.roots.get(entry.uuid)
-        if old == entry.uuid or path in (entry.path, None if root is None else str(root.path)):
+        if old == entry.uuid or path in (entry.path, members.placed(entry).path):
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")
