@@ -178,6 +178,20 @@ def test_a_copy_that_lacks_a_root_joins_no_root_of_its_original_when_it_was_writ
         assert _holds(root, 1)
 
 
+def test_a_copy_of_a_root_that_was_replaced_joins_no_root_of_the_original(tmp_path: Path) -> None:
+    """The newest manifest does not say where it was: nothing shows that it is a copy."""
+    roots = _made(tmp_path / "original")
+    with fastio.Store.open(roots) as store:
+        store.replace_root(roots[2], tmp_path / "original" / "new")
+    shutil.copytree(roots[2], tmp_path / "copy")
+    with fastio.Store.open(tmp_path / "copy") as store:
+        assert store.roots == ()
+        assert "has been replaced" in str(store.status())
+        with pytest.raises(fastio.ReplicaError, match="has been replaced"):
+            store.save(_tensors(2))
+    assert _holds([tmp_path / "copy", roots[0]], 1)
+
+
 def test_a_root_that_was_replaced_is_missing_from_no_majority(tmp_path: Path) -> None:
     """The new root and one other are a majority from then on: what was reported is on both."""
     roots = _made(tmp_path)

@@ -68,6 +68,14 @@ class Places:
     def _one_is_there(self, roots: Iterable[Root]) -> bool:
         return any(root.uuid in self._known and not self._is_elsewhere(root) for root in roots)
 
+    def _leads(self, roots: Iterable[Root]) -> bool:
+        """Whether others are where the manifest says: it says nothing of where a root should be
+        that was replaced, and that may be a copy.
+        """
+        there = list(roots)
+        strangers = any(root.uuid not in self._known for root in there)
+        return self._one_is_there(there) or not (self.moved or strangers)
+
     def in_order(self, roots: Sequence[Root]) -> list[Root]:
         """Return roots, those that are in their places first, by the path that leads there."""
         self._mixed = self._one_is_there(roots)
@@ -97,7 +105,7 @@ class Places:
     def where(self, uuid: str, roots: Iterable[Root]) -> tuple[Path | None, str]:
         """Return where to look for a root that was not given, or why it is not looked for."""
         there = list(roots)
-        if self._one_is_there(there) or not self.moved:
+        if self._leads(there):
             return Path(self._known[uuid]), ""
         for path in self._beside(self._known[uuid], there):
             if os.path.lexists(path):
@@ -124,15 +132,16 @@ class Places:
         """Return whether a root that was looked for may join: from roots that are elsewhere, only
         one that is elsewhere, too.
         """
-        return self._one_is_there(roots) or not self.moved or self._is_elsewhere(root)
+        return self._leads(roots) or self._is_elsewhere(root)
 
     def unfollowed(self, roots: Iterable[Root]) -> str:
         """Return why a root is not looked for, or does not join."""
-        path = next(str(root.path) for root in roots if str(root.path) in self.moved)
-        return (
-            f"does not join {path}, which is not where its manifest says ({self.moved[path]}): "
-            f"{HOW_TO_GO_ON}"
+        root = next(
+            root for root in roots if str(root.path) in self.moved or root.uuid not in self._known
         )
+        said = self.moved.get(str(root.path))
+        what = "has been replaced" if said is None else f"is not where its manifest says ({said})"
+        return f"does not join {root.path}, which {what}: {HOW_TO_GO_ON}"
 
     def note(self, roots: Iterable[Root], given: Iterable[Path]) -> None:
         """Tell of roots that are elsewhere, where not all roots that there are were given."""
