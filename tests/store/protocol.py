@@ -151,8 +151,13 @@ class World:
         return self._encoded(entries, tuple(shards), payload)
 
     def collect(self, keep: int, *, dying_after: int | None = None) -> collect.Collected | None:
-        """Remove old generations. What may be gone is no longer looked for."""
+        """Remove old generations. What may be gone is no longer looked for; and what stands as if
+        it was reported is, from now on, since the last one that was may go for it.
+        """
         reported = self.told.reported
+        reported.update(
+            {number: one for number, one in self.whole().items() if number > max(reported)}
+        )
         found: collect.Collected | None = None
         try:
             with (
@@ -295,7 +300,7 @@ class World:
         trusted = set(self.trusted())
         with self._opened() as roots:
             sizes = range(1, len(roots) + 1)
-            if len(roots) > 4:
+            if len(roots) > 3:
                 sizes = sorted({1, self.majority, len(roots)})  # type: ignore[assignment]
             for count in sizes:
                 for chosen in itertools.combinations(roots, count):
@@ -337,25 +342,28 @@ class World:
         with self._opened() as roots:
             return standings({root.uuid: root.records() for root in roots.values()})
 
-    def whole(self) -> set[str]:
-        """Manifests of generations that stand on a majority and are whole on the roots here."""
+    def whole(self) -> dict[int, Reported]:
+        """Generations that stand on a majority and are whole on the roots that are here."""
+        found = {}
         with self._opened() as roots:
             there = {
                 (root.uuid, *shard)
                 for root in roots.values()
                 for shard in root.sizes(SHARDS).items()
             }
-            found = set()
-            for standing in standings({root.uuid: root.records() for root in roots.values()}):
-                for root in roots.values() if standing.decided else ():
+            for one in standings({root.uuid: root.records() for root in roots.values()}):
+                for root in roots.values() if one.decided else ():
                     try:
-                        named = root.manifest(standing.record.manifest)
+                        manifest = root.manifest(one.record.manifest).manifest
                     except (FastioError, FileNotFoundError):
                         continue
-                    of = Reported.of(standing.record, named.manifest).shards
-                    if all(any((one, *shard) in there for one in on) for *shard, on in of):
-                        found.add(named.digest)
-            return found
+                    as_told = Reported.of(one.record, manifest)
+                    if all(
+                        any((uuid_, file, nbytes) in there for uuid_ in uuids)
+                        for file, nbytes, uuids in as_told.shards
+                    ):
+                        found[one.record.generation] = as_told
+        return found
 
     def close(self) -> None:
         shutil.rmtree(self.folder.parent, ignore_errors=True)

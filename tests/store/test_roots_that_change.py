@@ -178,18 +178,25 @@ def test_a_copy_that_lacks_a_root_joins_no_root_of_its_original_when_it_was_writ
         assert _holds(root, 1)
 
 
-def test_a_copy_of_a_root_that_was_replaced_joins_no_root_of_the_original(tmp_path: Path) -> None:
-    """The newest manifest does not say where it was: nothing shows that it is a copy."""
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_copy_of_a_root_that_was_replaced_joins_no_root_of_the_original(
+    tmp_path: Path, collected: bool
+) -> None:
+    """The newest manifest does not say where it was; perhaps no other one does, either."""
     roots = _made(tmp_path / "original")
     with fastio.Store.open(roots) as store:
         store.replace_root(roots[2], tmp_path / "original" / "new")
-    shutil.copytree(roots[2], tmp_path / "copy")
-    with fastio.Store.open(tmp_path / "copy") as store:
+    if collected:
+        for generation in (0, 1):
+            (roots[2] / "commits" / f"{generation:016x}").unlink()
+    shutil.copytree(roots[2], tmp_path / "copy" / "root2")
+    with fastio.Store.open(tmp_path / "copy" / "root2") as store:
         assert store.roots == ()
-        assert "has been replaced" in str(store.status())
-        with pytest.raises(fastio.ReplicaError, match="has been replaced"):
+        with pytest.raises(fastio.ReplicaError, match="does not join"):
             store.save(_tensors(2))
-    assert _holds([tmp_path / "copy", roots[0]], 1)
+    assert _holds([tmp_path / "copy" / "root2", roots[0]], 1)
+    with fastio.Store.open(roots[2]) as store:
+        assert len(store.roots) == (0 if collected else 3)
 
 
 def test_a_root_that_was_replaced_is_missing_from_no_majority(tmp_path: Path) -> None:

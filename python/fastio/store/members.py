@@ -172,7 +172,8 @@ class Members(Reached):
         self.roots = {}
         if own:
             self.roots = {root.uuid: root for root in reversed(own)}
-            self.places = Places(self._hints())
+            known = self._hints()
+            self.places = Places(known, self.places_before(self.roots.keys() - known.keys()))
         self.roots = {}
         given = {root.path for root in own}
         for root in self.places.in_order(own):

@@ -30,6 +30,8 @@ class Places:
     ----------
     known : mapping of str to str
         Where each root was last, by UUID.
+    replaced : mapping of str to str
+        Where roots were that have been replaced.
 
     Attributes
     ----------
@@ -39,8 +41,9 @@ class Places:
         What whoever opens the store is told.
     """
 
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, str], replaced: Mapping[str, str] | None = None) -> None:
         self._known = dict(known)
+        self._said = {**(replaced or {}), **known}
         self.moved: dict[str, str] = {}
         self.events: list[Event] = []
         self._mixed = False
@@ -53,12 +56,13 @@ class Places:
         """Go by a newer manifest."""
         if known and known != self._known:
             self._known = dict(known)
+            self._said.update(known)
         self.moved = {
-            str(root.path): self._known[root.uuid] for root in roots if self._is_elsewhere(root)
+            str(root.path): self._said[root.uuid] for root in roots if self._is_elsewhere(root)
         }
 
     def _is_elsewhere(self, root: Root) -> bool:
-        said = self._known.get(root.uuid)
+        said = self._said.get(root.uuid)
         if said is None or said == str(root.path):
             return False
         with contextlib.suppress(FastioError):
@@ -66,14 +70,14 @@ class Places:
         return True
 
     def _one_is_there(self, roots: Iterable[Root]) -> bool:
-        return any(root.uuid in self._known and not self._is_elsewhere(root) for root in roots)
+        return any(root.uuid in self._said and not self._is_elsewhere(root) for root in roots)
 
     def _leads(self, roots: Iterable[Root]) -> bool:
-        """Whether others are where the manifest says: it says nothing of where a root should be
-        that was replaced, and that may be a copy.
+        """Whether others are where the manifest says. A root that was replaced, and of which no
+        generation is left that says where it was, may be a copy.
         """
         there = list(roots)
-        strangers = any(root.uuid not in self._known for root in there)
+        strangers = any(root.uuid not in self._said for root in there)
         return self._one_is_there(there) or not (self.moved or strangers)
 
     def in_order(self, roots: Sequence[Root]) -> list[Root]:
@@ -83,7 +87,7 @@ class Places:
             roots,
             key=lambda root: (
                 self._is_elsewhere(root),
-                str(root.path) != self._known.get(root.uuid),
+                str(root.path) != self._said.get(root.uuid),
             ),
         )
 
@@ -94,7 +98,7 @@ class Places:
         ------
         Nothing.
         """
-        if not self._mixed or not self._is_elsewhere(root):
+        if not self._mixed or root.uuid not in self._known or not self._is_elsewhere(root):
             return None
         with contextlib.suppress(FastioError, OSError):
             found = Root.open(Path(self._known[root.uuid]), timeout_s)
@@ -137,7 +141,7 @@ class Places:
     def unfollowed(self, roots: Iterable[Root]) -> str:
         """Return why a root is not looked for, or does not join."""
         root = next(
-            root for root in roots if str(root.path) in self.moved or root.uuid not in self._known
+            root for root in roots if str(root.path) in self.moved or root.uuid not in self._said
         )
         said = self.moved.get(str(root.path))
         what = "has been replaced" if said is None else f"is not where its manifest says ({said})"
