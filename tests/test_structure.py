@@ -119,6 +119,7 @@ _LAYERS = (
     ("store.reached", "store.holding"),
     ("store.members",),
     ("store.commit",),
+    ("store.sessions",),
     ("store.repair", "store.collect", "store.creation"),
     ("store.reading", "store.shards", "store.small"),
     ("store.copies", "store.mend", "store.replacing"),

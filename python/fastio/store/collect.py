@@ -75,7 +75,7 @@ class _Collection:
         self._roots = list(session.roots)
         # A root that cannot be reached may have the only record of a generation whose shards are
         # here.
-        self._has_everybody = len(session.roots) == len(session.among)
+        self._has_everybody = session.has_all
         found = session.standings()
         if found:
             session.require_known(found[0].record)

@@ -56,6 +56,15 @@ class Session(Holding):
     ConflictError
         If somebody else does not let go of the locks.
     WriteError, ReadError
+
+    Attributes
+    ----------
+    head : Named or None
+        The newest generation.
+    proposed : Record or None
+        The last one that may be on some root.
+    is_forced : bool
+        Whether a majority is done without.
     """
 
     def __init__(
@@ -83,6 +92,9 @@ class Session(Holding):
         )
         self._records: dict[str, dict[int, Record]] = {}
         self._promised: list[int] = []
+        self._joined: set[str] = set()
+        self.proposed: Record | None = None
+        self.is_forced = False
         self.head: Named | None = None
         try:
             self._look()
@@ -101,7 +113,7 @@ class Session(Holding):
                 self._promised.append(root.promised())
             except (FormatError, ReadError):
                 # Where all roots are locked, each record of a ballot that was promised is seen.
-                if len(self.roots) < len(self.among):
+                if not self.has_all:
                     raise
 
         self._on_each(look, "a commit")
@@ -158,6 +170,10 @@ class Session(Holding):
         standing, named = found
         self.require_known(standing.record)
         self.generation = standing.record.generation
+        locked = {*self.among, *self._also}
+        among = tuple(uuid for uuid in standing.record.roots if uuid in locked)
+        if among != self.among:  # a record of other roots is passed over
+            self.among, self._also = among, self.among
         if standing.outvoted or len(standing.holders) < len(self.roots):
             self._take_up(standing.record, named)
         return named
@@ -212,8 +228,12 @@ class Session(Holding):
             If somebody else was faster, who has broken the locks.
         ReplicaError
             If it does not come to stand on a majority: it is in doubt then, and whoever writes next
-            decides.
+            decides. With `among` it stands on a majority of the roots until then, and of those from
+            then on; of these, where a majority was done without, on one of those that are here.
         """
+        if among is not None:
+            here = {*self.among, *self.by_uuid}
+            self._from_then_on = tuple(uuid for uuid in among if uuid in here)
         record = Record(
             store=self.store,
             generation=self.generation + 1,
@@ -236,6 +256,11 @@ class Session(Holding):
 
         what = f"generation {record.generation}"
         self._on_each(lambda root: root.put_manifest(named, mode=self._mode), what)
+        if not self._joined <= self.by_uuid.keys():
+            raise ReplicaError(
+                self.roots[0].path, "the new root cannot be written to", self._failed
+            )
+        self.proposed = record
         self._on_each(put_record, what)
 
     def join(self, root: Root, lock: Flock, *, first: bool) -> None:
@@ -256,4 +281,5 @@ class Session(Holding):
         root.put_promise(self._ballot, mode=self._mode)
         self._locks[root.uuid] = lock
         self._records[root.uuid] = {}
+        self._joined.add(root.uuid)
         self.roots.insert(0 if first else len(self.roots), root)

@@ -189,6 +189,38 @@ def _placed(manifest: Manifest, roots: dict[str, Root]) -> Named:
     return encode(replaced(manifest, {entry.uuid: entry for entry in entries}))
 
 
+def moved(manifest: Manifest, head: Manifest, entries: Sequence[RootEntry]) -> Manifest:
+    """Return a generation from before on the roots that the store has now.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    head : Manifest
+        Of the newest generation, whose settings name these roots.
+    entries : sequence of RootEntry
+        Ascending; a shard is on those of its roots that are among them, or on none.
+
+    Raises
+    ------
+    Nothing.
+    """
+    at = {entry.uuid: place for place, entry in enumerate(entries)}
+    places = [at.get(root.uuid) for root in manifest.roots]
+    made: Manifest = msgspec.structs.replace(
+        manifest,
+        roots=tuple(entries),
+        shards=tuple(
+            msgspec.structs.replace(
+                shard,
+                roots=tuple(place for old in shard.roots if (place := places[old]) is not None),
+            )
+            for shard in manifest.shards
+        ),
+        settings=head.settings,
+    )
+    return made
+
+
 def replaced(manifest: Manifest, entries: dict[str, RootEntry]) -> Manifest:
     """Return the same generation on other roots.
 

@@ -40,7 +40,8 @@ class Holding:
     ) -> None:
         self.store = store
         self.among = tuple(sorted(among))
-        self._also = tuple(also)
+        self._also: tuple[str, ...] = tuple(also)
+        self._from_then_on: tuple[str, ...] = ()
         self._mode = mode
         self._failed = dict(missing)
         self._locks: dict[str, Flock] = {}
@@ -58,10 +59,15 @@ class Holding:
         """How many roots decide."""
         return majority_of(self.among)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether no root is away, or done without."""
+        return {*self.among, *self._also} <= {root.uuid for root in self.roots}
+
     def _is_majority(self, uuids: Collection[str]) -> bool:
         return all(
             len(set(uuids).intersection(each)) >= majority_of(each)
-            for each in (self.among, self._also)
+            for each in (self.among, self._also, self._from_then_on)
             if each
         )
 
@@ -70,15 +76,18 @@ class Holding:
         if self._is_majority(uuids):
             return
         count = len(set(uuids).intersection(self.among))
-        before = f" (and of the {len(self._also)} before them)" if self._also else ""
+        more = f" (and of the {len(self._also)} before them)" if self._also else ""
+        more += " (and of those from then on)" if self._from_then_on else ""
         raise ReplicaError(
             self.roots[0].path if self.roots else next(iter(self._failed), self.store),
-            f"{what} needs {self.majority} of the {len(self.among)} roots{before}, and has {count}",
+            f"{what} needs {self.majority} of the {len(self.among)} roots{more}, and has {count}",
             self._failed,
         )
 
     def _on_each(self, do: Callable[[Root], None], what: str) -> None:
-        """Do something on every root, and go on without those where it fails."""
+        """Do something on every root, and go on without those where it fails, while the others are
+        a majority: a root that joins comes last, and gets nothing that the others have not.
+        """
         for root in list(self.roots):
             try:
                 do(root)
@@ -86,6 +95,7 @@ class Holding:
                 raise
             except (FastioError, OSError) as error:
                 self.give_up(root, error)
+                self._require_majority(what)
         self._require_majority(what)
 
     # ---- locks
@@ -119,7 +129,11 @@ class Holding:
                 )
         for root in held_by_others:
             self._failed[str(root.path)] = f"is locked by {_holder(root)}"
-        self.roots = [root for root in members if root.uuid in self._locks]
+        # Those that are to take the place of others come last: see `replacing`.
+        self.roots = sorted(
+            (root for root in members if root.uuid in self._locks),
+            key=lambda root: bool(self._also) and root.uuid not in self._also,
+        )
         self._require_majority("a commit")
         for root in self.roots:
             _sign(self._locks[root.uuid].fd)
@@ -150,7 +164,7 @@ class Holding:
         ------
         ReplicaError
         """
-        if len(self.roots) < len(self.among):
+        if not self.has_all:
             raise ReplicaError(
                 self.roots[0].path,
                 f"all {len(self.among)} roots are needed, and {len(self.roots)} can be written to",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from fastio.errors import ConflictError
 from fastio.paths import AnyPath, path_of
-from fastio.store import arguments, collect, replacing, status
+from fastio.store import arguments, collect, creation, replacing, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session
+from fastio.store.manifest import encode
 from fastio.store.status import Generation, Status
 from fastio.store.verify import Verifying
 from fastio.store.wholeness import is_whole
@@ -54,11 +55,15 @@ class Keeping(Verifying):
         def write(session: Session, _: object) -> int:
             taken = self._members.take(generation, None)
             try:
-                if not is_whole(taken.named.manifest, self._members.roots):
+                assert session.head is not None
+                head = session.head.manifest
+                entries = [self._members.placed(entry) for entry in head.roots]
+                manifest = creation.moved(taken.named.manifest, head, entries)
+                if not is_whole(manifest, self._members.roots):
                     raise ConflictError(
                         self._members.name, f"generation {generation} is not whole any more"
                     )
-                return session.commit(taken.named, now_s()).generation
+                return session.commit(encode(manifest), now_s()).generation
             finally:
                 taken.held.close()
 
@@ -122,7 +127,7 @@ class Keeping(Verifying):
 
         def write(session: Session, is_cancelled: Callable[[], bool]) -> int:
             return replacing.replace_root(
-                session, self._members, str(key), path, now_s(), is_cancelled, force=force
+                session, self._members, str(key), path, now_s(), is_cancelled
             )
 
         return self._in_turn(write, forced=force)

@@ -14,7 +14,7 @@ from fastio.store import IDENTITY, answering, locks, wholeness
 from fastio.store.documents import Record
 from fastio.store.files import probe
 from fastio.store.history import Standing, unknown
-from fastio.store.manifest import Named, hints
+from fastio.store.manifest import Named, RootEntry, hints
 from fastio.store.places import Places
 from fastio.store.reached import Reached
 from fastio.store.root import Root
@@ -102,6 +102,14 @@ class Members(Reached):
             if path not in reached:
                 self.missing.setdefault(path, reason)
 
+    def placed(self, entry: RootEntry) -> RootEntry:
+        """Return what a new manifest says of a root: where it is now, or is to be looked for."""
+        root = self.roots.get(entry.uuid)
+        if root is not None:
+            return RootEntry(entry.uuid, root.identity.weight, str(root.path))
+        path = self.places.expected(entry.path, self.roots.values())
+        return RootEntry(entry.uuid, entry.weight, path)
+
     def replace(self, uuid: str, root: Root) -> None:
         """Have a new root in place of another one, which may be missing.
 
@@ -167,7 +175,8 @@ class Members(Reached):
         self.roots = {}
         if own:
             self.roots = {root.uuid: root for root in reversed(own)}
-            self.places = Places(self._hints())
+            known = self._hints()
+            self.places = Places(known, self.places_before(self.roots.keys() - known.keys()))
         self.roots = {}
         given = {root.path for root in own}
         for root in self.places.in_order(own):

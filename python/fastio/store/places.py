@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import FastioError
@@ -30,6 +30,8 @@ class Places:
     ----------
     known : mapping of str to str
         Where each root was last, by UUID.
+    replaced : mapping of str to str
+        Where roots were that have been replaced.
 
     Attributes
     ----------
@@ -39,8 +41,9 @@ class Places:
         What whoever opens the store is told.
     """
 
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, str], replaced: Mapping[str, str] | None = None) -> None:
         self._known = dict(known)
+        self._said = {**(replaced or {}), **known}
         self.moved: dict[str, str] = {}
         self.events: list[Event] = []
         self._mixed = False
@@ -53,12 +56,13 @@ class Places:
         """Go by a newer manifest."""
         if known and known != self._known:
             self._known = dict(known)
+            self._said.update(known)
         self.moved = {
-            str(root.path): self._known[root.uuid] for root in roots if self._is_elsewhere(root)
+            str(root.path): self._said[root.uuid] for root in roots if self._is_elsewhere(root)
         }
 
     def _is_elsewhere(self, root: Root) -> bool:
-        said = self._known.get(root.uuid)
+        said = self._said.get(root.uuid)
         if said is None or said == str(root.path):
             return False
         with contextlib.suppress(FastioError):
@@ -66,7 +70,15 @@ class Places:
         return True
 
     def _one_is_there(self, roots: Iterable[Root]) -> bool:
-        return any(root.uuid in self._known and not self._is_elsewhere(root) for root in roots)
+        return any(root.uuid in self._said and not self._is_elsewhere(root) for root in roots)
+
+    def _leads(self, roots: Iterable[Root]) -> bool:
+        """Whether others are where the manifest says. A root that was replaced, and of which no
+        generation is left that says where it was, may be a copy.
+        """
+        there = list(roots)
+        strangers = any(root.uuid not in self._said for root in there)
+        return self._one_is_there(there) or not (self.moved or strangers)
 
     def in_order(self, roots: Sequence[Root]) -> list[Root]:
         """Return roots, those that are in their places first, by the path that leads there."""
@@ -75,7 +87,7 @@ class Places:
             roots,
             key=lambda root: (
                 self._is_elsewhere(root),
-                str(root.path) != self._known.get(root.uuid),
+                str(root.path) != self._said.get(root.uuid),
             ),
         )
 
@@ -86,7 +98,7 @@ class Places:
         ------
         Nothing.
         """
-        if not self._mixed or not self._is_elsewhere(root):
+        if not self._mixed or root.uuid not in self._known or not self._is_elsewhere(root):
             return None
         with contextlib.suppress(FastioError, OSError):
             found = Root.open(Path(self._known[root.uuid]), timeout_s)
@@ -97,29 +109,43 @@ class Places:
     def where(self, uuid: str, roots: Iterable[Root]) -> tuple[Path | None, str]:
         """Return where to look for a root that was not given, or why it is not looked for."""
         there = list(roots)
-        if self._one_is_there(there) or not self.moved:
+        if self._leads(there):
             return Path(self._known[uuid]), ""
-        for root in there:
-            if str(root.path) in self.moved:
-                beside = os.path.relpath(self._known[uuid], self.moved[str(root.path)])
-                path = Path(os.path.normpath(root.path / beside))
-                if os.path.lexists(path):
-                    return path, ""
+        for path in self._beside(self._known[uuid], there):
+            if os.path.lexists(path):
+                return path, ""
         return None, self.unfollowed(there)
+
+    def expected(self, said: str, roots: Iterable[Root]) -> str:
+        """Return where a new manifest says that a root is that cannot be reached, and was somewhere
+        by the one before: for a copy, never in a place of its original.
+        """
+        there = list(roots)
+        if not self.moved or self._one_is_there(there):
+            return said
+        return str(next(self._beside(said, there)))
+
+    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[Path]:
+        """Where a root was moved or copied to, if it was so as these."""
+        for root in roots:
+            if str(root.path) in self.moved:
+                beside = os.path.relpath(said, self.moved[str(root.path)])
+                yield Path(os.path.normpath(root.path / beside))
 
     def is_followed(self, root: Root, roots: Iterable[Root]) -> bool:
         """Return whether a root that was looked for may join: from roots that are elsewhere, only
         one that is elsewhere, too.
         """
-        return self._one_is_there(roots) or not self.moved or self._is_elsewhere(root)
+        return self._leads(roots) or self._is_elsewhere(root)
 
     def unfollowed(self, roots: Iterable[Root]) -> str:
         """Return why a root is not looked for, or does not join."""
-        path = next(str(root.path) for root in roots if str(root.path) in self.moved)
-        return (
-            f"does not join {path}, which is not where its manifest says ({self.moved[path]}): "
-            f"{HOW_TO_GO_ON}"
+        root = next(
+            root for root in roots if str(root.path) in self.moved or root.uuid not in self._said
         )
+        said = self.moved.get(str(root.path))
+        what = "has been replaced" if said is None else f"is not where its manifest says ({said})"
+        return f"does not join {root.path}, which {what}: {HOW_TO_GO_ON}"
 
     def note(self, roots: Iterable[Root], given: Iterable[Path]) -> None:
         """Tell of roots that are elsewhere, where not all roots that there are were given."""

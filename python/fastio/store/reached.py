@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
-from fastio.store.manifest import Named
+from fastio.store.manifest import Named, hints
 from fastio.store.root import MANIFESTS, Root
 
 
@@ -113,6 +113,22 @@ class Reached:
             with contextlib.suppress(FastioError, FileNotFoundError):
                 return self.manifest(standing.record)
         raise ReplicaError(self.name, "no generation has a sound manifest", self.reasons())
+
+    def places_before(self, uuids: Collection[str]) -> dict[str, str]:
+        """Return where roots were last that the newest generation has no more, as far as known.
+
+        Raises
+        ------
+        Nothing.
+        """
+        found: dict[str, str] = {}
+        for standing in self.standings() if uuids else ():
+            with contextlib.suppress(FastioError):
+                said = hints(self.manifest(standing.record).manifest)
+                found = {**{uuid: said[uuid] for uuid in uuids if uuid in said}, **found}
+            if found.keys() >= set(uuids):
+                break
+        return found
 
     def reasons(self) -> dict[str, str]:
         """Return what is wrong with each root, by its path."""

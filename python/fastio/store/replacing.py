@@ -26,15 +26,13 @@ def replace_root(
     new: Path,
     saved_at_s: int,
     is_cancelled: Callable[[], bool],
-    *,
-    force: bool,
 ) -> int:
     """Commit the newest generation with another root in place of one.
 
     Its shards are copied there first, each chunk verified. The others learn of it before it has a
-    record itself, so that whoever sees it there finds it on a majority of the roots before, too;
-    with `force` it is the other way around: these are no majority, and a commit that is cut off is
-    then seen nowhere.
+    record itself, so that whoever sees it there finds it on a majority of the roots before, too.
+    Where these are no majority it is the other way around: a commit that is cut off is then seen
+    nowhere.
 
     Parameters
     ----------
@@ -47,7 +45,6 @@ def replace_root(
     saved_at_s : int
     is_cancelled : callable
         Asked between shards.
-    force : bool
 
     Returns
     -------
@@ -76,15 +73,15 @@ def replace_root(
             raise ReplicaError(new, "the new root is locked by another process", {})
         root.claim(mode)
         _copy(manifest, members, leaving.uuid, root, is_cancelled)
-        entries = {entry.uuid: entry for entry in manifest.roots}
+        entries = {entry.uuid: members.placed(entry) for entry in manifest.roots}
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
         named = encode(replaced(manifest, entries))
-        session.join(root, lock, first=force)
+        session.join(root, lock, first=session.is_forced)
         record = session.commit(named, saved_at_s, among=[entry.uuid for entry in entries.values()])
         members.replace(leaving.uuid, root)
         return record.generation
     except BaseException:
-        if root not in session.roots:
+        if root not in session.roots and session.proposed is None:
             root.withdraw()
             if lock is not None:
                 lock.close()
@@ -94,8 +91,7 @@ def replace_root(
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
     for entry in manifest.roots:
-        root = members.roots.get(entry.uuid)
-        if old == entry.uuid or path in (entry.path, None if root is None else str(root.path)):
+        if old == entry.uuid or path in (entry.path, members.placed(entry).path):
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")

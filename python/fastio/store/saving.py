@@ -33,6 +33,8 @@ class Plan:
     settings : Settings
     by : str or callable
         How tensors are spread over shards.
+    placed : callable
+        Returns what the manifest says of a root, of what the one before says: `Members.placed`.
 
     Raises
     ------
@@ -40,13 +42,21 @@ class Plan:
         If fewer roots can be written to than there are to be replicas.
     """
 
-    def __init__(self, session: Session, settings: Settings, by: Partition) -> None:
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        by: Partition,
+        placed: Callable[[RootEntry], RootEntry],
+    ) -> None:
         self._session = session
         self._settings = settings
         self._by = by
         self._parent = session.head.manifest if session.head is not None else None
         self._entries = {entry.uuid: entry for entry in self._parent.roots} if self._parent else {}
-        self._roots = {root.uuid: root for root in session.roots}
+        self._placed_at = placed
+        # Those that others have taken the place of are still locked, until that is decided.
+        self._roots = {root.uuid: root for root in session.roots if root.uuid in session.among}
         if len(self._roots) < settings.replicas:
             raise ReplicaError(
                 session.roots[0].path,
@@ -206,19 +216,13 @@ class Plan:
         return encode(
             Manifest(
                 store=self._session.store,
-                roots=tuple(self._entry(uuid) for uuid in uuids),
+                roots=tuple(self._placed_at(self._entries[uuid]) for uuid in uuids),
                 shards=tuple(entries),
                 cuts=cuts,
                 metadata=dict(metadata),
                 settings=self._settings,
             )
         )
-
-    def _entry(self, uuid: str) -> RootEntry:
-        root = self._roots.get(uuid)
-        if root is None:
-            return self._entries[uuid]
-        return RootEntry(uuid, root.identity.weight, str(root.path))
 
 
 def _renumbered(entry: ShardEntry, moved: Sequence[int]) -> ShardEntry:

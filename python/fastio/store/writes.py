@@ -18,7 +18,7 @@ from fastio.saving.turns import Turn, is_own
 from fastio.saving.uninterrupted import Uninterrupted
 from fastio.shortage import memory_named
 from fastio.shown import shown
-from fastio.store import arguments, reading
+from fastio.store import arguments, reading, sessions
 from fastio.store.commit import Session
 from fastio.store.loads import Reading
 from fastio.store.manifest import Manifest, Settings
@@ -141,7 +141,8 @@ class Writing(Reading):
             lost: list[str] = []
             while True:
                 counted.clear()
-                plan = Plan(session, parent.settings, self._partition(by, parent.settings))
+                chosen = self._partition(by, parent.settings)
+                plan = Plan(session, parent.settings, chosen, self._members.placed)
                 wanted = plan.lay_out(found, order)
                 try:
                     bar = progress_bar(self._members.name, found.data_bytes, shown=progress)
@@ -193,7 +194,7 @@ class Writing(Reading):
         renews : bool
             Whether that is read from then on.
         forced : bool
-            Whether a majority of those roots is enough that can be reached.
+            Whether those roots are enough that can be reached.
 
         Raises
         ------
@@ -209,7 +210,13 @@ class Writing(Reading):
 
         def step() -> _Result:
             with Turn(key):
-                with self._session(cancelled.is_set, proposes=proposes, forced=forced) as session:
+                with sessions.begin(
+                    self._members,
+                    self._taken,
+                    is_cancelled=cancelled.is_set,
+                    proposes=proposes,
+                    forced=forced,
+                ) as session:
                     result = write(session, cancelled.is_set)
                 if (
                     proposes and renews
@@ -218,27 +225,6 @@ class Writing(Reading):
                 return result
 
         return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
-
-    def _session(
-        self, is_cancelled: Callable[[], bool], *, proposes: bool, forced: bool
-    ) -> Session:
-        self._members.look_again()
-        found = self._members.standings() or [self._taken.standing]
-        among = found[0].record.roots
-        # Until new roots have taken the place of others for sure, those have a say as well.
-        before = found[1].record.roots if len(found) > 1 and not found[0].decided else among
-        if forced:
-            among = before = tuple(uuid for uuid in among if uuid in self._members.roots)
-        return Session(
-            self._members.store,
-            list(self._members.roots.values()),
-            self._members.missing,
-            among,
-            also=before if before != among else (),
-            mode=self._taken.named.manifest.settings.file_mode,
-            is_cancelled=is_cancelled,
-            proposes=proposes,
-        )
 
     def _partition(self, by: Partition | None, settings: Settings) -> Partition:
         chosen = by if by is not None else self._by

@@ -1,0 +1,125 @@
+"""Whose majority a writer needs: said by the newest record, which may name other roots than before.
+
+Roots are replaced by a commit. While it is in doubt, a majority of the roots before decides as well
+as one of those after it; so two writers of which only one has seen it never go on side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastio.errors import ConflictError
+from fastio.store.commit import Session
+from fastio.store.documents import majority_of
+from fastio.store.history import Standing
+from fastio.store.members import Members
+from fastio.store.taken import Taken
+
+_OVERTAKEN_MAX = 100  # how often roots may be replaced between a look and the locks
+
+
+@dataclass(frozen=True)
+class Seats:
+    """The roots that decide.
+
+    Attributes
+    ----------
+    among : tuple of str
+        UUIDs of the roots of the newest record.
+    before : tuple of str
+        Those of the record before, while the newest one is in doubt; else the same ones.
+    """
+
+    among: tuple[str, ...]
+    before: tuple[str, ...]
+
+
+def seats(found: Sequence[Standing]) -> Seats:
+    """Return which roots decide.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        The newest one first; one at least.
+
+    Raises
+    ------
+    Nothing.
+    """
+    among = found[0].record.roots
+    in_doubt = len(found) > 1 and not found[0].decided
+    return Seats(among, found[1].record.roots if in_doubt else among)
+
+
+def begin(
+    members: Members,
+    taken: Taken,
+    *,
+    wait_s: float | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    proposes: bool = True,
+    forced: bool = False,
+) -> Session:
+    """Hold the roots that decide: looked at again, as others may have replaced one meanwhile.
+
+    Parameters
+    ----------
+    members : Members
+    taken : Taken
+        The generation that is read, where no record can be read any more.
+    wait_s : float, optional
+        How long another writer is waited for.
+    is_cancelled : callable
+        Asked now and then meanwhile.
+    proposes : bool
+        Whether it will commit.
+    forced : bool
+        Whether those roots are enough that can be reached, where they are no majority.
+
+    Raises
+    ------
+    ReplicaError, ConflictError, WriteError, ReadError
+        As `Session` does.
+    """
+    members.look_again()
+    wanted = seats(members.standings() or [taken.standing])
+    for _ in range(_OVERTAKEN_MAX):
+        held = _narrowed(wanted, members) if forced else wanted
+        session = Session(
+            members.store,
+            list(members.roots.values()),
+            members.missing,
+            held.among,
+            also=held.before if held.before != held.among else (),
+            mode=taken.named.manifest.settings.file_mode,
+            wait_s=wait_s,
+            is_cancelled=is_cancelled,
+            proposes=False,
+        )
+        try:
+            session.is_forced = held != wanted
+            found = session.standings()
+            now = seats(found) if found else wanted
+            if now == wanted:
+                if proposes:
+                    session.propose()
+                return session
+        except BaseException:
+            session.close()
+            raise
+        session.close()
+        members.look_again()
+        wanted = now
+    raise ConflictError(members.name, "its roots are replaced faster than it can be written to")
+
+
+def _narrowed(wanted: Seats, members: Members) -> Seats:
+    """Those that can be reached, where they are no majority."""
+    if all(
+        len(members.roots.keys() & set(each)) >= majority_of(each)
+        for each in (wanted.among, wanted.before)
+    ):
+        return wanted
+    here = tuple(uuid for uuid in wanted.among if uuid in members.roots)
+    return Seats(here, here)

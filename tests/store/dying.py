@@ -1,0 +1,91 @@
+"""Writers that die at a step of the protocol: before or after each file that they put or remove."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from fastio.errors import ReplicaError
+from fastio.store import replacing
+from fastio.store.commit import Session
+from fastio.store.manifest import Manifest, Named
+from fastio.store.members import Members
+from fastio.store.root import SHARDS, Root
+
+STEPS_MOST = 40
+
+
+class Crash(BaseException):
+    """The writer dies here."""
+
+
+class Steps:
+    """Counts what a writer does to roots, and lets it die at one of these steps.
+
+    Attributes
+    ----------
+    proposed : set of str
+        Digests of the manifests that somebody has begun to commit.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.proposed: set[str] = set()
+        self._left: int | None = None
+        self._is_dead = False
+        for name in ("put", "put_record", "remove"):
+            patch.setattr(Root, name, self._counted(getattr(Root, name)))
+        withdraw, commit = Root.withdraw, Session.commit
+
+        def withdrawn(root: Root) -> None:
+            if not self._is_dead:
+                withdraw(root)
+
+        def committed(session: Session, named: Named, *arguments: Any, **more: Any) -> Any:
+            self.proposed.add(named.digest)
+            return commit(session, named, *arguments, **more)
+
+        patch.setattr(Root, "withdraw", withdrawn)
+        patch.setattr(Session, "commit", committed)
+        patch.setattr(replacing, "_copy", copy_shards)
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            self._step()
+            result = call(*arguments, **options)
+            self._step()
+            return result
+
+        return run
+
+    def _step(self) -> None:
+        if self._left is None:
+            return
+        if self._left == 0:
+            self._is_dead = True
+        if self._is_dead:
+            raise Crash
+        self._left -= 1
+
+    @contextmanager
+    def dying_after(self, steps: int | None) -> Iterator[None]:
+        """Die after so many steps, if there are so many; None: never."""
+        self._left, self._is_dead = steps, False
+        try:
+            yield
+        finally:
+            self._left, self._is_dead = None, False
+
+
+def copy_shards(manifest: Manifest, members: Members, leaving: str, root: Root, _: Any) -> None:
+    """What stands for the copy of real shards when a root is replaced: by name and size."""
+    place = [entry.uuid for entry in manifest.roots].index(leaving)
+    for shard in manifest.shards:
+        if place not in shard.roots:
+            continue
+        for other in members.roots.values():
+            if other.sizes(SHARDS).get(shard.file) == shard.nbytes:
+                break
+        else:
+            raise ReplicaError(root.path, "no copy is left", {})
+        root.put(SHARDS, shard.file, bytes(shard.nbytes), replace=True)

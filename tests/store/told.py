@@ -1,0 +1,93 @@
+"""What users of the store in `protocol` were told, and who reads from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastio.store.documents import Record
+from fastio.store.manifest import Manifest
+from fastio.store.members import Members
+from fastio.store.root import SHARDS, Root
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A generation whose writer was told that it is saved."""
+
+    digest: str
+    roots: tuple[str, ...]
+    shards: tuple[tuple[str, int, tuple[str, ...]], ...]  # file, bytes, UUIDs of its roots
+
+    @classmethod
+    def of(cls, record: Record, manifest: Manifest) -> Reported:
+        uuids = [root.uuid for root in manifest.roots]
+        shards = tuple(
+            (shard.file, shard.nbytes, tuple(uuids[at] for at in shard.roots))
+            for shard in manifest.shards
+        )
+        return cls(record.manifest, record.roots, shards)
+
+
+@dataclass
+class Told:
+    """What users of the store know, and what became of its roots, by their number."""
+
+    uuids: list[str]
+    away: set[int] = field(default_factory=set)
+    stale: set[int] = field(default_factory=set)
+    """Restored from a backup that lacks what was reported since."""
+    forgetful: set[int] = field(default_factory=set)
+    """Restored from one that lacks at most what nobody was told of: promises, and records."""
+    reported: dict[int, Reported] = field(default_factory=dict)
+    backed_up: dict[int, int] = field(default_factory=dict)
+    """The newest reported generation when a root was backed up."""
+    thin: set[int] = field(default_factory=set)
+    """Restored from any backup: shards may be missing until the next generation is written."""
+    in_doubt: bool = False
+    """Whether somebody died while he replaced a root, and nobody has decided since."""
+
+    def copied(self) -> Told:
+        """The same, to go on with apart."""
+        return copy.deepcopy(self)
+
+    @property
+    def last(self) -> Reported:
+        """The newest one that was reported."""
+        return self.reported[max(self.reported)]
+
+
+class Reader:
+    """A generation that somebody has taken and keeps, on some roots."""
+
+    def __init__(self, paths: Sequence[Path], at: Sequence[int], generation: int | None) -> None:
+        self._roots = {one: Root.open(paths[one]) for one in at}
+        members = Members.of(self._roots.values())
+        self._taken = members.take(generation, None)
+        manifest = self._taken.named.manifest
+        self._files: dict[int, dict[str, int]] = {}
+        for one, root in self._roots.items():
+            if root.uuid in self._taken.held.locks:
+                sizes = root.sizes(SHARDS)
+                wanted = {shard.file: shard.nbytes for shard in manifest.shards}
+                self._files[one] = dict(sizes.items() & wanted.items())
+
+    def forget(self, at: int) -> None:
+        """One of the disks is not there any more."""
+        self._files.pop(at, None)
+
+    def check(self) -> None:
+        """All that was there when it was taken is there, on each root that is held."""
+        for at, files in self._files.items():
+            root = self._roots[at]
+            assert root.manifest(self._taken.named.digest).digest == self._taken.named.digest
+            sizes = root.sizes(SHARDS)
+            for file, nbytes in files.items():
+                assert sizes.get(file) == nbytes, "what is read was collected"
+
+    def close(self) -> None:
+        self._taken.held.close()
+        for root in self._roots.values():
+            root.close()
