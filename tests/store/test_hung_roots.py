@@ -132,7 +132,7 @@ def test_threads_and_descriptors_of_a_root_that_hung_are_gone_when_it_answered(
 ) -> None:
     def ours() -> int:
         gc.collect()  # an error that a filesystem without a call gave may still have its frames
-        return sum(thread.name == "fastio root" for thread in threading.enumerate())
+        return sum(thread.name == f"fastio root {roots[2]}" for thread in threading.enumerate())
 
     def descriptors() -> int:
         found = 0

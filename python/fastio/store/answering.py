@@ -226,7 +226,7 @@ class Answering:
         if self._calls is None or self._process != os.getpid():
             calls: _Calls = queue.SimpleQueue()
             try:
-                threads.start(lambda: _answer(self, calls), "fastio root", daemon=True)
+                threads.start(lambda: _answer(self, calls), f"fastio root {self.path}", daemon=True)
             except threads.NoThreadError:
                 return None
             self._calls, self._process = calls, os.getpid()
