@@ -10,7 +10,7 @@ import itertools
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 import msgspec
 
 from fastio.errors import FastioError, ReplicaError
-from fastio.store import collect, replacing, sessions
+from fastio.store import IDENTITY, collect, replacing, sessions
 from fastio.store.commit import Session
 from fastio.store.documents import Record, RootIdentity, majority_of
 from fastio.store.history import Standing, standings
@@ -79,7 +79,7 @@ class World:
     # ---- writers
 
     @contextmanager
-    def _session(
+    def session(
         self, given: Sequence[int] | None, *, proposes: bool = True, forced: bool = False
     ) -> Iterator[tuple[Session, Members]]:
         members = Members([self.path(at) for at in (self.here() if given is None else given)])
@@ -100,7 +100,7 @@ class World:
     ) -> int | None:
         """What a writer reports; None where he dies. `given`: the roots that he opens it by."""
         try:
-            with self.steps.dying_after(dying_after), self._session(given) as (session, members):
+            with self.steps.dying_after(dying_after), self.session(given) as (session, members):
                 named = self._written(session, members, payload, replicas, reuses)
                 generation = self._commit(session, named, saved_at_s)
                 self.told.thin -= {self.told.uuids.index(root.uuid) for root in session.roots}
@@ -130,7 +130,23 @@ class World:
     def _written(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
     ) -> Named:
-        """Put shards, each on some roots, the first one perhaps that of the generation before."""
+        """Put shards on roots; those where that fails are done without, as `Store.save` does."""
+        while True:
+            named = self._planned(session, members, payload, replicas, reuses)
+            root = None
+            try:
+                for root, file, nbytes in _lacking(named.manifest, session.by_uuid):
+                    root.put(SHARDS, file, bytes(nbytes), replace=True)
+            except (FastioError, OSError) as error:
+                assert root is not None
+                session.give_up(root, error)
+            else:
+                return named
+
+    def _planned(
+        self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
+    ) -> Named:
+        """Two shards, each on some roots, the first one perhaps that of the generation before."""
         assert session.head is not None
         head = session.head.manifest
         entries = tuple(members.placed(entry) for entry in head.roots)
@@ -140,14 +156,11 @@ class World:
             file = f"{number}.{uuid.uuid5(uuid.NAMESPACE_OID, payload).hex[:16]}.safetensors"
             first = (len(payload) + number + session.generation) % len(there)
             places = tuple((there + there)[first : first + min(replicas, len(there))])
-            shard = ShardEntry(file, 8 + len(payload), 8, "0" * 64, places, msgspec.Raw(b"{}"))
-            if reuses and number == 0 and head.shards:
-                shard = head.shards[0]
-            for place in set(shard.roots) & set(there):
-                root = session.by_uuid[entries[place].uuid]
-                if root.sizes(SHARDS).get(shard.file) != shard.nbytes:
-                    root.put(SHARDS, shard.file, bytes(shard.nbytes), replace=True)
-            shards.append(shard)
+            shards.append(
+                ShardEntry(file, 8 + len(payload), 8, "0" * 64, places, msgspec.Raw(b"{}"))
+            )
+        if reuses and head.shards:
+            shards[0] = head.shards[0]
         return self._encoded(entries, tuple(shards), payload)
 
     def collect(self, keep: int, *, dying_after: int | None = None) -> collect.Collected | None:
@@ -162,7 +175,7 @@ class World:
         try:
             with (
                 self.steps.dying_after(dying_after),
-                self._session(None, proposes=False) as (session, _),
+                self.session(None, proposes=False) as (session, _),
             ):
                 found = collect.collect(session, keep)
         except Crash:
@@ -183,7 +196,7 @@ class World:
         try:
             with (
                 self.steps.dying_after(dying_after),
-                self._session(None, forced=forced) as (session, members),
+                self.session(None, forced=forced) as (session, members),
             ):
                 uuid_, path = told.uuids[old], self.path(new)
                 replacing.replace_root(session, members, uuid_, path, 0, lambda: False)
@@ -201,13 +214,11 @@ class World:
 
     def _learn(self, at: int) -> None:
         """Count a new root, or throw away what is none yet."""
-        try:
-            root = Root.open(self.path(at))
-        except (FastioError, FileNotFoundError):
+        file = self.path(at) / IDENTITY
+        if file.exists():
+            self.told.uuids.append(RootIdentity.decode(file.read_bytes(), str(file)).root)
+        else:
             shutil.rmtree(self.path(at), ignore_errors=True)
-            return
-        self.told.uuids.append(root.uuid)
-        root.close()
 
     # ---- what becomes of roots
 
@@ -367,6 +378,22 @@ class World:
 
     def close(self) -> None:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+def _lacking(manifest: Manifest, roots: Mapping[str, Root]) -> Iterator[tuple[Root, str, int]]:
+    """Shards that roots are to have and have not."""
+    for shard in manifest.shards:
+        for at in shard.roots:
+            root = roots.get(manifest.roots[at].uuid)
+            if root is not None and not _has(root, shard):
+                yield root, shard.file, shard.nbytes
+
+
+def _has(root: Root, shard: ShardEntry) -> bool:
+    try:
+        return root.sizes(SHARDS).get(shard.file) == shard.nbytes
+    except FastioError:
+        return False  # it is found out when the shard is put there
 
 
 def _newest(members: Members) -> tuple[int, str]:

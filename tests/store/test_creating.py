@@ -75,6 +75,26 @@ def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, ap
         assert _make([left, folder / "D"], 7) == 7
 
 
+@pytest.mark.parametrize("apart", ["threads", "processes"])
+def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
+    tmp_path: Path, apart: str
+) -> None:
+    """Whoever fails has met somebody; what nobody was told of can be created afterwards."""
+    for attempt in range(3):
+        folders = [tmp_path / str(attempt) / str(at) for at in range(_COUNT)]
+        choices = [[folders[at], folders[(at + 1) % _COUNT]] for at in range(_COUNT)]
+        winners = _makers(choices, apart)
+        assert winners
+        taken = [root for winner in winners for root in choices[winner]]
+        assert len(taken) == len(set(taken))
+        for winner in winners:
+            for root in choices[winner]:
+                assert fastio.load(root)["a"][0] == winner
+        left = [root for root in folders if root not in taken]
+        if len(left) > 1:
+            assert _make(left, 7) == 7
+
+
 @pytest.mark.parametrize("step", range(8))
 def test_a_creation_that_fails_removes_what_it_made(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch

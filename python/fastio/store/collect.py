@@ -117,9 +117,21 @@ class _Collection:
         in this context.
         """
         with contextlib.ExitStack() as held:
-            yield digest in self._stays or all(
-                held.enter_context(locks.unread(root, digest)) for root in self._roots
-            )
+            is_unread = True
+            for root in list(self._roots) if digest not in self._stays else ():
+                found = held.enter_context(locks.unread(root, digest))
+                if found is None:
+                    self._do_without(root)
+                elif not found:
+                    is_unread = False
+                    break
+            yield is_unread
+
+    def _do_without(self, root: Root) -> None:
+        """Remove nothing there: somebody may read it."""
+        _log.warning("nothing is collected on %s, which cannot be read", root.path)
+        self._roots.remove(root)
+        self._has_everybody = False
 
     def _remove(self, digest: str, generations: Sequence[int]) -> None:
         """Remove generations that have the same manifest, and the manifest if it does not stay."""
@@ -165,7 +177,7 @@ class _Collection:
         for root in self._roots:
             _tried(root, functools.partial(root.sync, MANIFESTS))
             if self._has_everybody:
-                root.remove_leftovers()
+                _tried(root, root.remove_leftovers)
             for name in _tried(root, functools.partial(root.sizes, SHARDS)) or ():
                 is_dead = name in self._dead or self._has_everybody
                 if is_dead and name not in needed and not name.startswith("."):

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from fastio.errors import FastioError, WriteError
+from fastio.errors import FastioError, ReadError, WriteError
 from fastio.filesystem.flocks import Flock
 from fastio.store.answering import progress
 from fastio.store.files import called, opened, write_called
@@ -22,6 +22,8 @@ from fastio.store.root_files import FILE_MODE
 _HELD_WAIT_S = 1.0
 """How long whoever collects may try whether a manifest is read, before it counts as collected."""
 _PAUSE_S = 0.005
+_NO_MANIFEST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What opening it says where there is none that anybody could have opened."""
 
 
 def lock(root: Root, mode: int = FILE_MODE) -> Flock | None:
@@ -85,10 +87,11 @@ def _is_had(made: Flock) -> bool:
 
 
 @contextlib.contextmanager
-def unread(root: Root, digest: str) -> Iterator[bool]:
+def unread(root: Root, digest: str) -> Iterator[bool | None]:
     """Whether nobody holds a manifest on a root, and nobody can begin to in this context.
 
-    Where it cannot be opened nobody can hold it; where there are no locks, somebody may.
+    None where that cannot be told: the root does not answer, perhaps, and somebody may hold it.
+    Where there are no locks, somebody may, too.
 
     Raises
     ------
@@ -96,8 +99,9 @@ def unread(root: Root, digest: str) -> Iterator[bool]:
     """
     try:
         made = root.answering.ask(lambda: _manifest(root, digest, shared=False))
-    except (FastioError, FileNotFoundError):
-        yield True
+    except (FastioError, FileNotFoundError) as error:
+        number = error.errno if isinstance(error, ReadError | FileNotFoundError) else None
+        yield True if number in _NO_MANIFEST else None
         return
     try:
         yield _is_taken(made)
