@@ -40,11 +40,11 @@ class Hang:
         make, of = Call.make, answering.of
 
         def hanging(call: Call[Any]) -> None:
-            if call._answering.path == path and next(self._left) == 0:
+            if call.answering.path == path and next(self._left) == 0:
                 self.is_met = True
                 while not self._go_on.wait(0.001 if for_a_while else 60):
                     assert for_a_while
-                    if call._answering.is_stuck:
+                    if call.answering.is_stuck:
                         break
                 make(call)
                 self._ended.set()
@@ -118,7 +118,7 @@ def test_a_reader_that_is_given_the_hanging_root_alone_says_so(
     with (
         _world(monkeypatch) as world,
         _hanging(world, 0, 0),
-        pytest.raises(ReplicaError, match="no answer for"),
+        pytest.raises(ReplicaError, match="no answer in time"),
     ):
         Members([world.path(0)])
 

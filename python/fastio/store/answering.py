@@ -256,7 +256,7 @@ def patience_s(timeout_s: float, others: int) -> float:
     return timeout_s / 2 if others else timeout_s
 
 
-def wait_for_all(calls: Sequence[Call[Any]], timeout_s: float) -> None:
+def wait_for_all(calls: Sequence[Call[Any]]) -> None:
     """Wait until calls of several roots have ended, or it is time to leave those that have not.
 
     Where some have ended well, the others are waited for half as long.
@@ -265,11 +265,11 @@ def wait_for_all(calls: Sequence[Call[Any]], timeout_s: float) -> None:
     ------
     Nothing.
     """
-    first_s = patience_s(timeout_s, len(calls) - 1)
-    late = [call for call in calls if not call.ends(first_s)]
+    others = len(calls) - 1
+    late = [call for call in calls if not call.ends(patience_s(call.answering.timeout_s, others))]
     for call in late:
-        others = any(each.has_ended_well for each in calls)
-        if others or not call.ends(timeout_s - first_s):
+        is_needed = not any(each.has_ended_well for each in calls)
+        if not is_needed or not call.ends(call.answering.timeout_s / 2):
             call.answering.leave(call)
 
 

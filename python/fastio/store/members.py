@@ -127,7 +127,7 @@ class Members(Reached):
         """Open roots, all at once; how many of them are none."""
         opened, absent = [], 0
         calls = [Root.begin_to_open(path, self.timeout_s) for path in paths]
-        answering.wait_for_all(calls, self.timeout_s)
+        answering.wait_for_all(calls)
         for path, call in zip(paths, calls, strict=True):
             try:
                 opened.append(call.result())

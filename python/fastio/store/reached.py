@@ -46,8 +46,7 @@ class Reached:
             (uuid, root, root.answering.begin(root.records))
             for uuid, root in list(self.roots.items())
         ]
-        if asked:
-            answering.wait_for_all([call for *_, call in asked], asked[0][1].answering.timeout_s)
+        answering.wait_for_all([call for *_, call in asked])
         for uuid, root, call in asked:
             try:
                 found[uuid] = call.result()
