@@ -14,7 +14,6 @@ from hypothesis.stateful import (
 )
 
 from fastio.errors import ConflictError, FastioError, ReplicaError, UsageError
-from fastio.store.documents import majority_of
 from fastio.store.members import Members
 from store.dying import STEPS_MOST, Steps
 from store.protocol import World
@@ -153,7 +152,7 @@ class Protocol(RuleBasedStateMachine):
         """Where a majority is lost for good, and had nothing that the others have not."""
         world = self.world
         seats = world.seats(range(len(world.told.uuids)))
-        enough = 0 < len(world.trusted()) >= majority_of(seats) - 1
+        enough = 0 < len(world.trusted()) >= len(seats) // 2
         known = max(one.record.generation for one in world.standings())
         if at not in seats or at not in world.told.away or world.told.stale or not enough:
             return

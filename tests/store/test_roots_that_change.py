@@ -164,8 +164,8 @@ def test_a_copy_that_lacks_a_root_joins_no_root_of_its_original_when_it_was_writ
     """A new manifest says where the roots of the copy are, also of one that was not copied."""
     roots = _made(tmp_path / "original")
     copy = _roots(tmp_path / "copy")
-    for root in (0, 1):
-        shutil.copytree(roots[root], copy[root])
+    for at in (0, 1):
+        shutil.copytree(roots[at], copy[at])
     with fastio.Store.open(copy[0]) as store:
         change(store, tmp_path / "copy")
     for root in (tmp_path / "copy").iterdir():
