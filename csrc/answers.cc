@@ -40,8 +40,7 @@ Vigil::Vigil(Answers& answers, Duration timeout)
       seen_(answers.disk_count()) {
   for (std::size_t disk = 0; disk < seen_.size(); ++disk) {
     seen_[disk].answers = answers_.disks_[disk].answers.load(std::memory_order_relaxed);
-    seen_[disk].hangs =
-        answers_.disks_[disk].hangs;  // what was found before others have dealt with
+    seen_[disk].hangs = answers_.disks_[disk].hangs;  // that was dealt with before
   }
 }
 

@@ -226,7 +226,7 @@ void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOption
     const TimeLimit limit{options.root_timeout, {ETIMEDOUT, "open", {}, {}, {}}, disk};
     try {
       call_detached(
-          [files] {
+          [files = files] {
             for (const auto& file : files) static_cast<void>(file->direct_access());
             return true;
           },
