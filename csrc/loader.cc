@@ -247,10 +247,10 @@ void LoadJob::run_alone(std::unique_ptr<Lane> lane) {
     fail_without_memory(error);
   }
   if (options_.window_bytes) return keep_lane(std::move(lane));
-  run_lane(std::move(lane));
+  run_lane(std::move(lane), &leave_behind);
 }
 
-void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
+void LoadJob::run_lane(std::unique_ptr<Lane> lane, void (*keep)(std::unique_ptr<Lane>)) {
   try {
     lane->run();
   } catch (const std::bad_alloc& error) {
@@ -262,6 +262,7 @@ void LoadJob::run_lane(std::unique_ptr<Lane> lane) {
     lane->keep_lost();
     succeed(*lane);
     lane_finished();  // nobody waits for what it waits for
+    if (keep != nullptr) return keep(std::move(lane));
   }
   lane.reset();  // waits for reads that are still out
   if (!hangs) lane_finished();

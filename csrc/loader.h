@@ -266,7 +266,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   template <typename Job, typename OfJob>
   friend std::size_t start_lanes(const std::shared_ptr<Job>&, std::vector<std::unique_ptr<OfJob>>);
   void lane_joins();
-  void run_lane(std::unique_ptr<Lane> lane);
+  // With `keep` nobody may wait for lost reads: it gets the lane that has some.
+  void run_lane(std::unique_ptr<Lane> lane, void (*keep)(std::unique_ptr<Lane>) = nullptr);
   void run_alone(std::unique_ptr<Lane> lane);
   void lane_finished();
   void record(const LaneTimes& times);

@@ -18,15 +18,14 @@ using Clock = std::chrono::steady_clock;
 // How long a job that is given up waits for reads that are out.
 constexpr std::chrono::milliseconds kEndPatience{250};
 
-// Reads that a disk does not answer keep their lane, and so their memory.
+}  // namespace
+
 void leave_behind(std::unique_ptr<Lane> lane) {
   static std::mutex mutex;
   static auto* const left = new std::vector<std::unique_ptr<Lane>>();
   const std::lock_guard lock(mutex);
   left->push_back(std::move(lane));
 }
-
-}  // namespace
 
 void LoadJob::keep_lane(std::unique_ptr<Lane> lane) {
   const std::lock_guard lock(alone_mutex_);

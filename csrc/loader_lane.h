@@ -134,4 +134,8 @@ class Lane {
   LaneTimes times_;
 };
 
+// A lane that no thread waits for keeps its reads, and so their memory, for as long as the process
+// lives.
+void leave_behind(std::unique_ptr<Lane> lane);
+
 }  // namespace fastio

@@ -11,7 +11,9 @@ namespace fastio {
 // Throws MemoryLimitExceeded where what is asked cannot be done within the limits; takes fewer
 // lanes where that helps.
 void LoadJob::check_memory() {
-  const std::uint64_t held = parked_bytes();
+  // A window without a limit is no bound on what a disk that hangs holds.
+  const bool counts = options_.memory_limit_bytes || !options_.window_bytes;
+  const std::uint64_t held = counts ? parked_bytes() : 0;
   const auto require = [&](std::uint64_t asked, std::uint64_t limit) {
     if (asked > limit || held > limit - asked) throw MemoryLimitExceeded(asked, limit, held);
   };

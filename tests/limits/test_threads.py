@@ -1,5 +1,6 @@
 """A process that gets no further thread: the caller's does the work, and nothing waits for ever."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,34 @@ with fastio.safe_open(path, "np", options=options) as file:
 """,
         sealed,
     )
+
+
+@pytest.mark.parametrize("engine", ["uring", "pread"])
+def test_a_root_that_hangs_is_not_waited_for(
+    tmp_path: Path, tmpfs: testbed.Mount, engine: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
+        _runs(
+            f"""
+roots = [path / "root0", Path(sys.argv[2]) / "root1"]
+options = fastio.Options(engine={engine!r}, cache="bypass", block_bytes=1 << 16, root_timeout_s=0.3)
+store = fastio.Store.create(roots, replicas=2, shard_bytes=4 << 20)
+store.save(expected)
+into = {{name: np.zeros_like(tensor) for name, tensor in expected.items()}}
+ways = [
+    lambda: store.load(options=options),
+    lambda: sorted(dict(store.stream(options=options, memory_limit_bytes=4 << 20)).items()),
+    lambda: store.load_into(into, options=options) or into,
+]
+for way in ways:
+    fastio._native.set_completion_faults([(1, "never", 0)])
+    same(way())
+    assert fastio._native.parked_bytes() > 0
+fastio._native.set_completion_faults([])
+""",
+            tmp_path,
+            other,
+        )
 
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])

@@ -350,6 +350,20 @@ def test_parked_memory_counts_against_the_limit(
         assert_same(store.load(options=options), tensors(1))
 
 
+@pytest.mark.parametrize("way", ["narrow stream", "slices", "one by one"])
+def test_what_is_parked_does_not_fill_the_window_of_a_later_stream(
+    roots: list[Path], way: str, engine: Any, faults: Faults
+) -> None:
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        store.load(options=_options(engine))
+        faults((0, "never", 0))
+        store.load(options=_options(engine))  # of the other disk, or of the same one
+        assert _native.parked_bytes() > 0
+        faults()
+        assert_same(_WAYS[way](store, _options(engine)), tensors(1))
+
+
 def test_a_fill_whose_staging_is_all_lost_says_so_where_the_limit_leaves_no_more(
     roots: list[Path], engine: Any, faults: Faults
 ) -> None:
