@@ -55,6 +55,17 @@ def is_made_by(found: Mapping[str, object], seed: int) -> bool:
     return True
 
 
+def _is_healthy(store: fastio.Store) -> bool:
+    """Whether the newest generation is, as the status says; what is wrong is printed. Of what is
+    older, a root that was replaced or restored from a backup may lack its copies.
+    """
+    store.gc()
+    status = store.status()
+    if status.degraded:
+        print(status)
+    return not status.degraded
+
+
 def _files(roots: Sequence[Path]) -> dict[str, bytes]:
     return {
         str(path): path.read_bytes()
@@ -103,7 +114,7 @@ def replaced(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
             shutil.rmtree(old)
             store.replace_root(spare, old)
             shutil.rmtree(spare)
-        healthy = not store.status().degraded
+        healthy = _is_healthy(store)
     away = rng.choice([root for root in roots if root != old])
     away.rename(away.with_name("away"))
     try:
@@ -239,11 +250,13 @@ def mended(roots: Sequence[Path], seed: int, damage: Callable[[Path], object]) -
     """What is damaged on one root is mended there: another one can then be lost."""
     rng = random.Random(seed)
     root = rng.choice(roots)
+    with fastio.Store.open(roots) as store:
+        store.gc()  # of what is older, a root that was replaced may have had the other copy
     damage(root)
     with fastio.Store.open([each for each in roots if each.exists()]) as store:
         verify: Callable[..., object] = getattr(store, "verify")  # noqa: B009
         verify(repair=True)
-        healthy = not store.status().degraded
+        healthy = _is_healthy(store)
     away = rng.choice([each for each in roots if each != root])
     away.rename(away.with_name("away"))
     try:
