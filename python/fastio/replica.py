@@ -76,8 +76,6 @@ class Watch:
 
     Attributes
     ----------
-    hung : callable or None
-        Called with the path of a copy whose disk did not answer, and the offset of what was read.
     hung_paths : set of str
         Copies whose disk did not answer. They are not repaired.
     timeout_s : float
@@ -94,7 +92,6 @@ class Watch:
         self._happened: list[Event | BadCopy] = []
         self._bad: dict[str, BadCopy] = {}
         self._repaired: set[str] = set()
-        self.hung: Callable[[str, int], None] | None = None
         self.hung_paths: set[str] = set()
         self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
 
@@ -157,11 +154,8 @@ class Watch:
             self._told(shard.copies, path, of_file[0]["detail"], mends=mends)
 
     def _note_hung(self, path: str, incidents: Sequence[_native.Incident]) -> None:
-        unanswered = [each for each in incidents if each["errno"] == errno.ETIMEDOUT]
-        if unanswered:
+        if any(each["errno"] == errno.ETIMEDOUT for each in incidents):
             self.hung_paths.add(path)
-            if self.hung is not None:
-                self.hung(path, unanswered[0]["offset"])
 
     def sum_up(self) -> None:
         """Tell of bad copies what was found since they were told of: a load has ended.

@@ -300,21 +300,6 @@ def test_damage_in_one_copy_and_a_hang_of_the_other_is_an_error_with_both(
     assert "no answer" in second
 
 
-def test_whoever_watches_is_told_which_copy_hung(
-    roots: list[Path], options: fastio.Options, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fastio.store.members import Members
-
-    hung: list[tuple[str, int]] = []
-    monkeypatch.setattr(Members, "suspect", lambda _, path, offset: hung.append((path, offset)))
-    report = fastio.Report()
-    with fastio.Store.open(roots) as store:
-        faults((0, "never", 0))
-        assert_same(store.load(options=options, report=report), tensors(1))
-    (event,) = report.events
-    assert hung == [(event.path, event.offset)]
-
-
 def test_progress_never_goes_back(
     roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,16 +196,6 @@ class Answering:
         else:
             call()
 
-    def suspect(self, call: Callable[[], object]) -> None:
-        """Count the root as one that does not answer, until a call returns that shows that it does.
-
-        Raises
-        ------
-        Nothing.
-        """
-        if not self.is_stuck:
-            self.leave(self.begin(call))
-
     def leave(self, call: Call[_Result]) -> ReadError:
         """Leave a call alone, and return the error that says so."""
         call.is_left = True

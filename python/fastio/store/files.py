@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
 from collections.abc import Callable
@@ -80,27 +79,6 @@ def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
-
-
-def probe(path: str, offset: int) -> None:
-    """Have a disk answer: read a page of a file, past the page cache where that can be.
-
-    Raises
-    ------
-    OSError
-    """
-    page = mmap.PAGESIZE
-    for flags in (os.O_DIRECT, 0):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
-        try:
-            with mmap.mmap(-1, page) as memory:
-                os.preadv(fd, [memory], offset // page * page)
-            return
-        except OSError as error:
-            if error.errno != errno.EINVAL or not flags:
-                raise
-        finally:
-            os.close(fd)
 
 
 def called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:

@@ -12,7 +12,6 @@ from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
 from fastio.store import IDENTITY, answering, locks, wholeness
 from fastio.store.documents import Record
-from fastio.store.files import probe
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, RootEntry, hints
 from fastio.store.places import Places
@@ -302,17 +301,6 @@ class Members(Reached):
             if uuid not in taken.held.locks:
                 with contextlib.suppress(FastioError, OSError):
                     taken.held.locks[uuid] = locks.hold(root, taken.named.digest)
-
-    def suspect(self, path: str, offset: int) -> None:
-        """Count the root of a shard as missing until it has answered a read there.
-
-        Raises
-        ------
-        Nothing.
-        """
-        for root in list(self.roots.values()):
-            if path.startswith(f"{root.path}/"):
-                root.answering.suspect(lambda: probe(path, offset))
 
     def _hold(self, named: Named) -> Held:
         """On every root that has it: at least where its manifest was read."""

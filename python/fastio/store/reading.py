@@ -225,7 +225,6 @@ def watch(members: Members, on_damage: OnDamage, options: Options | None = None)
     if on_damage not in ON_DAMAGE:
         raise ValueError(f"on_damage={shown(on_damage)}: expected {', '.join(ON_DAMAGE)}")
     made = Watch(on_damage, timeout_s=(options or default_options()).root_timeout_s)
-    made.hung = members.suspect
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
