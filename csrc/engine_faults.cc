@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstddef>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -52,6 +53,7 @@ struct Held {
   Clock::time_point due;
   bool until_released = false;
   std::uint64_t releases_before = 0;
+  std::vector<std::byte> brought = {};  // by a read
 };
 
 class FaultyEngine final : public Engine {
@@ -117,8 +119,7 @@ class FaultyEngine final : public Engine {
         swapped_.push_back(completion);
         return;
       case FaultKind::never:
-        overwrite_read(request, nbytes);  // what it will bring is not there yet
-        held_.push_back({completion, {}, true, releases});
+        held_.push_back({completion, {}, true, releases, take_away(request, nbytes)});
         return;
       case FaultKind::kill:
         raise(SIGKILL);
@@ -148,19 +149,17 @@ class FaultyEngine final : public Engine {
     }
   }
 
-  static void overwrite_read(const IoRequest& request, std::int32_t nbytes) {
-    if (request.operation == Operation::read) overwrite(request, 0, nbytes);
+  // What a read that is held back has brought: it is not there yet.
+  static std::vector<std::byte> take_away(const IoRequest& request, std::int32_t nbytes) {
+    if (request.operation != Operation::read || nbytes <= 0) return {};
+    std::vector<std::byte> brought(request.data, request.data + nbytes);
+    overwrite(request, 0, nbytes);
+    return brought;
   }
 
-  // What was held back comes at last, as a device writes it: into memory that nobody else may have
-  // by now.
-  void bring(const Completion& completion) const {
-    const IoRequest& request = requests_[completion.tag];
-    if (request.operation != Operation::read || completion.result <= 0) return;
-    const auto nbytes = static_cast<std::size_t>(completion.result);
-    std::memset(request.data, 0xA5, nbytes);
-    static_cast<void>(
-        pread(request.fd, request.data, request.nbytes, static_cast<off_t>(request.offset)));
+  // It comes at last, as a device writes it: into memory that nobody else may have by now.
+  void bring(const Held& held) const {
+    std::ranges::copy(held.brought, requests_[held.completion.tag].data);
   }
 
   // Memory that changes after it was handed over, as another thread of the caller does it.
@@ -176,7 +175,7 @@ class FaultyEngine final : public Engine {
     const std::uint64_t releases = held_.empty() ? 0 : process_state<Script>().release_count();
     std::erase_if(held_, [&](const Held& held) {
       const bool due = held.until_released ? releases != held.releases_before : held.due <= now;
-      if (due && held.until_released) bring(held.completion);
+      if (due && held.until_released) bring(held);
       if (due) ready_.push_back(held.completion);
       return due;
     });
