@@ -188,10 +188,18 @@ class Root(RootFiles):
             for sub in _FOLDERS if data else ():
                 for name in self.names(sub):
                     self.remove(sub, name)
-            for name in (LOCK, PROMISE, IDENTITY):
+            self._remove_lock()
+            for name in (PROMISE, IDENTITY):
                 self.remove("", name)
             for path in reversed(self._made):
                 path.rmdir()
+
+    def _remove_lock(self) -> None:
+        """Remove the lock; some filesystems refuse that while it is held, and it is emptied."""
+        try:
+            self.remove("", LOCK)
+        except WriteError:
+            os.truncate(self.path / LOCK, 0)
 
     @staticmethod
     def check_free(path: Path) -> None:
