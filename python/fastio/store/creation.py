@@ -52,6 +52,7 @@ def create(
     for path in paths:
         Root.check_free(path)
     made: list[Root] = []
+    was_locked = False
     try:
         for path, root, weight in zip(paths, uuids, weights, strict=True):
             identity = RootIdentity(store, root, float(weight))
@@ -64,11 +65,14 @@ def create(
                 session.propose()
                 session.commit(_empty(store, made, settings), saved_at_s)
             except BaseException:
+                was_locked = True
                 for each in made:  # while nobody else can begin with them
                     each.withdraw()
                 raise
     except BaseException:
         for each in made:
+            if was_locked:
+                each.withdraw()
             each.close()
         raise
     return Members.of(made)

@@ -174,10 +174,15 @@ class Root(RootFiles):
     def withdraw(self) -> None:
         """Remove what was made of the folder, unless somebody else has made a root of it.
 
+        Some filesystems do not remove a lock that is held: it is called once more then, when the
+        lock was let go of. Where all is removed, that does nothing.
+
         Raises
         ------
         Nothing: what cannot be removed stays.
         """
+        if not self._made:
+            return
         with contextlib.suppress(FastioError, OSError):
             try:
                 data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
@@ -188,18 +193,11 @@ class Root(RootFiles):
             for sub in _FOLDERS if data else ():
                 for name in self.names(sub):
                     self.remove(sub, name)
-            self._remove_lock()
-            for name in (PROMISE, IDENTITY):
+            for name in (PROMISE, IDENTITY, LOCK):
                 self.remove("", name)
             for path in reversed(self._made):
                 path.rmdir()
-
-    def _remove_lock(self) -> None:
-        """Remove the lock; some filesystems refuse that while it is held, and it is emptied."""
-        try:
-            self.remove("", LOCK)
-        except WriteError:
-            os.truncate(self.path / LOCK, 0)
+            self._made = []
 
     @staticmethod
     def check_free(path: Path) -> None:
