@@ -32,7 +32,7 @@ def store(tensors: dict[str, Any], tmp_path: Path, tmpfs: testbed.Mount) -> Iter
 @pytest.fixture
 def impatient(options: fastio.Options) -> fastio.Options:
     return fastio.Options(
-        engine=options.engine, cache="bypass", block_bytes=2**16, root_timeout_s=0.3
+        engine=options.engine, cache="bypass", block_bytes=2**16, root_timeout_s=1.5
     )
 
 
@@ -131,7 +131,7 @@ def test_a_limit_of_pinned_memory_that_is_full_of_lost_reads_is_an_error(
         engine=impatient.engine,
         cache="bypass",
         block_bytes=2**16,
-        root_timeout_s=0.3,
+        root_timeout_s=1.5,
         pinned_limit_bytes=2**16,
     )
     _native.trim_pinned()

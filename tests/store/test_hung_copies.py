@@ -21,8 +21,8 @@ from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
 
 Faults = Callable[..., None]
-_TIMEOUT_S = 0.3
-_CAUSE = "no answer in time (Options.root_timeout_s is 0.3 s)"
+_TIMEOUT_S = 1.5
+_CAUSE = "no answer in time (Options.root_timeout_s is 1.5 s)"
 _EVERY = [(at, "never", 0) for at in range(10_000)]
 
 
