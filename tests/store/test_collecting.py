@@ -1,11 +1,13 @@
-"""What is read, and what is the last that can be read, is not collected; what frees space needs
-none; and a file that cannot be removed is done without.
+"""Collection keeps the generations that somebody reads, and the last one that can be read.
+
+It needs no free space, and does without files that it cannot remove.
 """
 
 import contextlib
+import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ def _save_and_collect(roots: list[Path], seed: int) -> Collected:
         return other.gc(keep=1)
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
 # ---- what is read
 
 
@@ -65,6 +74,20 @@ def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path
         assert (roots[0] / "commits" / f"{1:016x}").stat().st_ino != before
         assert _seed_of(reader) == 1
     assert _save_and_collect(roots, 3).generations == (2, 1)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_what_was_read_is_let_go_of_at_once_where_a_root_lacks_it(tmp_path: Path) -> None:
+    """A root comes back without the generation that is read; nothing waits for the collector."""
+    roots = _roots(tmp_path, 3)
+    create(tmp_path, 3).close()
+    roots[2].rename(tmp_path / "away")
+    with fastio.Store.open(roots[:2]) as store:
+        store.save(_tensors(1))
+    (tmp_path / "away").rename(roots[2])
+    with fastio.Store.open(roots) as store:
+        store.save(_tensors(2))
+        assert store.gc(keep=1).generations == (1, 0)
 
 
 def test_records_that_are_removed_let_nobody_collect_what_is_read(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -305,17 +307,17 @@ class Members(Reached):
     def _hold(self, named: Named) -> Held:
         """On every root that has it: at least where its manifest was read."""
         held = Held()
-        gone: FileNotFoundError | None = None
+        gone = ""  # an error that is kept would keep this frame, and with it the locks
         try:
             for uuid, root in sorted(self.roots.items()):
                 try:
                     held.locks[uuid] = locks.hold(root, named.digest)
                 except FileNotFoundError as error:
-                    gone = error
+                    gone = str(error.filename)
                 except (FastioError, OSError) as error:
                     root.note(str(error))
-            if not held.locks and gone is not None:
-                raise gone
+            if not held.locks and gone:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), gone)
         except BaseException:
             held.close()
             raise
