@@ -164,8 +164,10 @@ class World:
         return self._encoded(entries, tuple(shards), payload)
 
     def collect(self, keep: int, *, dying_after: int | None = None) -> collect.Collected | None:
-        """Remove old generations. What may be gone is no longer looked for; and what stands as if
-        it was reported is, from now on, since the last one that was may go for it.
+        """Remove old generations. Those that may be gone are no longer looked for.
+
+        A whole generation counts as reported from now on: it may have replaced the last reported
+        one among those that are kept.
         """
         reported = self.told.reported
         reported.update(

@@ -81,7 +81,7 @@ class _Collection:
             session.require_known(found[0].record)
         kept, self._old = _split(session, found, keep)
         self._stays = {digest for one in kept for digest in one.manifests}
-        if self._has_everybody:  # of what nobody was told of, and of which nothing is left
+        if self._has_everybody:  # a lost manifest of a save that was never reported stops nothing
             self._stays -= {
                 one.record.manifest
                 for one in kept

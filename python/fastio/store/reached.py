@@ -11,7 +11,7 @@ from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
 from fastio.store.manifest import Named, hints
-from fastio.store.root import MANIFESTS, Root
+from fastio.store.root import MANIFESTS, Root, manifest_name
 
 
 class Reached:
@@ -86,7 +86,7 @@ class Reached:
                 root.note(str(error))
             else:
                 if named.manifest.store != self.store:
-                    path = root.path / MANIFESTS / f"{record.manifest}.json"
+                    path = root.path / MANIFESTS / manifest_name(record.manifest)
                     raise FormatError(path, "is of another store", expected=self.store)
                 return named
         raise ReplicaError(

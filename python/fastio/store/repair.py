@@ -35,10 +35,11 @@ def rewrite(copies: Copies, path: str) -> None:
         Also if the header, or a chunk, is left in no copy.
     """
     target = Path(path)
-    answering = [file for file in copies.files if file.path not in copies.watch.hung_paths]
-    others = [file for file in answering if file.path != path]
-    # The bad one has good chunks, too.
-    sources = [*others, *(file for file in answering if file.path == path)]
+    # The bad one comes last: it has good chunks, too.
+    sources = sorted(
+        (file for file in copies.files if file.path not in copies.watch.hung_paths),
+        key=lambda file: file.path == path,
+    )
     if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
         detail = "it would lie where a symlink leads, out of the root"
         raise WriteError(errno.ENOTDIR, "open", target, detail=detail)

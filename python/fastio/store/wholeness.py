@@ -70,26 +70,6 @@ def is_whole(manifest: Manifest, roots: Roots) -> bool:
     )
 
 
-def lacking(manifest: Manifest, roots: Roots) -> dict[str, list[str]]:
-    """Return which shards each root that can be reached lacks of a generation, or has of another
-    size, by UUID; a root that lacks none is not in it.
-    """
-    found: dict[str, list[str]] = {}
-    for at, entry in enumerate(manifest.roots):
-        root = roots.get(entry.uuid)
-        if root is None:
-            continue
-        sizes = _sizes(root)
-        bad = [
-            shard.file
-            for shard in manifest.shards
-            if at in shard.roots and sizes.get(shard.file) != shard.nbytes
-        ]
-        if bad:
-            found[entry.uuid] = bad
-    return found
-
-
 def _sizes(root: Root | None) -> Mapping[str, int]:
     if root is None:
         return {}
