@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from bench import gpu_trace, tables
+from bench import gpu_trace, host_lanes, tables
 from bench.gpu_targets import GPU_TARGETS
 
 
@@ -74,7 +74,7 @@ def show(folder: Path, console: Console) -> None:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
-    facts, bench, traced = read("facts"), read("bench"), read("trace")
+    facts, bench, traced, host = (read(name) for name in ("facts", "bench", "trace", "host"))
     named = bench or traced or {"machine": {"gpu": {}}}
     if named["machine"]["gpu"].get("rehearsal"):
         console.print("A REHEARSAL without a GPU: no figure below says anything.")
@@ -84,6 +84,8 @@ def show(folder: Path, console: Console) -> None:
         tables.show(bench, GPU_TARGETS, console)
     if traced:
         console.print(*gpu_trace.lines(traced), sep="\n", highlight=False, markup=False)
+    if host:
+        console.print(*host_lanes.lines(host), sep="\n", highlight=False, markup=False)
     junit = folder / "tests.xml"
     told = tests_line(junit) if junit.exists() else "tests: no result"
     console.print(told, highlight=False, markup=False)

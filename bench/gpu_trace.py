@@ -47,8 +47,10 @@ def sweep(pinned_limit_bytes: int) -> list[dict[str, int]]:
     ]
 
 
-def load(path: Path, ballast: Ballast, *, cold: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """Load once with the file cold or warm, and say what it took.
+def load(
+    path: Path, ballast: Ballast, *, cold: bool, settings: dict[str, Any], device: str | None
+) -> dict[str, Any]:
+    """Load once with the file cold or warm, to a device or to host memory, and say what it took.
 
     Raises
     ------
@@ -68,10 +70,9 @@ def load(path: Path, ballast: Ballast, *, cold: bool, settings: dict[str, Any]) 
     report = fastio.Report()
     options = fastio.Options(**settings) if settings else None
     begin = time.perf_counter()
-    tensors = fastio.load(
-        path, framework="torch", device=gpu.device(), options=options, report=report
-    )
-    gpu_contenders.synchronize()
+    tensors = fastio.load(path, framework="torch", device=device, options=options, report=report)
+    if device is not None:
+        gpu_contenders.synchronize()
     seconds = time.perf_counter() - begin
     ballast.fill()
     del tensors
@@ -104,11 +105,12 @@ def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, A
     import fastio
 
     # Pins memory and starts what is started once a process.
-    load(path, ballast, cold=False, settings={})
+    load(path, ballast, cold=False, settings={}, device=gpu.device())
     found: dict[str, Any] = {"default": {}, "sweep_cold": []}
     for state in ("cold", "warm"):
         found["default"][state] = [
-            load(path, ballast, cold=state == "cold", settings={}) for _ in range(DEFAULT_ROUNDS)
+            load(path, ballast, cold=state == "cold", settings={}, device=gpu.device())
+            for _ in range(DEFAULT_ROUNDS)
         ]
     yield found
     # The first are the default settings.
@@ -121,7 +123,9 @@ def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, A
             break
         # A round that is cut off would leave some settings with one load more than others.
         taken = {
-            index: load(path, ballast, cold=True, settings=tried[index])["seconds"]
+            index: load(path, ballast, cold=True, settings=tried[index], device=gpu.device())[
+                "seconds"
+            ]
             for index in map(int, order)
         }
         for index, seconds in taken.items():

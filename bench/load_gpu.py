@@ -22,7 +22,7 @@ from bench.gpu import NoGpuError
 from bench.suites import LOAD_GPU, RESULTS
 
 # What lies beside bench.json, and is kept with it.
-BESIDE = ("facts", "trace")
+BESIDE = ("facts", "trace", "host")
 
 
 def adopt(path: Path) -> list[Path]:

@@ -1,0 +1,160 @@
+"""How many lanes does a load to host memory want on a machine with many cores?
+
+python -m bench.host_lanes --out host.json
+
+A sealed model is loaded by each number of lanes, cold past the page cache and warm from it, between
+reads of the same file by the bare reader (native/read_limit.cc). Rounds are mirrored; they go on
+for as long as there is time. fastio takes a number of lanes by default: it is one of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import cache, gpu_trace, machine, native_reader, tables
+from bench.campaign import Files, write
+from bench.errors import MeasureError
+from bench.guest_memory import Ballast
+from bench.harness import ROOT, median, rounds
+from bench.settings import Settings
+
+LANES = (1, 2, 4, 8, 16)
+# Of these the bare reader's fastest is the limit.
+READERS = (Settings(block_mib=8, depth=8, jobs=2), Settings(block_mib=8, depth=8, jobs=8))
+ROUNDS_MAX = 8
+# The share of the time that cold loads may take.
+COLD_SHARE = 0.7
+
+
+def lanes_to_try(cores: int) -> list[int]:
+    """Return the numbers of lanes that are measured: no more than there are cores, two at least."""
+    return [lanes for lanes in LANES if lanes <= max(2, cores)]
+
+
+def default_lanes() -> int:
+    """Return how many lanes fastio takes here unless it is told otherwise.
+
+    Raises
+    ------
+    ImportError
+        fastio is not installed.
+    """
+    import fastio
+
+    return int(fastio.Options().lanes)
+
+
+class Rows:
+    """The ways to read one file, and the seconds that each took, cold and warm."""
+
+    def __init__(self, path: Path, ballast: Ballast, lanes: list[int]) -> None:
+        self._path = path
+        self._ballast = ballast
+        self._nbytes = path.stat().st_size
+        self.cold: dict[str, list[float]] = {}
+        self.warm: dict[str, list[float]] = {}
+        self._loads = {f"lanes {count}": {"lanes": count} for count in lanes}
+        self._reads = {f"bare reader, {each.jobs} threads": each for each in READERS}
+
+    def measure(self, state: str, deadline: float) -> Iterator[None]:
+        """Measure each way in mirrored rounds, and yield after each round.
+
+        Raises
+        ------
+        MeasureError, CacheError, FastioError
+            File or memory could not be prepared, or a read failed.
+        """
+        rows = self.cold if state == "cold" else self.warm
+        # The bare reader passes the page cache, so it says nothing of a warm file.
+        names = [*self._loads, *(self._reads if state == "cold" else ())]
+        longest_s = 0.0
+        for order in rounds(names, ROUNDS_MAX):
+            begin = time.monotonic()
+            if rows and begin + longest_s > deadline:
+                return
+            taken = {name: self._seconds(name, cold=state == "cold") for name in order}
+            for name, seconds in taken.items():
+                rows.setdefault(name, []).append(round(seconds, 6))
+            longest_s = max(longest_s, time.monotonic() - begin)
+            yield
+
+    def _seconds(self, name: str, *, cold: bool) -> float:
+        if name in self._reads:
+            cache.evict(self._path)
+            return self._nbytes / native_reader.read(self._path, self._reads[name])["bytes_per_s"]
+        found = gpu_trace.load(
+            self._path,
+            self._ballast,
+            cold=cold,
+            settings={**self._loads[name], "mapping": "never"},
+            device=None,
+        )
+        return float(found["seconds"])
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the rows as text, in the order in which they were asked for."""
+    told = []
+    for state in ("cold", "warm"):
+        rows = found[state]
+        if not rows:
+            continue
+        told.append(f"host memory, {state}, {len(next(iter(rows.values())))} rounds:")
+        for name, seconds in rows.items():
+            mark = ", the default" if name == f"lanes {found['default_lanes']}" else ""
+            speed = found["file_bytes"] / median(seconds) / 1e9
+            told.append(f"  {name}{mark}: {tables.seconds(median(seconds))}, {speed:.2f} GB/s")
+    return told
+
+
+def main() -> int:
+    """Measure, write and print; return 2 if the bare reader is not there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the file")
+    parser.add_argument("--model", default="llama")
+    parser.add_argument("--limit-s", type=float, default=120.0, help="then no round begins")
+    parser.add_argument("--keep", action="store_true", help="keep the file")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    if reason := native_reader.missing():
+        print(f"bench.host_lanes: {reason}", file=sys.stderr)
+        return 2
+    asked.dir.mkdir(parents=True, exist_ok=True)
+    files = Files(asked.dir, print)
+    try:
+        path = files.get(asked.model)
+        with Ballast(path.stat().st_size) as ballast:
+            rows = Rows(path, ballast, lanes_to_try(len(os.sched_getaffinity(0))))
+            document = {
+                "machine": machine.describe(asked.dir),
+                "versions": machine.versions(),
+                "model": asked.model,
+                "file_bytes": path.stat().st_size,
+                "default_lanes": default_lanes(),
+                "cold": rows.cold,
+                "warm": rows.warm,
+            }
+            for state, share in (("cold", COLD_SHARE), ("warm", 1.0)):
+                for _ in rows.measure(state, began + share * asked.limit_s):
+                    write(asked.out, document)
+    except MeasureError as error:
+        print(f"bench.host_lanes: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not asked.keep:
+            files.remove()
+    print(*lines(document), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
