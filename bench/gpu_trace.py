@@ -3,8 +3,8 @@
 python -m bench.gpu_trace --out trace.json
 
 A load by default settings, cold and warm, tells for each lane how long it read, verified, queued
-copies and waited. Then a small sweep of block size, depth and lanes, in mirrored rounds, for as
-long as there is time.
+copies and waited. Then block size, depth and lanes are swept, warm and cold, in mirrored rounds,
+for as long as there is time.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from bench.guest_memory import Ballast
 from bench.harness import ROOT, median, rounds
 
 MIB = 2**20
-BLOCKS_MIB = (4, 8)
-DEPTHS = (4, 8)
-LANES = (2, 4, 8, 16)
+# A warm load is a matter of caches and cores, a cold one of how much the disk is asked at once.
+GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
+    "warm": {"block_mib": (1, 2, 4), "depth": (1, 2, 8), "lanes": (2, 8, 12, 16)},
+    "cold": {"block_mib": (4,), "depth": (2, 8), "lanes": (2, 4, 8, 16)},
+}
+# Of the time that is left for sweeps; the cold one has the rest.
+WARM_SHARE = 0.4
 DEFAULT_ROUNDS = 4
 PARTS = (
     *("submit_s", "read_wait_s", "verify_s", "place_s"),
@@ -37,12 +41,12 @@ PARTS = (
 )
 
 
-def sweep(pinned_limit_bytes: int) -> list[dict[str, int]]:
+def sweep(state: str, pinned_limit_bytes: int) -> list[dict[str, int]]:
     """Return the settings to try: all whose blocks in flight fit into the pinned memory."""
     cores = len(os.sched_getaffinity(0))
     return [
         {"block_bytes": block * MIB, "queue_depth": depth, "lanes": lanes}
-        for block, depth, lanes in itertools.product(BLOCKS_MIB, DEPTHS, LANES)
+        for block, depth, lanes in itertools.product(*GRIDS[state].values())
         if block * MIB * depth * lanes <= pinned_limit_bytes and lanes <= max(2, cores)
     ]
 
@@ -102,37 +106,64 @@ def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, A
     CacheError, MeasureError, FastioError
         As `load` does.
     """
-    import fastio
-
     # Pins memory and starts what is started once a process.
     load(path, ballast, cold=False, settings={}, device=gpu.device())
-    found: dict[str, Any] = {"default": {}, "sweep_cold": []}
+    found: dict[str, Any] = {"default": {}, "sweep_warm": [], "sweep_cold": []}
     for state in ("cold", "warm"):
         found["default"][state] = [
             load(path, ballast, cold=state == "cold", settings={}, device=gpu.device())
             for _ in range(DEFAULT_ROUNDS)
         ]
     yield found
+    begin = time.monotonic()
+    warm_until = begin + WARM_SHARE * (deadline - begin)
+    for state, until in (("warm", warm_until), ("cold", deadline)):
+        for rows in swept(path, ballast, state, until):
+            found[f"sweep_{state}"] = rows
+            yield found
+
+
+def swept(
+    path: Path, ballast: Ballast, state: str, deadline: float
+) -> Iterator[list[dict[str, Any]]]:
+    """Load by each of the settings in turn; yield all of them with their seconds after each round.
+
+    Raises
+    ------
+    CacheError, MeasureError, FastioError
+        As `load` does.
+    """
+    import fastio
+
     # The first are the default settings.
-    tried = [{}, *sweep(fastio.Options().pinned_limit_bytes)]
+    tried = [{}, *sweep(state, fastio.Options().pinned_limit_bytes)]
     rows: list[dict[str, Any]] = [{**settings, "seconds": []} for settings in tried]
     longest_s = 0.0
     for order in rounds([str(index) for index in range(len(tried))], 2 * DEFAULT_ROUNDS):
         begin = time.monotonic()
         if begin + longest_s > deadline:
-            break
+            return
         # A round that is cut off would leave some settings with one load more than others.
         taken = {
-            index: load(path, ballast, cold=True, settings=tried[index], device=gpu.device())[
-                "seconds"
-            ]
+            index: load(
+                path, ballast, cold=state == "cold", settings=tried[index], device=gpu.device()
+            )["seconds"]
             for index in map(int, order)
         }
         for index, seconds in taken.items():
             rows[index]["seconds"].append(seconds)
         longest_s = max(longest_s, time.monotonic() - begin)
-        found["sweep_cold"] = rows
-        yield found
+        yield rows
+
+
+def named(row: dict[str, Any]) -> str:
+    """Return the settings of a row in words."""
+    if "block_bytes" not in row:
+        return "by default"
+    return (
+        f"blocks of {row['block_bytes'] // MIB} MiB, depth {row['queue_depth']}, "
+        f"lanes {row['lanes']}"
+    )
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -150,17 +181,11 @@ def lines(found: dict[str, Any]) -> list[str]:
                 if lane[part] / total >= 0.005
             ]
             told.append(f"  lane {at}: {tables.seconds(lane['total_s'])}: {', '.join(shares)}")
-    ranked = sorted(found["sweep_cold"], key=lambda row: median(row["seconds"]))
-    if ranked:
-        told.append(f"sweep, cold, {len(ranked[0]['seconds'])} rounds:")
-    for row in ranked:
-        named = "by default"
-        if "block_bytes" in row:
-            named = (
-                f"blocks of {row['block_bytes'] // MIB} MiB, depth {row['queue_depth']}, "
-                f"lanes {row['lanes']}"
-            )
-        told.append(f"  {named}: {tables.seconds(median(row['seconds']))}")
+    for state in ("warm", "cold"):
+        ranked = sorted(found[f"sweep_{state}"], key=lambda row: median(row["seconds"]))
+        if ranked:
+            told.append(f"sweep, {state}, {len(ranked[0]['seconds'])} rounds:")
+        told += [f"  {named(row)}: {tables.seconds(median(row['seconds']))}" for row in ranked]
     return told
 
 
@@ -185,7 +210,7 @@ def main() -> int:
         print(f"bench.gpu_trace: {error}", file=sys.stderr)
         return 2
     files = Files(asked.dir, print)
-    found: dict[str, Any] = {"default": {}, "sweep_cold": []}
+    found: dict[str, Any] = {"default": {}, "sweep_warm": [], "sweep_cold": []}
     try:
         path = files.get(asked.model)
         # What loads to a device needs little memory of the host.

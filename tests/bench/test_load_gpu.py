@@ -405,11 +405,12 @@ def test_the_trace_tells_each_lane_and_the_fastest_settings(
     path = models.make("small", folder)
     with guest_memory.Ballast(1) as ballast:
         told_each = list(gpu_trace.trace(path, ballast, time.monotonic() + 60.0))
-    assert len(told_each) == 3
+    assert len(told_each) == 5
     found = told_each[-1]
     assert set(found["default"]) == {"cold", "warm"}
-    assert all(len(row["seconds"]) == 2 for row in found["sweep_cold"])
-    assert found["sweep_cold"][0].keys() == {"seconds"}
+    for state in ("warm", "cold"):
+        assert all(len(row["seconds"]) == 2 for row in found[f"sweep_{state}"])
+        assert found[f"sweep_{state}"][0].keys() == {"seconds"}
     told = gpu_trace.lines(found)
     assert told[0].startswith("cold: ")
     assert any(line.startswith("  blocks of ") for line in told)
@@ -423,15 +424,17 @@ def test_no_round_of_the_sweep_begins_after_the_deadline(
     monkeypatch.setattr(gpu_trace, "DEFAULT_ROUNDS", 1)
     with guest_memory.Ballast(1) as ballast:
         (found,) = gpu_trace.trace(models.make("small", folder), ballast, time.monotonic() - 1)
-    assert found["sweep_cold"] == []
+    assert found["sweep_warm"] == found["sweep_cold"] == []
     assert not any("sweep" in line for line in gpu_trace.lines(found))
 
 
 def test_settings_that_do_not_fit_into_pinned_memory_are_not_tried():
     limit = 512 * MIB
-    for each in gpu_trace.sweep(limit):
-        assert each["block_bytes"] * each["queue_depth"] * each["lanes"] <= limit
-    assert gpu_trace.sweep(2 * MIB) == []
+    for state in gpu_trace.GRIDS:
+        assert gpu_trace.sweep(state, limit)
+        for each in gpu_trace.sweep(state, limit):
+            assert each["block_bytes"] * each["queue_depth"] * each["lanes"] <= limit
+        assert gpu_trace.sweep(state, MIB) == []
 
 
 def test_a_run_is_shown_with_what_it_lacks_and_what_failed(tmp_path: Path):
