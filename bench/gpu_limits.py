@@ -23,7 +23,7 @@ _COPIES_IN_TURN = 2
 
 def lanes() -> int:
     """Return how many threads fastio reads with by default (`options.default_lanes`)."""
-    return max(2, min(8, len(os.sched_getaffinity(0)) // 2))
+    return max(2, min(16, len(os.sched_getaffinity(0)) * 3 // 4))
 
 
 class Nothing(Answer):

@@ -103,6 +103,7 @@ struct ShardAccess {
   std::string cache_state;  // "cold", "warm", "mixed"
   std::string reason;
   std::uint64_t alignment = 4096;  // bytes
+  bool resident = false;           // all of it was in memory: a read copies, and waits for nothing
 };
 
 // What a load with these options would do for one copy.

@@ -100,7 +100,7 @@ LoadJob::Turn Lane::top_up() {
     submit();
     return LoadJob::Turn::over;
   }
-  while (!free_.empty()) {
+  while (!free_.empty() && !holds_copy()) {
     if (!has_staging(slots_[free_.back()])) {
       starved_ = true;
       const bool over = job_->stopping() || job_->all_handed_out();
@@ -130,6 +130,14 @@ LoadJob::Turn Lane::top_up() {
   }
   submit();
   return turn;
+}
+
+// Whether a block that was in memory was copied, and is not verified yet. No other is taken before:
+// two of them gain nothing, and what was copied is to be verified while this core's caches have it.
+bool Lane::holds_copy() const {
+  return std::ranges::any_of(slots_, [](const Slot& slot) {
+    return slot.busy && slot.way.resident && !slot.queued && !slot.lost;
+  });
 }
 
 bool Lane::take_mapped(const LoadJob::Assignment& work) {
@@ -185,38 +193,38 @@ File& Lane::file_of(const Slot& slot) const {
   return *job_->request(slot.work.block.shard).copies[slot.now.copy];
 }
 
-// The unit of direct I/O that a slot's next read is done in, or 1.
-std::uint64_t Lane::unit_for(const Slot& slot) const {
+// How a slot's next read is done.
+Lane::Way Lane::way_for(const Slot& slot) const {
   const std::size_t shard = slot.work.block.shard;
   const std::size_t copy = slot.now.copy;
   if (slot.now.again) {
     const DirectAccess direct = direct_for(job_->request(shard), copy);
-    return direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1;
+    return {direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1};
   }
   const ShardAccess& access = job_->access(shard, copy);
   switch (access.source) {
     case Source::direct:
-      return access.alignment;
+      return {access.alignment};
     case Source::by_block: {
       const std::uint64_t begin = slot.now.span.begin;
       const std::uint64_t nbytes = slot.now.span.end - begin;
       const std::uint64_t resident = file_of(slot).resident_bytes(begin, nbytes).value_or(0);
-      return resident < nbytes ? access.alignment : 1;
+      return resident < nbytes ? Way{access.alignment} : Way{1, true};
     }
     case Source::mapped:
     case Source::buffered:
       break;
   }
-  return 1;
+  return {1, access.resident && !job_->options_.surveys};
 }
 
 void Lane::start(std::uint32_t tag) {
   Slot& slot = slots_[tag];
   slot.at = slot.now.span.begin;
   slot.stalls = 0;
-  slot.unit = unit_for(slot);
+  slot.way = way_for(slot);
   const bool past_cache = slot.now.again || job_->options_.surveys;
-  if (past_cache && slot.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
+  if (past_cache && slot.way.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
   issue(tag);
 }
 
@@ -225,8 +233,8 @@ void Lane::issue(std::uint32_t tag) {
   const File& file = file_of(slot);
   // The file may end inside its last unit of direct I/O; regions and staging have room for the
   // whole of it, and what goes straight to a place is whole units.
-  const std::uint64_t nbytes = round_up(slot.now.span.end - slot.at, slot.unit);
-  to_submit_.push_back({slot.unit != 1 ? file.direct_fd() : file.buffered_fd(), slot.at,
+  const std::uint64_t nbytes = round_up(slot.now.span.end - slot.at, slot.way.unit);
+  to_submit_.push_back({slot.way.unit != 1 ? file.direct_fd() : file.buffered_fd(), slot.at,
                         slot.data + (slot.at - slot.work.block.range.begin),
                         static_cast<std::uint32_t>(nbytes), tag});
   ++in_flight_;
@@ -245,11 +253,11 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
   if (result < 0) {
     const int error = -result;
     if (error == EINTR || error == EAGAIN) return retry(tag, error);
-    if (error == EINVAL && slot.unit != 1) {
+    if (error == EINVAL && slot.way.unit != 1) {
       file.forbid_direct("a direct read was refused with EINVAL");
       job_->note_fallback(file.path() +
                           ": a direct read was refused with EINVAL, read through the page cache");
-      slot.unit = 1;
+      slot.way.unit = 1;
       if (slot.now.again || job_->options_.surveys) file.drop_cached(slot.at, end);
       return issue(tag);
     }
@@ -266,7 +274,7 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
     return give_up(tag, ended_early(file, reached, end));
   }
   const std::uint64_t resume =
-      reached / slot.unit * slot.unit;  // direct I/O goes on at the aligned offset below
+      reached / slot.way.unit * slot.way.unit;  // direct I/O goes on at the aligned offset below
   if (resume <= slot.at) return retry(tag, EIO);
   slot.at = resume;
   slot.stalls = 0;
@@ -287,7 +295,7 @@ void Lane::finish(std::uint32_t tag) {
   Slot& slot = slots_[tag];
   LoadCounters& counters = job_->counters_;
   const std::uint64_t nbytes = slot.now.span.end - slot.now.span.begin;
-  (slot.unit != 1 ? counters.bytes_direct : counters.bytes_buffered).fetch_add(nbytes);
+  (slot.way.unit != 1 ? counters.bytes_direct : counters.bytes_buffered).fetch_add(nbytes);
   times_.nbytes += nbytes;
   const bool persistent = job_->options_.persistent;
   const bool sound = timed(times_.verify, [&] {

@@ -57,6 +57,12 @@ class Lane {
     std::uint64_t unreadable = 0;  // the same
   };
 
+  // How bytes are read.
+  struct Way {
+    std::uint64_t unit = 1;  // of direct I/O, bytes; 1: through the page cache
+    bool resident = false;   // they are in memory: reading them is a copy, done by this thread
+  };
+
   // A block on its way; its index is the tag of its request.
   struct Slot {
     LoadJob::Assignment work;
@@ -68,9 +74,9 @@ class Lane {
     DeviceCopies::Flight flight;
     std::byte* data = nullptr;  // where the block's first byte goes: in its region, or staging
     std::uint64_t at = 0;       // the next byte to read, file offset
-    std::uint64_t unit = 1;     // of direct I/O, bytes; 1: through the page cache
-    unsigned stalls = 0;        // answers in a row that brought nothing
-    Vigil::Duration asked{};    // of the read that is out
+    Way way;
+    unsigned stalls = 0;      // answers in a row that brought nothing
+    Vigil::Duration asked{};  // of the read that is out
     bool busy = false;
     bool out = false;      // a read of it is
     bool lost = false;     // and it is not waited for: the slot is of no use until it returns
@@ -79,11 +85,12 @@ class Lane {
   };
 
   LoadJob::Turn top_up();
+  [[nodiscard]] bool holds_copy() const;
   [[nodiscard]] bool take_mapped(const LoadJob::Assignment& work);
   [[nodiscard]] bool has_staging(Slot& slot);
   [[nodiscard]] std::byte* staging_of(Slot& slot);
   [[nodiscard]] File& file_of(const Slot& slot) const;
-  [[nodiscard]] std::uint64_t unit_for(const Slot& slot) const;
+  [[nodiscard]] Way way_for(const Slot& slot) const;
   void submit();
   void start(std::uint32_t tag);
   void issue(std::uint32_t tag);

@@ -31,7 +31,9 @@ ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options,
   if (state == "warm" && may_map(shard, options)) {
     return {Source::mapped, std::move(state), why + ", mapped", 4096};
   }
-  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096};
+  const bool resident = state == "warm";
+  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096,
+          resident};
 }
 
 ShardAccess past_cache(const ShardRequest& shard, std::size_t copy, Source source,

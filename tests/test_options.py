@@ -46,11 +46,13 @@ def test_defaults() -> None:
     assert options.pinned_limit_bytes == 512 * 2**20
     assert options.device_memory_limit_bytes is None
     assert options.root_timeout_s == 10
-    assert 2 <= options.lanes <= 8
+    assert 2 <= options.lanes <= 16
 
 
-@pytest.mark.parametrize(("cores", "lanes"), [(1, 2), (2, 2), (5, 2), (6, 3), (16, 8), (64, 8)])
-def test_half_of_the_usable_cores_are_lanes(
+@pytest.mark.parametrize(
+    ("cores", "lanes"), [(1, 2), (2, 2), (4, 3), (6, 4), (16, 12), (22, 16), (64, 16)]
+)
+def test_three_quarters_of_the_usable_cores_are_lanes(
     monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))

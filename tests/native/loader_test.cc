@@ -108,6 +108,25 @@ TEST_CASE("every engine, cache mode and mapping brings the bytes of a warm file,
   check_every_way(SampleFile(Place::disk, 6 * kMiB + 4321), false);
 }
 
+TEST_CASE("what is in memory is verified block by block, as it is copied") {
+  constexpr std::uint64_t kBytes = 6 * kMiB;  // more than is done without lanes
+  const SampleFile sample(Place::disk, kBytes);
+  for (const EnginePreference engine : engines_here()) {
+    CAPTURE(testing::name_of(engine));
+    LoadOptions options = small_blocks(engine);
+    options.lanes = 1;
+    options.mapping = MappingMode::never;
+    // The first block is damaged: of those behind it none was copied when that was found.
+    const testing::InjectedFaults faults({{0, FaultKind::flip, 0}});
+    sample.warm();
+    const auto job =
+        load_to_the_end({request_of(sample, {{0, kBytes}}, sample.table(0, 64 * kKiB))}, options);
+    REQUIRE(job->access(0).cache_state == "warm");
+    REQUIRE(job->damage().has_value());
+    CHECK(job->counters().bytes_buffered == options.block_bytes);
+  }
+}
+
 TEST_CASE(
     "every engine, cache mode and mapping brings the bytes of a file in memory, verified or not") {
   check_every_way(SampleFile(Place::memory, 6 * kMiB + 4321), false);
