@@ -30,7 +30,7 @@ MIB = 2**20
 # A warm load is a matter of caches and cores, a cold one of how much the disk is asked at once.
 GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     "warm": {"block_mib": (1, 2, 4), "depth": (1, 2, 8), "lanes": (2, 8, 12, 16)},
-    "cold": {"block_mib": (4,), "depth": (2, 8), "lanes": (2, 4, 8, 16)},
+    "cold": {"block_mib": (1, 4), "depth": (2, 8), "lanes": (2, 8, 16)},
 }
 # Of the time that is left for sweeps; the cold one has the rest.
 WARM_SHARE = 0.4

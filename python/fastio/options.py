@@ -118,8 +118,8 @@ class Options:
     queue_depth : int
         Reads or writes in flight of each lane, 1 to 4096. Default 8.
     lanes : int
-        Threads that read and verify, or gather and write, 1 to 1024. Default: three
-        quarters of the usable cores, 2 to 16.
+        Threads that read and verify, or gather and write, 1 to 1024. A save has eight at most.
+        Default: three quarters of the usable cores, 2 to 16.
     memory_limit_bytes : int or None
         Bound on the memory of a load: the result, and what is parked; of a save: what it takes
         beside the tensors. Default None: no bound (a save takes 48 MiB at most, unless it copies).

@@ -157,6 +157,26 @@ TEST_CASE("a copy over the limit is refused before anything, and the rest may go
   CHECK(first_difference(*job, file, sources) == "");
 }
 
+TEST_CASE("a save has eight lanes at most") {
+  for (const EnginePreference engine : engines_here()) {
+    CAPTURE(testing::name_of(engine));
+    for (const unsigned asked : {2U, 8U, 9U, 64U}) {
+      CAPTURE(asked);
+      const WrittenFile file;
+      SampleSources sources(0);
+      sources.add_swapped(4 * kMiB, 2);
+      SaveOptions options = limited(engine, 48 * kMiB);
+      options.block_bytes = 256 * kKiB;
+      options.lanes = asked;
+      const auto job = SaveJob::make(file.target(), sources.sources(), options);
+      REQUIRE(job->block_count() > 8);
+      run_leg(*job, Leg::buffered, 0, job->block_count());
+      CHECK(job->lanes() == std::min(asked, 8U));
+      CHECK(first_difference(*job, file, sources) == "");
+    }
+  }
+}
+
 TEST_CASE("blocks in flight never hold more memory than the limit") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::uint64_t limit : {64 * kKiB, 200 * kKiB, kMiB, 3 * kMiB + 12'345}) {
