@@ -453,3 +453,23 @@ rounds(lambda: time.sleep(60), hangs_after_s=0.5)
     assert done.stdout == "3 [[], [], [0, 1]] [[0, 1], [], [0, 1]]\n"
     assert "Timeout" in done.stderr
     assert done.returncode != 0
+
+
+@pytest.mark.root
+def test_a_frozen_filesystem_is_read_and_hangs_who_changes_it(ext4: testbed.Mount) -> None:
+    path = ext4.path / "frozen"
+    path.write_bytes(b"before")
+    made = threading.Event()
+
+    def change() -> None:
+        (ext4.path / "made").mkdir()
+        made.set()
+
+    with testbed.frozen(ext4):
+        changing = threading.Thread(target=change)
+        changing.start()
+        assert path.read_bytes() == b"before"
+        assert not made.wait(0.2)
+    changing.join(60)
+    assert made.is_set()
+    (ext4.path / "made").rmdir()

@@ -14,7 +14,7 @@ from testbed.lacking import (
     build_lacking_filesystem,
     lacking_mount,
 )
-from testbed.mounts import Mount, enter_private_mounts, loop_mount, tmpfs_mount
+from testbed.mounts import Mount, enter_private_mounts, frozen, loop_mount, tmpfs_mount
 from testbed.power import PowerMount, power_mount
 from testbed.requirements import require_gpu, require_root, require_tools
 from testbed.residency import drop_caches, evict, kept_warm, resident_bytes
@@ -44,6 +44,7 @@ __all__ = [
     "fail_with",
     "failing_mount",
     "forks",
+    "frozen",
     "kept_warm",
     "lacking_mount",
     "loop_mount",

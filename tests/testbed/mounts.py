@@ -6,6 +6,7 @@ process even after SIGKILL, and a loop device detaches itself when its filesyste
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import time
@@ -23,6 +24,7 @@ from testbed.requirements import (
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 16384 | (1 << 18)
+_FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 _MAKE = {
     # Without a journal, a device that fails later is not written to behind the test's back.
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "^has_journal"),
@@ -152,6 +154,20 @@ def tmpfs_mount(folder: Path, *, nbytes: int = 512 << 20) -> Iterator[Mount]:
             unmount(path)
     finally:
         path.rmdir()
+
+
+@contextlib.contextmanager
+def frozen(mount: Mount) -> Iterator[None]:
+    """Have a filesystem hang whoever changes something on it, and answer who reads."""
+    folder = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(folder, _FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(folder, _FITHAW, 0)
+    finally:
+        os.close(folder)
 
 
 def unmount(path: Path) -> None:

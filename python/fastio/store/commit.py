@@ -80,6 +80,12 @@ class Session(Holding):
         is_cancelled: Callable[[], bool] = lambda: False,
         proposes: bool = True,
     ) -> None:
+        self._records: dict[str, dict[int, Record]] = {}
+        self._promised: list[int] = []
+        self._joined: set[str] = set()
+        self.proposed: Record | None = None
+        self.is_forced = False
+        self.head: Named | None = None
         super().__init__(
             store,
             roots,
@@ -90,12 +96,6 @@ class Session(Holding):
             wait_s=wait_s,
             is_cancelled=is_cancelled,
         )
-        self._records: dict[str, dict[int, Record]] = {}
-        self._promised: list[int] = []
-        self._joined: set[str] = set()
-        self.proposed: Record | None = None
-        self.is_forced = False
-        self.head: Named | None = None
         try:
             self._look()
             if proposes:

@@ -47,10 +47,12 @@ def create(
         If somebody else goes on writing to one of them.
     ReplicaError
         If one of them cannot be locked.
+    ReadError
+        If one of them does not answer.
     """
     store = uuid.uuid4().hex
     for path in paths:
-        Root.check_free(path)
+        Root.check_free(path, timeout_s)
     made: list[Root] = []
     was_locked = False
     try:

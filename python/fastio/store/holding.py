@@ -135,8 +135,7 @@ class Holding:
             key=lambda root: bool(self._also) and root.uuid not in self._also,
         )
         self._require_majority("a commit")
-        for root in self.roots:
-            _sign(self._locks[root.uuid].fd)
+        self._on_each(lambda root: _sign(root, self._locks[root.uuid]), "a commit")
 
     def _try_to_lock(self, members: Sequence[Root]) -> list[Root]:
         """Lock what can be locked; what others hold is returned."""
@@ -202,8 +201,12 @@ class Holding:
         self.close()
 
 
-def _sign(lock: int) -> None:
-    """Say who holds a lock, for whoever waits for it."""
+def _sign(root: Root, lock: Flock) -> None:
+    """Say who holds a lock, for whoever waits for it. It is the first write to a root."""
+    root.answering.ask(lambda: _signed(lock.fd))
+
+
+def _signed(lock: int) -> None:
     with contextlib.suppress(OSError):
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

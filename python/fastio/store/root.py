@@ -131,16 +131,27 @@ class Root(RootFiles):
         ------
         WriteError
             If that fails, or there is something in the folder.
+        ReadError
+            If it does not answer. Empty folders may be left there then.
         """
         path = Path(anchored(str(path)))
-        cls.check_free(path)
+        asks = answering.of(path, timeout_s)
+        try:
+            return asks.ask(lambda: cls._prepared(path, identity, mode, asks))
+        except BaseException:
+            asks.close()
+            raise
+
+    @classmethod
+    def _prepared(cls, path: Path, identity: RootIdentity, mode: int, asks: Answering) -> Root:
+        cls._check_free(path)
         folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
         wanted = [path / name for name in ("", *_FOLDERS)]
         made = [each for each in wanted if make_folder(each, folder_mode(mode))]
         if path in made:
             sync_folder(path.parent, blamed=path)
         folder = write_called(path, "open", lambda: os.open(path, FOLDER))
-        root = cls(path, folder, identity, answering.of(path, timeout_s))
+        root = cls(path, folder, identity, asks)
         root._made = made
         return root
 
@@ -155,7 +166,7 @@ class Root(RootFiles):
         WriteError
             If that fails, or somebody else has made a root of the folder meanwhile.
         """
-        self.check_free(self.path)
+        self._check_free(self.path)
         self.put("", IDENTITY, self.identity.encode(), mode=mode, replace=True)
 
     @asked
@@ -199,15 +210,25 @@ class Root(RootFiles):
                 path.rmdir()
             self._made = []
 
-    @staticmethod
-    def check_free(path: Path) -> None:
+    @classmethod
+    def check_free(cls, path: Path, timeout_s: float) -> None:
         """Refuse a folder that no root can be made of.
 
         Raises
         ------
         WriteError
             If there is something in it, or something else than a folder is there or above.
+        ReadError
+            If it does not answer.
         """
+        asks = answering.of(path, timeout_s)
+        try:
+            asks.ask(lambda: cls._check_free(path))
+        finally:
+            asks.close()
+
+    @staticmethod
+    def _check_free(path: Path) -> None:
         if path.exists() and _has_content(path):
             detail = "there is something in it; a root is made of an empty folder"
             raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=detail)
