@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from fastio import threads
+
+END_WAIT_S = 2.0
+"""How long an interrupted caller waits for calls to end; a disk that hangs keeps its own longer."""
 
 
 def at_once(
@@ -29,7 +34,8 @@ def at_once(
     Raises
     ------
     KeyboardInterrupt
-        When all calls have ended. So does whatever else interrupts this thread.
+        When all calls have ended, or do not within `END_WAIT_S`: these are left to themselves. So
+        does whatever else interrupts this thread.
     """
     errors: list[BaseException] = []
 
@@ -39,20 +45,27 @@ def at_once(
         except BaseException as error:
             errors.append(error)
 
-    running, left = [], []
-    for call in calls:
-        try:
-            running.append(threads.start(partial(make, call), "fastio.store"))
-        except threads.NoThreadError:
-            left.append(call)
+    running: list[threading.Thread] = []
     try:
+        left = []
+        for call in calls:
+            try:
+                # Left by an interrupt, one that hangs does not keep the process from ending.
+                running.append(threads.start(partial(make, call), "fastio.store", daemon=True))
+            except threads.NoThreadError:
+                left.append(call)
         for call in left:
             make(call)
         for thread in running:
             thread.join()
     except BaseException:
         interrupted()
-        for thread in running:
-            thread.join()
+        _join(running, END_WAIT_S)
         raise
     return errors
+
+
+def _join(running: Sequence[threading.Thread], wait_s: float) -> None:
+    until_s = time.monotonic() + wait_s
+    for thread in running:
+        thread.join(max(0.0, until_s - time.monotonic()))
