@@ -4,6 +4,7 @@ It needs no free space, and does without files that it cannot remove.
 """
 
 import contextlib
+import errno
 import gc
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 import fastio
 import testbed
 from fastio.store.collect import Collected
-from fastio.store.root import Root
+from fastio.store.root import COMMITS, Root
 from store.samples import create, shards_of
 from testbed.mounts import unmount
 from testbed.requirements import require_root, run_tool_or_skip
@@ -339,6 +340,31 @@ def test_a_file_that_cannot_be_collected_is_done_without(
         assert _seed_of(store.load()) == 4
         for each in roots:
             assert not old.intersection(other.name for other in shards_of(each) if other != path)
+        assert len(store.generations()) == 1
+
+
+def test_what_a_record_names_stays_where_the_record_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One root does not let go of a record, as where somebody else owns its folder."""
+    remove = Root.remove
+
+    def refused(root: Root, sub: str, name: str) -> None:
+        if sub == COMMITS and name == f"{1:016x}" and root.path.name == "root0":
+            raise fastio.WriteError(errno.EACCES, "unlink", root.path / sub / name)
+        remove(root, sub, name)
+
+    with create(tmp_path, 2) as store:
+        for seed in (1, 2, 3):
+            store.save(_tensors(seed))
+        with monkeypatch.context() as patch:
+            patch.setattr(Root, "remove", refused)
+            assert store.gc(keep=1).generations == (2, 0)
+        numbers = [each.number for each in store.generations()]
+        assert numbers == [3, 1]
+        assert _seed_of(store.load(generation=1)) == 1
+        assert store.verify().ok
+        assert store.gc(keep=1).generations == (1,)
         assert len(store.generations()) == 1
 
 

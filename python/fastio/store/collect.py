@@ -101,11 +101,14 @@ class _Collection:
             of_manifest.setdefault(one.record.manifest, []).append(one.record.generation)
         for digest, generations in of_manifest.items():
             with self._unread(digest) as is_unread:
-                if is_unread:
-                    self._remove(digest, generations)
-                else:
-                    self._stays.add(digest)
-                (gone if is_unread else in_use).extend(generations)
+                if not is_unread:
+                    in_use.extend(generations)
+                elif self._has_removed_records(generations):
+                    gone.extend(generations)
+                    if digest not in self._stays:
+                        self._remove_manifest(digest)
+                    continue
+                self._stays.add(digest)
         if self._has_everybody:
             self._remove_orphans()
         self._remove_shards()
@@ -133,14 +136,23 @@ class _Collection:
         self._roots.remove(root)
         self._has_everybody = False
 
-    def _remove(self, digest: str, generations: Sequence[int]) -> None:
-        """Remove generations that have the same manifest, and the manifest if it does not stay."""
-        for root in self._roots:
+    def _has_removed_records(self, generations: Sequence[int]) -> bool:
+        """Remove the records of generations that have the same manifest. False where one is left
+        that can be read: what it names has to stay then.
+        """
+
+        def remove(root: Root) -> bool:
             for generation in generations:
-                _tried(root, functools.partial(root.remove, COMMITS, record_name(generation)))
-            _tried(root, functools.partial(root.sync, COMMITS))
-        if digest not in self._stays:
-            self._remove_manifest(digest)
+                root.remove(COMMITS, record_name(generation))
+            root.sync(COMMITS)
+            return True
+
+        has_removed_all = True
+        for root in self._roots:
+            is_removed = _tried(root, functools.partial(remove, root))
+            if not is_removed and self._session.has_record(root, generations):
+                has_removed_all = False
+        return has_removed_all
 
     def _remove_manifest(self, digest: str) -> None:
         manifest = _manifest(self._session, digest)

@@ -7,7 +7,7 @@ two of them never contradict each other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fastio.errors import FastioError, FormatError, ReadError, ReplicaError
@@ -126,6 +126,10 @@ class Session(Holding):
         Nothing.
         """
         return standings(self._records, self._damaged())
+
+    def has_record(self, root: Root, generations: Collection[int]) -> bool:
+        """Return whether a root had a sound record of any of these, when it was locked."""
+        return not self._records[root.uuid].keys().isdisjoint(generations)
 
     def _damaged(self) -> dict[str, set[int]]:
         return {root.uuid: root.damaged for root in self.roots}
