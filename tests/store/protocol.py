@@ -1,11 +1,12 @@
 """A store in miniature, and what its users were told of it: the world of `test_protocol`.
 
-Generations have a payload in their metadata and shards of a few bytes, whole by name and size.
+Generations have a payload in their metadata and shards of a few zeros, a header of eight first.
 Who writes, collects and replaces roots does so through the store's own sessions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import shutil
@@ -29,6 +30,7 @@ from store.dying import Crash, Steps
 from store.told import Reported, Told
 
 _MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+_HEADER_DIGEST = hashlib.sha256(bytes(8)).hexdigest()
 _SETTINGS = Settings(1, None, 2**20, "size", "rendezvous", (), 0o600)
 
 
@@ -157,7 +159,7 @@ class World:
             first = (len(payload) + number + session.generation) % len(there)
             places = tuple((there + there)[first : first + min(replicas, len(there))])
             shards.append(
-                ShardEntry(file, 8 + len(payload), 8, "0" * 64, places, msgspec.Raw(b"{}"))
+                ShardEntry(file, 8 + len(payload), 8, _HEADER_DIGEST, places, msgspec.Raw(b"{}"))
             )
         if reuses and head.shards:
             shards[0] = head.shards[0]

@@ -225,8 +225,19 @@ def test_what_nobody_was_told_of_and_is_not_whole_never_takes_the_place_of_what_
         assert _seed_of(store.load()) == 3
 
 
-def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(tmp_path: Path) -> None:
-    """Of the newest generation no shard is left; the one before is the last that can be read."""
+def _zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, _zeroed, _cut])
+def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    """Of the newest generation no shard is sound; the one before is the last that can be read."""
     roots = _roots(tmp_path)
     with create(tmp_path) as store:
         store.save(_tensors(1))
@@ -235,7 +246,7 @@ def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(tmp_path: 
         for root in roots:
             for path in shards_of(root):
                 if path.name not in before:
-                    path.unlink()
+                    lose(path)
         assert store.gc(keep=1).generations == (0,)
         assert _seed_of(store.load(generation=1)) == 1
 

@@ -132,6 +132,65 @@ def test_two_roots_with_one_uuid_are_one_and_a_copy(original: Path, copy: Path) 
             assert "is a copy of the root" in store.status().roots[str(copy / "root0")]
 
 
+@pytest.mark.parametrize("also_original", [True, False])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["copy/root0", "original/root1"],
+        ["original/root0", "copy/root1"],
+        ["copy/root0", "original/root0"],
+        ["original/root1", "copy/root1"],
+        ["copy/root0", "copy/root1", "original/root0", "original/root1"],
+    ],
+)
+def test_a_store_and_its_copy_that_were_both_saved_to_are_not_mixed(
+    original: Path, copy: Path, given: list[str], also_original: bool
+) -> None:
+    with fastio.Store.open(_roots(copy)) as store:
+        store.save(_tensors(9))
+    if also_original:
+        with fastio.Store.open(_roots(original)) as store:
+            store.save(_tensors(3))
+    paths = [original.parent / path for path in given]
+    for order in (paths, paths[::-1]):
+        with pytest.raises(fastio.FormatError, match="both were saved to since"):
+            fastio.Store.open(order)
+    for root in _roots(copy):
+        assert _seed_of(fastio.load(root)) == 9
+    for root in _roots(original):
+        assert _seed_of(fastio.load(root)) == (3 if also_original else 2)
+
+
+def test_a_copy_that_is_saved_to_later_does_not_join_a_store_that_is_open(
+    original: Path, copy: Path
+) -> None:
+    with fastio.Store.open([copy / "root0", *_roots(original)]) as store:
+        with fastio.Store.open(_roots(copy)) as other:
+            for seed in (7, 8, 9):
+                other.save(_tensors(seed))
+        assert store.save(_tensors(3)) == 3
+        assert sorted(store.roots) == _roots(original)
+        assert "saved to since" in store.status().roots[str(copy / "root0")]
+    assert _seed_of(fastio.load(original / "root0")) == 3
+    assert _seed_of(fastio.load(copy / "root0")) == 9
+
+
+def test_a_root_that_was_restored_elsewhere_is_none_of_a_copy(
+    original: Path, tmp_path: Path
+) -> None:
+    """Its own manifest says where it was; the newer one says the same."""
+    shutil.copytree(original / "root1", tmp_path / "backup")
+    with fastio.Store.open(_roots(original)) as store:
+        store.save(_tensors(3))
+    shutil.rmtree(original / "root1")
+    with fastio.Store.open([original / "root0", tmp_path / "backup"]) as store:
+        assert _seed_of(store.load()) == 3
+        assert store.verify(repair=True).ok
+        store.save(_tensors(4))
+    with fastio.Store.open(tmp_path / "backup") as store:
+        assert sorted(store.roots) == sorted([original / "root0", tmp_path / "backup"])
+
+
 def test_roots_of_two_stores_are_told_apart(original: Path, tmp_path: Path) -> None:
     create(tmp_path / "other").close()
     with pytest.raises(fastio.FormatError, match="roots of different stores"):

@@ -251,3 +251,37 @@ def test_a_copy_of_a_root_is_no_second_replica(tmp_path: Path) -> None:
     status = fastio.Store.open([tmp_path / "root0", tmp_path / "root1"]).status()
     assert status.degraded
     assert any("copy of the root" in state for state in status.roots.values())
+
+
+@pytest.mark.parametrize("damage", ["removed", "flipped", "a folder"])
+def test_an_older_generation_is_read_where_the_manifest_of_the_newest_is_lost(
+    folder: Path, damage: str
+) -> None:
+    with _open(folder) as store:
+        digest = store._taken.named.digest
+    for root in ("root0", "root1"):
+        path = folder / root / "manifests" / f"{digest}.json"
+        data = bytearray(path.read_bytes())
+        path.unlink()
+        if damage == "flipped":
+            data[100] ^= 1
+            path.write_bytes(data)
+        elif damage == "a folder":
+            path.mkdir()
+    roots = [folder / "root0", folder / "root1"]
+    for paths in (roots, roots[0]):
+        with fastio.Store.open(paths, generation=1) as store:
+            assert store.generation == 1
+            assert_same(store.load(), tensors(1))
+            # The newest one is never passed over in silence.
+            with pytest.raises(fastio.ReplicaError, match="generation 2"):
+                store.save(tensors(3))
+            store.gc(keep=1)
+            assert_same(store.load(), tensors(1))
+    for generation in (None, 2):
+        with pytest.raises(fastio.ReplicaError, match="manifest of generation 2"):
+            fastio.Store.open(roots, generation=generation)
+    with pytest.raises(fastio.StaleError):
+        fastio.Store.open(roots, generation=1, min_generation=3)
+    with pytest.raises(fastio.ConflictError, match="has no generation 0"):
+        fastio.Store.open(roots, generation=0)

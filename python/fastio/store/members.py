@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, answering, locks, wholeness
+from fastio.store import IDENTITY, answering, divergence, locks, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, RootEntry, hints
@@ -67,6 +67,7 @@ class Members(Reached):
                 )
             raise ReplicaError(self.paths[0], "no root of this store can be read", self.missing)
         self.store = self._chosen(opened)
+        self._require_one_history(opened)
         self._gather(opened)
 
     @classmethod
@@ -97,7 +98,8 @@ class Members(Reached):
         }
         self.missing = {}
         opened, _ = self._open([path for path in self.paths if path not in at])
-        self._gather([*opened, *there])
+        back = [root for root in opened if self._has_stayed(root, there)]
+        self._gather([*back, *there])
         reached = {str(root.path) for root in self.roots.values()}
         for path, reason in gone.items():
             if path not in reached:
@@ -157,6 +159,25 @@ class Members(Reached):
                 self.paths[0], "these are roots of different stores", expected="roots of one"
             )
         return first
+
+    def _require_one_history(self, opened: Sequence[Root]) -> None:
+        own = [root for root in opened if root.identity.store == self.store]
+        both = divergence.apart(own, self.timeout_s)
+        if both is not None:
+            raise FormatError(
+                both[0].path,
+                f"{both[1].path} belongs to a copy of this store, or this root does, and both were "
+                "saved to since",
+                expected="roots of one of them; fastio.Store.adopt makes a copy a store of its own",
+            )
+
+    def _has_stayed(self, root: Root, there: Sequence[Root]) -> bool:
+        """Whether a root that has come back went on with those that stayed."""
+        both = divergence.apart([root, *there], self.timeout_s)
+        if both is None or root not in both:
+            return True
+        self.missing[str(root.path)] = "belongs to a copy of this store, and was saved to since"
+        return False
 
     def _hints(self) -> dict[str, str]:
         with contextlib.suppress(FastioError):
@@ -252,18 +273,33 @@ class Members(Reached):
             found = self.standings()
             if not found:
                 raise ReplicaError(self.name, "no root has a sound commit record", self.reasons())
-            newest = wholeness.newest(found, self.manifest, self.roots)
-            if newest is None:
-                raise ReplicaError(self.name, "no generation is whole", self.reasons())
-            self._require_known(newest[0].record)
-            if min_generation is not None and newest[0].record.generation < min_generation:
-                raise StaleError(self.name, newest[0].record.generation, min_generation)
-            standing, named = newest
+            standing, named = self._newest(found, generation)
+            self._require_known(standing.record)
+            if min_generation is not None and standing.record.generation < min_generation:
+                raise StaleError(self.name, standing.record.generation, min_generation)
             if generation is not None and generation != standing.record.generation:
-                standing, named = self._older(generation, found, newest[0])
+                standing, named = self._older(generation, found, standing)
+            assert named is not None
             with contextlib.suppress(FileNotFoundError):  # collected just now: look again
                 return Taken(standing, named, self._hold(named))
         raise ConflictError(self.name, "is collected faster than it can be opened")
+
+    def _newest(
+        self, found: Sequence[Standing], generation: int | None
+    ) -> tuple[Standing, Named | None]:
+        """The newest generation; without its manifest where that is lost, and an older one is asked
+        for.
+        """
+        try:
+            newest = wholeness.newest(found, self.manifest, self.roots)
+        except ReplicaError:
+            lost = next(one for one in found if not one.never_reported)
+            if generation is None or generation >= lost.record.generation:
+                raise
+            return lost, None
+        if newest is None:
+            raise ReplicaError(self.name, "no generation is whole", self.reasons())
+        return newest
 
     def _older(
         self, generation: int, found: Sequence[Standing], newest: Standing

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from fastio.errors import FastioError, ReplicaError
 from fastio.store.documents import Record
 from fastio.store.history import Standing
-from fastio.store.manifest import Manifest, Named
+from fastio.store.manifest import Manifest, Named, ShardEntry
 from fastio.store.root import SHARDS, Root
 
 Roots = Mapping[str, Root]
@@ -62,12 +63,27 @@ def existing(
 
 
 def is_whole(manifest: Manifest, roots: Roots) -> bool:
-    """Return whether each shard is there, of the right size, on some root."""
-    sizes = [_sizes(roots.get(entry.uuid)) for entry in manifest.roots]
-    return all(
-        any(sizes[at].get(shard.file) == shard.nbytes for at in shard.roots)
-        for shard in manifest.shards
-    )
+    """Return whether each shard is there on some root: of the right size, and with its header."""
+    holders = [roots.get(entry.uuid) for entry in manifest.roots]
+    sizes = [_sizes(root) for root in holders]
+
+    def is_there(shard: ShardEntry) -> bool:
+        return any(
+            sizes[at].get(shard.file) == shard.nbytes and _has_header(holders[at], shard)
+            for at in shard.roots
+        )
+
+    return all(is_there(shard) for shard in manifest.shards)
+
+
+def _has_header(root: Root | None, shard: ShardEntry) -> bool:
+    if root is None:
+        return False
+    try:
+        header = root.answering.ask(lambda: root.open_shard(shard.file).read(0, shard.start))
+    except (FastioError, OSError):
+        return False
+    return hashlib.sha256(header).hexdigest() == shard.digest
 
 
 def _sizes(root: Root | None) -> Mapping[str, int]:

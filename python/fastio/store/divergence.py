@@ -1,0 +1,83 @@
+"""Whether roots that are given together have gone on apart: a store and its copy, both saved to.
+
+A copy has the UUIDs of its original. Once it was saved to by itself, its manifests say where its
+own roots are. Then two roots are each where their own newest manifest says, and one of these
+manifests has the other root somewhere else, where a root of that UUID is. Neither history is the
+newer one, so nobody may choose between them silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fastio.errors import FastioError
+from fastio.store import answering
+from fastio.store.documents import Record
+from fastio.store.manifest import hints
+from fastio.store.root import Root
+
+
+def apart(roots: Sequence[Root], timeout_s: float) -> tuple[Root, Root] | None:
+    """Return two roots that have gone on apart, if there are such.
+
+    Parameters
+    ----------
+    roots : sequence of Root
+        Of one store; several may have one UUID.
+    timeout_s : float
+        How long another root that is looked for may take to answer.
+
+    Raises
+    ------
+    Nothing: a root that cannot be read says nothing.
+    """
+    newest = _newest_records(roots)
+    if len({record.manifest for _, record in newest}) < 2:
+        return None
+    settled = [
+        (root, said)
+        for root, record in newest
+        if root.uuid in (said := _places(root, record)) and _is_at(root, said[root.uuid])
+    ]
+    for (one, said), (other, _) in itertools.permutations(settled, 2):
+        elsewhere = said.get(other.uuid)
+        if elsewhere is None or _is_at(other, elsewhere):
+            continue
+        if one.uuid == other.uuid or _is_like(elsewhere, other, timeout_s):
+            return one, other
+    return None
+
+
+def _newest_records(roots: Sequence[Root]) -> list[tuple[Root, Record]]:
+    asked = [(root, root.answering.begin(root.records)) for root in roots]
+    answering.wait_for_all([call for _, call in asked])
+    found = []
+    for root, call in asked:
+        with contextlib.suppress(FastioError, OSError):
+            records = call.result()
+            if records:
+                found.append((root, records[max(records)]))
+    return found
+
+
+def _places(root: Root, record: Record) -> Mapping[str, str]:
+    """Where the roots are, by the newest manifest of this one."""
+    with contextlib.suppress(FastioError, OSError):
+        return hints(root.manifest(record.manifest).manifest)
+    return {}
+
+
+def _is_at(root: Root, path: str) -> bool:
+    with contextlib.suppress(FastioError):
+        return root.is_at(path)
+    return True
+
+
+def _is_like(path: str, root: Root, timeout_s: float) -> bool:
+    """Whether another root of the same UUID is there."""
+    with contextlib.suppress(FastioError, OSError):
+        return Root.open(Path(path), timeout_s).identity == root.identity
+    return False
