@@ -24,7 +24,7 @@ from store.damages import FAULTS, damage_data, each_manifest, each_record, each_
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
 from testbed import run_python, tmpfs_mount
 
-_README = Path(__file__).parents[2] / "README.md"
+_PAGE = Path(__file__).parents[2] / "docs/stores.md"
 
 
 def _to_a_folder(path: Path) -> None:
@@ -425,9 +425,9 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path, roots: int) -> None
     assert peak <= 128 * 2**20
 
 
-def test_the_drill_of_the_readme(tmp_path: Path) -> None:
+def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
     """Its blocks as they stand, with folders of this test in place of the disks."""
-    blocks = re.findall(r"```python\n(.*?)```", _README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
     made = next(block for block in blocks if "Store.create" in block)
     drill = next(block for block in blocks if "dd if=/dev/urandom" in block)
     torch = pytest.importorskip("torch")
@@ -443,7 +443,7 @@ def test_the_drill_of_the_readme(tmp_path: Path) -> None:
     names["print"] = lambda value: shown.append(str(value))
     for block in (made, drill):
         code = block.replace("/nvme", f"{tmp_path}/nvme")
-        exec(compile(code, str(_README), "exec"), names)
+        exec(compile(code, str(_PAGE), "exec"), names)
     first, mended, status = shown
     assert "NOT OK" in first
     assert "1 file damaged" in first
