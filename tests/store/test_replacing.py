@@ -1,7 +1,9 @@
 """A root that takes the place of another one: the store is as it was, with one root more."""
 
+import contextlib
 import itertools
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastio
+import testbed
 from fastio.store.root import Root
 from store.samples import assert_same, create, shards_of, tensors
 
@@ -164,3 +167,139 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
         if not died:
             break
     assert step > 5
+
+
+# ---- a root that is there, and of no more use
+
+
+class _Unwritable:
+    """Makes every write to one root fail from some one on, as a disk that is full does."""
+
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
+        self.from_put_on = 10**6
+        self._count = 0
+        real = Root.put
+
+        def put(root: Root, *arguments: Any, **more: Any) -> None:
+            if root.path == path:
+                self._count += 1
+                if self._count > self.from_put_on:
+                    raise fastio.WriteError(28, "write", root.path)
+            real(root, *arguments, **more)
+
+        patch.setattr(Root, "put", put)
+
+
+def _read_only(root: Path) -> None:
+    """Whoever opens the lock to write finds none, as on a disk that is mounted read-only."""
+    _folder_for(root / "lock")
+
+
+def _folder_for(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "something").write_bytes(b"")
+
+
+UNWRITABLE = {
+    "its lock is a folder": _read_only,
+    "its promise is a folder": lambda root: _folder_for(root / "promise"),
+    "its promise is damaged, and it has no records": lambda root: (
+        (root / "promise").write_bytes(b"x"),
+        shutil.rmtree(root / "commits"),
+    ),
+}
+
+
+def _replaced_by_force(roots: list[Path], new: Path) -> None:
+    with fastio.Store.open(roots[0]) as store:
+        with pytest.raises(fastio.ReplicaError):
+            store.save(tensors(2))
+        with pytest.raises(fastio.ReplicaError, match="needs 2 of the 2 roots"):
+            store.replace_root(roots[1], new)
+        assert not new.exists()
+        generation = store.replace_root(roots[1], new, force=True)
+        assert set(store.roots) == {roots[0], new}
+        assert not store.status().degraded
+        assert_same(store.load(verify="require"), tensors(1))
+        assert store.save(tensors(2)) == generation + 1
+    roots[0].rename(roots[0].with_name("away"))
+    assert_same(fastio.load(new), tensors(2))
+
+
+@pytest.mark.parametrize("way", UNWRITABLE)
+def test_a_root_that_cannot_be_written_to_is_replaced_by_force(tmp_path: Path, way: str) -> None:
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+    UNWRITABLE[way](roots[1])
+    _replaced_by_force(roots, tmp_path / "new")
+
+
+@pytest.mark.parametrize("puts", range(4))
+def test_a_root_that_fills_up_at_any_step_is_replaced_by_force(
+    tmp_path: Path, puts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = _roots(tmp_path, 2)
+    disk = _Unwritable(roots[1], monkeypatch)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        disk.from_put_on = disk._count + puts
+        assert store.replace_root(roots[1], tmp_path / "new", force=True) == 2
+        assert set(store.roots) == {roots[0], tmp_path / "new"}
+        assert not store.status().degraded
+        assert store.save(tensors(2)) == 3
+        assert_same(store.load(), tensors(2))
+
+
+def test_a_disk_that_is_full_is_replaced_by_force(tmp_path: Path) -> None:
+    with testbed.tmpfs_mount(tmp_path, nbytes=2**25) as disk:
+        roots = [tmp_path / "root0", disk.path / "root1"]
+        with fastio.Store.create(roots, replicas=2) as store:
+            store.save(tensors(1))
+        with (disk.path / "fill").open("wb", 0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        _replaced_by_force(roots, tmp_path / "new")
+
+
+def test_a_root_that_hangs_in_writes_is_replaced_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+    real, go_on = Root.put, threading.Event()
+
+    def put(root: Root, *arguments: Any, **more: Any) -> None:
+        if root.path == roots[1]:
+            assert go_on.wait(300)
+        real(root, *arguments, **more)
+
+    monkeypatch.setattr(Root, "put", put)
+    try:
+        options = fastio.Options(root_timeout_s=3)
+        with fastio.Store.open(roots[0], options=options) as store:
+            assert store.replace_root(roots[1], tmp_path / "new", force=True) == 2
+            assert set(store.roots) == {roots[0], tmp_path / "new"}
+            assert store.save(tensors(2)) == 3
+    finally:
+        go_on.set()
+
+
+def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
+    tmp_path: Path,
+) -> None:
+    """It was saved on two roots of three: one is lost, the other one is read-only now."""
+    roots = _roots(tmp_path, 3)
+    with create(tmp_path, 3, replicas=2) as store:
+        store.save(tensors(1))
+        roots[0].rename(tmp_path / "away")
+        store.save(tensors(2))
+    (tmp_path / "away").rename(roots[0])
+    shutil.rmtree(roots[1])
+    _read_only(roots[2])
+    with fastio.Store.open(roots[0]) as store:
+        assert_same(store.load(), tensors(2))
+        assert store.replace_root(roots[1], tmp_path / "new", force=True) == 3
+        assert_same(store.load(), tensors(2))

@@ -31,8 +31,8 @@ def replace_root(
 
     Its shards are copied there first, each chunk verified. The others learn of it before it has a
     record itself, so that whoever sees it there finds it on a majority of the roots before, too.
-    Where these are no majority it is the other way around: a commit that is cut off is then seen
-    nowhere.
+    Where a majority of these cannot be written to it is the other way around: a commit that is cut
+    off is then seen nowhere.
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ def replace_root(
     leaving = _entry(manifest, members, old)
     identity = RootIdentity(session.store, uuid.uuid4().hex, leaving.weight)
     mode = manifest.settings.file_mode
+    decided = session.proposed
     root = Root.prepare(new, identity, mode, members.timeout_s)
     lock = None
     try:
@@ -76,15 +77,15 @@ def replace_root(
         entries = {entry.uuid: members.placed(entry) for entry in manifest.roots}
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
         named = encode(replaced(manifest, entries))
-        session.join(root, lock, first=session.is_forced)
+        session.join(root, lock)
         record = session.commit(named, saved_at_s, among=[entry.uuid for entry in entries.values()])
         members.replace(leaving.uuid, root)
         return record.generation
     except BaseException:
-        if root not in session.roots and session.proposed is None:
+        if session.proposed is decided:  # no root has a record of it
             root.withdraw()
-            if lock is not None:
-                lock.close()
+        if lock is not None and root not in session.roots:
+            lock.close()
         raise
 
 
