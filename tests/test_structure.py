@@ -115,7 +115,7 @@ _LAYERS = (
     ("store.files",),
     ("store.root_files",),
     ("store.root",),
-    ("store.locks", "store.wholeness", "store.places", "store.taken"),
+    ("store.begun", "store.locks", "store.wholeness", "store.places", "store.taken"),
     ("store.reached", "store.holding"),
     ("store.members",),
     ("store.commit",),

@@ -13,6 +13,7 @@ import pytest
 import fastio
 import testbed
 from fastio.store.root import Root
+from store.dying import Dying
 from store.samples import assert_same, create, shards_of, tensors
 
 
@@ -303,3 +304,64 @@ def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
         assert_same(store.load(), tensors(2))
         assert store.replace_root(roots[1], tmp_path / "new", force=True) == 3
         assert_same(store.load(), tensors(2))
+
+
+# ---- a call that was killed, and is made again
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [
+        ("another path", 2),
+        ("another path", 3),
+        ("an empty disk in its place", 2),
+        ("an empty disk in its place", 3),
+        ("it can still be read", 2),
+        ("it can still be read", 3),
+    ],
+)
+def test_a_replacement_that_was_killed_at_any_step_goes_on_when_it_is_called_again(
+    tmp_path: Path, way: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"a": np.arange(5), "b": np.arange(100_000)}
+    force = count == 2 and way != "it can still be read"
+    replaced: dict[int, tuple[Path, Path]] = {}
+
+    def run(step: int) -> None:
+        roots = _roots(tmp_path / str(step), count)
+        with create(tmp_path / str(step), count) as store:
+            store.save(small)
+        new = _lose(roots, 1, way)
+        replaced[step] = roots[1], new
+        with fastio.Store.open(roots[0]) as store, dying:
+            store.replace_root(roots[1], new, force=force)
+
+    def again(step: int) -> None:
+        old, new = replaced[step]
+        root = tmp_path / str(step) / "root0"
+        with fastio.Store.open(root) as store:
+            assert store.replace_root(old, new, force=force) in (2, 3)
+            assert new in store.roots
+            assert not store.status().degraded
+            assert_same(store.load(), small)
+            store.save({"a": np.arange(7)})
+            assert store.verify().ok
+            with pytest.raises(fastio.FastioError):
+                store.replace_root(old, new, force=force)
+
+    dying = Dying(monkeypatch)
+    dying.at_each_step(run, again)
+
+
+def test_only_what_was_begun_by_a_replacement_is_taken_up(tmp_path: Path) -> None:
+    """Not a root that was replaced long ago, nor one of another store."""
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+        store.replace_root(tmp_path / "root2", tmp_path / "new")
+        store.save(tensors(2))
+        create(tmp_path / "other", 1).close()
+        for taken in (tmp_path / "root2", tmp_path / "other" / "root0"):
+            with pytest.raises(fastio.WriteError, match="there is something in it"):
+                store.replace_root(tmp_path / "new", taken)
+            assert (taken / "commits").exists()
+        assert not store.status().degraded

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fastio.errors import FormatError, ReplicaError, UsageError
-from fastio.store import lineage
+from fastio.store import begun, lineage
 from fastio.store.commit import Session
 from fastio.store.documents import RootIdentity
 from fastio.store.manifest import Manifest, Named, RootEntry, Settings, encode, hints
@@ -49,17 +49,18 @@ def create(
         If one of them cannot be locked.
     """
     store = uuid.uuid4().hex
-    for path in paths:
-        Root.check_free(path)
+    begun.check_creation(paths, timeout_s)
     made: list[Root] = []
     was_locked = False
     try:
         for path, root, weight in zip(paths, uuids, weights, strict=True):
             identity = RootIdentity(store, root, float(weight))
-            made.append(Root.prepare(path, identity, settings.file_mode, timeout_s))
+            made.append(Root.prepare(path, identity, settings.file_mode, timeout_s, free=True))
         with Session(store, made, {}, uuids, mode=settings.file_mode, proposes=False) as session:
             session.require_all()
             try:
+                begun.check_creation([each.path for each in made], timeout_s)
+                begun.clear(made)
                 for each in made:
                     each.claim(settings.file_mode)
                 session.propose()

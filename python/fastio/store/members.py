@@ -159,9 +159,19 @@ class Members(Reached):
         return first
 
     def _hints(self) -> dict[str, str]:
-        with contextlib.suppress(FastioError):
-            return dict(hints(self.newest().manifest))
-        return {}
+        """Where the roots are, and those that they take the place of, while that is in doubt: a
+        majority of these decides, too.
+        """
+        found: dict[str, str] = {}
+        stand = self.standings()
+        for at, standing in enumerate(stand):
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                known, taken = hints(self.manifest(standing.record).manifest), {*found.values()}
+                found.update({uuid: path for uuid, path in known.items() if path not in taken})
+                replaces = at == 0 and stand[1:] and stand[1].record.roots != standing.record.roots
+                if standing.decided or not replaces:
+                    break
+        return found
 
     # ---- which of them belong together
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from fastio.anchored import anchored
-from fastio.errors import ReplicaError, UsageError
+from fastio.errors import FastioError, ReplicaError, UsageError
 from fastio.replica import Copies
-from fastio.store import locks, reading, repair
+from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced
 from fastio.store.documents import RootIdentity
@@ -49,7 +50,7 @@ def replace_root(
     Returns
     -------
     int
-        The number of the generation.
+        The number of the generation. Where this call was cut off before, it goes on with that.
 
     Raises
     ------
@@ -62,17 +63,24 @@ def replace_root(
     """
     assert session.head is not None
     manifest = session.head.manifest
+    if _is_done(session, old, new):
+        return session.generation
     leaving = _entry(manifest, members, old)
     identity = RootIdentity(session.store, uuid.uuid4().hex, leaving.weight)
     mode = manifest.settings.file_mode
     decided = session.proposed
-    root = Root.prepare(new, identity, mode, members.timeout_s)
+    is_begun = _is_begun(session, new, members.timeout_s)
+    root = Root.prepare(new, identity, mode, members.timeout_s, free=is_begun)
     lock = None
     try:
         lock = locks.lock(root, mode)
         if lock is None:
             raise ReplicaError(new, "the new root is locked by another process", {})
-        root.claim(mode)
+        if is_begun and _is_begun(session, root.path, members.timeout_s):
+            begun.clear([root])
+            root.claim(mode, free=True)
+        else:
+            root.claim(mode)
         _copy(manifest, members, leaving.uuid, root, is_cancelled)
         entries = {entry.uuid: members.placed(entry) for entry in manifest.roots}
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
@@ -87,6 +95,29 @@ def replace_root(
         if lock is not None and root not in session.roots:
             lock.close()
         raise
+
+
+def _is_begun(session: Session, new: Path, timeout_s: float) -> bool:
+    """Whether a replacement that was cut off has begun to make a root of a folder."""
+    known = {uuid for one in session.standings() for uuid in one.record.roots}
+    return begun.is_begun_in(new, session.store, known, timeout_s)
+
+
+def _is_done(session: Session, old: str, new: Path) -> bool:
+    """Whether the newest generation is the one that was to be committed: who did it was cut off
+    before he could tell.
+    """
+    assert session.head is not None
+    roots = {entry.uuid for entry in session.head.manifest.roots}
+    if not any(root.uuid in roots and root.is_at(new) for root in session.roots):
+        return False
+    for one in session.standings():
+        if one.record.generation == session.generation - 1:
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                before = session.manifest(one.record).manifest.roots
+                left = [entry for entry in before if entry.uuid not in roots]
+                return any(old == entry.uuid or anchored(old) == entry.path for entry in left)
+    return False
 
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:

@@ -14,7 +14,7 @@ from fastio import _native, folders
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
-from fastio.filesystem.leftovers import remove_leftovers
+from fastio.filesystem.leftovers import is_temporary, remove_leftovers
 from fastio.store import IDENTITY, answering, lineage
 from fastio.store.answering import Answering, Call, asked, progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
@@ -29,6 +29,7 @@ LOCK = "lock"
 VERIFIED = "verified"
 # What a fresh filesystem has; and what a creation that did not end leaves.
 _NOTHING = {"lost+found", IDENTITY, PROMISE, VERIFIED, LOCK, *_FOLDERS}
+_NOT_EMPTY = "there is something in it; a root is made of an empty folder"
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 
 
@@ -124,16 +125,19 @@ class Root(RootFiles):
         return root
 
     @classmethod
-    def prepare(cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float) -> Root:
+    def prepare(
+        cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float, *, free: bool = False
+    ) -> Root:
         """Make the folders of a root; it is none until it is claimed.
 
         Raises
         ------
         WriteError
-            If that fails, or there is something in the folder.
+            If that fails, or there is something in the folder, unless that is known to be `free`.
         """
         path = Path(anchored(str(path)))
-        cls.check_free(path)
+        if not free:
+            cls.check_free(path)
         folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
         wanted = [path / name for name in ("", *_FOLDERS)]
         made = [each for each in wanted if make_folder(each, folder_mode(mode))]
@@ -145,7 +149,7 @@ class Root(RootFiles):
         return root
 
     @asked
-    def claim(self, mode: int) -> None:
+    def claim(self, mode: int, *, free: bool = False) -> None:
         """Say who it is; what somebody else began to make of the folder is left alone.
 
         Whoever may meet others has its lock meanwhile.
@@ -153,9 +157,11 @@ class Root(RootFiles):
         Raises
         ------
         WriteError
-            If that fails, or somebody else has made a root of the folder meanwhile.
+            If that fails, or somebody else has made a root of the folder meanwhile, unless it is
+            known to be `free`.
         """
-        self.check_free(self.path)
+        if not free:
+            self.check_free(self.path)
         self.put("", IDENTITY, self.identity.encode(), mode=mode, replace=True)
 
     @asked
@@ -208,10 +214,22 @@ class Root(RootFiles):
         WriteError
             If there is something in it, or something else than a folder is there or above.
         """
-        if path.exists() and _has_content(path):
-            detail = "there is something in it; a root is made of an empty folder"
-            raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=detail)
+        if path.exists():
+            Root.check_names(path)
+            if any(_names_in(path / name) for name in _names_in(path) & {*_FOLDERS}):
+                raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=_NOT_EMPTY)
         folders.missing(path.parent, blamed=path)
+
+    @staticmethod
+    def check_names(path: Path) -> None:
+        """Refuse a folder that has something else in it than a root.
+
+        Raises
+        ------
+        WriteError
+        """
+        if not _names_in(path) <= _NOTHING:
+            raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=_NOT_EMPTY)
 
     @property
     def uuid(self) -> str:
@@ -365,10 +383,7 @@ def manifest_name(digest: str) -> str:
     return f"{digest}.json"
 
 
-def _has_content(path: Path) -> bool:
-    names = _names_in(path)
-    return not names <= _NOTHING or any(_names_in(path / name) for name in names & {*_FOLDERS})
-
-
 def _names_in(folder: Path) -> set[str]:
-    return set(write_called(folder, "listdir", lambda: os.listdir(folder)))
+    """What is in a folder, without what a killed writer was in the middle of."""
+    names = write_called(folder, "listdir", lambda: os.listdir(folder))
+    return {name for name in names if not is_temporary(name)}
