@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fastio.errors import FastioError, FormatError, ReadError, ReplicaError
+from fastio.errors import ConflictError, FastioError, FormatError, ReadError, ReplicaError
 from fastio.filesystem.flocks import Flock
 from fastio.store import wholeness
 from fastio.store.documents import Record
@@ -110,6 +110,24 @@ class Session(Holding):
         except BaseException:
             self.close()
             raise
+
+    def require_unchanged(self) -> None:
+        """Refuse to go on where a root was made one of another store, since it was opened.
+
+        Raises
+        ------
+        ConflictError
+        """
+        for root in self.roots:
+            now = root.identity
+            with contextlib.suppress(FastioError, OSError):  # what is damaged is mended elsewhere
+                now = root.read_identity()
+            if now != root.identity:
+                raise ConflictError(
+                    root.path,
+                    f"is a root of the store {now.store} now: somebody has adopted it meanwhile; "
+                    "fastio.Store.open opens that",
+                )
 
     # ---- what stands
 

@@ -123,7 +123,9 @@ def _is_done(session: Session, old: str, new: Path) -> bool:
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
     for entry in manifest.roots:
-        if old == entry.uuid or path in (entry.path, members.placed(entry).path):
+        root = members.roots.get(entry.uuid)
+        ways = {entry.path, members.placed(entry).path, str(root.path) if root else entry.path}
+        if old == entry.uuid or path in ways:
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")

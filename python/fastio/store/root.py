@@ -177,6 +177,17 @@ class Root(RootFiles):
         self.identity = identity
 
     @asked
+    def read_identity(self) -> RootIdentity:
+        """Return who it says now that it is.
+
+        Raises
+        ------
+        FileNotFoundError, FormatError, ReadError
+        """
+        data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+        return RootIdentity.decode(data, str(self.path / IDENTITY))
+
+    @asked
     def withdraw(self) -> None:
         """Remove what was made of the folder, unless somebody else has made a root of it.
 

@@ -97,6 +97,7 @@ def begin(
             forced=forced,
         )
         try:
+            session.require_unchanged()
             found = session.standings()
             now = seats(found) if found else wanted
             if now == wanted:
