@@ -170,6 +170,25 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
     assert step > 5
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
+    tmp_path: Path, force: bool
+) -> None:
+    """The next one was made on them: that they were on a majority of the roots then is settled."""
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        store.save(tensors(2))
+        if force:
+            shutil.rmtree(roots[1])
+        store.replace_root(roots[1], tmp_path / "new", force=force)
+        assert store.status().in_doubt == ()
+        assert [each.decided for each in store.generations()] == [True, True, True]
+        (tmp_path / "new").rename(tmp_path / "away")
+        assert store.status().in_doubt == (3,)
+        assert [each.decided for each in store.generations()] == [False, True, True]
+
+
 # ---- a root that is there, and of no more use
 
 
