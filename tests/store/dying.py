@@ -1,19 +1,25 @@
 """Writers that die at a step of the protocol: before or after each file that they put or remove."""
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastio.errors import ReplicaError
-from fastio.store import replacing
+from fastio.store import repair, replacing
 from fastio.store.commit import Session
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import Manifest, Named
 from fastio.store.members import Members
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 
 STEPS_MOST = 40
+_LEFT = ".new.0123456789abcdef.fastio-tmp"
+"""What a writer leaves who dies while he writes a small file."""
 
 
 class Crash(BaseException):
@@ -89,3 +95,59 @@ def copy_shards(manifest: Manifest, members: Members, leaving: str, root: Root, 
         else:
             raise ReplicaError(root.path, "no copy is left", {})
         root.put(SHARDS, shard.file, bytes(shard.nbytes), replace=True)
+
+
+class Dying:
+    """A call of a `Store` that dies before or after a file that it puts, copies or removes; it is
+    made in a `with`.
+
+    Who dies tidies nothing up, and leaves what he was in the middle of.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._left: int | None = None
+        self._is_in = False
+        self.is_dead = False
+        for name in ("put", "remove"):
+            patch.setattr(Root, name, self._counted(getattr(Root, name)))
+        patch.setattr(repair, "rewrite", self._counted(repair.rewrite))
+        withdraw = Root.withdraw
+        patch.setattr(Root, "withdraw", lambda root: self.is_dead or withdraw(root))
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            root = arguments[0]
+            self._step(root.path / arguments[1] if isinstance(root, Root) else None)
+            result = call(*arguments, **options)
+            self._step(None)
+            return result
+
+        return run
+
+    def _step(self, folder: Path | None) -> None:
+        if self._is_in and self._left is not None:
+            if self._left == 0 and not self.is_dead:
+                self.is_dead = True
+                if folder is not None:
+                    (folder / _LEFT).write_bytes(b"half")
+            if self.is_dead:
+                raise Crash
+            self._left -= 1
+
+    def __enter__(self) -> None:
+        self._is_in = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_in = False
+
+    def at_each_step(self, run: Callable[[int], object], again: Callable[[int], object]) -> None:
+        """Let a call die at each of its steps, and make it again: `again` does and looks."""
+        for step in itertools.count():
+            self._left, self.is_dead = step, False
+            with contextlib.suppress(Crash):
+                run(step)
+            has_died, self._left, self.is_dead = self.is_dead, None, False
+            again(step)
+            if not has_died:
+                break
+        assert step > 5

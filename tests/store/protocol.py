@@ -23,9 +23,10 @@ from fastio.store import IDENTITY, collect, replacing, sessions
 from fastio.store.commit import Session
 from fastio.store.documents import Record, RootIdentity, majority_of
 from fastio.store.history import Standing, standings
+from fastio.store.layout import COMMITS, SHARDS
 from fastio.store.manifest import Manifest, Named, RootEntry, Settings, ShardEntry, encode
 from fastio.store.members import Members
-from fastio.store.root import COMMITS, SHARDS, Root
+from fastio.store.root import Root
 from store.dying import Crash, Steps
 from store.told import Reported, Told
 

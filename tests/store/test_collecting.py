@@ -18,7 +18,8 @@ import pytest
 import fastio
 import testbed
 from fastio.store.collect import Collected
-from fastio.store.root import COMMITS, Root
+from fastio.store.layout import COMMITS
+from fastio.store.root import Root
 from store.samples import create, shards_of
 from testbed.mounts import unmount
 from testbed.requirements import require_root, run_tool_or_skip

@@ -5,6 +5,7 @@ A copy has the UUIDs of its original, and its manifests say where that is. It ne
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 import fastio
+from fastio.store import creation
+from fastio.store.root import Root
+from store.dying import Dying
 from store.samples import create
 
 
@@ -265,8 +269,6 @@ def test_what_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
 def test_an_adoption_that_was_cut_off_is_gone_on_with(
     original: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastio.store.root import Root
-
     real = Root.identify
     done: list[Path] = []
 
@@ -284,6 +286,132 @@ def test_an_adoption_that_was_cut_off_is_gone_on_with(
         assert _seed_of(store.load()) == 1
         assert not store.status().degraded
     assert _seed_of(fastio.load(original / "root0")) == 2
+
+
+def _bytes_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its generation stands on a majority it is done, and that is said."""
+    original = tmp_path / "original"
+    with create(original, count) as store:
+        store.save(_tensors(1))
+    before = _bytes_of(original)
+
+    def copy(step: int) -> list[Path]:
+        return _roots(tmp_path / f"copy{step}", count)
+
+    def run(step: int) -> None:
+        shutil.copytree(original, tmp_path / f"copy{step}")
+        with dying:
+            fastio.Store.adopt(copy(step)).close()
+
+    def again(step: int) -> None:
+        stores = {Root.open(root).identity.store for root in copy(step)}
+        if len(stores) > 1:
+            seen.append(step)
+            _assert_adopting_again_is_told(copy(step))
+        try:
+            store = fastio.Store.adopt(copy(step))
+        except fastio.UsageError as error:
+            told.append(str(error))
+            store = fastio.Store.open(copy(step))
+        with store:
+            assert _seed_of(store.load()) == 1
+            assert store.save(_tensors(2)) >= 3
+            assert not store.status().degraded
+            assert store.verify().ok
+            assert Root.open(original / "root0").identity.store != store._members.store
+        with fastio.Store.open(copy(step)[-1]) as store:
+            assert len(store.roots) == count
+
+    seen: list[int] = []
+    told: list[str] = []
+    dying = Dying(monkeypatch)
+    dying.at_each_step(run, again)
+    assert bool(seen) == (count > 1)
+    assert all("has been adopted already" in each for each in told)
+    assert _bytes_of(original) == before
+
+
+def _assert_adopting_again_is_told(roots: list[Path]) -> None:
+    """Where some roots of a copy were made others, and the rest was not."""
+    try:
+        with fastio.Store.open(roots) as store:
+            why = str(store.status())
+    except fastio.FormatError as error:
+        why = str(error)
+    assert "fastio.Store.adopt with all roots of the copy goes on with it" in why
+    with fastio.Store.open(roots[0]) as store:
+        assert "fastio.Store.adopt" in str(store.status())
+
+
+def _adopted(roots: list[Path]) -> fastio.Store | fastio.FastioError:
+    try:
+        return fastio.Store.adopt(roots)
+    except fastio.FastioError as error:
+        return error
+
+
+@pytest.mark.parametrize("first_waits_at", [1, 2])
+@pytest.mark.parametrize("second_waits_at", [1, 2, None])
+def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
+    copy: Path,
+    first_waits_at: int,
+    second_waits_at: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one stops before he takes locks, once or once more; the second one begins then,
+    and ends, or stops there, too, until the first one has ended.
+    """
+    real = creation.Session
+    waits, go_on = threading.Event(), threading.Event()
+    counts = {"first": 0, "second": 0}
+    results: list[fastio.Store | fastio.FastioError] = []
+
+    def second() -> None:
+        results.append(_adopted(_roots(copy)))
+        waits.set()
+
+    thread = threading.Thread(target=second)
+
+    def session(*arguments: Any, **more: Any) -> Any:
+        who = "second" if threading.current_thread() is thread else "first"
+        counts[who] += 1
+        if who == "first" and counts[who] == first_waits_at:
+            thread.start()
+            assert waits.wait(60)
+        elif who == "second" and counts[who] == second_waits_at:
+            waits.set()
+            assert go_on.wait(60)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(creation, "Session", session)
+    results.append(_adopted(_roots(copy)))
+    go_on.set()
+    thread.join()
+    (winner,) = [each for each in results if isinstance(each, fastio.Store)]
+    (loser,) = [each for each in results if not isinstance(each, fastio.Store)]
+    assert "somebody" in str(loser) or "adopted already" in str(loser)
+    with winner:
+        assert not winner.status().degraded
+        assert winner.save(_tensors(3)) >= 3
+    with fastio.Store.open(copy / "root1") as store:
+        assert (store._members.store, len(store.roots)) == (winner._members.store, 2)
+
+
+def test_a_store_that_was_adopted_while_it_was_open_is_not_written_to(copy: Path) -> None:
+    with fastio.Store.open(_roots(copy)) as store, fastio.Store.adopt(_roots(copy)) as adopted:
+        with pytest.raises(fastio.ConflictError, match="adopted it meanwhile"):
+            store.save(_tensors(7))
+        with pytest.raises(fastio.ConflictError, match="adopted it meanwhile"):
+            store.gc()
+        assert _seed_of(adopted.load()) == 1
+        assert not adopted.status().degraded
 
 
 # ---- links, and what is no root
@@ -304,6 +432,53 @@ def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> Non
             assert store.save(_tensors(1)) > 1
     with pytest.raises(ValueError, match="twice"):
         fastio.Store.create([tmp_path / "new", tmp_path / "new"])
+
+
+@pytest.mark.parametrize("write", ["save", "rollback_to", "replace_root"])
+@pytest.mark.parametrize("way", ["a link to the folder above", "a link to a root"])
+def test_what_is_written_by_way_of_an_alias_says_where_the_roots_are(
+    tmp_path: Path, way: str, write: str
+) -> None:
+    """The alias passes, and the store is still known by the paths that it had."""
+    folder, alias = tmp_path / "original", tmp_path / "alias"
+    with create(folder, 3) as store:
+        store.save(_tensors(1))
+    if way == "a link to a root":
+        alias.mkdir()
+        (alias / "root0").symlink_to(folder / "root0")
+    else:
+        alias.symlink_to(folder)
+    with fastio.Store.open(alias / "root0") as store:
+        if write == "save":
+            store.save(_tensors(2))
+        elif write == "rollback_to":
+            store.rollback_to(1)
+        else:
+            store.replace_root(alias / "root0", folder / "root3")
+    alias.rename(tmp_path / "gone")
+    roots = [root for root in _roots(folder, 4) if root.exists()]
+    if write == "replace_root":
+        shutil.rmtree(roots.pop(0))
+    for given in (roots[:1], roots[1:], roots):
+        with _events() as told, fastio.Store.open(given) as store:
+            assert len(store.roots) == 3
+            assert sorted(store.roots) == roots
+            assert (told, store.generation) == ([], 2)
+            assert not store.status().degraded
+
+
+def test_a_root_whose_old_path_leads_to_another_folder_has_the_new_one(tmp_path: Path) -> None:
+    roots = _roots(tmp_path)
+    with create(tmp_path) as store:
+        store.save(_tensors(1))
+    moved = [root.rename(tmp_path / f"moved{at}") for at, root in enumerate(roots)]
+    for root in roots:
+        root.mkdir()
+    with fastio.Store.open(moved) as store:
+        store.save(_tensors(2))
+    with fastio.Store.open(moved[0]) as store:
+        assert sorted(store.roots) == moved
+        assert _seed_of(store.load()) == 2
 
 
 def _a_file(path: Path) -> None:

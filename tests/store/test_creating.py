@@ -12,6 +12,7 @@ import pytest
 import fastio
 from fastio.store.root import Root
 from load.samples import in_threads
+from store.dying import Dying
 
 _COUNT = 4
 
@@ -137,6 +138,39 @@ def test_a_creation_that_was_killed_can_be_made_again(
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert _make(roots, 3) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the empty generation stands on a majority, there is a store, and that is said."""
+
+    def roots(step: int) -> list[Path]:
+        return [tmp_path / f"{step}-{at}" for at in range(count)]
+
+    def run(step: int) -> None:
+        with dying:
+            fastio.Store.create(roots(step), replicas=1)
+
+    def again(step: int) -> None:
+        try:
+            store = fastio.Store.create(roots(step), replicas=1)
+        except fastio.WriteError as error:
+            there.append(str(error))
+            store = fastio.Store.open(roots(step))
+        with store:
+            assert store.save({"a": np.arange(9)}) == 1
+            assert not store.status().degraded
+            assert store.verify().ok
+        with pytest.raises(fastio.WriteError, match="there is something in it"):
+            fastio.Store.create(roots(step), replicas=1)
+
+    there: list[str] = []
+    dying = Dying(monkeypatch)
+    dying.at_each_step(run, again)
+    assert len(there) < 6
+    assert all("a root of a store, which fastio.Store.open opens" in each for each in there)
 
 
 def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:

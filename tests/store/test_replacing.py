@@ -1,7 +1,9 @@
 """A root that takes the place of another one: the store is as it was, with one root more."""
 
+import contextlib
 import itertools
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 import fastio
+import testbed
 from fastio.store.root import Root
+from store.dying import Dying
 from store.samples import assert_same, create, shards_of, tensors
 
 
@@ -164,3 +168,219 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
         if not died:
             break
     assert step > 5
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
+    tmp_path: Path, force: bool
+) -> None:
+    """The next one was made on them: that they were on a majority of the roots then is settled."""
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        store.save(tensors(2))
+        if force:
+            shutil.rmtree(roots[1])
+        store.replace_root(roots[1], tmp_path / "new", force=force)
+        assert store.status().in_doubt == ()
+        assert [each.decided for each in store.generations()] == [True, True, True]
+        (tmp_path / "new").rename(tmp_path / "away")
+        assert store.status().in_doubt == (3,)
+        assert [each.decided for each in store.generations()] == [False, True, True]
+
+
+# ---- a root that is there, and of no more use
+
+
+class _Unwritable:
+    """Makes every write to one root fail from some one on, as a disk that is full does."""
+
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
+        self.from_put_on = 10**6
+        self._count = 0
+        real = Root.put
+
+        def put(root: Root, *arguments: Any, **more: Any) -> None:
+            if root.path == path:
+                self._count += 1
+                if self._count > self.from_put_on:
+                    raise fastio.WriteError(28, "write", root.path)
+            real(root, *arguments, **more)
+
+        patch.setattr(Root, "put", put)
+
+
+def _read_only(root: Path) -> None:
+    """Whoever opens the lock to write finds none, as on a disk that is mounted read-only."""
+    _folder_for(root / "lock")
+
+
+def _folder_for(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "something").write_bytes(b"")
+
+
+UNWRITABLE = {
+    "its lock is a folder": _read_only,
+    "its promise is a folder": lambda root: _folder_for(root / "promise"),
+    "its promise is damaged, and it has no records": lambda root: (
+        (root / "promise").write_bytes(b"x"),
+        shutil.rmtree(root / "commits"),
+    ),
+}
+
+
+def _replaced_by_force(roots: list[Path], new: Path) -> None:
+    with fastio.Store.open(roots[0]) as store:
+        with pytest.raises(fastio.ReplicaError):
+            store.save(tensors(2))
+        with pytest.raises(fastio.ReplicaError, match="needs 2 of the 2 roots"):
+            store.replace_root(roots[1], new)
+        assert not new.exists()
+        generation = store.replace_root(roots[1], new, force=True)
+        assert set(store.roots) == {roots[0], new}
+        assert not store.status().degraded
+        assert_same(store.load(verify="require"), tensors(1))
+        assert store.save(tensors(2)) == generation + 1
+    roots[0].rename(roots[0].with_name("away"))
+    assert_same(fastio.load(new), tensors(2))
+
+
+@pytest.mark.parametrize("way", UNWRITABLE)
+def test_a_root_that_cannot_be_written_to_is_replaced_by_force(tmp_path: Path, way: str) -> None:
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+    UNWRITABLE[way](roots[1])
+    _replaced_by_force(roots, tmp_path / "new")
+
+
+@pytest.mark.parametrize("puts", range(4))
+def test_a_root_that_fills_up_at_any_step_is_replaced_by_force(
+    tmp_path: Path, puts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = _roots(tmp_path, 2)
+    disk = _Unwritable(roots[1], monkeypatch)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        disk.from_put_on = disk._count + puts
+        assert store.replace_root(roots[1], tmp_path / "new", force=True) == 2
+        assert set(store.roots) == {roots[0], tmp_path / "new"}
+        assert not store.status().degraded
+        assert store.save(tensors(2)) == 3
+        assert_same(store.load(), tensors(2))
+
+
+def test_a_disk_that_is_full_is_replaced_by_force(tmp_path: Path) -> None:
+    with testbed.tmpfs_mount(tmp_path, nbytes=2**25) as disk:
+        roots = [tmp_path / "root0", disk.path / "root1"]
+        with fastio.Store.create(roots, replicas=2) as store:
+            store.save(tensors(1))
+        with (disk.path / "fill").open("wb", 0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        _replaced_by_force(roots, tmp_path / "new")
+
+
+def test_a_root_that_hangs_in_writes_is_replaced_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = _roots(tmp_path, 2)
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+    real, go_on = Root.put, threading.Event()
+
+    def put(root: Root, *arguments: Any, **more: Any) -> None:
+        if root.path == roots[1]:
+            assert go_on.wait(300)
+        real(root, *arguments, **more)
+
+    monkeypatch.setattr(Root, "put", put)
+    try:
+        options = fastio.Options(root_timeout_s=3)
+        with fastio.Store.open(roots[0], options=options) as store:
+            assert store.replace_root(roots[1], tmp_path / "new", force=True) == 2
+            assert set(store.roots) == {roots[0], tmp_path / "new"}
+            assert store.save(tensors(2)) == 3
+    finally:
+        go_on.set()
+
+
+def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
+    tmp_path: Path,
+) -> None:
+    """It was saved on two roots of three: one is lost, the other one is read-only now."""
+    roots = _roots(tmp_path, 3)
+    with create(tmp_path, 3, replicas=2) as store:
+        store.save(tensors(1))
+        roots[0].rename(tmp_path / "away")
+        store.save(tensors(2))
+    (tmp_path / "away").rename(roots[0])
+    shutil.rmtree(roots[1])
+    _read_only(roots[2])
+    with fastio.Store.open(roots[0]) as store:
+        assert_same(store.load(), tensors(2))
+        assert store.replace_root(roots[1], tmp_path / "new", force=True) == 3
+        assert_same(store.load(), tensors(2))
+
+
+# ---- a call that was killed, and is made again
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [
+        ("another path", 2),
+        ("another path", 3),
+        ("an empty disk in its place", 2),
+        ("an empty disk in its place", 3),
+        ("it can still be read", 2),
+        ("it can still be read", 3),
+    ],
+)
+def test_a_replacement_that_was_killed_at_any_step_goes_on_when_it_is_called_again(
+    tmp_path: Path, way: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"a": np.arange(5), "b": np.arange(100_000)}
+    force = count == 2 and way != "it can still be read"
+    replaced: dict[int, tuple[Path, Path]] = {}
+
+    def run(step: int) -> None:
+        roots = _roots(tmp_path / str(step), count)
+        with create(tmp_path / str(step), count) as store:
+            store.save(small)
+        new = _lose(roots, 1, way)
+        replaced[step] = roots[1], new
+        with fastio.Store.open(roots[0]) as store, dying:
+            store.replace_root(roots[1], new, force=force)
+
+    def again(step: int) -> None:
+        old, new = replaced[step]
+        root = tmp_path / str(step) / "root0"
+        with fastio.Store.open(root) as store:
+            assert store.replace_root(old, new, force=force) in (2, 3)
+            assert new in store.roots
+            assert not store.status().degraded
+            assert_same(store.load(), small)
+            store.save({"a": np.arange(7)})
+            assert store.verify().ok
+            with pytest.raises(fastio.FastioError):
+                store.replace_root(old, new, force=force)
+
+    dying = Dying(monkeypatch)
+    dying.at_each_step(run, again)
+
+
+def test_only_what_was_begun_by_a_replacement_is_taken_up(tmp_path: Path) -> None:
+    """Not a root that was replaced long ago, nor one of another store."""
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+        store.replace_root(tmp_path / "root2", tmp_path / "new")
+        store.save(tensors(2))
+        create(tmp_path / "other", 1).close()
+        for taken in (tmp_path / "root2", tmp_path / "other" / "root0"):
+            with pytest.raises(fastio.WriteError, match="there is something in it"):
+                store.replace_root(tmp_path / "new", taken)
+            assert (taken / "commits").exists()
+        assert not store.status().degraded

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastio.store.documents import Record
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import Manifest
 from fastio.store.members import Members
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,17 @@ _log = logging.getLogger("fastio")
 
 _NAME_BYTES_MAX = 255  # of one name in a folder, on every common filesystem
 _SUFFIX = ".fastio-tmp"
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.fastio-tmp", re.DOTALL)
 
 
 def temporary_path(path: Path, written_as: Path) -> Path:
     """Return a fresh temporary name beside `path`, made of the name of `written_as`."""
     return path.parent / f"{_stem(written_as.name)}{os.urandom(8).hex()}{_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file has a temporary name of some save."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def lock(fd: int) -> bool | None:

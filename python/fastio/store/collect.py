@@ -14,8 +14,9 @@ from fastio.shown import counted, one_line, size
 from fastio.store import locks, wholeness
 from fastio.store.commit import Session
 from fastio.store.history import Standing
+from fastio.store.layout import COMMITS, MANIFESTS, SHARDS, manifest_name, record_name
 from fastio.store.manifest import Manifest
-from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root, manifest_name, record_name
+from fastio.store.root import Root
 
 _log = logging.getLogger("fastio")
 

@@ -6,11 +6,12 @@ two of them never contradict each other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from fastio.errors import FastioError, FormatError, ReadError, ReplicaError
+from fastio.errors import ConflictError, FastioError, FormatError, ReadError, ReplicaError
 from fastio.filesystem.flocks import Flock
 from fastio.store import wholeness
 from fastio.store.documents import Record
@@ -48,6 +49,9 @@ class Session(Holding):
     proposes : bool
         Whether it will commit. Whoever only removes needs no space: nothing is promised, and
         nothing in doubt is decided.
+    forced : bool
+        Whether those roots are enough that can be written to, where they are no majority. The
+        records of the others are read all the same, where they can be.
 
     Raises
     ------
@@ -64,7 +68,7 @@ class Session(Holding):
     proposed : Record or None
         The last one that may be on some root.
     is_forced : bool
-        Whether a majority is done without.
+        Whether a majority is done without; `among` has the roots then that are left.
     """
 
     def __init__(
@@ -79,12 +83,12 @@ class Session(Holding):
         wait_s: float | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
         proposes: bool = True,
+        forced: bool = False,
     ) -> None:
         self._records: dict[str, dict[int, Record]] = {}
         self._promised: list[int] = []
         self._joined: set[str] = set()
         self.proposed: Record | None = None
-        self.is_forced = False
         self.head: Named | None = None
         super().__init__(
             store,
@@ -95,7 +99,10 @@ class Session(Holding):
             mode=mode,
             wait_s=wait_s,
             is_cancelled=is_cancelled,
+            forced=forced,
         )
+        others = {*among, *also} - self.by_uuid.keys() if forced else ()
+        self._only_read = [root for root in roots if root.uuid in others]
         try:
             self._look()
             if proposes:
@@ -103,6 +110,24 @@ class Session(Holding):
         except BaseException:
             self.close()
             raise
+
+    def require_unchanged(self) -> None:
+        """Refuse to go on where a root was made one of another store, since it was opened.
+
+        Raises
+        ------
+        ConflictError
+        """
+        for root in self.roots:
+            now = root.identity
+            with contextlib.suppress(FastioError, OSError):  # what is damaged is mended elsewhere
+                now = root.read_identity()
+            if now != root.identity:
+                raise ConflictError(
+                    root.path,
+                    f"is a root of the store {now.store} now: somebody has adopted it meanwhile; "
+                    "fastio.Store.open opens that",
+                )
 
     # ---- what stands
 
@@ -117,6 +142,9 @@ class Session(Holding):
                     raise
 
         self._on_each(look, "a commit")
+        for root in self._only_read:
+            with contextlib.suppress(FastioError, OSError):  # it is of no more use
+                self._records[root.uuid] = root.records()
 
     def standings(self) -> list[Standing]:
         """Return how each generation stands on the roots that are held, the newest first.
@@ -132,7 +160,7 @@ class Session(Holding):
         return not self._records[root.uuid].keys().isdisjoint(generations)
 
     def _damaged(self) -> dict[str, set[int]]:
-        return {root.uuid: root.damaged for root in self.roots}
+        return {root.uuid: root.damaged for root in self._read}
 
     def require_known(self, newest: Record) -> None:
         """Refuse to take an older generation for the newest one because records are damaged.
@@ -149,7 +177,12 @@ class Session(Holding):
     def give_up(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
         super().give_up(root, error)
-        self._records.pop(root.uuid, None)
+        if not self._may_narrow:
+            self._records.pop(root.uuid, None)
+        elif root.uuid in self._joined:  # it is what all this is done for
+            self._require_joined()
+        else:
+            self._only_read.append(root)
 
     def propose(self) -> None:
         """Take a ballot, and decide what was in doubt.
@@ -168,7 +201,8 @@ class Session(Holding):
     def _decide(self) -> Named | None:
         """The manifest of the newest generation, which is on a majority now."""
         self.generation = -1
-        found = wholeness.newest(self.standings(), self.manifest, self.by_uuid)
+        there = {root.uuid: root for root in self._read}
+        found = wholeness.newest(self.standings(), self.manifest, there)
         if found is None:
             return None
         standing, named = found
@@ -178,7 +212,7 @@ class Session(Holding):
         among = tuple(uuid for uuid in standing.record.roots if uuid in locked)
         if among != self.among:  # a record of other roots is passed over
             self.among, self._also = among, self.among
-        if standing.outvoted or len(standing.holders) < len(self.roots):
+        if standing.outvoted or not standing.holders >= self.by_uuid.keys():
             self._take_up(standing.record, named)
         return named
 
@@ -187,8 +221,13 @@ class Session(Holding):
         """The roots that are held, by UUID."""
         return {root.uuid: root for root in self.roots}
 
+    @property
+    def _read(self) -> list[Root]:
+        """The roots that are held, and those that are read without."""
+        return [*self.roots, *self._only_read]
+
     def manifest(self, record: Record) -> Named:
-        """Return the manifest of a generation, from any root that is held.
+        """Return the manifest of a generation, from any root that is read.
 
         Raises
         ------
@@ -196,7 +235,7 @@ class Session(Holding):
             If none has it.
         """
         reasons = {}
-        for root in self.roots:
+        for root in self._read:
             try:
                 return root.manifest(record.manifest)
             except (FastioError, FileNotFoundError) as error:
@@ -260,14 +299,18 @@ class Session(Holding):
 
         what = f"generation {record.generation}"
         self._on_each(lambda root: root.put_manifest(named, mode=self._mode), what)
-        if not self._joined <= self.by_uuid.keys():
-            raise ReplicaError(
-                self.roots[0].path, "the new root cannot be written to", self._failed
-            )
+        self._require_joined()
+        if self.is_forced:  # a commit that is cut off is seen nowhere then
+            self.roots.sort(key=lambda root: root.uuid not in self._joined)
         self.proposed = record
         self._on_each(put_record, what)
 
-    def join(self, root: Root, lock: Flock, *, first: bool) -> None:
+    def _require_joined(self) -> None:
+        if not self._joined <= self.by_uuid.keys():
+            path = next(iter(self._failed)) if not self.roots else self.roots[0].path
+            raise ReplicaError(path, "the new root cannot be written to", self._failed)
+
+    def join(self, root: Root, lock: Flock) -> None:
         """Have a root take part that is to be one of the store from the next commit on.
 
         Parameters
@@ -275,8 +318,6 @@ class Session(Holding):
         root : Root
         lock : Flock
             Its lock, which is let go of with the others.
-        first : bool
-            Whether it gets the record before the others do; else after them.
 
         Raises
         ------
@@ -286,4 +327,4 @@ class Session(Holding):
         self._locks[root.uuid] = lock
         self._records[root.uuid] = {}
         self._joined.add(root.uuid)
-        self.roots.insert(0 if first else len(self.roots), root)
+        self.roots.append(root)

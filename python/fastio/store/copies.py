@@ -16,8 +16,9 @@ from fastio.events import Event
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from fastio.options import Options
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 from fastio.store.together import at_once
 from fastio.survey import MEMORY_BYTES, Advance, headers, survey
 

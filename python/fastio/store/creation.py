@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from fastio.errors import FormatError, ReplicaError, UsageError
-from fastio.store import lineage
+from fastio.errors import ConflictError, FormatError, ReplicaError, UsageError
+from fastio.store import begun, lineage
 from fastio.store.commit import Session
 from fastio.store.documents import RootIdentity
 from fastio.store.manifest import Manifest, Named, RootEntry, Settings, encode, hints
@@ -51,17 +51,18 @@ def create(
         If one of them does not answer.
     """
     store = uuid.uuid4().hex
-    for path in paths:
-        Root.check_free(path, timeout_s)
+    begun.check_creation(paths, timeout_s)
     made: list[Root] = []
     was_locked = False
     try:
         for path, root, weight in zip(paths, uuids, weights, strict=True):
             identity = RootIdentity(store, root, float(weight))
-            made.append(Root.prepare(path, identity, settings.file_mode, timeout_s))
+            made.append(Root.prepare(path, identity, settings.file_mode, timeout_s, free=True))
         with Session(store, made, {}, uuids, mode=settings.file_mode, proposes=False) as session:
             session.require_all()
             try:
+                begun.check_creation([each.path for each in made], timeout_s)
+                begun.clear(made)
                 for each in made:
                     each.claim(settings.file_mode)
                 session.propose()
@@ -95,7 +96,8 @@ def _empty(store: str, roots: Sequence[Root], settings: Settings) -> Named:
 def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bool) -> Members:
     """Make a copy of a store a store of its own, with UUIDs and places of its own.
 
-    Each root gets another identity, one after another; where that was cut off, it goes on.
+    Each root gets another identity, one after another; where that was cut off, it goes on. Of two
+    who try, one does.
 
     Parameters
     ----------
@@ -114,15 +116,22 @@ def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bo
         If they are roots of different stores.
     UsageError
         If one of them is where its manifest says.
-    FileNotFoundError, ConflictError, WriteError, ReadError
+    ConflictError
+        If somebody else adopts them at the same time.
+    FileNotFoundError, WriteError, ReadError
     """
     roots = [Root.open(path, timeout_s) for path in paths]
     original, store = _lineage(roots)
+    is_committed = not force and _is_committed(roots)
     old = [root for root in roots if root.identity.store == original]
-    if old:
+    if is_committed:
+        store = original
+    elif old:
         _check_copy(old, roots, store, force=force)
         with Session(original, old, {}, [root.uuid for root in old], proposes=False) as session:
             session.require_all()
+            session.require_unchanged()
+            _check_copy(old, roots, store, force=force)  # as they are now that nobody writes
             for root in old:
                 before = root.identity
                 identity = RootIdentity(
@@ -133,15 +142,22 @@ def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bo
                 )
                 root.identify(identity)
     members = Members(paths, timeout_s)
+    if members.store != store:
+        raise ConflictError(paths[0], "somebody else adopts this copy at the same time")
     with Session(
         store,
         list(members.roots.values()),
         members.missing,
         [entry.uuid for entry in members.newest().manifest.roots],
+        wait_s=0 if is_committed else None,  # who has the locks then is the one who began
+        proposes=False,
     ) as session:
         session.require_all()
+        session.require_unchanged()
+        session.propose()
         assert session.head is not None
-        session.commit(_placed(session.head.manifest, session.by_uuid), saved_at_s)
+        if not is_committed:
+            session.commit(_placed(session.head.manifest, session.by_uuid), saved_at_s)
     members.look_again()
     return members
 
@@ -161,6 +177,25 @@ def _lineage(roots: Sequence[Root]) -> tuple[str, str]:
     raise FormatError(roots[0].path, "these are roots of different stores", expected="roots of one")
 
 
+def _is_committed(roots: Sequence[Root]) -> bool:
+    """Whether an adoption was cut off in its commit: the first generation that says where the copy
+    is, is in doubt.
+    """
+    if len({root.identity.store for root in roots}) > 1:
+        return False
+    of_store = Members.of(roots)
+    found = of_store.standings()
+    if len(found) < 2 or found[0].decided:
+        return False
+    newest, before = (of_store.manifest(one.record) for one in found[:2])
+    known = hints(newest.manifest)
+    return (
+        lineage.written_for(newest) == of_store.store != lineage.written_for(before)
+        and known.keys() == of_store.roots.keys()
+        and all(root.is_at(known[root.uuid]) for root in roots)
+    )
+
+
 def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force: bool) -> None:
     """Refuse to make another store of the original, or of a part of a copy."""
     known = hints(Members.of(old).newest().manifest)
@@ -174,8 +209,10 @@ def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force
         raise ReplicaError(old[0].path, "all roots of a copy have to be given", missing)
     for root in old:
         if not force and root.uuid in known and root.is_at(known[root.uuid]):
+            adopted = ", or has been adopted already" if root.identity.copied_from else ""
             raise UsageError(
-                f"{root.path} is where its manifest says, and no copy; force=True takes it for one"
+                f"{root.path} is where its manifest says, and no copy{adopted}: "
+                "fastio.Store.open opens it, and force=True takes it for a copy"
             )
     newest = Members.of(old).take(None, None)
     newest.held.close()

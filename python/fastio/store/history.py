@@ -104,6 +104,30 @@ def _standing(
     )
 
 
+def in_doubt(found: Sequence[Standing]) -> list[Standing]:
+    """Return those of which it is not decided yet whether they stay: the next writer does that.
+
+    A generation was decided before the next one was written; so all are that are older than one on
+    a majority, or than one whose record names it as its parent. Their own roots may have been
+    replaced since.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        The newest one first.
+
+    Raises
+    ------
+    Nothing.
+    """
+    left = []
+    for at, standing in enumerate(found):
+        if standing.decided or (at and found[at - 1].record.parent == standing.record.manifest):
+            break
+        left.append(standing)
+    return left
+
+
 def unknown(
     newest: Record, damaged: Mapping[str, Collection[int]], asked: Collection[str]
 ) -> int | None:

@@ -15,7 +15,8 @@ from fastio.filesystem import flocks
 from fastio.filesystem.flocks import Flock
 from fastio.store import locks
 from fastio.store.documents import majority_of
-from fastio.store.root import LOCK, Root
+from fastio.store.layout import LOCK
+from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
 
 _log = logging.getLogger("fastio")
@@ -37,8 +38,11 @@ class Holding:
         mode: int = FILE_MODE,
         wait_s: float | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        forced: bool = False,
     ) -> None:
         self.store = store
+        self.is_forced = False
+        self._may_narrow = forced
         self.among = tuple(sorted(among))
         self._also: tuple[str, ...] = tuple(also)
         self._from_then_on: tuple[str, ...] = ()
@@ -73,7 +77,7 @@ class Holding:
 
     def _require_majority(self, what: str) -> None:
         uuids = [root.uuid for root in self.roots]
-        if self._is_majority(uuids):
+        if self._is_majority(uuids) or self._narrow(uuids):
             return
         count = len(set(uuids).intersection(self.among))
         more = f" (and of the {len(self._also)} before them)" if self._also else ""
@@ -83,6 +87,15 @@ class Holding:
             f"{what} needs {self.majority} of the {len(self.among)} roots{more}, and has {count}",
             self._failed,
         )
+
+    def _narrow(self, uuids: Collection[str]) -> bool:
+        """Have those decide that can be written to, if a majority may be done without."""
+        among = tuple(uuid for uuid in self.among if uuid in uuids)
+        if not self._may_narrow or not among:
+            return False
+        self.among, self._also, self.is_forced = among, (), True
+        self._from_then_on = tuple(uuid for uuid in self._from_then_on if uuid in uuids)
+        return True
 
     def _on_each(self, do: Callable[[Root], None], what: str) -> None:
         """Do something on every root, and go on without those where it fails, while the others are

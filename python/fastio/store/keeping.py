@@ -103,9 +103,9 @@ class Keeping(Verifying):
         new : path
             A folder that is empty, or not there; may be the path of the old one.
         force : bool
-            Go on without a majority of the roots, as a store of two needs it that has lost one.
-            What was saved while only the lost ones could be reached is lost; if they come back,
-            they must not be used.
+            Go on without a majority of the roots, as a store of two needs it that has lost one: it
+            cannot be reached, or not be written to. What was saved while only the lost ones could
+            be reached is lost; if they come back, they must not be used.
 
         Returns
         -------

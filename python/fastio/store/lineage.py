@@ -8,12 +8,13 @@ old one and of the new store's, so that every root of the copy knows those of al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
 
 from fastio.store.documents import Record, RootIdentity
-from fastio.store.manifest import Manifest, Named
+from fastio.store.manifest import Manifest, Named, decode
 
 
 def adopted(root: str, store: str) -> str:
@@ -33,6 +34,29 @@ def adopted(root: str, store: str) -> str:
     return hashlib.sha256(f"{store}:{root}".encode()).hexdigest()[:32]
 
 
+def foreign(other: RootIdentity, own: Collection[RootIdentity]) -> str:
+    """Return why a root is none of a store.
+
+    Parameters
+    ----------
+    other : RootIdentity
+        Who it is.
+    own : collection of RootIdentity
+        Roots of the store.
+
+    Raises
+    ------
+    Nothing.
+    """
+    problem = f"is of another store, {other.store}"
+    if not any(each.store in other.copied_from or other.store in each.copied_from for each in own):
+        return problem
+    return (
+        f"{problem}: an adoption of this copy was cut off, perhaps; "
+        "fastio.Store.adopt with all roots of the copy goes on with it"
+    )
+
+
 def own_record(identity: RootIdentity, record: Record) -> Record:
     """Return a record as the store has it now: another one's stays as it is.
 
@@ -45,6 +69,16 @@ def own_record(identity: RootIdentity, record: Record) -> Record:
         return record
     roots = sorted(_renamed(root, since) for root in record.roots)
     return replace(record, store=identity.store, roots=tuple(roots))
+
+
+def written_for(named: Named) -> str:
+    """Return the UUID of the store that a manifest was written for, as `own_manifest` has it not.
+
+    Raises
+    ------
+    FormatError
+    """
+    return decode(named.data, named.digest, named.digest).manifest.store
 
 
 def own_manifest(identity: RootIdentity, named: Named) -> Named:

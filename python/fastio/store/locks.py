@@ -16,7 +16,8 @@ from fastio.errors import FastioError, ReadError, WriteError
 from fastio.filesystem.flocks import Flock
 from fastio.store.answering import progress
 from fastio.store.files import called, opened, write_called
-from fastio.store.root import LOCK, MANIFESTS, Root, manifest_name
+from fastio.store.layout import LOCK, MANIFESTS, manifest_name
+from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
 
 _HELD_WAIT_S = 1.0

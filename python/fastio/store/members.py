@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, answering, divergence, locks, wholeness
+from fastio.store import IDENTITY, answering, divergence, lineage, locks, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, RootEntry, hints
@@ -106,10 +106,13 @@ class Members(Reached):
                 self.missing.setdefault(path, reason)
 
     def placed(self, entry: RootEntry) -> RootEntry:
-        """Return what a new manifest says of a root: where it is now, or is to be looked for."""
+        """Return what a new manifest says of a root: where it is now, or is to be looked for. The
+        path that it has stays while that leads there: another one may be a passing mount or link.
+        """
         root = self.roots.get(entry.uuid)
         if root is not None:
-            return RootEntry(entry.uuid, root.identity.weight, str(root.path))
+            path = str(root.path) if self.places.is_elsewhere(root, entry.path) else entry.path
+            return RootEntry(entry.uuid, root.identity.weight, path)
         path = self.places.expected(entry.path, self.roots.values())
         return RootEntry(entry.uuid, entry.weight, path)
 
@@ -155,9 +158,11 @@ class Members(Reached):
                 stores[store] += len(given & set(hints(own.newest().manifest).values()))
         (first, most), (_, next_most), *_ = stores.most_common()
         if most == next_most:
-            raise FormatError(
-                self.paths[0], "these are roots of different stores", expected="roots of one"
-            )
+            of_first = [root.identity for root in opened if root.identity.store == first]
+            other = next(root for root in opened if root.identity.store != first)
+            why = f"{other.path} {lineage.foreign(other.identity, of_first)}"
+            problem = f"these are roots of different stores: {why}"
+            raise FormatError(self.paths[0], problem, expected="roots of one")
         return first
 
     def _require_one_history(self, opened: Sequence[Root]) -> None:
@@ -180,9 +185,19 @@ class Members(Reached):
         return False
 
     def _hints(self) -> dict[str, str]:
-        with contextlib.suppress(FastioError):
-            return dict(hints(self.newest().manifest))
-        return {}
+        """Where the roots are, and those that they take the place of, while that is in doubt: a
+        majority of these decides, too.
+        """
+        found: dict[str, str] = {}
+        stand = self.standings()
+        for at, standing in enumerate(stand):
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                known, taken = hints(self.manifest(standing.record).manifest), {*found.values()}
+                found.update({uuid: path for uuid, path in known.items() if path not in taken})
+                replaces = at == 0 and stand[1:] and stand[1].record.roots != standing.record.roots
+                if standing.decided or not replaces:
+                    break
+        return found
 
     # ---- which of them belong together
 
@@ -193,7 +208,7 @@ class Members(Reached):
             if root.identity.store == self.store:
                 own.append(root)
             else:
-                self.missing[str(root.path)] = f"is of another store, {root.identity.store}"
+                self.missing[str(root.path)] = self._foreign(root, opened)
         self.roots = {}
         if own:
             self.roots = {root.uuid: root for root in reversed(own)}
@@ -208,6 +223,10 @@ class Members(Reached):
             self._join(original or root)
         self._follow_hints()
         self.places.note(self.roots.values(), given)
+
+    def _foreign(self, root: Root, roots: Iterable[Root]) -> str:
+        own = [each.identity for each in roots if each.identity.store == self.store]
+        return lineage.foreign(root.identity, own)
 
     def _join(self, root: Root) -> None:
         other = self.roots.get(root.uuid)
@@ -239,7 +258,7 @@ class Members(Reached):
             for root in opened:
                 uuid = wanted[root.path]
                 if root.identity.store != self.store:
-                    self.missing[str(root.path)] = f"is of another store, {root.identity.store}"
+                    self.missing[str(root.path)] = self._foreign(root, self.roots.values())
                 elif root.uuid != uuid:
                     self.missing[str(root.path)] = f"is another root than {uuid}, {root.uuid}"
                 elif not self.places.is_followed(root, self.roots.values()):

@@ -20,9 +20,10 @@ from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
 from fastio.store.files import FOLDER, folder_mode, make_folder, opened, read, write_called
 from fastio.store.history import next_ballot, standings
+from fastio.store.layout import COMMITS, LOCK, MANIFESTS, PROMISE, SHARDS, record_name
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.members import Members
-from fastio.store.root import COMMITS, LOCK, MANIFESTS, PROMISE, SHARDS, Root, record_name
+from fastio.store.root import Root
 from fastio.store.small import established, lock_problem
 
 

@@ -63,7 +63,17 @@ class Places:
 
     def _is_elsewhere(self, root: Root) -> bool:
         said = self._said.get(root.uuid)
-        if said is None or said == str(root.path):
+        return said is not None and self.is_elsewhere(root, said)
+
+    @staticmethod
+    def is_elsewhere(root: Root, said: str) -> bool:
+        """Return whether a path does not lead to a root, as far as can be told.
+
+        Raises
+        ------
+        Nothing.
+        """
+        if said == str(root.path):
             return False
         with contextlib.suppress(FastioError):
             return not root.is_at(said)

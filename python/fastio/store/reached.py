@@ -10,8 +10,9 @@ from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
+from fastio.store.layout import MANIFESTS, manifest_name
 from fastio.store.manifest import Named, hints
-from fastio.store.root import MANIFESTS, Root, manifest_name
+from fastio.store.root import Root
 
 
 class Reached:

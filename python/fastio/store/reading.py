@@ -23,9 +23,10 @@ from fastio.options import Options
 from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
 from fastio.shown import shown
 from fastio.store import answering, repair
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 from fastio.store.taken import Taken
 
 _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from fastio.anchored import anchored
-from fastio.errors import ReplicaError, UsageError
+from fastio.errors import FastioError, ReplicaError, UsageError
 from fastio.replica import Copies
-from fastio.store import locks, reading, repair
+from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced
 from fastio.store.documents import RootIdentity
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import Manifest, RootEntry, encode
 from fastio.store.members import Members
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 
 
 def replace_root(
@@ -31,8 +33,8 @@ def replace_root(
 
     Its shards are copied there first, each chunk verified. The others learn of it before it has a
     record itself, so that whoever sees it there finds it on a majority of the roots before, too.
-    Where these are no majority it is the other way around: a commit that is cut off is then seen
-    nowhere.
+    Where a majority of these cannot be written to it is the other way around: a commit that is cut
+    off is then seen nowhere.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def replace_root(
     Returns
     -------
     int
-        The number of the generation.
+        The number of the generation. Where this call was cut off before, it goes on with that.
 
     Raises
     ------
@@ -62,36 +64,69 @@ def replace_root(
     """
     assert session.head is not None
     manifest = session.head.manifest
+    if _is_done(session, old, new):
+        return session.generation
     leaving = _entry(manifest, members, old)
     identity = RootIdentity(session.store, uuid.uuid4().hex, leaving.weight)
     mode = manifest.settings.file_mode
-    root = Root.prepare(new, identity, mode, members.timeout_s)
+    decided = session.proposed
+    is_begun = _is_begun(session, new, members.timeout_s)
+    root = Root.prepare(new, identity, mode, members.timeout_s, free=is_begun)
     lock = None
     try:
         lock = locks.lock(root, mode)
         if lock is None:
             raise ReplicaError(new, "the new root is locked by another process", {})
-        root.claim(mode)
+        if is_begun and _is_begun(session, root.path, members.timeout_s):
+            begun.clear([root])
+            root.claim(mode, free=True)
+        else:
+            root.claim(mode)
         _copy(manifest, members, leaving.uuid, root, is_cancelled)
         entries = {entry.uuid: members.placed(entry) for entry in manifest.roots}
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
         named = encode(replaced(manifest, entries))
-        session.join(root, lock, first=session.is_forced)
+        session.join(root, lock)
         record = session.commit(named, saved_at_s, among=[entry.uuid for entry in entries.values()])
         members.replace(leaving.uuid, root)
         return record.generation
     except BaseException:
-        if root not in session.roots and session.proposed is None:
+        if session.proposed is decided:  # no root has a record of it
             root.withdraw()
-            if lock is not None:
-                lock.close()
+        if lock is not None and root not in session.roots:
+            lock.close()
         raise
+
+
+def _is_begun(session: Session, new: Path, timeout_s: float) -> bool:
+    """Whether a replacement that was cut off has begun to make a root of a folder."""
+    known = {uuid for one in session.standings() for uuid in one.record.roots}
+    return begun.is_begun_in(new, session.store, known, timeout_s)
+
+
+def _is_done(session: Session, old: str, new: Path) -> bool:
+    """Whether the newest generation is the one that was to be committed: who did it was cut off
+    before he could tell.
+    """
+    assert session.head is not None
+    roots = {entry.uuid for entry in session.head.manifest.roots}
+    if not any(root.uuid in roots and root.is_at(new) for root in session.roots):
+        return False
+    for one in session.standings():
+        if one.record.generation == session.generation - 1:
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                before = session.manifest(one.record).manifest.roots
+                left = [entry for entry in before if entry.uuid not in roots]
+                return any(old == entry.uuid or anchored(old) == entry.path for entry in left)
+    return False
 
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
     for entry in manifest.roots:
-        if old == entry.uuid or path in (entry.path, members.placed(entry).path):
+        root = members.roots.get(entry.uuid)
+        ways = {entry.path, members.placed(entry).path, str(root.path) if root else entry.path}
+        if old == entry.uuid or path in ways:
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import re
@@ -12,23 +11,26 @@ from pathlib import Path
 
 from fastio import _native, folders
 from fastio.anchored import anchored
-from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
+from fastio.errors import ConflictError, FastioError, FormatError, ReadError
 from fastio.filesystem.durability import sync_folder
 from fastio.filesystem.leftovers import remove_leftovers
-from fastio.store import IDENTITY, answering, lineage
+from fastio.store import IDENTITY, answering, layout, lineage
 from fastio.store.answering import Answering, Call, asked, progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
 from fastio.store.files import FOLDER, called, folder_mode, make_folder, read, write_called
+from fastio.store.layout import (
+    COMMITS,
+    FOLDERS,
+    LOCK,
+    MANIFESTS,
+    PROMISE,
+    SHARDS,
+    manifest_name,
+    record_name,
+)
 from fastio.store.manifest import MANIFEST_BYTES_MAX, Named, decode
 from fastio.store.root_files import FILE_MODE, RootFiles
 
-SHARDS, MANIFESTS, COMMITS = "shards", "manifests", "commits"
-_FOLDERS = (SHARDS, MANIFESTS, COMMITS)
-PROMISE = "promise"
-LOCK = "lock"
-VERIFIED = "verified"
-# What a fresh filesystem has; and what a creation that did not end leaves.
-_NOTHING = {"lost+found", IDENTITY, PROMISE, VERIFIED, LOCK, *_FOLDERS}
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 
 
@@ -124,29 +126,34 @@ class Root(RootFiles):
         return root
 
     @classmethod
-    def prepare(cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float) -> Root:
+    def prepare(
+        cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float, *, free: bool = False
+    ) -> Root:
         """Make the folders of a root; it is none until it is claimed.
 
         Raises
         ------
         WriteError
-            If that fails, or there is something in the folder.
+            If that fails, or there is something in the folder, unless that is known to be `free`.
         ReadError
             If it does not answer. Empty folders may be left there then.
         """
         path = Path(anchored(str(path)))
         asks = answering.of(path, timeout_s)
         try:
-            return asks.ask(lambda: cls._prepared(path, identity, mode, asks))
+            return asks.ask(lambda: cls._prepared(path, identity, mode, asks, free=free))
         except BaseException:
             asks.close()
             raise
 
     @classmethod
-    def _prepared(cls, path: Path, identity: RootIdentity, mode: int, asks: Answering) -> Root:
-        cls._check_free(path)
+    def _prepared(
+        cls, path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
+    ) -> Root:
+        if not free:
+            layout.require_free(path)
         folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-        wanted = [path / name for name in ("", *_FOLDERS)]
+        wanted = [path / name for name in ("", *FOLDERS)]
         made = [each for each in wanted if make_folder(each, folder_mode(mode))]
         if path in made:
             sync_folder(path.parent, blamed=path)
@@ -156,7 +163,7 @@ class Root(RootFiles):
         return root
 
     @asked
-    def claim(self, mode: int) -> None:
+    def claim(self, mode: int, *, free: bool = False) -> None:
         """Say who it is; what somebody else began to make of the folder is left alone.
 
         Whoever may meet others has its lock meanwhile.
@@ -164,9 +171,11 @@ class Root(RootFiles):
         Raises
         ------
         WriteError
-            If that fails, or somebody else has made a root of the folder meanwhile.
+            If that fails, or somebody else has made a root of the folder meanwhile, unless it is
+            known to be `free`.
         """
-        self._check_free(self.path)
+        if not free:
+            layout.require_free(self.path)
         self.put("", IDENTITY, self.identity.encode(), mode=mode, replace=True)
 
     @asked
@@ -180,6 +189,17 @@ class Root(RootFiles):
         mode = stat.S_IMODE(os.stat(IDENTITY, dir_fd=self._folder, follow_symlinks=False).st_mode)
         self.put("", IDENTITY, identity.encode(), mode=mode, replace=True)
         self.identity = identity
+
+    @asked
+    def read_identity(self) -> RootIdentity:
+        """Return who it says now that it is.
+
+        Raises
+        ------
+        FileNotFoundError, FormatError, ReadError
+        """
+        data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+        return RootIdentity.decode(data, str(self.path / IDENTITY))
 
     @asked
     def withdraw(self) -> None:
@@ -201,7 +221,7 @@ class Root(RootFiles):
                 data = b""
             if data not in (b"", self.identity.encode()):
                 return
-            for sub in _FOLDERS if data else ():
+            for sub in FOLDERS if data else ():
                 for name in self.names(sub):
                     self.remove(sub, name)
             for name in (PROMISE, IDENTITY, LOCK):
@@ -209,30 +229,6 @@ class Root(RootFiles):
             for path in reversed(self._made):
                 path.rmdir()
             self._made = []
-
-    @classmethod
-    def check_free(cls, path: Path, timeout_s: float) -> None:
-        """Refuse a folder that no root can be made of.
-
-        Raises
-        ------
-        WriteError
-            If there is something in it, or something else than a folder is there or above.
-        ReadError
-            If it does not answer.
-        """
-        asks = answering.of(path, timeout_s)
-        try:
-            asks.ask(lambda: cls._check_free(path))
-        finally:
-            asks.close()
-
-    @staticmethod
-    def _check_free(path: Path) -> None:
-        if path.exists() and _has_content(path):
-            detail = "there is something in it; a root is made of an empty folder"
-            raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=detail)
-        folders.missing(path.parent, blamed=path)
 
     @property
     def uuid(self) -> str:
@@ -374,22 +370,3 @@ class Root(RootFiles):
         """
         for sub in ("", SHARDS, MANIFESTS, COMMITS):
             remove_leftovers(self.path / sub / "new")
-
-
-def record_name(generation: int) -> str:
-    """Return the name of a commit record."""
-    return f"{generation:016x}"
-
-
-def manifest_name(digest: str) -> str:
-    """Return the name of a manifest."""
-    return f"{digest}.json"
-
-
-def _has_content(path: Path) -> bool:
-    names = _names_in(path)
-    return not names <= _NOTHING or any(_names_in(path / name) for name in names & {*_FOLDERS})
-
-
-def _names_in(folder: Path) -> set[str]:
-    return set(write_called(folder, "listdir", lambda: os.listdir(folder)))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from fastio.errors import ConflictError
 from fastio.store.commit import Session
-from fastio.store.documents import majority_of
 from fastio.store.history import Standing
 from fastio.store.members import Members
 from fastio.store.taken import Taken
@@ -75,7 +74,7 @@ def begin(
     proposes : bool
         Whether it will commit.
     forced : bool
-        Whether those roots are enough that can be reached, where they are no majority.
+        Whether those roots are enough that can be written to, where they are no majority.
 
     Raises
     ------
@@ -85,20 +84,20 @@ def begin(
     members.look_again()
     wanted = seats(members.standings() or [taken.standing])
     for _ in range(_OVERTAKEN_MAX):
-        held = _narrowed(wanted, members) if forced else wanted
         session = Session(
             members.store,
             list(members.roots.values()),
             members.missing,
-            held.among,
-            also=held.before if held.before != held.among else (),
+            wanted.among,
+            also=wanted.before if wanted.before != wanted.among else (),
             mode=taken.named.manifest.settings.file_mode,
             wait_s=wait_s,
             is_cancelled=is_cancelled,
             proposes=False,
+            forced=forced,
         )
         try:
-            session.is_forced = held != wanted
+            session.require_unchanged()
             found = session.standings()
             now = seats(found) if found else wanted
             if now == wanted:
@@ -112,14 +111,3 @@ def begin(
         members.look_again()
         wanted = now
     raise ConflictError(members.name, "its roots are replaced faster than it can be written to")
-
-
-def _narrowed(wanted: Seats, members: Members) -> Seats:
-    """Those that can be reached, where they are no majority."""
-    if all(
-        len(members.roots.keys() & set(each)) >= majority_of(each)
-        for each in (wanted.among, wanted.before)
-    ):
-        return wanted
-    here = tuple(uuid for uuid in wanted.among if uuid in members.roots)
-    return Seats(here, here)

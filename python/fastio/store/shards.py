@@ -22,8 +22,9 @@ from fastio.report import Report
 from fastio.saving.pace import Progress
 from fastio.saving.sources import Sources
 from fastio.saving.writing import FileWriter, Layout, lay_out
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
 from fastio.store.together import at_once
 from fastio.survey import MEMORY_BYTES, survey

@@ -18,19 +18,19 @@ from fastio.store.answering import progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
 from fastio.store.files import called, opened
 from fastio.store.history import Standing
-from fastio.store.manifest import MANIFEST_BYTES_MAX, Manifest, ShardEntry
-from fastio.store.members import Members
-from fastio.store.root import (
+from fastio.store.layout import (
     COMMITS,
     LOCK,
     MANIFESTS,
     PROMISE,
     SHARDS,
     VERIFIED,
-    Root,
     manifest_name,
     record_name,
 )
+from fastio.store.manifest import MANIFEST_BYTES_MAX, Manifest, ShardEntry
+from fastio.store.members import Members
+from fastio.store.root import Root
 
 _STEP_BYTES = 2**20
 _NO_TENSORS = msgspec.Raw(b"{}")

@@ -11,8 +11,10 @@ from fastio import notebook
 from fastio.errors import FastioError, ReadError, ReplicaError
 from fastio.shown import counted, listed, one_line, size
 from fastio.store import reading, small
+from fastio.store.history import in_doubt
+from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
 from fastio.store.members import Members
-from fastio.store.root import COMMITS, MANIFESTS, SHARDS, Root
+from fastio.store.root import Root
 from fastio.store.small import Kept
 
 _IN_DOUBT_SHOWN_MAX = 10
@@ -32,7 +34,7 @@ class Generation:
     saved_at_s : int
         Seconds since 1970, by the clock of whoever saved it.
     decided : bool
-        Whether its record is seen on a majority of the roots.
+        Whether its record is seen on a majority of the roots, or a later generation was made on it.
     """
 
     number: int
@@ -65,8 +67,8 @@ class Status:
         record, a manifest or a shard of some generation is missing, or of another size; its lock or
         its promise is broken. Shards are not read: `Store.verify` does that.
     in_doubt : tuple of int
-        Generations whose records are on fewer than a majority of the roots, as far as can be seen;
-        the next writer decides.
+        Generations whose records are on fewer than a majority of the roots, as far as can be seen,
+        and that no later one was made on; the next writer decides.
     free_bytes : dict of str to int
         Space for new shards on each root that can be reached, and whose filesystem tells.
     verified_at_s : dict of str to (int or None)
@@ -127,6 +129,7 @@ def generations(members: Members) -> tuple[Generation, ...]:
     """
     found = []
     standings = members.standings()
+    doubted = in_doubt(standings)
     if not standings:  # there is one from when it was created
         raise ReplicaError(members.name, "no root has a sound commit record", members.missing)
     for standing in standings:
@@ -136,7 +139,9 @@ def generations(members: Members) -> tuple[Generation, ...]:
             tensors = len(reading.names(manifest, members.name))
             nbytes = sum(entry.nbytes - entry.start for entry in manifest.shards)
             found.append(
-                Generation(record.generation, tensors, nbytes, record.saved_at_s, standing.decided)
+                Generation(
+                    record.generation, tensors, nbytes, record.saved_at_s, standing not in doubted
+                )
             )
     return tuple(found)
 
@@ -176,7 +181,7 @@ def status(members: Members) -> Status:
         generation=newest.generation,
         degraded=not newest.standing.decided or any(state != "ok" for state in states.values()),
         roots=dict(sorted({**states, **retired}.items())),
-        in_doubt=tuple(one.record.generation for one in found if not one.decided),
+        in_doubt=tuple(one.record.generation for one in in_doubt(found)),
         free_bytes=free,
         verified_at_s=verified,
     )

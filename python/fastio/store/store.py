@@ -164,7 +164,9 @@ class Store(Keeping):
             If a root is not given or cannot be written to, or the newest generation is not whole.
         UsageError
             If a root is where its manifest says: it is the original.
-        FormatError, ConflictError, WriteError
+        ConflictError
+            If somebody else adopts the copy at the same time.
+        FormatError, WriteError
         """
         paths = arguments.paths(roots)
         members = creation.adopt(paths, now_s(), _timeout_s(None), force=force)

@@ -19,8 +19,9 @@ from fastio.store import copies, mend, small
 from fastio.store.commit import Session
 from fastio.store.copies import Read
 from fastio.store.documents import Verified
+from fastio.store.layout import COMMITS, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
-from fastio.store.root import COMMITS, VERIFIED, Root
+from fastio.store.root import Root
 from fastio.store.small import Kept, Problem
 from fastio.store.taken import Held
 from fastio.store.writes import Writing, now_s

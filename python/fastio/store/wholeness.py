@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from fastio.errors import FastioError, ReplicaError
 from fastio.store.documents import Record
 from fastio.store.history import Standing
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import Manifest, Named, ShardEntry
-from fastio.store.root import SHARDS, Root
+from fastio.store.root import Root
 
 Roots = Mapping[str, Root]
 """By UUID: those that can be reached."""
