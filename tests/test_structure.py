@@ -118,6 +118,7 @@ _LAYERS = (
     ("store.locks", "store.wholeness", "store.places", "store.taken"),
     ("store.reached", "store.holding"),
     ("store.members",),
+    ("store.pinned",),
     ("store.commit",),
     ("store.sessions",),
     ("store.repair", "store.collect", "store.creation"),

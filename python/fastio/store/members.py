@@ -33,6 +33,8 @@ class Members(Reached):
         Any of them; those that are not given are looked for where the manifest says.
     timeout_s : float
         How long a root may take to answer: `Options.root_timeout_s`.
+    store : str, optional
+        UUID of the store that they are to be of. Default: the one that most of them are of.
 
     Attributes
     ----------
@@ -50,10 +52,12 @@ class Members(Reached):
     FileNotFoundError
         If none of them is a root.
     ReplicaError
-        If none of them can be read, each with its reason.
+        If none of them can be read, each with its reason; or they are of another store.
     """
 
-    def __init__(self, paths: Sequence[Path], timeout_s: float = math.inf) -> None:
+    def __init__(
+        self, paths: Sequence[Path], timeout_s: float = math.inf, *, store: str | None = None
+    ) -> None:
         self.paths = list(dict.fromkeys(Path(anchored(str(path))) for path in paths))
         self.timeout_s = timeout_s
         self.roots: dict[str, Root] = {}
@@ -66,8 +70,11 @@ class Members(Reached):
                     2, f"No such store ({IDENTITY} is not there)", str(self.paths[0])
                 )
             raise ReplicaError(self.paths[0], "no root of this store can be read", self.missing)
-        self.store = self._chosen(opened)
+        self.store = store or self._chosen(opened)
         self._gather(opened)
+        if not self.roots:
+            problem = f"no root of the store {self.store} is there"
+            raise ReplicaError(self.paths[0], problem, self.missing)
 
     @classmethod
     def of(cls, roots: Iterable[Root]) -> Members:
@@ -280,7 +287,9 @@ class Members(Reached):
             if one.record.generation <= newest.record.generation
         )
         raise ConflictError(
-            self.name, f"has no generation {generation}: collected, or not yet; {there}"
+            self.name,
+            f"has no generation {generation}: it was collected, or is not saved yet; there are "
+            f"{there}",
         )
 
     def _require_known(self, newest: Record) -> None:
