@@ -71,7 +71,13 @@ class Holding:
             if each
         )
 
-    def _require_majority(self, what: str) -> None:
+    def require_majority(self, what: str) -> None:
+        """Refuse to go on without a majority of the roots.
+
+        Raises
+        ------
+        ReplicaError
+        """
         uuids = [root.uuid for root in self.roots]
         if self._is_majority(uuids):
             return
@@ -95,8 +101,8 @@ class Holding:
                 raise
             except (FastioError, OSError) as error:
                 self.give_up(root, error)
-                self._require_majority(what)
-        self._require_majority(what)
+                self.require_majority(what)
+        self.require_majority(what)
 
     # ---- locks
 
@@ -134,7 +140,7 @@ class Holding:
             (root for root in members if root.uuid in self._locks),
             key=lambda root: bool(self._also) and root.uuid not in self._also,
         )
-        self._require_majority("a commit")
+        self.require_majority("a commit")
         for root in self.roots:
             _sign(self._locks[root.uuid].fd)
 

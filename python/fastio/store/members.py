@@ -95,10 +95,10 @@ class Members(Reached):
         ------
         Nothing.
         """
-        there = [root for root in self.roots.values() if _answers_there(root)]
+        there = [root for root in self.roots.values() if self.has_kept(root)]
         at = {root.path for root in there}
         gone = {
-            str(root.path): "is not there any more, or another one is"
+            str(root.path): "is not there any more, or is another one now"
             for root in self.roots.values()
             if root.path not in at
         }
@@ -109,6 +109,19 @@ class Members(Reached):
         for path, reason in gone.items():
             if path not in reached:
                 self.missing.setdefault(path, reason)
+
+    @staticmethod
+    def has_kept(root: Root) -> bool:
+        """Whether a root answers, is where it was, and is the one that it was.
+
+        Raises
+        ------
+        Nothing.
+        """
+        try:
+            return root.is_itself()
+        except FastioError:
+            return False
 
     def placed(self, entry: RootEntry) -> RootEntry:
         """Return what a new manifest says of a root: where it is now, or is to be looked for."""
@@ -335,11 +348,3 @@ class Members(Reached):
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""
         self.roots = {}
-
-
-def _answers_there(root: Root) -> bool:
-    """Whether a root is still where it was, and answers."""
-    try:
-        return root.is_in_its_place()
-    except FastioError:
-        return False

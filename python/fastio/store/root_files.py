@@ -18,7 +18,7 @@ from fastio.errors import ConflictError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
 from fastio.replacement import Replacement
 from fastio.store.answering import Answering, asked, progress
-from fastio.store.files import FOLDER, called, read, write_called
+from fastio.store.files import FOLDER, called, misplaced, read, write_called
 
 FILE_MODE = 0o600
 """Of new files, unless the user says otherwise; folders may be searched by whoever may read."""
@@ -46,17 +46,6 @@ class RootFiles:
         self.path = path
         self.answering = answering
         self._folder = folder
-
-    @asked
-    def is_in_its_place(self) -> bool:
-        """Return whether its path still leads to it.
-
-        Raises
-        ------
-        ReadError
-            If it does not answer.
-        """
-        return self.is_at(self.path)
 
     @asked
     def is_at(self, path: str | Path) -> bool:
@@ -125,8 +114,8 @@ class RootFiles:
             status = called(
                 path, "stat", lambda: os.stat(name, dir_fd=folder, follow_symlinks=False)
             )
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError(errno.EINVAL, "stat", path, detail="it is no regular file")
+            if not stat.S_ISREG(status.st_mode):
+                raise ReadError(errno.EINVAL, "stat", path, detail=misplaced(folder, name))
         return status.st_size
 
     @asked
@@ -188,7 +177,8 @@ class RootFiles:
         try:
             folder = os.open(sub, flags, dir_fd=self._folder)
         except OSError as error:
-            raise ReadError(error.errno or errno.EIO, "open", path) from error
+            detail = misplaced(self._folder, sub, is_folder=True)
+            raise ReadError(error.errno or errno.EIO, "open", path, detail=detail) from error
         try:
             yield folder
         finally:
@@ -209,8 +199,8 @@ class RootFiles:
         WriteError
         """
         path = self.path / sub / name
-        with self.sub(sub):  # a symlink in place of the folder is met here
-            pass
+        with self.sub(sub) as folder:  # a symlink in place of the folder is met here
+            _check_replaceable(folder, name, path)
         replacement = Replacement(path, FILE_MODE, written_as=self.path / sub / "new")
         try:
             replacement.reserve(len(data))
@@ -251,3 +241,13 @@ class RootFiles:
         WriteError
         """
         sync_folder(self.path / sub, blamed=self.path / sub)
+
+
+def _check_replaceable(folder: int, name: str, path: Path) -> None:
+    """Refuse to put a file into the place of a folder: no rename does that."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        raise WriteError(errno.EISDIR, "rename", path, detail=misplaced(folder, name))

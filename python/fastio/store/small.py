@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +15,7 @@ import msgspec
 from fastio.errors import FastioError, ReadError
 from fastio.store.answering import progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
-from fastio.store.files import called, opened
+from fastio.store.files import called, misplaced, opened
 from fastio.store.history import Standing
 from fastio.store.manifest import MANIFEST_BYTES_MAX, Manifest, ShardEntry
 from fastio.store.members import Members
@@ -210,9 +209,9 @@ def lock_problem(root: Root) -> str:
     """Say why nobody can lock a root; empty where it can be, or is to be made."""
     try:
         with root.sub("") as folder:
-            status = os.stat(LOCK, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode):
-                return "is no regular file, and nobody can lock it"
+            problem = misplaced(folder, LOCK)
+            if problem:
+                return f"cannot be locked: {problem}"
             os.close(opened(folder, LOCK, os.O_RDWR))
     except FileNotFoundError:
         return ""

@@ -170,7 +170,7 @@ def status(members: Members) -> Status:
         space = _free_bytes(root)
         if space is not None:
             free[path] = space
-    states.update(members.missing)
+    states.update({path: _without(path, why) for path, why in members.missing.items()})
     return Status(
         store=members.store,
         generation=newest.generation,
@@ -186,7 +186,12 @@ def _looked_at(root: Root, those: Kept) -> list[str]:
     try:
         return root.answering.ask(lambda: list(_problems(root, those)))
     except ReadError as error:
-        return [str(error).removeprefix(f"{root.path}: ")]
+        return [_without(str(root.path), str(error))]
+
+
+def _without(path: str, why: str) -> str:
+    """A reason without the path of the root, which is told before it."""
+    return why.removeprefix(f"{path}: ").removeprefix(f"{path}/")
 
 
 def _problems(root: Root, those: Kept) -> Iterator[str]:
@@ -201,7 +206,7 @@ def _problems(root: Root, those: Kept) -> Iterator[str]:
     own = [those.shards[name] for name in sorted(those.holders.get(root.uuid, ()))]
     sizes = _sizes(root)
     bad = [shard.file for shard in own if sizes.get(shard.file) != shard.nbytes]
-    if bad:
+    if bad and "folder" not in by_kind:
         yield f"{len(bad)} of {len(own)} shards are missing or of another size: {bad[0]}"
     for generation in those.lost:
         yield f"no root has the manifest of generation {generation}"
