@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ from fastio.errors import ConflictError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
 from fastio.replacement import Replacement
 from fastio.store.answering import Answering, asked, progress
-from fastio.store.files import FOLDER, called, misplaced, read, write_called
+from fastio.store.files import FOLDER, called, misplaced, opened, read, write_called
 
 FILE_MODE = 0o600
 """Of new files, unless the user says otherwise; folders may be searched by whoever may read."""
@@ -137,6 +137,32 @@ class RootFiles:
         return found
 
     @asked
+    def unreadable(self, sub: str, wanted: Mapping[str, int]) -> dict[str, str]:
+        """Return which files cannot be read, or have another size, by name with the reason.
+
+        No byte is read. Each is opened: rights alone do not tell on every filesystem.
+
+        Parameters
+        ----------
+        sub : str
+        wanted : mapping of str to int
+            Bytes of each file.
+
+        Raises
+        ------
+        ReadError
+            If the folder cannot be read.
+        """
+        found = {}
+        with self.sub(sub) as folder:
+            for name, nbytes in wanted.items():
+                progress()
+                problem = _unreadable(folder, name, nbytes)
+                if problem:
+                    found[name] = problem
+        return found
+
+    @asked
     def space(self) -> tuple[int, int] | None:
         """Return bytes that are free for whoever may write here, and bytes in all; None where the
         filesystem does not say.
@@ -241,6 +267,24 @@ class RootFiles:
         WriteError
         """
         sync_folder(self.path / sub, blamed=self.path / sub)
+
+
+def _unreadable(folder: int, name: str, nbytes: int) -> str:
+    try:
+        fd = opened(folder, name)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        if misplaced(folder, name) is not None:
+            return "no regular file"
+        return f"closed to this process ({errno.errorcode.get(error.errno or 0)}, {error.strerror})"
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return "no regular file"
+    return "" if status.st_size == nbytes else "of another size"
 
 
 def _check_replaceable(folder: int, name: str, path: Path) -> None:

@@ -207,17 +207,19 @@ def look(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
 
 def lock_problem(root: Root) -> str:
     """Say why nobody can lock a root; empty where it can be, or is to be made."""
+    path = root.path / LOCK
     try:
         with root.sub("") as folder:
             problem = misplaced(folder, LOCK)
             if problem:
                 return f"cannot be locked: {problem}"
-            os.close(opened(folder, LOCK, os.O_RDWR))
+            os.close(called(path, "open", lambda: opened(folder, LOCK, os.O_RDWR)))
     except FileNotFoundError:
         return ""
     except (FastioError, OSError) as error:
         # That a root is read-only is told once, of the root.
-        return "" if getattr(error, "errno", None) == errno.EROFS else f"cannot be opened: {error}"
+        is_read_only = getattr(error, "errno", None) == errno.EROFS
+        return "" if is_read_only else f"cannot be locked: {_cause(error, str(path))}"
     return ""
 
 
@@ -333,18 +335,19 @@ def _records(root: Root, standings: Sequence[Standing], *, quick: bool) -> Itera
         cause = "is damaged, and no root has a sound one"
         yield Problem("record", root.uuid, path(generation), cause, "", generation)
     for standing in standings:
-        problem = _record_problem(root, standing, own)
+        at = standing.record.generation
+        problem = _record_problem(root, standing, own, path(at))
         if problem:
-            at = standing.record.generation
             yield Problem("record", root.uuid, path(at), problem, record_name(at), at)
 
 
-def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record]) -> str:
+def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record], path: str) -> str:
     record = standing.record
     if root.uuid not in record.roots:
         return ""
     if record.generation in root.damaged:
-        return "is damaged"
+        noted = (why for why in root.problems if why.startswith(f"{path}: "))
+        return next(noted, "is damaged").removeprefix(f"{path}: ")
     mine = own.get(record.generation)
     if mine is None:
         return f"is missing: this root lags, and lacks generation {record.generation}"
