@@ -126,6 +126,7 @@ _LAYERS = (
     ),
     ("store.reached", "store.holding"),
     ("store.members",),
+    ("store.pinned",),
     ("store.commit",),
     ("store.sessions",),
     ("store.repair", "store.collect", "store.creation"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastio.catalog import Catalog, Shard, TensorInfo
+from fastio.options import Options
 from fastio.replica import Watch
 
 
@@ -67,6 +68,8 @@ class Located:
         Who watches over its copies, where it has any.
     keeps : object
         What must live while it is read.
+    again : callable or None
+        Finds the same in another process, and can be pickled; None where its path is all there is.
     """
 
     catalog: Catalog
@@ -74,6 +77,7 @@ class Located:
     metadata: Mapping[str, str] | None = None
     watch: Watch | None = None
     keeps: object = None
+    again: Callable[[Options], Located] | None = None
 
     def __len__(self) -> int:
         return len(self.catalog) + len(self.cuts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
@@ -47,7 +48,8 @@ class Reader(ByName):
 
     Any number of threads may use one at once. It can be pickled: its path and options travel, and
     the source is opened again where it arrives. A forked child may use it as well. A file that is
-    replaced meanwhile stays the one that was opened.
+    replaced meanwhile stays the one that was opened; a pickle of a reader opens what has its path
+    by then. Of a store a pickle opens the same generation of the same store, or raises.
 
     Parameters
     ----------
@@ -55,8 +57,6 @@ class Reader(ByName):
         See `fastio.open`.
     find : callable, optional
         Finds what the source is, in the place of its path.
-    reopened : tuple, optional
-        What opens it again, with which arguments, where it is pickled.
     """
 
     def __init__(
@@ -67,7 +67,6 @@ class Reader(ByName):
         verify: Verify = True,
         options: Options | None = None,
         find: Callable[[], Located] | None = None,
-        reopened: tuple[Callable[..., Reader], tuple[Any, ...]] | None = None,
     ) -> None:
         self._closed = True
         check_verify(verify)
@@ -76,11 +75,10 @@ class Reader(ByName):
         self._verify = bool(verify)
         self._options = options or default_options()
         paths = paths_of(source)
-        if reopened is None:
-            # Before it is opened: the working directory may change at any moment.
-            reopened = (_reopen, (anchored_paths(paths), framework, verify, self._options))
-        self._reopened = reopened
+        # Before it is opened: the working directory may change at any moment.
+        anchored = anchored_paths(paths)
         located = find() if find is not None else locate(paths, None, self._options)
+        self._reopened = (anchored, framework, verify, self._options, located.again)
         self._located = located.to_keep()
         self._watch = self._located.watch
         verification.check(self._located, self._located, verify)
@@ -326,15 +324,22 @@ class Reader(ByName):
             raise UsageError(
                 f"the reader of {self._located.source} is closed, and cannot be pickled"
             )
-        return self._reopened
+        return _reopen, self._reopened
 
     @one_line
     def __repr__(self) -> str:
         return f"<fastio.Reader of {self._located.source}{', closed' if self._closed else ''}>"
 
 
-def _reopen(source: Source, name: FrameworkName, verify: Verify, options: Options) -> Reader:
-    return Reader(source, framework=name, verify=verify, options=options)
+def _reopen(
+    source: Source,
+    name: FrameworkName,
+    verify: Verify,
+    options: Options,
+    again: Callable[[Options], Located] | None,
+) -> Reader:
+    find = None if again is None else functools.partial(again, options)
+    return Reader(source, framework=name, verify=verify, options=options, find=find)
 
 
 def open(

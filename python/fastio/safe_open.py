@@ -292,6 +292,10 @@ class SafeSlice:
         """Return the dtype, as headers write it."""
         return self._info.dtype
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its name: where it lies in what has the path by then is looked up there.
+        return SafeSlice, (self._reader, self._name, self._move)
+
     @one_line
     def __repr__(self) -> str:
         name = cut(repr(self._info.name), 60)

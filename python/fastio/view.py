@@ -91,6 +91,10 @@ class TensorView:
             raise ValueError("a tensor that is not read yet cannot be had without a copy")
         return np.asarray(self[...], dtype=dtype)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its name: where it lies in what has the path by then is looked up there.
+        return TensorView, (self._reader, self.name)
+
     @one_line
     def __repr__(self) -> str:
         return f"<fastio.TensorView {cut(repr(self.name), 60)} {list(self.shape)} {self.dtype}>"

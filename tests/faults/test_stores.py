@@ -178,7 +178,7 @@ def test_a_root_that_is_full_is_found_before_a_byte_is_written(tmp_path: Path) -
         roots = [tmp_path / "large", mount.path / "root"]
         store = fastio.Store.create(roots, replicas=2)
         store.save({"few": tensors_of(OLD)["norm.weight"]})
-        with pytest.raises(fastio.WriteError, match="ENOSPC") as caught:
+        with pytest.raises(fastio.ReplicaError, match="ENOSPC") as caught:
             store.save({name: one.repeat(9) for name, one in tensors_of(OLD).items()})
         assert "small" in str(caught.value)
         assert store.generations()[0].number == 1

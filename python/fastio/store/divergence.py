@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastio.errors import FastioError
+from fastio.errors import FastioError, FormatError
 from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.manifest import hints
@@ -49,6 +49,23 @@ def apart(roots: Sequence[Root], timeout_s: float) -> tuple[Root, Root] | None:
         if one.uuid == other.uuid or _is_like(elsewhere, other, timeout_s):
             return one, other
     return None
+
+
+def require_one_history(roots: Sequence[Root], timeout_s: float) -> None:
+    """Refuse roots that have gone on apart.
+
+    Raises
+    ------
+    FormatError
+    """
+    both = apart(roots, timeout_s)
+    if both is not None:
+        raise FormatError(
+            both[0].path,
+            f"{both[1].path} belongs to a copy of this store, or this root does, and both were "
+            "saved to since",
+            expected="roots of one of them; fastio.Store.adopt makes a copy a store of its own",
+        )
 
 
 def _newest_records(roots: Sequence[Root]) -> list[tuple[Root, Record]]:

@@ -18,12 +18,40 @@ from fastio.store.answering import progress
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symlink, which is not followed,"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
 _Result = TypeVar("_Result")
 
 
 def folder_mode(file_mode: int) -> int:
     """Return the mode of folders: whoever may read or write may also search."""
     return file_mode | (file_mode & 0o444) >> 2
+
+
+def misplaced(folder: int, name: str, *, is_folder: bool = False) -> str | None:
+    """Say what stands in the place of a file or a folder of a store, and what to do about it; None
+    where that is one.
+
+    Raises
+    ------
+    Nothing.
+    """
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return "it is missing; store.verify(repair=True) makes it anew" if is_folder else None
+    except OSError:
+        return None
+    if stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode):
+        return None
+    kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
+    return f"{kind} is in its place; remove that, and run store.verify(repair=True)"
 
 
 def make_folder(path: Path, mode: int) -> bool:
@@ -66,11 +94,11 @@ def opened(folder: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) 
 
 
 def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
-    fd = called(path, "open", lambda: opened(folder, name))
+    fd = called(path, "open", lambda: opened(folder, name), lambda: misplaced(folder, name))
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise ReadError(errno.EINVAL, "open", path, detail="it is no regular file")
+            raise ReadError(errno.EINVAL, "open", path, detail=misplaced(folder, name))
         if status.st_size > nbytes_max:
             raise FormatError(path, f"has {status.st_size} bytes", expected=f"at most {nbytes_max}")
         parts = []
@@ -81,17 +109,27 @@ def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
         os.close(fd)
 
 
-def called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+def called(
+    path: Path,
+    operation: str,
+    call: Callable[[], _Result],
+    why: Callable[[], str | None] = lambda: None,
+) -> _Result:
     progress()
     try:
         return call()
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     except OSError as error:
-        raise ReadError(error.errno or errno.EIO, operation, path) from error
+        raise ReadError(error.errno or errno.EIO, operation, path, detail=why()) from error
 
 
-def write_called(path: Path, operation: str, call: Callable[[], _Result]) -> _Result:
+def write_called(
+    path: Path,
+    operation: str,
+    call: Callable[[], _Result],
+    why: Callable[[], str | None] = lambda: None,
+) -> _Result:
     progress()
     try:
         return call()
@@ -100,4 +138,4 @@ def write_called(path: Path, operation: str, call: Callable[[], _Result]) -> _Re
             raise
         raise WriteError(errno.ENOENT, operation, path) from error
     except OSError as error:
-        raise WriteError(error.errno or errno.EIO, operation, path) from error
+        raise WriteError(error.errno or errno.EIO, operation, path, detail=why()) from error

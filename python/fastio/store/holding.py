@@ -75,7 +75,13 @@ class Holding:
             if each
         )
 
-    def _require_majority(self, what: str) -> None:
+    def require_majority(self, what: str) -> None:
+        """Refuse to go on without a majority of the roots.
+
+        Raises
+        ------
+        ReplicaError
+        """
         uuids = [root.uuid for root in self.roots]
         if self._is_majority(uuids) or self._narrow(uuids):
             return
@@ -108,8 +114,8 @@ class Holding:
                 raise
             except (FastioError, OSError) as error:
                 self.give_up(root, error)
-                self._require_majority(what)
-        self._require_majority(what)
+                self.require_majority(what)
+        self.require_majority(what)
 
     # ---- locks
 
@@ -147,7 +153,7 @@ class Holding:
             (root for root in members if root.uuid in self._locks),
             key=lambda root: bool(self._also) and root.uuid not in self._also,
         )
-        self._require_majority("a commit")
+        self.require_majority("a commit")
         self._on_each(lambda root: _sign(root, self._locks[root.uuid]), "a commit")
 
     def _try_to_lock(self, members: Sequence[Root]) -> list[Root]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastio.errors import UsageError
@@ -203,25 +202,12 @@ class Reading:
         As `load` does.
         """
         find = self._find(on_damage, generation, options)
-        chosen = self._taken.generation if generation is None else generation
         return Reader(
             self._members.paths[0],
             framework=framework,
             verify=verify,
             options=options,
             find=lambda: find(None),
-            reopened=(
-                _reopen,
-                (
-                    self._members.paths,
-                    self._members.timeout_s,
-                    chosen,
-                    framework,
-                    verify,
-                    on_damage,
-                    options,
-                ),
-            ),
         )
 
     def load_into(
@@ -290,22 +276,6 @@ class Reading:
         return _streamed(
             reader, reader.stream(names, memory_limit_bytes=memory_limit_bytes, device=device)
         )
-
-
-def _reopen(
-    paths: Sequence[Path],
-    timeout_s: float,
-    generation: int,
-    framework: FrameworkName,
-    verify: Verify,
-    on_damage: OnDamage,
-    options: Options | None,
-) -> Reader:
-    members = Members(paths, timeout_s)
-    store = Reading(members, members.take(generation, None))
-    return store._open_reader(
-        framework=framework, verify=verify, on_damage=on_damage, options=options
-    )
 
 
 def _streamed(reader: Reader, inner: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 
 from fastio.errors import FastioError, ReadError, WriteError
 from fastio.filesystem.flocks import Flock
 from fastio.store.answering import progress
-from fastio.store.files import called, opened, write_called
+from fastio.store.files import called, misplaced, opened, write_called
 from fastio.store.layout import LOCK, MANIFESTS, manifest_name
 from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
@@ -42,7 +43,18 @@ def _locked(root: Root, mode: int) -> Flock | None:
     flags = os.O_RDWR | os.O_CREAT
     while True:
         with root.sub("") as folder:
-            made = Flock(write_called(path, "open", lambda: opened(folder, LOCK, flags, mode)))
+            made = Flock(
+                write_called(
+                    path,
+                    "open",
+                    lambda: opened(folder, LOCK, flags, mode),
+                    lambda: misplaced(folder, LOCK),
+                )
+            )
+            if not stat.S_ISREG(os.fstat(made.fd).st_mode):
+                # A pipe can be locked, and is replaced by whoever mends: two would have the lock.
+                made.close()
+                raise WriteError(errno.EINVAL, "open", path, detail=misplaced(folder, LOCK))
         try:
             if not made.take():
                 return None

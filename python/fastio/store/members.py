@@ -33,6 +33,8 @@ class Members(Reached):
         Any of them; those that are not given are looked for where the manifest says.
     timeout_s : float
         How long a root may take to answer: `Options.root_timeout_s`.
+    store : str, optional
+        UUID of the store that they are to be of. Default: the one that most of them are of.
 
     Attributes
     ----------
@@ -50,10 +52,12 @@ class Members(Reached):
     FileNotFoundError
         If none of them is a root.
     ReplicaError
-        If none of them can be read, each with its reason.
+        If none of them can be read, each with its reason; or they are of another store.
     """
 
-    def __init__(self, paths: Sequence[Path], timeout_s: float = math.inf) -> None:
+    def __init__(
+        self, paths: Sequence[Path], timeout_s: float = math.inf, *, store: str | None = None
+    ) -> None:
         self.paths = list(dict.fromkeys(Path(anchored(str(path))) for path in paths))
         self.timeout_s = timeout_s
         self.roots: dict[str, Root] = {}
@@ -66,9 +70,12 @@ class Members(Reached):
                     2, f"No such store ({IDENTITY} is not there)", str(self.paths[0])
                 )
             raise ReplicaError(self.paths[0], "no root of this store can be read", self.missing)
-        self.store = self._chosen(opened)
-        self._require_one_history(opened)
+        self.store = store or self._chosen(opened)
+        divergence.require_one_history(self._own(opened), self.timeout_s)
         self._gather(opened)
+        if not self.roots:
+            problem = f"no root of the store {self.store} is there"
+            raise ReplicaError(self.paths[0], problem, self.missing)
 
     @classmethod
     def of(cls, roots: Iterable[Root]) -> Members:
@@ -89,10 +96,10 @@ class Members(Reached):
         ------
         Nothing.
         """
-        there = [root for root in self.roots.values() if _answers_there(root)]
+        there = [root for root in self.roots.values() if self.has_kept(root)]
         at = {root.path for root in there}
         gone = {
-            str(root.path): "is not there any more, or another one is"
+            str(root.path): "is not there any more, or is another one now"
             for root in self.roots.values()
             if root.path not in at
         }
@@ -104,6 +111,19 @@ class Members(Reached):
         for path, reason in gone.items():
             if path not in reached:
                 self.missing.setdefault(path, reason)
+
+    @staticmethod
+    def has_kept(root: Root) -> bool:
+        """Whether a root answers, is where it was, and is the one that it was.
+
+        Raises
+        ------
+        Nothing.
+        """
+        try:
+            return root.is_itself()
+        except FastioError:
+            return False
 
     def placed(self, entry: RootEntry) -> RootEntry:
         """Return what a new manifest says of a root: where it is now, or is to be looked for. The
@@ -165,16 +185,8 @@ class Members(Reached):
             raise FormatError(self.paths[0], problem, expected="roots of one")
         return first
 
-    def _require_one_history(self, opened: Sequence[Root]) -> None:
-        own = [root for root in opened if root.identity.store == self.store]
-        both = divergence.apart(own, self.timeout_s)
-        if both is not None:
-            raise FormatError(
-                both[0].path,
-                f"{both[1].path} belongs to a copy of this store, or this root does, and both were "
-                "saved to since",
-                expected="roots of one of them; fastio.Store.adopt makes a copy a store of its own",
-            )
+    def _own(self, opened: Sequence[Root]) -> list[Root]:
+        return [root for root in opened if root.identity.store == self.store]
 
     def _has_stayed(self, root: Root, there: Sequence[Root]) -> bool:
         """Whether a root that has come back went on with those that stayed."""
@@ -335,7 +347,9 @@ class Members(Reached):
             if one.record.generation <= newest.record.generation
         )
         raise ConflictError(
-            self.name, f"has no generation {generation}: collected, or not yet; {there}"
+            self.name,
+            f"has no generation {generation}: it was collected, or is not saved yet; there are "
+            f"{there}",
         )
 
     def _require_known(self, newest: Record) -> None:
@@ -381,11 +395,3 @@ class Members(Reached):
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""
         self.roots = {}
-
-
-def _answers_there(root: Root) -> bool:
-    """Whether a root is still where it was, and answers."""
-    try:
-        return root.is_in_its_place()
-    except FastioError:
-        return False

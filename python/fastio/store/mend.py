@@ -18,7 +18,15 @@ from fastio.replica import Copies, Watch
 from fastio.store import IDENTITY, answering, locks, repair
 from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
-from fastio.store.files import FOLDER, folder_mode, make_folder, opened, read, write_called
+from fastio.store.files import (
+    FOLDER,
+    folder_mode,
+    make_folder,
+    misplaced,
+    opened,
+    read,
+    write_called,
+)
 from fastio.store.history import next_ballot, standings
 from fastio.store.layout import COMMITS, LOCK, MANIFESTS, PROMISE, SHARDS, record_name
 from fastio.store.manifest import RootEntry, ShardEntry
@@ -123,9 +131,11 @@ def mend_folder(root: Root, sub: str, mode: int) -> None:
     path = root.path / sub
 
     def make() -> None:
-        if path.is_symlink():
-            detail = "a symlink is in its place; remove it, and verify again"
-            raise WriteError(errno.ENOTDIR, "mkdir", path, detail=detail)
+        if os.path.lexists(path):
+            with root.sub("") as folder:
+                detail = misplaced(folder, sub, is_folder=True)
+            if detail:
+                raise WriteError(errno.ENOTDIR, "mkdir", path, detail=detail)
         make_folder(path, folder_mode(mode))
 
     root.answering.ask(make)

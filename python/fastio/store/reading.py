@@ -26,6 +26,7 @@ from fastio.store import answering, repair
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
+from fastio.store.pinned import Pin
 from fastio.store.root import Root
 from fastio.store.taken import Taken
 
@@ -282,10 +283,16 @@ def locate(
     for name in cuts:
         if name in catalog:
             raise FormatError(members.name, f"its manifest has the tensor {shown(name)} twice")
-    located = Located(catalog, cuts, manifest.metadata, watch, (members, taken))
+    again = functools.partial(_again, Pin.of(members, taken), watch.on_damage)
+    located = Located(catalog, cuts, manifest.metadata, watch, (members, taken), again)
     count = len(located.shards) if names is None else min(len(located.shards), len(names))
     make_room(2 * manifest.settings.replicas * count, located.source)  # shards stay open
     return located
+
+
+def _again(pin: Pin, on_damage: OnDamage, options: Options) -> Located:
+    members, taken = pin.find()
+    return locate(members, taken, watch(members, on_damage, options))
 
 
 def names(manifest: Manifest, source: str) -> set[str]:

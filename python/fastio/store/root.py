@@ -238,6 +238,23 @@ class Root(RootFiles):
     # ---- what is in it
 
     @asked
+    def is_itself(self) -> bool:
+        """Return whether its path leads to it, and it is still the root that it was opened as.
+
+        Raises
+        ------
+        ReadError
+            If it does not answer.
+        """
+        if not self.is_at(self.path):
+            return False
+        try:
+            data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+            return RootIdentity.decode(data, str(self.path / IDENTITY)) == self.identity
+        except (FormatError, ReadError, FileNotFoundError):
+            return False
+
+    @asked
     def records(self) -> dict[int, Record]:
         """Return its sound commit records by generation; damaged ones are noted as problems.
 

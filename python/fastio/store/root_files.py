@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ from fastio.errors import ConflictError, ReadError, WriteError
 from fastio.filesystem.durability import sync_folder
 from fastio.replacement import Replacement
 from fastio.store.answering import Answering, asked, progress
-from fastio.store.files import FOLDER, called, read, write_called
+from fastio.store.files import FOLDER, called, misplaced, opened, read, write_called
 
 FILE_MODE = 0o600
 """Of new files, unless the user says otherwise; folders may be searched by whoever may read."""
@@ -46,17 +46,6 @@ class RootFiles:
         self.path = path
         self.answering = answering
         self._folder = folder
-
-    @asked
-    def is_in_its_place(self) -> bool:
-        """Return whether its path still leads to it.
-
-        Raises
-        ------
-        ReadError
-            If it does not answer.
-        """
-        return self.is_at(self.path)
 
     @asked
     def is_at(self, path: str | Path) -> bool:
@@ -125,8 +114,8 @@ class RootFiles:
             status = called(
                 path, "stat", lambda: os.stat(name, dir_fd=folder, follow_symlinks=False)
             )
-        if not stat.S_ISREG(status.st_mode):
-            raise ReadError(errno.EINVAL, "stat", path, detail="it is no regular file")
+            if not stat.S_ISREG(status.st_mode):
+                raise ReadError(errno.EINVAL, "stat", path, detail=misplaced(folder, name))
         return status.st_size
 
     @asked
@@ -145,6 +134,32 @@ class RootFiles:
                     if stat.S_ISREG(status.st_mode):
                         found[name] = status.st_size
                 progress()
+        return found
+
+    @asked
+    def unreadable(self, sub: str, wanted: Mapping[str, int]) -> dict[str, str]:
+        """Return which files cannot be read, or have another size, by name with the reason.
+
+        No byte is read. Each is opened: rights alone do not tell on every filesystem.
+
+        Parameters
+        ----------
+        sub : str
+        wanted : mapping of str to int
+            Bytes of each file.
+
+        Raises
+        ------
+        ReadError
+            If the folder cannot be read.
+        """
+        found = {}
+        with self.sub(sub) as folder:
+            for name, nbytes in wanted.items():
+                progress()
+                problem = _unreadable(folder, name, nbytes)
+                if problem:
+                    found[name] = problem
         return found
 
     @asked
@@ -188,7 +203,8 @@ class RootFiles:
         try:
             folder = os.open(sub, flags, dir_fd=self._folder)
         except OSError as error:
-            raise ReadError(error.errno or errno.EIO, "open", path) from error
+            detail = misplaced(self._folder, sub, is_folder=True)
+            raise ReadError(error.errno or errno.EIO, "open", path, detail=detail) from error
         try:
             yield folder
         finally:
@@ -209,8 +225,8 @@ class RootFiles:
         WriteError
         """
         path = self.path / sub / name
-        with self.sub(sub):  # a symlink in place of the folder is met here
-            pass
+        with self.sub(sub) as folder:  # a symlink in place of the folder is met here
+            _check_replaceable(folder, name, path)
         replacement = Replacement(path, FILE_MODE, written_as=self.path / sub / "new")
         try:
             replacement.reserve(len(data))
@@ -251,3 +267,31 @@ class RootFiles:
         WriteError
         """
         sync_folder(self.path / sub, blamed=self.path / sub)
+
+
+def _unreadable(folder: int, name: str, nbytes: int) -> str:
+    try:
+        fd = opened(folder, name)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        if misplaced(folder, name) is not None:
+            return "no regular file"
+        return f"closed to this process ({errno.errorcode.get(error.errno or 0)}, {error.strerror})"
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return "no regular file"
+    return "" if status.st_size == nbytes else "of another size"
+
+
+def _check_replaceable(folder: int, name: str, path: Path) -> None:
+    """Refuse to put a file into the place of a folder: no rename does that."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        raise WriteError(errno.EISDIR, "rename", path, detail=misplaced(folder, name))

@@ -100,7 +100,8 @@ def begin(
             session.require_unchanged()
             found = session.standings()
             now = seats(found) if found else wanted
-            if now == wanted:
+            # Whoever adopts a copy makes other roots of them, under their locks.
+            if now == wanted and all(members.has_kept(root) for root in session.roots):
                 if proposes:
                     session.propose()
                 return session

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +15,7 @@ import msgspec
 from fastio.errors import FastioError, ReadError
 from fastio.store.answering import progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
-from fastio.store.files import called, opened
+from fastio.store.files import called, misplaced, opened
 from fastio.store.history import Standing
 from fastio.store.layout import (
     COMMITS,
@@ -208,17 +207,19 @@ def look(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
 
 def lock_problem(root: Root) -> str:
     """Say why nobody can lock a root; empty where it can be, or is to be made."""
+    path = root.path / LOCK
     try:
         with root.sub("") as folder:
-            status = os.stat(LOCK, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode):
-                return "is no regular file, and nobody can lock it"
-            os.close(opened(folder, LOCK, os.O_RDWR))
+            problem = misplaced(folder, LOCK)
+            if problem:
+                return f"cannot be locked: {problem}"
+            os.close(called(path, "open", lambda: opened(folder, LOCK, os.O_RDWR)))
     except FileNotFoundError:
         return ""
     except (FastioError, OSError) as error:
         # That a root is read-only is told once, of the root.
-        return "" if getattr(error, "errno", None) == errno.EROFS else f"cannot be opened: {error}"
+        is_read_only = getattr(error, "errno", None) == errno.EROFS
+        return "" if is_read_only else f"cannot be locked: {_cause(error, str(path))}"
     return ""
 
 
@@ -334,18 +335,19 @@ def _records(root: Root, standings: Sequence[Standing], *, quick: bool) -> Itera
         cause = "is damaged, and no root has a sound one"
         yield Problem("record", root.uuid, path(generation), cause, "", generation)
     for standing in standings:
-        problem = _record_problem(root, standing, own)
+        at = standing.record.generation
+        problem = _record_problem(root, standing, own, path(at))
         if problem:
-            at = standing.record.generation
             yield Problem("record", root.uuid, path(at), problem, record_name(at), at)
 
 
-def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record]) -> str:
+def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record], path: str) -> str:
     record = standing.record
     if root.uuid not in record.roots:
         return ""
     if record.generation in root.damaged:
-        return "is damaged"
+        noted = (why for why in root.problems if why.startswith(f"{path}: "))
+        return next(noted, "is damaged").removeprefix(f"{path}: ")
     mine = own.get(record.generation)
     if mine is None:
         return f"is missing: this root lags, and lacks generation {record.generation}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fastio import notebook
@@ -64,8 +64,9 @@ class Status:
         Whether a root is not ``ok``, or the newest record is on fewer than a majority.
     roots : dict of str to str
         Each root's path, and ``ok`` or what is wrong with it: it is missing, read-only or full; a
-        record, a manifest or a shard of some generation is missing, or of another size; its lock or
-        its promise is broken. Shards are not read: `Store.verify` does that.
+        record, a manifest or a shard of some generation is missing, of another size, or closed to
+        this process; its lock or its promise is broken. Shards are opened and not read:
+        `Store.verify` reads them.
     in_doubt : tuple of int
         Generations whose records are on fewer than a majority of the roots, as far as can be seen,
         and that no later one was made on; the next writer decides.
@@ -175,7 +176,7 @@ def status(members: Members) -> Status:
         space = _free_bytes(root)
         if space is not None:
             free[path] = space
-    states.update(members.missing)
+    states.update({path: _without(path, why) for path, why in members.missing.items()})
     return Status(
         store=members.store,
         generation=newest.generation,
@@ -191,7 +192,12 @@ def _looked_at(root: Root, those: Kept) -> list[str]:
     try:
         return root.answering.ask(lambda: list(_problems(root, those)))
     except ReadError as error:
-        return [str(error).removeprefix(f"{root.path}: ")]
+        return [_without(str(root.path), str(error))]
+
+
+def _without(path: str, why: str) -> str:
+    """A reason without the path of the root, which is told before it."""
+    return why.removeprefix(f"{path}: ").removeprefix(f"{path}/")
 
 
 def _problems(root: Root, those: Kept) -> Iterator[str]:
@@ -203,20 +209,26 @@ def _problems(root: Root, those: Kept) -> Iterator[str]:
         by_kind.setdefault(problem.kind, []).append(name)
     for problems in by_kind.values():
         yield from listed(problems, _PROBLEMS_SHOWN_MAX)
-    own = [those.shards[name] for name in sorted(those.holders.get(root.uuid, ()))]
-    sizes = _sizes(root)
-    bad = [shard.file for shard in own if sizes.get(shard.file) != shard.nbytes]
-    if bad:
-        yield f"{len(bad)} of {len(own)} shards are missing or of another size: {bad[0]}"
+    if "folder" not in by_kind:
+        yield from _shard_problems(root, those)
     for generation in those.lost:
         yield f"no root has the manifest of generation {generation}"
 
 
-def _sizes(root: Root) -> Mapping[str, int]:
+def _shard_problems(root: Root, those: Kept) -> Iterator[str]:
+    """One line for all shards of a root that have the same problem."""
+    own = {name: those.shards[name].nbytes for name in sorted(those.holders.get(root.uuid, ()))}
     try:
-        return root.sizes(SHARDS)
-    except (FastioError, OSError):
-        return {}
+        found = root.unreadable(SHARDS, own)
+    except (FastioError, OSError) as error:
+        yield _without(str(root.path), str(error))
+        return
+    by_problem: dict[str, list[str]] = {}
+    for name, problem in found.items():
+        by_problem.setdefault(problem, []).append(name)
+    for problem, names in by_problem.items():
+        verb = "is" if len(names) == 1 else "are"
+        yield f"{len(names)} of {len(own)} shards {verb} {problem}: {names[0]}"
 
 
 def _cannot_write(root: Root) -> Iterator[str]:

@@ -24,6 +24,7 @@ from fastio.store.keeping import Keeping
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
 from fastio.store.partition import Partition
+from fastio.store.pinned import Pin
 from fastio.store.root_files import FILE_MODE
 from fastio.store.taken import Held
 from fastio.store.writes import now_s
@@ -258,7 +259,7 @@ class Store(Keeping):
         self._require_open()
         if callable(self._by):
             raise UsageError("a store whose partition is a callable cannot be pickled")
-        return _reopen, (self._members.paths, self._members.timeout_s, self.generation, self._by)
+        return _reopen, (Pin.of(self._members, self._taken), self._by)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -276,6 +277,5 @@ def _timeout_s(options: Options | None) -> float:
     return (options or default_options()).root_timeout_s
 
 
-def _reopen(paths: Sequence[Path], timeout_s: float, generation: int, by: str | None) -> Store:
-    members = Members(paths, timeout_s)
-    return Store(members, members.take(generation, None), by)
+def _reopen(pin: Pin, by: str | None) -> Store:
+    return Store(*pin.find(), by)

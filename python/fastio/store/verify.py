@@ -332,6 +332,8 @@ class _Run:
             for each in stale:
                 each.event = replace(each.event, remedy=f"could not be mended: {error}")
             self.notes.append(f"{root.path}: that it is whole could not be noted there: {error}")
+            if stale:
+                return f"{counted(len(stale), 'file')} damaged or missing"
         else:
             for each in stale:
                 each.is_mended = True

@@ -78,11 +78,12 @@ class Writing(Reading):
         Raises
         ------
         ReplicaError
-            If no majority of the roots can be written to, or fewer than there are to be replicas;
-            the store is as it was, unless the message says that the generation is in doubt.
+            If no majority of the roots can be written to, or fewer than there are to be replicas:
+            each root that cannot with its reason, as that it is full. The store is as it was,
+            unless the message says that the generation is in doubt.
         ConflictError
             If somebody else goes on writing to this store.
-        WriteError, FormatError, TypeError, ValueError
+        FormatError, TypeError, ValueError
             As `fastio.save` does.
         """
         return self._save(tensors, metadata, partition, options, progress, report, added=False)
@@ -151,8 +152,7 @@ class Writing(Reading):
                     break
                 except RootFailed as failed:
                     session.give_up(failed.root, failed.error)
-                    if len(session.roots) < max(session.majority, parent.settings.replicas):
-                        raise failed.error from None
+                    session.require_majority(f"generation {session.generation + 1}")
                     lost.append(f"{failed.error}; its share went to the other roots")
             if added:
                 named = plan.manifest(wanted, parent.metadata, kept=parent)
