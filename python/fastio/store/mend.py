@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
@@ -19,11 +19,11 @@ from fastio.store import IDENTITY, answering, locks, repair
 from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
 from fastio.store.files import FOLDER, folder_mode, make_folder, opened, read, write_called
-from fastio.store.history import next_ballot, standings
+from fastio.store.history import established, next_ballot, standings
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.members import Members
 from fastio.store.root import COMMITS, LOCK, MANIFESTS, PROMISE, SHARDS, Root, record_name
-from fastio.store.small import established, lock_problem
+from fastio.store.small import lock_problem
 
 
 def mend_file(root: Root, sub: str, name: str, data: bytes, mode: int) -> None:
@@ -222,10 +222,21 @@ def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
     raise WriteError(errno.ENODATA, "read", root.path / MANIFESTS / name, detail=detail)
 
 
-def mend_records(session: Session, mode: int) -> None:
+def mend_records(session: Session, mode: int, kept: Collection[int], gone: Collection[int]) -> None:
     """Bring the record of each generation to the roots that lack it, or have it damaged.
 
-    The session has brought the newest one to all of them.
+    The session has brought the newest one to all of them; so what was to be kept before has to be
+    told by whoever looked before that.
+
+    Parameters
+    ----------
+    session : Session
+    mode : int
+        Of new files.
+    kept : collection of int
+        The generations that were established then.
+    gone : collection of int
+        Those that were outlived then: their records are removed, as the others have done.
 
     Raises
     ------
@@ -235,6 +246,8 @@ def mend_records(session: Session, mode: int) -> None:
     records = {root.uuid: root.records() for root in session.roots}
     for standing in reversed(established(standings(records), session.generation)):
         record = standing.record
+        if record.generation not in kept and record.generation < max(kept):
+            continue
         for root in session.roots:
             mine = records[root.uuid].get(record.generation)
             if root.uuid not in record.roots:
@@ -243,6 +256,9 @@ def mend_records(session: Session, mode: int) -> None:
                 mend_file(root, COMMITS, record_name(record.generation), record.encode(), mode)
             elif not mine.proposes_the_same(record):
                 root.put_record(record, mode=mode)
+    for root in session.roots:
+        for generation in sorted(records[root.uuid].keys() & set(gone)):
+            root.remove(COMMITS, record_name(generation))
 
 
 def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:

@@ -19,6 +19,7 @@ from fastio.store import copies, mend, small
 from fastio.store.commit import Session
 from fastio.store.copies import Read
 from fastio.store.documents import Verified
+from fastio.store.history import established, outlived
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.root import COMMITS, VERIFIED, Root
 from fastio.store.small import Kept, Problem
@@ -112,6 +113,7 @@ class _Run:
     notes: list[str] = field(default_factory=list)
     files: int = 0
     those: Kept = field(default_factory=lambda: Kept([]))
+    gone: set[int] = field(default_factory=set)  # generations that others have collected
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -126,7 +128,10 @@ class _Run:
         self._missing_roots(entries, mode)
         del newest, entries
         try:
-            self.those = small.kept(members, self._newest(held))
+            newest_number = self._newest(held)
+            self.those = small.kept(members, newest_number)
+            gone = outlived(members.standings(), newest_number)
+            self.gone = {standing.record.generation for standing in gone}
             yield
         finally:
             for each in held:
@@ -137,7 +142,7 @@ class _Run:
         members = self.store._members
         newest = members.take(None, None)
         held.append(newest.held)
-        for standing in small.established(members.standings(), newest.generation)[1:]:
+        for standing in established(members.standings(), newest.generation)[1:]:
             with contextlib.suppress(FastioError):  # its lost manifest is a finding of its own
                 held.append(members.take(standing.record.generation, None).held)
         return newest.generation
@@ -240,8 +245,10 @@ class _Run:
             root = self.store._members.roots[each.problem.root]
             mend.remove_empty(root, COMMITS, each.problem.name)
 
+        kept = {standing.record.generation for standing in self.those.standings}
+
         def write(session: Session, _: object) -> None:
-            mend.mend_records(session, self.those.files_mode)
+            mend.mend_records(session, self.those.files_mode, kept, self.gone)
 
         self.store._in_turn(write, renews=False)
 
@@ -255,7 +262,7 @@ class _Run:
         members = self.store._members
         for root in members.roots.values():
             root.problems.clear()
-        self.those.standings = small.established(
+        self.those.standings = established(
             members.standings(), self.those.standings[0].record.generation
         )
         for root in members.roots.values():
