@@ -15,7 +15,7 @@ import pytest
 
 import fastio
 from fastio import _native
-from fastio.store import locks
+from fastio.store import locks, verify
 from fastio.store.commit import Session
 from fastio.store.copies import read_all
 from fastio.store.documents import Verified
@@ -503,4 +503,53 @@ def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path
         assert store.verify(repair=True).ok
         assert [each.number for each in store.generations()] == [3, 2, 1]
         assert_same(store.load(generation=1), tensors(1))
+        assert not store.status().degraded
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("when", ["before shards are read", "before it is mended", "at the end"])
+@pytest.mark.parametrize("lost", [None, "record", "manifest", "shards", "promise", "lock"])
+def test_a_root_that_leaves_while_it_is_verified_is_told(
+    tmp_path: Path, lost: str | None, when: str, repair: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes its place, and is not counted as one that was looked at."""
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+        store.save(tensors(2))
+    root = tmp_path / "root1"
+    if lost == "record":
+        sorted((root / "commits").iterdir())[1].unlink()
+    elif lost == "manifest":
+        each_manifest(root, Path.unlink)
+    elif lost == "shards":
+        each_shard(root, damage_data)
+    elif lost is not None:
+        (root / lost).unlink()
+        (root / lost).mkdir()
+    method = {
+        "before shards are read": "read",
+        "before it is mended": "mend" if repair else "result",
+        "at the end": "_look_again" if repair else "result",
+    }[when]
+    real = getattr(verify._Run, method)
+
+    def leaves(run: Any, *arguments: Any) -> Any:
+        with fastio.Store.open(tmp_path / "root0") as other:
+            other.replace_root(root, tmp_path / "new")
+        root.rename(tmp_path / "away")
+        store._members.look_again()
+        return real(run, *arguments)
+
+    monkeypatch.setattr(verify._Run, method, leaves)
+    with fastio.Store.open(tmp_path / "root0") as store:
+        found = store.verify(repair=repair)
+        assert str(tmp_path / "new") not in found.roots
+        assert not (tmp_path / "new" / "verified").exists()
+        monkeypatch.undo()
+        if repair and when == "before it is mended" and lost is not None:
+            (left,) = {event.remedy.split(":")[0] for event in found.damaged}
+            assert left == "could not be mended"
+            assert any("has left this store" in event.remedy for event in found.damaged)
+    with fastio.Store.open(tmp_path / "root0") as store:
+        assert store.verify(repair=True).ok
         assert not store.status().degraded

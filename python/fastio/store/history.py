@@ -181,6 +181,8 @@ def outlived(found: Sequence[Standing], newest: int) -> list[Standing]:
     Nothing.
     """
     kept = established(found, newest)
+    if not kept:
+        return []
     behind = {root for one in kept for root in one.asked - one.holders}
     left = [one for one in found if one.record.generation < kept[-1].record.generation]
     return left if all(_is_outlived(one, behind) for one in left) else []

@@ -175,16 +175,16 @@ def mend_promise(root: Root, members: Members, among: Sequence[str], mode: int) 
         If somebody writes to the store.
     WriteError, ReadError
     """
-    away = [uuid for uuid in among if uuid not in members.roots]
-    if away:
+    roots = {uuid: root for uuid, root in members.roots.items() if uuid in among}
+    if len(roots) < len(among):
         problem = "a promise is written anew only where all roots can be reached"
         raise ReplicaError(members.name, problem, members.missing)
-    with _all_locked([members.roots[uuid] for uuid in sorted(among)], mode):
+    with _all_locked([roots[uuid] for uuid in sorted(among)], mode):
         promised = []
         for uuid in among:
             with contextlib.suppress(FastioError):
-                promised.append(members.roots[uuid].promised())
-        ballot = next_ballot(members.records(), promised)
+                promised.append(roots[uuid].promised())
+        ballot = next_ballot({uuid: root.records() for uuid, root in roots.items()}, promised)
         data = Promise(root.identity.store, root.uuid, ballot).encode()
         mend_file(root, "", PROMISE, data, mode)
 
@@ -213,7 +213,7 @@ def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
         Also if no root has it.
     """
     digest = name.removesuffix(".json")
-    for other in members.roots.values():
+    for other in list(members.roots.values()):
         with contextlib.suppress(FastioError, OSError):
             data = other.manifest(digest).data
             if other is not root:
@@ -246,7 +246,7 @@ def mend_records(session: Session, mode: int, kept: Collection[int], gone: Colle
     records = {root.uuid: root.records() for root in session.roots}
     for standing in reversed(established(standings(records), session.generation)):
         record = standing.record
-        if record.generation not in kept and record.generation < max(kept):
+        if record.generation not in kept and record.generation < max(kept, default=0):
             continue
         for root in session.roots:
             mine = records[root.uuid].get(record.generation)
@@ -272,7 +272,7 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
     path = str(root.path / SHARDS / entry.file)
     files = []
     reasons = {}
-    for other in members.roots.values():
+    for other in list(members.roots.values()):
         shown = str(other.path / SHARDS / entry.file)
         try:
             file = other.open_shard(entry.file)
