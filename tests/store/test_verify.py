@@ -15,7 +15,7 @@ import pytest
 
 import fastio
 from fastio import _native
-from fastio.store import locks
+from fastio.store import locks, verify
 from fastio.store.commit import Session
 from fastio.store.copies import read_all
 from fastio.store.documents import Verified
@@ -452,3 +452,104 @@ def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
     assert status.count("verified whole on") == 2
     for name, tensor in Model().state_dict().items():
         assert torch.equal(names["tensors"][name], tensor)
+
+
+@pytest.mark.parametrize("saves_first", [False, True])
+@pytest.mark.parametrize("backed_up_at", [2, 3])
+def test_a_root_restored_from_an_old_backup_lags_and_brings_no_collected_generation_back(
+    tmp_path: Path, backed_up_at: int, saves_first: bool
+) -> None:
+    roots = [tmp_path / "root0", tmp_path / "root1"]
+    with create(tmp_path) as store:
+        for generation in (1, 2, 3):
+            store.save(tensors(generation))
+            if generation == backed_up_at:
+                shutil.copytree(roots[1], tmp_path / "backup")
+        store.gc()
+        store.save(tensors(4))
+    shutil.rmtree(roots[1])
+    shutil.copytree(tmp_path / "backup", roots[1])
+    with fastio.Store.open(roots) as store:
+        if saves_first and backed_up_at == 2:
+            store.save(tensors(4))
+        status = store.status()
+        assert status.roots[str(roots[0])] == "ok"
+        assert "this root lags" in status.roots[str(roots[1])]
+        found = store.verify(repair=True)
+        assert found.ok
+        assert all("root1" in event.path for event in found.repaired)
+        newest = store.generation
+        assert [each.number for each in store.generations()] == [*range(newest, 2, -1)]
+        for _ in range(2):
+            assert not store.status().degraded
+            assert store.verify().ok
+        assert_same(store.load(), tensors(4))
+    names = sorted(path.name for path in (roots[0] / "commits").iterdir())
+    assert names == [f"{generation:016x}" for generation in range(3, newest + 1)]
+    shutil.rmtree(roots[0])
+    assert_same(fastio.load(roots[1]), tensors(4))
+
+
+def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path) -> None:
+    """The other root took the place of one that had it."""
+    with create(tmp_path) as store:
+        store.save(tensors(1))
+        shutil.copytree(tmp_path / "root0", tmp_path / "backup")
+        store.replace_root(tmp_path / "root1", tmp_path / "new")
+        store.save(tensors(3))
+    shutil.rmtree(tmp_path / "root0")
+    (tmp_path / "backup").rename(tmp_path / "root0")
+    with fastio.Store.open([tmp_path / "root0", tmp_path / "new"]) as store:
+        assert store.verify(repair=True).ok
+        assert [each.number for each in store.generations()] == [3, 2, 1]
+        assert_same(store.load(generation=1), tensors(1))
+        assert not store.status().degraded
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("when", ["before shards are read", "before it is mended", "at the end"])
+@pytest.mark.parametrize("lost", [None, "record", "manifest", "shards", "promise", "lock"])
+def test_a_root_that_leaves_while_it_is_verified_is_told(
+    tmp_path: Path, lost: str | None, when: str, repair: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes its place, and is not counted as one that was looked at."""
+    with create(tmp_path, 3) as store:
+        store.save(tensors(1))
+        store.save(tensors(2))
+    root = tmp_path / "root1"
+    if lost == "record":
+        sorted((root / "commits").iterdir())[1].unlink()
+    elif lost == "manifest":
+        each_manifest(root, Path.unlink)
+    elif lost == "shards":
+        each_shard(root, damage_data)
+    elif lost is not None:
+        (root / lost).unlink()
+        (root / lost).mkdir()
+    method = {
+        "before shards are read": "read",
+        "before it is mended": "mend" if repair else "result",
+        "at the end": "_look_again" if repair else "result",
+    }[when]
+    real = getattr(verify._Run, method)
+
+    def leaves(run: Any, *arguments: Any) -> Any:
+        with fastio.Store.open(tmp_path / "root0") as other:
+            other.replace_root(root, tmp_path / "new")
+        root.rename(tmp_path / "away")
+        store._members.look_again()
+        return real(run, *arguments)
+
+    monkeypatch.setattr(verify._Run, method, leaves)
+    with fastio.Store.open(tmp_path / "root0") as store:
+        found = store.verify(repair=repair)
+        assert str(tmp_path / "new") not in found.roots
+        assert not (tmp_path / "new" / "verified").exists()
+        monkeypatch.undo()
+        if repair and when == "before it is mended" and lost is not None:
+            (left,) = {event.remedy.split(":")[0] for event in found.damaged}
+            assert left == "could not be mended"
+            assert any("has left this store" in event.remedy for event in found.damaged)
+    with fastio.Store.open(tmp_path / "root0") as store:
+        assert store.verify(repair=True).ok
+        assert not store.status().degraded

@@ -155,6 +155,7 @@ def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bo
         session.require_all()
         session.require_unchanged()
         session.propose()
+        session.require_all()
         assert session.head is not None
         if not is_committed:
             session.commit(_placed(session.head.manifest, session.by_uuid), saved_at_s)

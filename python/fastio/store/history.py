@@ -128,6 +128,76 @@ def in_doubt(found: Sequence[Standing]) -> list[Standing]:
     return left
 
 
+def established(found: Sequence[Standing], newest: int) -> list[Standing]:
+    """Return the generations that a store keeps, the newest first.
+
+    They are the newest, all that are on a majority, and those that the record of the next one names
+    as its parent: its writer has seen them on a majority. Whoever collects removes the oldest ones
+    from a majority; so what is left on fewer roots than that leaves may have been collected. So may
+    be what only roots have that lack a newer one, as those restored from a backup do.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        The newest one first.
+    newest : int
+        The generation that counts as that.
+
+    Raises
+    ------
+    Nothing.
+    """
+    oldest_decided = min((one.record.generation for one in found if one.decided), default=newest)
+    kept: list[Standing] = []
+    behind: set[str] = set()  # roots that lack one of those
+    for standing in found:
+        record = standing.record
+        if record.generation > newest:
+            continue
+        is_parent = (
+            bool(kept)
+            and _is_parent(standing, kept[-1])
+            and len(standing.holders) > len(record.roots) - record.majority
+            and (record.generation > oldest_decided or not _is_outlived(standing, behind))
+        )
+        if record.generation == newest or standing.decided or is_parent:
+            kept.append(standing)
+            behind |= standing.asked - standing.holders
+    return kept
+
+
+def outlived(found: Sequence[Standing], newest: int) -> list[Standing]:
+    """Return generations that the others have collected: older than all that are established, and
+    only on roots that lack one of these; a root that has all of these lacks them.
+
+    Parameters
+    ----------
+    found : sequence of Standing
+        The newest one first.
+    newest : int
+
+    Raises
+    ------
+    Nothing.
+    """
+    kept = established(found, newest)
+    if not kept:
+        return []
+    behind = {root for one in kept for root in one.asked - one.holders}
+    left = [one for one in found if one.record.generation < kept[-1].record.generation]
+    return left if all(_is_outlived(one, behind) for one in left) else []
+
+
+def _is_outlived(standing: Standing, behind: Collection[str]) -> bool:
+    lacking = standing.asked - standing.holders
+    return standing.holders <= set(behind) and not lacking <= set(behind)
+
+
+def _is_parent(standing: Standing, after: Standing) -> bool:
+    record, next_ = standing.record, after.record
+    return (record.generation + 1, record.manifest) == (next_.generation, next_.parent)
+
+
 def unknown(
     newest: Record, damaged: Mapping[str, Collection[int]], asked: Collection[str]
 ) -> int | None:

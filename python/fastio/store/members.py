@@ -197,19 +197,28 @@ class Members(Reached):
         return False
 
     def _hints(self) -> dict[str, str]:
-        """Where the roots are, and those that they take the place of, while that is in doubt: a
-        majority of these decides, too.
+        """Where the roots of the newest generation are. While that is not seen on a majority of
+        them, a majority of those decides as well that they take the place of: `_in_doubt`.
         """
-        found: dict[str, str] = {}
+        self._in_doubt: Standing | None = None
         stand = self.standings()
-        for at, standing in enumerate(stand):
+        for standing in stand:
             with contextlib.suppress(FastioError, FileNotFoundError):
-                known, taken = hints(self.manifest(standing.record).manifest), {*found.values()}
-                found.update({uuid: path for uuid, path in known.items() if path not in taken})
-                replaces = at == 0 and stand[1:] and stand[1].record.roots != standing.record.roots
-                if standing.decided or not replaces:
-                    break
-        return found
+                known = dict(hints(self.manifest(standing.record).manifest))
+                if not stand[0].decided and stand[1:]:
+                    replaces = stand[1].record.roots != stand[0].record.roots
+                    self._in_doubt = stand[1] if replaces else None
+                return known
+        return {}
+
+    def _with_replaced(self, known: dict[str, str]) -> dict[str, str]:
+        """Where these roots are, and those that they are to take the place of."""
+        found: dict[str, str] = {}
+        if self._in_doubt is not None:
+            with contextlib.suppress(FastioError, FileNotFoundError):
+                before = hints(self.manifest(self._in_doubt.record).manifest)
+                found = {uuid: at for uuid, at in before.items() if at not in known.values()}
+        return {**found, **known}
 
     # ---- which of them belong together
 
@@ -257,7 +266,11 @@ class Members(Reached):
             self.places.learn(known, self.roots.values())
             further = sorted(known.keys() - self.roots.keys() - looked)
             if not further:
-                return
+                known = self._with_replaced(known)
+                further = sorted(known.keys() - self.roots.keys() - looked)
+                if not further:
+                    return
+                self.places.learn(known, self.roots.values())
             looked.update(further)
             wanted = {}
             for uuid in further:

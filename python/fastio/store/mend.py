@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
@@ -27,12 +27,12 @@ from fastio.store.files import (
     read,
     write_called,
 )
-from fastio.store.history import next_ballot, standings
+from fastio.store.history import established, next_ballot, standings
 from fastio.store.layout import COMMITS, LOCK, MANIFESTS, PROMISE, SHARDS, record_name
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.members import Members
 from fastio.store.root import Root
-from fastio.store.small import established, lock_problem
+from fastio.store.small import lock_problem
 
 
 def mend_file(root: Root, sub: str, name: str, data: bytes, mode: int) -> None:
@@ -186,16 +186,16 @@ def mend_promise(root: Root, members: Members, among: Sequence[str], mode: int) 
         If somebody writes to the store.
     WriteError, ReadError
     """
-    away = [uuid for uuid in among if uuid not in members.roots]
-    if away:
+    roots = {uuid: root for uuid, root in members.roots.items() if uuid in among}
+    if len(roots) < len(among):
         problem = "a promise is written anew only where all roots can be reached"
         raise ReplicaError(members.name, problem, members.missing)
-    with _all_locked([members.roots[uuid] for uuid in sorted(among)], mode):
+    with _all_locked([roots[uuid] for uuid in sorted(among)], mode):
         promised = []
         for uuid in among:
             with contextlib.suppress(FastioError):
-                promised.append(members.roots[uuid].promised())
-        ballot = next_ballot(members.records(), promised)
+                promised.append(roots[uuid].promised())
+        ballot = next_ballot({uuid: root.records() for uuid, root in roots.items()}, promised)
         data = Promise(root.identity.store, root.uuid, ballot).encode()
         mend_file(root, "", PROMISE, data, mode)
 
@@ -224,7 +224,7 @@ def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
         Also if no root has it.
     """
     digest = name.removesuffix(".json")
-    for other in members.roots.values():
+    for other in list(members.roots.values()):
         with contextlib.suppress(FastioError, OSError):
             data = other.manifest(digest).data
             if other is not root:
@@ -233,10 +233,21 @@ def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
     raise WriteError(errno.ENODATA, "read", root.path / MANIFESTS / name, detail=detail)
 
 
-def mend_records(session: Session, mode: int) -> None:
+def mend_records(session: Session, mode: int, kept: Collection[int], gone: Collection[int]) -> None:
     """Bring the record of each generation to the roots that lack it, or have it damaged.
 
-    The session has brought the newest one to all of them.
+    The session has brought the newest one to all of them; so what was to be kept before has to be
+    told by whoever looked before that.
+
+    Parameters
+    ----------
+    session : Session
+    mode : int
+        Of new files.
+    kept : collection of int
+        The generations that were established then.
+    gone : collection of int
+        Those that were outlived then: their records are removed, as the others have done.
 
     Raises
     ------
@@ -246,6 +257,8 @@ def mend_records(session: Session, mode: int) -> None:
     records = {root.uuid: root.records() for root in session.roots}
     for standing in reversed(established(standings(records), session.generation)):
         record = standing.record
+        if record.generation not in kept and record.generation < max(kept, default=0):
+            continue
         for root in session.roots:
             mine = records[root.uuid].get(record.generation)
             if root.uuid not in record.roots:
@@ -254,6 +267,9 @@ def mend_records(session: Session, mode: int) -> None:
                 mend_file(root, COMMITS, record_name(record.generation), record.encode(), mode)
             elif not mine.proposes_the_same(record):
                 root.put_record(record, mode=mode)
+    for root in session.roots:
+        for generation in sorted(records[root.uuid].keys() & set(gone)):
+            root.remove(COMMITS, record_name(generation))
 
 
 def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
@@ -267,7 +283,7 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
     path = str(root.path / SHARDS / entry.file)
     files = []
     reasons = {}
-    for other in members.roots.values():
+    for other in list(members.roots.values()):
         shown = str(other.path / SHARDS / entry.file)
         try:
             file = other.open_shard(entry.file)

@@ -16,7 +16,7 @@ from fastio.errors import FastioError, ReadError
 from fastio.store.answering import progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
 from fastio.store.files import called, misplaced, opened
-from fastio.store.history import Standing
+from fastio.store.history import Standing, established
 from fastio.store.layout import (
     COMMITS,
     LOCK,
@@ -125,34 +125,6 @@ def kept(members: Members, newest: int) -> Kept:
             found.files_mode = named.manifest.settings.file_mode
         found.manifests[named.digest] = len(named.data)
         found.add(named.manifest)
-    return found
-
-
-def established(standings: Sequence[Standing], newest: int) -> list[Standing]:
-    """Return the generations that a store keeps, the newest first.
-
-    They are the newest, all that are on a majority, and those that the record of the next one names
-    as its parent: its writer has seen them on a majority. Whoever collects removes from a majority;
-    so what is left on fewer roots than that leaves may have been collected.
-
-    Raises
-    ------
-    Nothing.
-    """
-    found: list[Standing] = []
-    for standing in standings:
-        record = standing.record
-        if record.generation > newest:
-            continue
-        after = found[-1].record if found else None
-        is_parent = (
-            after is not None
-            and after.generation == record.generation + 1
-            and after.parent == record.manifest
-            and len(standing.holders) > len(record.roots) - record.majority
-        )
-        if record.generation == newest or standing.decided or is_parent:
-            found.append(standing)
     return found
 
 

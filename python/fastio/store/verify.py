@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from fastio.errors import FastioError
+from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event
 from fastio.findings import Verification, tell
 from fastio.loading import check_kind
@@ -19,6 +19,7 @@ from fastio.store import copies, mend, small
 from fastio.store.commit import Session
 from fastio.store.copies import Read
 from fastio.store.documents import Verified
+from fastio.store.history import established, outlived
 from fastio.store.layout import COMMITS, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.root import Root
@@ -109,10 +110,13 @@ class _Run:
     options: Options
     repair: bool
     found: dict[str, _Found] = field(default_factory=dict)  # by path
+    # Those that were there when it began: others may join or leave meanwhile.
+    roots: dict[str, Root] = field(default_factory=dict)  # by UUID
     reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
     notes: list[str] = field(default_factory=list)
     files: int = 0
     those: Kept = field(default_factory=lambda: Kept([]))
+    gone: set[int] = field(default_factory=set)  # generations that others have collected
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -127,7 +131,11 @@ class _Run:
         self._missing_roots(entries, mode)
         del newest, entries
         try:
-            self.those = small.kept(members, self._newest(held))
+            newest_number = self._newest(held)
+            self.those = small.kept(members, newest_number)
+            gone = outlived(members.standings(), newest_number)
+            self.gone = {standing.record.generation for standing in gone}
+            self.roots = dict(members.roots)
             yield
         finally:
             for each in held:
@@ -138,7 +146,7 @@ class _Run:
         members = self.store._members
         newest = members.take(None, None)
         held.append(newest.held)
-        for standing in small.established(members.standings(), newest.generation)[1:]:
+        for standing in established(members.standings(), newest.generation)[1:]:
             with contextlib.suppress(FastioError):  # its lost manifest is a finding of its own
                 held.append(members.take(standing.record.generation, None).held)
         return newest.generation
@@ -164,7 +172,7 @@ class _Run:
 
     def look(self) -> None:
         """Look at the small files."""
-        for root in self.store._members.roots.values():
+        for root in self.roots.values():
             for problem in small.looked(root, self.those, quick=False):
                 self._add(problem)
             generations = len(self.those.standings)
@@ -175,12 +183,12 @@ class _Run:
 
     def nbytes_wanted(self) -> int:
         """Bytes of the shards that are to be read."""
-        roots = self.store._members.roots.values()
+        roots = self.roots.values()
         return sum(entry.nbytes for root in roots for entry in self._entries(root))
 
     def read(self, advance: Advance | None) -> None:
         """Read every copy of every shard."""
-        roots = self.store._members.roots.values()
+        roots = self.roots.values()
         wanted = [(root, self._entries(root)) for root in roots]
         self.reads = copies.read_all(wanted, self.options, advance)
         for uuid, read in self.reads.items():
@@ -222,7 +230,7 @@ class _Run:
 
     def _mend_small(self, problem: Problem) -> None:
         members, mode = self.store._members, self.those.files_mode
-        root = members.roots[problem.root]
+        root = self._root(problem)
         if problem.kind == "folder":
             mend.mend_folder(root, problem.name, mode)
             for more in small.looked(root, self.those, quick=True):
@@ -231,40 +239,50 @@ class _Run:
         elif problem.kind == "lock":
             mend.mend_lock(root)
         elif problem.kind == "promise":
-            among = self.those.standings[0].record.roots
+            among = next((one.record.roots for one in self.those.standings), (root.uuid,))
             mend.mend_promise(root, members, among, mode)
         else:
             mend.mend_manifest(root, problem.name, members, mode)
 
+    def _root(self, problem: Problem) -> Root:
+        """The root of a problem, if it is one of the store's still."""
+        members = self.store._members
+        root = members.roots.get(problem.root)
+        if root is None:
+            cause = "its root has left this store meanwhile, or cannot be reached any more"
+            raise ReplicaError(problem.path, cause, members.missing)
+        return root
+
     def _mend_records(self, those: list[_Found]) -> None:
         for each in those:
-            root = self.store._members.roots[each.problem.root]
+            root = self._root(each.problem)
             mend.remove_empty(root, COMMITS, each.problem.name)
 
+        kept = {standing.record.generation for standing in self.those.standings}
+
         def write(session: Session, _: object) -> None:
-            mend.mend_records(session, self.those.files_mode)
+            mend.mend_records(session, self.those.files_mode, kept, self.gone)
 
         self.store._in_turn(write, renews=False)
 
     def _mend_shard(self, problem: Problem) -> None:
         members = self.store._members
-        root = members.roots[problem.root]
+        root = self._root(problem)
         mend.mend_shard(root, self.those.shards[problem.name], members)
 
     def _look_again(self) -> None:
         """Read mended files once more; one that is still not sound was not mended."""
         members = self.store._members
-        for root in members.roots.values():
+        for root in self.roots.values():
             root.problems.clear()
-        self.those.standings = small.established(
-            members.standings(), self.those.standings[0].record.generation
-        )
-        for root in members.roots.values():
+        newest = max((one.record.generation for one in self.those.standings), default=0)
+        self.those.standings = established(members.standings(), newest)
+        for root in self.roots.values():
             for problem in small.looked(root, self.those, quick=False):
                 if problem.kind != "verified":
                     self._still(self._add(problem), problem.cause)
         wanted = []
-        for root in members.roots.values():
+        for root in self.roots.values():
             names = [
                 each.problem.name
                 for each in self.found.values()
@@ -274,9 +292,10 @@ class _Run:
             ]
             wanted.append((root, [self.those.shards[name] for name in names]))
         for uuid, read in copies.read_all(wanted, self.options, None).items():
-            self.reads[uuid].nbytes += read.nbytes
+            self.reads.setdefault(uuid, Read()).nbytes += read.nbytes
             for path, event in read.damaged.items():
-                self._still(self.found[path], event.cause)
+                problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
+                self._still(self._add(problem, event), event.cause)
 
     @staticmethod
     def _still(found: _Found, cause: str) -> None:
@@ -292,10 +311,11 @@ class _Run:
         members = self.store._members
         states = dict(members.missing)
         count = nbytes = 0
-        for root in members.roots.values():
+        for root in self.roots.values():
             more = small.strays(root, self.those.holders.get(root.uuid, ()), self.those)
             count, nbytes = count + more[0], nbytes + more[1]
-            states[str(root.path)] = self._state(root)
+            if root.uuid in members.roots or str(root.path) not in states:
+                states[str(root.path)] = self._state(root)
         found = list(self.found.values())
         if not self.repair:
             for each in found:
