@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +166,16 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
         if not died:
             break
     assert step > 5
+
+
+@pytest.mark.parametrize("spelled", [str, str.upper, uuid.UUID, lambda text: str(uuid.UUID(text))])
+def test_a_root_is_known_by_its_uuid_in_any_spelling(
+    tmp_path: Path, spelled: Callable[[str], Any]
+) -> None:
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        (lost,) = (u for u, root in store._members.roots.items() if root.path.name == "root1")
+        assert store.replace_root(spelled(lost), tmp_path / "new") == 2
+        assert set(store.roots) == {tmp_path / "root0", tmp_path / "new"}
+        with pytest.raises(fastio.UsageError, match="is no root of this store"):
+            store.replace_root(spelled(lost), tmp_path / "newer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
@@ -90,8 +91,11 @@ def replace_root(
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
+    named = ""
+    with contextlib.suppress(ValueError):
+        named = uuid.UUID(old).hex
     for entry in manifest.roots:
-        if old == entry.uuid or path in (entry.path, members.placed(entry).path):
+        if named == entry.uuid or path in (entry.path, members.placed(entry).path):
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")
