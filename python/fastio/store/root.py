@@ -206,11 +206,16 @@ class Root(RootFiles):
         Raises
         ------
         WriteError
-            If there is something in it, or something else than a folder is there or above.
+            If there is something in it, something else than a folder is there or above, or it is
+            inside a root of a store.
         """
         if path.exists() and _has_content(path):
             detail = "there is something in it; a root is made of an empty folder"
             raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=detail)
+        for above in Path(os.path.realpath(path)).parents:
+            if os.path.lexists(above / IDENTITY):
+                detail = f"it is inside {above}, which is a root of a store; choose another folder"
+                raise WriteError(errno.EEXIST, "mkdir", path, detail=detail)
         folders.missing(path.parent, blamed=path)
 
     @property
