@@ -441,3 +441,27 @@ def test_default_options_follow_the_environment(monkeypatch: pytest.MonkeyPatch)
         default_options()
     monkeypatch.delenv("FASTIO_LANES")
     assert default_options() == fastio.Options()
+
+
+@pytest.mark.parametrize("value", [1e300, 1.1e9, "1e10 s", 10**400, np.float64(1e99)])
+def test_a_time_longer_than_anybody_can_wait_has_no_end(tmp_path: Path, value: Any) -> None:
+    options = fastio.Options(root_timeout_s=value)
+    assert options.root_timeout_s == math.inf
+    tensors = {"a": np.zeros(10)}
+    fastio.Store.create([tmp_path / "a", tmp_path / "b"]).save(tensors)
+    with fastio.Store.open(tmp_path / "a", options=options) as store:
+        assert store.save(tensors, options=options) == 2
+        assert list(store.load(options=options)) == ["a"]
+        assert store.verify(options=options).ok
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.0, -1, "-1e300"])
+def test_a_time_that_is_none_is_refused_with_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    expected = "expected seconds, more than 0, or inf"
+    with pytest.raises(fastio.UsageError, match=f"^root_timeout_s=.*{expected}"):
+        fastio.Options(root_timeout_s=value)
+    monkeypatch.setenv("FASTIO_ROOT_TIMEOUT_S", str(value))
+    with pytest.raises(fastio.UsageError, match=f"^FASTIO_ROOT_TIMEOUT_S=.*{expected}"):
+        fastio.Options()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +75,20 @@ class Event:
     @one_line
     def __repr__(self) -> str:
         return f"<fastio.Event {self.kind}: {cut(self.path, 60)}{self._where()}: {self.cause}>"
+
+
+def lines_of(events: Iterable[Event]) -> Iterator[str]:
+    """Yield a line for each event. What a bad copy has is told once: what became of it follows.
+
+    Raises
+    ------
+    Nothing.
+    """
+    told: set[str] = set()
+    for event in events:
+        is_sequel = event.kind in ("repair", "failure") and event.path in told
+        yield f"{event.path}: {event.remedy}" if is_sequel else str(event)
+        told.add(event.path)
 
 
 Listener = Callable[[Event], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -45,7 +46,27 @@ def locate(
         return reading.newest([Path(paths)], timeout_s, names)
     subject = paths if isinstance(paths, str) else paths[0]
     with memory_named(subject, lambda: "what its headers say"):
-        return Located(huggingface.locate(paths, names), {})
+        try:
+            return Located(huggingface.locate(paths, names), {})
+        except IsADirectoryError as error:
+            raise root_among(paths, error) from None
+
+
+def root_among(paths: str | list[str], error: IsADirectoryError) -> IsADirectoryError:
+    """Return the error of a folder where files are expected: of a root of a store, with what to do.
+
+    Raises
+    ------
+    Nothing.
+    """
+    path = str(error.filename)
+    if isinstance(paths, str) or not os.path.lexists(os.path.join(path, IDENTITY)):
+        return error
+    problem = (
+        "It is a root of a store, where a file is expected: fastio.open, load and verify take one "
+        "root by its path alone, and fastio.Store.open takes several"
+    )
+    return IsADirectoryError(errno.EISDIR, problem, path)
 
 
 def anchored_paths(paths: str | list[str]) -> str | list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastio.matches import close_matches
 from fastio.shown import one_line, shown
-from fastio.sizes import seconds, whole_number
+from fastio.sizes import SECONDS_MAX, seconds, whole_number
 from fastio.switches import is_on
 from fastio.variables import variable_of, warn_of_unknown
 
@@ -133,7 +133,8 @@ class Options:
         How long a root of a store may take to answer, in seconds: a disk that brings nothing of
         what it was asked for in that time counts as missing. One that others can stand in for is
         waited for half as long, and they are read. A disk that is slow must bring one block in that
-        time. ``inf`` waits for ever, as is done for files that are on no root. Default 10.
+        time. ``inf``, and more than 10^9, waits for ever, as is done for files that are on no
+        root. Default 10.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -225,7 +226,8 @@ def _checked(name: str, origin: str, value: object) -> Any:
     if name in _SWITCHES:
         return is_on(origin, value)
     if name in _TIMES:
-        return value if type(value) is float and value > 0 else seconds(origin, value)
+        is_plain = type(value) is float and 0 < value <= SECONDS_MAX
+        return value if is_plain else seconds(origin, value)
     if value is None and name in _MAY_BE_NONE:
         return None
     number = value if type(value) is int else whole_number(origin, value)

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fastio import _native, shown
-from fastio.events import Event
+from fastio.events import Event, lines_of
 
 _log = logging.getLogger("fastio")
 _NOTHING = "there were no bytes"
@@ -179,7 +179,7 @@ class Report:
     def note(self, events: Sequence[Event]) -> None:
         """Say what happened to replicas."""
         self.events += tuple(events)
-        self.fallbacks += tuple(map(str, events))
+        self.fallbacks += tuple(lines_of(events))
 
     def add(self, statistics: Mapping[str, Any]) -> None:
         """Count one native job more; engine and cache are those of the last one."""

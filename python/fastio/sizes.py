@@ -10,6 +10,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
+from fastio.errors import UsageError
 from fastio.shown import shown
 
 _EXPECTED = (
@@ -21,6 +22,8 @@ _WRITTEN = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+SECONDS_MAX = 1e9
+"""Of a wait that ends, 31 years: what Python and Linux take. `threading.TIMEOUT_MAX` is 9.2e9."""
 
 
 def whole_number(what: str, value: object) -> int:
@@ -65,13 +68,14 @@ def seconds(what: str, value: object) -> float:
     what : str
         The argument, or the variable that the value came from, for messages.
     value : int, float or str
-        A str may have an ``s`` behind the number. ``inf`` has no end.
+        A str may have an ``s`` behind the number. ``inf`` has no end, and so has what is longer
+        than `SECONDS_MAX`.
 
     Raises
     ------
     TypeError
         If it is none of these; a bool is no number.
-    ValueError
+    UsageError
         If it is 0 or less, or a text that says no number.
     """
     number = math.nan
@@ -82,8 +86,26 @@ def seconds(what: str, value: object) -> float:
     else:
         number = _float(what, value)
     if not number > 0:
-        raise ValueError(f"{what}={shown(value)}: expected seconds, more than 0, or inf")
-    return number
+        raise UsageError(f"{what}={shown(value)}: expected seconds, more than 0, or inf")
+    return number if number <= SECONDS_MAX else math.inf
+
+
+def patience(what: str, value: object) -> float | None:
+    """Return how long to wait, in seconds: for ever where it is None or longer than anybody can.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    UsageError
+        If it is nan.
+    """
+    if value is None:
+        return None
+    number = _float(what, value)
+    if math.isnan(number):
+        raise UsageError(f"{what}=nan: expected seconds, or None")
+    return number if number <= SECONDS_MAX else None
 
 
 def _float(what: str, value: object) -> float:

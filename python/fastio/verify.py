@@ -15,7 +15,7 @@ from fastio.events import Event
 from fastio.findings import Verification, tell
 from fastio.formats import huggingface, index, safetensors
 from fastio.loading import check_kind
-from fastio.locate import anchored_if_several
+from fastio.locate import anchored_if_several, root_among
 from fastio.options import Options
 from fastio.paths import Source, open_file, paths_of
 from fastio.progress import progress_bar
@@ -86,7 +86,10 @@ def verify(
     options = options if options is not None else Options()
     paths = anchored_if_several(paths)
     name = paths if isinstance(paths, str) else paths[0]
-    shards, damaged = _opened(paths)
+    try:
+        shards, damaged = _opened(paths)
+    except IsADirectoryError as error:
+        raise root_among(paths, error) from None
     files = len(shards) + len(damaged)
     own = [shard for shard in shards if shard.table is not None]
     for first in range(0, len(own), _HEADERS_AT_ONCE):

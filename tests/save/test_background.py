@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import math
 import os
 import threading
 import time
@@ -301,3 +302,23 @@ def test_a_child_made_by_fork_has_a_queue_of_its_own(
     assert _marks(path) == {2}
     _when_released(held)
     assert _marks(path) == {1}
+
+
+@pytest.mark.parametrize("timeout", [1e300, math.inf, 10**400, None])
+def test_a_wait_longer_than_anybody_can_wait_has_no_end(
+    tmp_path: Path, timeout: float | None
+) -> None:
+    handle = fastio.save({"a": np.zeros(1000)}, tmp_path / "model", wait=False)
+    assert handle.wait_released(timeout)
+    assert handle.exception(timeout) is None
+    assert handle.result(timeout) == tmp_path / "model"
+
+
+def test_a_wait_for_no_number_is_refused(tmp_path: Path) -> None:
+    handle = fastio.save({"a": np.zeros(1000)}, tmp_path / "model", wait=False)
+    for call in (handle.result, handle.exception, handle.wait_released):
+        with pytest.raises(fastio.UsageError, match="timeout=nan: expected seconds, or None"):
+            call(math.nan)
+        with pytest.raises(TypeError, match="timeout must be a float, not str"):
+            call("3")  # type: ignore[arg-type]
+    handle.result()

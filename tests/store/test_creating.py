@@ -197,3 +197,20 @@ def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
             other.save({"a": np.full(5, 2.0)})
         first.join()
     assert (fastio.load(roots[0])["a"] == 2).all() or (fastio.load(roots[0])["a"] == 1).all()
+
+
+@pytest.mark.parametrize("below", ["shards", "shards/deep/er", "other", "link"])
+def test_a_root_inside_a_root_of_a_store_is_refused(tmp_path: Path, below: str) -> None:
+    root = tmp_path / "root"
+    fastio.Store.create([root], replicas=1).close()
+    (tmp_path / "elsewhere").symlink_to(root / "shards")
+    inside = (tmp_path / "elsewhere" if below == "link" else root / below) / "new"
+    with pytest.raises(fastio.WriteError, match="which is a root of a store") as raised:
+        fastio.Store.create([tmp_path / "sound", inside])
+    assert f"inside {root}" in str(raised.value)
+    assert not inside.parent.exists() or not any(inside.parent.iterdir())
+    assert not (tmp_path / "sound").exists()
+    with fastio.Store.create([tmp_path / "a", tmp_path / "b"]) as store:
+        with pytest.raises(fastio.WriteError, match="which is a root of a store"):
+            store.replace_root(tmp_path / "a", inside)
+        assert not store.status().degraded

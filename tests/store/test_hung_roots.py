@@ -15,6 +15,7 @@ import pytest
 import fastio
 import testbed
 from fastio.store.answering import Answering
+from fastio.store.root import Root
 from load.samples import eventually
 from store.samples import assert_same, tensors
 
@@ -149,6 +150,40 @@ def test_threads_and_descriptors_of_a_root_that_hung_are_gone_when_it_answered(
     assert ours() == 1
     slow_mount.release()
     assert eventually(lambda: (ours(), descriptors()) == (0, 0))
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("when", ["before", "at the first shard"])
+def test_a_verification_tells_of_it_in_one_line_and_promises_no_repair(
+    roots: list[Path], monkeypatch: pytest.MonkeyPatch, when: str, repair: bool
+) -> None:
+    go_on = threading.Event()
+
+    def hanging(real: Any) -> Any:
+        def call(self: Root, *arguments: Any) -> Any:
+            if self.path == roots[2]:
+                self.answering.ask(lambda: go_on.wait(60))
+            return real(self, *arguments)
+
+        return call
+
+    with fastio.Store.open(roots, options=_SHORT) as store:
+        name = "is_itself" if when == "before" else "open_shard"
+        monkeypatch.setattr(Root, name, hanging(getattr(Root, name)))
+        try:
+            found = store.verify(repair=repair)
+        finally:
+            go_on.set()
+        (event,) = found.damaged
+        assert event.path == str(roots[2])
+        assert "no answer in time" in event.cause
+        assert "verify when its disk answers" in event.remedy
+        assert "mends" not in event.remedy
+        assert not found.ok
+        assert "no answer in time" in found.roots[str(roots[2])]
+        assert [found.roots[str(root)] for root in roots[:2]] == ["whole", "whole"]
+        monkeypatch.undo()
+        assert eventually(lambda: store.verify().ok)
 
 
 def test_a_child_made_by_fork_asks_by_itself(roots: list[Path]) -> None:

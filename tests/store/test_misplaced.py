@@ -117,6 +117,23 @@ def test_other_roots_do_without_it_and_what_it_lost_comes_back(
     assert_same(fastio.load(tmp_path / "root0"), tensors(1))
 
 
+def test_a_manifest_in_whose_place_a_folder_stands_is_mended_once_that_is_empty(
+    tmp_path: Path,
+) -> None:
+    store = _create(tmp_path, 2)
+    path = max((tmp_path / "root0" / "manifests").iterdir(), key=lambda path: path.stat().st_size)
+    path.unlink()
+    _folder(path)
+    assert "a folder is in its place" in store.status().roots[str(tmp_path / "root0")]
+    found = store.verify(repair=True)
+    assert not found.ok
+    assert "a folder is in its place" in str(found)
+    assert "no root has it" not in str(found)
+    (path / "full").unlink()
+    assert store.verify(repair=True).ok
+    assert path.is_file()
+
+
 def test_a_root_that_became_another_one_is_not_written_to_as_what_it_was(tmp_path: Path) -> None:
     """A store that is adopted while it is open elsewhere."""
     create(tmp_path / "original", 2).save(tensors(1))

@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import shutil
 import threading
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +386,16 @@ def test_only_what_was_begun_by_a_replacement_is_taken_up(tmp_path: Path) -> Non
                 store.replace_root(tmp_path / "new", taken)
             assert (taken / "commits").exists()
         assert not store.status().degraded
+
+
+@pytest.mark.parametrize("spelled", [str, str.upper, uuid.UUID, lambda text: str(uuid.UUID(text))])
+def test_a_root_is_known_by_its_uuid_in_any_spelling(
+    tmp_path: Path, spelled: Callable[[str], Any]
+) -> None:
+    with create(tmp_path, 2) as store:
+        store.save(tensors(1))
+        (lost,) = (u for u, root in store._members.roots.items() if root.path.name == "root1")
+        assert store.replace_root(spelled(lost), tmp_path / "new") == 2
+        assert set(store.roots) == {tmp_path / "root0", tmp_path / "new"}
+        with pytest.raises(fastio.UsageError, match="is no root of this store"):
+            store.replace_root(spelled(lost), tmp_path / "newer")

@@ -412,3 +412,20 @@ tensors = fastio.load({str(tmp_path / "root0")!r})
 assert all((tensors[str(at)] == at).all() for at in range(300))
 """
     run_python(code).check()
+
+
+def test_roots_in_a_list_are_refused_with_what_takes_them(tmp_path: Path) -> None:
+    create(tmp_path, 2).save(tensors(1))
+    roots = [tmp_path / "root0", tmp_path / "root1"]
+    calls: list[Callable[[], Any]] = [
+        lambda: fastio.verify(roots),
+        lambda: fastio.load(roots),
+        lambda: fastio.open(roots[:1]),
+        lambda: fastio.safe_open(roots[0], "np"),
+    ]
+    for call in calls:
+        with pytest.raises(IsADirectoryError, match="is a root of a store") as raised:
+            call()
+        assert raised.value.filename == str(roots[0])
+        assert "fastio.Store.open takes several" in str(raised.value)
+    assert fastio.verify(roots[0]).ok

@@ -225,3 +225,22 @@ def test_status_of_a_store_fits_a_notebook(tmp_path: Path) -> None:
     assert "DEGRADED" in shown
     assert str(tmp_path / "root1") in shown
     assert "<table>" in shown
+
+
+@pytest.mark.parametrize("damage", ["header", "missing"])
+def test_a_report_of_a_repair_says_once_what_was_wrong(tmp_path: Path, damage: str) -> None:
+    store = create(tmp_path, 2)
+    store.save(tensors(1))
+    for path in shards_of(tmp_path / "root0"):
+        if damage == "header":
+            flip(path, 100)
+        else:
+            path.unlink()
+    report = fastio.Report()
+    store.load(on_damage="repair", report=report)
+    repaired = [event for event in report.events if event.kind == "repair"]
+    assert repaired
+    for event in repaired:
+        first, second = (line for line in report.fallbacks if event.path in line)
+        assert event.cause in first
+        assert second == f"{event.path}: {event.remedy}"

@@ -13,6 +13,7 @@ from fastio import threads
 from fastio.saving.bell import Latch
 from fastio.saving.turns import Turn
 from fastio.shown import cut, one_line
+from fastio.sizes import patience
 
 _log = logging.getLogger("fastio")
 
@@ -108,11 +109,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
             self._note_asked()
 
     def _wait_for(self, latch: Latch, timeout_s: float | None) -> bool:
+        patience_s = patience("timeout", timeout_s)
         if self._turn is not None and not latch.is_open:
             if threading.get_ident() in self._turn.threads:
                 raise RuntimeError(f"{self.path}: the thread of this save cannot wait for it")
             self._turn.go_first()
-        return latch.wait(timeout_s)
+        return latch.wait(patience_s)
 
     def _note_asked(self) -> None:
         if self._ended.is_open:

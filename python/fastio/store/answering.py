@@ -280,6 +280,17 @@ _stuck: dict[str, Answering] = {}
 os.register_at_fork(after_in_child=_stuck.clear)
 
 
+def is_silent(path: str) -> bool:
+    """Return whether a root does not answer: a call of it was left, and has not returned since.
+
+    Raises
+    ------
+    Nothing.
+    """
+    found = _stuck.get(path)
+    return found is not None and found.is_stuck
+
+
 def of(path: Path, timeout_s: float) -> Answering:
     """Return what asks a root: the one that is stuck there, or a new one.
 

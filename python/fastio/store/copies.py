@@ -40,12 +40,15 @@ class Read:
     nbytes : int
         Bytes that were read.
     notes : list of str
+    silent : str
+        Why the root was left, if it does not answer; its other copies were not looked at.
     """
 
     damaged: dict[str, Event] = field(default_factory=dict)
     files: int = 0
     nbytes: int = 0
     notes: list[str] = field(default_factory=list)
+    silent: str = ""
 
 
 class _Cancelled(Exception):
@@ -162,8 +165,12 @@ class _RootReader:
 
     def _read(self, entries: Sequence[ShardEntry], add: Callable[[int], None]) -> None:
         found = self._found
-        found.files += len(entries)
-        opened = [(entry, file) for entry in entries if (file := self._open(entry)) is not None]
+        found.files += 0 if found.silent else len(entries)
+        opened = [
+            (entry, file)
+            for entry in entries
+            if not found.silent and (file := self._open(entry)) is not None
+        ]
         wanted = [(file, entry.start) for entry, file in opened]
         shards = []
         read = headers(wanted, self._options, lambda at, data: _is_of(opened[at][0], data))
@@ -195,7 +202,10 @@ class _RootReader:
         except FileNotFoundError:
             self._damage(entry, "is missing")
         except (FastioError, OSError) as error:
-            self._damage(entry, str(error).removeprefix(f"{path}: "))
+            if self._root.answering.is_stuck:
+                self._found.silent = str(error).removeprefix(f"{self._root.path}: ")
+            else:
+                self._damage(entry, str(error).removeprefix(f"{path}: "))
         else:
             return file
         return None

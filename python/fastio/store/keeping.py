@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from uuid import UUID
 
 from fastio.errors import ConflictError
 from fastio.paths import AnyPath, path_of
@@ -90,7 +91,7 @@ class Keeping(Verifying):
         arguments.check_count("keep", keep, 1, 2**31)
         return self._in_turn(lambda session, _: collect.collect(session, keep), proposes=False)
 
-    def replace_root(self, old: AnyPath, new: AnyPath, *, force: bool = False) -> int:
+    def replace_root(self, old: AnyPath | UUID, new: AnyPath, *, force: bool = False) -> int:
         """Have another folder take the place of a root that is lost, or shall be given up.
 
         All shards of the newest generation that the old root has are copied there, verified, and a
@@ -98,8 +99,8 @@ class Keeping(Verifying):
 
         Parameters
         ----------
-        old : path or str
-            Where it is, or was; or its UUID.
+        old : path, str or uuid.UUID
+            Where it is, or was; or its UUID, as text in any spelling that `uuid.UUID` takes.
         new : path
             A folder that is empty, or not there; may be the path of the old one.
         force : bool
@@ -122,6 +123,8 @@ class Keeping(Verifying):
             If no majority of the roots can be written to; see `force`.
         ConflictError
         """
+        if isinstance(old, UUID):
+            old = old.hex
         key = old if isinstance(old, str) else os.fspath(path_of(old, "a root"))
         (path,) = arguments.paths([new], to_write=True)
 

@@ -38,12 +38,17 @@ def require_free(path: Path) -> None:
     Raises
     ------
     WriteError
-        If there is something in it, or something else than a folder is there or above.
+        If there is something in it, something else than a folder is there or above, or it is
+        inside a root of a store.
     """
     if path.exists():
         require_own_names(path)
         if any(_names_in(path / name) for name in _names_in(path) & {*FOLDERS}):
             raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=_NOT_EMPTY)
+    for above in Path(os.path.realpath(path)).parents:
+        if os.path.lexists(above / IDENTITY):
+            detail = f"it is inside {above}, which is a root of a store; choose another folder"
+            raise WriteError(errno.EEXIST, "mkdir", path, detail=detail)
     folders.missing(path.parent, blamed=path)
 
 

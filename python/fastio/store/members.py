@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastio.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, answering, divergence, lineage, locks, wholeness
+from fastio.store import IDENTITY, answering, divergence, lineage, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import Named, RootEntry, hints
@@ -325,7 +323,7 @@ class Members(Reached):
                 standing, named = self._older(generation, found, standing)
             assert named is not None
             with contextlib.suppress(FileNotFoundError):  # collected just now: look again
-                return Taken(standing, named, self._hold(named))
+                return Taken(standing, named, Held.on(self.roots, named.digest))
         raise ConflictError(self.name, "is collected faster than it can be opened")
 
     def _newest(
@@ -381,29 +379,7 @@ class Members(Reached):
         ------
         Nothing: a root that has it not is not read.
         """
-        for uuid, root in self.roots.items():
-            if uuid not in taken.held.locks:
-                with contextlib.suppress(FastioError, OSError):
-                    taken.held.locks[uuid] = locks.hold(root, taken.named.digest)
-
-    def _hold(self, named: Named) -> Held:
-        """On every root that has it: at least where its manifest was read."""
-        held = Held()
-        gone = ""  # an error that is kept would keep this frame, and with it the locks
-        try:
-            for uuid, root in sorted(self.roots.items()):
-                try:
-                    held.locks[uuid] = locks.hold(root, named.digest)
-                except FileNotFoundError as error:
-                    gone = str(error.filename)
-                except (FastioError, OSError) as error:
-                    root.note(str(error))
-            if not held.locks and gone:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), gone)
-        except BaseException:
-            held.close()
-            raise
-        return held
+        taken.held.hold_more(self.roots, taken.named.digest)
 
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""

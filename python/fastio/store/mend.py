@@ -117,7 +117,8 @@ def _remove_empty_folder(folder: int, name: str, path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise WriteError(error.errno or errno.EIO, "rmdir", path) from error
+        detail = misplaced(folder, name)
+        raise WriteError(error.errno or errno.EIO, "rmdir", path, detail=detail) from error
 
 
 def mend_folder(root: Root, sub: str, mode: int) -> None:
@@ -225,12 +226,15 @@ def mend_manifest(root: Root, name: str, members: Members, mode: int) -> None:
     """
     digest = name.removesuffix(".json")
     for other in list(members.roots.values()):
+        if other is root:
+            continue
         with contextlib.suppress(FastioError, OSError):
             data = other.manifest(digest).data
-            if other is not root:
-                return mend_file(root, MANIFESTS, name, data, mode)
-    detail = "no root has it"
-    raise WriteError(errno.ENODATA, "read", root.path / MANIFESTS / name, detail=detail)
+            break
+    else:
+        detail = "no other root has it sound"
+        raise WriteError(errno.ENODATA, "read", root.path / MANIFESTS / name, detail=detail)
+    mend_file(root, MANIFESTS, name, data, mode)
 
 
 def mend_records(session: Session, mode: int, kept: Collection[int], gone: Collection[int]) -> None:
@@ -326,6 +330,9 @@ def mend_roots(members: Members, entries: Mapping[str, RootEntry], mode: int) ->
     """
     became = {}
     for path in list(members.missing):
+        if answering.is_silent(path):
+            became[path] = members.missing[path].removeprefix(f"{path}: ")
+            continue
         try:
             with contextlib.closing(_root_at(Path(path), members, entries)) as root:
                 if not _has_identity(root):

@@ -110,23 +110,39 @@ def _is_done(session: Session, old: str, new: Path) -> bool:
     """
     assert session.head is not None
     roots = {entry.uuid for entry in session.head.manifest.roots}
-    if not any(root.uuid in roots and root.is_at(new) for root in session.roots):
+    if not any(root.uuid in roots and _leads(root, new) for root in session.roots):
         return False
     for one in session.standings():
         if one.record.generation == session.generation - 1:
             with contextlib.suppress(FastioError, FileNotFoundError):
                 before = session.manifest(one.record).manifest.roots
                 left = [entry for entry in before if entry.uuid not in roots]
-                return any(old == entry.uuid or anchored(old) == entry.path for entry in left)
+                named, path = _uuid_of(old), anchored(old)
+                return any(entry.uuid == named or entry.path == path for entry in left)
+    return False
+
+
+def _uuid_of(old: str) -> str:
+    """A root's UUID, in the spelling of manifests; empty for a path."""
+    with contextlib.suppress(ValueError):
+        return uuid.UUID(old).hex
+    return ""
+
+
+def _leads(root: Root, path: Path) -> bool:
+    """Whether a path leads to a root; a root that does not answer is none that was just made."""
+    with contextlib.suppress(FastioError):
+        return root.is_at(path)
     return False
 
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
     path = anchored(old)
+    named = _uuid_of(old)
     for entry in manifest.roots:
         root = members.roots.get(entry.uuid)
         ways = {entry.path, members.placed(entry).path, str(root.path) if root else entry.path}
-        if old == entry.uuid or path in ways:
+        if named == entry.uuid or path in ways:
             return entry
     there = ", ".join(entry.path for entry in manifest.roots)
     raise UsageError(f"{old} is no root of this store: it has {there}")

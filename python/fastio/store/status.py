@@ -246,7 +246,7 @@ def _cannot_write(root: Root) -> Iterator[str]:
         yield f"is read-only: nothing can be written to {locked[0]}"
     # Filesystems that do not tell have no blocks, or no inodes, in all.
     if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _FULL_BYTES:
-        yield f"is full: {size(filesystem.f_bavail * filesystem.f_frsize)} free"
+        yield "is full"  # how much is free is told of every root
     if filesystem.f_files and not filesystem.f_favail:
         yield "is full: no inodes are free"
 

@@ -15,7 +15,7 @@ from fastio.loading import check_kind
 from fastio.options import Options
 from fastio.progress import progress_bar
 from fastio.shown import counted
-from fastio.store import copies, mend, small
+from fastio.store import answering, copies, mend, small
 from fastio.store.commit import Session
 from fastio.store.copies import Read
 from fastio.store.documents import Verified
@@ -31,6 +31,7 @@ from fastio.survey import Advance
 # Each needs what stands before it.
 _ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")
 _HOW = "store.verify(repair=True) mends what can be mended"
+_LATER = "what it has is not known, and nothing was mended there: verify when its disk answers"
 _MENDED = "written anew from the other roots"
 
 
@@ -194,6 +195,9 @@ class _Run:
         for uuid, read in self.reads.items():
             self.files += read.files
             self.notes += read.notes
+            if read.silent:
+                path = str(self.store._members.roots[uuid].path)
+                self._add(Problem("root", uuid, path, read.silent))
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
                 self._add(problem, event)
@@ -215,7 +219,16 @@ class _Run:
         self._look_again()
 
     def _open(self) -> list[_Found]:
-        return [each for each in self.found.values() if not each.is_mended]
+        silent = {
+            uuid
+            for uuid, root in self.store._members.roots.items()
+            if answering.is_silent(str(root.path))
+        }
+        return [
+            each
+            for each in self.found.values()
+            if not each.is_mended and each.problem.root not in silent
+        ]
 
     def _attempt(self, those: list[_Found], do: Callable[[], None]) -> None:
         try:
@@ -317,10 +330,11 @@ class _Run:
             if root.uuid in members.roots or str(root.path) not in states:
                 states[str(root.path)] = self._state(root)
         found = list(self.found.values())
-        if not self.repair:
-            for each in found:
-                if not each.event.remedy:
-                    each.event = replace(each.event, remedy=_HOW)
+        for each in found:
+            if each.problem.kind == "root" and answering.is_silent(each.event.path):
+                each.event = replace(each.event, remedy=_LATER)
+            elif not self.repair and not each.event.remedy:
+                each.event = replace(each.event, remedy=_HOW)
         repaired = tuple(
             Event("repair", each.event.path, each.event.cause, each.event.remedy)
             for each in found
@@ -341,6 +355,9 @@ class _Run:
 
     def _state(self, root: Root) -> str:
         own = [each for each in self.found.values() if each.problem.root == root.uuid]
+        for each in own:
+            if each.problem.kind == "root":
+                return each.problem.cause
         # A note that is damaged is replaced by a new one.
         left = [e for e in own if not e.is_mended and e.problem.kind != "verified"]
         stale = [e for e in own if e.problem.kind == "verified"]
