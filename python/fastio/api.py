@@ -115,7 +115,7 @@ def load(
         path is a str, bytes or os.PathLike, and may begin with ``~`` or be a ``file:///`` address,
         unless there is a file of that very name. Several are any iterable of paths, as
         ``Path.glob`` gives one; they are taken in its order, those of a set sorted.
-    framework : {"numpy", "torch"}
+    framework : {"numpy", "torch", "jax", "tensorflow", "mlx", "paddle"}
         What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the
         last axis.
     names : collection of str, optional

@@ -1,7 +1,6 @@
 """Options: how a load or a save is done.
 
-Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default. (A value tuned for
-the mount will come between the last two.)
+Precedence: an argument beats a ``FASTIO_*`` variable, which beats the default.
 """
 
 from __future__ import annotations

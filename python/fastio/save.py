@@ -83,7 +83,7 @@ def save(
     Parameters
     ----------
     tensors : mapping of str to numpy.ndarray or torch.Tensor
-        Of any layout in memory. Those on a device are brought to the CPU first. Tensors that share
+        Of any layout in memory. Those on a GPU are read through pinned memory. Tensors that share
         memory are saved each on its own.
     path : path
         The file; with `shard_bytes` the folder. As `fastio.load` takes it: it may begin with ``~``
