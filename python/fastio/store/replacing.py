@@ -108,8 +108,8 @@ def _is_done(session: Session, old: str, new: Path) -> bool:
     before he could tell.
     """
     assert session.head is not None
-    roots = {entry.uuid for entry in session.head.manifest.roots}
-    if not any(root.uuid in roots and root.is_at(new) for root in session.roots):
+    roots = {entry.uuid: entry.path for entry in session.head.manifest.roots}
+    if anchored(str(new)) not in [roots.get(root.uuid) for root in session.roots]:
         return False
     for one in session.standings():
         if one.record.generation == session.generation - 1:
