@@ -109,8 +109,8 @@ def _is_done(session: Session, old: str, new: Path) -> bool:
     before he could tell.
     """
     assert session.head is not None
-    roots = {entry.uuid for entry in session.head.manifest.roots}
-    if not any(root.uuid in roots and _leads(root, new) for root in session.roots):
+    roots = {entry.uuid: entry.path for entry in session.head.manifest.roots}
+    if anchored(str(new)) not in [roots.get(root.uuid) for root in session.roots]:
         return False
     for one in session.standings():
         if one.record.generation == session.generation - 1:
@@ -127,13 +127,6 @@ def _uuid_of(old: str) -> str:
     with contextlib.suppress(ValueError):
         return uuid.UUID(old).hex
     return ""
-
-
-def _leads(root: Root, path: Path) -> bool:
-    """Whether a path leads to a root; a root that does not answer is none that was just made."""
-    with contextlib.suppress(FastioError):
-        return root.is_at(path)
-    return False
 
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
