@@ -171,6 +171,8 @@ std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::o
 }  // namespace
 
 void register_files(py::module_& module) {
+  module.def("note_debt", &note_debt, py::arg("disk"));
+  module.def("note_answer", &note_answer, py::arg("disk"));
   py::class_<File, std::shared_ptr<File>>(module, "File")
       .def(py::init([](const py::object& path) {
              const std::string encoded = encoded_path(path);

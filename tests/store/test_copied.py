@@ -16,6 +16,7 @@ import pytest
 
 import fastio
 from fastio.store import creation
+from fastio.store.commit import Session
 from fastio.store.root import Root
 from store.dying import Dying
 from store.samples import create
@@ -368,7 +369,7 @@ def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
     """The first one stops before he takes locks, once or once more; the second one begins then,
     and ends, or stops there, too, until the first one has ended.
     """
-    real = creation.Session
+    real = Session
     waits, go_on = threading.Event(), threading.Event()
     counts = {"first": 0, "second": 0}
     results: list[fastio.Store | fastio.FastioError] = []

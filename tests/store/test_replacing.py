@@ -223,13 +223,15 @@ def _folder_for(path: Path) -> None:
     (path / "something").write_bytes(b"")
 
 
+def _without_promise_and_records(root: Path) -> None:
+    (root / "promise").write_bytes(b"x")
+    shutil.rmtree(root / "commits")
+
+
 UNWRITABLE = {
     "its lock is a folder": _read_only,
     "its promise is a folder": lambda root: _folder_for(root / "promise"),
-    "its promise is damaged, and it has no records": lambda root: (
-        (root / "promise").write_bytes(b"x"),
-        shutil.rmtree(root / "commits"),
-    ),
+    "its promise is damaged, and it has no records": _without_promise_and_records,
 }
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from fastio import threads
+from fastio import _native, threads
 from fastio.errors import ReadError
 
 _Result = TypeVar("_Result")
@@ -46,6 +46,8 @@ class Call(Generic[_Result]):
         self.answering = answering
         self._call: Callable[[], _Result] | None = call
         self._ended = threading.Event()
+        self._end = threading.Lock()
+        self._owed_by: int | None = None
         self.is_left = False
         self._results: list[_Result] = []
         self._error: BaseException | None = None
@@ -69,10 +71,21 @@ class Call(Generic[_Result]):
         except BaseException as error:
             self._error = error
         del call  # and what it keeps
-        if self.is_left:
-            self._results.clear()
-            self._error = None
-        self._ended.set()
+        with self._end:
+            if self.is_left:
+                self._results.clear()
+                self._error = None
+                if self._owed_by is not None:
+                    _native.note_answer(self._owed_by)
+            self._ended.set()
+
+    def leave(self) -> None:
+        """Wait for it no more."""
+        with self._end:
+            if not self.has_ended and not self.is_left and self.answering.disk is not None:
+                self._owed_by = self.answering.disk  # loads ask other disks first from now on
+                _native.note_debt(self._owed_by)
+            self.is_left = True
 
     def ends(self, timeout_s: float) -> bool:
         """Wait until it has ended; False if it has not, and no step of it was done for so long."""
@@ -130,6 +143,8 @@ class Answering:
 
     Attributes
     ----------
+    disk : int or None
+        What the root lies on, as st_dev, once that is known.
     stepped_at_s : float
         When its last step began, by `time.monotonic`.
     """
@@ -137,6 +152,7 @@ class Answering:
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.path = path
         self.timeout_s = timeout_s
+        self.disk: int | None = None
         self.stepped_at_s = 0.0
         self._calls: _Calls | None = None
         self._process = 0
@@ -198,7 +214,7 @@ class Answering:
 
     def leave(self, call: Call[_Result]) -> ReadError:
         """Leave a call alone, and return the error that says so."""
-        call.is_left = True
+        call.leave()
         self._left = call
         _stuck[str(self.path)] = self
         return self.no_answer()

@@ -46,6 +46,8 @@ class RootFiles:
         self.path = path
         self.answering = answering
         self._folder = folder
+        with contextlib.suppress(OSError):
+            answering.disk = os.fstat(folder).st_dev
 
     @asked
     def is_at(self, path: str | Path) -> bool:
