@@ -173,6 +173,7 @@ std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::o
 void register_files(py::module_& module) {
   module.def("note_debt", &note_debt, py::arg("disk"));
   module.def("note_answer", &note_answer, py::arg("disk"));
+  module.def("owes_answer", &owes_answer, py::arg("disk"));
   py::class_<File, std::shared_ptr<File>>(module, "File")
       .def(py::init([](const py::object& path) {
              const std::string encoded = encoded_path(path);

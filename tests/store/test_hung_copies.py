@@ -16,6 +16,7 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
+from fastio.store.answering import Answering
 from load.samples import elsewhere, eventually, native_threads, open_files
 from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
@@ -184,6 +185,32 @@ def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
         assert eventually(lambda: _native.parked_bytes() == 0)
         assert_same(store.load(options=patient, report=report), tensors(1))
         assert not report.fallbacks
+
+
+def test_a_copy_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
+    roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load waits for a disk that hangs once: not for its reads, and then for its copies."""
+    asked: dict[Path, set[float | None]] = {}
+    ask = Answering.ask
+
+    def noted(answering: Answering, call: Callable[[], Any], timeout_s: float | None = None) -> Any:
+        asked.setdefault(answering.path, set()).add(timeout_s)
+        return ask(answering, call, timeout_s)
+
+    with fastio.Store.open(roots) as store:
+        faults((0, "never", 0))
+        store.load(options=_options(engine))
+        faults()
+        owing = [root for root in store._members.roots.values() if root.answering.owes_answer]
+        assert len(owing) == 1
+        monkeypatch.setattr(Answering, "ask", noted)
+        assert_same(store.load(options=_options(engine)), tensors(1))
+    for path, timeouts in asked.items():
+        (waited_s,) = timeouts - {None}
+        share = 0.1 if path == owing[0].path else 1.0
+        assert waited_s == pytest.approx(_TIMEOUT_S / 2 * share)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("way", [way for way in _WAYS if way != "backwards"])

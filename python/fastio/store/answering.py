@@ -167,6 +167,11 @@ class Answering:
             and self._process == os.getpid()  # a child made by fork has other threads
         )
 
+    @property
+    def owes_answer(self) -> bool:
+        """Whether a read of its disk, for any root or load, is not waited for any more."""
+        return self.disk is not None and _native.owes_answer(self.disk)
+
     def begin(self, call: Callable[[], _Result]) -> Call[_Result]:
         """Ask for a call, and do not wait for it. Where the root is stuck, its result says so.
 
