@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,55 @@ _CHANGES: dict[str, _Change] = {
 }
 
 
+class Freezing:
+    """A folder on a filesystem that can be frozen. It is waited for long, but soon given up then.
+
+    Parameters
+    ----------
+    mount : testbed.Mount
+    patch : pytest.MonkeyPatch
+    """
+
+    def __init__(self, mount: testbed.Mount, patch: pytest.MonkeyPatch) -> None:
+        self.folder = mount.path / "store"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self._mount = mount
+        self._timeout_s = 60.0
+        self._there: list[Answering] = []
+        made = Answering.__init__
+
+        def noted(answering: Answering, path: Path, timeout_s: float) -> None:
+            is_there = mount.path in path.parents
+            made(answering, path, self._timeout_s if is_there else timeout_s)
+            if is_there:
+                self._there.append(answering)
+
+        patch.setattr(Answering, "__init__", noted)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        with testbed.frozen(self._mount):
+            self._wait_for(1.0)
+            try:
+                yield
+            finally:
+                self._wait_for(60.0)
+
+    def _wait_for(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        for answering in self._there:
+            answering.timeout_s = timeout_s
+
+
 @pytest.fixture
-def hanging(ext4: testbed.Mount, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the filesystem that freezes. Only what is there is given up soon."""
-    folder = ext4.path / "store"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    made = Answering.__init__
-
-    def impatient(answering: Answering, path: Path, timeout_s: float) -> None:
-        made(answering, path, 1.0 if ext4.path in path.parents else timeout_s)
-
-    monkeypatch.setattr(Answering, "__init__", impatient)
-    return folder
+def freezing(ext4: testbed.Mount, monkeypatch: pytest.MonkeyPatch) -> Freezing:
+    return Freezing(ext4, monkeypatch)
 
 
 @pytest.fixture
-def roots(hanging: Path, tmp_path: Path) -> list[Path]:
-    found = [tmp_path / "root0", tmp_path / "root1", hanging / "root2"]
+def roots(freezing: Freezing, tmp_path: Path) -> list[Path]:
+    found = [tmp_path / "root0", tmp_path / "root1", freezing.folder / "root2"]
     with fastio.Store.create(found, replicas=2, shard_bytes=2**18) as store:
         store.save(tensors(1))
         store.save(tensors(2))
@@ -52,10 +83,10 @@ def roots(hanging: Path, tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES.keys())
 def test_a_change_goes_on_without_a_root_that_takes_no_writes(
-    change: _Change, roots: list[Path], ext4: testbed.Mount, tmp_path: Path
+    change: _Change, roots: list[Path], freezing: Freezing, tmp_path: Path
 ) -> None:
     with fastio.Store.open(roots) as store:
-        with testbed.frozen(ext4):
+        with freezing.frozen():
             change(store, tmp_path)
             expected = store.load()
         assert_same(store.load(), expected)
@@ -67,20 +98,18 @@ def test_a_change_goes_on_without_a_root_that_takes_no_writes(
 
 
 def test_a_store_of_two_roots_says_which_one_takes_no_writes(
-    hanging: Path, ext4: testbed.Mount, tmp_path: Path
+    freezing: Freezing, tmp_path: Path
 ) -> None:
-    with fastio.Store.create([tmp_path / "root0", hanging / "root1"], replicas=2) as store:
+    with fastio.Store.create([tmp_path / "root0", freezing.folder / "root1"], replicas=2) as store:
         store.save(tensors(1))
-        with testbed.frozen(ext4), pytest.raises(fastio.ReplicaError, match="no answer in time"):
+        with freezing.frozen(), pytest.raises(fastio.ReplicaError, match="no answer in time"):
             store.save(tensors(2))
         assert_same(store.load(), tensors(1))
 
 
-def test_a_folder_that_takes_no_writes_becomes_no_root(
-    hanging: Path, ext4: testbed.Mount, tmp_path: Path
-) -> None:
-    paths = [tmp_path / "root0", hanging / "root1"]
-    with testbed.frozen(ext4), pytest.raises(fastio.ReadError, match="no answer in time"):
+def test_a_folder_that_takes_no_writes_becomes_no_root(freezing: Freezing, tmp_path: Path) -> None:
+    paths = [tmp_path / "root0", freezing.folder / "root1"]
+    with freezing.frozen(), pytest.raises(fastio.ReadError, match="no answer in time"):
         fastio.Store.create(paths, replicas=2)
     with pytest.raises(FileNotFoundError):
         fastio.Store.open(paths[0])
@@ -95,9 +124,9 @@ def test_a_folder_that_takes_no_writes_becomes_no_root(
 
 
 def test_a_copy_is_not_adopted_where_a_root_takes_no_writes(
-    roots: list[Path], ext4: testbed.Mount
+    roots: list[Path], freezing: Freezing
 ) -> None:
-    with testbed.frozen(ext4), pytest.raises(fastio.ReplicaError, match="no answer in time"):
+    with freezing.frozen(), pytest.raises(fastio.ReplicaError, match="no answer in time"):
         fastio.Store.adopt(roots, force=True)
     with fastio.Store.open(roots) as store:
         assert_same(store.load(), tensors(2))
