@@ -11,8 +11,8 @@ namespace fastio {
 namespace {
 
 constexpr std::chrono::milliseconds kLook{20};  // how often a lane looks
-// Of what passes between two calls this much counts: a lane comes back more often than that, unless
-// its thread did not run.
+// The most time that counts between two calls: a lane calls more often, unless its thread did not
+// run.
 constexpr std::chrono::milliseconds kTurnMost{100};
 
 struct Debts {
@@ -64,7 +64,7 @@ bool Vigil::look(std::span<const Read> reads) {
     const Seen& seen = seen_[read.disk];
     const Duration timeout = read.elsewhere ? timeout_ / 2 : timeout_;
     if (time_ - std::max(read.asked, seen.quiet_since) < timeout) continue;
-    unsigned known = seen.hangs;  // where another lane has found it meanwhile, once is enough
+    unsigned known = seen.hangs;  // if another lane found it meanwhile, it counts once
     answers_.disks_[read.disk].hangs.compare_exchange_strong(known, known + 1);
   }
   bool any = false;

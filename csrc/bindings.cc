@@ -159,7 +159,7 @@ std::shared_ptr<File> open_in(int folder_fd, const py::object& name, const py::o
     const auto open = timeout_s ? &File::open_in_cached : &File::open_in_at_once;
     if (auto file = open(folder_fd, encoded, shown)) return file;
   }
-  // Whoever leaves with Ctrl-C may close the folder while the call goes on.
+  // After Ctrl-C the caller may close the folder while the call goes on.
   const auto folder = std::make_shared<Descriptor>(fcntl(folder_fd, F_DUPFD_CLOEXEC, 0));
   if (!folder->valid()) throw_last_error("open", shown);
   return call_detached(

@@ -38,7 +38,7 @@ void register_fills(pybind11::module_& module);
 void register_saving(pybind11::module_& module);
 void register_mapped_files(pybind11::module_& module);
 
-// What load() gives back: regions and which extent of them each tensor is.
+// The result of load(): regions, and the extent of each tensor in them.
 class Loaded;
 void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded);
 
@@ -105,8 +105,8 @@ struct TimeLimit {
 
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
 // leaves a call behind that a device may never answer, and so does a limit, by throwing IoError.
-// `work` keeps what it needs; what it brings too late goes to `discard`. Where there is no thread
-// to be had, the caller's does the work, and both have to wait for it.
+// `work` keeps what it needs; what it brings too late goes to `discard`. If no thread can be
+// started, the caller's does the work, and both wait for it.
 template <typename Work, typename Discard>
 auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
   struct Call {

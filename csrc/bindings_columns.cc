@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kNone = -1;  // "no such size": what no file can have
 constexpr std::int64_t kCountMax = std::int64_t{1}
                                    << 56;  // keeps the bits of a tensor within 64-bit integers
-constexpr Py_ssize_t kDimensionsMax = 64;  // what numpy and torch hold
+constexpr Py_ssize_t kDimensionsMax = 64;  // the most that numpy and torch hold
 
 std::int64_t size_of(PyObject* number) {
   int overflow = 0;

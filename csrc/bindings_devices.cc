@@ -1,4 +1,4 @@
-// What is known of devices, the memory pinned for them, and tensors that lie on them.
+// Devices for Python: their state, pinned memory, and tensors that lie on them.
 #include <pybind11/pybind11.h>
 
 #include "bindings.h"

@@ -34,7 +34,7 @@ void set_memory_error(const std::string& subject, std::uint64_t asked_bytes,
   PyErr_SetString(PyExc_MemoryError, (text + more).c_str());
 }
 
-// What the error number alone does not say.
+// Details that the error number alone lacks.
 std::string detail_of(const Failure& failure) {
   if (failure.error != EMFILE || !failure.detail.empty()) return failure.detail;
   rlimit limit{};
@@ -44,7 +44,7 @@ std::string detail_of(const Failure& failure) {
 }
 
 void set_failure(const Failure& failure) {
-  // What open() says of a path is what Python's own open() says of it.
+  // A failed open() raises the same error as Python's own open().
   const bool of_path = failure.kind == Failure::Kind::read && failure.operation == "open" &&
                        (failure.error == ENOENT || failure.error == EISDIR);
   if (of_path) {

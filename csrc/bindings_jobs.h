@@ -1,4 +1,4 @@
-// What the bindings of loads and of saves share: options and places in, a job attended from Python.
+// Shared by the bindings of loads and saves: options and places in, a job attended from Python.
 #pragma once
 
 #include <pybind11/pybind11.h>

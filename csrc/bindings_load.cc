@@ -98,7 +98,7 @@ std::string detail_of(const Incident& incident) {
     return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
            " found";
   }
-  // What the system says of a time that is over is of connections.
+  // The system's text for ETIMEDOUT is about connections.
   if (incident.failure->error == ETIMEDOUT && !incident.failure->detail.empty())
     return incident.failure->detail;
   const std::string text = text_of_error(incident.failure->error);

@@ -1,4 +1,4 @@
-// What the bindings of loads share: arguments in, a job attended from Python, memory out.
+// Shared by the bindings of loads: arguments in, a job attended from Python, memory out.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -44,7 +44,7 @@ void raise_if_failed(const LoadJob& job);
 
 [[nodiscard]] pybind11::dict statistics(const LoadJob& job);
 
-// What the job noted since it was asked last, as dicts.
+// The job's notes since the last call, as dicts.
 [[nodiscard]] pybind11::list take_incidents(LoadJob& job);
 
 // Memory that was loaded: of all extents of a job, or of those of one region.

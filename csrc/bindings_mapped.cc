@@ -61,8 +61,8 @@ std::unique_ptr<TensorMemory> memory_of(MappedFile& file, const Extent& extent,
   return std::make_unique<TensorMemory>(file.bytes(extent));
 }
 
-// A part of a tensor, verified, and nobody else's; `wrap` makes it a tensor. None for an index that
-// is none of ints and slices.
+// A part of a tensor, verified, and nobody else's; `wrap` makes it a tensor. None for an index with
+// anything but ints and slices.
 template <typename Wrap>
 py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& shape,
                           std::uint64_t item_bytes, const py::object& index, Wrap&& wrap) {

@@ -66,7 +66,7 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // Marks what was put into a stream of somebody else so far.
   [[nodiscard]] std::optional<Failure> record(StreamHandle stream, Event& event) const;
-  // What is put into that stream later waits for the event.
+  // Later work in that stream waits for the event.
   [[nodiscard]] std::optional<Failure> hold_back(StreamHandle stream, const Event& event) const;
 
  private:
@@ -111,7 +111,7 @@ struct DeviceTarget {
   StreamHandle stream = 0;
 };
 
-// What is in the targets' streams now: an event of each. Throws IoError.
+// An event at the end of each target's stream. Throws IoError.
 [[nodiscard]] std::vector<std::unique_ptr<Event>> mark(const std::vector<DeviceTarget>& targets);
 
 // Copies that are done one after the other, beside what others do on the device.

@@ -30,7 +30,7 @@ constexpr unsigned kStreamNonBlocking = 1;
 constexpr unsigned kEventBlockingSync = 1, kEventDisableTiming = 2;
 constexpr unsigned kHostPortable = 1;  // CU_MEMHOSTREGISTER_PORTABLE, CU_MEMHOSTALLOC_PORTABLE
 
-// What is called of the driver, by the versioned names that its library exports. Another driver
+// The driver's functions, by the versioned names that its library exports. Another driver
 // with calls of the same meaning needs another table of names.
 struct Calls {
   Result (*init)(unsigned flags);
@@ -155,7 +155,7 @@ std::string describe(const Calls& calls, Result result) {
 
 void Driver::refuse(const char* what, Result result) {
   status.reason = std::string("no CUDA: ") + what + ": " + describe(calls, result);
-  // What cuInit says in a child of whoever initialised the driver, be it this library or another.
+  // The answer of cuInit in a child of a process that has initialised the driver.
   if (result == kNotInitialized)
     status.reason += ": it cannot be used in a process that was forked after it was initialised";
 }
@@ -278,7 +278,7 @@ std::optional<int> Device::numa_node() const {
   std::ranges::transform(address, address.begin(),
                          [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   std::ifstream file("/sys/bus/pci/devices/" + address + "/numa_node");
-  int node = -1;  // what the kernel says where there are no nodes
+  int node = -1;  // the kernel's answer on a machine without NUMA nodes
   if (!(file >> node) || node < 0) return std::nullopt;
   return node;
 }

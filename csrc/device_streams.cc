@@ -1,4 +1,4 @@
-// What jobs do with the streams of their callers and with their own.
+// The streams of callers, and those of jobs.
 #include <optional>
 #include <utility>
 

@@ -51,7 +51,7 @@ std::optional<std::size_t> Dispatch::copy_on(std::size_t shard, std::size_t devi
   return std::nullopt;
 }
 
-// What is taken or avoided stays so: it is passed for good.
+// A taken or avoided block stays so: it is passed for good.
 std::optional<std::size_t> Dispatch::first_of(std::size_t device, Queue& queue) const {
   const auto of_no_use = [&](std::size_t block) {
     return taken_[block] != 0 || !copy_on(blocks_[block].shard, device);
@@ -156,7 +156,7 @@ void Dispatch::admit(std::size_t shard, std::size_t copy) {
   if (!std::exchange(admitted.avoided, false)) return;
   Device& device = devices_[admitted.device];
   device.own.at = device.shared.at = device.alone.at =
-      0;  // where blocks of it may have been passed
+      0;  // from where blocks of it may have been passed
 }
 
 void Dispatch::advance(Device& device, Time now) {

@@ -42,8 +42,8 @@ class Engine {
   // first.
   virtual ~Engine() = default;
 
-  // Never more in flight than the queue depth. What cannot be submitted comes back as a failed
-  // completion.
+  // Never more in flight than the queue depth. A request that cannot be submitted comes back as a
+  // failed completion.
   virtual void submit(std::span<const IoRequest> requests) = 0;
 
   // Takes what has completed; waits up to `timeout` for the first. Zero only after the timeout.
@@ -56,7 +56,7 @@ enum class EnginePreference { automatic, uring, pread };
 
 [[nodiscard]] const char* name_of(EngineKind kind);
 
-// What trying it showed, once per process.
+// The result of trying it, once per process.
 struct EngineStatus {
   EngineKind kind = EngineKind::pread;
   bool available = false;

@@ -74,7 +74,7 @@ class FaultyEngine final : public Engine {
     const auto end = Clock::now() + timeout;
     for (;;) {
       if (const std::size_t taken = take_ready(completions); taken != 0) return taken;
-      // What is held comes due without the inner engine: so ask it in short turns.
+      // Held completions come due without the inner engine: so ask it in short turns.
       const auto turn = held_.empty() ? timeout : std::chrono::milliseconds(1);
       const std::size_t got =
           engine_->wait(std::span(raw_).first(std::min(raw_.size(), completions.size())), turn);
@@ -137,8 +137,7 @@ class FaultyEngine final : public Engine {
     swapped_.clear();
   }
 
-  // What a read is said not to have brought is not there; what a write is said not to have written
-  // is a hole.
+  // Bytes that a short read lacks are overwritten; bytes that a short write lacks become a hole.
   static void overwrite(const IoRequest& request, std::int32_t from, std::int32_t to) {
     if (from >= to) return;
     if (request.operation == Operation::read) {
@@ -149,7 +148,7 @@ class FaultyEngine final : public Engine {
     }
   }
 
-  // What a read that is held back has brought: it is not there yet.
+  // The bytes of a read that is held back, taken away until it is released.
   static std::vector<std::byte> take_away(const IoRequest& request, std::int32_t nbytes) {
     if (request.operation != Operation::read || nbytes <= 0) return {};
     std::vector<std::byte> brought(request.data, request.data + nbytes);

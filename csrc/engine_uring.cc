@@ -62,7 +62,7 @@ class Ring {
 // The pinned memory of the process that requests of a ring go to, registered with it: the kernel
 // finds its pages once and not for each request. That costs about what it saves when as many bytes
 // have been read as there are (bench/README.md), so it is done when others have
-// come before. Where RLIMIT_MEMLOCK forbids it, requests find their pages themselves.
+// come before. If RLIMIT_MEMLOCK forbids it, each request looks up its pages.
 class FixedBuffers {
  public:
   FixedBuffers() { known_.reserve(kMost); }
@@ -146,15 +146,14 @@ class UringEngine final : public Engine {
     const auto end = Clock::now() + timeout;
     for (;;) {
       if (const std::size_t taken = take(completions); taken != 0) return taken;
-      flush();  // what an earlier EAGAIN left in the submission queue
+      flush();  // requests that an earlier EAGAIN left in the submission queue
       // A signal may end a wait before its time, so what is left is waited for again.
       const auto left = std::max<std::chrono::nanoseconds>(end - Clock::now(), {});
       const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
       __kernel_timespec limit{seconds.count(), (left - seconds).count()};
       io_uring_cqe* first = nullptr;
       const int result = io_uring_wait_cqe_timeout(ring_.get(), &first, &limit);
-      // Where the kernel refuses even to wait, completions come all the same; this is no reason to
-      // spin.
+      // If the kernel refuses even to wait, completions still arrive; this is no reason to spin.
       if (result < 0 && result != -ETIME && result != -EINTR) {
         std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(left, kRefusedWait));
       }

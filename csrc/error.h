@@ -1,4 +1,4 @@
-// What went wrong, as a value and as an exception. The one place that reads errno.
+// Failures, as values and as exceptions. The one place that reads errno.
 //
 // Set-up and the Python boundary throw IoError; completions carry Failure values, because an error
 // must never unwind through a lane. Everything here is immutable after construction and safe to
@@ -22,7 +22,7 @@ struct Failure {
   std::string operation;                // the call or step, "open", "read", "mmap"
   std::string path;                     // or the device, "cuda:0"; empty where none is concerned
   std::optional<std::uint64_t> offset;  // in bytes from the start of the file
-  std::string detail;                   // what was expected, where strerror alone would not say
+  std::string detail;                   // details beyond strerror, such as what was expected
   Kind kind = Kind::read;
   std::uint64_t asked_bytes = 0;  // of memory, where there was none; 0: not known
 

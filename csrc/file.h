@@ -37,7 +37,7 @@ class Descriptor {
   int fd_ = -1;
 };
 
-// What a filesystem is, as far as reading is concerned.
+// The properties of a filesystem that reading depends on.
 struct Mount {
   dev_t device = 0;
   std::string filesystem;      // "ext4", "tmpfs", or the magic number in hex
@@ -76,7 +76,7 @@ class File {
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::uint64_t nbytes() const { return nbytes_; }
-  [[nodiscard]] std::uint64_t current_nbytes() const;  // what the kernel says now
+  [[nodiscard]] std::uint64_t current_nbytes() const;  // as the kernel says now
   [[nodiscard]] const Mount& mount() const { return mount_; }
   [[nodiscard]] int buffered_fd() const { return buffered_.get(); }
 
@@ -137,7 +137,7 @@ struct Failure;
     int fd);                                                // 0: O_DIRECT is refused; 1: not said
 [[nodiscard]] std::string direct_refusal_of(dev_t device);  // empty: none known
 void remember_direct_refusal(dev_t device, const std::string& reason);
-// What O_DIRECT takes on a descriptor that was opened with it.
+// The alignment that O_DIRECT needs on an open descriptor.
 [[nodiscard]] DirectAccess direct_access_of(int fd);
 [[nodiscard]] bool same_file(int a, int b);
 

@@ -1,4 +1,4 @@
-// What filesystem a file lies on, and how it takes O_DIRECT.
+// The filesystem of a file, and its support of O_DIRECT.
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -76,7 +76,7 @@ Mount identify_mount(int fd, dev_t device) {
 }
 
 bool on_known_local_mount(const std::string& path) {
-  // A path descriptor opens nothing, and of what is cached already nobody is asked.
+  // A path descriptor opens no file, and cached entries need no server.
   const Descriptor place(::open(path.c_str(), O_PATH | O_CLOEXEC));
   return place.valid() && on_known_local_mount(place.get());
 }

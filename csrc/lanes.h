@@ -12,8 +12,8 @@
 namespace fastio {
 
 // Runs job->run_lane(lane) on a thread for each lane, and returns how many there are: fewer than
-// asked for do the same work. Where the host grants none, job->run_alone(lane) is called here. All
-// memory that this needs is there before the first one starts; where it is not, std::bad_alloc
+// asked for do the same work. If the host grants no thread, job->run_alone(lane) is called here.
+// All memory that this needs is there before the first one starts; where it is not, std::bad_alloc
 // comes and job->cancel() was called. Before each lane runs, job->lane_joins(); for one that does
 // not come to run, job->lane_finished().
 template <typename Job, typename Lane>

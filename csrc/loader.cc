@@ -230,7 +230,7 @@ void LoadJob::start_lanes() {
   lane_times_.reserve(lanes.size());    // nor does a lane that ends need any
   try {
     lane_count_ = fastio::start_lanes(shared_from_this(), std::move(lanes));
-  } catch (const std::bad_alloc&) {  // who is refused has his memory back at once
+  } catch (const std::bad_alloc&) {  // a refused caller has his memory back at once
     while (!wait_until_left(std::chrono::seconds(1))) {
     }
     throw;
@@ -322,7 +322,7 @@ void LoadJob::cancel() {
   std::vector<std::weak_ptr<Region>> seen;
   {
     const std::lock_guard lock(mutex_);
-    // What only waits for its copies comes to its end all the same.
+    // A lane that only waits for its copies ends by itself.
     if (unqueued_ != 0 && lanes_running_ != 0) given_up_ = true;
     stop();
     for (auto& of_shard : regions_) {
@@ -332,7 +332,7 @@ void LoadJob::cancel() {
     mappings_.clear();
   }
   for (const auto& region : seen) {
-    // A mapping is no memory, and what has no read in it was freed.
+    // A mapping takes no memory, and memory without a read in it was freed.
     if (const auto held = region.lock(); held && !held->mapped()) held->park();
   }
   end_alone();

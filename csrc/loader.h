@@ -63,7 +63,7 @@ struct ShardRequest {
   [[nodiscard]] std::uint64_t nbytes() const { return copies.front()->nbytes(); }
 };
 
-// Where the copies of a shard lie, by st_dev.
+// The disks of a shard's copies, by st_dev.
 [[nodiscard]] std::vector<std::uint64_t> disks_of(const ShardRequest& shard);
 
 struct LoadOptions {
@@ -87,15 +87,15 @@ struct LoadOptions {
   // What is damaged is read once more, past the page cache, and then from the other copies; what
   // cannot be read comes from the others. Otherwise the first failure ends the job.
   bool persistent = false;
-  // Nothing is kept: each block is read into staging, compared and dropped. What no copy has sound
-  // is an incident, and the job goes on to the end. Goes with `persistent`.
+  // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no copy
+  // has sound is an incident, and the job goes on. Goes with `persistent`.
   bool surveys = false;
   // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
   // on roots: what it was asked for comes from other copies.
   std::optional<std::chrono::nanoseconds> root_timeout;
 };
 
-// Where the bytes of one copy come from. Only what has a single copy is mapped.
+// The source of the bytes of one copy. Only what has a single copy is mapped.
 enum class Source { mapped, buffered, direct, by_block };
 
 struct ShardAccess {
@@ -106,7 +106,7 @@ struct ShardAccess {
   bool resident = false;           // all of it was in memory: a read copies, and waits for nothing
 };
 
-// What a load with these options would do for one copy.
+// The way in which a load with these options reads one copy.
 [[nodiscard]] ShardAccess choose_source(const ShardRequest& shard, std::size_t copy,
                                         const LoadOptions& options);
 
@@ -170,10 +170,10 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] bool wait_until_left(std::chrono::milliseconds timeout);
 
   // True when every byte that goes to a device is verified and its copy is in a stream, or none
-  // will be any more. Where nothing has failed then, what comes behind the copies may be queued.
+  // will be any more. If nothing has failed then, work behind the copies may be queued.
   [[nodiscard]] bool wait_until_queued(std::chrono::milliseconds timeout);
 
-  // What is put into that stream later waits for these copies, those to other devices as well.
+  // Later work in that stream waits for these copies, also for those to other devices.
   [[nodiscard]] std::optional<Failure> hold_back(const DeviceTarget& later);
 
   // Whether all bytes of an extent are at their place.
@@ -355,7 +355,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::string engine_reason_;
   std::size_t lane_count_ = 0;
   bool needs_lanes_ = false;
-  std::optional<Answers> answers_;  // where a disk may hang, and is not waited for
+  std::optional<Answers> answers_;  // if disks are given up that hang
   std::uint64_t asked_bytes_ = 0;   // that count against the memory limit
 
   std::atomic<bool> stopping_{false};

@@ -31,7 +31,7 @@ std::optional<Failure> DeviceCopies::start(const ShardRequest& shard, const Exte
   return refused;
 }
 
-// What continues the piece before joins it: tensors that lie side by side are one copy. No copy may
+// A piece joins the one before if it continues that: neighbouring tensors are one copy. No copy may
 // reach from one allocation into another, though, and these may touch as well.
 void DeviceCopies::add(Piece piece) {
   if (!pieces_.empty()) {

@@ -15,7 +15,7 @@ namespace fastio {
 
 class DeviceCopies {
  public:
-  // What is copied waits for `ready`, one event for each of the devices. Throws IoError.
+  // Copies wait for `ready`, one event for each of the devices. Throws IoError.
   DeviceCopies(const LoadOptions& options, const std::vector<std::unique_ptr<Event>>& ready);
 
   // The copies of one block, which are reached together.
@@ -29,14 +29,14 @@ class DeviceCopies {
   [[nodiscard]] Ends ends(const Flight& flight) const;
 
   // Copies the parts of a block that belong on devices. `data` is left alone when the flight has
-  // landed. What was refused leaves nothing behind that still reads `data`.
+  // landed. After a refusal nothing reads `data` any more.
   [[nodiscard]] std::optional<Failure> start(const ShardRequest& shard, const Extent& block,
                                              const std::byte* data, Flight& flight);
 
   // Whether all of it is done; also where the device fails. With `wait` when it is.
   [[nodiscard]] std::optional<Failure> ask(Flight& flight, bool wait, bool& landed);
 
-  // Waits for everything. What a lost device says is of no use any more: it copies nothing.
+  // Waits for everything. The answers of a lost device do not matter: it copies nothing.
   void drain() noexcept;
 
  private:

@@ -1,4 +1,4 @@
-// What becomes of reads that do not return. A disk that answers nothing for a given time hangs: its
+// Reads that do not return. A disk that answers nothing for a given time hangs: its
 // reads are lost, and their blocks come from other copies.
 //
 // A lost read may still write to its memory, at any time. So that memory is parked: a region gets
@@ -85,7 +85,7 @@ void LoadJob::watch_disks() {
   answers_.emplace(disks);
 }
 
-// What an earlier job has lost reads on is asked for nothing that others have.
+// A disk with lost reads of an earlier job is asked only for bytes that no other disk has.
 void LoadJob::avoid_indebted() {
   if (!answers_ || !options_.persistent) return;
   for (std::size_t i = 0; i < shards_.size(); ++i) {
@@ -120,7 +120,7 @@ void LoadJob::avoid_hung() {
   }
 }
 
-// What fails could have come from these copies as well.
+// The failed bytes could have come from these copies, too.
 void LoadJob::blame_hung(std::size_t shard, const Extent& span) {
   if (!answers_ || !options_.persistent) return;
   for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {

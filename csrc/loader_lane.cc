@@ -46,7 +46,7 @@ Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigne
 
 Lane::~Lane() {
   drain();
-  // Where nothing is out there is nothing to wait for: the streams may wait for the caller's.
+  // Only if copies are out: the streams may be waiting for the caller's.
   const bool placing = std::any_of(slots_.begin(), slots_.end(), [](auto& s) { return s.placing; });
   if (copies_ && placing) copies_->drain();
   for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
@@ -307,8 +307,8 @@ void Lane::finish(std::uint32_t tag) {
   leave(tag, sound);
 }
 
-// Puts a block that was staged where it belongs. What goes to a device is copied while the lane
-// goes on, and the slot is free when that is done.
+// Puts a block that was staged where it belongs. A copy to a device runs while the lane goes on;
+// the slot is free when it ends.
 void Lane::place(std::uint32_t tag) {
   Slot& slot = slots_[tag];
   const LoadJob::Block& block = slot.work.block;

@@ -32,14 +32,15 @@ class Lane {
 
   void run();
 
-  // What run() does in one turn, some milliseconds unless a device keeps it. False when all is
+  // One turn of run(): some milliseconds, unless a device keeps it. False when all is
   // done.
   [[nodiscard]] bool step();
 
   // After run().
   [[nodiscard]] const LaneTimes& times() const { return times_; }
 
-  // Reads that are out and not waited for. Where others are left of this lane, it was interrupted.
+  // Reads that are out and not waited for. If other reads of this lane are left, it was
+  // interrupted.
   [[nodiscard]] std::size_t lost() const { return lost_; }
   [[nodiscard]] bool only_lost() const { return in_flight_ == lost_ && copied_.empty(); }
   [[nodiscard]] std::size_t slots() const { return slots_.size(); }
@@ -67,12 +68,12 @@ class Lane {
   struct Slot {
     LoadJob::Assignment work;
     Try now;
-    std::vector<Try> later;           // what else of the block is not sound
+    std::vector<Try> later;           // other unsound parts of the block
     std::vector<Incident> incidents;  // not remedied yet
     std::shared_ptr<Region> staging;
     std::optional<PinnedLease> pinned;  // its place, in a job with devices
     DeviceCopies::Flight flight;
-    std::byte* data = nullptr;  // where the block's first byte goes: in its region, or staging
+    std::byte* data = nullptr;  // place of the block's first byte: in its region, or staging
     std::uint64_t at = 0;       // the next byte to read, file offset
     Way way;
     unsigned stalls = 0;      // answers in a row that brought nothing

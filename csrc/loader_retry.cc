@@ -1,6 +1,6 @@
-// What becomes of a try that failed. Where a job is asked to persist, what is damaged is read once
+// Tries that failed. Where a job is asked to persist, what is damaged is read once
 // more from the same copy, past the page cache, and then from the others; what cannot be read comes
-// from the others at once. What of a block is sound already is not read again.
+// from the others at once. Sound parts of a block are not read again.
 #include <algorithm>
 #include <cstdint>
 #include <new>
@@ -24,7 +24,7 @@ std::uint64_t bit(std::size_t copy) { return std::uint64_t{1} << copy; }
 
 bool overlap(const Extent& a, const Extent& b) { return a.begin < b.end && b.begin < a.end; }
 
-// What is alike of incidents that may be told as one.
+// The common part of incidents that may be told as one.
 auto kind_of(const Incident& incident) {
   const int error = incident.failure ? incident.failure->error : 0;
   return std::tuple(incident.shard, incident.copy, incident.remedy, error);
@@ -131,7 +131,7 @@ bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
       spans.push_back(chunk.extent);
     }
   }
-  // Who could not read all of it may still have these parts.
+  // A copy that could not read all of it may still have these parts.
   if (spans.front() != slot.now.span) next.unreadable = 0;
   if (!next.again) {
     const auto copy = job_->next_copy(slot.work.block.shard, next.damaged | next.unreadable);
@@ -177,7 +177,7 @@ bool Lane::takes_direct(const Slot& slot, std::uint64_t unit) const {
          nbytes <= static_cast<std::uint64_t>(end - data);
 }
 
-// What the latest read brought may have been the last of what an earlier one did not.
+// This read may have filled the last gap left by an earlier failure.
 void Lane::close_remedied(Slot& slot) {
   std::vector<Incident>& open = slot.incidents;
   if (open.empty()) return;

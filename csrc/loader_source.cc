@@ -1,4 +1,4 @@
-// Where a job takes the bytes of each file from: a mapping, the page cache, or the device.
+// The source of the bytes of each file: a mapping, the page cache, or the disk.
 #include <sys/mman.h>
 
 #include <algorithm>

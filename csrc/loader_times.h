@@ -1,4 +1,4 @@
-// Where the time of a lane goes: parts that never overlap, and the whole.
+// The time of a lane: parts that never overlap, and the whole.
 #pragma once
 
 #include <chrono>
@@ -36,7 +36,7 @@ class StopWatch {
   LaneTimes::Clock::time_point start_ = LaneTimes::Clock::now();
 };
 
-// What `step` returns; its time is added to a part.
+// Returns the result of `step`; its time is added to a part.
 template <typename Step>
 decltype(auto) timed(LaneTimes::Clock::duration& part, Step&& step) {
   const StopWatch watch(part);

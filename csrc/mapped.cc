@@ -22,7 +22,7 @@ std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; 
 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
                                              std::shared_ptr<ActiveTime> active_time) {
-  // What is not local is never mapped, and asking for its state may take forever.
+  // Only local files are mapped; asking a server for the state of a file may take forever.
   if (shard.extents.empty() || shard.copies.size() != 1 || !shard.copies.front()->mount().local ||
       choose_source(shard, 0, options).source != Source::mapped) {
     return nullptr;

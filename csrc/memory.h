@@ -38,7 +38,7 @@ class Region {
   Region& operator=(const Region&) = delete;
   ~Region();
 
-  // Where the byte at `file_offset` lies.
+  // The address of the byte at `file_offset`.
   [[nodiscard]] std::byte* at(std::uint64_t file_offset) const {
     return data_ + (file_offset - file_offset_);
   }

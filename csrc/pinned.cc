@@ -99,7 +99,7 @@ class PinnedSlab {
     --leases_;
     free_.insert(std::ranges::find_if(free_, [&](const Run& r) { return r.begin > begin; }),
                  Run{begin, nbytes});
-    auto last = free_.begin();  // what continues the one before joins it
+    auto last = free_.begin();  // neighbours become one run
     for (auto run = std::next(last); run != free_.end(); ++run) {
       if (last->begin + last->nbytes == run->begin) {
         last->nbytes += run->nbytes;

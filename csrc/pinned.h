@@ -1,8 +1,8 @@
 // Pinned: the host memory that devices copy from and to, one pool for all jobs of a process.
 //
 // The pool grows in slabs and stays: pinning is slow. A lease is a run of bytes in a slab and gives
-// itself back. Who gets none waits for others to give theirs back. Members may be called from any
-// thread.
+// itself back. A caller without a lease waits for others to return theirs. Members may be called
+// from any thread.
 #pragma once
 
 #include <chrono>
@@ -57,14 +57,14 @@ class PinnedLease {
   std::size_t begin_, nbytes_;
 };
 
-// What was pinned at once, as a whole; it lives for as long as a lease of it does.
+// A slab that was pinned at once; it lives as long as a lease of it.
 struct PinnedExtent {
   std::uint64_t id = 0;  // of no other one, ever
   std::byte* data = nullptr;
   std::size_t nbytes = 0;
 };
 
-// That which an address of a lease lies in; none for memory of other kinds.
+// The slab of an address; none for other memory.
 [[nodiscard]] std::optional<PinnedExtent> pinned_around(const std::byte* data);
 
 // Gives back to the system what nobody uses; returns how much that was.

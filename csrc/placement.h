@@ -22,7 +22,7 @@ class Placement {
   // outermost first.
   Placement(std::byte* data, std::uint64_t item_bytes, std::vector<Axis> axes);
 
-  // Where the bytes lie one behind the other, if they do.
+  // The address of the bytes, if they are contiguous.
   [[nodiscard]] std::byte* contiguous() const { return outer_.empty() ? data_ : nullptr; }
 
   // Puts the bytes [at, at + bytes.size()) of the tensor, counted row by row, to their places.

@@ -62,7 +62,7 @@ void check(const PlanRequest& request) {
   }
 }
 
-// What the extents of one region need, in whole units, neighbours joined.
+// The ranges that one region needs, in whole units, neighbours joined.
 std::vector<Extent> needed_ranges(const PlanRequest& request, const Units& units,
                                   const PlannedRegion& region) {
   std::vector<Extent> ranges;

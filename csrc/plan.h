@@ -40,7 +40,7 @@ struct PlanRequest {
 struct PlannedRegion {
   std::uint64_t begin = 0, end = 0;  // file range; end may be rounded up past the end of the file
   std::size_t first_extent = 0, last_extent = 0;  // [first, last) of the request's extents
-  std::uint64_t fresh_from = 0;  // what lies below was read for the region before, too
+  std::uint64_t fresh_from = 0;  // bytes below it were read for the region before, too
 };
 
 // A block that goes to no region: its bytes are staged and put to their places one by one.

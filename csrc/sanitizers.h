@@ -1,4 +1,4 @@
-// What the sanitizers cannot see for themselves: memory that the kernel writes on behalf of a ring.
+// Memory that the kernel writes for a ring, told to the sanitizers, which cannot see it.
 // Empty in an ordinary build.
 #pragma once
 

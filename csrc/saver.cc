@@ -75,7 +75,7 @@ void SaveJob::bound_memory() {
       std::clamp<std::uint64_t>(bound / (lanes * block_bytes_), 1, options_.queue_depth));
 }
 
-// What is read from devices waits for what the caller put into his streams until now.
+// Reads from devices wait for the work in the caller's streams.
 void SaveJob::mark_streams() {
   for (const int device : sources_.devices) {
     if (device < kHost || device >= static_cast<int>(options_.devices.size()))
@@ -160,7 +160,7 @@ void SaveJob::start(Leg leg, std::size_t first, std::size_t last) {
   try {
     lane_count_ = std::max(lane_count_, start_lanes(shared_from_this(), std::move(lanes)));
   } catch (const std::bad_alloc&) {
-    cancel();  // what was not copied must not be written
+    cancel();  // blocks that were not copied must not be written
     throw;
   }
 }

@@ -12,7 +12,7 @@ namespace fastio {
 
 class DeviceReads {
  public:
-  // What is read waits for `ready`, one event for each of the devices. Throws IoError.
+  // Reads wait for `ready`, one event for each of the devices. Throws IoError.
   DeviceReads(const std::vector<DeviceTarget>& devices,
               const std::vector<std::unique_ptr<Event>>& ready);
 

@@ -37,7 +37,7 @@ class SaveLane {
     unsigned stalls = 0;       // answers in a row of nothing written
   };
 
-  // What was written from the caller's memory, and is to be compared with what it was.
+  // Blocks written from the caller's memory, which is hashed again.
   struct Written {
     Extent block;
     const std::byte* data = nullptr;

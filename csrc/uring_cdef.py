@@ -1,4 +1,4 @@
-"""What `fastio._uring` offers of liburing, for cffi in API mode: its inline functions work only so.
+"""The part of liburing in `fastio._uring`, for cffi in API mode: inline functions work only so.
 
 `python csrc/uring_cdef.py OUT.c` writes the module's C source. Policy is in python/fastio/uring.py;
 here is only what must happen in one piece, which a signal between two calls would tear apart.
