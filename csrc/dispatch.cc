@@ -155,8 +155,8 @@ void Dispatch::admit(std::size_t shard, std::size_t copy) {
   Copy& admitted = copies_[shard][copy];
   if (!std::exchange(admitted.avoided, false)) return;
   Device& device = devices_[admitted.device];
-  device.own.at = device.shared.at = device.alone.at =
-      0;  // from where blocks of it may have been passed
+  // From where blocks of it may have been passed.
+  device.own.at = device.shared.at = device.alone.at = 0;
 }
 
 void Dispatch::advance(Device& device, Time now) {

@@ -102,8 +102,8 @@ enum class FaultKind {
 };
 
 struct Fault {
-  std::uint64_t at =
-      0;  // the completion it applies to, counted over all engines since the faults were set
+  // The completion it applies to, counted over all engines since the faults were set.
+  std::uint64_t at = 0;
   FaultKind kind = FaultKind::error;
   std::int64_t value = 0;
 };

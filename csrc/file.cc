@@ -180,8 +180,8 @@ void File::drop_cached(std::uint64_t begin, std::uint64_t end) const {
 }
 
 bool File::read_cached(std::uint64_t offset, std::span<std::byte> out) const {
-  const int flags =
-      mount_.memory_backed ? 0 : RWF_NOWAIT;  // tmpfs does not know the flag, and needs none
+  // tmpfs does not know the flag, and needs none.
+  const int flags = mount_.memory_backed ? 0 : RWF_NOWAIT;
   std::size_t done = 0;
   while (done < out.size()) {
     iovec part{out.data() + done, out.size() - done};

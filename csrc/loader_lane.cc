@@ -13,8 +13,8 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWait{20};     // how often a waiting lane looks whether it shall stop
 constexpr milliseconds kCopyWait{1};  // the same, for one whose staging comes back soon
-constexpr unsigned kStallsAllowed =
-    64;  // EAGAIN and reads that bring nothing, in a row, before it is an error
+// EAGAIN and reads that bring nothing, in a row, before it is an error.
+constexpr unsigned kStallsAllowed = 64;
 
 std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -273,8 +273,8 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
   if (result == 0 || file.current_nbytes() <= reached) {
     return give_up(tag, ended_early(file, reached, end));
   }
-  const std::uint64_t resume =
-      reached / slot.way.unit * slot.way.unit;  // direct I/O goes on at the aligned offset below
+  // Direct I/O goes on at the aligned offset below.
+  const std::uint64_t resume = reached / slot.way.unit * slot.way.unit;
   if (resume <= slot.at) return retry(tag, EIO);
   slot.at = resume;
   slot.stalls = 0;
@@ -364,8 +364,8 @@ void Lane::leave(std::uint32_t tag, bool sound) {
 }
 
 void Lane::drain() {
-  in_flight_ -=
-      to_submit_.size();  // counted when they were queued here, but no engine has seen them
+  // They were counted when they were queued here, but no engine has seen them.
+  in_flight_ -= to_submit_.size();
   to_submit_.clear();
   while (in_flight_ > 0) {
     const std::size_t taken = engine_->wait(completions_, kWait);

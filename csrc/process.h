@@ -18,8 +18,8 @@ State& process_state() {
   static std::atomic<Owned*> current{nullptr};
   Owned* seen = current.load(std::memory_order_acquire);
   while (seen == nullptr || seen->pid != getpid()) {
-    auto* fresh =
-        new Owned;  // lives as long as the process: detached lanes may use it until the very end
+    // It lives as long as the process: detached lanes may use it until the very end.
+    auto* fresh = new Owned;
     if (current.compare_exchange_strong(seen, fresh, std::memory_order_acq_rel))
       return fresh->state;
     delete fresh;

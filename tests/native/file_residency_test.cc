@@ -89,8 +89,8 @@ int say_of_foreign_file(const SampleFile& sample, int times) {
     if (!resident) return 3;
     const int answer = *resident == file->nbytes() ? 1 : *resident <= file->nbytes() / 4 ? 0 : 2;
     if (answer != 0 || i + 1 == times) return answer;
-    std::this_thread::sleep_for(
-        std::chrono::milliseconds(20));  // for what asking brings in to arrive
+    // For what asking brings in to arrive.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return 11;
 }

@@ -77,8 +77,8 @@ bool SampleFile::evict() const {
   for (int tries = 0; tries < 100; ++tries) {
     posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
     if (resident_pages() == 0) return true;
-    std::this_thread::sleep_for(
-        std::chrono::milliseconds(5));  // another processor still has pages in hand
+    // Another processor still has pages in hand.
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return false;
 }
