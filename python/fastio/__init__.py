@@ -105,7 +105,7 @@ _MODULES = ("flax", "mlx", "numpy", "paddle", "tensorflow", "torch", "uring")
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when it is used."""
+    """Names that are imported at their first use."""
     if name in _MODULES:
         return importlib.import_module(f"fastio.{name}")
     if name == "Store":
@@ -125,5 +125,5 @@ def _is_there(module: str) -> bool:
 
     try:
         return find_spec(module) is not None
-    except ValueError:  # what was put into sys.modules by hand
+    except ValueError:  # an entry that was put into sys.modules by hand
         return True

@@ -23,7 +23,7 @@ from fastio.options import Options
 from fastio.tally import Tally
 
 _AHEAD_BYTES = 2**28
-_MISSES_MAX = 8  # then it is no loop any more, and what is read ahead holds memory for nobody
+_MISSES_MAX = 8  # then the loop has ended, and tensors read ahead only take memory
 
 _Position = tuple[int, int]
 
@@ -318,7 +318,7 @@ class Access:
             ahead.close()
 
     def rest(self) -> None:
-        """Stop reading ahead, for good, and let go of what is kept. Tensors and parts can still be
+        """Stop reading ahead for good, and free the kept tensors. Tensors and parts can still be
         read.
         """
         with self._lock:

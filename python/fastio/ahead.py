@@ -21,9 +21,9 @@ from fastio.tally import Tally, Underway
 _BATCH_BYTES = 2**26
 # Fewer bytes than these are not worth threads that read ahead.
 _LOOP_BYTES_MIN = 2**22
-# What lies between tensors in the order of their names, and is read too, may be this part of them.
+# The share of other bytes that a read in the order of names may have.
 _BETWEEN_MAX = 0.25
-_FAR_BYTES = 2**20  # what is farther apart is not read, but for the chunks at its ends
+_FAR_BYTES = 2**20  # larger gaps are not read, except the chunks at their ends
 
 
 def in_file_order(
@@ -227,8 +227,8 @@ class Ahead:
             return None
         region, batch, at = place
         if region not in self._loaded:
-            # Whoever takes from here is done with what lies before, and it may hold the memory that
-            # this region waits for.
+            # A caller here is done with earlier regions, and they may hold the memory that this one
+            # waits for.
             for earlier in range(self._first, region):
                 self._let_go(earlier)
             self._first = max(self._first, region)

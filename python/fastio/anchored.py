@@ -1,7 +1,7 @@
 """Relative paths, anchored to the working directory of the moment when a call is made.
 
-What a call does later (in the background, on another thread, where it is unpickled) then means the
-same file, wherever the process has gone meanwhile.
+A later use (in the background, on another thread, after unpickling) then means the same file, in
+whatever folder the process is.
 """
 
 from __future__ import annotations

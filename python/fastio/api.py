@@ -1,4 +1,4 @@
-"""What most users ever call: load, open, load_into, save."""
+"""The calls that most users need: load, open, load_into, save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be loaded: names, and for each its dtype, shape, file and bytes. Reads nothing.
+"""Everything that can be loaded: names, and for each its dtype, shape, file and bytes.
 
 A `Shard` holds columns, not objects: a file may have a hundred thousand tensors.
 """
@@ -41,7 +41,7 @@ class Dtype:
 
     @property
     def align_bytes(self) -> int:
-        """Where a value may start in memory; 1 where values are packed."""
+        """The alignment of a value in memory; 1 for packed values."""
         return max(1, self.bits // 8)
 
 
@@ -159,12 +159,12 @@ class UnsoundTable:
     header: str
 
     def error(self, path: str) -> FormatError:
-        """What such a file is refused with."""
+        """The message for such a file."""
         return FormatError(path, self.problem, offset=self.offset, expected=self.expected)
 
 
 class Readable(Protocol):
-    """What has a header: an open file, or bytes in memory."""
+    """Something with a header: an open file, or bytes in memory."""
 
     @property
     def path(self) -> str: ...

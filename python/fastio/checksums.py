@@ -188,7 +188,7 @@ class _Header:
     def unsound(
         self, at: str | int, problem: str, expected: str, *, is_copied: bool = False
     ) -> UnsoundTable:
-        """What is wrong at a key in the metadata, or at a byte."""
+        """The fault at a key in the metadata, or at a byte."""
         offset = at if isinstance(at, int) else max(LENGTH_BYTES, self.raw.find(f'"{at}"'.encode()))
         digest = f"{_native.xxh3_64(self.raw):016x}"
         return UnsoundTable(problem, offset, expected, is_copied, digest)

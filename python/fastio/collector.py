@@ -7,7 +7,7 @@ import os
 
 
 class _Pauses:
-    """Who has paused the collector now, and whether it was on before.
+    """The callers that have paused the collector, and whether it was on before.
 
     There is no lock: a signal handler may come between any two lines, and wait for a thread that
     pauses the collector, too. The worst that another order of lines does is to let it run.

@@ -60,7 +60,7 @@ def in_file_order(
         taken_bytes = part.nbytes
         try:
             tensors = take(load)
-        except fetch.MET:  # what lies before is not damaged
+        except fetch.MET:  # earlier tensors are not damaged
             waiting.clear()
             del load
             for name in part.located:

@@ -24,14 +24,14 @@ RANGE_BYTES = 2**28
 bytes are left alone, so that tensors of two ranges never touch: no copy may fill both."""
 
 _GAP = 1
-_ALIGNMENT = 256  # where ranges and tensors begin that do not go on as their file does
+_ALIGNMENT = 256  # the alignment of ranges, and of tensors that do not follow the one before
 _ALIGNMENT_LEAST = 16
 
 Choose = Callable[[str], Destination]
 
 
 class _Spot(NamedTuple):
-    """Where a tensor goes: a range of its destination, and where in it."""
+    """The place of a tensor: a range of its destination, and the offset in it."""
 
     range: int
     offset: int
@@ -39,8 +39,8 @@ class _Spot(NamedTuple):
 
 
 class _Ranges:
-    """What one destination is asked for. Tensors that follow each other in a file do so here, so
-    that they are copied together, unless one would come to lie off its alignment.
+    """The memory that one destination is asked for. Tensors that follow each other in a file do so
+    here, so that they are copied together, unless one would come to lie off its alignment.
     """
 
     def __init__(self, destination: Destination) -> None:
@@ -156,7 +156,7 @@ class DeviceLoad:
 
     @property
     def statistics(self) -> _native.Statistics:
-        """What was read until now."""
+        """The reads until now."""
         return self._fill.statistics
 
     def done(self) -> bool:
@@ -213,7 +213,7 @@ class DeviceLoad:
 
     @contextlib.contextmanager
     def _or_nothing(self) -> Iterator[None]:
-        """What has failed keeps no memory."""
+        """A failed load keeps no memory."""
         try:
             with fetch.errors_named(self._located.source, self._shards, self._fill.incidents):
                 yield

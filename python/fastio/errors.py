@@ -1,4 +1,4 @@
-"""What fastio raises, beyond Python's own `FileNotFoundError`, `TypeError` and `ValueError`.
+"""The errors of fastio. It also raises `FileNotFoundError`, `TypeError` and `ValueError`.
 
     FastioError
     ├── FormatError (ValueError)           a file that is not what it says
@@ -132,7 +132,7 @@ def _with_builtin(kind: type[_IoError], errno: int) -> type[_IoError]:
 
 
 class _IoError(FastioError, OSError):
-    """What `ReadError` and `WriteError` share."""
+    """The common part of `ReadError` and `WriteError`."""
 
     _arguments = ("errno", "operation", "path", "offset", "detail")
     _declared: ClassVar[type[FastioError] | None] = None

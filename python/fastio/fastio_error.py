@@ -23,7 +23,7 @@ class FastioError(Exception):
         Where `fastio.load_into` failed midway: the tensors that have all their bytes.
     """
 
-    # What the constructor takes; each is an attribute too.
+    # The arguments of the constructor; each is an attribute too.
     _arguments: ClassVar[tuple[str, ...]] = ()
     complete: tuple[str, ...] | None = None
 

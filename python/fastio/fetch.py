@@ -48,7 +48,7 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     if shard.has_copies:
         assert shard.copies is not None
         return shard.copies.files, shard.begins, shard.ends, native_table
-    assert isinstance(shard.file, _native.File)  # what is in memory is not asked for
+    assert isinstance(shard.file, _native.File)  # tensors in memory are not asked for
     return shard.file, shard.begins, shard.ends, native_table
 
 
@@ -209,7 +209,7 @@ def stream(
 
 
 def _unmapped(shards: Iterable[Shard], options: Options) -> Options:
-    """What has copies is never mapped: pages that are read again are not verified again."""
+    """A file with copies is never mapped: pages that are read again are not verified again."""
     if options.mapping == "auto" and any(shard.has_copies for shard in shards):
         return replace(options, mapping="never")
     return options

@@ -236,7 +236,7 @@ def _targets(wanted: Located, tensors: Mapping[str, Any]) -> dict[str, Target]:
 
 
 def _places(wanted: Located, targets: Mapping[str, Target]) -> list[list[Place]]:
-    """Where each tensor of each shard goes, and each piece."""
+    """The places of each tensor of each shard, and of each piece."""
     places = [[targets[name].place for name in shard.names] for shard in wanted.catalog.shards]
     for name, cut in wanted.cuts.items():
         places += [[of_piece] for of_piece in joined.places(cut, targets[name].place)]

@@ -38,7 +38,7 @@ def missing(folder: Path, *, blamed: Path) -> list[Path]:
                 raise WriteError(errno.ENOENT, "open", blamed, detail=detail) from None
             found.insert(0, above)
         except NotADirectoryError:
-            found = []  # what is no folder is found above
+            found = []  # a file in the way is found above
         except OSError as error:
             raise WriteError(error.errno or errno.EIO, "open", blamed) from error
         else:

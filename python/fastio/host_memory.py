@@ -33,8 +33,9 @@ def _of_host(root: Path) -> Iterator[int]:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What each group above this process leaves. https://docs.kernel.org/admin-guide/cgroup-v2.html
-    and cgroup-v1/memory.html
+    """The memory that each group above this process leaves.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html
     """
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""What every way to load shares: its arguments checked, its memory made tensors."""
+"""Shared by every way to load: arguments are checked, memory becomes tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source is: a store, or what people hand to a loader besides."""
+"""Finds out whether a source is a store, a file, a list of files or a folder."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Cut:
 
     @property
     def info(self) -> TensorInfo:
-        """Where it lies: where its first piece does."""
+        """The path of its first piece."""
         first = self.pieces[0]
         return TensorInfo(
             self.name, self.dtype, self.shape, first.path, int(first.begins[0]), self.nbytes
@@ -93,7 +93,7 @@ class Located:
 
     @property
     def source(self) -> str:
-        """What was asked for, as messages call it."""
+        """The source, as messages call it."""
         return self.catalog.source
 
     @property

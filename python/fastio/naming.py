@@ -1,4 +1,4 @@
-"""What a source has, by name: the part of a reader that is like a mapping, and reads nothing."""
+"""The tensors of a source by name: the part of a reader that is a mapping and reads nothing."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ class ByName(ABC):
 
     @property
     def metadata(self) -> MappingProxyType[str, str]:
-        """What was stored with the tensors, without fastio's own keys; of several files that have
-        a key, the first one's.
-        """
+        """The metadata of the files, without fastio's own keys; the first file with a key wins."""
         merged: dict[str, str] = dict(self._open_source.metadata or {})
         for shard in reversed(self._open_source.catalog.shards):
             merged.update(shard.metadata)

@@ -48,5 +48,6 @@ def _text(value: object) -> str:
     text = str(value)
     if len(text) > _CHARACTERS_MAX:
         text = f"{text[:_CHARACTERS_MAX]}…"
-    # What no encoding has, such as half of a surrogate pair, would lose the whole output.
+    # A character that no encoding has, such as half of a surrogate pair, would lose the whole
+    # output.
     return html.escape(text.encode("utf-8", "replace").decode())

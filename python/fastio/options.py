@@ -95,8 +95,8 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How tensors are read and written. What is not given is taken from the environment, then from
-    the default.
+    """How tensors are read and written. An option that is not given comes from the environment,
+    then from the default.
 
     Parameters
     ----------

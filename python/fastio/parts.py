@@ -21,7 +21,7 @@ from fastio.fetch import Count
 from fastio.options import Options
 from fastio.selection import SEGMENT_BYTES_MAX, Selection
 
-# What a part takes beside its result, and kept chunks: segments that are read ahead.
+# The memory of a part beside its result and kept chunks: segments that are read ahead.
 _WINDOW_BYTES = 2**26
 # Fewer bytes than these are read at once: a window costs more.
 _AT_ONCE_BYTES = 2**24
@@ -38,7 +38,7 @@ Run = tuple[Shard, int, int]
 
 
 class Place(Protocol):
-    """Where the bytes of one tensor lie. Ranges are [begin, end) of the tensor's bytes."""
+    """The place of the bytes of one tensor. Ranges are [begin, end) of the tensor's bytes."""
 
     def own(self, begin: int, end: int, item_bytes: int) -> _Bytes | None:
         """Return a range as memory of its own, aligned for items; None where that takes a copy."""

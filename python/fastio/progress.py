@@ -37,8 +37,8 @@ def import_progress_bar() -> None:
 def progress_bar(what: str, nbytes: int, *, shown: bool) -> Iterator[Advance | None]:
     """Show a progress bar; call what is given with the bytes done and the bytes in all.
 
-    A terminal has it on standard error. What is no terminal, a log say, gets one line of text there
-    when it ends. A notebook without ipywidgets gets a line of text that is rewritten.
+    A terminal has it on standard error. A log, or anything else but a terminal, gets one line of
+    text at the end. A notebook without ipywidgets gets a line of text that is rewritten.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def progress_bar(what: str, nbytes: int, *, shown: bool) -> Iterator[Advance | N
 
 
 def _console() -> tuple[Console, bool]:
-    """What it is drawn on, and whether it is a line of text to be rewritten."""
+    """The output that it is drawn on, and whether that is a line of text to be rewritten."""
     from importlib.util import find_spec
 
     from rich.console import Console

@@ -279,8 +279,8 @@ class Reader(ByName):
 
     @property
     def report(self) -> Report:
-        """What was read until now, in all ways to read: how much, how long that took, by which
-        engine and why. See `fastio.Report`.
+        """All reads until now: bytes, seconds, the engine, and why it was chosen. See
+        `fastio.Report`.
         """
         report, described = self._tally.report(), self._described
         report.files, report.tensors = described.files, described.tensors

@@ -1,4 +1,4 @@
-"""Copies of a shard: which ones there are, what was met in them, and what is done about it.
+"""Copies of a shard: their files, the damage found in them, and its remedy.
 
 The core reads from all copies at once, and where one fails from the next one. Here it is told,
 counted, and repaired.
@@ -262,7 +262,7 @@ class BadCopy:
         self._met[extent, cause] = remedy
 
     def new_ranges(self) -> list[_Range]:
-        """What was added since the last call."""
+        """The additions since the last call."""
         new, self._new = self._new, []
         return _joined(new)
 

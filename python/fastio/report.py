@@ -22,7 +22,7 @@ _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """Where the time of one lane of a load went. The parts do not overlap; what they leave of
+    """The time of one lane of a load, by activity. The parts do not overlap; what they leave of
     `total_s` went to the rest.
 
     Attributes
@@ -74,11 +74,10 @@ class LaneTimes:
 
 @dataclass
 class Report:
-    """What one load or save did. Pass one to it: if it succeeds it is filled, if it fails it stays
-    empty. ``print(report)`` shows the main parts, a line each; ``repr(report)`` is one short line.
+    """The account of one load or save. A success fills it, a failure leaves it empty.
 
-    `fastio.Reader.report` is one of all that the reader has read until now. A tensor that was read
-    twice counts twice there.
+    ``print(report)`` shows the main parts, ``repr(report)`` one short line.
+    `fastio.Reader.report` covers all reads of a reader until now. A tensor read twice counts twice.
 
     Attributes
     ----------
@@ -310,7 +309,7 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was probed on this host.
+    """The results of probing this host.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ _BACKENDS = ("mmap", "pread")
 
 @dataclass(frozen=True, slots=True)
 class TensorMeta:
-    """What the header of a file says of one tensor, as ``safetensors.TensorMeta`` has it.
+    """The entry of one tensor in a header, as ``safetensors.TensorMeta``.
 
     Attributes
     ----------

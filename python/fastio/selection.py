@@ -23,7 +23,7 @@ Positions = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Axis:
-    """What is taken along one axis of the tensor: `positions` ascend; `reverse` turns them."""
+    """The selection along one axis of the tensor: `positions` ascend; `reverse` turns them."""
 
     positions: range | Positions
     reverse: bool = False

@@ -1,4 +1,4 @@
-"""What an index asks of a tensor, with numpy's meaning.
+"""The meaning of an index, as numpy defines it.
 
 An index is what numpy takes: ints, slices with any step, Ellipsis and None along every axis, and
 along axis 0 also integers or booleans in an array.

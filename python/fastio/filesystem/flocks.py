@@ -1,9 +1,8 @@
 """Locks on open files (flock), which the kernel takes from whoever dies.
 
 A child made by fork has the parent's open files, and with them its locks. So what one process alone
-may hold is let go of by name, and closed in every child as soon as it begins to run. What keeps
-something from being removed is only closed: it lasts until the parent and all children have closed
-it.
+may hold is let go of by name, and closed in every child as soon as it begins to run. A shared lock
+is only closed: it lasts until the parent and all children have closed it.
 """
 
 from __future__ import annotations

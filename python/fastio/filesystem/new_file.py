@@ -1,8 +1,8 @@
 """A new file while it is written; nothing is left of it unless it takes its place.
 
 It has no name, where the filesystem can do that (O_TMPFILE), so that nothing is left of it when the
-process is killed; elsewhere a temporary one. Where a filesystem cannot rename, a new file has its
-own name from the start.
+process is killed; elsewhere a temporary one. On a filesystem without rename, a new file has its own
+name from the start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _Result = TypeVar("_Result")
 _COPIED_BYTES = 2**24  # in one go
 _OPENED_AGAIN_MAX = 8
 _REMOVALS_MAX, _REMOVED_AGAIN_AFTER_S = 20, 0.005
-# How long the end of a file may take that is given up. Whoever pressed Ctrl-C is not to notice it.
+# How long the end of a file may take that is given up. The user who pressed Ctrl-C shall not notice
+# it.
 _PATIENCE_S, _INTERRUPTED_PATIENCE_S = 2.0, 0.03
 
 _cannot_link: set[int] = set()
@@ -261,7 +262,7 @@ class NewFile:
 
     def discard(self) -> None:
         """Close the file; unless it was committed, nothing is left of it."""
-        # Who keeps an error keeps this object: not the descriptors, and not the space on the disk.
+        # A kept error keeps this object, but neither its descriptors nor its space on the disk.
         error = sys.exc_info()[1]
         if error is not None:
             traceback.clear_frames(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What a header says of its tensors, as columns; refused where its numbers do not fit the data."""
+"""The tensors of a header, as columns; numbers that do not fit the data are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What a header says of one tensor."""
+    """The entry of one tensor in a header."""
 
     dtype: _DtypeName
     shape: tuple[_Size, ...]
@@ -130,7 +130,7 @@ def _check_sizes(
     counts: npt.NDArray[np.int64],
     nbytes: npt.NDArray[np.int64],
 ) -> None:
-    """Refuse a dtype that is none, and a dtype and shape that do not come to the bytes given."""
+    """Refuse an unknown dtype, and a dtype and shape that do not match the bytes."""
     unknown = set(dtypes) - _BITS.keys()
     if unknown:
         row = next(row for row, dtype in enumerate(dtypes) if dtype in unknown)

@@ -1,4 +1,4 @@
-"""What people hand to a loader: a file, several files, a Hugging Face folder, or its index."""
+"""Sources that loaders get: a file, several files, a Hugging Face folder, or its index."""
 
 from __future__ import annotations
 

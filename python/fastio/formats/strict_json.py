@@ -71,7 +71,7 @@ def decode(text: bytes, path: str, *, at: int = 0) -> Any:
 
 
 def position(text: bytes, word: str, at: int = 0) -> int:
-    """Where a string stands last in a text: for messages, so a guess will do.
+    """The last position of a string in a text: for messages, so a guess will do.
 
     Raises
     ------

@@ -118,7 +118,7 @@ class Destination(Protocol):
 
 
 class Framework(Protocol):
-    """What each module here has."""
+    """The functions of each module here."""
 
     NAME: str
 
@@ -198,7 +198,7 @@ def _framework_of_class(kind: type) -> Framework | None:
         return _module("numpy")
     for base in kind.__mro__:
         name = _CLASSES.get((base.__module__.partition(".")[0], base.__name__))
-        if name is not None:  # whoever has such a tensor has imported its framework
+        if name is not None:  # a process with such a tensor has imported its framework
             return _module(name)
     return None
 

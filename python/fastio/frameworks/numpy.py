@@ -43,7 +43,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     }.items()
 }
 
-# What a file calls the dtypes that arrays have; F4 comes packed, and numpy does not say so.
+# The names in files of the dtypes of arrays; F4 comes packed, and numpy does not say so.
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "F4"}
 
 
@@ -94,8 +94,8 @@ def wrap_mapped(
 def part_mapped(
     file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...], index: object
 ) -> npt.NDArray[Any] | None:
-    """Return a part of a tensor of a file that is in the page cache; None for an index that is none
-    of ints and slices, and for a part of no bytes.
+    """Return a part of a tensor of a file that is in the page cache; None for an index with
+    anything but ints and slices, and for an empty part.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Frameworks whose tensors are made of numpy arrays, and become such arrays to be saved.
 
-`fastio.frameworks.numpy` does the work. What is here adds one call for each tensor, and no file of
-the framework's own is read or written.
+`fastio.frameworks.numpy` does the work. This module adds one call for each
+tensor. It reads and writes no file format of the framework.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastio.frameworks import numpy as arrays
 
 
 class ThroughNumpy:
-    """What `fastio.frameworks.Framework` asks for, from two conversions.
+    """A `fastio.frameworks.Framework`, made of two conversions.
 
     Parameters
     ----------

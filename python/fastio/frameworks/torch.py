@@ -88,7 +88,7 @@ def copies(
 
 
 def _codes(dtypes: Sequence[str]) -> tuple[bytes, bytes]:
-    """What DLPack calls dtypes, one byte each, and their bits."""
+    """The codes of dtypes in DLPack, one byte each, and their bits."""
     codes = [CODES.get(dtype, BYTE) for dtype in dtypes]
     return bytes([code for code, _ in codes]), bytes([bits for _, bits in codes])
 
@@ -129,8 +129,8 @@ def wrap_mapped(
 def part_mapped(
     file: _native.MappedFile, row: int, dtype: str, shape: tuple[int, ...], index: object
 ) -> torch.Tensor | None:
-    """Return a part of a tensor of a file that is in the page cache; None for an index that is none
-    of ints and slices, and for a part of no bytes.
+    """Return a part of a tensor of a file that is in the page cache; None for an index with
+    anything but ints and slices, and for an empty part.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What torch can hold, and what DLPack calls it."""
+"""The dtypes that torch holds, and their names in DLPack."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DTYPES: dict[str, torch.dtype | None] = {
 """The dtypes that torch can hold, each with the one its bytes are viewed as, or None."""
 
 
-# What each dtype of a header is called here.
+# The torch dtype of each dtype of a header.
 HELD: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,

@@ -206,7 +206,7 @@ def start(
             else:
                 turn.threads = {thread.ident or 0}
                 return handle
-        # No thread is to be had, or the interpreter is at its end and waits for none that begins.
+        # No thread can be started, or the interpreter ends and waits for no new one.
         run()
     except BaseException:
         if unclaimed.acquire(blocking=False):

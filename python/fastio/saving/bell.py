@@ -8,7 +8,7 @@ import time
 
 
 class Bell:
-    """What one thread waits for and another rings. A ring before the wait is heard as well."""
+    """A bell that one thread waits for and another rings. An earlier ring is heard as well."""
 
     def __init__(self) -> None:
         self._silence = threading.Lock()
@@ -39,7 +39,7 @@ class Bell:
 
 
 class Latch:
-    """What any number of threads wait for. Once open, it stays so."""
+    """A gate that any number of threads wait for. Once open, it stays so."""
 
     def __init__(self) -> None:
         self.is_open = False

@@ -39,7 +39,7 @@ _PATIENCE_S = 0.03
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be saved, and how; all of it checked.
+    """The tensors to save, and how; all checked.
 
     Attributes
     ----------

@@ -139,10 +139,10 @@ def to_file(
 
 
 def _stored(metadata: Mapping[str, str] | None) -> dict[str, str] | None:
-    """What is written of it, in an order that does not change from run to run."""
+    """The metadata to write, in the same order in every run."""
     checked = checked_metadata(metadata)
     if checked is None:
         return None
-    # What was read from a sealed file says nothing of this one; alone, it is no metadata at all.
+    # Checksums read from a sealed file do not describe this one; alone, they are no metadata.
     users = dict(sorted(checksums.without_own_keys(checked).items()))
     return users if users or not checked else None

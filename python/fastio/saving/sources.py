@@ -79,7 +79,7 @@ class Sources:
     @property
     def data_bytes(self) -> int:
         """Of all tensors together."""
-        return int(np.add.reduce(self.nbytes))  # what sum() imports may be out of reach
+        return int(np.add.reduce(self.nbytes))  # the imports of sum() may be out of reach
 
     def bounds(self, start: int) -> npt.NDArray[np.int64]:
         """Return where each tensor begins, and the last one ends, in data that begins at `start`:
@@ -206,7 +206,7 @@ def in_file_order(found: Sources) -> Sources:
 
 
 def checked_names(names: list[Any]) -> list[str]:
-    """Return names of tensors as what they are, where they are of classes of their own.
+    """Return the names of tensors as plain str, if they are of subclasses.
 
     Raises
     ------

@@ -25,7 +25,7 @@ _WORD_VALUES = 2**64  # of an unsigned number, as a header's sizes are
 
 
 class TensorSpec:
-    """Where the bytes of a tensor lie, and what they are.
+    """The address, dtype and shape of a tensor's bytes.
 
     Takes and gives what ``safetensors.TensorSpec`` does. The memory must be there, and must not
     change, as long as a call of `fastio.serialize` or `fastio.serialize_file` uses it.

@@ -84,7 +84,7 @@ class Turn:
     def go_first(self) -> None:
         """Go before all turns that cannot end before the calling thread goes on.
 
-        Whoever waits for a save calls this: the thread may be in the middle of one itself.
+        Called before a wait for a save: the thread may be in the middle of one itself.
 
         Raises
         ------

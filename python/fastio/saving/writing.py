@@ -149,7 +149,7 @@ class FileWriter:
 
     @property
     def statistics(self) -> _native.SaveStatistics:
-        """What the core counted, once it is finished."""
+        """The counts of the core, once it is finished."""
         return self._counted
 
     def take_snapshot(self) -> None:

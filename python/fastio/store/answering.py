@@ -1,7 +1,7 @@
 """Calls of one root on a thread of its own, so that whoever waits can leave a disk that hangs.
 
 A call cannot be called back. The thread stays in it, and until it returns the root counts as one
-that is not there. What the call returns in the end is let go of.
+that is not there. Its late result is dropped.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Answering:
         return self.disk is not None and _native.owes_answer(self.disk)
 
     def begin(self, call: Callable[[], _Result]) -> Call[_Result]:
-        """Ask for a call, and do not wait for it. Where the root is stuck, its result says so.
+        """Ask for a call, and do not wait for it. If the root is stuck, its result says so.
 
         Raises
         ------
@@ -233,7 +233,7 @@ class Answering:
         return ReadError(errno.ETIMEDOUT, "wait", self.path, detail=detail)
 
     def _thread(self) -> _Calls | None:
-        """What its thread takes calls from; None where there is no thread to be had."""
+        """The queue of its thread; None where there is no thread to be had."""
         if self._calls is None or self._process != os.getpid():
             calls: _Calls = queue.SimpleQueue()
             try:
@@ -254,7 +254,7 @@ def _answer(answering: Answering, calls: _Calls) -> None:
     _here.answering = answering
     while (call := calls.get()) is not None:
         call.make()
-        del call  # what it has returned is not kept
+        del call  # its result is not kept
 
 
 def patience_s(timeout_s: float, others: int) -> float:
@@ -270,7 +270,7 @@ def patience_s(timeout_s: float, others: int) -> float:
 def wait_for_all(calls: Sequence[Call[Any]]) -> None:
     """Wait until calls of several roots have ended, or it is time to leave those that have not.
 
-    Where some have ended well, the others are waited for half as long.
+    If some have ended well, the others are waited for half as long.
 
     Raises
     ------

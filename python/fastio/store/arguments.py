@@ -1,4 +1,4 @@
-"""What a store is created with, checked."""
+"""The arguments of a new store, checked."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class Collected:
 def collect(session: Session, keep: int) -> Collected:
     """Remove all but the newest generations. Nothing is written: it works where no space is left.
 
-    Only what is whole and stands on a majority of the roots counts as kept. What is newer than the
-    last of these stays as well. A root where something fails is done without.
+    Only what is whole and stands on a majority of the roots counts as kept. Newer generations than
+    the last of these stay as well. A root where something fails is done without.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def collect(session: Session, keep: int) -> Collected:
 
 
 class _Collection:
-    """What stays and what goes, on the roots that are held."""
+    """The generations that stay and those that go, on the roots that are held."""
 
     def __init__(self, session: Session, keep: int) -> None:
         self._session = session
@@ -231,7 +231,7 @@ def _manifest(session: Session, digest: str) -> Manifest | None:
 
 
 def _tried(root: Root, call: Callable[[], _Result]) -> _Result | None:
-    """What a call returns; where it fails, the next collection tries again."""
+    """The result of a call; after a failure the next collection tries again."""
     try:
         return call()
     except (FastioError, OSError) as error:

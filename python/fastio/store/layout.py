@@ -1,4 +1,4 @@
-"""What lies in a root, by name; and whether a folder can become one."""
+"""The names of files and folders in a root, and whether a folder can become a root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDERS = (SHARDS, MANIFESTS, COMMITS)
 PROMISE = "promise"
 LOCK = "lock"
 VERIFIED = "verified"
-# What a fresh filesystem has; and what a creation that did not end leaves.
+# The names on a fresh filesystem, and those that an unfinished creation leaves.
 _NOTHING = {"lost+found", IDENTITY, PROMISE, VERIFIED, LOCK, *FOLDERS}
 _NOT_EMPTY = "there is something in it; a root is made of an empty folder"
 

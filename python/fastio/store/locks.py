@@ -1,4 +1,4 @@
-"""Locks in a root: that of whoever writes, and those of whoever reads a generation.
+"""Locks in a root: that of the writer, and those of the readers of a generation.
 
 Whoever reads locks the manifest, which is never written anew while it is sound, as records are.
 A child made by fork goes on holding what its parent reads; the writer's lock is the parent's alone.

@@ -1,7 +1,7 @@
 """The manifest: which tensors a generation has, in which shards, and which roots have these.
 
-Canonical JSON, named by its own SHA-256 and never changed. What it says of a shard is what the
-shard's header says, so that a store of many shards is opened without reading them.
+Canonical JSON, named by its own SHA-256 and never changed. It repeats the headers of the shards, so
+that a store opens without reading them.
 """
 
 from __future__ import annotations
