@@ -24,7 +24,7 @@ from bench import cache, gpu, gpu_contenders, guest_memory, machine, tables
 from bench.campaign import Files, write
 from bench.gpu import NoGpuError
 from bench.guest_memory import Ballast
-from bench.harness import ROOT, median, rounds
+from bench.harness import ROOT, median, rounds_until
 
 MIB = 2**20
 # A warm load is a matter of caches and cores, a cold one of how much the disk is asked at once.
@@ -138,11 +138,8 @@ def swept(
     # The first are the default settings.
     tried = [{}, *sweep(state, fastio.Options().pinned_limit_bytes)]
     rows: list[dict[str, Any]] = [{**settings, "seconds": []} for settings in tried]
-    longest_s = 0.0
-    for order in rounds([str(index) for index in range(len(tried))], 2 * DEFAULT_ROUNDS):
-        begin = time.monotonic()
-        if begin + longest_s > deadline:
-            return
+    names = [str(index) for index in range(len(tried))]
+    for order in rounds_until(names, 2 * DEFAULT_ROUNDS, deadline):
         # A round that is cut off would leave some settings with one load more than others.
         taken = {
             index: load(
@@ -152,7 +149,6 @@ def swept(
         }
         for index, seconds in taken.items():
             rows[index]["seconds"].append(seconds)
-        longest_s = max(longest_s, time.monotonic() - begin)
         yield rows
 
 
@@ -189,17 +185,30 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def main() -> int:
-    """Trace, write and print; return 2 with no GPU."""
+def parser_of(description: str | None, limit_s: float) -> argparse.ArgumentParser:
+    """Return a parser of what each sweep of one model takes.
+
+    Parameters
+    ----------
+    description : str or None
+    limit_s : float
+        The default of the time after which no round begins.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the file")
-    parser.add_argument("--device", default=gpu.device(), help="cpu rehearses without a GPU")
     parser.add_argument("--model", default="llama")
-    parser.add_argument("--limit-s", type=float, default=300.0, help="then the sweep ends")
+    parser.add_argument("--limit-s", type=float, default=limit_s, help="then no round begins")
     parser.add_argument("--keep", action="store_true", help="keep the file")
+    return parser
+
+
+def main() -> int:
+    """Trace, write and print; return 2 with no GPU."""
+    parser = parser_of(__doc__, 300.0)
+    parser.add_argument("--device", default=gpu.device(), help="cpu rehearses without a GPU")
     asked = parser.parse_args()
     deadline = time.monotonic() + asked.limit_s
     os.environ[gpu.VARIABLE] = asked.device

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -154,6 +154,31 @@ def rounds(names: Sequence[str], count: int, seed: int = 2) -> list[list[str]]:
         order = source.sample(list(names), len(names))
         orders += [order, order[::-1]]
     return orders[:count]
+
+
+def rounds_until(
+    names: Sequence[str], count: int, deadline: float, at_least: int = 0
+) -> Iterator[list[str]]:
+    """Yield the order of each round, as `rounds` has it, until a deadline. No round begins that
+    would end later, if it took as long as the longest before.
+
+    Parameters
+    ----------
+    names : sequence of str
+    count : int
+        How many rounds there are at most.
+    deadline : float
+        On the clock of `time.monotonic`.
+    at_least : int
+        So many rounds take place in any case.
+    """
+    longest_s = 0.0
+    for at, order in enumerate(rounds(names, count)):
+        begin = time.monotonic()
+        if at >= at_least and begin + longest_s > deadline:
+            return
+        yield order
+        longest_s = max(longest_s, time.monotonic() - begin)
 
 
 # ---- processes ----------------------------------------------------------------------------------

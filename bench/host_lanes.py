@@ -9,7 +9,6 @@ for as long as there is time. fastio takes a number of lanes by default: it is o
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from bench import cache, gpu_trace, machine, native_reader, tables
 from bench.campaign import Files, write
 from bench.errors import MeasureError
 from bench.guest_memory import Ballast
-from bench.harness import ROOT, median, rounds
+from bench.harness import median, rounds_until
 from bench.settings import Settings
 
 LANES = (1, 2, 4, 8, 16)
@@ -73,15 +72,10 @@ class Rows:
         rows = self.cold if state == "cold" else self.warm
         # The bare reader passes the page cache, so it says nothing of a warm file.
         names = [*self._loads, *(self._reads if state == "cold" else ())]
-        longest_s = 0.0
-        for order in rounds(names, ROUNDS_MAX):
-            begin = time.monotonic()
-            if rows and begin + longest_s > deadline:
-                return
+        for order in rounds_until(names, ROUNDS_MAX, deadline, at_least=1):
             taken = {name: self._seconds(name, cold=state == "cold") for name in order}
             for name, seconds in taken.items():
                 rows.setdefault(name, []).append(round(seconds, 6))
-            longest_s = max(longest_s, time.monotonic() - begin)
             yield
 
     def _seconds(self, name: str, *, cold: bool) -> float:
@@ -115,15 +109,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Measure, write and print; return 2 if the bare reader is not there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the file")
-    parser.add_argument("--model", default="llama")
-    parser.add_argument("--limit-s", type=float, default=120.0, help="then no round begins")
-    parser.add_argument("--keep", action="store_true", help="keep the file")
-    asked = parser.parse_args()
+    asked = gpu_trace.parser_of(__doc__, 120.0).parse_args()
     began = time.monotonic()
     if reason := native_reader.missing():
         print(f"bench.host_lanes: {reason}", file=sys.stderr)

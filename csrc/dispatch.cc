@@ -7,7 +7,7 @@
 namespace fastio {
 namespace {
 
-constexpr double kHalfLife_s = 0.5;  // of what was measured, in time that the device was busy
+constexpr double kHalfLife_s = 0.5;  // of a measured rate, in time that the device was busy
 
 double seconds(Dispatch::Clock::duration passed) {
   return std::chrono::duration<double>(passed).count();

@@ -1,5 +1,5 @@
-"""Something else stands in the place of a file or a folder of a root: the root is done without, and
-whoever writes or looks is told what stands there and what to do.
+"""A root has something else in the place of a file or a folder. It is skipped, and writers, status
+and verification say what stands there and what to do.
 """
 
 import os

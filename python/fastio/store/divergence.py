@@ -34,6 +34,8 @@ def apart(roots: Sequence[Root], timeout_s: float) -> tuple[Root, Root] | None:
     ------
     Nothing: a root that cannot be read says nothing.
     """
+    if len(roots) < 2:
+        return None
     newest = _newest_records(roots)
     if len({record.manifest for _, record in newest}) < 2:
         return None
