@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from fastio._uring import lib
-from fastio.shown import counted, one_line
+from fastio.display.values import counted, one_line
 from fastio.uring.queue import TURN_S, AnyBuffer, Completion, Queue
 
 _INT_MAX = (1 << 31) - 1
