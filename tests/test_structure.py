@@ -238,6 +238,8 @@ def test_the_public_names_are_exactly_these() -> None:
         "seal",
         "serialize",
         "serialize_file",
+        "start_load",
+        "start_save",
         "trim",
         "verify",
     ]

@@ -81,7 +81,7 @@ def _not_durable(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _in_the_background(path: Path, tensors: Mapping[str, Any]) -> None:
-    fastio.save(tensors, path, wait=False).result()
+    fastio.start_save(tensors, path).result()
 
 
 def _without_checksums(path: Path, tensors: Mapping[str, Any]) -> None:
