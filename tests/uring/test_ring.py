@@ -597,7 +597,7 @@ def test_a_forked_child_is_refused_and_leaves_the_parent_its_ring(
 import os, sys
 from fastio.uring import Ring
 sys.path.insert(0, sys.argv[3])
-from test_uring import _CALLS
+from uring.test_ring import _CALLS
 
 buffer = bytearray(100)
 fd = os.open(sys.argv[2], os.O_RDONLY)

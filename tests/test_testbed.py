@@ -222,7 +222,7 @@ sys.path.insert(0, sys.argv[2])
 from testbed import resident_bytes
 print(resident_bytes(sys.argv[1]))
 """
-    result = testbed.run_python(code, file, Path(__file__).parents[1], uid=65534)
+    result = testbed.run_python(code, file, Path(__file__).parent, uid=65534)
     # cachestat refuses; mincore, asked by kernels without it, says that all of it is there.
     assert result.exception == "PermissionError" or result.stdout == "8192\n"
 
