@@ -86,23 +86,23 @@ std::string no_answer_for(std::chrono::nanoseconds timeout) {
   return std::string("no answer in time (Options.root_timeout_s is ") + seconds + " s)";
 }
 
-void note_debt(std::uint64_t device) {
+void note_debt(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  ++debts.reads[device];
+  ++debts.reads[disk];
 }
 
-void note_answer(std::uint64_t device) {
+void note_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  const auto found = debts.reads.find(device);
+  const auto found = debts.reads.find(disk);
   if (found != debts.reads.end() && --found->second == 0) debts.reads.erase(found);
 }
 
-bool owes_answer(std::uint64_t device) {
+bool owes_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  return debts.reads.contains(device);
+  return debts.reads.contains(disk);
 }
 
 }  // namespace fastio

@@ -103,7 +103,7 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
         return bytes;
       },
       [](const std::vector<std::byte>&) {},
-      time_limit("read", file->path(), timeout_s, file->mount().device));
+      time_limit("read", file->path(), timeout_s, file->mount().disk));
   std::memcpy(out.data(), read.data(), nbytes);
   return answer;
 }
@@ -190,7 +190,7 @@ void register_files(py::module_& module) {
       .def_property_readonly("path", [](const File& file) { return shown_path(file.path()); })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const File& file) { return file.mount().device; })
+      .def_property_readonly("device", [](const File& file) { return file.mount().disk; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"), py::kw_only(),
            py::arg("timeout_s") = py::none())
       .def("resident_bytes", [](const File& file) {

@@ -60,17 +60,17 @@ std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shar
 
 namespace {
 
-std::vector<std::shared_ptr<File>> parse_copies(const FileArgument& argument) {
-  std::vector<std::shared_ptr<File>> copies;
+std::vector<std::shared_ptr<File>> parse_replicas(const FileArgument& argument) {
+  std::vector<std::shared_ptr<File>> replicas;
   if (const auto* file = std::get_if<std::shared_ptr<File>>(&argument)) {
-    copies.push_back(*file);
+    replicas.push_back(*file);
   } else {
-    copies = std::get<std::vector<std::shared_ptr<File>>>(argument);
+    replicas = std::get<std::vector<std::shared_ptr<File>>>(argument);
   }
-  if (copies.empty()) throw py::value_error("a shard has at least one file");
-  if (std::find(copies.begin(), copies.end(), nullptr) != copies.end())
-    throw py::type_error("a shard's copies must be File");
-  return copies;
+  if (replicas.empty()) throw py::value_error("a shard has at least one file");
+  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
+    throw py::type_error("a shard's replicas must be File");
+  return replicas;
 }
 
 ChunkTable parse_table(std::uint64_t file_nbytes, std::uint64_t start, std::uint64_t chunk_bytes,
@@ -109,7 +109,7 @@ const char* name_of(Incident::Remedy remedy) {
   switch (remedy) {
     case Incident::Remedy::read_again:
       return "read_again";
-    case Incident::Remedy::other_copy:
+    case Incident::Remedy::other_replica:
       return "other_copy";
     case Incident::Remedy::none:
       break;
@@ -120,8 +120,8 @@ const char* name_of(Incident::Remedy remedy) {
 py::list access_list(const LoadJob& job) {
   py::list answer;
   for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    for (std::size_t copy = 0; copy < job.request(i).copies.size(); ++copy) {
-      const ShardAccess& access = job.access(i, copy);
+    for (std::size_t replica = 0; replica < job.request(i).replicas.size(); ++replica) {
+      const ShardAccess& access = job.access(i, replica);
       answer.append(py::make_tuple(access.cache_state, access.reason));
     }
   }
@@ -165,7 +165,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
   if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
-  ShardRequest request{parse_copies(files), {}, {}};
+  ShardRequest request{parse_replicas(files), {}, {}};
   request.on_roots = !std::holds_alternative<std::shared_ptr<File>>(files);
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
@@ -216,10 +216,10 @@ namespace {
 void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOptions& options) {
   std::map<std::uint64_t, std::vector<std::shared_ptr<File>>> by_disk;
   for (const ShardRequest& request : requests) {
-    for (const auto& file : request.copies) {
+    for (const auto& file : request.replicas) {
       const Mount& mount = file->mount();
-      if (request.on_roots && !mount.local && !owes_answer(mount.device))
-        by_disk[mount.device].push_back(file);
+      if (request.on_roots && !mount.local && !owes_answer(mount.disk))
+        by_disk[mount.disk].push_back(file);
     }
   }
   for (const auto& [disk, files] : by_disk) {
@@ -242,7 +242,7 @@ void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOption
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
   const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
   if (std::all_of(requests.begin(), requests.end(), [&](const ShardRequest& r) {
-        return std::all_of(r.copies.begin(), r.copies.end(), is_local);
+        return std::all_of(r.replicas.begin(), r.replicas.end(), is_local);
       })) {
     const GilReleased released;
     return LoadJob::start(std::move(requests), options);
@@ -271,9 +271,9 @@ void raise_if_failed(const LoadJob& job) {
   if (const auto exceeded = job.exceeded()) throw *exceeded;
   if (const auto failure = job.failure()) raise_failure(*failure);
   if (const auto damage = job.damage())
-    raise_damage(*job.request(damage->shard).copies[damage->copy], *damage);
+    raise_damage(*job.request(damage->shard).replicas[damage->replica], *damage);
   if (job.given_up()) {  // by a Ctrl-C before, or in another thread
-    const File& first = *job.request(0).copies.front();
+    const File& first = *job.request(0).replicas.front();
     raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was given up"});
   }
 }
@@ -308,8 +308,8 @@ py::list take_incidents(LoadJob& job) {
     const std::optional<Failure>& failure = incident.failure;
     py::dict told;
     told["shard"] = incident.shard;
-    told["copy"] = incident.copy;
-    told["path"] = shown_path(job.request(incident.shard).copies[incident.copy]->path());
+    told["copy"] = incident.replica;
+    told["path"] = shown_path(job.request(incident.shard).replicas[incident.replica]->path());
     told["offset"] = incident.extent.begin;
     told["nbytes"] = incident.extent.end - incident.extent.begin;
     told["cause"] = failure ? "read" : "checksum";

@@ -148,7 +148,7 @@ void register_target(py::module_& module) {
            py::arg("fd"), py::arg("path"), py::arg("reopened_as"))
       .def_property_readonly("filesystem",
                              [](const TargetFile& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const TargetFile& file) { return file.mount().device; })
+      .def_property_readonly("device", [](const TargetFile& file) { return file.mount().disk; })
       .def("direct_refusal",
            [](TargetFile& file) {
              const DirectAccess direct = file.direct_access();

@@ -17,7 +17,7 @@ constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
                                              << 30;  // below what one read system call takes
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
-constexpr std::size_t kCopiesMost = 64;  // sets of them are the bits of one number
+constexpr std::size_t kReplicasMost = 64;  // sets of them are the bits of one number
 
 // One digest for each chunk, and chunks that one request can read.
 bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
@@ -28,14 +28,14 @@ bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
 }
 
 void check(const ShardRequest& shard, bool fills) {
-  const auto& copies = shard.copies;
-  if (copies.empty() || copies.size() > kCopiesMost)
-    throw std::invalid_argument("a file has 1 to 64 copies");
-  if (std::find(copies.begin(), copies.end(), nullptr) != copies.end())
-    throw std::invalid_argument("a copy is no file");
-  if (!std::all_of(copies.begin(), copies.end(),
-                   [&](const auto& copy) { return copy->nbytes() == shard.nbytes(); })) {
-    throw std::invalid_argument("the copies of a file have different sizes");
+  const auto& replicas = shard.replicas;
+  if (replicas.empty() || replicas.size() > kReplicasMost)
+    throw std::invalid_argument("a file has 1 to 64 replicas");
+  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
+    throw std::invalid_argument("a replica is no file");
+  if (!std::all_of(replicas.begin(), replicas.end(),
+                   [&](const auto& replica) { return replica->nbytes() == shard.nbytes(); })) {
+    throw std::invalid_argument("the replicas of a file have different sizes");
   }
   if (shard.places.size() != (fills ? shard.extents.size() : 0))
     throw std::invalid_argument("places are given for every extent, or for none");
@@ -49,7 +49,7 @@ void check(const ShardRequest& shard, bool fills) {
 
 LoadJob::LoadJob(std::vector<ShardRequest> shards, LoadOptions options)
     : shards_(std::move(shards)), options_(std::move(options)) {
-  const std::string path = shards_.empty() ? "" : shards_.front().copies.front()->path();
+  const std::string path = shards_.empty() ? "" : shards_.front().replicas.front()->path();
   no_memory_ = {ENOMEM, "allocate", path, {}, {}};
 }
 
@@ -109,7 +109,7 @@ Plan LoadJob::plan_shard(std::size_t index) const {
       options_.window_bytes.value_or(options_.memory_limit_bytes.value_or(UINT64_MAX));
   const std::uint64_t largest = options_.window_bytes ? kWindowRegionBytes : kRegionBytes;
   request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
-  request.whole_file_region = access(index).source == Source::mapped && !options_.window_bytes;
+  request.whole_file_region = access(index).mode == ReadMode::mapped && !options_.window_bytes;
   if (options_.surveys) {
     return make_fill_plan(request, std::vector<char>(shard.extents.size(), 0));
   }
@@ -123,7 +123,7 @@ std::vector<char> LoadJob::straight_extents(std::size_t index, std::uint64_t ali
   const ShardRequest& shard = shards_[index];
   const bool anywhere =
       std::all_of(accesses_[index].begin(), accesses_[index].end(),
-                  [](const ShardAccess& access) { return access.source == Source::buffered; });
+                  [](const ShardAccess& access) { return access.mode == ReadMode::buffered; });
   std::vector<char> straight;
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
     if (answers_) {  // a read that hangs there could not be left behind
@@ -141,7 +141,7 @@ std::vector<char> LoadJob::straight_extents(std::size_t index, std::uint64_t ali
 void LoadJob::make_plans() {
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     plans_.push_back(plan_shard(i));
-    const bool mapped = access(i).source == Source::mapped;
+    const bool mapped = access(i).mode == ReadMode::mapped;
     std::vector<RegionState>& states = states_.emplace_back(plans_.back().regions.size());
     for (const PlannedBlock& block : plans_.back().blocks) {
       // A mapping has the bytes already: only what is to be verified is gone through.
@@ -169,7 +169,7 @@ void LoadJob::make_dispatch() {
   std::vector<std::vector<std::uint64_t>> devices;
   for (const ShardRequest& shard : shards_) {
     devices.push_back(disks_of(shard));
-    failed_reads_.emplace_back(shard.copies.size(), 0);
+    failed_reads_.emplace_back(shard.replicas.size(), 0);
   }
   std::vector<Dispatch::Block> blocks;
   blocks.reserve(blocks_.size());
@@ -188,10 +188,10 @@ bool LoadJob::finish_inline() {
   for (const Block& block : blocks_) {
     const Region& region = *regions_[block.shard][block.range.region];
     if (region.mapped()) continue;
-    const auto& copies = shards_[block.shard].copies;
-    if (access(block.shard).source == Source::direct || copies.size() > 1) return false;
+    const auto& replicas = shards_[block.shard].replicas;
+    if (access(block.shard).mode == ReadMode::direct || replicas.size() > 1) return false;
     const std::span out(region.at(block.range.begin), block.range.end - block.range.begin);
-    if (!copies.front()->read_cached(block.range.begin, out)) return false;
+    if (!replicas.front()->read_cached(block.range.begin, out)) return false;
   }
   for (const Block& block : blocks_) {
     const auto& region = regions_[block.shard][block.range.region];

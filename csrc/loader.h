@@ -1,13 +1,13 @@
 // A read job: extents of files in, verified bytes out, to regions of its own or to places that are
 // given.
 //
-// The job plans, chooses for each copy of a file where its bytes are taken from, and starts lanes
-// (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc). Where it
-// is asked to persist, what fails is tried once more and from other copies (loader_retry.cc), and
-// so is what a disk that hangs does not bring (loader_hang.cc). It knows no tensor names, dtypes or
-// formats. Whoever started it waits for all of it, or takes region
-// after region, or cancels and leaves at once: lanes hold the job, so memory with a read still in
-// it lives until that read returns, and is counted as parked. Places are the caller's, who cannot
+// The job plans, chooses for each replica of a file where its bytes are taken from, and starts
+// lanes (loader_lane.cc) that share nothing but the list of blocks to take (loader_blocks.cc).
+// Where it is asked to persist, what fails is tried once more and from other replicas
+// (loader_retry.cc), and so is what a disk that hangs does not bring (loader_hang.cc). It knows no
+// tensor names, dtypes or formats. Whoever started it waits for all of it, or takes region after
+// region, or cancels and leaves at once: lanes hold the job, so memory with a read still in it
+// lives until that read returns, and is counted as parked. Places are the caller's, who cannot
 // leave before nothing is written to them any more.
 #pragma once
 
@@ -47,10 +47,10 @@ struct ChunkTable {
 };
 
 struct ShardRequest {
-  std::vector<std::shared_ptr<File>> copies;  // of the same bytes, the preferred one first
-  std::vector<Extent> extents;                // ascending, disjoint
-  std::optional<ChunkTable> table;            // none: not verified
-  std::vector<Placement> places = {};         // of each extent; empty: regions are made for them
+  std::vector<std::shared_ptr<File>> replicas;  // of the same bytes, the preferred one first
+  std::vector<Extent> extents;                  // ascending, disjoint
+  std::optional<ChunkTable> table;              // none: not verified
+  std::vector<Placement> places = {};           // of each extent; empty: regions are made for them
   // Of each place: which of the job's devices it is on, or kHost; empty: the host's, all of them.
   std::vector<int> devices = {};
   // The files lie on roots of a store, perhaps only one of them: a root that hangs is not waited
@@ -60,10 +60,10 @@ struct ShardRequest {
   [[nodiscard]] int device_of(std::size_t extent) const {
     return devices.empty() ? kHost : devices[extent];
   }
-  [[nodiscard]] std::uint64_t nbytes() const { return copies.front()->nbytes(); }
+  [[nodiscard]] std::uint64_t nbytes() const { return replicas.front()->nbytes(); }
 };
 
-// The disks of a shard's copies, by st_dev.
+// The disks of a shard's replicas, by st_dev.
 [[nodiscard]] std::vector<std::uint64_t> disks_of(const ShardRequest& shard);
 
 struct LoadOptions {
@@ -84,34 +84,34 @@ struct LoadOptions {
   // With it, regions are made as lanes come to them, and no more of them than this many bytes (or
   // one) that were not let go.
   std::optional<std::uint64_t> window_bytes;
-  // What is damaged is read once more, past the page cache, and then from the other copies; what
+  // What is damaged is read once more, past the page cache, and then from the other replicas; what
   // cannot be read comes from the others. Otherwise the first failure ends the job.
   bool persistent = false;
-  // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no copy
+  // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no replica
   // has sound is an incident, and the job goes on. Goes with `persistent`.
   bool surveys = false;
   // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
-  // on roots: what it was asked for comes from other copies.
+  // on roots: what it was asked for comes from other replicas.
   std::optional<std::chrono::nanoseconds> root_timeout;
 };
 
-// The source of the bytes of one copy. Only what has a single copy is mapped.
-enum class Source { mapped, buffered, direct, by_block };
+// The source of the bytes of one replica. Only what has a single replica is mapped.
+enum class ReadMode { mapped, buffered, direct, by_block };
 
 struct ShardAccess {
-  Source source = Source::direct;
+  ReadMode mode = ReadMode::direct;
   std::string cache_state;  // "cold", "warm", "mixed"
   std::string reason;
   std::uint64_t alignment = 4096;  // bytes
   bool resident = false;           // all of it was in memory: a read copies, and waits for nothing
 };
 
-// The way in which a load with these options reads one copy.
-[[nodiscard]] ShardAccess choose_source(const ShardRequest& shard, std::size_t copy,
+// The way in which a load with these options reads one replica.
+[[nodiscard]] ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
                                         const LoadOptions& options);
 
-// Whether O_DIRECT can serve a copy: blocks must begin at multiples of its alignment.
-[[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t copy);
+// Whether O_DIRECT can serve a replica: blocks must begin at multiples of its alignment.
+[[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t replica);
 
 // Brings the bytes [begin, end) of a mapping in at once, and finds out in a way that can be
 // reported whether they are there: touching a page behind the end of a file that shrank would be a
@@ -120,7 +120,7 @@ struct ShardAccess {
                                               std::uint64_t begin, std::uint64_t end);
 
 struct DamagedChunk {
-  std::size_t shard = 0, copy = 0;
+  std::size_t shard = 0, replica = 0;
   std::uint64_t chunk = 0;
   Extent extent;
   std::uint64_t expected = 0, found = 0;
@@ -128,14 +128,14 @@ struct DamagedChunk {
 
 // A try that failed, and what helped.
 struct Incident {
-  enum class Remedy { none, read_again, other_copy };
+  enum class Remedy { none, read_again, other_replica };
 
-  std::size_t shard = 0, copy = 0;
+  std::size_t shard = 0, replica = 0;
   Extent extent;                          // the chunk that is damaged, or what was to be read
   std::optional<Failure> failure;         // of the read; none: the checksum is another one
   std::uint64_t expected = 0, found = 0;  // digests
   Remedy remedy = Remedy::none;
-  std::size_t remedied_by = 0;  // the copy
+  std::size_t remedied_by = 0;  // the replica
 };
 
 struct LoadCounters {
@@ -211,8 +211,8 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
 
   [[nodiscard]] const Plan& plan(std::size_t shard) const { return plans_[shard]; }
   [[nodiscard]] const ShardRequest& request(std::size_t shard) const { return shards_[shard]; }
-  [[nodiscard]] const ShardAccess& access(std::size_t shard, std::size_t copy = 0) const {
-    return accesses_[shard][copy];
+  [[nodiscard]] const ShardAccess& access(std::size_t shard, std::size_t replica = 0) const {
+    return accesses_[shard][replica];
   }
   [[nodiscard]] std::size_t shard_count() const { return shards_.size(); }
   [[nodiscard]] const LoadCounters& counters() const { return counters_; }
@@ -281,12 +281,12 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void end_alone();
   [[nodiscard]] bool is_settled(std::size_t shard, std::size_t region) const;
 
-  // For lanes (loader_blocks.cc). A block comes with the copy it is read from first, and the region
-  // it goes to, if it is not staged.
+  // For lanes (loader_blocks.cc). A block comes with the replica it is read from first, and the
+  // region it goes to, if it is not staged.
   struct Assignment {
     std::size_t index = 0;  // of the block
     Block block;
-    std::size_t copy = 0;
+    std::size_t replica = 0;
     std::shared_ptr<Region> region;
     unsigned version = 0;  // of the region
   };
@@ -299,7 +299,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   [[nodiscard]] bool verify(const Assignment& work, const std::byte* data);
   // Brings the bytes of a mapped block in. False where they cannot be read, which ends the job.
   [[nodiscard]] bool bring_in(const Assignment& work);
-  [[nodiscard]] std::optional<DamagedChunk> damage_at(const Block& block, std::size_t copy,
+  [[nodiscard]] std::optional<DamagedChunk> damage_at(const Block& block, std::size_t replica,
                                                       std::uint64_t begin,
                                                       const std::byte* data) const;
   void count_sound(const Block& block);
@@ -319,21 +319,22 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   void stop();
 
   // The same for reads of a part of a block, and tries that failed.
-  void read_started(std::size_t shard, std::size_t copy, std::uint64_t nbytes);
-  void read_finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes, bool failed);
-  // The copy to ask next, where those of the set `tried` are of no use.
-  [[nodiscard]] std::optional<std::size_t> next_copy(std::size_t shard, std::uint64_t tried) const;
+  void read_started(std::size_t shard, std::size_t replica, std::uint64_t nbytes);
+  void read_finished(std::size_t shard, std::size_t replica, std::uint64_t nbytes, bool failed);
+  // The replica to ask next, where those of the set `tried` are of no use.
+  [[nodiscard]] std::optional<std::size_t> next_replica(std::size_t shard,
+                                                        std::uint64_t tried) const;
   void note(Incident incident);
 
   // For disks that hang (loader_hang.cc).
   void watch_disks();
   void avoid_indebted();
   void avoid_hung();
-  [[nodiscard]] bool has_other_copy(std::size_t shard) const;
+  [[nodiscard]] bool has_other_replica(std::size_t shard) const;
   [[nodiscard]] bool has_other_disk(std::size_t shard, std::size_t disk) const;
   void blame_hung(std::size_t shard, const Extent& span);
   // A read is waited for no longer. Its block is read anew, or the job fails.
-  void lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure);
+  void lose(const Assignment& work, std::size_t replica, const Extent& span, Failure failure);
   void read_anew(const Assignment& work);
   // After a lane has lost reads: another one takes what is left, if there is something.
   void succeed(const Lane& lane);
@@ -343,7 +344,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
 
   std::vector<ShardRequest> shards_;
   LoadOptions options_;
-  std::vector<std::vector<ShardAccess>> accesses_;  // of each copy of each shard
+  std::vector<std::vector<ShardAccess>> accesses_;  // of each replica of each shard
   std::vector<std::shared_ptr<Region>> mappings_;   // of each shard that is mapped
   std::vector<Plan> plans_;
   std::vector<Block> blocks_;
@@ -383,7 +384,7 @@ class LoadJob : public std::enable_shared_from_this<LoadJob> {
   std::vector<DamagedChunk> damages_;
   std::optional<MemoryLimitExceeded> exceeded_;
   std::size_t slots_ = 0;  // of all lanes, with those that wait for lost reads
-  std::vector<std::vector<unsigned>> failed_reads_;  // of each copy of each shard
+  std::vector<std::vector<unsigned>> failed_reads_;  // of each replica of each shard
   std::vector<Incident> incidents_;
   std::size_t incidents_joined_at_ = 0;  // how many make those that touch each other one
   std::uint64_t incidents_dropped_ = 0;

@@ -20,7 +20,7 @@ LoadJob::Turn LoadJob::next_block(Assignment& assignment) {
   const Block& block = blocks_[pick->block];
   const bool staged = block.range.region == kStaged;
   if (fills() && !staged) ++placing_;  // a read that goes straight there
-  assignment = {pick->block, block, pick->copy, nullptr, 0};
+  assignment = {pick->block, block, pick->replica, nullptr, 0};
   if (!staged) {
     assignment.region = regions_[block.shard][block.range.region];
     assignment.version = states_[block.shard][block.range.region].version;
@@ -64,10 +64,10 @@ void LoadJob::wait_for_room(std::chrono::milliseconds timeout) {
 bool LoadJob::bring_in(const Assignment& work) {
   const auto& [shard, range] = work.block;
   const std::uint64_t nbytes = range.end - range.begin;
-  auto failure = populate(*shards_[shard].copies.front(), *work.region, range.begin, range.end);
-  read_finished(shard, work.copy, nbytes, failure.has_value());
+  auto failure = populate(*shards_[shard].replicas.front(), *work.region, range.begin, range.end);
+  read_finished(shard, work.replica, nbytes, failure.has_value());
   if (failure) {
-    note({shard, work.copy, {range.begin, range.end}, failure});
+    note({shard, work.replica, {range.begin, range.end}, failure});
     fail(shard, std::move(*failure));
     return false;
   }
@@ -81,9 +81,9 @@ bool LoadJob::verify(const Assignment& work, const std::byte* data) {
   if (const auto& table = shards_[shard].table) {
     for (std::uint64_t begin = range.begin; begin < range.end; begin += table->grid.chunk_bytes) {
       if (stopping()) return false;
-      const auto damage = damage_at(work.block, work.copy, begin, data + (begin - range.begin));
+      const auto damage = damage_at(work.block, work.replica, begin, data + (begin - range.begin));
       if (!damage) continue;
-      note({shard, work.copy, damage->extent, {}, damage->expected, damage->found});
+      note({shard, work.replica, damage->extent, {}, damage->expected, damage->found});
       fail(*damage);
       return false;
     }
@@ -93,14 +93,14 @@ bool LoadJob::verify(const Assignment& work, const std::byte* data) {
 }
 
 // Compares the chunk of a block that begins at `begin`; `data` is its bytes.
-std::optional<DamagedChunk> LoadJob::damage_at(const Block& block, std::size_t copy,
+std::optional<DamagedChunk> LoadJob::damage_at(const Block& block, std::size_t replica,
                                                std::uint64_t begin, const std::byte* data) const {
   const ChunkTable& table = *shards_[block.shard].table;
   const std::uint64_t end = std::min(begin + table.grid.chunk_bytes, block.range.end);
   const std::uint64_t chunk = (begin - table.grid.start) / table.grid.chunk_bytes;
   const std::uint64_t found = xxh3_64({data, end - begin});
   if (found == table.digests[chunk]) return std::nullopt;
-  return DamagedChunk{block.shard, copy, chunk, {begin, end}, table.digests[chunk], found};
+  return DamagedChunk{block.shard, replica, chunk, {begin, end}, table.digests[chunk], found};
 }
 
 void LoadJob::count_sound(const Block& block) {
@@ -197,12 +197,12 @@ std::shared_ptr<Region> LoadJob::take_region(std::size_t shard, std::size_t regi
   RegionState& state = states_.at(shard).at(region);
   if (state.blocks_left != 0 || state.taken || state.let_go || regions_.empty()) return nullptr;
   state.taken = true;
-  if (access(shard).source == Source::mapped) {
+  if (access(shard).mode == ReadMode::mapped) {
     // Mapped once more for its consumer: what he writes is not seen by those who verify the chunks
     // that two regions share.
     const PlannedRegion& planned = plans_[shard].regions[region];
     regions_[shard][region].reset();
-    return Region::map(*shards_[shard].copies.front(), planned.begin,
+    return Region::map(*shards_[shard].replicas.front(), planned.begin,
                        std::min(planned.end, shards_[shard].nbytes()));
   }
   finish_region(shard, region);

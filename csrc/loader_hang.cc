@@ -1,5 +1,5 @@
 // Reads that do not return. A disk that answers nothing for a given time hangs: its
-// reads are lost, and their blocks come from other copies.
+// reads are lost, and their blocks come from other replicas.
 //
 // A lost read may still write to its memory, at any time. So that memory is parked: a region gets
 // other memory in its place and is read anew, staging stays with its slot. The lane takes no more
@@ -46,7 +46,7 @@ void Lane::lose(std::uint32_t tag) {
     incident.remedy = Incident::Remedy::read_again;  // with all of the block
     job_->note(std::move(incident));
   }
-  job_->lose(slot.work, slot.now.copy, slot.now.span,
+  job_->lose(slot.work, slot.now.replica, slot.now.span,
              {ETIMEDOUT, "read", file_of(slot).path(), slot.at,
               no_answer_for(*job_->options_.root_timeout)});
 }
@@ -73,7 +73,7 @@ void Lane::keep_lost() {
 
 std::vector<std::uint64_t> disks_of(const ShardRequest& shard) {
   std::vector<std::uint64_t> disks;
-  for (const auto& copy : shard.copies) disks.push_back(copy->mount().device);
+  for (const auto& replica : shard.replicas) disks.push_back(replica->mount().disk);
   return disks;
 }
 
@@ -90,13 +90,14 @@ void LoadJob::avoid_indebted() {
   if (!answers_ || !options_.persistent) return;
   for (std::size_t i = 0; i < shards_.size(); ++i) {
     const std::vector<Extent>& extents = shards_[i].extents;
-    for (std::size_t copy = 0; copy < shards_[i].copies.size() && !extents.empty(); ++copy) {
-      const File& file = *shards_[i].copies[copy];
-      if (!owes_answer(file.mount().device)) continue;
-      dispatch_->avoid(i, copy);
-      if (!dispatch_->avoided(i, copy)) continue;
+    for (std::size_t replica = 0; replica < shards_[i].replicas.size() && !extents.empty();
+         ++replica) {
+      const File& file = *shards_[i].replicas[replica];
+      if (!owes_answer(file.mount().disk)) continue;
+      dispatch_->avoid(i, replica);
+      if (!dispatch_->avoided(i, replica)) continue;
       const Extent all{extents.front().begin, extents.back().end};
-      Incident met{i, copy, all, {}, 0, 0, Incident::Remedy::other_copy};
+      Incident met{i, replica, all, {}, 0, 0, Incident::Remedy::other_replica};
       met.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
       note(std::move(met));
     }
@@ -106,56 +107,57 @@ void LoadJob::avoid_indebted() {
 void LoadJob::avoid_hung() {
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const std::size_t copies = shards_[i].copies.size();
-    bool left = false;  // a copy that is asked, and does not hang
-    for (std::size_t copy = 0; copy < copies; ++copy) {
-      left = left || (!answers_->hangs(i, copy) && !dispatch_->avoided(i, copy));
+    const std::size_t replicas = shards_[i].replicas.size();
+    bool left = false;  // a replica that is asked, and does not hang
+    for (std::size_t replica = 0; replica < replicas; ++replica) {
+      left = left || (!answers_->hangs(i, replica) && !dispatch_->avoided(i, replica));
     }
-    for (std::size_t copy = 0; copy < copies && !left; ++copy) {
-      if (!answers_->hangs(i, copy)) dispatch_->admit(i, copy);  // better than one that hangs
+    for (std::size_t replica = 0; replica < replicas && !left; ++replica) {
+      if (!answers_->hangs(i, replica)) dispatch_->admit(i, replica);  // better than one that hangs
     }
-    for (std::size_t copy = 0; copy < copies; ++copy) {
-      if (answers_->hangs(i, copy)) dispatch_->avoid(i, copy);
+    for (std::size_t replica = 0; replica < replicas; ++replica) {
+      if (answers_->hangs(i, replica)) dispatch_->avoid(i, replica);
     }
   }
 }
 
-// The failed bytes could have come from these copies, too.
+// The failed bytes could have come from these replicas, too.
 void LoadJob::blame_hung(std::size_t shard, const Extent& span) {
   if (!answers_ || !options_.persistent) return;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (!answers_->hangs(shard, copy)) continue;
-    const std::string& path = shards_[shard].copies[copy]->path();
+  for (std::size_t replica = 0; replica < shards_[shard].replicas.size(); ++replica) {
+    if (!answers_->hangs(shard, replica)) continue;
+    const std::string& path = shards_[shard].replicas[replica]->path();
     const Failure failure{ETIMEDOUT, "read", path, span.begin,
                           no_answer_for(*options_.root_timeout)};
-    note({shard, copy, span, failure});
+    note({shard, replica, span, failure});
   }
 }
 
 bool LoadJob::has_other_disk(std::size_t shard, std::size_t disk) const {
   if (!options_.persistent) return false;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (answers_->disk_of(shard, copy) != disk && !answers_->hangs(shard, copy)) return true;
+  for (std::size_t replica = 0; replica < shards_[shard].replicas.size(); ++replica) {
+    if (answers_->disk_of(shard, replica) != disk && !answers_->hangs(shard, replica)) return true;
   }
   return false;
 }
 
-bool LoadJob::has_other_copy(std::size_t shard) const {
+bool LoadJob::has_other_replica(std::size_t shard) const {
   if (!options_.persistent) return false;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (!answers_->hangs(shard, copy)) return true;
+  for (std::size_t replica = 0; replica < shards_[shard].replicas.size(); ++replica) {
+    if (!answers_->hangs(shard, replica)) return true;
   }
   return false;
 }
 
-void LoadJob::lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure) {
+void LoadJob::lose(const Assignment& work, std::size_t replica, const Extent& span,
+                   Failure failure) {
   const std::size_t shard = work.block.shard;
   if (work.region) work.region->park();
-  read_finished(shard, copy, span.end - span.begin, true);
+  read_finished(shard, replica, span.end - span.begin, true);
   if (stopping()) return;  // nobody wants the block
-  const bool other = has_other_copy(shard);
-  Incident met{shard, copy, span, failure};
-  if (other) met.remedy = Incident::Remedy::other_copy;
+  const bool other = has_other_replica(shard);
+  Incident met{shard, replica, span, failure};
+  if (other) met.remedy = Incident::Remedy::other_replica;
   note(std::move(met));
   if (!other) {
     blame_hung(shard, span);

@@ -124,7 +124,7 @@ LoadJob::Turn Lane::top_up() {
     slot.work = std::move(work);
     slot.busy = true;
     const PlannedBlock& range = slot.work.block.range;
-    slot.now = {{range.begin, range.end}, slot.work.copy};
+    slot.now = {{range.begin, range.end}, slot.work.replica};
     slot.data = slot.work.region ? slot.work.region->at(range.begin) : staging_of(slot);
     start(tag);
   }
@@ -190,29 +190,29 @@ void Lane::submit() {
 }
 
 File& Lane::file_of(const Slot& slot) const {
-  return *job_->request(slot.work.block.shard).copies[slot.now.copy];
+  return *job_->request(slot.work.block.shard).replicas[slot.now.replica];
 }
 
 // How a slot's next read is done.
 Lane::Way Lane::way_for(const Slot& slot) const {
   const std::size_t shard = slot.work.block.shard;
-  const std::size_t copy = slot.now.copy;
+  const std::size_t replica = slot.now.replica;
   if (slot.now.again) {
-    const DirectAccess direct = direct_for(job_->request(shard), copy);
+    const DirectAccess direct = direct_for(job_->request(shard), replica);
     return {direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1};
   }
-  const ShardAccess& access = job_->access(shard, copy);
-  switch (access.source) {
-    case Source::direct:
+  const ShardAccess& access = job_->access(shard, replica);
+  switch (access.mode) {
+    case ReadMode::direct:
       return {access.alignment};
-    case Source::by_block: {
+    case ReadMode::by_block: {
       const std::uint64_t begin = slot.now.span.begin;
       const std::uint64_t nbytes = slot.now.span.end - begin;
       const std::uint64_t resident = file_of(slot).resident_bytes(begin, nbytes).value_or(0);
       return resident < nbytes ? Way{access.alignment} : Way{1, true};
     }
-    case Source::mapped:
-    case Source::buffered:
+    case ReadMode::mapped:
+    case ReadMode::buffered:
       break;
   }
   return {1, access.resident && !job_->options_.surveys};
@@ -265,7 +265,7 @@ void Lane::settle(std::uint32_t tag, std::int32_t result) {
   }
   const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
   if (reached >= end) {
-    job_->read_finished(slot.work.block.shard, slot.now.copy, end - begin, false);
+    job_->read_finished(slot.work.block.shard, slot.now.replica, end - begin, false);
     arrived_.push_back(tag);
     return;
   }

@@ -49,12 +49,12 @@ class Lane {
   void keep_lost();
 
  private:
-  // A read of a block, or of what of it is not sound yet. Sets of copies have a bit for each.
+  // A read of a block, or of what of it is not sound yet. Sets of replicas have a bit for each.
   struct Try {
     Extent span;
-    std::size_t copy = 0;
-    bool again = false;            // the second read of this copy, past the page cache
-    std::uint64_t damaged = 0;     // copies of no use for this span
+    std::size_t replica = 0;
+    bool again = false;            // the second read of this replica, past the page cache
+    std::uint64_t damaged = 0;     // replicas of no use for this span
     std::uint64_t unreadable = 0;  // the same
   };
 
@@ -118,7 +118,7 @@ class Lane {
   void lose(std::uint32_t tag);
   void take_back(Slot& slot) noexcept;
   [[nodiscard]] std::size_t disk_of(const Slot& slot) const {
-    return job_->answers_->disk_of(slot.work.block.shard, slot.now.copy);
+    return job_->answers_->disk_of(slot.work.block.shard, slot.now.replica);
   }
 
   void park_staging();

@@ -48,7 +48,7 @@ void LoadJob::check_memory() {
   }
   std::uint64_t& asked = asked_bytes_;
   for (std::size_t i = 0; i < shards_.size(); ++i) {
-    if (access(i).source != Source::mapped) {
+    if (access(i).mode != ReadMode::mapped) {
       asked += plans_[i].block_bytes_total;
       continue;
     }
@@ -76,7 +76,7 @@ std::shared_ptr<Region> LoadJob::make_region(std::size_t shard, std::size_t regi
     return Region::borrow(place + (planned.begin - shards_[shard].extents[extent].begin),
                           planned.begin, nbytes);
   }
-  if (access(shard).source == Source::mapped) return mappings_[shard];
+  if (access(shard).mode == ReadMode::mapped) return mappings_[shard];
   auto made = Region::allocate(planned.begin, nbytes, options_.huge_pages);
   made->keep_from_children(true);  // until it is finished
   return made;

@@ -1,6 +1,6 @@
 // Tries that failed. Where a job is asked to persist, what is damaged is read once
-// more from the same copy, past the page cache, and then from the others; what cannot be read comes
-// from the others at once. Sound parts of a block are not read again.
+// more from the same replica, past the page cache, and then from the others; what cannot be read
+// comes from the others at once. Sound parts of a block are not read again.
 #include <algorithm>
 #include <cstdint>
 #include <new>
@@ -14,20 +14,21 @@
 namespace fastio {
 namespace {
 
-constexpr unsigned kFailedReadsMost = 3;  // of a copy; then it is asked when no other one is left
+constexpr unsigned kFailedReadsMost =
+    3;  // of a replica; then it is asked when no other one is left
 // Kept for who asks for them. Those that touch each other are joined where there are more than the
 // first number.
 constexpr std::size_t kIncidentsJoined = 1000;
 constexpr std::size_t kIncidentsMost = 16'000;
 
-std::uint64_t bit(std::size_t copy) { return std::uint64_t{1} << copy; }
+std::uint64_t bit(std::size_t replica) { return std::uint64_t{1} << replica; }
 
 bool overlap(const Extent& a, const Extent& b) { return a.begin < b.end && b.begin < a.end; }
 
 // The common part of incidents that may be told as one.
 auto kind_of(const Incident& incident) {
   const int error = incident.failure ? incident.failure->error : 0;
-  return std::tuple(incident.shard, incident.copy, incident.remedy, error);
+  return std::tuple(incident.shard, incident.replica, incident.remedy, error);
 }
 
 // A replica that is damaged from end to end is one incident then.
@@ -51,19 +52,19 @@ void join_touching(std::vector<Incident>& incidents) {
 
 // ---- the lane ----
 
-// A read failed: another copy is asked for the same bytes, or the job fails.
+// A read failed: another replica is asked for the same bytes, or the job fails.
 void Lane::give_up(std::uint32_t tag, Failure failure) {
   Slot& slot = slots_[tag];
   Try& now = slot.now;
   const std::size_t shard = slot.work.block.shard;
   const std::uint64_t nbytes = now.span.end - now.span.begin;
-  job_->read_finished(shard, now.copy, nbytes, true);
-  slot.incidents.push_back({shard, now.copy, now.span, failure});
-  now.unreadable |= bit(now.copy);
-  if (const auto copy = job_->next_copy(shard, now.damaged | now.unreadable)) {
-    now.copy = *copy;
+  job_->read_finished(shard, now.replica, nbytes, true);
+  slot.incidents.push_back({shard, now.replica, now.span, failure});
+  now.unreadable |= bit(now.replica);
+  if (const auto replica = job_->next_replica(shard, now.damaged | now.unreadable)) {
+    now.replica = *replica;
     now.again = false;
-    job_->read_started(shard, now.copy, nbytes);
+    job_->read_started(shard, now.replica, nbytes);
     return start(tag);
   }
   if (job_->options_.surveys) return go_without(tag);
@@ -73,7 +74,7 @@ void Lane::give_up(std::uint32_t tag, Failure failure) {
   leave(tag, false);
 }
 
-// Of a survey: no copy of a span could be read. Its chunks are tried one by one, which tells how
+// Of a survey: no replica of a span could be read. Its chunks are tried one by one, which tells how
 // much of it is lost; a single chunk is given up.
 void Lane::go_without(std::uint32_t tag) {
   Slot& slot = slots_[tag];
@@ -85,7 +86,7 @@ void Lane::go_without(std::uint32_t tag) {
     const std::uint64_t count = (span.end - span.begin + step - 1) / step;
     for (std::uint64_t i = count; i > 0; --i) {  // the first one is taken first
       const std::uint64_t begin = span.begin + (i - 1) * step;
-      slot.later.push_back({{begin, std::min(begin + step, span.end)}, slot.work.copy});
+      slot.later.push_back({{begin, std::min(begin + step, span.end)}, slot.work.replica});
     }
   } else {
     close_lost(slot, span);
@@ -96,7 +97,7 @@ void Lane::go_without(std::uint32_t tag) {
 }
 
 // Compares what came; what is damaged of it is to be read later. False where the job stops, or no
-// copy is left.
+// replica is left.
 bool Lane::examine(Slot& slot) {
   const LoadJob::Block& block = slot.work.block;
   const auto& [begin, end] = slot.now.span;
@@ -105,13 +106,13 @@ bool Lane::examine(Slot& slot) {
     for (std::uint64_t at = begin; at < end; at += table->grid.chunk_bytes) {
       if (job_->stopping()) return false;
       const auto damage =
-          job_->damage_at(block, slot.now.copy, at, slot.data + (at - block.range.begin));
+          job_->damage_at(block, slot.now.replica, at, slot.data + (at - block.range.begin));
       if (damage) damaged.push_back(*damage);
     }
   }
   for (const DamagedChunk& chunk : damaged) {
     slot.incidents.push_back(
-        {chunk.shard, chunk.copy, chunk.extent, {}, chunk.expected, chunk.found});
+        {chunk.shard, chunk.replica, chunk.extent, {}, chunk.expected, chunk.found});
   }
   if (!damaged.empty() && !try_later(slot, damaged)) return false;
   close_remedied(slot);
@@ -122,7 +123,7 @@ bool Lane::examine(Slot& slot) {
 bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
   Try next = slot.now;
   next.again = !slot.now.again;
-  if (slot.now.again) next.damaged |= bit(next.copy);
+  if (slot.now.again) next.damaged |= bit(next.replica);
   std::vector<Extent> spans;
   for (const DamagedChunk& chunk : damaged) {
     if (!spans.empty() && spans.back().end == chunk.extent.begin) {
@@ -131,21 +132,21 @@ bool Lane::try_later(Slot& slot, const std::vector<DamagedChunk>& damaged) {
       spans.push_back(chunk.extent);
     }
   }
-  // A copy that could not read all of it may still have these parts.
+  // A replica that could not read all of it may still have these parts.
   if (spans.front() != slot.now.span) next.unreadable = 0;
   if (!next.again) {
-    const auto copy = job_->next_copy(slot.work.block.shard, next.damaged | next.unreadable);
-    if (!copy && job_->options_.surveys) {
+    const auto replica = job_->next_replica(slot.work.block.shard, next.damaged | next.unreadable);
+    if (!replica && job_->options_.surveys) {
       for (const DamagedChunk& chunk : damaged) close_lost(slot, chunk.extent);
       return true;
     }
-    if (!copy) {
+    if (!replica) {
       close_all(slot);
       job_->blame_hung(slot.work.block.shard, damaged.front().extent);
       job_->fail(damaged.front());
       return false;
     }
-    next.copy = *copy;
+    next.replica = *replica;
   }
   for (std::size_t i = spans.size(); i > 0; --i) {  // the first one is taken first
     next.span = spans[i - 1];
@@ -159,7 +160,7 @@ void Lane::start_later(std::uint32_t tag) {
   slot.now = slot.later.back();
   slot.later.pop_back();
   const Extent& span = slot.now.span;
-  job_->read_started(slot.work.block.shard, slot.now.copy, span.end - span.begin);
+  job_->read_started(slot.work.block.shard, slot.now.replica, span.end - span.begin);
   start(tag);
 }
 
@@ -187,9 +188,9 @@ void Lane::close_remedied(Slot& slot) {
   };
   for (Incident& incident : open) {
     if (!is_remedied(incident)) continue;
-    incident.remedied_by = slot.now.copy;
-    incident.remedy = incident.copy == slot.now.copy ? Incident::Remedy::read_again
-                                                     : Incident::Remedy::other_copy;
+    incident.remedied_by = slot.now.replica;
+    incident.remedy = incident.replica == slot.now.replica ? Incident::Remedy::read_again
+                                                           : Incident::Remedy::other_replica;
     job_->note(incident);
   }
   std::erase_if(open, is_remedied);
@@ -217,30 +218,31 @@ void Lane::close_all(Slot& slot) noexcept {
 
 // ---- the job ----
 
-void LoadJob::read_started(std::size_t shard, std::size_t copy, std::uint64_t nbytes) {
+void LoadJob::read_started(std::size_t shard, std::size_t replica, std::uint64_t nbytes) {
   if (!dispatch_->chooses()) return;
   const std::lock_guard lock(mutex_);
-  dispatch_->started(shard, copy, nbytes, Dispatch::Clock::now());
+  dispatch_->started(shard, replica, nbytes, Dispatch::Clock::now());
 }
 
-void LoadJob::read_finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes,
+void LoadJob::read_finished(std::size_t shard, std::size_t replica, std::uint64_t nbytes,
                             bool failed) {
   if (!failed && !dispatch_->chooses()) return;
   const std::lock_guard lock(mutex_);
   if (dispatch_->chooses()) {
-    dispatch_->finished(shard, copy, nbytes, failed ? 0 : nbytes, Dispatch::Clock::now());
+    dispatch_->finished(shard, replica, nbytes, failed ? 0 : nbytes, Dispatch::Clock::now());
   }
-  if (failed && ++failed_reads_[shard][copy] == kFailedReadsMost) dispatch_->avoid(shard, copy);
+  if (failed && ++failed_reads_[shard][replica] == kFailedReadsMost)
+    dispatch_->avoid(shard, replica);
 }
 
-std::optional<std::size_t> LoadJob::next_copy(std::size_t shard, std::uint64_t tried) const {
+std::optional<std::size_t> LoadJob::next_replica(std::size_t shard, std::uint64_t tried) const {
   if (!options_.persistent) return std::nullopt;
   const std::lock_guard lock(mutex_);
   std::optional<std::size_t> last;
-  for (std::size_t copy = shards_[shard].copies.size(); copy-- > 0;) {
-    if ((tried & bit(copy)) != 0 || (answers_ && answers_->hangs(shard, copy))) continue;
+  for (std::size_t replica = shards_[shard].replicas.size(); replica-- > 0;) {
+    if ((tried & bit(replica)) != 0 || (answers_ && answers_->hangs(shard, replica))) continue;
     const auto failed = [&](std::size_t c) { return failed_reads_[shard][c] >= kFailedReadsMost; };
-    if (!last || !failed(copy) || failed(*last)) last = copy;
+    if (!last || !failed(replica) || failed(*last)) last = replica;
   }
   return last;
 }

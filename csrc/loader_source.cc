@@ -23,33 +23,33 @@ std::string megabytes(std::uint64_t nbytes) {
 // Second tries need memory that is no mapping, and so do bytes that come from several files.
 bool may_map(const ShardRequest& shard, const LoadOptions& options) {
   return options.mapping == MappingMode::automatic && !options.persistent &&
-         shard.copies.size() == 1 && shard.copies.front()->mount().local;
+         shard.replicas.size() == 1 && shard.replicas.front()->mount().local;
 }
 
 ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
                           const std::string& why) {
   if (state == "warm" && may_map(shard, options)) {
-    return {Source::mapped, std::move(state), why + ", mapped", 4096};
+    return {ReadMode::mapped, std::move(state), why + ", mapped", 4096};
   }
   const bool resident = state == "warm";
-  return {Source::buffered, std::move(state), why + ", read through the page cache", 4096,
+  return {ReadMode::buffered, std::move(state), why + ", read through the page cache", 4096,
           resident};
 }
 
-ShardAccess past_cache(const ShardRequest& shard, std::size_t copy, Source source,
+ShardAccess past_cache(const ShardRequest& shard, std::size_t replica, ReadMode mode,
                        std::string state, const std::string& why) {
-  const DirectAccess direct = direct_for(shard, copy);
+  const DirectAccess direct = direct_for(shard, replica);
   if (!direct.possible) {
-    return {Source::buffered, std::move(state),
+    return {ReadMode::buffered, std::move(state),
             why + ", read through the page cache: " + direct.reason, 4096};
   }
-  return {source, std::move(state), why + ", read with O_DIRECT", direct.alignment};
+  return {mode, std::move(state), why + ", read with O_DIRECT", direct.alignment};
 }
 
 }  // namespace
 
-DirectAccess direct_for(const ShardRequest& shard, std::size_t copy) {
-  DirectAccess direct = shard.copies[copy]->direct_access();
+DirectAccess direct_for(const ShardRequest& shard, std::size_t replica) {
+  DirectAccess direct = shard.replicas[replica]->direct_access();
   if (!direct.possible || !shard.table) return direct;
   const ChunkGrid& grid = shard.table->grid;
   if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
@@ -60,8 +60,9 @@ DirectAccess direct_for(const ShardRequest& shard, std::size_t copy) {
   return direct;
 }
 
-ShardAccess choose_source(const ShardRequest& shard, std::size_t copy, const LoadOptions& options) {
-  const File& file = *shard.copies[copy];
+ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
+                          const LoadOptions& options) {
+  const File& file = *shard.replicas[replica];
   const std::uint64_t nbytes = file.nbytes();
   if (file.mount().memory_backed) {
     return through_cache(shard, options, "warm", file.mount().filesystem + " is memory");
@@ -74,11 +75,11 @@ ShardAccess choose_source(const ShardRequest& shard, std::size_t copy, const Loa
       resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
                : "the kernel does not say what is in the page cache";
   if (options.cache == CacheMode::bypass)
-    return past_cache(shard, copy, Source::direct, state, why);
+    return past_cache(shard, replica, ReadMode::direct, state, why);
   if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
   if (options.keep_cold)
     return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
-  return past_cache(shard, copy, cold ? Source::direct : Source::by_block, state, why);
+  return past_cache(shard, replica, cold ? ReadMode::direct : ReadMode::by_block, state, why);
 }
 
 std::optional<Failure> populate(const File& file, const Region& region, std::uint64_t begin,
@@ -104,27 +105,27 @@ void LoadJob::choose_sources() {
     LoadOptions options = options_;
     if (!shard.places.empty()) options.mapping = MappingMode::never;  // it would be one more copy
     std::vector<ShardAccess>& accesses = accesses_.emplace_back();
-    for (std::size_t copy = 0; copy < shard.copies.size(); ++copy) {
+    for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
       if (shard.extents.empty()) {
-        accesses.push_back({Source::buffered, "warm", "nothing to read", 4096});
-      } else if (answers_ && owes_answer(shard.copies[copy]->mount().device)) {
-        accesses.push_back({Source::buffered, "cold", "its disk does not answer", 4096});
+        accesses.push_back({ReadMode::buffered, "warm", "nothing to read", 4096});
+      } else if (answers_ && owes_answer(shard.replicas[replica]->mount().disk)) {
+        accesses.push_back({ReadMode::buffered, "cold", "its disk does not answer", 4096});
       } else {
-        accesses.push_back(choose_source(shard, copy, options));
+        accesses.push_back(choose_access(shard, replica, options));
       }
     }
-    if (accesses.front().source == Source::mapped) map_shard(i);
+    if (accesses.front().mode == ReadMode::mapped) map_shard(i);
   }
 }
 
 void LoadJob::map_shard(std::size_t index) {
   try {
-    mappings_[index] = Region::map(*shards_[index].copies.front());
+    mappings_[index] = Region::map(*shards_[index].replicas.front());
     engine_name_ = "mmap";
     engine_reason_ = kMappedReason;
   } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
     ShardAccess& access = accesses_[index].front();
-    access.source = Source::buffered;
+    access.mode = ReadMode::buffered;
     access.reason += ", but read through the page cache: " + describe_error(error.failure().error);
     note_fallback(std::string(error.what()) + ", read through the page cache");
   }

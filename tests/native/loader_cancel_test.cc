@@ -287,7 +287,7 @@ TEST_CASE("a child can load what its parent is loading") {
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
-    const auto file = job->request(0).copies[0];  // also the parent's descriptors are the child's
+    const auto file = job->request(0).replicas[0];  // also the parent's descriptors are the child's
     const int status = testing::in_forked_child([&] {
       const auto own = LoadJob::start({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}},
                                       direct_small_blocks(engine));

@@ -6,10 +6,10 @@
 #include <cerrno>
 #include <string>
 
-#include "copied_file.h"
 #include "device_filling.h"
 #include "loader.h"
 #include "loading.h"
+#include "replicated_file.h"
 #include "sample_file.h"
 
 namespace fastio {
@@ -17,7 +17,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::between;
-using testing::CopiedFile;
 using testing::DeviceFilling;
 using testing::Devices;
 using testing::engines_here;
@@ -28,6 +27,7 @@ using testing::kPatience;
 using testing::Place;
 using testing::Random;
 using testing::random_device_filling;
+using testing::ReplicatedFile;
 using testing::SampleFile;
 using testing::soon;
 
@@ -100,8 +100,8 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
   const Devices devices;
   for (int i = 0; i < testing::random_cases(12); ++i) {
     CAPTURE(i);
-    const CopiedFile file({Place::disk, i % 2 != 0 ? Place::memory : Place::disk},
-                          2 * kMiB + between(random, 0, 9000), 0, kChunkBytes, random() % 1000);
+    const ReplicatedFile file({Place::disk, i % 2 != 0 ? Place::memory : Place::disk},
+                              2 * kMiB + between(random, 0, 9000), 0, kChunkBytes, random() % 1000);
     for (std::uint64_t chunk = 0; chunk + 1 < file.table().digests.size(); ++chunk) {
       if (between(random, 0, 1) != 0) file.damage(random() % 2, chunk);
     }
@@ -121,7 +121,7 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
 
 TEST_CASE("a chunk that is damaged in every copy ends the job, and stays away") {
   const Devices devices;
-  const CopiedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
+  const ReplicatedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
   for (const std::size_t copy : {0U, 1U}) file.damage(copy, 20);
   for (const EnginePreference engine : engines_here()) {
     auto filling = spread(2 * kMiB);

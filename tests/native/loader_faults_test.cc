@@ -329,7 +329,7 @@ TEST_CASE("a mapped file that shrank is an error and no SIGBUS") {
       LoadOptions options;
       options.block_bytes = kBlock;
       const auto job = load_to_the_end({std::move(request)}, options);
-      CHECK(job->access(0).source == Source::mapped);
+      CHECK(job->access(0).mode == ReadMode::mapped);
       // What is cut off inside the last page reads as zeros there: the chunk does not verify.
       CHECK((job->failure().has_value() || job->damage().has_value()));
       if (job->failure()) CHECK(job->failure()->error == EFAULT);

@@ -72,7 +72,7 @@ TEST_CASE("congruent memory is read straight into, and other memory is not") {
     const auto job =
         testing::load_to_the_end({filling.request(sample, true)},
                                  filling_options(EnginePreference::automatic, CacheMode::bypass));
-    const bool direct = job->access(0).source == Source::direct;
+    const bool direct = job->access(0).mode == ReadMode::direct;
     CHECK(job->plan(0).regions.size() == (lead == 0 || !direct ? 1 : 0));
     CHECK(filling.is_right(sample));
   }

@@ -1,5 +1,5 @@
-// Disks that hang: their reads are lost, other copies have the bytes, and nothing that a lost read
-// may still write to is used by anybody else.
+// Disks that hang: their reads are lost, other replicas have the bytes, and nothing that a lost
+// read may still write to is used by anybody else.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -8,18 +8,17 @@
 #include <thread>
 
 #include "answers.h"
-#include "copied_file.h"
 #include "filling.h"
 #include "loader.h"
 #include "loading.h"
 #include "memory.h"
+#include "replicated_file.h"
 
 namespace fastio {
 namespace {
 
 using namespace std::chrono_literals;
 using testing::between;
-using testing::CopiedFile;
 using testing::engines_here;
 using testing::first_difference;
 using testing::InjectedFaults;
@@ -28,6 +27,7 @@ using testing::load_to_the_end;
 using testing::one_at_a_time;
 using testing::Place;
 using testing::Random;
+using testing::ReplicatedFile;
 
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
@@ -47,7 +47,7 @@ LoadOptions impatient(EnginePreference engine) {
   return options;
 }
 
-ShardRequest on_roots(const CopiedFile& file) {
+ShardRequest on_roots(const ReplicatedFile& file) {
   ShardRequest request = file.request();
   request.on_roots = true;
   return request;
@@ -60,7 +60,7 @@ bool soon(Condition&& condition) {
   return condition();
 }
 
-void check_right(LoadJob& job, const CopiedFile& file) {
+void check_right(LoadJob& job, const ReplicatedFile& file) {
   const auto failure = job.failure();
   CHECK((failure ? failure->message() : "") == "");
   CHECK_FALSE(job.damage().has_value());
@@ -69,7 +69,7 @@ void check_right(LoadJob& job, const CopiedFile& file) {
 }
 
 TEST_CASE("what a hung disk was asked for is read from the other one, to other memory") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     for (const std::uint64_t nth : {0U, 5U, 20U}) {
       CAPTURE(testing::name_of(engine));
@@ -80,9 +80,9 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       const auto incidents = job->take_incidents();
       REQUIRE_FALSE(incidents.empty());
       for (const Incident& incident : incidents) {
-        CHECK(incident.copy == incidents.front().copy);
+        CHECK(incident.replica == incidents.front().replica);
         CHECK(incident.failure->error == ETIMEDOUT);
-        CHECK(incident.remedy == Remedy::other_copy);
+        CHECK(incident.remedy == Remedy::other_replica);
       }
       CHECK(job->bytes_done() == job->bytes_total());
       const auto regions = job->take_regions();
@@ -94,14 +94,14 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       release_held_completions();
       CHECK(soon([] { return parked_bytes() == 0; }));
       CHECK(std::all_of(bytes, bytes + kBytes, [](std::byte b) { return b == std::byte{0x77}; }));
-      CHECK_FALSE(owes_answer(file.request().copies[incidents.front().copy]->mount().device));
+      CHECK_FALSE(owes_answer(file.request().replicas[incidents.front().replica]->mount().disk));
     }
   }
 }
 
 TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
   for (const auto& places : {std::vector{Place::disk}, std::vector{Place::disk, Place::disk}}) {
-    const CopiedFile file(places, kBytes, 0, kChunk);
+    const ReplicatedFile file(places, kBytes, 0, kChunk);
     for (const EnginePreference engine : engines_here()) {
       const InjectedFaults faults({{3, FaultKind::never, 0}});
       const auto job = LoadJob::start({on_roots(file)}, impatient(engine));
@@ -120,7 +120,7 @@ TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
 }
 
 TEST_CASE("files that are on no root, and jobs without a timeout, are waited for") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     for (const bool roots : {false, true}) {
       LoadOptions options = impatient(engine);
@@ -139,7 +139,7 @@ TEST_CASE("files that are on no root, and jobs without a timeout, are waited for
 }
 
 TEST_CASE("a job that does not persist fails") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     LoadOptions options = impatient(engine);
     options.persistent = false;
@@ -155,7 +155,7 @@ TEST_CASE("a job that does not persist fails") {
 }
 
 TEST_CASE("regions of a window that were taken stay, the one that was hit is read anew") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     LoadOptions options = impatient(engine);
     options.window_bytes = 1 * kMiB;
@@ -186,7 +186,7 @@ TEST_CASE("regions of a window that were taken stay, the one that was hit is rea
 }
 
 TEST_CASE("a lane whose slots are all lost is succeeded, as often as that happens") {
-  const CopiedFile file({Place::disk, Place::memory, Place::disk}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory, Place::disk}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     LoadOptions options = impatient(engine);
     options.lanes = 1;
@@ -200,7 +200,7 @@ TEST_CASE("a lane whose slots are all lost is succeeded, as often as that happen
 }
 
 TEST_CASE("places are filled by way of staging, and no lost read writes to them") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     testing::Filling filling;
     filling.extents = {{0, kMiB}, {kMiB, kBytes}};
@@ -227,16 +227,16 @@ TEST_CASE("places are filled by way of staging, and no lost read writes to them"
   }
 }
 
-TEST_CASE("a copy that owes an answer is left alone by the next job, and told of") {
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
-  const std::uint64_t disk = file.request().copies.front()->mount().device;
+TEST_CASE("a replica that owes an answer is left alone by the next job, and told of") {
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const std::uint64_t disk = file.request().replicas.front()->mount().disk;
   for (const EnginePreference engine : engines_here()) {
     note_debt(disk);
     auto job = load_to_the_end({on_roots(file)}, impatient(engine));
     check_right(*job, file);
     auto incidents = job->take_incidents();
     REQUIRE(incidents.size() == 1);
-    CHECK(incidents[0].copy == 0);
+    CHECK(incidents[0].replica == 0);
     CHECK(incidents[0].failure->detail == kOwesAnswer);
     CHECK(job->counters().bytes_direct == 0);
     note_answer(disk);
@@ -249,7 +249,7 @@ TEST_CASE("whichever reads hang, the bytes are right or the job says that a disk
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   INFO("FASTIO_TEST_SEED=", seed);
-  const CopiedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
+  const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   const auto engines = engines_here();
   for (int i = 0; i < testing::random_cases(12); ++i) {
     LoadOptions options = impatient(engines[static_cast<std::size_t>(i) % engines.size()]);

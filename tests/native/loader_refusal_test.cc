@@ -53,7 +53,7 @@ TEST_CASE(
   }
   const auto job =
       load_to_the_end({{{other_file}, {{0, 8 * kMiB}}, other.table(0, 65536)}}, options);
-  CHECK(job->access(0).source == Source::buffered);
+  CHECK(job->access(0).mode == ReadMode::buffered);
   CHECK(job->access(0).reason.find("EINVAL") != std::string::npos);
   CHECK(job->counters().bytes_direct == 0);
   CHECK(job->fallbacks().empty());

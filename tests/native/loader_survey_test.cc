@@ -4,19 +4,19 @@
 #include <cerrno>
 #include <vector>
 
-#include "copied_file.h"
 #include "loader.h"
 #include "loading.h"
+#include "replicated_file.h"
 
 namespace fastio {
 namespace {
 
-using testing::CopiedFile;
 using testing::engines_here;
 using testing::InjectedFaults;
 using testing::load_to_the_end;
 using testing::one_at_a_time;
 using testing::Place;
+using testing::ReplicatedFile;
 
 constexpr std::uint64_t kStart = 4096;
 constexpr std::uint64_t kChunk = std::uint64_t{64} << 10;
@@ -26,8 +26,8 @@ constexpr std::uint64_t kBytes = kStart + 10 * kChunk + 1000;
 
 using Remedy = Incident::Remedy;
 
-std::shared_ptr<LoadJob> survey(const CopiedFile& file, EnginePreference engine, CacheMode cache,
-                                std::vector<Fault> faults = {}) {
+std::shared_ptr<LoadJob> survey(const ReplicatedFile& file, EnginePreference engine,
+                                CacheMode cache, std::vector<Fault> faults = {}) {
   LoadOptions options = one_at_a_time(engine, kBlock);
   options.cache = cache;
   options.persistent = true;
@@ -56,7 +56,7 @@ void on_every_engine_and_cache_mode(Test&& test) {
 }
 
 TEST_CASE("a survey of a sound file has no incident") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache);
     CHECK(job->take_incidents().empty());
@@ -65,7 +65,7 @@ TEST_CASE("a survey of a sound file has no incident") {
 }
 
 TEST_CASE("a survey goes on behind damage and tells all of it") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   const std::vector<std::uint64_t> damaged{0, 1, 5, kChunks - 1};
   for (const std::uint64_t chunk : damaged) file.damage(0, chunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
@@ -81,7 +81,7 @@ TEST_CASE("a survey goes on behind damage and tells all of it") {
 }
 
 TEST_CASE("a chunk that is sound in a second read is told as such") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache, {{1, FaultKind::flip, 2 * kChunk + 5}});
     const auto incidents = job->take_incidents();
@@ -92,7 +92,7 @@ TEST_CASE("a chunk that is sound in a second read is told as such") {
 }
 
 TEST_CASE("a block that cannot be read is tried chunk by chunk") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     // The second block; and then the third of its four chunks.
     const auto job =
@@ -108,7 +108,7 @@ TEST_CASE("a block that cannot be read is tried chunk by chunk") {
 }
 
 TEST_CASE("a survey takes no more memory than it is allowed") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   LoadOptions options = one_at_a_time(EnginePreference::automatic, kBlock);
   options.lanes = 8;
   options.queue_depth = 8;

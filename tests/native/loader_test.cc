@@ -82,15 +82,15 @@ void check_every_way(const SampleFile& sample, bool cold) {
           CHECK(counters.chunks_verified == (verified ? table.digests.size() : 0));
           CHECK(counters.bytes_done == job->bytes_total());
           CHECK(bytes_of(counters) == job->bytes_total());
-          if (access.source == Source::mapped) {
+          if (access.mode == ReadMode::mapped) {
             CHECK(mapping == MappingMode::automatic);
             CHECK(counters.bytes_direct + counters.bytes_buffered == 0);
           }
-          if (access.source == Source::direct) CHECK(counters.bytes_direct == job->bytes_total());
-          if (access.source == Source::buffered)
+          if (access.mode == ReadMode::direct) CHECK(counters.bytes_direct == job->bytes_total());
+          if (access.mode == ReadMode::buffered)
             CHECK(counters.bytes_buffered == job->bytes_total());
           if (cache == CacheMode::keep || !cold) {
-            CHECK((access.source == Source::direct) ==
+            CHECK((access.mode == ReadMode::direct) ==
                   (cache == CacheMode::bypass && !sample.in_memory()));
           }
           CHECK(first_difference(*job, sample) == "");
@@ -155,7 +155,7 @@ void check_that_it_is_kept(const LoadOptions& options) {
     if (!sample.evict()) return;
     const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
     kept = sample.resident_pages();
-    CHECK(job->access(0).source == Source::buffered);
+    CHECK(job->access(0).mode == ReadMode::buffered);
     CHECK(first_difference(*job, sample) == "");
   }
   CHECK(kept == 8 * kMiB / 4096);
@@ -283,7 +283,7 @@ TEST_CASE(
   options.cache = CacheMode::bypass;
   const auto job = load_to_the_end(
       {request_of(sample, {{100, 6 * kMiB}}, sample.table(100, 64 * kKiB))}, options);
-  CHECK(job->access(0).source == Source::buffered);
+  CHECK(job->access(0).mode == ReadMode::buffered);
   CHECK(job->access(0).reason.find("O_DIRECT") != std::string::npos);
   CHECK(first_difference(*job, sample) == "");
 }

@@ -110,7 +110,7 @@ TEST_CASE("a mapped file is not submitted, but brought in and verified") {
   const SampleFile sample(Place::memory, 6 * kMiB + 4321);
   const auto job =
       testing::load_to_the_end({whole(sample)}, small_blocks(EnginePreference::automatic));
-  REQUIRE(job->access(0).source == Source::mapped);
+  REQUIRE(job->access(0).mode == ReadMode::mapped);
   check_whole(*job);
   CHECK(sum_of(*job).submit == Duration::zero());
 }

@@ -136,7 +136,7 @@ TEST_CASE("a lane that runs out of memory while it tries again fails its job as 
       for (long n = 0; n < 1000; ++n) {
         CAPTURE(n);
         auto request = reads.request();
-        request[0].copies.push_back(copies.request()[0].copies[0]);
+        request[0].replicas.push_back(copies.request()[0].replicas[0]);
         LoadOptions options = ManyReads::options(engine);
         options.persistent = true;
         options.lanes = 1;  // else the second fault may meet the second try, and no copy is left
