@@ -33,6 +33,15 @@ Answers::Answers(const std::vector<std::vector<std::uint64_t>>& disks) {
   }
 }
 
+bool Answers::has_answering(std::size_t shard) const {
+  return std::ranges::any_of(disk_of_[shard], [&](std::size_t disk) { return !hangs(disk); });
+}
+
+bool Answers::has_answering_beside(std::size_t shard, std::size_t disk) const {
+  return std::ranges::any_of(disk_of_[shard],
+                             [&](std::size_t other) { return other != disk && !hangs(other); });
+}
+
 Vigil::Vigil(Answers& answers, Duration timeout)
     : answers_(answers),
       timeout_(timeout),

@@ -38,6 +38,11 @@ class Answers {
     return hangs(disk_of(shard, replica));
   }
 
+  // Whether a replica of a shard lies on a disk that was not found to hang; also on another disk
+  // than the given one.
+  [[nodiscard]] bool has_answering(std::size_t shard) const;
+  [[nodiscard]] bool has_answering_beside(std::size_t shard, std::size_t disk) const;
+
  private:
   friend class Vigil;
 

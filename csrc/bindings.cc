@@ -11,6 +11,7 @@
 
 #include "bindings_jobs.h"
 #include "checksum.h"
+#include "defaults.h"
 #include "engine.h"
 #include "file.h"
 
@@ -128,20 +129,6 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
   return answer;
 }
 
-FaultKind fault_kind(const std::string& name) {
-  if (name == "error") return FaultKind::error;
-  if (name == "short") return FaultKind::cut;
-  if (name == "zero") return FaultKind::zero;
-  if (name == "flip") return FaultKind::flip;
-  if (name == "change") return FaultKind::change;
-  if (name == "waver") return FaultKind::waver;
-  if (name == "late") return FaultKind::late;
-  if (name == "reorder") return FaultKind::reorder;
-  if (name == "never") return FaultKind::never;
-  if (name == "kill") return FaultKind::kill;
-  throw py::value_error("no such completion fault: " + name);
-}
-
 py::dict status_dict(const EngineStatus& status) {
   py::dict answer;
   answer["available"] = status.available;
@@ -220,18 +207,13 @@ void register_engines(py::module_& module) {
     answer["pread"] = status_dict(pread_status());
     return answer;
   });
-  module.def(
-      "set_completion_faults",
-      [](const std::vector<std::tuple<std::uint64_t, std::string, std::int64_t>>& faults) {
-        std::vector<Fault> parsed;
-        parsed.reserve(faults.size());
-        for (const auto& [at, kind, value] : faults)
-          parsed.push_back({at, fault_kind(kind), value});
-        set_completion_faults(std::move(parsed));
-      },
-      py::arg("faults"));
-  module.def("release_held_completions", &release_held_completions);
-  module.def("parked_bytes", &parked_bytes);
+}
+
+// fastio.Options takes its defaults from here.
+void register_defaults(py::module_& module) {
+  module.attr("DEFAULT_BLOCK_BYTES") = kDefaultBlockBytes;
+  module.attr("DEFAULT_QUEUE_DEPTH") = kDefaultQueueDepth;
+  module.attr("DEFAULT_PINNED_LIMIT_BYTES") = kDefaultPinnedLimitBytes;
 }
 
 namespace {
@@ -265,6 +247,10 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_fills(module);
   fastio::register_mapped_files(module);
   fastio::register_saving(module);
+  fastio::register_defaults(module);
+#ifdef FASTIO_TESTING
+  fastio::register_testing(module);
+#endif
 }
 #undef PyInit__native
 

@@ -23,7 +23,8 @@ std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
                                              std::shared_ptr<ActiveTime> active_time) {
   // Only local files are mapped; asking a server for the state of a file may take forever.
-  if (shard.extents.empty() || shard.replicas.size() != 1 || !shard.replicas.front()->mount().local ||
+  if (shard.extents.empty() || shard.replicas.size() != 1 ||
+      !shard.replicas.front()->mount().local ||
       choose_access(shard, 0, options).mode != ReadMode::mapped) {
     return nullptr;
   }

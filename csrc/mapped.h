@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "active_time.h"
-#include "loader.h"
+#include "loader_request.h"
+#include "outcome.h"
 #include "placement.h"
 
 namespace fastio {

@@ -61,9 +61,9 @@ bool soon(Condition&& condition) {
 }
 
 void check_right(LoadJob& job, const ReplicatedFile& file) {
-  const auto failure = job.failure();
+  const auto failure = job.outcome().failure();
   CHECK((failure ? failure->message() : "") == "");
-  CHECK_FALSE(job.damage().has_value());
+  CHECK_FALSE(job.outcome().damage().has_value());
   CHECK(job.bytes_done() == job.bytes_total());
   CHECK(first_difference(job, {file.bytes()}) == "");
 }
@@ -76,8 +76,8 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       CAPTURE(nth);
       const InjectedFaults faults({{nth, FaultKind::never, 0}});
       auto job = load_to_the_end({on_roots(file)}, impatient(engine));
-      CHECK(parked_bytes() >= kBytes);
-      const auto incidents = job->take_incidents();
+      CHECK(abandoned_bytes() >= kBytes);
+      const auto incidents = job->incidents().take();
       REQUIRE_FALSE(incidents.empty());
       for (const Incident& incident : incidents) {
         CHECK(incident.replica == incidents.front().replica);
@@ -92,7 +92,7 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       CHECK(testing::same(file.bytes(), {bytes, kBytes}));
       std::memset(bytes, 0x77, kBytes);  // whoever has it writes to it
       release_held_completions();
-      CHECK(soon([] { return parked_bytes() == 0; }));
+      CHECK(soon([] { return abandoned_bytes() == 0; }));
       CHECK(std::all_of(bytes, bytes + kBytes, [](std::byte b) { return b == std::byte{0x77}; }));
       CHECK_FALSE(owes_answer(file.request().replicas[incidents.front().replica]->mount().disk));
     }
@@ -105,16 +105,16 @@ TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
     for (const EnginePreference engine : engines_here()) {
       const InjectedFaults faults({{3, FaultKind::never, 0}});
       const auto job = LoadJob::start({on_roots(file)}, impatient(engine));
-      CHECK(soon([&] { return job->failure().has_value(); }));
-      REQUIRE(job->failure().has_value());
-      CHECK(job->failure()->error == ETIMEDOUT);
-      CHECK(job->failure()->detail == "no answer in time (Options.root_timeout_s is 0.1 s)");
-      CHECK(job->take_incidents().front().remedy == Remedy::none);
+      CHECK(soon([&] { return job->outcome().failure().has_value(); }));
+      REQUIRE(job->outcome().failure().has_value());
+      CHECK(job->outcome().failure()->error == ETIMEDOUT);
+      CHECK(job->outcome().failure()->detail == "no answer in time (Options.root_timeout_s is 0.1 s)");
+      CHECK(job->incidents().take().front().remedy == Remedy::none);
       job->cancel();
-      CHECK(parked_bytes() > 0);
+      CHECK(abandoned_bytes() > 0);
       release_held_completions();
       CHECK(job->wait_for(kPatience));
-      CHECK(soon([] { return parked_bytes() == 0; }));
+      CHECK(soon([] { return abandoned_bytes() == 0; }));
     }
   }
 }
@@ -130,7 +130,7 @@ TEST_CASE("files that are on no root, and jobs without a timeout, are waited for
       const InjectedFaults faults({{3, FaultKind::never, 0}});
       const auto job = LoadJob::start({std::move(request)}, options);
       CHECK_FALSE(job->wait_for(500ms));
-      CHECK(job->take_incidents().empty());
+      CHECK(job->incidents().take().empty());
       release_held_completions();
       REQUIRE(job->wait_for(kPatience));
       check_right(*job, file);
@@ -145,12 +145,12 @@ TEST_CASE("a job that does not persist fails") {
     options.persistent = false;
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const auto job = LoadJob::start({on_roots(file)}, options);
-    REQUIRE(soon([&] { return job->failure().has_value(); }));
-    CHECK(job->failure()->error == ETIMEDOUT);
+    REQUIRE(soon([&] { return job->outcome().failure().has_value(); }));
+    CHECK(job->outcome().failure()->error == ETIMEDOUT);
     job->cancel();
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(soon([] { return parked_bytes() == 0; }));
+    CHECK(soon([] { return abandoned_bytes() == 0; }));
   }
 }
 
@@ -166,22 +166,22 @@ TEST_CASE("regions of a window that were taken stay, the one that was hit is rea
     }
     const InjectedFaults faults({{9, FaultKind::never, 0}});
     const auto job = LoadJob::start({std::move(request)}, options);
-    for (std::size_t r = 0; r < job->plan(0).regions.size(); ++r) {
-      REQUIRE(soon([&] { return job->wait_for_region(0, r, 20ms); }));
-      const auto region = job->take_region(0, r);
+    for (std::size_t r = 0; r < job->layout().plans[0].regions.size(); ++r) {
+      REQUIRE(soon([&] { return job->delivery().wait_for({0, r}, 20ms); }));
+      const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
-      const PlannedRegion& planned = job->plan(0).regions[r];
+      const PlannedRegion& planned = job->layout().plans[0].regions[r];
       const std::uint64_t end = std::min(planned.end, kBytes);
       CHECK(testing::same(file.bytes().subspan(planned.begin, end - planned.begin),
                           {region->at(planned.begin), end - planned.begin}));
-      job->let_go(0, r);
+      job->delivery().release({0, r});
     }
-    CHECK(job->take_incidents().size() >= 1);
+    CHECK(job->incidents().take().size() >= 1);
     CHECK(job->bytes_done() == job->bytes_total());
     CHECK(job->wait_for(kPatience));  // though a read is out still
-    CHECK(parked_bytes() > 0);
+    CHECK(abandoned_bytes() > 0);
     release_held_completions();
-    CHECK(soon([] { return parked_bytes() == 0; }));
+    CHECK(soon([] { return abandoned_bytes() == 0; }));
   }
 }
 
@@ -194,9 +194,9 @@ TEST_CASE("a lane whose slots are all lost is succeeded, as often as that happen
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     auto job = load_to_the_end({on_roots(file)}, options);
     check_right(*job, file);
-    CHECK(job->lane_times().size() == 2);
+    CHECK(job->report().lane_times.size() == 2);
   }
-  CHECK(soon([] { return parked_bytes() == 0; }));
+  CHECK(soon([] { return abandoned_bytes() == 0; }));
 }
 
 TEST_CASE("places are filled by way of staging, and no lost read writes to them") {
@@ -211,16 +211,16 @@ TEST_CASE("places are filled by way of staging, and no lost read writes to them"
     const InjectedFaults faults({{4, FaultKind::never, 0}});
     const auto job = load_to_the_end({filling.with_places(std::move(request))}, impatient(engine));
     CHECK_FALSE(job->has_failed());
-    CHECK(job->wait_until_left(0ms));
+    CHECK(job->wait_until_released(0ms));
     for (std::size_t i = 0; i < 2; ++i) {
       const auto& [begin, end] = filling.extents[i];
       CHECK(testing::same(file.bytes().subspan(begin, end - begin), filling.targets[i].bytes()));
-      CHECK(job->placed(0, i));
+      CHECK(job->is_placed(0, i));
       std::memset(filling.targets[i].data(), 0x77, end - begin);
     }
-    CHECK(parked_bytes() > 0);
+    CHECK(abandoned_bytes() > 0);
     release_held_completions();
-    CHECK(soon([] { return parked_bytes() == 0; }));
+    CHECK(soon([] { return abandoned_bytes() == 0; }));
     for (const auto& target : filling.targets) {
       CHECK(std::ranges::all_of(target.bytes(), [](std::byte b) { return b == std::byte{0x77}; }));
     }
@@ -234,14 +234,14 @@ TEST_CASE("a replica that owes an answer is left alone by the next job, and told
     note_debt(disk);
     auto job = load_to_the_end({on_roots(file)}, impatient(engine));
     check_right(*job, file);
-    auto incidents = job->take_incidents();
+    auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(incidents[0].replica == 0);
     CHECK(incidents[0].failure->detail == kOwesAnswer);
     CHECK(job->counters().bytes_direct == 0);
     note_answer(disk);
     job = load_to_the_end({on_roots(file)}, impatient(engine));
-    CHECK(job->take_incidents().empty());
+    CHECK(job->incidents().take().empty());
   }
 }
 
@@ -263,14 +263,14 @@ TEST_CASE("whichever reads hang, the bytes are right or the job says that a disk
     const auto job = LoadJob::start({on_roots(file)}, options);
     REQUIRE(soon([&] { return job->has_failed() || job->wait_for(5ms); }));
     if (job->has_failed()) {
-      CHECK(job->failure()->error == ETIMEDOUT);
+      CHECK(job->outcome().failure()->error == ETIMEDOUT);
       job->cancel();
     } else {
       check_right(*job, file);
     }
     release_held_completions();
     REQUIRE(job->wait_for(kPatience));
-    CHECK(soon([] { return parked_bytes() == 0; }));
+    CHECK(soon([] { return abandoned_bytes() == 0; }));
   }
 }
 

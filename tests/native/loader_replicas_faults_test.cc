@@ -55,9 +55,9 @@ std::shared_ptr<LoadJob> run(const ReplicatedFile& file, EnginePreference engine
 }
 
 void check_right(LoadJob& job, const ReplicatedFile& file) {
-  const auto failure = job.failure();
+  const auto failure = job.outcome().failure();
   CHECK((failure ? failure->message() : "") == "");
-  CHECK_FALSE(job.damage().has_value());
+  CHECK_FALSE(job.outcome().damage().has_value());
   CHECK(job.counters().bytes_done == job.bytes_total());
   CHECK(job.counters().chunks_verified == kChunks);
   CHECK(first_difference(job, {file.bytes()}) == "");
@@ -84,7 +84,7 @@ TEST_CASE("a bit that flips on its way is cured by reading its chunk once more")
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = run(file, engine, cache, {{1, FaultKind::flip, 3 * kChunk + 5}});
     CHECK(bytes_read(*job) == job->bytes_total() + kChunk);
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(incidents[0].shard == 0);
     CHECK(incidents[0].replica == 0);
@@ -115,7 +115,7 @@ TEST_CASE("damaged chunks come from another replica, and no others") {
     const auto job = run(file, engine, cache);
     // Each of the three was read twice more: there, and from the other replica.
     CHECK(bytes_read(*job) == job->bytes_total() + 6 * kChunk);
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 6);
     std::uint64_t of_12 = 0;
     for (const Incident& incident : incidents) {
@@ -145,7 +145,7 @@ TEST_CASE("a read that fails is asked of the next replica at once, whole") {
     const auto job =
         run(file, engine, cache, {{2, FaultKind::error, EIO}, {3, FaultKind::error, ENODEV}});
     CHECK(bytes_read(*job) == job->bytes_total());
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 2);
     for (std::size_t replica = 0; replica < 2; ++replica) {
       CHECK(incidents[replica].replica == replica);
@@ -164,7 +164,7 @@ TEST_CASE("what is not verified comes from the next replica where a read fails")
   const ReplicatedFile file(on_disk(2), kBytes, kStart, kChunk);
   for (const EnginePreference engine : engines_here()) {
     const auto job = run(file, engine, CacheMode::bypass, {{2, FaultKind::error, EIO}}, false);
-    CHECK(job->take_incidents().size() == 1);
+    CHECK(job->incidents().take().size() == 1);
     CHECK(first_difference(*job, {file.bytes()}) == "");
   }
 }
@@ -175,7 +175,7 @@ TEST_CASE("a replica that cannot read a block may still have the one chunk that 
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = run(file, engine, cache, {{2, FaultKind::error, EIO}});
     CHECK(bytes_read(*job) == job->bytes_total() + 2 * kChunk);
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 3);
     for (const Incident& incident : incidents) {
       CHECK(incident.remedied_by == 0);
@@ -199,7 +199,7 @@ TEST_CASE("a replica that shrank after it was opened is made up for by another o
         ShardRequest request = file.request();
         file.replica(0).truncate(left);
         const auto job = load_to_the_end({std::move(request)}, options);
-        const auto incidents = job->take_incidents();
+        const auto incidents = job->incidents().take();
         REQUIRE(!incidents.empty());
         // What failed three times is not asked any more.
         CHECK(incidents.size() <= 3);
@@ -222,7 +222,7 @@ TEST_CASE("a replica that failed three reads is only asked where the other one i
     const auto job =
         run(file, engine, CacheMode::bypass,
             {{0, FaultKind::error, EIO}, {2, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 5);
     for (std::size_t i = 0; i < incidents.size(); ++i) {
       CHECK(incidents[i].replica == (i < 3 ? 0 : 1));
@@ -240,7 +240,7 @@ TEST_CASE("of the replicas that are left, one that failed three reads comes last
     const auto job =
         run(file, engine, CacheMode::bypass,
             {{0, FaultKind::error, EIO}, {2, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 5);
     CHECK(incidents.back().replica == 1);
     CHECK(incidents.back().remedied_by == 2);
@@ -258,33 +258,33 @@ TEST_CASE("without a replica that is left, the job ends with what the last one s
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     auto job =
         run(sound, engine, cache, {{1, FaultKind::error, EIO}, {2, FaultKind::error, ENXIO}});
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == ENXIO);
-    CHECK(job->failure()->offset == block(1).begin);
-    CHECK(job->failure()->path == sound.replica(1).path());
-    CHECK_FALSE(job->damage().has_value());
-    auto incidents = job->take_incidents();
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == ENXIO);
+    CHECK(job->outcome().failure()->offset == block(1).begin);
+    CHECK(job->outcome().failure()->path == sound.replica(1).path());
+    CHECK_FALSE(job->outcome().damage().has_value());
+    auto incidents = job->incidents().take();
     CHECK(incidents.size() == 2);
     for (const Incident& incident : incidents) CHECK(incident.remedy == Remedy::none);
 
     job = run(rotten, engine, cache);
-    REQUIRE(job->damage().has_value());
-    CHECK(job->damage()->replica == 1);
-    CHECK(job->damage()->chunk == 15);
-    CHECK(job->damage()->extent == chunks(15, 16));
-    CHECK(job->damage()->found != job->damage()->expected);
-    CHECK_FALSE(job->failure().has_value());
-    incidents = job->take_incidents();
+    REQUIRE(job->outcome().damage().has_value());
+    CHECK(job->outcome().damage()->replica == 1);
+    CHECK(job->outcome().damage()->chunk == 15);
+    CHECK(job->outcome().damage()->extent == chunks(15, 16));
+    CHECK(job->outcome().damage()->found != job->outcome().damage()->expected);
+    CHECK_FALSE(job->outcome().failure().has_value());
+    incidents = job->incidents().take();
     CHECK(incidents.size() == 4);
     for (const Incident& incident : incidents) CHECK(incident.remedy == Remedy::none);
 
     // Damage in one, and the other does not read: completions 0 and 1 are blocks, 2 is the second
     // try.
     job = run(half_rotten, engine, cache, {{3, FaultKind::error, EIO}});
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->path == half_rotten.replica(1).path());
-    CHECK(job->failure()->offset == chunks(15, 16).begin);
-    CHECK_FALSE(job->damage().has_value());
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->path == half_rotten.replica(1).path());
+    CHECK(job->outcome().failure()->offset == chunks(15, 16).begin);
+    CHECK_FALSE(job->outcome().damage().has_value());
   });
 }
 
@@ -293,11 +293,11 @@ TEST_CASE("a job that does not persist ends with the first failure, also with re
   file.damage(0, 15);
   for (const EnginePreference engine : engines_here()) {
     const auto job = load_to_the_end({file.request()}, one_at_a_time(engine, kBlock));
-    REQUIRE(job->damage().has_value());
-    CHECK(job->damage()->chunk == 15);
-    CHECK(job->damage()->replica == 0);
+    REQUIRE(job->outcome().damage().has_value());
+    CHECK(job->outcome().damage()->chunk == 15);
+    CHECK(job->outcome().damage()->replica == 0);
     CHECK(bytes_read(*job) == 2 * kBlock);
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(incidents[0].remedy == Remedy::none);
   }
@@ -357,7 +357,7 @@ TEST_CASE(
     if (job->has_failed()) continue;  // a chunk that met a fault at each of its replicas
     ++whole;
     check_right(*job, file);
-    for (const Incident& incident : job->take_incidents()) CHECK(incident.remedy != Remedy::none);
+    for (const Incident& incident : job->incidents().take()) CHECK(incident.remedy != Remedy::none);
   }
   CHECK(whole >= jobs / 2);
 }

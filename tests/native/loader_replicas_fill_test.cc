@@ -67,12 +67,12 @@ TEST_CASE("places are filled from damaged replicas, staged and straight") {
         Filling filling = random_filling(random, file.bytes().size());
         const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))},
                                          persistent(engine, cache));
-        const auto failure = job->failure();
+        const auto failure = job->outcome().failure();
         REQUIRE((failure ? failure->message() : "") == "");
-        REQUIRE_FALSE(job->damage().has_value());
+        REQUIRE_FALSE(job->outcome().damage().has_value());
         CHECK(filling.is_right(file.bytes()));
         CHECK(filling.fences_stand());
-        for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job->placed(0, e));
+        for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job->is_placed(0, e));
       }
     }
   }
@@ -88,9 +88,9 @@ TEST_CASE(
       filling.targets.emplace_back(8 * kMiB, lead);
       const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))},
                                        persistent(EnginePreference::automatic, cache));
-      const bool all_buffered = job->access(0, 0).mode == ReadMode::buffered &&
-                                job->access(0, 1).mode == ReadMode::buffered;
-      CHECK(job->plan(0).regions.size() == (lead == 0 || all_buffered ? 1 : 0));
+      const bool all_buffered = job->layout().access(0, 0).mode == ReadMode::buffered &&
+                                job->layout().access(0, 1).mode == ReadMode::buffered;
+      CHECK(job->layout().plans[0].regions.size() == (lead == 0 || all_buffered ? 1 : 0));
       CHECK(filling.is_right(file.bytes()));
     }
   }
@@ -107,10 +107,10 @@ TEST_CASE("what is read again into memory that does not suit O_DIRECT comes thro
     options.queue_depth = 1;
     const InjectedFaults faults({{1, FaultKind::flip, 3 * kChunk}});
     const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))}, options);
-    REQUIRE(job->plan(0).regions.size() == 1);
+    REQUIRE(job->layout().plans[0].regions.size() == 1);
     CHECK(job->counters().bytes_direct == 0);
     CHECK(job->counters().bytes_buffered == job->bytes_total() + kChunk);
-    CHECK(job->fallbacks().empty());
+    CHECK(job->outcome().fallbacks().empty());
     CHECK(filling.is_right(file.bytes()));
     // The mount is not given up for it.
     const auto again = File::open(file.replica(0).path())->direct_access();
@@ -134,8 +134,8 @@ TEST_CASE("where no replica is left, memory keeps no byte that was not verified"
       const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))},
                                        persistent(engine, CacheMode::bypass));
       if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
-      REQUIRE(job->damage().has_value());
-      CHECK(job->damage()->extent == bad);
+      REQUIRE(job->outcome().damage().has_value());
+      CHECK(job->outcome().damage()->extent == bad);
       check_nothing_unverified(filling, file.bytes(), *job, bad);
     }
   }
@@ -153,8 +153,8 @@ TEST_CASE("a read that fails everywhere leaves its place zeroed") {
     // What the failing reads bring is overwritten with bytes of no file.
     const InjectedFaults faults({{3, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
     const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))}, options);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->path == file.replica(1).path());
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->path == file.replica(1).path());
     const auto failed = filling.targets[0].bytes().subspan(768 * kKiB, 256 * kKiB);
     CHECK(std::ranges::all_of(failed, [](std::byte byte) { return byte == std::byte{0}; }));
     check_nothing_unverified(filling, file.bytes(), *job, {});
@@ -178,9 +178,9 @@ TEST_CASE("whoever cancels waits until no second try writes to his memory any mo
           LoadJob::start({filling.with_places(file.request(filling.extents))}, options);
       testing::wait_until_held();
       job->cancel();
-      CHECK_FALSE(job->wait_until_left(50ms));
+      CHECK_FALSE(job->wait_until_released(50ms));
       release_held_completions();
-      REQUIRE(job->wait_until_left(kPatience));
+      REQUIRE(job->wait_until_released(kPatience));
       check_nothing_unverified(filling, file.bytes(), *job, {});
       CHECK(job->wait_for(kPatience));
     }

@@ -42,9 +42,9 @@ LoadOptions persistent(EnginePreference engine, CacheMode cache = CacheMode::byp
 }
 
 void check_right(LoadJob& job, std::span<const std::byte> bytes) {
-  const auto failure = job.failure();
+  const auto failure = job.outcome().failure();
   CHECK((failure ? failure->message() : "") == "");
-  CHECK_FALSE(job.damage().has_value());
+  CHECK_FALSE(job.outcome().damage().has_value());
   CHECK(job.counters().bytes_done == job.bytes_total());
   CHECK(first_difference(job, {bytes}) == "");
 }
@@ -60,10 +60,10 @@ TEST_CASE("replicas on several disks are read at once") {
         const auto job = load_to_the_end({file.request()}, options);
         CHECK(job->counters().bytes_direct + job->counters().bytes_buffered == job->bytes_total());
         CHECK(job->counters().chunks_verified == file.table().digests.size());
-        CHECK(job->access(0, 0).mode != ReadMode::mapped);
-        CHECK(job->access(0, 1).mode == ReadMode::buffered);
-        CHECK(job->access(0, 1).cache_state == "warm");
-        CHECK(job->take_incidents().empty());
+        CHECK(job->layout().access(0, 0).mode != ReadMode::mapped);
+        CHECK(job->layout().access(0, 1).mode == ReadMode::buffered);
+        CHECK(job->layout().access(0, 1).cache_state == "warm");
+        CHECK(job->incidents().take().empty());
         check_right(*job, file.bytes());
       }
     }
@@ -77,11 +77,11 @@ TEST_CASE("only what has a single replica is mapped, and nothing where second tr
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::mapped);
   CHECK(choose_access(two.request(), 1, options).mode == ReadMode::buffered);
   const auto job = load_to_the_end({two.request()}, options);
-  CHECK(job->lanes() > 0);  // also a small one is not done on the caller's thread
+  CHECK(job->report().lanes > 0);  // also a small one is not done on the caller's thread
   check_right(*job, two.bytes());
   options.persistent = true;
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::buffered);
-  CHECK(load_to_the_end({one.request()}, options)->lanes() > 0);
+  CHECK(load_to_the_end({one.request()}, options)->report().lanes > 0);
 }
 
 TEST_CASE("replicas that cannot be replicas are refused") {
@@ -129,7 +129,7 @@ TEST_CASE("each chunk needs to be sound in one replica only") {
       }
       const auto job = load_to_the_end({request}, options);
       check_right(*job, file.bytes());
-      for (const Incident& incident : job->take_incidents()) {
+      for (const Incident& incident : job->incidents().take()) {
         CHECK(incident.remedy == Incident::Remedy::other_replica);
         CHECK(incident.remedied_by != incident.replica);
       }
@@ -151,14 +151,14 @@ TEST_CASE("regions of a window come whole and right from damaged replicas") {
     LoadOptions options = persistent(engine);
     options.window_bytes = 4 * kMiB;
     const auto job = LoadJob::start({file.request(extents)}, options);
-    REQUIRE(job->plan(0).regions.size() == 12);
+    REQUIRE(job->layout().plans[0].regions.size() == 12);
     for (std::size_t r = 0; r < 12; ++r) {
-      REQUIRE(job->wait_for_region(0, r, kPatience));
+      REQUIRE(job->delivery().wait_for({0, r}, kPatience));
       CHECK(job->counters().bytes_done <= (r + 4) * kMiB);
-      const auto region = job->take_region(0, r);
+      const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(std::memcmp(region->at(r * kMiB), file.bytes().data() + r * kMiB, kMiB) == 0);
-      job->let_go(0, r);
+      job->delivery().release({0, r});
     }
     CHECK(job->wait_for(kPatience));
     CHECK(job->counters().chunks_verified == 192);
@@ -184,18 +184,18 @@ TEST_CASE("regions of files on different disks are opened in order, and each com
       for (const ReplicatedFile* file : files) requests.push_back(file->request(extents));
       const auto job = LoadJob::start(std::move(requests), options);
       for (std::size_t shard = 0; shard < files.size(); ++shard) {
-        for (std::size_t r = 0; r < job->plan(shard).regions.size(); ++r) {
-          const PlannedRegion& planned = job->plan(shard).regions[r];
+        for (std::size_t r = 0; r < job->layout().plans[shard].regions.size(); ++r) {
+          const PlannedRegion& planned = job->layout().plans[shard].regions[r];
           if (between(random, 0, 5) == 0) {
-            job->let_go(shard, r);
+            job->delivery().release({shard, r});
             continue;
           }
-          REQUIRE(job->wait_for_region(shard, r, kPatience));
-          const auto region = job->take_region(shard, r);
+          REQUIRE(job->delivery().wait_for({shard, r}, kPatience));
+          const auto region = job->delivery().take({shard, r});
           REQUIRE(region != nullptr);
           CHECK(std::memcmp(region->at(planned.begin), files[shard]->bytes().data() + planned.begin,
                             planned.end - planned.begin) == 0);
-          job->let_go(shard, r);
+          job->delivery().release({shard, r});
         }
       }
       CHECK(job->wait_for(kPatience));
@@ -203,7 +203,7 @@ TEST_CASE("regions of files on different disks are opened in order, and each com
   }
 }
 
-TEST_CASE("a job is given up at once while it tries again, and its memory is parked") {
+TEST_CASE("a job is given up at once while it tries again, and its memory is abandoned") {
   const ReplicatedFile file({Place::disk, Place::disk}, 8 * kMiB, 0, kChunk);
   file.damage(0, 5);
   for (const EnginePreference engine : engines_here()) {
@@ -218,13 +218,13 @@ TEST_CASE("a job is given up at once while it tries again, and its memory is par
       const auto job = LoadJob::start({file.request()}, options);
       testing::wait_until_held();
       job->cancel();
-      CHECK(parked_bytes() >= 8 * kMiB);
+      CHECK(abandoned_bytes() >= 8 * kMiB);
       CHECK_FALSE(job->wait_for(50ms));
       release_held_completions();
       REQUIRE(job->wait_for(kPatience));
-      CHECK(parked_bytes() == 0);
+      CHECK(abandoned_bytes() == 0);
       CHECK_FALSE(job->has_failed());
-      for (const Incident& incident : job->take_incidents()) {
+      for (const Incident& incident : job->incidents().take()) {
         CHECK(incident.remedy == Incident::Remedy::none);
         CHECK(incident.extent == Extent{5 * kChunk, 6 * kChunk});
       }
@@ -244,7 +244,7 @@ TEST_CASE(
       damaged.insert(chunk);
     }
     const auto job = load_to_the_end({file.request()}, persistent(EnginePreference::automatic));
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     CHECK(incidents.size() <= 3000);  // each chunk is read twice
     for (const Incident& incident : incidents) {
       CHECK(incident.replica == 0);
@@ -252,8 +252,8 @@ TEST_CASE(
         told.insert(at / kSmall);
     }
     CHECK(told == damaged);
-    CHECK(job->incidents_dropped() == 0);
-    CHECK(job->take_incidents().empty());
+    CHECK(job->incidents().dropped() == 0);
+    CHECK(job->incidents().take().empty());
     check_right(*job, file.bytes());
   }
 }

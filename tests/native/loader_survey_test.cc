@@ -36,7 +36,7 @@ std::shared_ptr<LoadJob> survey(const ReplicatedFile& file, EnginePreference eng
   auto job = load_to_the_end({file.request()}, options);
   CHECK_FALSE(job->has_failed());
   CHECK(job->counters().bytes_done == job->bytes_total());
-  CHECK(job->plan(0).regions.empty());
+  CHECK(job->layout().plans[0].regions.empty());
   return job;
 }
 
@@ -59,7 +59,7 @@ TEST_CASE("a survey of a sound file has no incident") {
   const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache);
-    CHECK(job->take_incidents().empty());
+    CHECK(job->incidents().take().empty());
     CHECK(job->counters().chunks_verified == kChunks);
   });
 }
@@ -71,7 +71,7 @@ TEST_CASE("a survey goes on behind damage and tells all of it") {
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache);
     std::vector<std::uint64_t> told;
-    for (const Incident& incident : job->take_incidents()) {
+    for (const Incident& incident : job->incidents().take()) {
       CHECK(incident.remedy == Remedy::none);
       CHECK_FALSE(incident.failure.has_value());
       if (told.empty() || told.back() != chunk_of(incident)) told.push_back(chunk_of(incident));
@@ -84,7 +84,7 @@ TEST_CASE("a chunk that is sound in a second read is told as such") {
   const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache, {{1, FaultKind::flip, 2 * kChunk + 5}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(chunk_of(incidents[0]) == 6);
     CHECK(incidents[0].remedy == Remedy::read_again);
@@ -97,7 +97,7 @@ TEST_CASE("a block that cannot be read is tried chunk by chunk") {
     // The second block; and then the third of its four chunks.
     const auto job =
         survey(file, engine, cache, {{1, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(chunk_of(incidents[0]) == 6);
     CHECK(incidents[0].extent.end - incidents[0].extent.begin == kChunk);
@@ -116,7 +116,7 @@ TEST_CASE("a survey takes no more memory than it is allowed") {
   options.memory_limit_bytes = 2 * kBlock;
   const auto job = load_to_the_end({file.request()}, options);
   CHECK_FALSE(job->has_failed());
-  CHECK(job->lanes() <= 2);
+  CHECK(job->report().lanes <= 2);
   options.memory_limit_bytes = kChunk;
   CHECK_THROWS_AS(LoadJob::start({file.request()}, options), MemoryLimitExceeded);
 }

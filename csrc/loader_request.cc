@@ -1,20 +1,23 @@
-// The source of the bytes of each file: a mapping, the page cache, or the disk.
+// How each file is read: by a mapping, through the page cache, or past it.
+#include "loader_request.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <stdexcept>
 #include <utility>
-
-#include "loader.h"
 
 namespace fastio {
 namespace {
 
+constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
+                                             << 30;  // below what one read system call takes
+constexpr std::size_t kReplicasMost = 64;            // sets of them are the bits of one number
+
 // Reading a header brings this much of a cold file into the page cache (readahead); it is still
 // cold.
 constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
-
-constexpr const char* kMappedReason = "all bytes are in the page cache";
 
 std::string megabytes(std::uint64_t nbytes) {
   return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
@@ -46,7 +49,56 @@ ShardAccess past_cache(const ShardRequest& shard, std::size_t replica, ReadMode 
   return {mode, std::move(state), why + ", read with O_DIRECT", direct.alignment};
 }
 
+// One digest for each chunk, and chunks that one request can read.
+bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
+  const auto& [start, chunk_bytes] = table.grid;
+  if (chunk_bytes == 0 || chunk_bytes > kLargestBlockBytes) return false;
+  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
+  return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
+}
+
+void check_shard(const ShardRequest& shard, std::size_t places, std::size_t devices) {
+  const auto& replicas = shard.replicas;
+  if (replicas.empty() || replicas.size() > kReplicasMost)
+    throw std::invalid_argument("a file has 1 to 64 replicas");
+  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
+    throw std::invalid_argument("a replica is no file");
+  if (!std::all_of(replicas.begin(), replicas.end(),
+                   [&](const auto& replica) { return replica->nbytes() == shard.nbytes(); })) {
+    throw std::invalid_argument("the replicas of a file have different sizes");
+  }
+  if (shard.places.size() != places)
+    throw std::invalid_argument("places are given for every extent, or for none");
+  if (!shard.devices.empty() && shard.devices.size() != shard.places.size())
+    throw std::invalid_argument("devices are given for every place, or for none");
+  if (shard.table && !table_fits(*shard.table, shard.nbytes()))
+    throw std::invalid_argument("the chunk table does not fit the file");
+  for (const int device : shard.devices) {
+    if (device < kHost || device >= static_cast<int>(devices))
+      throw std::invalid_argument("a place is on a device that the job has not");
+  }
+}
+
 }  // namespace
+
+void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) {
+  if (options.queue_depth == 0 || options.queue_depth > 4096)
+    throw std::invalid_argument("queue_depth not in 1..4096");
+  if (options.lanes == 0 || options.lanes > 1024)
+    throw std::invalid_argument("lanes not in 1..1024");
+  if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes)
+    throw std::invalid_argument("block_bytes not in 1..1 GiB");
+  const bool fills = !shards.empty() && !shards.front().places.empty();
+  for (const ShardRequest& shard : shards) {
+    check_shard(shard, fills ? shard.extents.size() : 0, options.devices.size());
+  }
+}
+
+std::vector<std::uint64_t> disks_of(const ShardRequest& shard) {
+  std::vector<std::uint64_t> disks;
+  for (const auto& replica : shard.replicas) disks.push_back(replica->mount().disk);
+  return disks;
+}
 
 DirectAccess direct_for(const ShardRequest& shard, std::size_t replica) {
   DirectAccess direct = shard.replicas[replica]->direct_access();
@@ -96,39 +148,6 @@ std::optional<Failure> populate(const File& file, const Region& region, std::uin
   }
 #endif
   return std::nullopt;
-}
-
-void LoadJob::choose_sources() {
-  mappings_.resize(shards_.size());
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const ShardRequest& shard = shards_[i];
-    LoadOptions options = options_;
-    if (!shard.places.empty()) options.mapping = MappingMode::never;  // it would be one more copy
-    std::vector<ShardAccess>& accesses = accesses_.emplace_back();
-    for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
-      if (shard.extents.empty()) {
-        accesses.push_back({ReadMode::buffered, "warm", "nothing to read", 4096});
-      } else if (answers_ && owes_answer(shard.replicas[replica]->mount().disk)) {
-        accesses.push_back({ReadMode::buffered, "cold", "its disk does not answer", 4096});
-      } else {
-        accesses.push_back(choose_access(shard, replica, options));
-      }
-    }
-    if (accesses.front().mode == ReadMode::mapped) map_shard(i);
-  }
-}
-
-void LoadJob::map_shard(std::size_t index) {
-  try {
-    mappings_[index] = Region::map(*shards_[index].replicas.front());
-    engine_name_ = "mmap";
-    engine_reason_ = kMappedReason;
-  } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
-    ShardAccess& access = accesses_[index].front();
-    access.mode = ReadMode::buffered;
-    access.reason += ", but read through the page cache: " + describe_error(error.failure().error);
-    note_fallback(std::string(error.what()) + ", read through the page cache");
-  }
 }
 
 }  // namespace fastio
