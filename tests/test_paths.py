@@ -13,7 +13,7 @@ import pytest
 
 import fastio
 import fastio.torch
-from fastio import missing, paths
+from fastio.arguments import missing, paths
 from load.samples import expected_bytes, same_bytes, write
 from testbed import run_python
 
@@ -113,7 +113,7 @@ def test_saving_follows_home_and_file_addresses(model: Path) -> None:
         assert same_bytes(fastio.load(target), {"w": _TENSORS["w"].tobytes()})
     fastio.save(_TENSORS, "~/folder", shard_bytes=2**20)
     fastio.torch.save_file({}, "~/empty.safetensors")
-    fastio.save(_TENSORS, os.fsencode(model.with_name("bytes.safetensors")), wait=False).result()
+    fastio.start_save(_TENSORS, os.fsencode(model.with_name("bytes.safetensors"))).result()
     there = {path.name for path in model.parent.iterdir()}
     assert {"folder", "empty.safetensors", "bytes.safetensors"} <= there
     assert list(Path.cwd().iterdir()) == []

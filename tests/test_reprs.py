@@ -11,8 +11,8 @@ import pytest
 
 import fastio
 import testbed
-from fastio.safe_open import SafeSlice
-from fastio.shown import cut, one_line
+from fastio.display.values import cut, one_line
+from fastio.dropin.safe_open import SafeSlice
 from fastio.store.collect import Collected
 from fastio.store.status import Generation, Status
 from load.samples import in_threads
@@ -105,7 +105,7 @@ def test_what_reads_says_so_at_each_stage(path: Path) -> None:
 
 
 def test_what_saves_says_so_at_each_stage(path: Path) -> None:
-    handle = fastio.save({"t": np.zeros(3)}, path, wait=False)
+    handle = fastio.start_save({"t": np.zeros(3)}, path)
     assert "SaveHandle" in _assert_short(handle)
     handle.result()
     assert _assert_short(handle).endswith("saved>")
@@ -204,7 +204,7 @@ tensors = {"t": np.zeros(3)}
 store = fastio.Store.create([sys.argv[1] + ".a", sys.argv[1] + ".b"])
 store.save(tensors)
 reader, file = fastio.open(sys.argv[1]), fastio.safe_open(sys.argv[1], framework="np")
-of_store = store.open()
+of_store = store.reader()
 things = [reader, file, store, of_store, reader["t"], of_store["t"], file.get_slice("t"),
           reader.report, reader.info("t"), of_store.info("t"), fastio.SaveHandle(sys.argv[1])]
 def watch(event, arguments):

@@ -68,7 +68,7 @@ def test_tensors_on_the_device_are_saved_as_they_are(
     if wait:
         fastio.save(on_gpu(sealed), path)
     else:
-        fastio.save(on_gpu(sealed), path, wait=False).result()
+        fastio.start_save(on_gpu(sealed), path).result()
     assert_same(on_cpu(path), expected, "cpu")
     assert_same(on_gpu(path, verify="require"), expected)
 

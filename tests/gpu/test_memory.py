@@ -138,7 +138,7 @@ def test_what_is_damaged_is_refused_and_nothing_is_held(many: Path, tmp_path: Pa
     del caught
     gc.collect()
     assert torch.cuda.memory_allocated() == before
-    handle = fastio.load(path, framework="torch", device="cuda:0", wait=False)
+    handle = fastio.start_load(path, framework="torch", device="cuda:0")
     with pytest.raises(fastio.ChecksumError):
         handle.wait()
     del handle

@@ -82,7 +82,7 @@ def test_a_store_is_shown_too_without_opening_its_shards(tmp_path: Path) -> None
         store.save({"long": np.arange(1000), "b": np.ones(3)})
         for shard in (tmp_path / "a" / "shards").iterdir():
             shard.unlink()
-        with store.open() as reader:
+        with store.reader() as reader:
             shown = reader._repr_html_()
             assert [view.shape for view in reader.values()] == [(3,), (1000,)]
     assert "<td>long</td><td>I64</td><td>[1000]</td><td>8.0 kB</td>" in shown

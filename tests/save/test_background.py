@@ -45,10 +45,9 @@ def test_the_handle_gives_the_path(
     tmp_path: Path, engine: Any, snapshot: Any, shard_bytes: int | None
 ) -> None:
     report = fastio.Report()
-    handle = fastio.save(
+    handle = fastio.start_save(
         _tensors(3),
         tmp_path / "model",
-        wait=False,
         snapshot=snapshot,
         shard_bytes=shard_bytes,
         options=fastio.Options(engine=engine),
@@ -66,7 +65,7 @@ def test_the_handle_gives_the_path(
 def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., None]) -> None:
     faults(*((at, "late", 200) for at in range(4)))
     tensors = _tensors(1)
-    handle = fastio.save(tensors, tmp_path / "model", wait=False)
+    handle = fastio.start_save(tensors, tmp_path / "model")
     assert handle.wait_released(0)
     for tensor in tensors.values():
         tensor[:] = 99
@@ -77,10 +76,9 @@ def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., Non
 
 def test_a_copy_is_written_from_where_it_lies(tmp_path: Path) -> None:
     report = fastio.Report()
-    fastio.save(
+    fastio.start_save(
         _tensors(),
         tmp_path / "model",
-        wait=False,
         report=report,
         options=fastio.Options(cache="bypass"),
     ).result(60)
@@ -91,7 +89,7 @@ def test_what_is_borrowed_is_held_until_it_is_released(
     tmp_path: Path, faults: Callable[..., None]
 ) -> None:
     faults((2, "never", 0))
-    handle = fastio.save(_tensors(5), tmp_path / "model", wait=False, snapshot="borrow")
+    handle = fastio.start_save(_tensors(5), tmp_path / "model", snapshot="borrow")
     assert not handle.wait_released(0.2)
     assert not handle.done()
     assert handle.running()
@@ -103,9 +101,7 @@ def test_what_is_borrowed_is_held_until_it_is_released(
 
 
 def test_it_works_with_concurrent_futures(tmp_path: Path) -> None:
-    handles = [
-        fastio.save(_tensors(mark), tmp_path / f"{mark}", wait=False) for mark in range(1, 4)
-    ]
+    handles = [fastio.start_save(_tensors(mark), tmp_path / f"{mark}") for mark in range(1, 4)]
     done, not_done = concurrent.futures.wait(handles, timeout=60)
     assert (done, not_done) == (set(handles), set())
     assert [_marks(handle.result()) for handle in handles] == [{1}, {2}, {3}]
@@ -123,7 +119,7 @@ def test_saves_to_one_path_come_in_the_order_in_which_they_were_asked_for(
         ended.append(mark)
 
     for mark in range(1, 6):
-        handle = fastio.save(_tensors(mark), path, wait=False)
+        handle = fastio.start_save(_tensors(mark), path)
         handle.add_done_callback(functools.partial(note, mark))
         handles.append(handle)
     (tmp_path / "link").symlink_to(tmp_path)
@@ -135,7 +131,7 @@ def test_saves_to_one_path_come_in_the_order_in_which_they_were_asked_for(
 
 def test_saves_to_other_paths_do_not_wait(tmp_path: Path, faults: Callable[..., None]) -> None:
     faults((0, "never", 0))  # of whichever writes first
-    handles = [fastio.save(_tensors(mark), tmp_path / f"{mark}", wait=False) for mark in (1, 2)]
+    handles = [fastio.start_save(_tensors(mark), tmp_path / f"{mark}") for mark in (1, 2)]
     done, held = concurrent.futures.wait(
         handles, timeout=60, return_when=concurrent.futures.FIRST_COMPLETED
     )
@@ -148,10 +144,10 @@ def test_one_that_has_not_begun_can_be_cancelled(
 ) -> None:
     faults((0, "never", 0))
     path = tmp_path / "model"
-    first = fastio.save(_tensors(1), path, wait=False)
+    first = fastio.start_save(_tensors(1), path)
     assert eventually(first.running)
-    second = fastio.save(_tensors(2), path, wait=False)
-    third = fastio.save(_tensors(3), path, wait=False)
+    second = fastio.start_save(_tensors(2), path)
+    third = fastio.start_save(_tensors(3), path)
     assert second.cancel()
     assert not first.cancel()
     assert second.wait_released(0)
@@ -168,10 +164,9 @@ def test_an_error_is_raised_when_the_result_is_asked_for(
     path = fastio.save(_tensors(1), tmp_path / "model")
     faults((3, "error", 5))
     report = fastio.Report()
-    handle = fastio.save(
+    handle = fastio.start_save(
         _tensors(2),
         path,
-        wait=False,
         snapshot="borrow",
         report=report,
         options=fastio.Options(engine=engine),
@@ -195,7 +190,7 @@ def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "model", tmp_path):
         with pytest.raises(fastio.WriteError):
-            fastio.save(_tensors(), path, wait=False)
+            fastio.start_save(_tensors(), path)
 
 
 @pytest.mark.parametrize("shard_bytes", [None, 2**22])
@@ -205,20 +200,18 @@ def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
     options = fastio.Options(memory_limit_bytes=_BYTES - 1)
     before = open_files(), os.listdir(tmp_path)
     with pytest.raises(fastio.MemoryLimitError) as raised:
-        fastio.save(
-            _tensors(), tmp_path / "model", wait=False, options=options, shard_bytes=shard_bytes
-        )
+        fastio.start_save(_tensors(), tmp_path / "model", options=options, shard_bytes=shard_bytes)
     assert (raised.value.asked_bytes, raised.value.limit_bytes) == (_BYTES, _BYTES - 1)
     assert open_files() == before[0]
     if shard_bytes is None:
         assert os.listdir(tmp_path) == before[1]
-    fastio.save(_tensors(), tmp_path / "other", wait=False, snapshot="borrow").result(60)
+    fastio.start_save(_tensors(), tmp_path / "other", snapshot="borrow").result(60)
 
 
 def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.uint8(1), (2**46,))
     with pytest.raises(fastio.MemoryLimitError) as raised:
-        fastio.save({"a": huge}, tmp_path / "model", wait=False)
+        fastio.start_save({"a": huge}, tmp_path / "model")
     assert raised.value.asked_bytes == 2**46
     assert os.listdir(tmp_path) == []
 
@@ -228,7 +221,7 @@ def test_nothing_is_left_when_it_is_done(tmp_path: Path, engine: Any) -> None:
     before = threading.active_count()  # libraries of other tests may have threads of their own
 
     def save() -> None:
-        fastio.save(_tensors(), tmp_path / "model", wait=False, options=options).result(60)
+        fastio.start_save(_tensors(), tmp_path / "model", options=options).result(60)
         assert eventually(lambda: threading.active_count() <= before)
 
     save()
@@ -249,7 +242,7 @@ tensors = {"a": numpy.full(2**22, 7, numpy.uint8)}
 def test_the_interpreter_waits_at_its_end(tmp_path: Path) -> None:
     code = _PROGRAM + (
         'fastio._native.set_completion_faults([(0, "late", 300)])\n'
-        'fastio.save(tensors, sys.argv[1], wait=False, snapshot="borrow")\n'
+        'fastio.start_save(tensors, sys.argv[1], snapshot="borrow")\n'
     )
     done = testbed.run_python(code, tmp_path / "model").check()
     assert _marks(tmp_path / "model") == {7}
@@ -258,7 +251,7 @@ def test_the_interpreter_waits_at_its_end(tmp_path: Path) -> None:
 
 def test_a_save_that_begins_at_the_end_is_done(tmp_path: Path) -> None:
     code = _PROGRAM + (
-        "import atexit\natexit.register(lambda: fastio.save(tensors, sys.argv[1], wait=False))\n"
+        "import atexit\natexit.register(lambda: fastio.start_save(tensors, sys.argv[1]))\n"
     )
     testbed.run_python(code, tmp_path / "model").check()
     assert _marks(tmp_path / "model") == {7}
@@ -267,7 +260,7 @@ def test_a_save_that_begins_at_the_end_is_done(tmp_path: Path) -> None:
 def test_an_error_that_nobody_asked_for_is_logged_at_the_end(tmp_path: Path) -> None:
     code = _PROGRAM + (
         'fastio._native.set_completion_faults([(0, "error", 5)])\n'
-        "handle = fastio.save(tensors, sys.argv[1], wait=False)\n"
+        "handle = fastio.start_save(tensors, sys.argv[1])\n"
         "if sys.argv[2] == 'ask': print(type(handle.exception()).__name__)\n"
     )
     done = testbed.run_python(code, tmp_path / "model", "leave").check()
@@ -283,7 +276,7 @@ def test_a_child_made_by_fork_has_a_queue_of_its_own(
 ) -> None:
     faults((0, "never", 0))
     path = tmp_path / "model"
-    held = fastio.save(_tensors(1), path, wait=False)
+    held = fastio.start_save(_tensors(1), path)
     assert eventually(held.running)
     child = os.fork()
     if child == 0:
@@ -308,14 +301,14 @@ def test_a_child_made_by_fork_has_a_queue_of_its_own(
 def test_a_wait_longer_than_anybody_can_wait_has_no_end(
     tmp_path: Path, timeout: float | None
 ) -> None:
-    handle = fastio.save({"a": np.zeros(1000)}, tmp_path / "model", wait=False)
+    handle = fastio.start_save({"a": np.zeros(1000)}, tmp_path / "model")
     assert handle.wait_released(timeout)
     assert handle.exception(timeout) is None
     assert handle.result(timeout) == tmp_path / "model"
 
 
 def test_a_wait_for_no_number_is_refused(tmp_path: Path) -> None:
-    handle = fastio.save({"a": np.zeros(1000)}, tmp_path / "model", wait=False)
+    handle = fastio.start_save({"a": np.zeros(1000)}, tmp_path / "model")
     for call in (handle.result, handle.exception, handle.wait_released):
         with pytest.raises(fastio.UsageError, match="timeout=nan: expected seconds, or None"):
             call(math.nan)

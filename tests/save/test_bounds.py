@@ -34,7 +34,7 @@ before = peak()
 if how == "wait":
     fastio.save({"a": array}, path, options=options)
 elif how == "borrow":
-    fastio.save({"a": array}, path, wait=False, snapshot="borrow", options=options).result()
+    fastio.start_save({"a": array}, path, snapshot="borrow", options=options).result()
 else:
     fastio.save({"a": array}, path, shard_bytes=1, options=options)
 print(json.dumps(peak() - before))

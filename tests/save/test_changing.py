@@ -50,8 +50,8 @@ def test_the_file_verifies(tmp_path: Path, engine: Any, cache: Any, how: str) ->
     with _changing(array):
         for _ in range(3):
             if how == "borrow":
-                handle = fastio.save(
-                    tensors, tmp_path / "model", wait=False, snapshot="borrow", options=options
+                handle = fastio.start_save(
+                    tensors, tmp_path / "model", snapshot="borrow", options=options
                 )
                 handle.result(60)
             else:

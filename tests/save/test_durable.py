@@ -13,7 +13,7 @@ from testbed import run_python
 _CALLS = {
     "save": "fastio.save(arrays, path)",
     "shards": "fastio.save(arrays, path, shard_bytes=10)",
-    "background": "fastio.save(arrays, path, wait=False).result()",
+    "background": "fastio.start_save(arrays, path).result()",
     "numpy.save_file": "fastio.numpy.save_file(arrays, path)",
     "serialize_file": (
         "fastio.serialize_file({'w': fastio.TensorSpec(dtype='float32', shape=[3], "

@@ -16,7 +16,7 @@ import pytest
 
 import fastio
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from fastio.saving import folder
 from fastio.saving.turns import Turn, _queue, key_of
 from load.samples import elsewhere, eventually
@@ -30,9 +30,9 @@ from testbed.lines import Interrupted, at_each_line
 
 where, shard_bytes = Path(sys.argv[1]), json.loads(sys.argv[2])
 
-def save(mark, **more):
+def save(mark, by=fastio.save):
     tensors = {f"t{i}": numpy.full(100, mark, numpy.int32) for i in range(3)}
-    return fastio.save(tensors, where, shard_bytes=shard_bytes, durable=False, **more)
+    return by(tensors, where, shard_bytes=shard_bytes, durable=False)
 
 def mark():
     loaded = fastio.load(where)
@@ -96,7 +96,7 @@ def test_a_handler_waits_for_a_save_in_the_background_in_the_middle_of_any_line(
     code = f"""
 import concurrent.futures
 def inside():
-    handle = save(2, wait=False)
+    handle = save(2, fastio.start_save)
     {wait}
     assert handle.result(60) == where
     assert mark() == 2
@@ -111,7 +111,7 @@ def test_a_handler_saves_in_the_middle_of_any_line_of_a_save_in_the_background(
     code = """
 def inside():
     save(2)
-lines(lambda: save(1, wait=False).result(), inside)
+lines(lambda: save(1, fastio.start_save).result(), inside)
 """
     assert _lines(code, tmp_path / "folder" / "model").stderr == ""
 
@@ -197,7 +197,7 @@ def test_a_handler_waits_for_a_save_that_was_to_come_after_its_own_threads(tmp_p
 handles = []
 def inside():
     other = threading.Thread(target=lambda: handles.append(
-        fastio.save(tensors(2), path, wait=False, snapshot="borrow")))
+        fastio.start_save(tensors(2), path, snapshot="borrow")))
     other.start()
     other.join()
     assert not handles[0].done()
@@ -291,7 +291,7 @@ def test_the_thread_of_a_save_cannot_wait_for_it(
         real(self)
 
     monkeypatch.setattr(Replacement, "rename", rename)
-    handles.append(fastio.save({"a": np.ones(3)}, tmp_path / "model", wait=False))
+    handles.append(fastio.start_save({"a": np.ones(3)}, tmp_path / "model"))
     handed_over.set()
     assert handles[0].result(60) == tmp_path / "model"
 
@@ -299,7 +299,7 @@ def test_the_thread_of_a_save_cannot_wait_for_it(
 def test_who_is_called_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> None:
     results: list[Path] = []
     ended = threading.Event()
-    handle = fastio.save({"a": np.ones(3)}, tmp_path / "model", wait=False)
+    handle = fastio.start_save({"a": np.ones(3)}, tmp_path / "model")
     handle.add_done_callback(lambda handle: results.append(handle.result()))
     handle.add_done_callback(lambda _: ended.set())
     assert ended.wait(60)

@@ -155,15 +155,15 @@ _OVERTAKES = "this thread is in the middle of writing it in place"
 
 
 @pytest.mark.parametrize("options", [_IN_PLACE, None], ids=["in place", "beside it"])
-@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("save", [fastio.save, fastio.start_save])
 def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
-    old: Path, monkeypatch: pytest.MonkeyPatch, options: fastio.Options | None, wait: Any
+    old: Path, monkeypatch: pytest.MonkeyPatch, options: fastio.Options | None, save: Any
 ) -> None:
     """The file would have parts of both."""
 
     def handler() -> None:
         with pytest.raises(fastio.WriteError, match=_OVERTAKES) as raised:
-            fastio.save(_OLD, old, options=options, wait=wait)
+            save(_OLD, old, options=options)
         assert raised.value.errno == errno.EBUSY
 
     _interrupt(monkeypatch, handler)
@@ -178,7 +178,7 @@ def test_a_handler_cannot_wait_for_what_comes_after_a_save_in_place(
     handles = []
 
     def handler() -> None:
-        other = threading.Thread(target=lambda: handles.append(fastio.save(_OLD, old, wait=False)))
+        other = threading.Thread(target=lambda: handles.append(fastio.start_save(_OLD, old)))
         other.start()
         other.join()
         with pytest.raises(fastio.WriteError, match=_OVERTAKES):
@@ -235,7 +235,7 @@ finally:
 
 def test_in_the_background_a_copy_is_written(old: Path) -> None:
     tensors = {"a": np.zeros(100_000)}
-    handle = fastio.save(tensors, old, options=_IN_PLACE, wait=False)
+    handle = fastio.start_save(tensors, old, options=_IN_PLACE)
     tensors["a"][:] = 1
     handle.result()
     _assert_holds(old, {"a": np.zeros(100_000)})

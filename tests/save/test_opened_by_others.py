@@ -100,7 +100,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
     "save with metadata": lambda path: fastio.save(_ARRAYS, path, metadata={"step": "1"}),
     "save with empty metadata": lambda path: fastio.save(_ARRAYS, path, metadata={}),
     "save without checksums": lambda path: fastio.save(_ARRAYS, path, checksums=False),
-    "save in the background": lambda path: fastio.save(_ARRAYS, path, wait=False).result(),
+    "save in the background": lambda path: fastio.start_save(_ARRAYS, path).result(),
     "save of shards": _shards,
     "a store": _store,
     "torch.save_file": lambda path: fastio.torch.save_file(_TENSORS, path),

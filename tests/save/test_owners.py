@@ -18,7 +18,7 @@ import pytest
 import fastio
 import fastio.numpy
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from fastio.saving.turns import Turn, key_of
 from testbed.requirements import run_tool
 
@@ -52,7 +52,7 @@ def _seal(path: Path) -> Path:
 
 
 def _background(path: Path) -> Path:
-    return fastio.save(_NEW, path, wait=False).result()
+    return fastio.start_save(_NEW, path).result()
 
 
 @pytest.fixture(params=[_save, _drop_in, _seal, _background])
@@ -322,7 +322,7 @@ def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
     """Of saves that wait for each other, one removes the shards that the next was opened like."""
     old.chmod(0o664)
     with Turn(key_of(old)):
-        handle = fastio.save(_NEW, old, wait=False)
+        handle = fastio.start_save(_NEW, old)
         old.unlink()
     assert _mode(handle.result()) == 0o664
     folder = tmp_path / "folder"
@@ -330,7 +330,7 @@ def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
     for file in folder.iterdir():
         file.chmod(0o664)
     with Turn(key_of(folder)):
-        handles = [fastio.save(_NEW, folder, shard_bytes=2**20, wait=False) for _ in range(3)]
+        handles = [fastio.start_save(_NEW, folder, shard_bytes=2**20) for _ in range(3)]
     for handle in handles:
         handle.result()
     assert {_mode(file) for file in folder.iterdir()} == {0o664}
