@@ -118,8 +118,8 @@ def load(
 ) -> Loaded:
     """Read extents of files into memory of their own.
 
-    A persistent load reads what is damaged once more, and then what is damaged or cannot be read
-    from the other copies. Tries that failed are appended to `incidents`, also where the load fails.
+    A persistent load reads a damaged chunk once more. Then the other replicas replace what is
+    damaged or cannot be read. Failed tries are appended to `incidents`, also if the load fails.
     """
 
 def survey(

@@ -130,7 +130,7 @@ def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
         assert_same(_WAYS[way](store, options), tensors(1))
     (path,) = {event.path for event in told if event.cause.startswith(_CAUSE)}
     assert any(str(root) in path for root in roots)
-    assert {event.remedy for event in told} == {"taken from another copy"}
+    assert {event.remedy for event in told} == {"taken from another replica"}
     assert _native.parked_bytes() > 0, "nothing was hung"
 
     _native.release_held_completions()
@@ -241,7 +241,7 @@ def test_a_store_with_one_root_says_so(
     with create(tmp_path / "store", 1) as store:
         store.save(tensors(1))
         faults((0, "never", 0))
-        with pytest.raises(fastio.ReplicaError, match="no copy of a shard") as caught:
+        with pytest.raises(fastio.ReplicaError, match="no replica of a shard") as caught:
             store.load(options=options)
         assert all(_CAUSE in reason for reason in caught.value.reasons.values())
 

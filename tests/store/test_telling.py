@@ -70,7 +70,7 @@ def test_a_replica_that_is_damaged_all_over_is_one_line_and_one_event(
     assert event.path == str(path)
     assert event.tensors == ("a",)
     assert "checksum" in event.cause
-    assert event.remedy == "taken from another copy"
+    assert event.remedy == "taken from another replica"
     assert f"{event.count} chunks, {event.nbytes} bytes" in str(event)
 
 

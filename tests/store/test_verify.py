@@ -17,8 +17,8 @@ import fastio
 from fastio import _native
 from fastio.store import locks, verify
 from fastio.store.commit import Session
-from fastio.store.copies import read_all
 from fastio.store.documents import Verified
+from fastio.store.replicas import read_all
 from fastio.store.root import Root
 from store.damages import FAULTS, damage_data, each_manifest, each_record, each_shard, flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
@@ -288,7 +288,7 @@ def test_nothing_is_collected_while_it_is_verified(folder: Path) -> None:
                 return read_all(*arguments)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("fastio.store.copies.read_all", slowly)
+                patch.setattr("fastio.store.replicas.read_all", slowly)
                 assert store.verify().ok
     finally:
         fastio.on_event(before)
@@ -362,13 +362,13 @@ def test_a_load_that_repairs_says_what_it_did_not_look_at(folder: Path) -> None:
     with _open(folder) as store:
         store.load(on_damage="repair", report=report, options=fastio.Options(cache="bypass"))
         shards = store._opened.taken.named.manifest.shards
-        assert report.copies_unread == len(shards)
+        assert report.replicas_unread == len(shards)
         total = 2 * sum(shard.nbytes for shard in shards)
         assert report.bytes_unread == total - report.bytes_read > 0
         assert "not looked at" in str(report)
         assert "not looked at" in report.line()
         store.load(report=report)
-        assert not report.copies_unread
+        assert not report.replicas_unread
 
 
 def test_who_listens_is_told_of_each_file_once(

@@ -112,7 +112,7 @@ def test_a_child_of_a_process_that_loads_meanwhile_collects_garbage(sealed: Path
     code = """
 import gc
 from fastio.host import collector
-with collector.Paused():
+with collector.CollectorPaused():
     assert not gc.isenabled()
     assert ended(in_child(gc.isenabled)) == 0  # whoever paused it may be a thread that is not there
 

@@ -65,12 +65,12 @@ _PARTS = [
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])
 @pytest.mark.parametrize("held_by", ["numpy", "load_into"])
-def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, held_by: str) -> None:
+def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: str) -> None:
     options = fastio.Options(engine=engine)
     into = {name: array.copy() for name, array in fastio.load(sealed).items()}
     testbed.evict(sealed)
     report = fastio.Report()
-    if held_by == "numpy":
+    if framework == "numpy":
         fastio.load(sealed, options=options, report=report)
     else:
         fastio.load_into(sealed, into, options=options, report=report)
