@@ -76,7 +76,7 @@ $(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
 	@touch $@
 
-# The last transformers of the old kind, beside the one that is installed: tests/save/test_opened_by_others.py asks it.
+# The last transformers of the old kind, beside the one that is installed: tests/saving/test_opened_by_others.py asks it.
 # With those of its dependencies that others have newer or not at all; 70 MB.
 TRANSFORMERS_4 := 4.57.1
 $(STAMPS)/transformers-4: Makefile | $(STAMPS)/tools

@@ -18,7 +18,7 @@ import fastio
 from fastio import _native
 from fastio.display.values import cut
 from fastio.errors import DeviceError
-from load.samples import flip
+from samples import flip
 from testbed.double import Double, OnDouble
 
 

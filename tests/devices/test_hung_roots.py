@@ -13,7 +13,7 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
-from load.samples import eventually
+from samples import eventually
 from testbed.double import Double, OnDouble
 
 _EVERY = [(at, "never", 0) for at in range(10_000)]

@@ -17,7 +17,7 @@ import pytest
 import fastio
 from fastio import _native
 from fastio.errors import DeviceError
-from load.samples import flip
+from samples import flip
 from testbed import evict
 from testbed.double import Double, Memory, OnDouble, tensor_like
 

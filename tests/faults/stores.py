@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fastio
 from faults.samples import CHUNK_BYTES, NEW, NEXT, OLD, Engine, in_few_writes, tensors_of
-from load.samples import same_bytes
+from samples import same_bytes
 
 SHARD_BYTES = 200_000
 

@@ -12,7 +12,7 @@ import torch
 import fastio
 import fastio.torch
 from gpu.samples import MODEL, assert_same, data_of, on_cpu, on_gpu
-from load.samples import write
+from samples import write
 
 pytestmark = pytest.mark.gpu
 

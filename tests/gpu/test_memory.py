@@ -13,7 +13,7 @@ import torch
 import fastio
 from fastio import _native
 from gpu.samples import MIB, ROUNDING_BYTES, assert_same, data_of, nbytes_of, on_cpu, on_gpu
-from load.samples import data_start, flip, write
+from samples import data_start, flip, write
 
 pytestmark = pytest.mark.gpu
 

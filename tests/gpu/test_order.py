@@ -13,7 +13,7 @@ import torch
 
 import fastio
 from gpu.samples import MIB, assert_same, data_of, on_cpu, on_gpu
-from load.samples import write
+from samples import write
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from load.samples import write_even
+from samples import write_even
 from testbed import run_python
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastio
-from load.samples import flip
+from samples import flip
 from store.samples import assert_same, create, shards_of, tensors
 
 

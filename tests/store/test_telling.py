@@ -12,7 +12,7 @@ import pytest
 
 import fastio
 from fastio import _native
-from load.samples import in_threads
+from samples import in_threads
 from store.damages import damage_data, each_shard, flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
 
