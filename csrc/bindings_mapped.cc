@@ -143,11 +143,11 @@ void register_mapped_files(py::module_& module) {
           },
           py::arg("begin"), py::arg("end"))
       .def(
-          "let_go",
+          "release",
           [](const MappedFile& file, std::uint64_t begin, std::uint64_t end) {
             const Extent extent = checked(file, begin, end);
             const GilReleased released;
-            file.let_go(extent);
+            file.release(extent);
           },
           py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)

@@ -179,11 +179,11 @@ def test_reads_that_fail_are_findings(tmp_path: Path) -> None:
     options = fastio.Options(lanes=1, block_bytes=4 * CHUNK_BYTES)
     # The header, the first block, and each of its chunks alone.
     faults = [(at, "error", errno.EIO) for at in (1, 2, 4)]
-    _native.set_completion_faults(faults)
+    _native.testing.set_completion_faults(faults)
     try:
         found = store.verify(options=options)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     (event,) = found.damaged
     assert "Input/output error" in event.cause
     assert event.count is not None
@@ -195,11 +195,11 @@ def test_reads_that_fail_are_findings(tmp_path: Path) -> None:
 def test_a_chunk_that_is_sound_in_a_second_read_is_a_note(tmp_path: Path) -> None:
     store = create(tmp_path, 1, shard_bytes=2**30)
     store.save({"a": np.arange(8 * CHUNK_BYTES // 8)})
-    _native.set_completion_faults([(1, "flip", 5)])
+    _native.testing.set_completion_faults([(1, "flip", 5)])
     try:
         found = store.verify(options=fastio.Options(lanes=1, block_bytes=CHUNK_BYTES))
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     assert found.ok
     assert not found.damaged
     assert any("read again" in note for note in found.notes)

@@ -72,7 +72,7 @@ def in_file_order(
                     tally.took(int(shard.ends[row] - shard.begins[row]))
                     yield shard.names[row], _wrapped(loaded, index, shard, row, row, framework)
                 del loaded
-                native.let_go(region)
+                native.release(region)
             else:
                 unbound = replace(options, memory_limit_bytes=None)  # it is one tensor at a time
                 for row in range(first, last):
@@ -260,7 +260,7 @@ class Ahead:
                     index, row = position
                     _wrapped(loaded, batch, self._catalog.shards[index], row, at, self._framework)
             self._waiting[region] = 0
-        self._native.let_go(region)
+        self._native.release(region)
 
     def close(self) -> None:
         """Stop, and free what was not taken."""

@@ -152,7 +152,7 @@ def windowed(
                 loaded = native.take(region)
             yield from arrays(loaded, ranges[first:last], first)
             del loaded
-            native.let_go(region)
+            native.release(region)
     finally:
         with errors_named(shard.path, [shard], native.incidents):
             count(native.statistics)

@@ -124,7 +124,7 @@ class MappedBytes:
                 view = self.mapped.view(self.begin + begin, self.begin + end)
             yield view
             if end - passed > _PASSED_BYTES:
-                self.mapped.let_go(self.begin + passed, self.begin + end)
+                self.mapped.release(self.begin + passed, self.begin + end)
                 passed = end
 
 

@@ -29,7 +29,7 @@ OnDamage = Literal["continue", "repair", "raise"]
 ON_DAMAGE = ("continue", "repair", "raise")
 _REMEDIES = {
     "read_again": "read again past the page cache",
-    "other_copy": "taken from another replica",
+    "other_replica": "taken from another replica",
     "none": "no replica was left",
 }
 
