@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import fastio
+from fastio.catalog import Readable, Shard
 from fastio.formats import known
 from samples import write
 
@@ -147,12 +148,78 @@ def test_what_is_no_known_format_is_given_no_name(tmp_path: Path, length: int) -
 def test_a_safetensors_file_has_no_other_format(tmp_path: Path) -> None:
     for number in range(1, 40):
         path = write(tmp_path / "model.safetensors", {"w" * number: ("F32", (number,))}, seed=3)
-        assert known.format_of(path.read_bytes()[: 2**12]) is None
+        assert known.format_of(path.read_bytes()[: 2**12]) is known.FORMATS[0]
 
 
 def test_each_ending_is_of_one_format() -> None:
-    endings = [ending for format in known.FORMATS for ending in format.endings]
+    others = [format for format in known.FORMATS if format.locate is None]
+    endings = [ending for format in others for ending in format.endings]
     assert len(endings) == len(set(endings))
     found = known.known_endings([f"model{ending.upper()}" for ending in endings])
     assert sum(map(len, found.values())) == len(endings)
     assert known.known_endings(["config.json", "README.md", "model.safetensors"]) == {}
+
+
+def _locate_toy(file: Readable, first: bytes) -> Shard:
+    """A second format: a magic, the number of values, and float32 values behind them."""
+    count = int.from_bytes(first[4:8], "little")
+    if file.nbytes != 8 + 4 * count:
+        raise fastio.FormatError(file.path, f"has {file.nbytes} bytes", offset=0, expected="all")
+    return Shard(
+        file=file,
+        names=["values"],
+        dtypes=["F32"],
+        shapes=[(count,)],
+        begins=np.array([8]),
+        ends=np.array([file.nbytes]),
+        metadata={"made by": "toy"},
+        table=None,
+    )
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of a format that one row of the table makes known."""
+    row = known.Format(
+        "a toy file", "", (".toy",), lambda first: first.startswith(b"TOY!"), locate=_locate_toy
+    )
+    monkeypatch.setattr(known, "FORMATS", (row, *known.FORMATS))
+    path = tmp_path / "values.toy"
+    path.write_bytes(b"TOY!" + (5000).to_bytes(4, "little") + _VALUES.tobytes())
+    return path
+
+
+_VALUES = np.arange(5000, dtype=np.float32)
+
+
+def test_a_format_that_has_a_row_is_loaded_in_every_way(toy: Path) -> None:
+    assert fastio.load(toy)["values"].tobytes() == _VALUES.tobytes()
+    assert fastio.start_load(toy).wait()["values"].tobytes() == _VALUES.tobytes()
+    assert torch.equal(
+        fastio.load(toy, framework="torch")["values"], torch.from_numpy(_VALUES.copy())
+    )
+    filled = {"values": np.zeros(5000, np.float32)}
+    fastio.load_into(toy, filled)
+    assert filled["values"].tobytes() == _VALUES.tobytes()
+    with fastio.open(toy) as reader:
+        assert reader["values"][17:19].tolist() == [17, 18]
+        assert dict(reader.metadata) == {"made by": "toy"}
+        ((name, tensor),) = reader.stream()
+        assert (name, tensor.tobytes()) == ("values", _VALUES.tobytes())
+    found = fastio.verify(toy)
+    assert (found.ok, found.unverified) == (True, (str(toy),))
+    with pytest.raises(fastio.FormatError, match="carries no checksums"):
+        fastio.load(toy, verify="require")
+
+
+def test_formats_are_mixed_in_one_source(toy: Path) -> None:
+    other = write(toy.with_name("other.safetensors"), {"t": ("F32", (3,))})
+    assert list(fastio.load([other, toy])) == ["t", "values"]
+
+
+def test_what_a_format_refuses_names_the_file(toy: Path) -> None:
+    with toy.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(fastio.FormatError) as caught:
+        fastio.load(toy)
+    assert caught.value.path == str(toy)

@@ -559,7 +559,7 @@ def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:
     save_file(arrays, path, {"format": "np"})
     for file in (path, fastio.seal(path)):
         opened = _native.File(file)
-        raw = safetensors._header_in(opened, safetensors._read_first(opened))
+        raw = safetensors._header_in(opened, safetensors.read_first(opened))
         assert safetensors._decode_fast("m", raw) is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastio.catalog import Catalog, Shard
-from fastio.formats import checksums, safetensors
+from fastio.formats import checksums, known, safetensors
 from fastio.formats.safetensors import InMemory
 from fastio.frameworks import Framework, check_dtypes
 from fastio.reading import fetch, verification
@@ -64,7 +64,9 @@ def _rows(shard: Shard) -> Any:
 def _locate(data: bytes) -> Shard:
     if not isinstance(data, bytes):
         raise TypeError(f"data must be bytes, not {type(data).__name__}")
-    shard = safetensors.locate(InMemory(_PATH, len(data), data))
+    file = InMemory(_PATH, len(data), data)
+    known.require_safetensors(file)
+    shard = safetensors.locate(file)
     if shard.unsound is not None:
         verification.tell_once(_PATH, shard.unsound)
     if shard.table is not None:

@@ -12,7 +12,7 @@ from fastio.arguments.paths import Source, open_file, paths_of
 from fastio.catalog import Catalog, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
-from fastio.formats import index, known, safetensors
+from fastio.formats import index, known
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
 
@@ -106,7 +106,7 @@ def _is_index(path: str) -> bool:
 
 
 def _shard(path: str | Path) -> Shard:
-    return safetensors.locate(open_file(path), keep_unsound=True)
+    return known.locate(open_file(path))
 
 
 def _file_of_several(path: str) -> Shard:

@@ -14,7 +14,7 @@ from fastio.catalog import Catalog, Shard
 from fastio.catalog.absent import AbsentTensors
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
-from fastio.formats import known, safetensors, strict_json
+from fastio.formats import known, strict_json
 from fastio.host.descriptors import make_room_for_files
 
 # An entry takes about a hundred bytes; the largest public index has some hundred thousand.
@@ -129,7 +129,7 @@ def _located(
 
 def _shard(index: Path, file_name: str) -> Shard:
     try:
-        return safetensors.locate(_native.File(index.parent / file_name), keep_unsound=True)
+        return known.locate(_native.File(index.parent / file_name))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             errno.ENOENT,

@@ -1,17 +1,20 @@
-"""Which format a file has, by its first bytes: for messages about files that are not safetensors.
+"""Which format a file has, by its first bytes: who locates its tensors, or what to do about it.
 
-A format is one row of the table: its name, the way on, the endings of its files, and a test of
-their first bytes. A message has the name and the way on.
+A format is one row of the table. A row with `locate` is one that fastio loads. A message about any
+other file has the name of its format and the way on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
+from fastio.catalog import Readable, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError
+from fastio.formats import safetensors
 
 _TEXT_SHOWN_BYTES = 60
 _TAR_MAGIC_AT = 257
@@ -27,7 +30,7 @@ _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?/a-zA-Z]")
 
 
 class Format(NamedTuple):
-    """A format that people hand to a loader by mistake.
+    """A format of files that people hand to a loader.
 
     Attributes
     ----------
@@ -41,6 +44,9 @@ class Format(NamedTuple):
         Whether a file is one, by its first bytes.
     is_text : bool
         Whether its beginning tells a person what it is.
+    locate : callable or None
+        Given an open file and its first bytes, says where the tensors lie, as a `Shard`. None if
+        fastio does not load the format.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Format(NamedTuple):
     endings: tuple[str, ...]
     has: Callable[[bytes], bool]
     is_text: bool = False
+    locate: Callable[[Readable, bytes], Shard] | None = None
 
 
 def _begins(*signatures: bytes) -> Callable[[bytes], bool]:
@@ -88,7 +95,14 @@ _THEN_SAVE = "fastio.save writes its tensors as safetensors"
 _TORCH_LOAD = f'torch.load(path, map_location="cpu") reads it, and {_THEN_SAVE}'
 
 # The first line that fits is taken.
-FORMATS = (
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "a safetensors file",
+        "fastio.load reads it",
+        (".safetensors",),
+        safetensors.begins,
+        locate=partial(safetensors.locate, keep_unsound=True),
+    ),
     Format(
         "a Git LFS pointer",
         "git lfs pull fetches the file itself",
@@ -177,15 +191,53 @@ FORMATS = (
 )
 # Some formats have no first bytes of their own: a name tells them.
 _BY_ENDING = (
-    *((format.name, format.endings) for format in FORMATS if format.endings),
+    *((f.name, f.endings) for f in FORMATS if f.endings and f.locate is None),
     ("a TensorFlow checkpoint", (".ckpt.index", ".pb")),
     ("a Flax msgpack file", (".msgpack",)),
     ("a distributed checkpoint of PyTorch", (".distcp",)),
 )
 
 
+def locate(file: Readable) -> Shard:
+    """Say where the tensors of a file lie, by the format that its content has.
+
+    Parameters
+    ----------
+    file : Readable
+        Stays open.
+
+    Raises
+    ------
+    FormatError
+        If the file is not valid, or has a format that fastio does not load: path, offset, expected.
+    ReadError
+        If reading fails.
+    """
+    first = safetensors.read_first(file)
+    format = format_of(first)
+    if format is not None and format.locate is not None:
+        return format.locate(file, first)
+    _refuse(file.path, first, format)
+    return safetensors.locate(file, first, keep_unsound=True)  # which says what is wrong
+
+
+def require_safetensors(file: Readable) -> None:
+    """Refuse a file whose first bytes are those of another format.
+
+    Raises
+    ------
+    FormatError
+        Calls the format by its name, and says what reads it.
+    ReadError
+        If reading fails.
+    """
+    first = safetensors.read_first(file)
+    if not safetensors.begins(first):
+        _refuse(file.path, first, format_of(first))
+
+
 def format_of(first: bytes) -> Format | None:
-    """Return which other format a file seems to have.
+    """Return which format a file seems to have.
 
     Parameters
     ----------
@@ -195,14 +247,7 @@ def format_of(first: bytes) -> Format | None:
     return next((format for format in FORMATS if format.has(first)), None)
 
 
-def refuse_known(path: str, first: bytes) -> None:
-    """Refuse a file whose first bytes are those of another format.
-
-    Raises
-    ------
-    FormatError
-        Calls the format by its name, and says what reads it.
-    """
+def _refuse(path: str, first: bytes, format: Format | None) -> None:
     if first and not first.strip(b"\0"):
         raise FormatError(
             path,
@@ -210,7 +255,6 @@ def refuse_known(path: str, first: bytes) -> None:
             offset=0,
             expected="a safetensors file, and whole",
         )
-    format = format_of(first)
     if format is None:
         return
     begins = ""

@@ -32,11 +32,11 @@ import msgspec
 from fastio.catalog import Readable, Shard, UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.formats import checksums, known, strict_json
+from fastio.formats import checksums, strict_json
 from fastio.formats.columns import Columns, Entry, Header, columns_of
 
 # One read is all that most files need, and takes a disk hardly longer than a smaller one.
-_FIRST_READ_BYTES = 2**17
+FIRST_READ_BYTES = 2**17
 _LENGTH_BYTES = checksums.LENGTH_BYTES
 _HEADER_BYTES_MIN = 2  # {}
 _OBJECT_BEGINS = re.compile(rb"\s*\{")
@@ -55,13 +55,21 @@ _entries_decoder = msgspec.json.Decoder(dict[str, Entry])
 _pairs_decoder = json.JSONDecoder(object_pairs_hook=list)
 
 
-def locate(file: Readable, *, ignore_table: bool = False, keep_unsound: bool = False) -> Shard:
+def locate(
+    file: Readable,
+    first: bytes | None = None,
+    *,
+    ignore_table: bool = False,
+    keep_unsound: bool = False,
+) -> Shard:
     """Say where the tensors of a file lie.
 
     Parameters
     ----------
     file : Readable
         Stays open.
+    first : bytes, optional
+        Its first `FIRST_READ_BYTES`, if they were read already.
     ignore_table : bool
         Leave out the checksum table, sound or not.
     keep_unsound : bool
@@ -76,7 +84,9 @@ def locate(file: Readable, *, ignore_table: bool = False, keep_unsound: bool = F
     ReadError
         If reading fails.
     """
-    first = _read_first(file)
+    if first is None:
+        first = read_first(file)
+    _check_length(file, first)
     raw = _header_in(file, first)
     header = _decode_fast(file.path, raw) or _decode_carefully(file.path, raw)
     names, dtypes, shapes, begins, ends = columns_of(header, file.nbytes - len(raw))
@@ -148,18 +158,32 @@ def columns(entries: bytes, data_bytes: int, path: str) -> Columns:
     return columns_of(header, data_bytes)
 
 
-def _read_first(file: Readable) -> bytes:
-    """The beginning of the file: most headers, and small files whole."""
-    first = file.read(0, min(file.nbytes, _FIRST_READ_BYTES))
+def read_first(file: Readable) -> bytes:
+    """Return the beginning of a file: most headers, and small files whole.
+
+    Raises
+    ------
+    ReadError
+        If reading fails.
+    """
+    return file.read(0, min(file.nbytes, FIRST_READ_BYTES))
+
+
+def begins(first: bytes) -> bool:
+    """Return whether a file seems to be a safetensors file, by its first bytes."""
+    length = int.from_bytes(first[:_LENGTH_BYTES], "little")
+    is_possible = _HEADER_BYTES_MIN <= length <= checksums.HEADER_BYTES_MAX
+    return is_possible and _OBJECT_BEGINS.match(first, _LENGTH_BYTES) is not None
+
+
+def _check_length(file: Readable, first: bytes) -> None:
     if file.nbytes < _LENGTH_BYTES:
-        known.refuse_known(file.path, first)
         raise FormatError(
             file.path,
             f"is {file.nbytes} bytes long" if first else "is empty (0 bytes long)",
             offset=0,
             expected="a safetensors file, which begins with 8 bytes of header length",
         )
-    return first
 
 
 def _header_in(file: Readable, first: bytes) -> bytes:
@@ -167,8 +191,6 @@ def _header_in(file: Readable, first: bytes) -> bytes:
     length = int.from_bytes(first[:_LENGTH_BYTES], "little")
     follows = file.nbytes - _LENGTH_BYTES
     is_possible = _HEADER_BYTES_MIN <= length <= min(follows, checksums.HEADER_BYTES_MAX)
-    if not is_possible or not _OBJECT_BEGINS.match(first, _LENGTH_BYTES):
-        known.refuse_known(file.path, first)
     if not is_possible:
         raise FormatError(
             file.path,

@@ -13,7 +13,7 @@ from fastio.catalog import Shard
 from fastio.display.progress import progress_bar
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event
-from fastio.formats import huggingface, index, safetensors
+from fastio.formats import huggingface, index, known
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
 from fastio.options import Options
@@ -96,7 +96,7 @@ def _located(
     shards, damaged = [], {}
     for path, listed in files.items():
         try:
-            shard = safetensors.locate(open_file(path), keep_unsound=True)
+            shard = known.locate(open_file(path))
             if shard.unsound is not None and not shard.unsound.is_copied:
                 raise shard.unsound.error(path)
         except FileNotFoundError:

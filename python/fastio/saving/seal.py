@@ -15,7 +15,7 @@ from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import AnyPath, open_file, path_of
 from fastio.catalog import ChecksumTable, Shard
 from fastio.errors import ChecksumError, WriteError
-from fastio.formats import checksums, headers, safetensors
+from fastio.formats import checksums, headers, known, safetensors
 from fastio.host.leftovers import remove_leftovers
 from fastio.host.replacement import Replacement, replacing, status_of_file
 from fastio.host.shortage import memory_named
@@ -79,7 +79,9 @@ def seal(
     source = Path(anchored(typed))
     given, target = file_target(dst) if dst is not None else (Path(typed), source)
     with memory_named(typed, lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
-        shard = safetensors.locate(open_file(anchored(typed), typed=typed), ignore_table=force)
+        file = open_file(anchored(typed), typed=typed)
+        known.require_safetensors(file)
+        shard = safetensors.locate(file, ignore_table=force)
         if dst is None:
             file_target(target)  # refuses what is no place for a file
         if shard.table is not None and target.exists() and target.samefile(source):
