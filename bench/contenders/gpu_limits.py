@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench import answers, gpu
-from bench.contender import Answer, Attempt, Loader
+from bench.contenders.contender import Answer, Attempt, Loader
+from bench.measure import answers, gpu
 
 COPY_BYTES = 64 * 2**20
 READ_BYTES = 8 * 2**20

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import answers, gpu, held
-from bench.contender import RC_SITE, RC_VERSION, Attempt, Load, Loader
-from bench.gpu_answers import OnDevice
+from bench.contenders import prepared
+from bench.contenders.contender import RC_SITE, RC_VERSION, Attempt, Load, Loader
+from bench.measure import answers, gpu
+from bench.measure.gpu_answers import OnDevice
 
 Tensors = Mapping[str, Any]
 
@@ -106,7 +107,7 @@ def _parameters(path: str) -> Mapping[str, Any]:
     a wrong answer.
     """
     given = dict(_idle(path))
-    parameters = held.empty_torch(answers.file_entries(Path(path)), device=gpu.device())
+    parameters = prepared.empty_torch(answers.file_entries(Path(path)), device=gpu.device())
     for tensor in parameters.values():
         tensor.fill_(1)
     synchronize()

@@ -10,8 +10,8 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench import answers
-from bench.contender import RC_SITE, RC_VERSION, Answer, Attempt, Load, Loader
+from bench.contenders.contender import RC_SITE, RC_VERSION, Answer, Attempt, Load, Loader
+from bench.measure import answers
 
 if TYPE_CHECKING:
     from fastio.frameworks import FrameworkName

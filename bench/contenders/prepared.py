@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import answers
-from bench.answers import Entry
+from bench.measure import answers
+from bench.measure.answers import Entry
 
 if TYPE_CHECKING:
     import torch

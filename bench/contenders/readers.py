@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from bench import answers, held
-from bench.contender import Answer, Attempt, Load, Loader, Prepare
+from bench.contenders import prepared
+from bench.contenders.contender import Answer, Attempt, Load, Loader, Prepare
+from bench.measure import answers
 
 MIB = 2**20
 # What fastio's stream may hold.
@@ -96,7 +97,7 @@ def _filled_torch(alignment_bytes: int | None) -> Prepare:
     """Tensors of each shape, with their pages there: as torch makes them, or aligned."""
 
     def prepare(path: str) -> Mapping[str, Any]:
-        tensors = held.empty_torch(answers.file_entries(Path(path)), alignment_bytes)
+        tensors = prepared.empty_torch(answers.file_entries(Path(path)), alignment_bytes)
         for tensor in tensors.values():
             tensor.fill_(1)
         return tensors
@@ -105,7 +106,7 @@ def _filled_torch(alignment_bytes: int | None) -> Prepare:
 
 
 def _filled_numpy(path: str) -> Mapping[str, Any]:
-    arrays = held.empty_numpy(answers.file_entries(Path(path)))
+    arrays = prepared.empty_numpy(answers.file_entries(Path(path)))
     for array in arrays.values():
         array.fill(1)
     return arrays

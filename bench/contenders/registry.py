@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from bench import (
-    gpu_contenders,
-    gpu_limits,
-    load_contenders,
-    reader_contenders,
-    save_contenders,
-)
-from bench.contender import Contender
-from bench.limits import LIMITS
+from bench.contenders import gpu_limits, gpu_loads, loads, readers, saves
+from bench.contenders.contender import Contender
+from bench.measure.limits import LIMITS
 
 LOADERS = {
     each.name: each
     for each in (
-        *load_contenders.LOADERS,
-        *reader_contenders.READERS,
-        *gpu_contenders.LOADERS,
+        *loads.LOADERS,
+        *readers.READERS,
+        *gpu_loads.LOADERS,
         *gpu_limits.LIMITS,
     )
 }
-SAVERS = {each.name: each for each in save_contenders.SAVERS}
+SAVERS = {each.name: each for each in saves.SAVERS}
 CONTENDERS: dict[str, Contender] = {**LOADERS, **SAVERS}
 # What `store_run` measures by itself.
 STORES = {

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import answers, cache, held
-from bench.contender import Answer, Attempt, Save, Saver
+from bench.contenders import prepared
+from bench.contenders.contender import Answer, Attempt, Save, Saver
+from bench.measure import answers, cache
 
 COPY_THREADS = 2
 COPY_PIECE_BYTES = 16 * 2**20
@@ -175,7 +176,7 @@ def _pieces(
 
 
 def _ours(name: str, title: str, save: Save, **more: Any) -> Saver:
-    return Saver(name, title, ("fastio", "torch"), save, held.torch_tensors, **more)
+    return Saver(name, title, ("fastio", "torch"), save, prepared.torch_tensors, **more)
 
 
 def _with_and_without_fsync(
@@ -201,28 +202,28 @@ SAVERS = (
         "fastio.save, numpy",
         ("fastio", "numpy", "ml_dtypes"),
         _fastio(),
-        held.numpy_tensors,
+        prepared.numpy_tensors,
     ),
     *_with_and_without_fsync(
         "safetensors-save",
         "safetensors.torch.save_file",
         ("safetensors", "safetensors.torch", "torch"),
         lambda fsync: _safetensors("torch", fsync=fsync),
-        held.torch_tensors,
+        prepared.torch_tensors,
     ),
     *_with_and_without_fsync(
         "safetensors-save-numpy",
         "safetensors.numpy.save_file",
         ("safetensors", "safetensors.numpy", "numpy", "ml_dtypes"),
         lambda fsync: _safetensors("numpy", fsync=fsync),
-        held.numpy_tensors,
+        prepared.numpy_tensors,
     ),
     *_with_and_without_fsync(
         "torch-save",
         "torch.save",
         ("torch",),
         lambda fsync: _torch(fsync=fsync),
-        held.torch_tensors,
+        prepared.torch_tensors,
     ),
     _ours(
         "fastio-save-borrow",
@@ -236,13 +237,17 @@ SAVERS = (
         _fastio_behind("copy"),
     ),
     Saver(
-        "copy-each", "numpy, a copy of each", ("numpy", "ml_dtypes"), _copy_each, held.numpy_tensors
+        "copy-each",
+        "numpy, a copy of each",
+        ("numpy", "ml_dtypes"),
+        _copy_each,
+        prepared.numpy_tensors,
     ),
     Saver(
         "copy-threads",
         f"numpy, one copy by {COPY_THREADS} threads",
         ("numpy", "ml_dtypes"),
         _copy_by_threads,
-        held.numpy_tensors,
+        prepared.numpy_tensors,
     ),
 )

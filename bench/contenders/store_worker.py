@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import answers, worker
-from bench.harness import anonymous_bytes, status_bytes
+from bench.contenders import worker
+from bench.measure import answers
+from bench.measure.process import anonymous_bytes, reset_peak, status_bytes
 
 
 class StoreMeasurement:
@@ -78,7 +79,7 @@ class StoreMeasurement:
         return {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu}
 
     def _verify(self) -> dict[str, Any]:
-        worker.reset_peak()
+        reset_peak()
         resident = status_bytes("VmRSS")
         begin, cpu = time.perf_counter(), time.process_time()
         with self._fastio.Store.open(self._job["roots"]) as store:

@@ -8,21 +8,26 @@ prints there goes to standard error.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from bench import answers
-from bench.contender import ROOT, Answer, Attempt, Loader, Saver
-from bench.contenders import LOADERS, SAVERS
-from bench.harness import anonymous_bytes, status_bytes
+from bench.contenders.contender import Answer, Attempt, Loader, Saver
+from bench.contenders.registry import LOADERS, SAVERS
+from bench.measure import answers
+from bench.measure.process import (
+    anonymous_bytes,
+    cpu_seconds,
+    machine_busy_seconds,
+    reset_peak,
+    status_bytes,
+    storage_bytes,
+)
+from bench.paths import ROOT
 
 NOTES = (
     "engine",
@@ -33,37 +38,6 @@ NOTES = (
     "fallbacks",
     "chunks_verified",
 )
-
-
-def cpu_seconds() -> float:
-    """Return user and system time of every thread (io_uring's workers are threads) and child."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def machine_busy_seconds() -> float:
-    """Return how long the machine's cores have been busy or stolen, with a resolution of 10 ms."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def storage_bytes() -> int | None:
-    """Return what this process has had read from storage, or None where the kernel does not count.
-
-    Direct reads and those that filled the page cache, of every thread; not what was in it already.
-    """
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
-
-
-def reset_peak() -> None:
-    """Make VmHWM start from what the process has now; where the kernel cannot, it stays."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Measurement:

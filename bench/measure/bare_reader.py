@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bench.contender import ROOT
 from bench.errors import MeasureError
-from bench.settings import MIB, Grid, Settings
+from bench.measure.settings import MIB, Grid, Settings
+from bench.paths import ROOT
 
 # `make bench` and `.ci/gpu-run build` compile it.
 PROGRAM = ROOT / "build/bench/read-limit"

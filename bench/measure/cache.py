@@ -13,7 +13,7 @@ import os
 import time
 from pathlib import Path
 
-from bench import machine
+from bench.measure import machine
 
 PAGE_BYTES = mmap.PAGESIZE
 # The same number on every architecture, since Linux 6.5.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import MeasureError
-from bench.settings import MIB, Settings
+from bench.measure.settings import MIB, Settings
 
 # malloc asks for huge pages by madvise; glibc 2.35 and later.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

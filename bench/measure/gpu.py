@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import machine
 from bench.errors import MeasureError
-from bench.harness import ROOT
+from bench.measure import machine
+from bench.paths import ROOT
 
 # Workers inherit it.
 VARIABLE = "FASTIO_BENCH_DEVICE"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import answers
-from bench.answers import DTYPES, AnswerError, Entry
-from bench.contender import Answer
+from bench.contenders.contender import Answer
+from bench.measure import answers
+from bench.measure.answers import DTYPES, AnswerError, Entry
 
 PIECE_BYTES = 16 * 2**20
 _WORD_BYTES = 8

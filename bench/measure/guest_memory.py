@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from bench.contender import ROOT
 from bench.errors import MeasureError
+from bench.paths import ROOT
 
 HUGE_PAGE_BYTES = 2 * 2**20
 # All cores of a small machine, half of those of a large one.
@@ -78,7 +78,7 @@ class Ballast:
 
     def __init__(self, tensor_bytes: int) -> None:
         self._command = (
-            *(sys.executable, "-m", "bench.guest_memory"),
+            *(sys.executable, "-m", "bench.measure.guest_memory"),
             str(wanted_bytes(tensor_bytes)),
         )
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bench import fio, native_reader
-from bench.settings import Grid, Settings
+from bench.measure import bare_reader, fio
+from bench.measure.settings import Grid, Settings
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ LIMITS = {
             READER,
             "bare reader, io_uring, direct, huge pages",
             "read",
-            native_reader.missing,
-            native_reader.read,
-            native_reader.GRID,
+            bare_reader.missing,
+            bare_reader.read,
+            bare_reader.GRID,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""On what and with what a figure was measured: processor, memory, kernel, device, versions."""
+"""On what and with what a figure was measured: processor, memory, kernel, disk, versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bench.contender import RC_SITE, RC_VERSION, ROOT
+from bench.contenders.contender import RC_SITE, RC_VERSION
+from bench.paths import ROOT
 
 DISTRIBUTIONS = (
     "fastio-tensor",
@@ -63,28 +64,28 @@ def filesystem(folder: Path) -> str:
     return kind
 
 
-def device(folder: Path) -> dict[str, Any]:
+def disk(folder: Path) -> dict[str, Any]:
     """Describe the block device under `folder`: its name, model, and whether it is virtual."""
     number = folder.stat().st_dev
     node = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not node.exists():
         return {"name": "none", "model": "", "virtual": True}
     real = node.resolve()
-    disk = real if (real / "queue").is_dir() else real.parent
+    whole = real if (real / "queue").is_dir() else real.parent
     # 0x1af4 is the vendor of every virtio device.
-    virtio = _text(disk / "device/vendor").lower() == "0x1af4" or disk.name.startswith("vd")
-    model = _text(disk / "device/model") or ("virtio block device" if virtio else "")
+    virtio = _text(whole / "device/vendor").lower() == "0x1af4" or whole.name.startswith("vd")
+    model = _text(whole / "device/model") or ("virtio block device" if virtio else "")
     return {
-        "name": disk.name,
+        "name": whole.name,
         "model": model,
-        "virtual": virtio or "/devices/virtual/" in str(disk),
-        "scheduler": _selected(_text(disk / "queue/scheduler")),
-        "max_sectors_kb": _text(disk / "queue/max_sectors_kb"),
+        "virtual": virtio or "/devices/virtual/" in str(whole),
+        "scheduler": _selected(_text(whole / "queue/scheduler")),
+        "max_sectors_kb": _text(whole / "queue/max_sectors_kb"),
     }
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Describe this machine, and the filesystem and device under `folder`.
+    """Describe this machine, and the filesystem and disk under `folder`.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "architecture": platform.machine(),
         "virtual": "hypervisor" in _field(cpu, "flags").split(),
         "filesystem": filesystem(folder),
-        "device": device(folder),
+        "disk": disk(folder),
         "huge_pages": _selected(_text("/sys/kernel/mm/transparent_hugepage/enabled")),
         "python": platform.python_version(),
     }

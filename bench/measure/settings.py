@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from bench.harness import median, rounds
+from bench.measure.rounds import rounds
+from bench.measure.statistics import median
 
 MIB = 2**20
 SEARCH_BYTES = 2**29

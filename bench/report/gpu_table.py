@@ -1,21 +1,20 @@
-"""What a run of `.ci/gpu-run` found, as one table: targets, contenders, trace, tests.
-
-python -m bench.gpu_table OUT_DIR
-"""
+"""What a run of `.ci/gpu-run` found, as one table: targets, contenders, trace, tests."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
 
-from bench import gpu_trace, host_lanes, tables
-from bench.gpu_targets import GPU_TARGETS
+from bench.report import tables
+from bench.suites import gpu_trace, host_lanes
+from bench.suites.load_gpu.targets import TARGETS
 
 
 def tests_line(path: Path) -> str:
@@ -81,7 +80,7 @@ def show(folder: Path, console: Console) -> None:
     if facts:
         console.print(*facts_lines(facts), sep="\n", highlight=False, markup=False)
     if bench:
-        tables.show(bench, GPU_TARGETS, console)
+        tables.show(bench, TARGETS, console)
     if traced:
         console.print(*gpu_trace.lines(traced), sep="\n", highlight=False, markup=False)
     if host:
@@ -91,12 +90,10 @@ def show(folder: Path, console: Console) -> None:
     console.print(told, highlight=False, markup=False)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print the table of a folder."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench gpu-table", description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    show(parser.parse_args().folder, Console(width=None if sys.stdout.isatty() else 120))
-
-
-if __name__ == "__main__":
-    main()
+    folder: Path = parser.parse_args(arguments).folder
+    show(folder, Console(width=None if sys.stdout.isatty() else 120))
+    return 0

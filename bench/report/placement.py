@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contenders import LOADERS
+from bench.contenders.registry import LOADERS
 
 MAPS = "maps the page cache"
 COPIES = "copies into fresh memory"

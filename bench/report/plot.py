@@ -1,7 +1,7 @@
 """The picture of a result file, as SVG: GB/s of a cold and of a warm load, or of saves.
 
-    python -m bench.plot bench/results/load-<machine>.json bench/results/load.svg
-    python -m bench.plot bench/results/save-<machine>.json bench/results/save.svg
+    python -m bench plot bench/results/load-<machine>.json bench/results/load.svg
+    python -m bench plot bench/results/save-<machine>.json bench/results/save.svg
 
 Colours are chosen to be read on a white and on a black page; the background is left open.
 """
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import placing, tables
-from bench.contenders import LOADERS, TITLES
-from bench.harness import Estimate
-from bench.limits import LIMITS
+from bench.contenders.registry import LOADERS, TITLES
+from bench.measure.limits import LIMITS
+from bench.measure.statistics import Estimate
+from bench.report import placement
+from bench.report.results import read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +137,7 @@ def label(case: Case, name: str) -> str:
     title = TITLES.get(name, name).removesuffix(", touched")
     if name not in LOADERS:
         return title
-    return f"{title}\n{placing.words(name, case['contenders'][name])}"
+    return f"{title}\n{placement.words(name, case['contenders'][name])}"
 
 
 def draw_panel(axes: Axes, case: Case, panel: Panel) -> None:
@@ -226,7 +227,7 @@ def footer(machine: Mapping[str, Any], cases: Sequence[Case]) -> str:
         ).removeprefix(f"{name}-")
         for name in names
     ]
-    disk = machine["device"]["model"] or machine["device"]["name"]
+    disk = machine["disk"]["model"] or machine["disk"]["name"]
     kind = ", virtual machine" if machine["virtual"] else ""
     lines = (
         f"Medians of {_joined([case['rounds'] for case in cases], 'and')} interleaved rounds with "
@@ -289,14 +290,11 @@ def draw(document: Mapping[str, Any], out: Path) -> None:
         figure_of(document).savefig(out, format="svg", transparent=True, metadata=metadata)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Draw the picture of a result file."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench plot", description=main.__doc__)
     parser.add_argument("document", type=Path)
     parser.add_argument("out", type=Path)
-    arguments = parser.parse_args()
-    draw(tables.read(arguments.document), arguments.out)
-
-
-if __name__ == "__main__":
-    main()
+    asked = parser.parse_args(arguments)
+    draw(read(asked.document), asked.out)
+    return 0

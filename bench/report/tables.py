@@ -1,17 +1,8 @@
-"""Tables from a result file: for the terminal, and for README.md, so that the two cannot drift.
-
-python -m bench.tables                  write the tables into README.md
-python -m bench.tables --check          fail if README.md says something else than the JSON
-"""
+"""Tables of a result file, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import targets
-from bench.contenders import TITLES
-from bench.harness import ROOT, Estimate, median, paired_ratio
-from bench.suites import SCHEMA, SUITES, Suite
-from bench.targets import Target
+from bench.contenders.registry import TITLES
+from bench.measure.statistics import Estimate, median, paired_ratio
+from bench.report import targets
+from bench.report.targets import Target
 
-README = ROOT / "bench/README.md"
 COLOURS = {"met": "green", "missed": "red", "not decided": "yellow", "not measured": "dim"}
 
 # A line of memory over time is drawn with these, from nothing to its peak.
@@ -35,18 +24,6 @@ BARS = "▁▂▃▄▅▆▇█"
 SPREAD_VALUES_MIN = 4
 
 Rows = list[tuple[str, ...]]
-
-
-def to_json(document: dict[str, Any]) -> str:
-    """Return the document as text, with each series on one line."""
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    # Lists of scalars are folded: a series is read as a whole or not at all.
-    folded = re.sub(
-        r"\[\s+([^\[\]{}]*?)\s+\]",
-        lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]",
-        text,
-    )
-    return folded + "\n"
 
 
 def seconds(value: float) -> str:
@@ -230,7 +207,7 @@ def _markdown_table(headings: tuple[str, ...], rows: Rows) -> Iterator[str]:
 def _machine(document: dict[str, Any]) -> str:
     found = document["machine"]
     virtual = "virtual machine" if found["virtual"] else "bare metal"
-    disk = found["device"]
+    disk = found["disk"]
     return (
         f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB, Linux {found['kernel']} "
         f"({virtual}), {found['filesystem']} on {disk['model'] or disk['name']}, "
@@ -245,96 +222,54 @@ def _gpu(machine: dict[str, Any]) -> str:
     return f"; {found['name']}, driver {found['driver']}, torch {found['torch']}"
 
 
+def _dates(document: dict[str, Any]) -> str:
+    found = sorted(case["date"][:10] for case in document["cases"].values())
+    return " to ".join(dict.fromkeys((found[0], found[-1])))
+
+
+def _case(document: dict[str, Any], case: dict[str, Any]) -> Iterator[str]:
+    count = f"{case['rounds']} rounds" if "rounds" in case else "not measured"
+    yield from ("", f"**{case['title']}** ({count})", "")
+    yield from _markdown_table(*_headings(case, case_rows(case, base_of(case))))
+    if said := notes(case, document["machine"]["cores"]):
+        yield from ("", said)
+    # One paragraph a line.
+    for line in over_time(case):
+        yield from ("", line)
+
+
+def _targets(document: dict[str, Any], promised: Sequence[Target]) -> Iterator[str]:
+    yield from _markdown_table(TARGET_HEADINGS, target_rows(document, promised))
+
+
+def summary(document: dict[str, Any], promised: Sequence[Target], headlines: Sequence[str]) -> str:
+    """Return machine, targets and the tables of some cases as Markdown."""
+    lines = [f"{_machine(document)}. Measured {_dates(document)}.", ""]
+    lines += _targets(document, promised)
+    for name in headlines:
+        if name in document["cases"]:
+            lines += _case(document, document["cases"][name])
+    return "\n".join(lines)
+
+
 def markdown(document: dict[str, Any], promised: Sequence[Target]) -> str:
-    """Return the results as the Markdown that stands in README.md."""
-    lines = [f"### {_machine(document)}", ""]
-    dates = sorted(case["date"][:10] for case in document["cases"].values())
-    found = {
+    """Return all results as Markdown: machine, versions, limits, targets, a table for each case."""
+    versions = {
         name: version
         for case in document["cases"].values()
         for name, version in case["versions"].items()
     }
-    lines.append("Measured " + " to ".join(dict.fromkeys((dates[0], dates[-1]))) + " with ")
-    lines[-1] += ", ".join(f"{name} {version}" for name, version in found.items()) + "."
+    lines = [
+        f"## {_machine(document)}",
+        "",
+        f"Measured {_dates(document)} with these versions:",
+        "",
+    ]
+    lines += [f"- {name} {version}" for name, version in versions.items()]
     for name, found_settings in document["limits"].items():
         block, depth, jobs = found_settings["settings"].split(":")
-        lines.append(f"{TITLES[name]}: blocks of {block} MiB, depth {depth}, jobs {jobs}.")
-    lines += ["", *_markdown_table(TARGET_HEADINGS, target_rows(document, promised))]
+        lines += ["", f"{TITLES[name]}: blocks of {block} MiB, depth {depth}, jobs {jobs}."]
+    lines += ["", *_targets(document, promised)]
     for case in document["cases"].values():
-        count = f"{case['rounds']} rounds" if "rounds" in case else "not measured"
-        lines += ["", f"**{case['title']}** ({count})", ""]
-        lines += _markdown_table(*_headings(case, case_rows(case, base_of(case))))
-        said = notes(case, document["machine"]["cores"])
-        lines += ["", said] if said else []
-        # One paragraph a line.
-        lines += [each for line in over_time(case) for each in ("", line)]
+        lines += _case(document, case)
     return "\n".join(lines)
-
-
-def marks(suite: Suite) -> tuple[str, str]:
-    """Return what stands before and after a suite's tables in README.md."""
-    return f"<!-- {suite.name}: begin -->", f"<!-- {suite.name}: end -->"
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a result file.
-
-    Raises
-    ------
-    ValueError
-        It is of another schema, whose figures mean something else.
-    """
-    document: dict[str, Any] = json.loads(path.read_text())
-    if document.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is of schema {document.get('schema')}: measure it again")
-    return document
-
-
-def filled(text: str, suite: Suite) -> str:
-    """Return the text with a suite's tables, of every machine, between its marks.
-
-    Raises
-    ------
-    ValueError
-        The text lacks the two marks, or a result file is of another schema.
-    """
-    begin, end = marks(suite)
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{README} needs one {begin} and one {end}")
-    head, rest = text.split(begin)
-    _, tail = rest.split(end)
-    documents = [read(path) for path in suite.result_paths()]
-    body = "\n\n".join(markdown(document, suite.targets) for document in documents)
-    return f"{head}{begin}\n\n{body or 'Not measured yet.'}\n\n{end}{tail}"
-
-
-def rendered() -> str:
-    """Return what README.md has to say, with the tables of every suite.
-
-    Raises
-    ------
-    ValueError
-        README.md lacks the marks of one.
-    """
-    text = README.read_text()
-    for suite in SUITES.values():
-        text = filled(text, suite)
-    return text
-
-
-def main() -> int:
-    """Write the tables into README.md, or check them."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    text = rendered()
-    if not arguments.check:
-        README.write_text(text)
-    elif README.read_text() != text:
-        print("bench/README.md differs from bench/results: python -m bench.tables", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

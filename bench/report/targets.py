@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.harness import Estimate, paired_difference, paired_ratio, verdict
+from bench.measure.statistics import Estimate, paired_difference, paired_ratio, verdict
 
 Document = dict[str, Any]
 Measure = Callable[[Document], Estimate]
@@ -227,3 +227,13 @@ def evaluate(document: Document, targets: Sequence[Target]) -> list[dict[str, An
             }
         )
     return judged
+
+
+def at_least(case: str, text: str, bound: float, name: str, rival: str) -> Target:
+    """Promise so many times the speed of a rival."""
+    return Target(case, text, ">=", bound, "x", speed(case, name, rival))
+
+
+def not_slower(case: str, text: str, name: str, rival: str) -> Target:
+    """Promise the time of a rival or less."""
+    return Target(case, text, "<=", 1.0, "x its time", slowness(case, name, rival))

@@ -2,7 +2,7 @@
 
 Both models are sealed. fastio and safetensors load the same file, as numpy arrays and, where torch
 is installed, as torch tensors. Each framework has a table of its own, and speeds are compared only
-within it. The exit status is 1 if a byte differs or a load fails. `bench.load` is the thorough one.
+within it. The exit status is 1 if a byte differs or a load fails. The suite `load` is thorough.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import answers, cache, placing, tables
-from bench.campaign import Files
-from bench.cases import LoadCase
-from bench.contender import Attempt, is_installed
-from bench.contenders import LOADERS, TITLES
+from bench.contenders.contender import Attempt, is_installed
+from bench.contenders.registry import LOADERS, TITLES
 from bench.errors import MeasureError
-from bench.harness import ROOT
-from bench.load_run import LoadRun
+from bench.measure import answers, cache
+from bench.paths import ROOT
+from bench.report import placement, tables
+from bench.suites.campaign.case import LoadCase
+from bench.suites.campaign.files import Files
+from bench.suites.campaign.load_run import LoadRun
 
 ROUNDS = 3
 COLUMNS = ("model", "file", "loaded by", "how", "verified", "median", "GB/s", "speed")
@@ -136,7 +137,7 @@ def add_rows(table: Table, block: Block, measured: Measured) -> None:
             measured.title,
             "cold" if measured.result["cold"] else "warm",
             block.label(name),
-            placing.words(name, figures),
+            placement.words(name, figures),
             "yes" if figures["notes"].get("chunks_verified") else "no",
             tables.seconds(figures["median_s"]),
             f"{figures['gb_per_s']:.2f}",
@@ -215,8 +216,8 @@ def explain(console: Console) -> None:
     """Say what the words of the tables mean, and how the times were taken."""
     for line in (
         "cold: no page of the file was in the page cache. warm: every page was.",
-        f"{placing.MAPS}: the tensors are the page cache's own pages.",
-        f"{placing.COPIES}: the tensors have memory of their own.",
+        f"{placement.MAPS}: the tensors are the page cache's own pages.",
+        f"{placement.COPIES}: the tensors have memory of their own.",
         "verified: fastio compared every chunk with its checksum. safetensors has no checksums.",
         "One byte of every page is read before the clock stops: of mapped tensors, and when warm "
         "of all tensors.",
@@ -289,15 +290,11 @@ def show(folder: Path, models: Sequence[Model], console: Console, *, keep: bool 
     return 1 if problems else 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Show both models."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench demo", description=__doc__)
     parser.add_argument("--dir", type=Path, default=ROOT / ".cache/demo", help="for the files")
     parser.add_argument("--keep", action="store_true", help="keep the files")
-    arguments = parser.parse_args()
+    asked = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    return show(arguments.dir, MODELS, console, keep=arguments.keep)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return show(asked.dir, MODELS, console, keep=asked.keep)

@@ -12,16 +12,17 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import machine
-from bench.harness import median, paired_difference, rounds
-from bench.suites import RESULTS
-from bench.tables import to_json
+from bench.measure import machine
+from bench.measure.rounds import rounds
+from bench.measure.statistics import median, paired_difference
+from bench.paths import RESULTS
+from bench.report.results import write
 from fastio import uring
 
 SLAB_BYTES = 2**26  # as the pool of pinned memory grows, csrc/pinned.cc
@@ -115,11 +116,12 @@ def measure(path: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m bench fixed-buffers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "data"
         path.write_bytes(np.random.default_rng(1).bytes(FILE_BYTES))
@@ -133,8 +135,5 @@ def main() -> None:
             "rows": measure(path, asked.rounds),
         }
     out = asked.out or RESULTS / f"fixed-buffers-{machine.slug(here)}.json"
-    out.write_text(to_json(document))
-
-
-if __name__ == "__main__":
-    main()
+    write(out, document)
+    return 0

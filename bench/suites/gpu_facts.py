@@ -1,8 +1,7 @@
-"""What a machine with a GPU is and gives: driver, bus, disk, memory, io_uring.
+"""How fast are bus, disk and memory of a GPU machine, and what do its kernel and driver offer?
 
-`python -m bench.gpu_facts OUT.json` prints one line a fact and writes the same as JSON. With
-`--device cpu` it rehearses without a GPU: its copies then stay in host memory, and nothing of it is
-a figure.
+Prints one line for each fact and writes all of them to OUT as JSON. `--device cpu` rehearses it
+without a GPU: the copies stay in host memory, and the figures are not results.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench import cache, gpu, gpu_limits, machine
-from bench.harness import median
+from bench.contenders import gpu_limits
+from bench.measure import cache, gpu, machine
+from bench.measure.statistics import median
 
 SCHEMA = 1
 FILE_BYTES = 2**30
@@ -265,7 +265,7 @@ def disk(folder: Path, nbytes: int = FILE_BYTES) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "filesystem": machine.filesystem(folder),
-        "device": machine.device(folder),
+        "block_device": machine.disk(folder),
         "free_bytes": free.f_bavail * free.f_frsize,
         "file_bytes": nbytes,
         "write_gb_s": nbytes / write_s / 1e9,
@@ -330,24 +330,20 @@ def _ended(*_: object) -> None:
     raise SystemExit(143)  # so that the file is removed
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write the facts and print them; return 1 if one could not be found out."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_facts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench gpu-facts", description=__doc__)
     parser.add_argument("out", type=Path, help="the JSON file to write")
     parser.add_argument("--dir", type=Path, default=Path("build/gpu/files"), help="of the file")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--file-bytes", type=int, default=FILE_BYTES)
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _ended)
     asked.dir.mkdir(parents=True, exist_ok=True)
     if asked.device == "cpu":
         os.environ[gpu.VARIABLE] = "cpu"
     facts = gather(asked.out, asked.dir, asked.file_bytes)
     failed = [name for name, fact in facts.items() if isinstance(fact, dict) and "error" in fact]
     if failed:
-        print(f"bench.gpu_facts: not found out: {', '.join(failed)}", file=sys.stderr)
+        print(f"bench gpu-facts: not found out: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _ended)
-    sys.exit(main())

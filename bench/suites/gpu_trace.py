@@ -1,7 +1,5 @@
 """Where does the time of a load onto a GPU go, lane by lane, and which settings are the fastest?
 
-python -m bench.gpu_trace --out trace.json
-
 A load by default settings, cold and warm, tells for each lane how long it read, verified, queued
 copies and waited. Then block size, depth and lanes are swept, warm and cold, in mirrored rounds,
 for as long as there is time.
@@ -15,16 +13,21 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import cache, gpu, gpu_contenders, guest_memory, machine, tables
-from bench.campaign import Files, write
-from bench.gpu import NoGpuError
-from bench.guest_memory import Ballast
-from bench.harness import ROOT, median, rounds_until
+from bench.contenders import gpu_loads
+from bench.measure import cache, gpu, guest_memory, machine
+from bench.measure.gpu import NoGpuError
+from bench.measure.guest_memory import Ballast
+from bench.measure.rounds import rounds_until
+from bench.measure.statistics import median
+from bench.paths import FILES
+from bench.report import tables
+from bench.report.results import write
+from bench.suites.campaign.files import Files
 
 MIB = 2**20
 # A warm load is a matter of caches and cores, a cold one of how much the disk is asked at once.
@@ -76,7 +79,7 @@ def load(
     begin = time.perf_counter()
     tensors = fastio.load(path, framework="torch", device=device, options=options, report=report)
     if device is not None:
-        gpu_contenders.synchronize()
+        gpu_loads.synchronize()
     seconds = time.perf_counter() - begin
     ballast.fill()
     del tensors
@@ -185,38 +188,42 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def parser_of(description: str | None, limit_s: float) -> argparse.ArgumentParser:
+def parser_of(name: str, description: str | None, limit_s: float) -> argparse.ArgumentParser:
     """Return a parser of what each sweep of one model takes.
 
     Parameters
     ----------
+    name : str
+        Of the suite.
     description : str or None
     limit_s : float
         The default of the time after which no round begins.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawTextHelpFormatter
+        prog=f"python -m bench {name}",
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the file")
+    parser.add_argument("--dir", type=Path, default=FILES, help="for the file")
     parser.add_argument("--model", default="llama")
     parser.add_argument("--limit-s", type=float, default=limit_s, help="then no round begins")
     parser.add_argument("--keep", action="store_true", help="keep the file")
     return parser
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Trace, write and print; return 2 with no GPU."""
-    parser = parser_of(__doc__, 300.0)
+    parser = parser_of("gpu-trace", __doc__, 300.0)
     parser.add_argument("--device", default=gpu.device(), help="cpu rehearses without a GPU")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     deadline = time.monotonic() + asked.limit_s
     os.environ[gpu.VARIABLE] = asked.device
     asked.dir.mkdir(parents=True, exist_ok=True)
     try:
         described = gpu.describe(asked.dir)
     except NoGpuError as error:
-        print(f"bench.gpu_trace: {error}", file=sys.stderr)
+        print(f"bench gpu-trace: {error}", file=sys.stderr)
         return 2
     files = Files(asked.dir, print)
     found: dict[str, Any] = {"default": {}, "sweep_warm": [], "sweep_cold": []}
@@ -232,7 +239,3 @@ def main() -> int:
             files.remove()
     print(*lines(found), sep="\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

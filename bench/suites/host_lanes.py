@@ -1,7 +1,5 @@
 """How many lanes does a load to host memory want on a machine with many cores?
 
-python -m bench.host_lanes --out host.json
-
 A sealed model is loaded by each number of lanes, cold past the page cache and warm from it, between
 reads of the same file by the bare reader (native/read_limit.cc). Rounds are mirrored; they go on
 for as long as there is time. fastio takes a number of lanes by default: it is one of the rows.
@@ -12,16 +10,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cache, gpu_trace, machine, native_reader, tables
-from bench.campaign import Files, write
 from bench.errors import MeasureError
-from bench.guest_memory import Ballast
-from bench.harness import median, rounds_until
-from bench.settings import Settings
+from bench.measure import bare_reader, cache, machine
+from bench.measure.guest_memory import Ballast
+from bench.measure.rounds import rounds_until
+from bench.measure.settings import Settings
+from bench.measure.statistics import median
+from bench.report import tables
+from bench.report.results import write
+from bench.suites import gpu_trace
+from bench.suites.campaign.files import Files
 
 LANES = (1, 2, 4, 8, 16)
 # Of these the bare reader's fastest is the limit.
@@ -81,7 +83,7 @@ class Rows:
     def _seconds(self, name: str, *, cold: bool) -> float:
         if name in self._reads:
             cache.evict(self._path)
-            return self._nbytes / native_reader.read(self._path, self._reads[name])["bytes_per_s"]
+            return self._nbytes / bare_reader.read(self._path, self._reads[name])["bytes_per_s"]
         found = gpu_trace.load(
             self._path,
             self._ballast,
@@ -107,12 +109,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure, write and print; return 2 if the bare reader is not there."""
-    asked = gpu_trace.parser_of(__doc__, 120.0).parse_args()
+    asked = gpu_trace.parser_of("host-lanes", __doc__, 120.0).parse_args(arguments)
     began = time.monotonic()
-    if reason := native_reader.missing():
-        print(f"bench.host_lanes: {reason}", file=sys.stderr)
+    if reason := bare_reader.missing():
+        print(f"bench host-lanes: {reason}", file=sys.stderr)
         return 2
     asked.dir.mkdir(parents=True, exist_ok=True)
     files = Files(asked.dir, print)
@@ -133,14 +135,10 @@ def main() -> int:
                 for _ in rows.measure(state, began + share * asked.limit_s):
                     write(asked.out, document)
     except MeasureError as error:
-        print(f"bench.host_lanes: {error}", file=sys.stderr)
+        print(f"bench host-lanes: {error}", file=sys.stderr)
         return 1
     finally:
         if not asked.keep:
             files.remove()
     print(*lines(document), sep="\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

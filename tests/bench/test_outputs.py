@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from bench.errors import MeasureError
-
-from bench import outputs
+from bench.measure import outputs
 
 
 class Disk:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from bench.models import minilm
+from bench.measure.models import minilm
 
 import fastio
 import fastio.torch

@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from bench.models import minilm
+from bench.measure.models import minilm
 
 import fastio
 from load.samples import bytes_of

@@ -1,6 +1,6 @@
-"""A whole run of a script: its command line, its files, the limits' settings, its result file.
+"""The command line of a suite: which cases are measured, and where their results go.
 
-What is measured comes as a `Suite`; how one case is measured stands in `load_run` and `save_run`.
+`load_run`, `save_run` and `gpu_run` measure a case; `limit_settings` finds settings of the limits.
 """
 
 from __future__ import annotations
@@ -17,60 +17,28 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import cache, models, tables, targets
-from bench.cases import MEMORY_ROUNDS, Case, GpuCase, LoadCase, SaveCase
-from bench.contender import is_installed
 from bench.errors import MeasureError
-from bench.gpu_run import GpuRun
-from bench.harness import ROOT
-from bench.limits import LIMITS, Limit
-from bench.load_run import LoadRun
-from bench.outputs import Outputs
-from bench.run import Run
-from bench.save_run import SaveRun
-from bench.settings import Settings, search
-from bench.suites import RESULTS, SCHEMA, Suite
+from bench.measure import models
+from bench.measure.limits import LIMITS
+from bench.measure.settings import Settings
+from bench.paths import FILES
+from bench.report import tables, targets
+from bench.report.results import SCHEMA, write
+from bench.suites.campaign.case import MEMORY_ROUNDS, Case, GpuCase, LoadCase, SaveCase
+from bench.suites.campaign.files import Files
+from bench.suites.campaign.gpu_run import GpuRun
+from bench.suites.campaign.limit_settings import settings_of
+from bench.suites.campaign.load_run import LoadRun
+from bench.suites.campaign.run import Run
+from bench.suites.campaign.save_run import SaveRun
+from bench.suites.campaign.suite import Suite
 
 # Memory is prepared before each measurement, so that seven to nine pairs decide what took fifteen.
 DEFAULT_ROUNDS = 8
 
 Log = Callable[[str], None]
-# A case that a script measures by itself: from a number of rounds to what the JSON says of it.
-Measure = Callable[[int, Log], dict[str, Any]]
-
-
-class Files:
-    """The models of a run: made once, sealed where fastio is there to do it."""
-
-    def __init__(self, folder: Path, log: Log) -> None:
-        self._folder = folder
-        self._log = log
-        self._made: dict[str, Path] = {}
-        self._own: list[Path] = []
-        self.sealed = is_installed("fastio")
-
-    def get(self, name: str) -> Path:
-        """Return the path of a model, made now if it was not asked for before."""
-        if name not in self._made:
-            self._log(f"making {name}")
-            known = set(self._folder.glob("*"))
-            path = models.make(name, self._folder)
-            if path not in known:
-                self._own.append(path)
-            if self.sealed:
-                import fastio
-
-                # In place, so that only one copy of it stays; a sealed one is left as it is.
-                fastio.seal(path)
-            self._made[name] = path
-        return self._made[name]
-
-    def remove(self) -> None:
-        """Remove what this run made, and the folder if nothing else is in it."""
-        for path in self._own:
-            path.unlink(missing_ok=True)
-        if not any(self._folder.iterdir()):
-            self._folder.rmdir()
+# Measures a case: takes the folder of the files, a number of rounds and a log; returns its JSON.
+Measure = Callable[[Path, int, Log], dict[str, Any]]
 
 
 def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
@@ -91,68 +59,6 @@ def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str,
     return {"schema": SCHEMA, "machine": here, "limits": {}, "cases": {}}
 
 
-def settings_of(
-    limit: Limit, document: dict[str, Any], suite: Suite, model: Callable[[], Path], log: Log
-) -> Settings | None:
-    """Return a limit's settings: from this result file, from another suite's of this machine, or
-    searched now with the file of a model. None where the limit cannot run.
-
-    Raises
-    ------
-    MeasureError
-        The limit could not be measured.
-    """
-    known = document["limits"]
-    if limit.missing():
-        return None
-    if limit.name not in known:
-        for path in sorted(set(RESULTS.glob("*.json")) - set(suite.result_paths())):
-            other = json.loads(path.read_text())
-            # A name is not the whole of a machine.
-            same = other.get("schema") == SCHEMA and other["machine"] == document["machine"]
-            if same and limit.name in other["limits"]:
-                found = other["limits"][limit.name]["settings"]
-                known[limit.name] = {"settings": found, "from": path.name}
-    if limit.name not in known:
-        log(f"searching the settings of {limit.name}")
-        best, runs = search_limit(limit, model())
-        log(f"{limit.name}: {best}")
-        known[limit.name] = {"settings": best.text(), "search": runs}
-    return Settings.parse(known[limit.name]["settings"])
-
-
-def search_limit(limit: Limit, path: Path) -> tuple[Settings, list[dict[str, Any]]]:
-    """Search with a file that is there: it is read cold, or files of its size are written.
-
-    Raises
-    ------
-    MeasureError
-        The limit could not be measured.
-    """
-    whole = path.stat().st_size
-    if limit.way == "read":
-        cache.evict(path)
-        return search(lambda settings, n: limit.run(path, settings, n or whole), limit.grid)
-    outputs = Outputs.beside(path)
-
-    def write(settings: Settings, nbytes: int | None) -> dict[str, float]:
-        outputs.settle()
-        return limit.run(outputs.path("search"), settings, nbytes or whole)
-
-    try:
-        return search(write, limit.grid)
-    finally:
-        outputs.remove()
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a result file, as a whole or not at all: whoever measures may be cut off."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partly = path.with_name(path.name + ".part")
-    partly.write_text(tables.to_json(document))
-    partly.replace(path)
-
-
 def run_of(case: Case, files: Files, settings: Mapping[str, Settings], log: Log) -> Run:
     """Return what measures a case of its kind.
 
@@ -171,11 +77,13 @@ def run_of(case: Case, files: Files, settings: Mapping[str, Settings], log: Log)
 
 
 def parse_arguments(
-    suite: Suite, description: str | None, given: Sequence[str] | None
+    suite: Suite, description: str | None, given: Sequence[str]
 ) -> argparse.Namespace:
-    """Read the command line, or what is given in its place."""
+    """Return the settings that a command line names."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawTextHelpFormatter
+        prog=f"python -m bench {suite.name}",
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
         "--case", action="append", choices=suite.case_names, help="only this (repeatable)"
@@ -183,7 +91,7 @@ def parse_arguments(
     parser.add_argument(
         "--rounds", type=int, default=DEFAULT_ROUNDS, help="even; without six there is no interval"
     )
-    parser.add_argument("--dir", type=Path, default=ROOT / ".cache/bench", help="for the files")
+    parser.add_argument("--dir", type=Path, default=FILES, help="for the files")
     parser.add_argument("--out", type=Path, help="result file (default: by the machine's name)")
     parser.add_argument("--settings", metavar="MIB:DEPTH:JOBS", help="of the limits; no search")
     parser.add_argument(
@@ -204,21 +112,21 @@ def parse_arguments(
 def main(
     suite: Suite,
     description: str | None,
+    arguments: Sequence[str],
     others: Mapping[str, Measure] | None = None,
-    arguments: Sequence[str] | None = None,
 ) -> int:
     """Measure a suite, write and print; return 1 if fastio failed or an answer was wrong.
 
     Parameters
     ----------
     suite : Suite
-        The cases, and what was promised of them.
+        The cases and their targets.
     description : str, optional
-        What the script says of itself on `--help`.
+        The text of `--help`.
+    arguments : sequence of str
+        The command line after the suite's name.
     others : mapping, optional
-        How each of `suite.others` is measured.
-    arguments : sequence of str, optional
-        In the place of the command line's.
+        Measures each of `suite.others`.
 
     Raises
     ------
@@ -231,7 +139,7 @@ def main(
     console = Console(width=None if sys.stdout.isatty() else 120)
     # What others say may have brackets.
     log = partial(console.log, markup=False)
-    folder: Path = asked.dir
+    folder: Path = asked.dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     chosen: list[str] = asked.case or list(suite.case_names)
     here = suite.describe(folder)
@@ -249,7 +157,7 @@ def main(
     try:
         for index, name in enumerate(chosen):
             if name not in cases:
-                result = (others or {})[name](asked.rounds, log)
+                result = (others or {})[name](folder, asked.rounds, log)
             else:
                 case = cases[name]
                 if asked.model:

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bench import gpu, gpu_answers, gpu_contenders, gpu_limits, guest_memory
-from bench.answers import Entry
-from bench.cache import CacheError
-from bench.contender import Loader
-from bench.contenders import CONTENDERS
+from bench.contenders import gpu_limits, gpu_loads
+from bench.contenders.contender import Loader
+from bench.contenders.registry import CONTENDERS
 from bench.errors import MeasureError
-from bench.harness import Worker
-from bench.load_run import LoadRun
+from bench.measure import gpu, gpu_answers, guest_memory
+from bench.measure.answers import Entry
+from bench.measure.cache import CacheError
+from bench.measure.workers import Worker
+from bench.suites.campaign.load_run import LoadRun
 
 # What of the first load is told.
 _FIRST_FIGURES = ("pinning_s", "pinned_bytes", "device_bytes")
@@ -90,7 +91,7 @@ class GpuRun(LoadRun):
             raise
 
     def _is_missing(self, name: str) -> bool:
-        if gpu.is_rehearsal() and name in gpu_contenders.GPU_ONLY:
+        if gpu.is_rehearsal() and name in gpu_loads.GPU_ONLY:
             self.missing[name] = "it loads to GPUs alone"
             return True
         return super()._is_missing(name)

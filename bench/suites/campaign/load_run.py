@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench import answers, cache
-from bench.answers import Entry
-from bench.cases import LoadCase
-from bench.contender import Loader
-from bench.contenders import LOADERS
+from bench.contenders.contender import Loader
+from bench.contenders.registry import LOADERS
 from bench.errors import MeasureError
-from bench.limits import LIMITS
-from bench.run import ModelFiles, Run
-from bench.settings import Settings
+from bench.measure import answers, cache
+from bench.measure.answers import Entry
+from bench.measure.limits import LIMITS
+from bench.measure.settings import Settings
+from bench.suites.campaign.case import LoadCase
+from bench.suites.campaign.run import ModelFiles, Run
 
 # Below this, the kernel's own imprecision in RssAnon is larger than what is looked for.
 CHECKED_BYTES = 64 * 2**20

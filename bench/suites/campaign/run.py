@@ -13,14 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import answers, cache, guest_memory, machine
-from bench.answers import Entry
-from bench.cases import Case
-from bench.contenders import CONTENDERS
+from bench.contenders.registry import CONTENDERS
 from bench.errors import MeasureError
-from bench.harness import Sample, Worker, median, rounds, thinned
-from bench.limits import LIMITS
-from bench.settings import Settings
+from bench.measure import answers, cache, guest_memory, machine
+from bench.measure.answers import Entry
+from bench.measure.limits import LIMITS
+from bench.measure.process import Sample, thinned
+from bench.measure.rounds import rounds
+from bench.measure.settings import Settings
+from bench.measure.statistics import median
+from bench.measure.workers import Worker
+from bench.suites.campaign.case import Case
 
 FIELDS = ("seconds", "touch_s", "cpu_s", "foreign_cpu_s", "peak_bytes", "peak_rss_bytes")
 # How often files are prepared before it is given up: a machine may take pages back at any moment.

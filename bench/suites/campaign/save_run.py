@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.cases import SaveCase
-from bench.contenders import SAVERS
-from bench.limits import LIMITS
-from bench.outputs import Outputs
-from bench.run import ModelFiles, Run
-from bench.settings import Settings
+from bench.contenders.registry import SAVERS
+from bench.measure.limits import LIMITS
+from bench.measure.outputs import Outputs
+from bench.measure.settings import Settings
+from bench.suites.campaign.case import SaveCase
+from bench.suites.campaign.run import ModelFiles, Run
 
 
 class SaveRun(Run):

@@ -1,4 +1,4 @@
-"""The scripts' agendas: which cases each measures, what was promised of them, where results go."""
+"""A suite: its cases, its targets, and the names of its result files."""
 
 from __future__ import annotations
 
@@ -7,39 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import gpu, machine
-from bench.cases import GPU_CASES, IMPORT, LOAD_CASES, READER_CASES, SAVE_CASES, STORE_CASES, Case
-from bench.gpu_targets import GPU_TARGETS
-from bench.harness import ROOT
-from bench.promises import LOAD_TARGETS, READER_TARGETS, SAVE_TARGETS, STORE_TARGETS
-from bench.targets import Target
+from bench.measure import machine
+from bench.paths import RESULTS
+from bench.report.targets import Target
+from bench.suites.campaign.case import Case
 
-RESULTS = ROOT / "bench/results"
-# Of result files. Older ones were measured without memory held, beside a fio on small pages.
-SCHEMA = 2
+NAMES = ("load", "reader", "save", "store", "load-gpu")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What one script measures and is held to.
+    """A suite that is held to targets.
 
     Attributes
     ----------
     name : str
-        Of the script, of its result files, and of its marks in README.md.
+        One of `NAMES`: for the command line, result files and the marks in README.md.
     cases : tuple of Case
     targets : tuple of Target
+    headlines : tuple of str
+        Names of cases whose tables are in README.md. All tables are on the suite's page.
     others : tuple of str
-        Names of cases that the script measures by itself, after those.
+        Names of cases that the suite measures by itself, after `cases`.
     describe : callable
-        From the folder of the files to what the result file says of the machine.
+        Describes the machine for the result file, given the folder of the files.
     slug : callable
-        From that to a name for files.
+        Makes a part of a file name from that description.
     """
 
     name: str
     cases: tuple[Case, ...]
     targets: tuple[Target, ...]
+    headlines: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     describe: Callable[[Path], dict[str, Any]] = machine.describe
     slug: Callable[[dict[str, Any]], str] = machine.slug
@@ -53,16 +52,8 @@ class Suite:
         return RESULTS / f"{self.name}-{self.slug(about)}.json"
 
     def result_paths(self) -> list[Path]:
-        """Return the result files that are there, of every machine."""
+        """Return the result files of this suite, of every machine."""
         # "load-gpu" begins as "load" does.
-        others = tuple(f"{name}-" for name in SUITES if name.startswith(f"{self.name}-"))
+        others = tuple(f"{name}-" for name in NAMES if name.startswith(f"{self.name}-"))
         found = RESULTS.glob(f"{self.name}-*.json")
         return sorted(path for path in found if not (others and path.name.startswith(others)))
-
-
-LOAD = Suite("load", LOAD_CASES, LOAD_TARGETS, others=(IMPORT,))
-READER = Suite("reader", READER_CASES, READER_TARGETS)
-SAVE = Suite("save", SAVE_CASES, SAVE_TARGETS)
-STORE = Suite("store", (), STORE_TARGETS, others=STORE_CASES)
-LOAD_GPU = Suite("load-gpu", GPU_CASES, GPU_TARGETS, describe=gpu.describe, slug=gpu.slug)
-SUITES = {suite.name: suite for suite in (LOAD, READER, SAVE, STORE, LOAD_GPU)}

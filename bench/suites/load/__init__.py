@@ -1,75 +1,18 @@
 """How fast is a cold and a warm load, beside its rivals in the same run?
 
-`python -m bench.load` measures every case and writes bench/results/load-<machine>.json; README.md
-says how it is done. With `--case` only those are measured, and put in the place of the old ones.
+Measures every case and writes bench/results/load-<machine>.json; bench/README.md has the method.
+With `--case`, only those cases are measured, and replace their older figures.
 """
 
 from __future__ import annotations
 
-import datetime
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
-from bench import campaign, machine
-from bench.cases import IMPORT
-from bench.contender import is_installed
-from bench.harness import ROOT, median, rounds
-from bench.suites import LOAD
+from bench.suites.campaign import command
+from bench.suites.load.cases import IMPORT, SUITE
+from bench.suites.load.imports import measure_import
 
 
-def measure_import(round_count: int, log: Callable[[str], None]) -> dict[str, Any]:
-    """Start interpreters in pairs: one imports numpy, the other numpy and fastio.
-
-    Twice as many as other cases have rounds: a start is short, and jitters.
-
-    Raises
-    ------
-    CalledProcessError
-        An import failed.
-    """
-    started = datetime.datetime.now(datetime.timezone.utc)
-    result: dict[str, Any] = {
-        "title": "Import time, whole interpreter runs",
-        "date": started.isoformat(timespec="seconds"),
-        "versions": machine.versions(),
-        "missing": {},
-        "failed": {},
-        "contenders": {},
-    }
-    if not is_installed("fastio"):
-        result["missing"]["fastio"] = "fastio not installed"
-        return result
-    programs = ("numpy", "numpy, fastio")
-
-    def start(program: str) -> float:
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {program}"], check=True, cwd=ROOT)
-        return time.perf_counter() - begin
-
-    for program in programs:
-        # Writes the byte code and reads the libraries.
-        start(program)
-    count = 2 * round_count
-    seconds: dict[str, list[float]] = {program: [] for program in programs}
-    for order in rounds(programs, count):
-        for program in order:
-            seconds[program].append(round(start(program), 6))
-    result["rounds"] = count
-    result["contenders"] = {
-        program: {"median_s": round(median(values), 6), "seconds": values}
-        for program, values in seconds.items()
-    }
-    log(f"{IMPORT}: " + ", ".join(f"{name} {median(seconds[name]):.3f} s" for name in programs))
-    return result
-
-
-def main() -> int:
-    """Measure, write and print; return 1 if a contender of ours failed or an answer was wrong."""
-    return campaign.main(LOAD, __doc__, {IMPORT: measure_import})
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str]) -> int:
+    """Measure, write and print; return 1 if fastio failed or an answer was wrong."""
+    return command.main(SUITE, __doc__, arguments, {IMPORT: measure_import})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.gpu_contenders import RIVALS
-from bench.harness import Estimate, median, paired_ratio
-from bench.limits import FIO, READER
-from bench.targets import (
+from bench.contenders.gpu_loads import RIVALS
+from bench.measure.limits import FIO, READER
+from bench.measure.statistics import Estimate, median, paired_ratio
+from bench.report.targets import (
     Document,
     Measure,
     NotMeasuredError,
@@ -83,7 +83,7 @@ def pinning_share(case: str, name: str) -> Measure:
 
 
 _COLD, _WARM, _OURS = "gpu-cold", "gpu-warm", "fastio-gpu"
-GPU_TARGETS = (
+TARGETS = (
     Target(
         _COLD,
         "cold, beside the slower of storage and pinned copies",

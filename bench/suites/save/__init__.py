@@ -1,21 +1,17 @@
-"""How fast is saving, durable and not, beside its rivals and what the disk can write?
+"""How fast is a save, durable and not, beside its rivals and the limit of the disk?
 
-`python -m bench.save` measures every case and writes bench/results/save-<machine>.json; README.md
-says how it is done. With `--case` only those are measured, and put in the place of the old ones.
+Measures every case and writes bench/results/save-<machine>.json; bench/README.md has the method.
+With `--case`, only those cases are measured, and replace their older figures.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 
-from bench import campaign
-from bench.suites import SAVE
-
-
-def main() -> int:
-    """Measure, write and print; return 1 if a contender of ours failed or an answer was wrong."""
-    return campaign.main(SAVE, __doc__)
+from bench.suites.campaign import command
+from bench.suites.save.cases import SUITE
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str]) -> int:
+    """Measure, write and print; return 1 if fastio failed or an answer was wrong."""
+    return command.main(SUITE, __doc__, arguments)

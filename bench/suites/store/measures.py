@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from bench import answers, cache, campaign, machine, models
-from bench.disks import slow_disks
 from bench.errors import MeasureError
-from bench.guest_memory import Ballast
-from bench.harness import Worker, median, rounds
-from bench.limits import FIO, LIMITS
-from bench.suites import STORE
+from bench.measure import answers, cache, machine, models
+from bench.measure.guest_memory import Ballast
+from bench.measure.limits import FIO, LIMITS
+from bench.measure.rounds import rounds
+from bench.measure.statistics import median
+from bench.measure.workers import STORE_WORKER, Worker
+from bench.suites.campaign.limit_settings import settings_of
+from bench.suites.store.cases import SUITE
+from bench.suites.store.disks import slow_disks
 
 Log = Callable[[str], None]
 # What each disk is held to, and how much there is to read: some seconds of one of them.
@@ -31,7 +33,6 @@ _OPENED = (1_000, 10_000, 100_000, 1_000_000)
 _TENSORS_A_SHARD = 100
 _ONE_SHARD_BYTES = 2**34  # above any model of the suite
 _TIMEOUT_S = 600
-_PROGRAM = (sys.executable, "-m", "bench.store_worker")
 
 
 class Series:
@@ -89,7 +90,7 @@ def ask(
     MeasureError
         It failed; its own words are in it.
     """
-    with Worker(order, _TIMEOUT_S, _PROGRAM) as worker:
+    with Worker(order, _TIMEOUT_S, STORE_WORKER) as worker:
         worker.ask({"do": "prepare"})
         make_ready()
         if ballast is None:
@@ -214,8 +215,8 @@ def verifying(folder: Path, count: int, log: Log) -> dict[str, Any]:
         raise MeasureError(f"{FIO}: {why}")
     with _work(folder) as work:
         path = _model(work)
-        known: dict[str, Any] = {"machine": STORE.describe(folder), "limits": {}}
-        settings = campaign.settings_of(fio, known, STORE, lambda: path, log)
+        known: dict[str, Any] = {"machine": SUITE.describe(folder), "limits": {}}
+        settings = settings_of(fio, known, SUITE, lambda: path, log)
         assert settings is not None
         roots = {"store-verify": work / "whole", "store-verify-shards": work / "shards"}
         saved: dict[str, Any] = {"do": "save", "source": str(path), "replicas": 1}

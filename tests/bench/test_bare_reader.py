@@ -6,11 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bench.contender import ROOT
 from bench.errors import MeasureError
-from bench.settings import MIB, Settings
-
-from bench import native_reader
+from bench.measure import bare_reader
+from bench.measure.settings import MIB, Settings
+from bench.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(program: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(native_reader, "PROGRAM", program)
+    monkeypatch.setattr(bare_reader, "PROGRAM", program)
     return program
 
 
@@ -51,7 +50,7 @@ def file(tmp_path: Path) -> Path:
 
 def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str, float]:
     try:
-        return native_reader.read(path, settings, nbytes)
+        return bare_reader.read(path, settings, nbytes)
     except MeasureError as error:
         if "io_uring" in str(error):
             pytest.skip(str(error))
@@ -72,25 +71,25 @@ def test_a_part_of_the_file_can_be_read(reader: Path, file: Path):
 def test_less_than_a_block_for_each_thread_is_refused(reader: Path, file: Path):
     read(file, Settings(1, 4, 1))
     with pytest.raises(MeasureError, match="smaller than a block"):
-        native_reader.read(file, Settings(4, 4, 2))
+        bare_reader.read(file, Settings(4, 4, 2))
 
 
 def test_a_file_that_is_not_there_is_named(reader: Path, file: Path):
     file.rename(file.with_name("away"))
     file.touch()
     with pytest.raises(MeasureError, match="smaller than a block"):
-        native_reader.read(file, Settings(1, 4, 1))
+        bare_reader.read(file, Settings(1, 4, 1))
 
 
 def test_less_read_than_asked_for_is_no_limit(file: Path, monkeypatch: pytest.MonkeyPatch):
     said = subprocess.CompletedProcess([], 0, '{"bytes": 1048576, "seconds": 1, "cpu_s": 0}', "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
     with pytest.raises(MeasureError, match=f"read {MIB} of {5 * MIB} bytes"):
-        native_reader.read(file, Settings(1, 4, 1))
+        bare_reader.read(file, Settings(1, 4, 1))
 
 
 def test_where_it_is_not_compiled_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native_reader, "PROGRAM", tmp_path / "read-limit")
-    assert native_reader.missing() == "read-limit is not compiled"
+    monkeypatch.setattr(bare_reader, "PROGRAM", tmp_path / "read-limit")
+    assert bare_reader.missing() == "read-limit is not compiled"
     (tmp_path / "read-limit").touch()
-    assert native_reader.missing() is None
+    assert bare_reader.missing() is None
