@@ -1,6 +1,6 @@
-"""Write the tables of the result files: a summary into bench/README.md, all into a page a suite.
+"""Write the tables of the result files: targets into bench/README.md, all into a page a suite.
 
-README.md and bench/results/<suite>.md so cannot differ from the JSON; `--check` compares them.
+The pages are bench/results/<suite>.md. `--check` compares files and JSON instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def marks(suite: Suite) -> tuple[str, str]:
 
 
 def filled(text: str, suite: Suite) -> str:
-    """Return the text with a suite's targets and headlines, of every machine, between its marks.
+    """Return the text with a suite's targets, of every machine, between its marks.
 
     Raises
     ------
@@ -38,9 +38,7 @@ def filled(text: str, suite: Suite) -> str:
         raise ValueError(f"{README} needs one {begin} and one {end}")
     head, rest = text.split(begin)
     _, tail = rest.split(end)
-    parts = [
-        tables.summary(read(path), suite.targets, suite.headlines) for path in suite.result_paths()
-    ]
+    parts = [tables.summary(read(path), suite.targets) for path in suite.result_paths()]
     link = f"All tables: [results/{suite.name}.md](results/{suite.name}.md)."
     body = "\n\n".join([*parts, link]) if parts else NOT_MEASURED
     return f"{head}{begin}\n\n{body}\n\n{end}{tail}"

@@ -242,14 +242,17 @@ def _targets(document: dict[str, Any], promised: Sequence[Target]) -> Iterator[s
     yield from _markdown_table(TARGET_HEADINGS, target_rows(document, promised))
 
 
-def summary(document: dict[str, Any], promised: Sequence[Target], headlines: Sequence[str]) -> str:
-    """Return machine, targets and the tables of some cases as Markdown."""
-    lines = [f"{_machine(document)}. Measured {_dates(document)}.", ""]
-    lines += _targets(document, promised)
-    for name in headlines:
-        if name in document["cases"]:
-            lines += _case(document, document["cases"][name])
-    return "\n".join(lines)
+def summary(document: dict[str, Any], promised: Sequence[Target]) -> str:
+    """Return targets as Markdown, with their date and the machine in short."""
+    machine = document["machine"]
+    name = machine["gpu"]["name"] if "gpu" in machine else machine["cpu"]
+    lines = [f"Measured {_dates(document)} on {name}, {machine['cores']} cores.", ""]
+    rows = [
+        (text, bound, f"{measured} ({between})" if between else measured, said)
+        for text, bound, measured, between, said in target_rows(document, promised)
+    ]
+    headings = ("target", "bound", "measured (95 % interval)", "verdict")
+    return "\n".join([*lines, *_markdown_table(headings, rows)])
 
 
 def markdown(document: dict[str, Any], promised: Sequence[Target]) -> str:

@@ -25,8 +25,6 @@ class Suite:
         One of `NAMES`: for the command line, result files and the marks in README.md.
     cases : tuple of Case
     targets : tuple of Target
-    headlines : tuple of str
-        Names of cases whose tables are in README.md. All tables are on the suite's page.
     others : tuple of str
         Names of cases that the suite measures by itself, after `cases`.
     describe : callable
@@ -38,7 +36,6 @@ class Suite:
     name: str
     cases: tuple[Case, ...]
     targets: tuple[Target, ...]
-    headlines: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     describe: Callable[[Path], dict[str, Any]] = machine.describe
     slug: Callable[[dict[str, Any]], str] = machine.slug

@@ -81,4 +81,4 @@ CASES = (
 # Fresh interpreters instead of files; `imports` measures them.
 IMPORT = "import"
 
-SUITE = Suite("load", CASES, TARGETS, headlines=("llama-cold", "llama-warm"), others=(IMPORT,))
+SUITE = Suite("load", CASES, TARGETS, others=(IMPORT,))

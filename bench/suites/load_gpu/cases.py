@@ -39,7 +39,6 @@ SUITE = Suite(
     "load-gpu",
     CASES,
     TARGETS,
-    headlines=("gpu-cold", "gpu-warm"),
     describe=gpu.describe,
     slug=gpu.slug,
 )

@@ -55,4 +55,8 @@ CASES = (
     ),
 )
 
-SUITE = Suite("save", CASES, TARGETS, headlines=("save-llama",))
+SUITE = Suite(
+    "save",
+    CASES,
+    TARGETS,
+)
