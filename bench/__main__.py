@@ -22,6 +22,7 @@ SUITES = {
     "fixed-buffers": "bench.suites.fixed_buffers",
     "demo": "bench.suites.demo",
 }
+FILES = {"models": "bench.measure.models"}
 REPORTS = {
     "tables": "bench.report.pages",
     "plot": "bench.report.plot",
@@ -37,9 +38,9 @@ def first_line(module: str) -> str:
 
 
 def listing() -> str:
-    """Return every suite and report with one line each."""
+    """Return every command with one line each."""
     lines = ["usage: python -m bench SUITE [arguments]"]
-    for heading, commands in (("suites", SUITES), ("reports", REPORTS)):
+    for heading, commands in (("suites", SUITES), ("reports", REPORTS), ("files", FILES)):
         lines += ["", f"{heading}:"]
         lines += [f"  {name:14} {first_line(module)}" for name, module in commands.items()]
     return "\n".join([*lines, "", "python -m bench SUITE --help lists the arguments of a suite."])
@@ -47,7 +48,7 @@ def listing() -> str:
 
 def unknown(name: str) -> str:
     """Return the message for a name that is no suite, with names that resemble it."""
-    names = [*SUITES, *REPORTS]
+    names = [*SUITES, *REPORTS, *FILES]
     near = difflib.get_close_matches(name.replace("_", "-").lower(), names)
     advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return f"bench: unknown suite {name!r}; {advice}"
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         print(listing())
         return 0
     name, *rest = arguments
-    module = (SUITES | REPORTS).get(name)
+    module = (SUITES | REPORTS | FILES).get(name)
     if module is None:
         print(unknown(name), file=sys.stderr)
         return 2

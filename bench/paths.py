@@ -1,4 +1,4 @@
-"""Where the project, its results and the files of measurements are."""
+"""The folders of the project, of its results, and of measured files."""
 
 from __future__ import annotations
 

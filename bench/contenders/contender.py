@@ -1,6 +1,6 @@
-"""What a contender is: one way to load a file or to save one, and what is known of it beforehand.
+"""Contenders: each is one way to load a file or to save one.
 
-Nothing here touches a file; who takes part stands in `contenders`.
+Nothing here touches a file. `registry` names all contenders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
-# A second safetensors, beside the one that is installed: `make bench` puts it there.
+# A second safetensors beside the installed one. `make bench` installs it there.
 RC_VERSION = "0.9.0rc1"
 RC_SITE = f"build/rivals/safetensors-{RC_VERSION}"
 
@@ -23,18 +23,18 @@ Place = Literal["fresh", "mapped", "given", "nowhere"]
 
 @dataclass
 class Attempt:
-    """One go of a contender: what it is given, and what it says of it.
+    """One call of a contender: its input, and the figures that it reports.
 
     Attributes
     ----------
     path : str
         The file that is loaded, or that is to be written.
     given : mapping
-        What the contender's `prepare` made before the clock started.
+        The result of the contender's `prepare`, made before the clock started.
     report : object
-        What fastio reports, where fastio is at work and done when the clock stops.
+        fastio's report, if fastio was called and is done when the clock stops.
     figures : dict of str to float
-        What the contender timed or counted itself; each becomes a series in the result file.
+        Figures of the contender itself. Each becomes a series in the result file.
     """
 
     path: str
@@ -44,11 +44,11 @@ class Attempt:
 
 
 class Answer(dict[str, Any]):
-    """An answer that is not all tensors at once: empty, and digested only when asked to be."""
+    """An answer that does not hold all tensors at once: an empty mapping with a digest."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Return the digest, outside of the clock."""
+        """Return the digest. It is asked for outside of the clock."""
 
 
 Load = Callable[[Attempt], Mapping[str, Any]]
@@ -58,19 +58,19 @@ Prepare = Callable[[str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part: a `Loader` or a `Saver`.
+    """A `Loader` or a `Saver`.
 
     Attributes
     ----------
     name : str
-        How JSON calls it.
+        In JSON.
     title : str
-        How tables and pictures call it.
+        In tables and pictures.
     modules : tuple of str
-        What is imported before the clock starts.
+        Imported before the clock starts.
     site : str
-        A folder below the project's root that modules are looked for in first: where a second
-        version of a library is. Empty: none.
+        A folder below the project's root that is first on the module path, for a second version
+        of a library. Empty: none.
     """
 
     name: str
@@ -93,17 +93,17 @@ class Loader(Contender):
     Attributes
     ----------
     load : callable
-        From an attempt to tensors by name, or to an `Answer`.
+        Takes an attempt; returns tensors by name, or an `Answer`.
     gives : {"tensors", "rows", "names"}
-        What is expected of it: every tensor, `answers.middle_rows` of each, or names alone.
+        The expected answer: every tensor, `answers.middle_rows` of each, or names alone.
     place : {"fresh", "mapped", "given", "nowhere"}
-        Where the tensors lie at the end: in memory of their own; in the page cache, so that a cold
-        load is not done before their pages have been read once; in memory that `prepare` made;
-        or nowhere, since each was dropped before the next.
+        The memory of the tensors at the end. "fresh" is memory of their own, "given" that of
+        `prepare`. "mapped" is the page cache: a cold load then ends when every page has been read
+        once. "nowhere": each tensor was dropped before the next.
     prepare : callable, optional
-        From a path to what the load is given, before the clock starts and the cache is seen to.
+        Takes a path; returns `Attempt.given`. Called before the cache is prepared.
     account : callable, optional
-        Adds figures to an attempt once the clock has stopped, while its tensors are there.
+        Adds figures to an attempt after the clock has stopped, while its tensors exist.
     """
 
     load: Load
@@ -120,11 +120,11 @@ class Saver(Contender):
     Attributes
     ----------
     save : callable
-        From an attempt to what was saved: an `Answer` that reads it back, or tensors by name.
+        Takes an attempt; returns an `Answer` that reads the file back, or tensors by name.
     prepare : callable
-        From the path of a model to its tensors in memory, which the attempt is given.
+        Takes the path of a model; returns its tensors in memory for the attempt.
     returns_early : bool
-        The clock stops before the bytes have gone anywhere, so there is no speed to be told.
+        The clock stops before the bytes are written, so the table has no speed.
     """
 
     save: Save
@@ -133,7 +133,7 @@ class Saver(Contender):
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported; a folder of that name without code is not one."""
+    """Whether a module can be imported. A folder without code is no module."""
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:

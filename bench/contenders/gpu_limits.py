@@ -1,6 +1,6 @@
-"""What no load onto a GPU can beat: copies of pinned memory to the device, and reads of a warm file
-from the page cache. Measured as contenders are, between them, each in its own process. What storage
-gives is one of `limits`.
+"""Limits of a load onto a GPU: copies from pinned memory, and reads from the page cache.
+
+They are measured as contenders are, each in its own process. `limits` has the limit of storage.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _copy(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def buffers(count: int) -> list[mmap.mmap]:
-    """Return buffers of 8 MiB whose pages are there, one for each thread of `read_all`."""
+    """Return buffers of 8 MiB with their pages allocated, one for each thread of `read_all`."""
     made = [mmap.mmap(-1, READ_BYTES) for _ in range(count)]
     for buffer in made:
         buffer.write(bytes([1]) * READ_BYTES)
@@ -71,7 +71,7 @@ def buffers(count: int) -> list[mmap.mmap]:
 
 
 def read_all(path: str | Path, into: Sequence[mmap.mmap], flags: int = 0) -> None:
-    """Read a file once, by a thread for each buffer; what a buffer held is overwritten.
+    """Read a file once, with a thread for each buffer.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_all(path: str | Path, into: Sequence[mmap.mmap], flags: int = 0) -> Non
 
     def every_nth(first: int) -> int:
         view = memoryview(into[first])
-        # Whole blocks, also at the end: a direct read is of no other length.
+        # Direct reads have the length of whole blocks, at the end too.
         return sum(
             os.preadv(descriptor, [view], at)
             for at in range(first * READ_BYTES, nbytes, len(into) * READ_BYTES)

@@ -1,8 +1,8 @@
-"""Who loads a file onto a GPU, and by which lines of code: what each project's documentation says.
+"""Loaders onto a GPU, each called as its project's documentation shows.
 
-The clock stops when the device has done all that was asked of it. A contender's process lives
-through all rounds: what it pins or makes once a process is in its first load, which is kept apart.
-On the device `cpu`, in a rehearsal, the same lines run without a GPU as far as they can.
+The clock stops when the device is idle. A contender's process lives through all rounds, and its
+first load is kept apart: it pins memory and fills allocators. In a rehearsal the same lines run on
+the device `cpu`, as far as they can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tensors = Mapping[str, Any]
 
 
 def synchronize() -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device is idle."""
     import torch
 
     if not gpu.is_rehearsal():
@@ -29,7 +29,7 @@ def synchronize() -> None:
 
 
 def _idle(path: str) -> Mapping[str, Any]:
-    """Nothing of an earlier load is on the device, and its memory is counted from here on."""
+    """Free the memory of earlier loads on the device, and count from here on."""
     import torch
 
     gc.collect()
@@ -43,8 +43,9 @@ def _idle(path: str) -> Mapping[str, Any]:
 
 
 def _account(attempt: Attempt) -> None:
-    """Note the device's memory: the peak of torch's allocator, or the device's loss of free memory
-    at the end, where that is more. Some contenders do not use torch's allocator.
+    """Note the device's memory: the larger of torch's peak and the device's loss of free memory.
+
+    Some contenders do not use torch's allocator.
     """
     import torch
 
@@ -57,7 +58,7 @@ def _account(attempt: Attempt) -> None:
 
 
 def _to_the_end(load: Callable[[Attempt], Tensors]) -> Load:
-    """The load, until the device is done."""
+    """Return a load that ends when the device is idle."""
 
     def until_done(attempt: Attempt) -> Mapping[str, Any]:
         tensors = load(attempt)
@@ -68,7 +69,7 @@ def _to_the_end(load: Callable[[Attempt], Tensors]) -> Load:
 
 
 def _with_pinned_account(load: Callable[[Attempt], Tensors]) -> Callable[[Attempt], Tensors]:
-    """The load by fastio; and what its pool of pinned memory holds, and took to be pinned."""
+    """Return a load by fastio that notes the size of its pinned pool, and the time of pinning."""
 
     def counted(attempt: Attempt) -> Tensors:
         import fastio
@@ -103,8 +104,9 @@ def _fastio(verify: bool) -> Callable[[Attempt], Tensors]:
 
 
 def _parameters(path: str) -> Mapping[str, Any]:
-    """A model's parameters on the device. Ones are no file's content: a load that fills nothing is
-    a wrong answer.
+    """Return a model's parameters on the device, filled with ones.
+
+    No file holds ones, so a load that fills nothing is a wrong answer.
     """
     given = dict(_idle(path))
     parameters = prepared.empty_torch(answers.file_entries(Path(path)), device=gpu.device())
@@ -186,7 +188,7 @@ RIVALS = (
     *("instanttensor-gpu", "fastsafetensors-gpu", "runai-gpu"),
     *("safetensors-gpu", "safetensors-rc-gpu"),
 )
-# They take no other device: a rehearsal goes without them.
+# They accept no other device, so a rehearsal goes without them.
 GPU_ONLY = ("instanttensor-gpu", "safetensors-rc-gpu")
 LOADERS = (
     _loader("fastio-gpu", "fastio, to cuda", ("fastio",), _fastio(True)),

@@ -1,7 +1,7 @@
-"""Who loads whole files, and by which lines of code: what each project's own documentation says.
+"""Loaders of whole files, each called as its project's documentation shows.
 
-A contender loads a file into host memory and returns its tensors by name. Rivals run as installed,
-with their defaults, but for what makes them run without a GPU.
+A contender loads a file into host memory and returns its tensors by name. Rivals run with their
+installed defaults, except for settings that let them run without a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Names(Answer):
-    """Names that are asked for only after the clock has stopped."""
+    """Names of tensors, digested after the clock has stopped."""
 
     def __init__(self, names: Callable[[], Iterable[str]]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def _safetensors(framework: str, backend: str) -> Load:
 def _safe_open(attempt: Attempt) -> Mapping[str, Any]:
     import safetensors
 
-    # Left open, as a catalog of fastio's holds its files open.
+    # Left open, because a catalog of fastio keeps its files open.
     return _Names(safetensors.safe_open(attempt.path, framework="np").keys)
 
 

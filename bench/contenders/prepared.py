@@ -1,7 +1,6 @@
-"""Tensors in memory of their own, as torch and numpy make them, for whoever needs them beforehand.
+"""Tensors and arrays that exist before the clock starts, as torch and numpy allocate them.
 
-Made from the header of a model's file, and filled from it with `pread` alone: no contender has a
-part in it.
+They have the shapes of a model's file, and `pread` alone fills them. No contender is involved.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 def empty_torch(
     entries: Iterable[Entry], alignment_bytes: int | None = None, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Return a tensor of each shape: where torch puts it, or at a multiple of an alignment."""
+    """Return a tensor of each shape, as torch allocates it or at a multiple of an alignment."""
     import torch
 
     dtypes = {
@@ -45,8 +44,8 @@ def empty_torch(
 
 
 def empty_numpy(entries: Iterable[Entry]) -> dict[str, npt.NDArray[Any]]:
-    """Return an array of each shape, where numpy puts it."""
-    # So that numpy knows bfloat16 by name.
+    """Return an array of each shape, as numpy allocates it."""
+    # Registers bfloat16 with numpy.
     import ml_dtypes  # noqa: F401
 
     dtypes = {label: np.dtype(name) for name, label in answers.DTYPES.items()}
@@ -54,7 +53,7 @@ def empty_numpy(entries: Iterable[Entry]) -> dict[str, npt.NDArray[Any]]:
 
 
 def torch_tensors(path: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file, in memory that torch made.
+    """Return the tensors of a file, in memory that torch allocated.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def torch_tensors(path: str) -> dict[str, torch.Tensor]:
 
 
 def numpy_tensors(path: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the tensors of a file, in memory that numpy made.
+    """Return the tensors of a file, in memory that numpy allocated.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Who reads tensors one by one, in parts, into memory that is there, or within a memory limit.
+"""Readers of single tensors, of rows, into existing arrays, and within a memory limit.
 
-Each is the few lines that a user would write. What they need to know of a file beforehand (which
-rows, which shapes) they are given before the clock starts, all of them alike.
+Each is the few lines that a user would write. All of them get rows and shapes before the clock
+starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.contenders.contender import Answer, Attempt, Load, Loader, Prepare
 from bench.measure import answers
 
 MIB = 2**20
-# What fastio's stream may hold.
+# The memory limit of fastio's stream.
 STREAM_LIMIT_BYTES = 256 * MIB
 PAGE_BYTES = 4096
 
@@ -26,7 +26,7 @@ Opens = Callable[[str], AbstractContextManager[Any]]
 
 
 def _safe_open(module: str, **arguments: Any) -> Opens:
-    """Return how a file is opened by the `safe_open` of a module, for torch."""
+    """Return a function that opens a file for torch with the `safe_open` of a module."""
     return lambda path: importlib.import_module(module).safe_open(path, framework="pt", **arguments)
 
 
@@ -40,7 +40,7 @@ def _reader(verify: bool) -> Opens:
 
 
 def _get_each(opens: Opens) -> Load:
-    """The loop that every checkpoint loader has; its own time is a figure beside that of all."""
+    """Read every tensor in the loop of a checkpoint loader, and note the loop's own time."""
 
     def load(attempt: Attempt) -> Mapping[str, Any]:
         tensors: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def _get_each(opens: Opens) -> Load:
 
 
 def _rows(path: str) -> Mapping[str, slice]:
-    """Return which rows of each tensor are asked for."""
+    """Return the rows of each tensor that are read."""
     return {
         entry.name: slice(*answers.middle_rows(entry.shape[0]))
         for entry in answers.file_entries(Path(path))
@@ -87,14 +87,14 @@ def _index(verify: bool) -> Load:
     return load
 
 
-# ---- into memory that is there ------------------------------------------------------------------
+# ---- into existing memory -----------------------------------------------------------------------
 
 
-# Ones are no file's content: a load that fills nothing is a wrong answer.
+# No file holds ones, so a load that fills nothing is a wrong answer.
 
 
 def _filled_torch(alignment_bytes: int | None) -> Prepare:
-    """Tensors of each shape, with their pages there: as torch makes them, or aligned."""
+    """Return tensors of each shape with their pages allocated, aligned or as torch places them."""
 
     def prepare(path: str) -> Mapping[str, Any]:
         tensors = prepared.empty_torch(answers.file_entries(Path(path)), alignment_bytes)
@@ -136,7 +136,7 @@ Passes = Callable[[Attempt], Iterator[tuple[str, Any]]]
 
 
 class _Dropped(Answer):
-    """What has gone by. Digested by a second pass, which must be as long as the first."""
+    """Tensors that were dropped. A second pass is digested, and must be as long as the first."""
 
     def __init__(self, passes: Passes, path: str, count: int, nbytes: int) -> None:
         super().__init__()
@@ -144,12 +144,12 @@ class _Dropped(Answer):
         self._count, self._nbytes = count, nbytes
 
     def digest(self) -> str:
-        """Return the digest of a pass of its own.
+        """Return the digest of a second pass.
 
         Raises
         ------
         AnswerError
-            It is not as long as the one that was timed.
+            The second pass is not as long as the first.
         """
         digest = answers.RunningDigest()
         for name, tensor in self._passes(Attempt(self._path)):
@@ -163,7 +163,7 @@ class _Dropped(Answer):
 
 
 def _drop_each(passes: Passes, limit_bytes: int | None = None) -> Load:
-    """Take each tensor and let go of it before the next is asked for."""
+    """Read each tensor and drop it before the next one."""
 
     def load(attempt: Attempt) -> Mapping[str, Any]:
         count = nbytes = largest = 0
@@ -171,7 +171,7 @@ def _drop_each(passes: Passes, limit_bytes: int | None = None) -> Load:
             count, nbytes, largest = count + 1, nbytes + tensor.nbytes, max(largest, tensor.nbytes)
             del tensor
         if limit_bytes is not None:
-            # A tensor that is larger than the limit has to be held all the same.
+            # A tensor larger than the limit is held too.
             attempt.figures["allowed_bytes"] = max(limit_bytes, largest)
         return _Dropped(passes, attempt.path, count, nbytes)
 
@@ -190,7 +190,7 @@ def _stream(verify: bool) -> Passes:
 
 
 def _touch_each(attempt: Attempt) -> Iterator[tuple[str, Any]]:
-    """What safetensors has for it; a tensor is touched before it goes, or nothing was read."""
+    """Read each tensor with safetensors. It is touched before it is dropped, since it is mapped."""
     with _safe_open("safetensors")(attempt.path) as file:
         for name in file.keys():  # noqa: SIM118
             tensor = file.get_tensor(name)

@@ -1,4 +1,4 @@
-"""Who takes part, by name: one table for the scripts, and for the worker that runs them."""
+"""All contenders by name, for suites and for the worker that calls them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOADERS = {
 }
 SAVERS = {each.name: each for each in saves.SAVERS}
 CONTENDERS: dict[str, Contender] = {**LOADERS, **SAVERS}
-# What `store_run` measures by itself.
+# The suite `store` measures these by itself.
 STORES = {
     "fastio-store": "a store of one root",
     "store-1": "one disk",

@@ -1,8 +1,7 @@
-"""Who saves, and by which lines of code: what each project's own documentation says.
+"""Savers, each called as its project's documentation shows.
 
-Each is given the same tensors in memory and a path where nothing is. Rivals run as installed, with
-their defaults; none of them offers to be durable, so each comes also with the fsync of its file
-that a careful caller adds, inside the clock.
+Each gets the same tensors in memory and the path of a new file. Rivals run with their installed
+defaults. None of them is durable, so each takes part again with an fsync within the clock.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ COPY_THREADS = 2
 COPY_PIECE_BYTES = 16 * 2**20
 ALIGNMENT_BYTES = 64
 
-# ---- what was written, read back ----------------------------------------------------------------
+# ---- written files, read back -------------------------------------------------------------------
 
 
 class _File(Answer):
     """A safetensors file, read back from the disk with `json` and `pread` alone.
 
-    What still goes on when the clock stops is awaited first.
+    A save that still runs when the clock stops is awaited first.
     """
 
     def __init__(self, path: str, await_rest: Callable[[], object] = lambda: None) -> None:
@@ -40,12 +39,12 @@ class _File(Answer):
         self._await_rest = await_rest
 
     def digest(self) -> str:
-        """Return the digest of what is on the disk.
+        """Return the digest of the file on the disk.
 
         Raises
         ------
         Exception
-            What the rest of the save, or reading the file, raises.
+            Any exception of the rest of the save, or of reading the file.
         """
         self._await_rest()
         cache.evict(self._path)
@@ -60,12 +59,12 @@ class _TorchFile(Answer):
         self._path = Path(path)
 
     def digest(self) -> str:
-        """Return the digest of what is on the disk.
+        """Return the digest of the file on the disk.
 
         Raises
         ------
         Exception
-            What reading the file raises.
+            Any exception of reading the file.
         """
         import torch
 
@@ -134,7 +133,7 @@ def _fsync(path: str) -> None:
         os.close(descriptor)
 
 
-# ---- copies, which a snapshot is held against ---------------------------------------------------
+# ---- copies, beside which a snapshot is measured ------------------------------------------------
 
 
 def _copy_each(attempt: Attempt) -> Mapping[str, Any]:
@@ -142,7 +141,7 @@ def _copy_each(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _copy_by_threads(attempt: Attempt) -> Mapping[str, Any]:
-    """Copy into one piece of fresh memory, by as many threads as memory bandwidth may need."""
+    """Copy into one piece of fresh memory, with several threads for the memory bandwidth."""
     places, end = {}, 0
     for name, array in attempt.given.items():
         places[name] = end

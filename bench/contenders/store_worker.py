@@ -1,7 +1,7 @@
-"""The process that does something with a store once: `harness.Worker` gives it its orders.
+"""The process that loads, saves, opens or verifies a store once, as `workers.Worker` orders.
 
-The job names what to do and with which roots; `prepare` makes what is not measured, `measure` does
-it and says how long it took.
+The job names the roots and one of the four calls. `prepare` does what is not measured. `measure`
+makes the call and returns its figures.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class StoreMeasurement:
     """The orders of one job: {"do": "load" | "save" | "open" | "verify", "roots": […], …}."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        import torch  # what most tensors are; imported before the clock starts
+        import torch  # imported before the clock starts
 
-        import fastio.store.store  # else it is imported when a store is first named
+        import fastio.store.store  # otherwise imported when a store is first named
 
         assert torch.get_num_threads()
         self._fastio: Any = fastio
@@ -39,7 +39,7 @@ class StoreMeasurement:
             (Path(job["group"]) / "cgroup.procs").write_text(f"{os.getpid()}\n")
 
     def prepare(self) -> dict[str, Any]:
-        """Read what will be saved, and make an empty store for it."""
+        """Read the tensors of a save, and create an empty store for them."""
         if self._job["do"] == "save":
             tensors = self._fastio.load(self._job["source"], framework="torch")
             roots, replicas = self._job["roots"], self._job["replicas"]
@@ -50,7 +50,7 @@ class StoreMeasurement:
         return {"prepared": True}
 
     def measure(self) -> dict[str, Any]:
-        """Do it once, and say what it took."""
+        """Make the call once, and return its figures."""
         return self._measure()
 
     def _load(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The process that one measurement runs in: `harness.Worker` starts it and gives it its orders.
+"""The process that one measurement runs in. `workers.Worker` starts it and gives it orders.
 
-It imports and warms itself first, so that the clock sees neither. Then, on each order `measure`, it
-loads or saves once; on `digest` it says what it holds, or what it wrote; on `prepare` it lets go of
-that, and makes what the next one is given. Standard output is the channel; whatever a library
-prints there goes to standard error.
+It imports and warms itself up before the clock starts. The order `measure` loads or saves once.
+`digest` returns the digest of the loaded tensors or of the written file. `prepare` drops them and
+prepares the next measurement. Standard output is the channel, so output of libraries goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Measurement:
         self._touch = touch
         self._make_given = contender.prepare
         self._account = contender.account if isinstance(contender, Loader) else None
-        # What the clock is for.
+        # The call that is timed, and its path.
         if isinstance(contender, Saver):
             self._act, self._attempted = contender.save, target
         else:
@@ -70,14 +70,14 @@ class Measurement:
         self._given: Mapping[str, Any] = {}
 
     def prepare(self) -> dict[str, Any]:
-        """Let go of what was loaded, since mapped pages cannot be evicted, and prepare the next."""
+        """Drop the loaded tensors, whose mapped pages cannot be evicted, and prepare a call."""
         self._tensors = self._given = {}
         if self._make_given is not None:
             self._given = self._make_given(self._path)
         return {"prepared": True}
 
     def measure(self) -> dict[str, Any]:
-        """Load or save once, touch if that is part of it, and say what it took."""
+        """Load or save once, touch the tensors if the case says so, and return the figures."""
         self._tensors = {}
         attempt = Attempt(self._attempted, self._given)
         reset_peak()
@@ -114,7 +114,7 @@ class Measurement:
         }
 
     def digest(self) -> dict[str, Any]:
-        """Say what was loaded or saved last."""
+        """Return the digest of the last load or save."""
         if isinstance(self._tensors, Answer):
             return {"digest": self._tensors.digest()}
         return {"digest": answers.digest(self._tensors)}
@@ -132,10 +132,10 @@ def contender_of(name: str) -> Loader | Saver:
 
 
 def warm_up(contender: Loader | Saver, job: dict[str, Any]) -> None:
-    """Do on a tiny file what will be measured, twice.
+    """Measure a tiny file twice.
 
-    The second time finds what the first one made once a process. What is written is nobody's yet:
-    it goes with all else in its folder when the disk is put to rest.
+    The second call finds all that the first one made once for the process. Written files are
+    removed with their folder when the disk is put to rest.
     """
     touch = isinstance(contender, Loader) and contender.gives != "names"
     for index in range(2):
@@ -166,7 +166,7 @@ def serve(
     orders, channel : file
         Lines of JSON, in and out.
     begin : callable
-        From the job to what has a method for each order.
+        Takes the job; returns an object with a method for each order.
     """
     measurement: object | None = None
     for line in orders:
@@ -177,7 +177,7 @@ def serve(
                 answer: dict[str, Any] = {"ready": True}
             else:
                 answer = getattr(measurement, order["do"])()
-        # The worker's end of the protocol: whatever a contender raises is an answer.
+        # Any exception of a contender is an answer of the protocol.
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         channel.write(json.dumps(answer, default=str).encode() + b"\n")
@@ -190,7 +190,7 @@ def main(begin: Callable[[dict[str, Any]], object] = begin) -> None:
     os.dup2(2, 1)
     serve(sys.stdin.buffer, channel, begin)
     channel.close()
-    # Giving back gigabytes tensor by tensor is nobody's question here.
+    # Freeing gigabytes tensor by tensor takes time, and nobody measures it.
     os._exit(0)
 
 

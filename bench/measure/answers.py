@@ -1,4 +1,4 @@
-"""What a load has handed over: where its tensors lie, reading a byte of each page, and a digest.
+"""The tensors that a load returned: their memory, one byte of each page, and their digest.
 
 The same code serves numpy and torch, and every contender.
 """
@@ -21,7 +21,7 @@ import numpy as np
 PAGE_BYTES = 4096
 PIECE_BYTES = 16 * 2**20
 
-# How numpy (with ml_dtypes) and torch name what safetensors calls by these names.
+# Names of dtypes in numpy (with ml_dtypes) and torch, and in safetensors.
 DTYPES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -48,7 +48,7 @@ class AnswerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor, by what has to agree; `begin` is an address in memory or an offset in a file."""
+    """A tensor's description; `begin` is an address in memory or an offset in a file."""
 
     name: str
     dtype: str
@@ -58,7 +58,7 @@ class Entry:
 
 
 def addresses(tensors: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Return address and size of each tensor; this runs inside the clock, for every contender."""
+    """Return address and size of each tensor. This runs within the clock, for every contender."""
     values = tensors.values()
     first = next(iter(values), None)
     if hasattr(first, "data_ptr"):
@@ -81,10 +81,10 @@ class _Strided:
 
 
 def touch(tensors: Mapping[str, Any]) -> int:
-    """Read one byte of every page that holds a tensor, and return how many pages that were.
+    """Read one byte of every page of the tensors, and return the number of pages.
 
-    Pages are gathered first and read in runs, so that 100,000 tensors that lie side by side cost
-    what one does. The byte read is the first of its page: whole pages are mapped or none.
+    Pages are gathered first and read in runs, so 100,000 adjacent tensors cost as much as one. The
+    byte is the first of its page, since pages are mapped as a whole.
     """
     begins, sizes = addresses(tensors)
     begin = np.array(begins, dtype=np.int64)
@@ -99,7 +99,7 @@ def touch(tensors: Mapping[str, Any]) -> int:
     starts = first[np.concatenate(([0], cuts + 1))]
     ends = last[np.concatenate((cuts, [len(last) - 1]))] + 1
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        # max needs no wider accumulator than the bytes have, and so no copy.
+        # max needs no wider accumulator, and so no copy.
         np.asarray(_Strided(start * PAGE_BYTES, end - start)).max()
     return int((ends - starts).sum())
 
@@ -125,16 +125,15 @@ def describe(tensors: Mapping[str, Any]) -> list[Entry]:
 
 
 class RunningDigest:
-    """Digest of names, dtypes, shapes and bytes, of tensors that come one after the other.
+    """Digest of names, dtypes, shapes and bytes of tensors that come one after the other.
 
-    BLAKE2b of 16 MiB pieces, on every core (it is the slowest thing here by far, so the interpreter
-    lock is released), then of the pieces' digests by the order of names: the order in which tensors
-    come does not matter.
+    Pieces of 16 MiB are digested by BLAKE2b on every core, without the interpreter lock. Then their
+    digests are digested in the order of names, so the order of tensors does not matter.
 
     Attributes
     ----------
     count, nbytes : int
-        Tensors so far, and their bytes.
+        The tensors so far, and their bytes.
     """
 
     def __init__(self) -> None:
@@ -143,17 +142,17 @@ class RunningDigest:
         self._parts: dict[str, bytes] = {}
 
     def add(self, name: str, tensor: Any) -> None:
-        """Take in a tensor; it may go afterwards.
+        """Digest a tensor, which may be dropped afterwards.
 
         Raises
         ------
         AnswerError
-            It is nothing that a safetensors file could hold, or came before.
+            No safetensors file can hold it, or a tensor of its name was digested before.
         """
         if name in self._parts:
             raise AnswerError(f"{name} came twice")
         (entry,) = describe({name: tensor})
-        # A pool that is not used starts no thread.
+        # An unused pool starts no thread.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             each = map if entry.nbytes <= PIECE_BYTES else pool.map
             pieces = each(lambda at: _piece(entry, at, memory), _piece_offsets(entry))
@@ -162,7 +161,7 @@ class RunningDigest:
         self.nbytes += entry.nbytes
 
     def result(self) -> str:
-        """Return the digest: that of `digest` and `file_digest` for the same tensors."""
+        """Return the digest, which `digest` and `file_digest` give for the same tensors."""
         whole = hashlib.blake2b(digest_size=16)
         for _, part in sorted(self._parts.items()):
             whole.update(part)
@@ -173,7 +172,7 @@ Read = Callable[[int, int], "memoryview | bytes"]
 
 
 def label(entry: Entry) -> bytes:
-    """Return what a digest has of a tensor beside its bytes."""
+    """Return the digested description of a tensor: its name, dtype and shape."""
     return json.dumps([entry.name, entry.dtype, *entry.shape]).encode() + b"\n"
 
 
@@ -187,7 +186,7 @@ def _piece(entry: Entry, offset: int, read: Read) -> bytes:
 
 
 def _combine(entries: Iterable[Entry], read: Read) -> str:
-    """Digest entries as `RunningDigest` does, the pieces of all large tensors side by side."""
+    """Digest entries as `RunningDigest` does, with the pieces of all large tensors in parallel."""
     ordered = sorted(entries, key=lambda entry: entry.name)
     whole = hashlib.blake2b(digest_size=16)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -207,28 +206,28 @@ def _combine(entries: Iterable[Entry], read: Read) -> str:
 
 
 def memory(address: int, nbytes: int) -> memoryview:
-    """Return the bytes at an address, to be read or written, for as long as they are there."""
+    """Return the bytes at an address. Their owner must stay alive."""
     return memoryview((ctypes.c_uint8 * nbytes).from_address(address)).cast("B")
 
 
 def digest(tensors: Mapping[str, Any]) -> str:
-    """Return the digest of loaded tensors; they have to stay alive for so long.
+    """Return the digest of loaded tensors.
 
     Raises
     ------
     AnswerError
-        They are nothing that a safetensors file could hold.
+        No safetensors file can hold them.
     """
     return _combine(describe(tensors), memory)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Compare two loads byte by byte and return the names of tensors that are not the same.
+    """Compare two loads byte by byte and return the names of tensors that differ.
 
     Raises
     ------
     AnswerError
-        One of them is nothing that a safetensors file could hold.
+        No safetensors file can hold one of them.
     """
     mine, theirs = ({each.name: each for each in describe(load)} for load in (one, other))
     libc = ctypes.CDLL(None)
@@ -246,7 +245,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def file_entries(path: Path) -> list[Entry]:
-    """Read the header with nothing but `json`: the opinion that every contender is held against."""
+    """Read the header with `json` alone. Every contender is compared with this."""
     with path.open("rb") as file:
         (nbytes,) = struct.unpack("<Q", file.read(8))
         entries = json.loads(file.read(nbytes))
@@ -265,9 +264,9 @@ def file_entries(path: Path) -> list[Entry]:
 
 
 def middle_rows(rows: int) -> tuple[int, int]:
-    """Return begin and end of the 1 % of a tensor's rows, at least one, that begin in its middle.
+    """Return begin and end of 1 % of a tensor's rows, at least one, from the middle row on.
 
-    A tensor of no rows has none of them.
+    A tensor without rows has none.
     """
     begin = rows // 2
     return begin, min(rows, begin + max(1, rows // 100))
@@ -296,7 +295,7 @@ def middle(entry: Entry) -> Entry:
 
 
 def file_digest(path: Path, entries: Iterable[Entry] | None = None) -> str:
-    """Return the digest that every load of this file (or of these parts of it) must have.
+    """Return the expected digest of a load of this file, or of these parts of it.
 
     Raises
     ------
@@ -314,11 +313,11 @@ def file_digest(path: Path, entries: Iterable[Entry] | None = None) -> str:
 
 
 def tensor_bytes(path: Path) -> int:
-    """Return how many bytes the tensors of the file have together."""
+    """Return the bytes of all tensors of the file."""
     return sum(entry.nbytes for entry in file_entries(path))
 
 
 def names_digest(names: Iterable[str]) -> str:
-    """Return a digest of names alone, for what parses a header and loads nothing."""
+    """Return a digest of names alone, for contenders that only parse a header."""
     text = "\n".join(sorted(names))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

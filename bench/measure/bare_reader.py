@@ -14,7 +14,7 @@ from bench.paths import ROOT
 
 # `make bench` and `.ci/gpu-run build` compile it.
 PROGRAM = ROOT / "build/bench/read-limit"
-# Few of each, since a GPU is at hand for minutes; no more threads than cores.
+# Few of each, since a GPU is available for minutes. No more threads than cores.
 GRID = Grid(
     blocks_mib=(1, 8),
     depths=(8, 32),
@@ -33,13 +33,12 @@ def missing() -> str | None:
 def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str, float]:
     """Read a file (or its first `nbytes`) once, and return bytes per second and CPU seconds.
 
-    Each thread reads a part of its own; the parts together are the file but for a tail of less
-    than a block for each thread.
+    Each thread reads its own part of the file. At most one block for each thread is left out.
 
     Raises
     ------
     MeasureError
-        The program failed, or read something else than it was asked to.
+        The program failed, or read another number of bytes.
     """
     total = min(nbytes or path.stat().st_size, path.stat().st_size)
     block = settings.block_mib * MIB

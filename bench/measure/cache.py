@@ -1,7 +1,6 @@
-"""Page cache control: put a file out of it, put it in, and check which of the two is true.
+"""The page cache: evict a file, read it in, and ask the kernel which of its pages are resident.
 
-A cold figure of a file that was half resident is worse than none, so nothing here is taken on
-trust: the kernel is asked, and an answer that cannot be had is an error.
+A cold figure of a half resident file is worthless. So an unknown state is an error.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def page_count(path: Path) -> int:
 
 
 def resident_pages(path: Path) -> int:
-    """Return how many pages of the file sit in the page cache.
+    """Return how many pages of the file are in the page cache.
 
     Raises
     ------
@@ -63,10 +62,10 @@ def resident_pages(path: Path) -> int:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        # On an overlay the pages are those of the file below, which cachestat does not look at.
+        # On an overlay the pages belong to the file below, which cachestat ignores.
         if machine.filesystem(path.parent) == "overlay":
             return _resident_pages_mincore(descriptor, path)
-        # Zero bytes mean: to the end of the file.
+        # A length of zero reaches to the end of the file.
         everything, found = _Range(0, 0), _Statistics()
         arguments = (descriptor, ctypes.byref(everything), ctypes.byref(found), 0)
         if _libc.syscall(CACHESTAT, *arguments) == 0:
@@ -97,21 +96,21 @@ def _resident_pages_mincore(descriptor: int, path: Path) -> int:
 
 
 def evict(path: Path) -> None:
-    """Put the file out of the page cache.
+    """Evict the file from the page cache.
 
-    Of this file alone (posix_fadvise): no rights are needed, the program under test keeps its own
-    code in memory, and the rest of the memory stays as it was prepared.
+    posix_fadvise needs no rights and concerns this file alone. The program under test keeps its
+    code in memory, and the rest of the memory stays prepared.
 
     Raises
     ------
     CacheError
-        Some of its pages stay, say because a process still maps them.
+        Some pages stay, for example because a process maps them.
     """
     for attempt in range(ATTEMPTS):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             if attempt:
-                # A dirty page, or one that a process which is still exiting has mapped, stays.
+                # Dirty pages stay, and pages that an exiting process has mapped.
                 os.fsync(descriptor)
                 time.sleep(0.05)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -125,12 +124,12 @@ def evict(path: Path) -> None:
 
 
 def populate(path: Path) -> None:
-    """Put the whole file into the page cache, unless it is there.
+    """Read the whole file into the page cache, unless it is resident.
 
     Raises
     ------
     CacheError
-        It does not stay there, say for want of memory.
+        Pages do not stay, for example because memory is short.
     """
     for _ in range(3):
         if is_resident(path):
@@ -145,5 +144,5 @@ def populate(path: Path) -> None:
 
 
 def is_resident(path: Path) -> bool:
-    """Whether every page of the file sits in the page cache."""
+    """Whether every page of the file is in the page cache."""
     return resident_pages(path) == page_count(path)

@@ -1,9 +1,8 @@
 """fio with io_uring and O_DIRECT: reads a file, or writes one of the same size with an fsync.
 
-Its buffers are small, used again and again, and lie on huge pages. With buffers on small pages it
-is no limit: on the first machine measured it was half as fast then, and a rival whose memory is of
-huge pages went past it. More and smaller requests at the device explain that for 2 MiB x 32 (2616
-against 652), but not for 8 MiB x 8 (663 against 600).
+Its small buffers are reused and lie on huge pages. On small pages fio is no limit: it was half as
+fast on the first machine measured, and slower than a rival on huge pages. At 2 MiB x 32 the disk
+then got 2616 requests in place of 652, at 8 MiB x 8 only 663 in place of 600.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ def missing() -> str | None:
 def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str, float]:
     """Read a file (or its first `nbytes`) once, and return bytes per second and CPU seconds.
 
-    Each job reads a part of its own; the parts together are the file but for a tail below 1 %.
+    Each job reads its own part of the file. A tail below 1 % is left out.
 
     Raises
     ------
     MeasureError
-        fio failed, or read something else than it was asked to.
+        fio failed, or read another number of bytes.
     """
     total = min(nbytes or path.stat().st_size, path.stat().st_size)
     return _run("read", path, settings, total, ("--readonly",))
@@ -52,13 +51,13 @@ def read(path: Path, settings: Settings, nbytes: int | None = None) -> dict[str,
 def write(path: Path, settings: Settings, nbytes: int) -> dict[str, float]:
     """Write a new file, with an fsync at its end, and return bytes per second and CPU seconds.
 
-    The fsync is in the time; making room for the file (fallocate) comes before it. Each job writes
-    a part of its own; a tail below 1 % of `nbytes` is left out.
+    The time includes the fsync, but not the allocation of the file (fallocate). Each job writes its
+    own part. A tail below 1 % of `nbytes` is left out.
 
     Raises
     ------
     MeasureError
-        fio failed, or wrote something else than it was asked to.
+        fio failed, or wrote another number of bytes.
     """
     return _run("write", path, settings, nbytes, ("--fallocate=posix", "--end_fsync=1"))
 
@@ -71,7 +70,7 @@ def _run(
     more: tuple[str, ...],
 ) -> dict[str, float]:
     block = settings.block_mib * MIB
-    # Whole blocks only, so that no request of fio's is a short or unaligned one.
+    # Whole blocks only, so that no request is short or unaligned.
     part = total // settings.jobs // block * block
     if part == 0:
         raise MeasureError(f"fio: {total} bytes are less than {settings} needs")
@@ -96,7 +95,7 @@ def _run(
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise MeasureError(f"fio: {done.stderr.strip() or done.stdout.strip()}")
-    # fio may say a word before its JSON.
+    # fio may print a warning before its JSON.
     answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     job = answer["jobs"][0]
     found = job[way]

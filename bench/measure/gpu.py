@@ -1,7 +1,7 @@
-"""The device that loads go to: which one, whether torch has it, and what a result file says of it.
+"""The device of loads: its name, whether torch can use it, and its description in a result file.
 
-Asked in a process of its own, so that whoever measures holds nothing of a GPU. On the device `cpu`
-everything is rehearsed on a machine without a GPU: what is measured there says nothing.
+A process of its own asks torch, so that the measuring process holds no memory of a GPU. The device
+`cpu` rehearses everything on a machine without a GPU; figures of a rehearsal are not results.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class NoGpuError(MeasureError):
 
 
 def device() -> str:
-    """Return the device that is measured, by torch's name; `cpu` in a rehearsal."""
+    """Return torch's name of the measured device; `cpu` in a rehearsal."""
     return os.environ.get(VARIABLE, "cuda:0")
 
 
@@ -69,12 +69,12 @@ def is_rehearsal() -> bool:
 
 
 def about() -> dict[str, Any]:
-    """Return name and memory of the GPU, its driver, and the torch that uses it.
+    """Return name and memory of the GPU, its driver, and the version of torch.
 
     Raises
     ------
     NoGpuError
-        There is none, and why.
+        There is none. The message has the reason.
     """
     if is_rehearsal():
         return dict(REHEARSAL)
@@ -94,7 +94,7 @@ def describe(folder: Path) -> dict[str, Any]:
     Raises
     ------
     NoGpuError
-        There is none, and why.
+        There is none. The message has the reason.
     """
     return machine.describe(folder) | {"gpu": about()}
 

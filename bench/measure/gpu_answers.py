@@ -1,8 +1,8 @@
-"""A digest of tensors that a GPU can take where they lie, and that a file gives without one.
+"""A digest of tensors that a GPU computes in place, and a CPU computes from the file.
 
-Of the 64-bit words of a tensor, the last one filled up with zeros, two sums modulo 2^64 in which
-each word has an odd weight by its place, the second one of words whose upper halves are mixed into
-the lower ones: a single word cannot change unseen, several only by chance. Then BLAKE2b over names,
+A tensor is padded with zeros to 64-bit words. Two sums modulo 2^64 give each word an odd weight by
+its index; in the second sum the upper half of each word is mixed into its lower half. So no change
+of a single word goes unseen, and several changes only by chance. BLAKE2b then digests names,
 dtypes, shapes and sums.
 """
 
@@ -24,7 +24,7 @@ from bench.measure.answers import DTYPES, AnswerError, Entry
 
 PIECE_BYTES = 16 * 2**20
 _WORD_BYTES = 8
-# Odd: the golden ratio's and a prime's, of 64 bits.
+# Odd 64-bit constants: of the golden ratio, and of a prime.
 _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 _HALF_BITS = 32
 _WRAP = 2**64
@@ -33,7 +33,7 @@ Sums = tuple[int, int]
 
 
 class OnDevice(Answer):
-    """Tensors on a GPU: nothing that a host could touch."""
+    """Tensors on a GPU, which the host cannot touch."""
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class OnDevice(Answer):
 
 
 def digest(tensors: Mapping[str, Any]) -> str:
-    """Return the digest of torch tensors, taken on the device where they are.
+    """Return the digest of torch tensors, computed on their device.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def digest(tensors: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: Path, entries: Iterable[Entry] | None = None) -> str:
-    """Return the digest that every load of this file must have.
+    """Return the expected digest of a load of this file.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _of_words(words: npt.NDArray[np.uint64], begin: int) -> Sums:
 
 
 def _of_tensor(tensor: Any, nbytes: int) -> Sums:
-    """The same with torch, whose integers are signed: they wrap alike."""
+    """Sum with torch. Its integers are signed, and wrap alike."""
     import torch
 
     data = tensor.detach().reshape(-1).view(torch.uint8)
@@ -122,7 +122,7 @@ def _of_tensor(tensor: Any, nbytes: int) -> Sums:
     def sums() -> Iterator[Sums]:
         for at in _pieces(nbytes):
             taken = min(PIECE_BYTES, nbytes - at)
-            # Of its own: the tensor may begin where no word does.
+            # A copy, since the tensor may begin between words.
             padded = torch.zeros(
                 taken + -taken % _WORD_BYTES, dtype=torch.uint8, device=data.device
             )
@@ -134,7 +134,7 @@ def _of_tensor(tensor: Any, nbytes: int) -> Sums:
             )
             weights = places * _signed(_FIRST)
             first = (words * (weights + _signed(_FIRST))).sum()
-            # Without what a signed shift brings in from above.
+            # Without the sign bits of a signed shift.
             mixed = words ^ ((words >> _HALF_BITS) & (2**_HALF_BITS - 1))
             second = (mixed * (weights + _signed(_SECOND))).sum()
             yield int(first) % _WRAP, int(second) % _WRAP

@@ -1,10 +1,10 @@
-"""Free memory that this machine owns, so that the first touch of it costs a fault and no more.
+"""Free memory that this machine owns, so that its first touch faults in the guest alone.
 
-A virtual machine may give its free pages back to its host within seconds (free page reporting,
-DAMON). Touching such a page again faults in the host as well. On the first machine measured,
-2.47 GB of huge pages took 0.06 s where the guest still owned its free memory, and 0.95 to 5.3 s
-just after it had dropped its caches. Every loader pays that and fio, which re-uses small buffers,
-does not. So a child holds more memory than is measured, and frees it right before the clock starts.
+A virtual machine may return free pages to its host within seconds (free page reporting, DAMON). The
+next touch of such a page faults in the host as well. On the first machine measured, touching
+2.47 GB of huge pages took 0.06 s in owned memory, and 0.95 to 5.3 s after the caches were dropped.
+Every loader pays for that. fio does not, since it reuses small buffers. So a child process holds
+more memory than is measured, and frees it right before the clock starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.errors import MeasureError
 from bench.paths import ROOT
 
 HUGE_PAGE_BYTES = 2 * 2**20
-# All cores of a small machine, half of those of a large one.
+# All cores of a small machine, half of a large one's.
 THREADS = max(2, (os.cpu_count() or 1) // 2)
 # Not in Python's mmap before 3.14; from linux/mman.h, since Linux 5.14.
 MADV_POPULATE_WRITE = 23
@@ -40,23 +40,23 @@ FILL, FREE, DONE = b"fill\n", b"free\n", b"done\n"
 
 
 def wanted_bytes(tensor_bytes: int) -> int:
-    """Return how much memory to hold for a measurement of so many bytes of tensors.
+    """Return the bytes to hold for a measurement of `tensor_bytes`.
 
     Raises
     ------
     MeasureError
-        /proc/meminfo does not say how much there is.
+        /proc/meminfo does not have the available memory.
     """
     return min(max(FACTOR * tensor_bytes, BYTES_MIN), int(SHARE_MAX * available_bytes()))
 
 
 def available_bytes() -> int:
-    """Return the kernel's estimate of what can be had without swapping.
+    """Return the kernel's estimate of memory that is available without swapping.
 
     Raises
     ------
     MeasureError
-        /proc/meminfo does not say.
+        /proc/meminfo does not have it.
     """
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -65,10 +65,10 @@ def available_bytes() -> int:
 
 
 class Ballast:
-    """A child that holds memory, and frees it when a measurement is about to begin.
+    """A child that holds memory, and frees it right before a measurement.
 
     Use as a context manager: `free` before each measurement, `fill` after it. `fill` returns at
-    once; the next `free` waits until all is there.
+    once. The next `free` waits until all memory is held.
 
     Parameters
     ----------
@@ -100,17 +100,17 @@ class Ballast:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A child that fills has nothing to lose.
+        # A child that only fills memory can be killed.
         self._process.kill()
         self._process.communicate()
 
     def fill(self) -> None:
-        """Have the child take its memory, while the caller goes on; a dead one is replaced.
+        """Tell the child to take its memory, without waiting. A dead child is replaced.
 
         Raises
         ------
         MeasureError
-            The child has died meanwhile; its own words are in it.
+            The child has died. The message has its last output.
         """
         if self._process.poll() is not None:
             self._process.communicate()
@@ -120,12 +120,12 @@ class Ballast:
             self._is_filling = True
 
     def free(self) -> None:
-        """Wait until the child has its memory, and have it freed.
+        """Wait until the child has its memory, and tell it to free all.
 
         Raises
         ------
         MeasureError
-            The child has died; its own words are in it.
+            The child has died. The message has its last output.
         """
         self.fill()
         self._is_filling = False
@@ -152,12 +152,12 @@ class Ballast:
 
 @contextmanager
 def populated(nbytes: int) -> Iterator[int]:
-    """Hold so many bytes of memory that was touched, of huge pages where there are some.
+    """Hold `nbytes` of touched memory, on huge pages if the kernel has them.
 
     Yields
     ------
     int
-        The bytes that are held: whole huge pages, one at least for each thread.
+        The bytes held: whole huge pages, at least one for each thread.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def populated(nbytes: int) -> Iterator[int]:
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)
     except OSError as error:
-        # A kernel without huge pages: small ones are owned as well.
+        # A kernel without huge pages; small ones are owned as well.
         if error.errno != errno.EINVAL:
             raise
     view = (ctypes.c_char * len(memory)).from_buffer(memory)
@@ -198,7 +198,7 @@ def populated(nbytes: int) -> Iterator[int]:
 
 
 def _populate_write(address: int, nbytes: int) -> None:
-    """madvise by way of ctypes, which releases Python's lock meanwhile."""
+    """Call madvise through ctypes, which releases the interpreter lock."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     if libc.madvise(address, nbytes, MADV_POPULATE_WRITE) == 0:
@@ -210,7 +210,7 @@ def _populate_write(address: int, nbytes: int) -> None:
 
 
 def serve(nbytes: int, orders: IO[bytes], answers: IO[bytes]) -> None:
-    """Fill and free as told, until the orders end."""
+    """Fill and free on each order, until the orders end."""
 
     def answer() -> None:
         answers.write(DONE)

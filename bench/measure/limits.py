@@ -1,6 +1,6 @@
-"""The limits of the device: programs that read or write a file and do nothing else.
+"""The limits of the disk: programs that only read or write a file.
 
-Each has settings that are searched once and then fixed for every round (`settings`).
+The settings of each are searched once and then fixed for every round (`settings`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from bench.measure.settings import Grid, Settings
 
 @dataclass(frozen=True)
 class Limit:
-    """A program that reads or writes a file with nothing else to do.
+    """A program that only reads or writes a file.
 
     Attributes
     ----------
     name, title : str
-        For JSON, and for tables and pictures.
+        In JSON; in tables and pictures.
     way : {"read", "write"}
-        Whether it reads the model's file, or writes one of its size.
+        It reads the model's file, or writes one of its size.
     missing : callable
-        Why it cannot run here, or None if it can.
+        Returns the reason why it cannot run here, or None.
     run : callable
-        From a path, settings and a number of bytes to `bytes_per_s` and `cpu_s`.
+        Takes a path, settings and a number of bytes; returns `bytes_per_s` and `cpu_s`.
     grid : Grid
-        What the search for its settings tries.
+        The settings that the search tries.
     """
 
     name: str

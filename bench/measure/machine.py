@@ -1,4 +1,4 @@
-"""On what and with what a figure was measured: processor, memory, kernel, disk, versions."""
+"""The machine of a figure: processor, memory, kernel, disk, and the versions of software."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _field(text: str, name: str) -> str:
 
 
 def _selected(text: str) -> str:
-    """Return what stands in brackets: `always [madvise] never`."""
+    """Return the word in brackets: `madvise` of `always [madvise] never`."""
     found = re.search(r"\[(.+?)\]", text)
     return found[1] if found else text
 
@@ -126,7 +126,7 @@ def versions() -> dict[str, str]:
         found["safetensors (rc)"] = RC_VERSION
     if fio := _output("fio", "--version"):
         found["fio"] = fio.removeprefix("fio-")
-    # Where the tree is a copy without its history, whoever copied it says what it is.
+    # A tree without its history is named by the variable.
     if commit := os.environ.get("FASTIO_BENCH_COMMIT", ""):
         found["commit"] = commit
     elif commit := _output("git", "rev-parse", "--short=12", "HEAD"):

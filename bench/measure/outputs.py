@@ -1,8 +1,7 @@
-"""Where savers write: a folder that is empty, on a disk that is at rest.
+"""The folder that savers write to: empty, on a disk that is at rest.
 
-A file that goes makes discards (where the filesystem is mounted so), and dirty pages of one
-contender are written back while the next is timed: so each measurement waits until the disk has
-done with what came before.
+Removed files cause discards if the filesystem is mounted with `discard`. Dirty pages of one
+contender may be written back while the next is timed. So each measurement waits for the disk.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from pathlib import Path
 
 from bench.errors import MeasureError
 
-# At rest: so long a time in which the disk was busy for no more than that share.
+# A disk is at rest if it was busy for at most this share of this time.
 QUIET_S = 0.5
 BUSY_SHARE_MAX = 0.05
 TIMEOUT_S = 120.0
-# The kernel's documentation, block/stat.rst: milliseconds in which requests were in flight.
+# Milliseconds with requests in flight: block/stat.rst of the kernel's documentation.
 IO_TICKS = 9
 
 
 class Outputs:
-    """A folder of its own, with one contender's output at a time."""
+    """A folder with one contender's output at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,40 +33,40 @@ class Outputs:
         return cls(model.parent / "saved")
 
     def path(self, name: str) -> Path:
-        """Return where a contender writes."""
+        """Return the path that a contender writes."""
         return self._folder / f"{name}.saved"
 
     def clear(self) -> None:
-        """Remove all that was written, whatever it is called.
+        """Empty the folder.
 
         Raises
         ------
         OSError
-            Something could not be removed, or the folder not be made.
+            A file could not be removed, or the folder not be created.
         """
         self.remove()
         self._folder.mkdir(parents=True)
 
     def remove(self) -> None:
-        """Remove all that was written, and the folder.
+        """Remove the folder and its files.
 
         Raises
         ------
         OSError
-            Something could not be removed.
+            A file could not be removed.
         """
         if self._folder.exists():
             shutil.rmtree(self._folder)
 
     def settle(self) -> None:
-        """Remove all that was written, and wait until the disk is at rest.
+        """Empty the folder, and wait until the disk is at rest.
 
         Raises
         ------
         OSError
             As `clear` does.
         MeasureError
-            Something else keeps the disk busy.
+            Another process keeps the disk busy.
         """
         self.clear()
         os.sync()
@@ -79,12 +78,12 @@ class Outputs:
 
 
 def wait_until_quiet(statistics: Path) -> None:
-    """Wait until a block device has been at rest for half a second.
+    """Wait until a disk has been at rest for half a second.
 
     Raises
     ------
     MeasureError
-        It has not been within two minutes.
+        It was busy for two minutes.
     """
     deadline = time.monotonic() + TIMEOUT_S
     share = 1.0

@@ -18,12 +18,12 @@ def anonymous_bytes(pid: int | str = "self") -> int:
 
 
 def status_bytes(field: str, pid: int | str = "self") -> int:
-    """Return a field of /proc/<pid>/status that is in kB; 0 where it is missing.
+    """Return a field of /proc/<pid>/status that is in kB, or 0 if it is missing.
 
     Raises
     ------
     OSError
-        There is no such process any more.
+        The process has ended.
     """
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -34,7 +34,7 @@ def status_bytes(field: str, pid: int | str = "self") -> int:
 def thinned(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Return at most `count` of the samples, in order, one for each equal part of their time.
 
-    Each is the highest of its part, so the peak is never lost; a part without samples has none.
+    Each is the highest of its part, so the peak is kept. A part without samples is left out.
 
     Raises
     ------
@@ -57,22 +57,22 @@ def thinned(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def cpu_seconds() -> float:
-    """Return user and system time of every thread (io_uring's workers are threads) and child."""
+    """Return user and system time of all threads, including io_uring's workers, and children."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def machine_busy_seconds() -> float:
-    """Return how long the machine's cores have been busy or stolen, with a resolution of 10 ms."""
+    """Return the busy and stolen time of the machine's cores, with a resolution of 10 ms."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def storage_bytes() -> int | None:
-    """Return what this process has had read from storage, or None where the kernel does not count.
+    """Return the bytes that this process read from storage, or None if the kernel does not count.
 
-    Direct reads and those that filled the page cache, of every thread; not what was in it already.
+    They are direct reads and reads into the page cache, of every thread. Cached pages do not count.
     """
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
@@ -82,6 +82,6 @@ def storage_bytes() -> int | None:
 
 
 def reset_peak() -> None:
-    """Make VmHWM start from what the process has now; where the kernel cannot, it stays."""
+    """Reset VmHWM to the present memory of the process, if the kernel can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 def rounds(names: Sequence[str], count: int, seed: int = 2) -> list[list[str]]:
     """Return the order of contenders in each round: a random one, its reverse, a random one, …
 
-    So for any two of them, A comes before B as often as after it (ABBA), and a drift of the machine
-    within a round falls on both alike; neighbours change, so nobody always inherits the same mess.
-    For an odd count the last round has no mirror.
+    So A comes before B as often as after it (ABBA), and a drift of the machine within a round falls
+    on both alike. Neighbours change from pair to pair. With an odd count the last has no mirror.
     """
     source = random.Random(seed)
     orders: list[list[str]] = []
@@ -25,18 +24,19 @@ def rounds(names: Sequence[str], count: int, seed: int = 2) -> list[list[str]]:
 def rounds_until(
     names: Sequence[str], count: int, deadline: float, at_least: int = 0
 ) -> Iterator[list[str]]:
-    """Yield the order of each round, as `rounds` has it, until a deadline. No round begins that
-    would end later, if it took as long as the longest before.
+    """Yield the order of each round, as `rounds` has it, until a deadline.
+
+    No round begins that would end later, if it took as long as the longest round before.
 
     Parameters
     ----------
     names : sequence of str
     count : int
-        How many rounds there are at most.
+        The most rounds.
     deadline : float
         On the clock of `time.monotonic`.
     at_least : int
-        So many rounds take place in any case.
+        The fewest rounds, even past the deadline.
     """
     longest_s = 0.0
     for at, order in enumerate(rounds(names, count)):

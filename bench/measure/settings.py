@@ -1,4 +1,4 @@
-"""Settings of what a limit is measured with, and the search for the fastest ones."""
+"""Settings of a limit, and the search for the fastest ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SEARCH_BYTES = 2**29
 
 @dataclass(frozen=True, order=True)
 class Settings:
-    """What the search may choose.
+    """A setting that the search may choose.
 
     Attributes
     ----------
     block_mib : int
         Size of a request, in MiB.
     depth : int
-        Requests in flight, of each job.
+        Requests in flight of each job.
     jobs : int
-        Threads, each with a part of the file of its own.
+        Threads, each with its own part of the file.
     """
 
     block_mib: int
@@ -54,14 +54,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Grid:
-    """What the search tries.
+    """The settings that the search tries.
 
     Attributes
     ----------
     blocks_mib, depths, jobs : tuple of int
-        Of each setting.
+        The values of each setting.
     finalists, final_rounds : int
-        How many of the best run on everything, and how often.
+        How many of the fastest run on all bytes, and how often.
     """
 
     blocks_mib: tuple[int, ...] = (1, 2, 4, 8)
@@ -75,30 +75,30 @@ class Grid:
         return [Settings(*each) for each in product(self.blocks_mib, self.depths, self.jobs)]
 
 
-# From settings, and a number of bytes or None for all, to bytes a second and CPU seconds.
+# Takes settings and a number of bytes (None: all); returns `bytes_per_s` and `cpu_s`.
 Trial = Callable[[Settings, "int | None"], dict[str, float]]
 
 
 def search(run: Trial, grid: Grid) -> tuple[Settings, list[dict[str, Any]]]:
     """Find the fastest settings.
 
-    Every combination on 512 MiB, there and back, so that a drift falls on all of them; then the
-    best on everything, in mirrored rounds. Single runs differ, so the winner of the first part
-    alone would be the luckiest one.
+    Every combination runs on 512 MiB, in order and in reverse, so that a drift falls on all alike.
+    Then the fastest ones run on all bytes, in mirrored rounds. After the first part alone, the
+    luckiest single run would win.
 
     Parameters
     ----------
     run : callable
-        From settings, and a number of bytes or None for all, to `bytes_per_s` and `cpu_s`.
+        Takes settings and a number of bytes (None: all); returns `bytes_per_s` and `cpu_s`.
     grid : Grid
-        What to try.
+        The settings to try.
 
     Returns
     -------
     Settings
-        The winner by its median in the second part.
+        The fastest by its median in the second part.
     list of dict
-        Every run, for the record.
+        Every run.
 
     Raises
     ------

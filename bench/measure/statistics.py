@@ -35,7 +35,7 @@ def median(values: Sequence[float]) -> float:
 def interval(values: Sequence[float]) -> Interval | None:
     """Return the bootstrap 95 % interval of the median, or None for fewer than six values.
 
-    The percentile bootstrap with a fixed seed, so that the same JSON always tells the same.
+    It is the percentile bootstrap with a fixed seed, so the same JSON gives the same interval.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def interval(values: Sequence[float]) -> Interval | None:
 def verdict(value: float, bounds: Interval | None, target: float, sense: str) -> Verdict:
     """Judge a figure against its target: `sense` is ">=" or "<=".
 
-    Met or missed only if the whole interval says so; in between, and without one, not decided.
+    It is met or missed only if the whole interval agrees, and otherwise not decided.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Fresh processes, of which each measures one contender when it is told to."""
+"""Fresh processes, each of which measures one contender."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORE_WORKER = (sys.executable, "-m", "bench.contenders.store_worker")
 
 
 class Worker:
-    """A fresh process that imports, warms itself, and then measures when it is told to.
+    """A fresh process that imports, warms itself up, and then measures on order.
 
     Use as a context manager. The process reads orders as lines of JSON from standard input and
     answers on standard output. Output of libraries goes to standard error.
@@ -75,14 +75,14 @@ class Worker:
         self._errors.close()
 
     def ask(self, order: dict[str, Any], *, sample_memory: bool = False) -> dict[str, Any]:
-        """Give an order and wait for its answer, watching the worker's memory if asked to.
+        """Give an order and wait for its answer, with samples of memory if asked for.
 
-        Watching costs a core some percent of its time: not for rounds that are timed.
+        Sampling takes some percent of a core, so its rounds are not timed.
 
         Raises
         ------
         MeasureError
-            The worker failed, died, or took longer than the timeout; its own words are in it.
+            The worker failed, died or timed out. The message has its last output.
         """
         samples: list[Sample] = []
         begin = time.monotonic()

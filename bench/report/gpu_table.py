@@ -1,4 +1,4 @@
-"""What a run of `.ci/gpu-run` found, as one table: targets, contenders, trace, tests."""
+"""Print the results of a run of `.ci/gpu-run`: facts, targets, contenders, trace, tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.suites.load_gpu.targets import TARGETS
 
 
 def tests_line(path: Path) -> str:
-    """Return how many tests passed, from JUnit's XML, and the names of those that did not.
+    """Return the number of passed tests from JUnit's XML, and the names of failed ones.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def tests_line(path: Path) -> str:
 
 
 def facts_lines(facts: dict[str, Any]) -> list[str]:
-    """Return the facts that figures are read with: the device, the bus, the disk, io_uring."""
+    """Return the facts about device, bus, disk and io_uring."""
 
     def told(fact: dict[str, Any], field: str) -> str:
         found = fact.get(field, fact.get("error", "not known"))
@@ -57,7 +57,7 @@ def facts_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print whatever results are there; a stage that left none is named.
+    """Print all results, and the name of each stage without one.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def show(folder: Path, console: Console) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of a folder."""
+    """Print the results in a folder."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu-table", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder

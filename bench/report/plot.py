@@ -1,9 +1,9 @@
-"""The picture of a result file, as SVG: GB/s of a cold and of a warm load, or of saves.
+"""Draw the picture of a result file as SVG: GB/s of a cold and a warm load, or of saves.
 
     python -m bench plot bench/results/load-<machine>.json bench/results/load.svg
     python -m bench plot bench/results/save-<machine>.json bench/results/save.svg
 
-Colours are chosen to be read on a white and on a black page; the background is left open.
+Colours are readable on a white and on a black page. The background is transparent.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Panel:
     case : str
         The case's name in the result file.
     title : str
-        What was done with the weights.
+        The first line of the title: the operation.
     note : str
-        Under what conditions, in words: the second line of the title.
+        The second line of the title: the conditions.
     shown : tuple of str
         The contenders that have a bar.
     limits : tuple of str
-        The limits of the device, of which the fastest is a line.
+        The limits of the disk, of which the fastest is a line.
     """
 
     case: str
@@ -103,18 +103,18 @@ COLOURS = {
     "fastio-save-unsummed": OURS_PALE,
     "fastio-save-not-durable": OURS,
 }
-# Inches, and the room between the end of what is drawn and the frame.
+# Inches, and the room between the longest bar and the frame.
 WIDTH, BAR_HEIGHT, PANEL_HEIGHT, FOOT_HEIGHT = 8.2, 0.42, 1.25, 0.75
 MARGIN = 1.06
 FOOT_COLUMNS = 118
-# A no-break space: a name stays on one line with its version.
+# A no-break space keeps a name on one line with its version.
 JOINT = "\N{NO-BREAK SPACE}"
 
 
 def speeds(case: Case, name: str) -> Estimate:
-    """Return GB/s of a contender, from its median time and from that one's interval.
+    """Return GB/s of a contender, from its median time and the interval of that time.
 
-    So a figure is that of the tables: of an even number of rounds, the median of speeds is another.
+    So figures equal those of the tables. For an even number of rounds the median of speeds differs.
     """
     gb = case["tensor_bytes"] / 1e9
     times = Estimate.of(case["contenders"][name]["seconds"])
@@ -124,15 +124,15 @@ def speeds(case: Case, name: str) -> Estimate:
 
 
 def limit(case: Case, names: Sequence[str]) -> tuple[str, float] | None:
-    """Return the fastest of the device's limits, or None where none was measured."""
+    """Return the fastest limit of the disk, or None if none was measured."""
     found = {name: speeds(case, name).value for name in names if name in case["contenders"]}
     return max(found.items(), key=lambda item: item[1]) if found else None
 
 
 def label(case: Case, name: str) -> str:
-    """Return what a bar is called, and of a load where it left the tensors.
+    """Return the label of a bar: its contender, and for a load the memory of the tensors.
 
-    That pages are read once within the clock holds for whole panels, and stands in their titles.
+    Titles of panels say that pages are read once within the clock.
     """
     title = TITLES.get(name, name).removesuffix(", touched")
     if name not in LOADERS:
@@ -141,7 +141,7 @@ def label(case: Case, name: str) -> str:
 
 
 def draw_panel(axes: Axes, case: Case, panel: Panel) -> None:
-    """Draw one bar a contender, the fastest on top, with its interval and its figure."""
+    """Draw one bar for each contender, the fastest on top, with its interval and its figure."""
     names = [name for name in panel.shown if name in case["contenders"]]
     found = {name: speeds(case, name) for name in names}
     names.sort(key=lambda name: found[name].value)
@@ -160,7 +160,7 @@ def draw_panel(axes: Axes, case: Case, panel: Panel) -> None:
             axes.plot(bounds, [row, row], color="#3a3f45", linewidth=1.2)
         value = found[name].value
         text = f"{value:.{1 if value >= 10 else 2}f}"
-        # In the foot of the bar, where neither interval nor limit can cross it.
+        # In the foot of the bar, which neither interval nor limit can cross.
         within = value > right * 0.15
         place = 0.0 if within else max(value, bounds[1] if bounds else 0.0)
         color = "#ffffff" if within else TEXT
@@ -177,7 +177,7 @@ def draw_panel(axes: Axes, case: Case, panel: Panel) -> None:
             fontsize=9,
         )
     size = f"{case['tensor_bytes'] / 1e9:.2f} GB of bf16 weights"
-    # Above the name of the limit, where there is one.
+    # Above the name of the limit, if there is one.
     rise = 18 if line else 4
     axes.annotate(
         panel.note,
@@ -211,16 +211,16 @@ def panels_of(document: Mapping[str, Any]) -> list[Panel]:
 
 
 def _joined(values: Sequence[Any], word: str) -> str:
-    """Return what several cases say: each value once, in order."""
+    """Return the values of several cases: each once, in order."""
     return f" {word} ".join(dict.fromkeys(str(value) for value in values))
 
 
 def footer(machine: Mapping[str, Any], cases: Sequence[Case]) -> str:
-    """Return how, when, on what and with what versions the cases that are shown were measured."""
+    """Return method, dates, machine and versions of the shown cases."""
     dates = sorted(case["date"][:10] for case in cases)
     names = dict.fromkeys(name for case in cases for name in case["versions"])
     versions = [
-        # fio names itself in its version.
+        # fio's version begins with its name.
         f"{name} "
         + _joined(
             [case["versions"][name] for case in cases if name in case["versions"]], "and"
@@ -241,7 +241,7 @@ def footer(machine: Mapping[str, Any], cases: Sequence[Case]) -> str:
 
 
 def figure_of(document: Mapping[str, Any]) -> Figure:
-    """Return the figure with every panel that the document has figures for.
+    """Return the picture with every panel that the document has figures for.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def draw(document: Mapping[str, Any], out: Path) -> None:
     """
     import matplotlib as mpl
 
-    # Text stays text, and the same figures give the same file.
+    # Text is not drawn as paths, and the same figures give the same file.
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "fastio", "font.family": "sans-serif"}
     with mpl.rc_context(style):
         metadata = {"Date": None, "Creator": None}

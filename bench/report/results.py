@@ -14,7 +14,7 @@ SCHEMA = 2
 def to_json(document: dict[str, Any]) -> str:
     """Return the document as text, with each series on one line."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    # Lists of scalars are folded: a series is read as a whole or not at all.
+    # A list of scalars is one line.
     folded = re.sub(
         r"\[\s+([^\[\]{}]*?)\s+\]",
         lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]",
@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        It is of another schema, whose figures mean something else.
+        It has another schema, with other figures.
     """
     document: dict[str, Any] = json.loads(path.read_text())
     if document.get("schema") != SCHEMA:
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a result file, as a whole or not at all: whoever measures may be cut off."""
+    """Write a result file as a whole or not at all, since a measurement may be killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partly = path.with_name(path.name + ".part")
     partly.write_text(to_json(document))

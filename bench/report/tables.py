@@ -17,10 +17,10 @@ from bench.report.targets import Target
 
 COLOURS = {"met": "green", "missed": "red", "not decided": "yellow", "not measured": "dim"}
 
-# A line of memory over time is drawn with these, from nothing to its peak.
+# The characters of memory over time, from zero to its peak.
 BARS = "▁▂▃▄▅▆▇█"
 
-# Quartiles of fewer say nothing.
+# Fewer values have no meaningful quartiles.
 SPREAD_VALUES_MIN = 4
 
 Rows = list[tuple[str, ...]]
@@ -60,7 +60,7 @@ def target_rows(document: dict[str, Any], promised: Sequence[Target]) -> Rows:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return how steady a series is: its interquartile range over its median, in percent."""
+    """Return the interquartile range of a series over its median, in percent."""
     if len(values) < SPREAD_VALUES_MIN:
         return ""
     low, high = np.quantile(values, [0.25, 0.75])
@@ -68,8 +68,9 @@ def spread(values: Sequence[float]) -> str:
 
 
 def case_rows(case: dict[str, Any], base: str) -> Rows:
-    """Return contender, median, its spread, GB/s, CPU, memory at its peak, of the device, pinned
-    and held, bytes read, the loop's time a tensor, and its time over that of `base`.
+    """Return a row for each contender, in the order of `HEADINGS`.
+
+    The last column is its time over that of `base`.
     """
     rows: Rows = []
     contenders = case["contenders"]
@@ -87,7 +88,7 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
         rows.append(
             (
                 TITLES.get(name, name),
-                # A watched round is slower than others: its time says nothing.
+                # Sampling slows a round down, so its times are left out.
                 "" if memory else seconds(found["median_s"]),
                 "" if memory else spread(found["seconds"]),
                 "" if memory or "gb_per_s" not in found else f"{found['gb_per_s']:.2f}",
@@ -105,7 +106,7 @@ def case_rows(case: dict[str, Any], base: str) -> Rows:
 
 
 def absent(case: dict[str, Any]) -> str:
-    """Return who is not in the table of a case, and why; or nothing."""
+    """Return the missing contenders of a case with their reasons, or an empty string."""
     reasons: dict[str, list[str]] = {}
     for name, reason in (case["missing"] | case["failed"]).items():
         reasons.setdefault(reason, []).append(TITLES.get(name, name))
@@ -113,7 +114,7 @@ def absent(case: dict[str, Any]) -> str:
 
 
 def disturbance(case: dict[str, Any], cores: int) -> str:
-    """Return how much of the machine was busy with something else, if that is worth a word."""
+    """Return the share of cores that did other work, if it is above 5 %."""
     shares = [
         foreign / (taken * cores)
         for found in case["contenders"].values()
@@ -126,12 +127,12 @@ def disturbance(case: dict[str, Any], cores: int) -> str:
 
 
 def notes(case: dict[str, Any], cores: int) -> str:
-    """Return what has to be said under the table of a case."""
+    """Return the notes below the table of a case."""
     return " ".join(text for text in (absent(case), disturbance(case, cores)) if text)
 
 
 def base_of(case: dict[str, Any]) -> str:
-    """Return whom the others of a case are compared with."""
+    """Return the contender that the others of a case are compared with."""
     order = (
         *("fastio-gpu", "fastio-get", "fastio-slices", "fastio-into", "fastio-stream"),
         *("fastio-save", "fastio-save-copy"),
@@ -150,7 +151,7 @@ TARGET_HEADINGS = ("target", "bound", "measured", "95 % interval", "verdict")
 
 
 def _headings(case: dict[str, Any], rows: Rows) -> tuple[tuple[str, ...], Rows]:
-    """Drop columns that say nothing."""
+    """Drop empty columns."""
     base = base_of(case)
     titles = (*HEADINGS, f"its time / {TITLES.get(base, base)}'s")
     used = [index for index in range(len(titles)) if any(row[index] for row in rows)]
@@ -161,7 +162,7 @@ def _headings(case: dict[str, Any], rows: Rows) -> tuple[tuple[str, ...], Rows]:
 
 
 def over_time(case: dict[str, Any]) -> list[str]:
-    """Return a line for each contender whose memory was kept as it went."""
+    """Return a line for each contender with memory over time."""
     lines = []
     for name, found in case["contenders"].items():
         if "memory_over_time" not in found:

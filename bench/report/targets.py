@@ -1,6 +1,6 @@
-"""Targets, and how one is judged from a result file. Pure arithmetic on its JSON.
+"""Targets, and their verdicts from a result file. Pure arithmetic on its JSON.
 
-What was promised stands in `promises`.
+Each suite has its targets in `targets.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class NotMeasuredError(LookupError):
 
 @dataclass(frozen=True)
 class Target:
-    """One promise: a figure has to be at least (or at most) a bound.
+    """A figure that has to be at least, or at most, a bound.
 
-    `exact` figures do not jitter: they are judged by their value alone.
+    `exact` figures do not vary, so they are judged by their value alone.
     """
 
     case: str
@@ -50,7 +50,7 @@ def series(document: Document, case: str, name: str, field: str = "seconds") -> 
     Raises
     ------
     NotMeasuredError
-        There is none.
+        The result file has none.
     """
     found = _contender(document, case, name)
     if field not in found:
@@ -77,19 +77,19 @@ def _gb(document: Document, case: str) -> float:
 
 
 def speed(case: str, name: str, rival: str, field: str = "seconds") -> Measure:
-    """How many times as fast as a rival: the rival's seconds over ours, by round."""
+    """Measure the speed relative to a rival: the rival's seconds over ours, by round."""
     return lambda document: paired_ratio(
         series(document, case, rival, field), series(document, case, name, field)
     )
 
 
 def slowness(case: str, name: str, rival: str, field: str = "seconds") -> Measure:
-    """How much of a rival's time: our seconds over the rival's, by round."""
+    """Measure the time relative to a rival: our seconds over the rival's, by round."""
     return speed(case, rival, name, field)
 
 
 def percent_more(case: str, name: str, other: str) -> Measure:
-    """How many percent more time than another takes, by round."""
+    """Measure the additional time over another contender, in percent, by round."""
 
     def measure(document: Document) -> Estimate:
         ones, others = series(document, case, name), series(document, case, other)
@@ -99,7 +99,7 @@ def percent_more(case: str, name: str, other: str) -> Measure:
 
 
 def percent_apart(case: str, name: str, other: str) -> Measure:
-    """How many percent two are apart, whichever is the slower; the interval is that distance's."""
+    """Measure the distance of two contenders, in percent, whichever is slower."""
 
     def measure(document: Document) -> Estimate:
         found = percent_more(case, name, other)(document)
@@ -114,7 +114,7 @@ def percent_apart(case: str, name: str, other: str) -> Measure:
 
 
 def cpu_more_a_gb(case: str, name: str, other: str) -> Measure:
-    """How many more CPU seconds a GB than another takes, by round."""
+    """Measure the additional CPU seconds for a GB over another contender, by round."""
 
     def measure(document: Document) -> Estimate:
         gb = _gb(document, case)
@@ -127,7 +127,7 @@ def cpu_more_a_gb(case: str, name: str, other: str) -> Measure:
 
 
 def cpu_a_gb(case: str, name: str) -> Measure:
-    """How many CPU seconds a GB it takes."""
+    """Measure the CPU seconds for a GB."""
 
     def measure(document: Document) -> Estimate:
         gb = _gb(document, case)
@@ -137,7 +137,7 @@ def cpu_a_gb(case: str, name: str) -> Measure:
 
 
 def memory_above_tensors(case: str, name: str) -> Measure:
-    """The highest peak of memory, in MiB above the tensors."""
+    """Measure the highest peak of memory, in MiB above the tensors."""
 
     def measure(document: Document) -> Estimate:
         tensors = tensor_bytes(document, case)
@@ -150,7 +150,7 @@ def memory_above_tensors(case: str, name: str) -> Measure:
 def memory_above_allowed(
     case: str, name: str, held: str = "peak_bytes", allowed: str = "allowed_bytes"
 ) -> Measure:
-    """The most that was held, in MiB above what the contender was allowed to hold."""
+    """Measure the highest memory, in MiB above the contender's limit."""
 
     def measure(document: Document) -> Estimate:
         most = series(document, case, name, held)
@@ -162,7 +162,7 @@ def memory_above_allowed(
 
 
 def memory_beside_tensors(case: str, name: str, peak: str = "peak_bytes") -> Measure:
-    """The highest peak of memory, in MiB above what there was, the tensors included."""
+    """Measure the highest peak of memory, in MiB above the memory before, tensors included."""
 
     def measure(document: Document) -> Estimate:
         peaks = series(document, case, name, peak)
@@ -172,7 +172,7 @@ def memory_beside_tensors(case: str, name: str, peak: str = "peak_bytes") -> Mea
 
 
 def read_beyond_needed(case: str, name: str, unit_bytes: int) -> Measure:
-    """The most that was read beyond what was handed over, in units a tensor's slice."""
+    """Measure the most bytes read beyond the returned ones, in units for each tensor's slice."""
 
     def measure(document: Document) -> Estimate:
         needed = tensor_bytes(document, case)
@@ -184,12 +184,12 @@ def read_beyond_needed(case: str, name: str, unit_bytes: int) -> Measure:
 
 
 def milliseconds(case: str, name: str) -> Measure:
-    """How many milliseconds it takes."""
+    """Measure the time in milliseconds."""
     return lambda document: Estimate.of([1000 * value for value in series(document, case, name)])
 
 
 def import_ms(document: Document) -> Estimate:
-    """How many milliseconds `import fastio` takes beyond `import numpy`."""
+    """Return the milliseconds of `import fastio` beyond those of `import numpy`."""
     return paired_difference(
         [1000 * value for value in series(document, "import", "numpy, fastio")],
         [1000 * value for value in series(document, "import", "numpy")],
@@ -230,10 +230,10 @@ def evaluate(document: Document, targets: Sequence[Target]) -> list[dict[str, An
 
 
 def at_least(case: str, text: str, bound: float, name: str, rival: str) -> Target:
-    """Promise so many times the speed of a rival."""
+    """Return the target of a multiple of a rival's speed."""
     return Target(case, text, ">=", bound, "x", speed(case, name, rival))
 
 
 def not_slower(case: str, text: str, name: str, rival: str) -> Target:
-    """Promise the time of a rival or less."""
+    """Return the target of a rival's time or less."""
     return Target(case, text, "<=", 1.0, "x its time", slowness(case, name, rival))

@@ -46,7 +46,7 @@ class Model:
     name, title : str
         Its name in `models`, and for people.
     disk_bytes : int
-        What it takes at its peak: it is written once, and sealed into a second file.
+        The peak: it is written once, and sealed into a second file.
     """
 
     name: str
@@ -62,12 +62,12 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Block:
-    """The loaders of one framework, which are compared with each other and with nobody else.
+    """The loaders of one framework, which are compared only with each other.
 
     Attributes
     ----------
     framework : str
-        What the tensors are made of.
+        The framework of the tensors.
     verified, unverified, rival : str
         Names of loaders: fastio, fastio with `verify=False`, and safetensors.
     """
@@ -78,11 +78,11 @@ class Block:
     rival: str
 
     def loaders(self, *, cold: bool) -> tuple[str, ...]:
-        """Return who takes part; what verification costs shows when the file is warm."""
+        """Return the loaders. Only warm loads show the cost of verification."""
         return (self.verified, *(() if cold else (self.unverified,)), self.rival)
 
     def label(self, name: str) -> str:
-        """Return what a loader is called where the framework has been named."""
+        """Return the name of a loader in the table of its framework."""
         labels = {self.verified: "fastio", self.unverified: "fastio, verify=False"}
         return labels.get(name, "safetensors")
 
@@ -100,7 +100,7 @@ class Measured:
     title : str
         The model's.
     result : dict
-        What the run says of the case.
+        The JSON of the case.
     """
 
     title: str
@@ -108,7 +108,7 @@ class Measured:
 
 
 def blocks() -> tuple[Block, ...]:
-    """Return numpy's block, and torch's where torch is installed."""
+    """Return numpy's block, and torch's if torch is installed."""
     return (NUMPY, TORCH) if is_installed("torch") else (NUMPY,)
 
 
@@ -131,7 +131,7 @@ def add_rows(table: Table, block: Block, measured: Measured) -> None:
         figures = found[name]
         against = ""
         if block.rival in found:
-            # Of the medians in the same table, so that it can be checked by eye.
+            # The ratio of the medians in the table, so that readers can check it.
             against = f"{found[block.rival]['median_s'] / figures['median_s']:.2f} x"
         table.add_row(
             measured.title,
@@ -160,12 +160,12 @@ def table_of(block: Block, measured: Iterable[Measured]) -> Table:
 def measure(
     model: Model, path: Path, files: Files, taking_part: Sequence[Block], *, cold: bool
 ) -> tuple[Measured, list[str]]:
-    """Measure one model in one state, and return that and what went wrong.
+    """Measure one model in one state, and return figures and problems.
 
     Raises
     ------
     MeasureError, CacheError, OSError
-        The file cannot be read, or not be had in that state.
+        The file cannot be read, or not be put into that state.
     """
     state = "cold" if cold else "warm"
     names = tuple(name for block in taking_part for name in block.loaders(cold=cold))
@@ -182,7 +182,7 @@ def measure(
 def show_model(
     model: Model, files: Files, taking_part: Sequence[Block], console: Console
 ) -> tuple[list[Measured], list[str]]:
-    """Measure and compare one model, and return its figures and what went wrong.
+    """Measure and compare one model, and return figures and problems.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def show_model(
 
 
 def explain(console: Console) -> None:
-    """Say what the words of the tables mean, and how the times were taken."""
+    """Explain the words of the tables, and the method."""
     for line in (
         "cold: no page of the file was in the page cache. warm: every page was.",
         f"{placement.MAPS}: the tensors are the page cache's own pages.",
@@ -228,12 +228,12 @@ def explain(console: Console) -> None:
 
 
 def show(folder: Path, models: Sequence[Model], console: Console, *, keep: bool = False) -> int:
-    """Show all models, which engine works here, and the result; return the exit status.
+    """Show all models, the engine and the result; return the exit status.
 
     Parameters
     ----------
     folder : Path
-        Where the files are made.
+        The folder of the files.
     models : sequence of Model
     console : Console
     keep : bool

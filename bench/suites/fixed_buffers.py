@@ -1,8 +1,7 @@
 """When does it pay to register memory with a ring (csrc/engine_uring.cc, `FixedBuffers`)?
 
-Reads a cold file past the page cache into one slab of memory, part after part, as it is and
-registered, and counts the processor's time; and what registering takes. Interleaved, in mirrored
-rounds; medians.
+Reads a cold file past the page cache into one slab of memory, unregistered and registered, in
+mirrored rounds. Counts the CPU time of the reads and of registering, and takes medians.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from bench.paths import RESULTS
 from bench.report.results import write
 from fastio import uring
 
-SLAB_BYTES = 2**26  # as the pool of pinned memory grows, csrc/pinned.cc
+SLAB_BYTES = 2**26  # the slab of the pinned pool, csrc/pinned.cc
 FILE_BYTES = 2**30
 DEPTH = 8
 BLOCKS = (2**23, 2**20)
@@ -39,7 +38,7 @@ def _slab(*, huge_pages: bool) -> mmap.mmap:
 
 
 def _aligned(memory: mmap.mmap) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A slab that begins where a huge page does."""
+    """Return a slab that is aligned to a huge page."""
     whole = np.frombuffer(memory, np.uint8)
     begin = -whole.ctypes.data % 2**21
     return whole[begin : begin + SLAB_BYTES]
@@ -48,12 +47,12 @@ def _aligned(memory: mmap.mmap) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def read_through(
     fd: int, slab: np.ndarray[Any, np.dtype[np.uint8]], block_bytes: int, *, fixed: bool
 ) -> dict[str, float]:
-    """Read the file once; return the seconds of the processor for that, and for registering.
+    """Read the file once; return the CPU seconds of the reads and of registering.
 
     Raises
     ------
     OSError
-        A read that failed, or was short.
+        A read failed, or was short.
     """
     parts: Iterator[int] = iter(range(0, FILE_BYTES, block_bytes))
     with uring.Ring(DEPTH) as ring:

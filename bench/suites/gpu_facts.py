@@ -53,7 +53,7 @@ def _meminfo_bytes(name: str) -> int | None:
 
 
 def _smi(*names: str) -> list[str]:
-    """Return what nvidia-smi says of the first GPU; nothing where it is not there."""
+    """Return fields of the first GPU from nvidia-smi; none without it."""
     query = ("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0")
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
@@ -63,7 +63,7 @@ def _smi(*names: str) -> list[str]:
 
 
 def _pci() -> dict[str, Any]:
-    """Return address, link and NUMA node of the GPU, as far as they can be had."""
+    """Return address, link and NUMA node of the GPU, as far as they are known."""
     names = ("pci.bus_id", "pcie.link.gen.max", "pcie.link.width.max")
     found = dict(zip(("address", "generation", "lanes"), _smi(*names), strict=False))
     if address := found.get("address"):
@@ -89,7 +89,7 @@ def _kernel() -> dict[str, Any]:
 
 
 def about_host() -> dict[str, Any]:
-    """Return what bounds a process here: cores, NUMA nodes, memory, limits, the kernel."""
+    """Return cores, NUMA nodes, memory, limits and kernel of this machine."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     unlimited = resource.RLIM_INFINITY
     return {
@@ -117,7 +117,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def about_io_uring() -> dict[str, Any]:
-    """Return which engine fastio takes here, and what it says of io_uring and of CUDA.
+    """Return fastio's engine, and its report of io_uring and CUDA.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def _timed_by_events(copy: Callable[[], object]) -> list[float]:
 
 @contextmanager
 def _written(folder: Path, nbytes: int) -> Iterator[tuple[Path, float]]:
-    """Give a file of so many bytes that compress badly, and the seconds it took to write it."""
+    """Yield a file of `nbytes` random bytes, and the seconds of its write."""
     path = folder / f"facts-{os.getpid()}.bin"
     block = os.urandom(_WRITE_BYTES)
     try:
@@ -219,7 +219,7 @@ def _written(folder: Path, nbytes: int) -> Iterator[tuple[Path, float]]:
 def _rate(
     path: Path, flags: int, threads: int, before: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Return GB/s of such reads, each after a call of `before`, or the reason why there is none."""
+    """Return GB/s of reads, each after a call of `before`, or the reason of a failure."""
     buffers = gpu_limits.buffers(threads)
     said = {"threads": threads, "block_bytes": gpu_limits.READ_BYTES}
     seconds: list[float] = []
@@ -238,10 +238,10 @@ def _rate(
 
 
 def disk(folder: Path, nbytes: int = FILE_BYTES) -> dict[str, Any]:
-    """Return the rates at which a file in `folder` is read, past the page cache and from it.
+    """Return the rates of reads of a file in `folder`, past the page cache and from it.
 
-    The file is written for this, and removed. `evicted` says whether the page cache held nothing of
-    it before each direct read; if not, the reason stands beside it.
+    The file is written first and removed afterwards. `evicted` says whether the page cache held no
+    page of it before each direct read. If it did, the reason is beside it.
 
     Raises
     ------
@@ -276,7 +276,7 @@ def disk(folder: Path, nbytes: int = FILE_BYTES) -> dict[str, Any]:
     }
 
 
-# ---- all of it ----------------------------------------------------------------------------------
+# ---- all facts ----------------------------------------------------------------------------------
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:
@@ -290,9 +290,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 
 
 def gather(path: Path, folder: Path, file_bytes: int = FILE_BYTES) -> dict[str, Any]:
-    """Find out every fact, print it, and write those that are known so far to `path`.
+    """Collect and print every fact, and write the facts so far to `path`.
 
-    A fact that could not be found out has an `error` in its place.
+    A failed fact has an `error` in its place.
 
     Raises
     ------
@@ -305,7 +305,7 @@ def gather(path: Path, folder: Path, file_bytes: int = FILE_BYTES) -> dict[str, 
         "measured": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": machine.versions(),
     }
-    # The slow ones, and those that can hang, come last.
+    # Slow facts, and those that can hang, come last.
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "host": about_host,
         "io_uring": about_io_uring,
@@ -318,7 +318,7 @@ def gather(path: Path, folder: Path, file_bytes: int = FILE_BYTES) -> dict[str, 
     for name, step in steps.items():
         try:
             facts[name] = step()
-        except Exception as error:  # one fact that cannot be had is no reason to lose the others
+        except Exception as error:  # the other facts are still collected
             facts[name] = {"error": f"{type(error).__name__}: {error}"}
         for line in _lines(name, facts[name]):
             print(line, flush=True)
@@ -327,11 +327,11 @@ def gather(path: Path, folder: Path, file_bytes: int = FILE_BYTES) -> dict[str, 
 
 
 def _ended(*_: object) -> None:
-    raise SystemExit(143)  # so that the file is removed
+    raise SystemExit(143)  # removes the file
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the facts and print them; return 1 if one could not be found out."""
+    """Write the facts and print them; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu-facts", description=__doc__)
     parser.add_argument("out", type=Path, help="the JSON file to write")
     parser.add_argument("--dir", type=Path, default=Path("build/gpu/files"), help="of the file")

@@ -1,8 +1,7 @@
 """Where does the time of a load onto a GPU go, lane by lane, and which settings are the fastest?
 
-A load by default settings, cold and warm, tells for each lane how long it read, verified, queued
-copies and waited. Then block size, depth and lanes are swept, warm and cold, in mirrored rounds,
-for as long as there is time.
+Loads by default settings, cold and warm, give each lane's time of reads, verification, queued
+copies and waits. Then block size, depth and lanes are swept in mirrored rounds until the time ends.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from bench.report.results import write
 from bench.suites.campaign.files import Files
 
 MIB = 2**20
-# A warm load is a matter of caches and cores, a cold one of how much the disk is asked at once.
+# Caches and cores bound a warm load, bytes in flight on the disk a cold one.
 GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     "warm": {"block_mib": (1, 2, 4), "depth": (1, 2, 8), "lanes": (2, 8, 12, 16)},
     "cold": {"block_mib": (1, 4), "depth": (2, 8), "lanes": (2, 8, 16)},
 }
-# Of the time that is left for sweeps; the cold one has the rest.
+# The warm sweep's share of the time; the cold one has the rest.
 WARM_SHARE = 0.4
 DEFAULT_ROUNDS = 4
 PARTS = (
@@ -45,7 +44,7 @@ PARTS = (
 
 
 def sweep(state: str, pinned_limit_bytes: int) -> list[dict[str, int]]:
-    """Return the settings to try: all whose blocks in flight fit into the pinned memory."""
+    """Return the settings whose blocks in flight fit into the pinned memory."""
     cores = len(os.sched_getaffinity(0))
     return [
         {"block_bytes": block * MIB, "queue_depth": depth, "lanes": lanes}
@@ -57,7 +56,7 @@ def sweep(state: str, pinned_limit_bytes: int) -> list[dict[str, int]]:
 def load(
     path: Path, ballast: Ballast, *, cold: bool, settings: dict[str, Any], device: str | None
 ) -> dict[str, Any]:
-    """Load once with the file cold or warm, to a device or to host memory, and say what it took.
+    """Load a cold or warm file once, to a device or to host memory, and return the figures.
 
     Raises
     ------
@@ -93,7 +92,7 @@ def load(
 
 
 def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, Any]]:
-    """Load by default settings, then sweep; yield what there is after each part.
+    """Load by default settings, then sweep; yield the results so far after each part.
 
     Parameters
     ----------
@@ -109,7 +108,7 @@ def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, A
     CacheError, MeasureError, FastioError
         As `load` does.
     """
-    # Pins memory and starts what is started once a process.
+    # Pins memory, and does all else that happens once in a process.
     load(path, ballast, cold=False, settings={}, device=gpu.device())
     found: dict[str, Any] = {"default": {}, "sweep_warm": [], "sweep_cold": []}
     for state in ("cold", "warm"):
@@ -129,7 +128,7 @@ def trace(path: Path, ballast: Ballast, deadline: float) -> Iterator[dict[str, A
 def swept(
     path: Path, ballast: Ballast, state: str, deadline: float
 ) -> Iterator[list[dict[str, Any]]]:
-    """Load by each of the settings in turn; yield all of them with their seconds after each round.
+    """Load by each of the settings in turn; yield them with their seconds after each round.
 
     Raises
     ------
@@ -143,7 +142,7 @@ def swept(
     rows: list[dict[str, Any]] = [{**settings, "seconds": []} for settings in tried]
     names = [str(index) for index in range(len(tried))]
     for order in rounds_until(names, 2 * DEFAULT_ROUNDS, deadline):
-        # A round that is cut off would leave some settings with one load more than others.
+        # A round counts as a whole, so that all settings have as many loads.
         taken = {
             index: load(
                 path, ballast, cold=state == "cold", settings=tried[index], device=gpu.device()
@@ -189,7 +188,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def parser_of(name: str, description: str | None, limit_s: float) -> argparse.ArgumentParser:
-    """Return a parser of what each sweep of one model takes.
+    """Return a parser of the arguments of each sweep.
 
     Parameters
     ----------
@@ -197,7 +196,7 @@ def parser_of(name: str, description: str | None, limit_s: float) -> argparse.Ar
         Of the suite.
     description : str or None
     limit_s : float
-        The default of the time after which no round begins.
+        The default time after which no round begins.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m bench {name}",
@@ -229,7 +228,7 @@ def main(arguments: Sequence[str]) -> int:
     found: dict[str, Any] = {"default": {}, "sweep_warm": [], "sweep_cold": []}
     try:
         path = files.get(asked.model)
-        # What loads to a device needs little memory of the host.
+        # A load to a device needs little memory of the host.
         with Ballast(path.stat().st_size // guest_memory.FACTOR) as ballast:
             for found in trace(path, ballast, deadline):
                 document = {"machine": described, "versions": machine.versions()}

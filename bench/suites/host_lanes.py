@@ -1,8 +1,8 @@
 """How many lanes does a load to host memory want on a machine with many cores?
 
-A sealed model is loaded by each number of lanes, cold past the page cache and warm from it, between
-reads of the same file by the bare reader (native/read_limit.cc). Rounds are mirrored; they go on
-for as long as there is time. fastio takes a number of lanes by default: it is one of the rows.
+Loads a sealed model with each number of lanes, cold past the page cache and warm from it. The bare
+reader (native/read_limit.cc) reads the same file in between. Mirrored rounds go on until the time
+ends. One row has fastio's default number of lanes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from bench.suites import gpu_trace
 from bench.suites.campaign.files import Files
 
 LANES = (1, 2, 4, 8, 16)
-# Of these the bare reader's fastest is the limit.
+# The fastest of the bare reader's settings is the limit.
 READERS = (Settings(block_mib=8, depth=8, jobs=2), Settings(block_mib=8, depth=8, jobs=8))
 ROUNDS_MAX = 8
-# The share of the time that cold loads may take.
+# The cold loads' share of the time.
 COLD_SHARE = 0.7
 
 
 def lanes_to_try(cores: int) -> list[int]:
-    """Return the numbers of lanes that are measured: no more than there are cores, two at least."""
+    """Return the measured numbers of lanes: at most the cores, at least two."""
     return [lanes for lanes in LANES if lanes <= max(2, cores)]
 
 
 def default_lanes() -> int:
-    """Return how many lanes fastio takes here unless it is told otherwise.
+    """Return fastio's default number of lanes here.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def default_lanes() -> int:
 
 
 class Rows:
-    """The ways to read one file, and the seconds that each took, cold and warm."""
+    """The ways to read one file, with the seconds of each, cold and warm."""
 
     def __init__(self, path: Path, ballast: Ballast, lanes: list[int]) -> None:
         self._path = path
@@ -72,7 +72,7 @@ class Rows:
             File or memory could not be prepared, or a read failed.
         """
         rows = self.cold if state == "cold" else self.warm
-        # The bare reader passes the page cache, so it says nothing of a warm file.
+        # The bare reader bypasses the page cache, so it has no warm figures.
         names = [*self._loads, *(self._reads if state == "cold" else ())]
         for order in rounds_until(names, ROUNDS_MAX, deadline, at_least=1):
             taken = {name: self._seconds(name, cold=state == "cold") for name in order}
@@ -95,7 +95,7 @@ class Rows:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return the rows as text, in the order in which they were asked for."""
+    """Return the rows as text, in the order of measurement."""
     told = []
     for state in ("cold", "warm"):
         rows = found[state]
@@ -110,7 +110,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, write and print; return 2 if the bare reader is not there."""
+    """Measure, write and print; return 2 if the bare reader is missing."""
     asked = gpu_trace.parser_of("host-lanes", __doc__, 120.0).parse_args(arguments)
     began = time.monotonic()
     if reason := bare_reader.missing():

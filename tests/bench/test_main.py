@@ -10,7 +10,7 @@ from bench.suites.registry import SUITES
 
 from bench import __main__ as entry
 
-COMMANDS = entry.SUITES | entry.REPORTS
+COMMANDS = entry.SUITES | entry.REPORTS | entry.FILES
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,6 @@
-"""What is measured: for each case a model, the state of its file, and who takes part.
+"""Cases: each is a model, the state of its file, and the contenders that take part.
 
-Which script measures a case, and what was promised of it, stands in `suites`.
+`cases.py` of each suite has its cases, and `targets.py` its targets.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ class Case:
     Attributes
     ----------
     name, title : str
-        For the command line, and for people.
+        On the command line; in tables.
     model : str
         One of `models.NAMES`.
     contenders : tuple of str
-        Names in `contenders`.
+        Names in `contenders.registry` or `measure.limits`.
     repeats : int
-        Measurements in each process; their median is the process's one value. For what takes less
-        than a millisecond.
+        Measurements in each process, for times below a millisecond. Their median counts.
     memory : bool
-        The memory of the process is watched, and its figures of time are not to be used.
+        The memory of the process is sampled, and its times are left out.
     over_time : bool
-        The memory is kept as it went, beside its peak.
+        The samples are kept, beside their peak.
     """
 
     name: str
@@ -45,10 +44,10 @@ class LoadCase(Case):
     Attributes
     ----------
     cold : bool
-        The file is out of the page cache at the start of each measurement, else wholly in it.
+        The page cache has no page of the file at the start of a measurement, else every page.
     touched : bool
-        Everybody's tensors are touched inside the clock, as they are when warm; for what is too
-        small to be looked for in memory afterwards.
+        All tensors are touched within the clock even when cold. For answers too small to be
+        found in memory afterwards.
     """
 
     cold: bool = field(kw_only=True)
@@ -65,5 +64,5 @@ class SaveCase(Case):
     """One table of figures of saves."""
 
 
-# Memory does not jitter as time does, and a watched round is slow.
+# Memory varies less than time, and sampled rounds are slow.
 MEMORY_ROUNDS = 3

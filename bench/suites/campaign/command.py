@@ -42,12 +42,12 @@ Measure = Callable[[Path, int, Log], dict[str, Any]]
 
 
 def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
-    """Return the result file to go on with, or a new one, of the machine that is described.
+    """Return the JSON of an existing result file of this machine, or a new one.
 
     Raises
     ------
     MeasureError
-        The file is about another machine, so its figures cannot stand beside new ones.
+        The file is of another machine or schema.
     """
     if not fresh and path.exists():
         document: dict[str, Any] = json.loads(path.read_text())
@@ -60,12 +60,12 @@ def open_document(path: Path, here: dict[str, Any], *, fresh: bool) -> dict[str,
 
 
 def run_of(case: Case, files: Files, settings: Mapping[str, Settings], log: Log) -> Run:
-    """Return what measures a case of its kind.
+    """Return the rounds of a case, by its kind.
 
     Raises
     ------
     TypeError
-        It is of no kind that is known.
+        The case is of an unknown kind.
     """
     if isinstance(case, GpuCase):
         return GpuRun(case, files, settings, log)
@@ -131,13 +131,13 @@ def main(
     Raises
     ------
     MeasureError
-        The result file is about another machine, or this one lacks what the suite needs.
+        The result file is of another machine, or this machine lacks a need of the suite.
     """
     asked = parse_arguments(suite, description, arguments)
     begin = time.monotonic()
-    # A pipe has no width of its own.
+    # A pipe has no width.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    # What others say may have brackets.
+    # Messages of contenders may have brackets.
     log = partial(console.log, markup=False)
     folder: Path = asked.dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def main(
                 run = run_of(case, files, settings, log)
                 run.keep = partial(keep, name)
                 if asked.limit_s is not None:
-                    # What is left, in equal parts.
+                    # Equal parts of the time that is left.
                     now = time.monotonic()
                     left_s = begin + asked.limit_s - now
                     run.deadline = now + left_s / (len(chosen) - index)

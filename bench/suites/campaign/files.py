@@ -10,7 +10,7 @@ from bench.measure import models
 
 
 class Files:
-    """The models of a run: made once, sealed where fastio is there to do it."""
+    """The models of a run: made once, and sealed if fastio is installed."""
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
         self._folder = folder
@@ -20,7 +20,7 @@ class Files:
         self.sealed = is_installed("fastio")
 
     def get(self, name: str) -> Path:
-        """Return the path of a model, made now if it was not asked for before."""
+        """Return the path of a model, which is made on the first call."""
         if name not in self._made:
             self._log(f"making {name}")
             known = set(self._folder.glob("*"))
@@ -30,13 +30,13 @@ class Files:
             if self.sealed:
                 import fastio
 
-                # In place, so that only one copy of it stays; a sealed one is left as it is.
+                # In place, so that one file stays. A sealed one is left as it is.
                 fastio.seal(path)
             self._made[name] = path
         return self._made[name]
 
     def remove(self) -> None:
-        """Remove what this run made, and the folder if nothing else is in it."""
+        """Remove the files of this run, and the folder if it is empty then."""
         for path in self._own:
             path.unlink(missing_ok=True)
         if not any(self._folder.iterdir()):

@@ -1,8 +1,8 @@
-"""The rounds of a case of loads onto a GPU: one process a contender, which lives through them all.
+"""The rounds of a case of loads onto a GPU, with one process for each contender.
 
-Starting CUDA takes seconds and a GPU is at hand for minutes, so a contender's process is started
-once and loads once a round, between the others. Its first load of the model is kept apart: it pins
-memory and fills allocators, and later loads find both.
+Starting CUDA takes seconds and a GPU is available for minutes. So a contender's process is started
+once and loads once in each round. Its first load is kept apart: it pins memory and fills
+allocators for the later ones.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bench.measure.cache import CacheError
 from bench.measure.workers import Worker
 from bench.suites.campaign.load_run import LoadRun
 
-# What of the first load is told.
+# Figures of the first load in the result file.
 _FIRST_FIGURES = ("pinning_s", "pinned_bytes", "device_bytes")
 
 
 class GpuRun(LoadRun):
     """All rounds of one case of loads onto a GPU."""
 
-    # A contender that hangs shall not take the time of all.
+    # A contender that hangs does not take the time of all.
     _timeout_s = 45.0
 
     def run(self, count: int) -> dict[str, Any]:
@@ -40,8 +40,9 @@ class GpuRun(LoadRun):
             return super().run(count)
 
     def _begin(self, names: Sequence[str]) -> None:
-        """Start every contender's process, all at once, since most of it is waiting for CUDA; then
-        have each load once.
+        """Start every contender's process, then have each load once.
+
+        They start at once, since they mostly wait for CUDA.
         """
         super()._begin(names)
         loaders = [name for name in names if name in CONTENDERS]
@@ -77,7 +78,7 @@ class GpuRun(LoadRun):
         return result
 
     def _held_bytes(self) -> int:
-        # Tensors go to the device. The host holds blocks, and the page cache of who uses it.
+        # Tensors go to the device. The host holds only blocks and the page cache.
         return self._tensor_bytes // guest_memory.FACTOR
 
     def _one(self, name: str) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class GpuRun(LoadRun):
         try:
             return self._measured(self._workers[name], name)
         except (MeasureError, CacheError) as error:
-            # It takes no further part, and shall hold nothing of the device.
+            # It takes no further part, so its memory of the device is freed.
             self._workers.pop(name).__exit__(type(error), error, error.__traceback__)
             raise
 
@@ -106,6 +107,7 @@ class GpuRun(LoadRun):
         return False
 
     def _check_done(self, loader: Loader, found: dict[str, Any]) -> None:
-        """Nothing on a device is read later: what has the digest was there when the clock stopped,
-        and the file was cold when it started.
+        """Check nothing: a device reads no page later.
+
+        Tensors with the right digest were on the device when the clock stopped.
         """

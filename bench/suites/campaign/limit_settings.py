@@ -21,8 +21,10 @@ Log = Callable[[str], None]
 def settings_of(
     limit: Limit, document: dict[str, Any], suite: Suite, model: Callable[[], Path], log: Log
 ) -> Settings | None:
-    """Return a limit's settings: from this result file, from another suite's of this machine, or
-    searched now with the file of a model. None where the limit cannot run.
+    """Return a limit's settings, or None if the limit cannot run here.
+
+    They come from this result file, from that of another suite of this machine, or from a search
+    with the file of a model.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def settings_of(
     if limit.name not in known:
         for path in sorted(set(RESULTS.glob("*.json")) - set(suite.result_paths())):
             other = json.loads(path.read_text())
-            # A name is not the whole of a machine.
+            # Two machines may have one name.
             same = other.get("schema") == SCHEMA and other["machine"] == document["machine"]
             if same and limit.name in other["limits"]:
                 found = other["limits"][limit.name]["settings"]
@@ -49,7 +51,7 @@ def settings_of(
 
 
 def search_limit(limit: Limit, path: Path) -> tuple[Settings, list[dict[str, Any]]]:
-    """Search with a file that is there: it is read cold, or files of its size are written.
+    """Search by reading a cold file, or by writing files of its size.
 
     Raises
     ------

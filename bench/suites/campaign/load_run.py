@@ -1,4 +1,4 @@
-"""The rounds of a case of loads: the file's place in the page cache, and what counts as loaded."""
+"""The rounds of a case of loads: the file is cold or warm, and loads are complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.measure.settings import Settings
 from bench.suites.campaign.case import LoadCase
 from bench.suites.campaign.run import ModelFiles, Run
 
-# Below this, the kernel's own imprecision in RssAnon is larger than what is looked for.
+# Below this, the kernel's imprecision of RssAnon hides the tensors.
 CHECKED_BYTES = 64 * 2**20
 
 
@@ -74,12 +74,12 @@ class LoadRun(Run):
         return self._names_digest if LOADERS[name].gives == "names" else self._digest
 
     def _check(self, name: str, found: dict[str, Any], digest: str) -> None:
-        """Believe a measurement only if its tensors are right, and were read within the clock.
+        """Accept a measurement only if its tensors are right and were read within the clock.
 
         Raises
         ------
         MeasureError
-            They are not.
+            The tensors are wrong, or were not read.
         """
         super()._check(name, found, digest)
         loader = LOADERS[name]
@@ -87,7 +87,7 @@ class LoadRun(Run):
             self._check_done(loader, found)
 
     def _check_done(self, loader: Loader, found: dict[str, Any]) -> None:
-        """Believe that all was read within the clock by where it is now, or by what was read."""
+        """Accept a load if all bytes are in memory now, or were read from storage."""
         if self._tensor_bytes < CHECKED_BYTES:
             return
         fresh = loader.place == "fresh"

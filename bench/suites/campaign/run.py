@@ -1,6 +1,6 @@
-"""All rounds of one case: who is next, what is believed of it, and what the JSON says.
+"""All rounds of one case: their order, the checks of each measurement, and the JSON.
 
-In what state the files have to be for a measurement stands in `load_run` and `save_run`.
+`load_run` and `save_run` put files into the state that a measurement needs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from bench.measure.workers import Worker
 from bench.suites.campaign.case import Case
 
 FIELDS = ("seconds", "touch_s", "cpu_s", "foreign_cpu_s", "peak_bytes", "peak_rss_bytes")
-# How often files are prepared before it is given up: a machine may take pages back at any moment.
+# Tries to prepare files: the machine may take pages back at any moment.
 ATTEMPTS = 5
-# Of memory over time: as many as a line of text has room for.
+# Samples of memory over time, which fit on a line of text.
 POINTS = 60
 
 
 class ModelFiles(Protocol):
-    """Where the files of models come from."""
+    """A source of model files."""
 
     def get(self, name: str) -> Path:
         """Return the path of a model."""
@@ -47,12 +47,12 @@ class Run(ABC):
     deadline : float, optional
         On the clock of `time.monotonic`: no round begins that would end after it.
     keep : callable, optional
-        Is given what there is so far after each round.
+        Takes the JSON so far, after each round.
     """
 
     deadline: float | None = None
     keep: Callable[[dict[str, Any]], None] | None = None
-    # Of one order to a worker.
+    # The timeout of one order to a worker.
     _timeout_s = 600.0
 
     def __init__(
@@ -77,41 +77,41 @@ class Run(ABC):
         self.missing: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
-    # ---- what a kind of case says ---------------------------------------------------------------
+    # ---- the kinds of cases ---------------------------------------------------------------------
 
     def _entries(self) -> list[Entry]:
-        """Return what is expected of the contenders: tensors of the model, or parts of them."""
+        """Return the expected tensors of the model, or the expected parts of them."""
         return answers.file_entries(self._path)
 
     def _file_digest(self, entries: list[Entry]) -> str:
-        """Return the digest that the right answer has."""
+        """Return the digest of the right answer."""
         return answers.file_digest(self._path, entries)
 
     @abstractmethod
     def _about(self) -> dict[str, Any]:
-        """Return what the JSON says of such a case beside what it says of all."""
+        """Return the JSON that only this kind of case has."""
 
     @abstractmethod
     def _job(self, name: str) -> dict[str, Any]:
-        """Return what the worker is told of a contender beside its name and the model."""
+        """Return the worker's job, apart from the names of contender and model."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Put files and disk into the state in which the clock may start.
+        """Prepare files and disk for a measurement.
 
         Raises
         ------
         MeasureError, CacheError
-            They cannot be had in it.
+            They cannot be prepared.
         """
 
     def _is_prepared(self) -> bool:
-        """Whether files are still in that state once memory is prepared too."""
+        """Whether files are still prepared after memory was prepared too."""
         return True
 
     @abstractmethod
     def _limit(self, name: str) -> dict[str, float]:
-        """Run once what the device gives, one of `limits`.
+        """Run one of `limits` once.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Run(ABC):
         """
 
     def _has_speed(self, name: str) -> bool:
-        """Whether the time of a contender is that of its bytes."""
+        """Whether the time of a contender gives a speed."""
         return True
 
     # ---- the rounds -----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Run(ABC):
         self._versions = machine.versions()
 
     def _held_bytes(self) -> int:
-        """Return the bytes of tensors that memory is held for between measurements."""
+        """Return the bytes of tensors for the ballast."""
         return self._tensor_bytes
 
     def _result(self, names: Sequence[str], orders: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Run(ABC):
         }
 
     def _fail(self, name: str, reason: str) -> None:
-        """Void a contender: it takes no further part, and its figures go."""
+        """Void a contender: drop its figures and its further rounds."""
         self.failed[name] = self._without_paths(reason)
         self._series.pop(name, None)
         self._over_time.pop(name, None)
@@ -205,7 +205,7 @@ class Run(ABC):
 
     def _memory_over_time(self, name: str) -> dict[str, Any]:
         found = self._over_time.get(name)
-        # Too short a time has no samples.
+        # Short calls have no samples.
         return {"memory_over_time": found} if found and found["mib"] else {}
 
     def _is_missing(self, name: str) -> bool:
@@ -229,21 +229,21 @@ class Run(ABC):
             return self._measured(worker, name)
 
     def _worker(self, name: str) -> Worker:
-        """Return the process of a contender, which is not started yet."""
+        """Return the process of a contender, not started yet."""
         job = {"contender": name, "path": str(self._path), "warm": str(self._warm)}
         return Worker(job | self._job(name), self._timeout_s)
 
     def _measured(self, worker: Worker, name: str) -> dict[str, Any]:
-        """Have a worker measure its contender, as often as the case wants it, and take medians.
+        """Measure a contender as often as the case repeats, and return medians.
 
         Raises
         ------
         MeasureError, CacheError
-            It failed, or cannot be believed.
+            It failed, or its answer is wrong.
         """
         found_each: list[dict[str, Any]] = []
         for _ in range(self._case.repeats):
-            # The worker's part comes first: it may look into the file.
+            # The worker comes first, since it may read the file.
             worker.ask({"do": "prepare"})
             self._prepare_all()
             found = worker.ask({"do": "measure"}, sample_memory=self._case.memory)
@@ -261,12 +261,12 @@ class Run(ABC):
         return merged
 
     def _prepare_all(self) -> None:
-        """Put files and disk into their state, then memory, right before the clock starts.
+        """Prepare files, disk and memory, right before the clock starts.
 
         Raises
         ------
         MeasureError, CacheError
-            They cannot be had in it.
+            They cannot be prepared.
         """
         self._prepare()
         self._ballast.free()
@@ -277,12 +277,12 @@ class Run(ABC):
         raise MeasureError(f"the machine changed what was prepared, {ATTEMPTS} times in a row")
 
     def _check(self, name: str, found: dict[str, Any], digest: str) -> None:
-        """Believe a measurement only if its tensors are right.
+        """Accept a measurement only if its tensors are right.
 
         Raises
         ------
         MeasureError
-            They are not.
+            They are wrong.
         """
         if digest != self._expected(name):
             raise MeasureError(f"wrong answer: digest {digest}, expected {self._expected(name)}")
@@ -293,7 +293,7 @@ class Run(ABC):
             )
 
     def _expected(self, name: str) -> str:
-        """Return the digest that the answer of a contender must have."""
+        """Return the expected digest of a contender."""
         return self._digest
 
     def _record(self, name: str, found: dict[str, Any]) -> None:
@@ -310,7 +310,7 @@ class Run(ABC):
         self._notes[name] = json.loads(self._without_paths(json.dumps(found.get("notes", {}))))
 
     def _without_paths(self, text: str) -> str:
-        """Take the folder out of what goes into the result file: it is nobody else's."""
+        """Remove the folder from a text for the result file."""
         return text.replace(f"{self._path.parent}/", "")
 
     def _latest(self) -> str:
@@ -320,7 +320,7 @@ class Run(ABC):
 
 
 def memory_over_time(samples: Sequence[Sample], before_bytes: int) -> dict[str, list[float]]:
-    """Return samples of memory as two series of the same length: seconds, and MiB above before."""
+    """Return samples of memory as two series: seconds, and MiB above `before_bytes`."""
     kept = thinned(samples, POINTS)
     return {
         "seconds": [round(seconds, 4) for seconds, _ in kept],

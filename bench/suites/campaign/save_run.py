@@ -14,7 +14,7 @@ from bench.suites.campaign.run import ModelFiles, Run
 
 
 class SaveRun(Run):
-    """All rounds of one case of saves; at its end nothing that was written is left."""
+    """All rounds of one case of saves. Their files are removed at the end."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class SaveRun(Run):
         return {}
 
     def _job(self, name: str) -> dict[str, Any]:
-        # Before the worker warms itself there, not after.
+        # Before the worker warms itself up there.
         self._outputs.clear()
         return {"touch": False, "target": str(self._outputs.path(name))}
 

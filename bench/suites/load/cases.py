@@ -1,4 +1,4 @@
-"""The cases of whole loads, and who takes part in each."""
+"""The cases of whole loads and their contenders."""
 
 from __future__ import annotations
 

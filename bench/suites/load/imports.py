@@ -1,4 +1,4 @@
-"""How long `import fastio` takes, in whole runs of the interpreter."""
+"""The time of `import fastio`, in whole runs of the interpreter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.suites.load.cases import IMPORT
 def measure_import(folder: Path, round_count: int, log: Callable[[str], None]) -> dict[str, Any]:
     """Start interpreters in pairs: one imports numpy, the other numpy and fastio.
 
-    Twice as many as other cases have rounds: a start is short, and jitters.
+    There are twice as many rounds as in other cases, since a start is short and varies.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def measure_import(folder: Path, round_count: int, log: Callable[[str], None]) -
         return time.perf_counter() - begin
 
     for program in programs:
-        # Writes the byte code and reads the libraries.
+        # The first start writes byte code and reads libraries.
         start(program)
     count = 2 * round_count
     seconds: dict[str, list[float]] = {program: [] for program in programs}

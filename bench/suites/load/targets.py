@@ -1,4 +1,4 @@
-"""What is promised of whole loads."""
+"""The targets of whole loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report.targets import (
     percent_more,
 )
 
-# Beside fio in the same run: its settings are searched, its buffers lie on huge pages.
+# fio runs in the same rounds, with searched settings and buffers on huge pages.
 TARGETS = (
     at_least("llama-cold", "cold, verified, beside fio", 0.95, "fastio", "fio"),
     Target(

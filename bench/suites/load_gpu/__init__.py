@@ -23,7 +23,7 @@ from bench.paths import RESULTS
 from bench.suites.campaign import command
 from bench.suites.load_gpu.cases import SUITE
 
-# What lies beside bench.json, and is kept with it.
+# Result files beside bench.json that are kept with it.
 BESIDE = ("facts", "trace", "host")
 
 
@@ -33,7 +33,7 @@ def adopt(path: Path) -> list[Path]:
     Raises
     ------
     ValueError
-        They are those of a rehearsal.
+        The results are those of a rehearsal.
     OSError
         A file could not be read or written.
     """

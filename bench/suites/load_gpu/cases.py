@@ -1,4 +1,4 @@
-"""The cases of loads onto a GPU, and who takes part in each."""
+"""The cases of loads onto a GPU and their contenders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.suites.campaign.case import GpuCase
 from bench.suites.campaign.suite import Suite
 from bench.suites.load_gpu.targets import TARGETS
 
-# At most six loaders: each holds its part of the GPU from the first round to the last.
+# At most six loaders, since each holds memory of the GPU through all rounds.
 _ONTO_GPU = (
     "fastio-gpu",
     "fastio-gpu-unverified",

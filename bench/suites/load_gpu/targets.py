@@ -1,4 +1,4 @@
-"""What was promised of loads onto a GPU, and how that is judged from a result file."""
+"""The targets of loads onto a GPU, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CACHE = ("cache-read",)
 
 
 def fastest(document: Document, case: str, names: Sequence[str]) -> list[float]:
-    """Return the seconds of whoever of these has the least median.
+    """Return the seconds of the contender with the least median.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def fastest(document: Document, case: str, names: Sequence[str]) -> list[float]:
 
 
 def of_the_slowest(case: str, name: str, *limits: Sequence[str]) -> Measure:
-    """How many times as fast as the slowest of some limits, of each its fastest way, by round."""
+    """Measure the speed relative to the slowest limit, each by its fastest way, by round."""
 
     def measure(document: Document) -> Estimate:
         each = [fastest(document, case, names) for names in limits]
@@ -53,14 +53,14 @@ def of_the_slowest(case: str, name: str, *limits: Sequence[str]) -> Measure:
 
 
 def of_the_best(case: str, name: str, rivals: Sequence[str]) -> Measure:
-    """How many times as fast as the best of the rivals that are there, by round."""
+    """Measure the speed relative to the best rival that took part, by round."""
     return lambda document: paired_ratio(
         fastest(document, case, rivals), series(document, case, name)
     )
 
 
 def device_beside_tensors(case: str, name: str) -> Measure:
-    """The most that was taken of the device, in percent of the tensors beyond them."""
+    """Measure the most device memory beyond the tensors, in percent of the tensors."""
 
     def measure(document: Document) -> Estimate:
         tensors = tensor_bytes(document, case)
@@ -71,7 +71,7 @@ def device_beside_tensors(case: str, name: str) -> Measure:
 
 
 def pinning_share(case: str, name: str) -> Measure:
-    """How much of its time a load spends pinning, in percent, by round."""
+    """Measure the share of pinning in the time of a load, in percent, by round."""
     return lambda document: Estimate.of(
         [
             100 * pinning_s / seconds
@@ -129,7 +129,7 @@ TARGETS = (
         device_beside_tensors(_COLD, _OURS),
         exact=True,
     ),
-    # The first load of the process is kept apart: this is the second one, and later ones.
+    # Second and later loads: the first load of a process is kept apart.
     Target(
         _WARM,
         "time that a second load spends pinning",

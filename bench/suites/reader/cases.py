@@ -1,4 +1,4 @@
-"""The cases of reading in parts and as a stream, and who takes part in each."""
+"""The cases of reading in parts and as a stream, and their contenders."""
 
 from __future__ import annotations
 

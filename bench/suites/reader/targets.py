@@ -1,4 +1,4 @@
-"""What is promised of reading in parts and as a stream."""
+"""The targets of reading in parts and as a stream."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ TARGETS = (
         "fastio-stream",
         "fastio",
     ),
-    # The tensor that the caller has in hand is in the peak: it is not allowed for apart.
+    # The peak includes the tensor that the caller holds.
     Target(
         "stream-memory",
         "stream: peak memory above the limit, or the largest tensor",

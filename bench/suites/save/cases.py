@@ -1,4 +1,4 @@
-"""The cases of saves, and who takes part in each."""
+"""The cases of saves and their contenders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is promised of saves."""
+"""The targets of saves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TARGETS = (
         "fastio-save-numpy",
         "safetensors-save-numpy-fsync",
     ),
-    # The promise says only "safetensors": this is its stricter reading.
+    # The goal says only "safetensors". This is the stricter reading.
     at_least(
         "save-many",
         "100,000 tensors: torch, durable, beside safetensors without fsync",
@@ -66,7 +66,7 @@ TARGETS = (
         "ms",
         milliseconds("save-background", "fastio-save-borrow"),
     ),
-    # "At the speed of memcpy" was promised: within a tenth of it.
+    # "At the speed of memcpy" is the goal: within a tenth of it.
     at_least(
         "save-background",
         "wait=False, snapshot=copy, beside a copy of each by numpy",

@@ -1,4 +1,4 @@
-"""The cases of stores. `measures` measures each, since disks have to be made for them."""
+"""The cases of stores. `measures` measures them, since it has to set up disks."""
 
 from __future__ import annotations
 

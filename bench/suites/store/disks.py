@@ -33,7 +33,7 @@ class Disks:
         self.group = group
 
     def hold_to(self, bytes_s: int | None) -> None:
-        """Let the group read and write so many bytes a second on each disk; None: any number."""
+        """Limit the group's reads and writes on each disk, in bytes a second; None: no limit."""
         for name in ("read", "write"):
             for device in self._devices:
                 limit = f"{device} {bytes_s or 0}\n"
@@ -42,12 +42,12 @@ class Disks:
 
 @contextlib.contextmanager
 def slow_disks(folder: Path, count: int, nbytes: int) -> Iterator[Disks]:
-    """Mount so many ext4 of so many bytes below a folder, and remove them afterwards.
+    """Mount `count` ext4 of `nbytes` each below a folder, and remove them afterwards.
 
     Raises
     ------
     MeasureError
-        This machine cannot do it; the reason is in it.
+        This machine cannot do it. The message has the reason.
     """
     if os.geteuid() != 0:
         raise MeasureError("slow disks need root")
@@ -78,7 +78,7 @@ def _disk(folder: Path, nbytes: int) -> Iterator[tuple[Path, str]]:
             _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", device)
             _run("mount", "-o", "noatime", device, str(path))
         finally:
-            _run("losetup", "-d", device)  # it goes when it is unmounted
+            _run("losetup", "-d", device)  # the kernel detaches it when it is unmounted
         try:
             (path / "lost+found").rmdir()
             status = os.stat(device)

@@ -1,4 +1,4 @@
-"""How each case of the store is measured: its disks, its damage, its order, its answers."""
+"""The measurements of each case of the store: disks, damage, order, answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.suites.store.cases import SUITE
 from bench.suites.store.disks import slow_disks
 
 Log = Callable[[str], None]
-# What each disk is held to, and how much there is to read: some seconds of one of them.
+# The rate of each disk: one of them reads the model in some seconds.
 DISK_BYTES_S = 400_000_000
 _MODEL = "llama"
 _DISK_BYTES = 6 * 2**30
@@ -36,7 +36,7 @@ _TIMEOUT_S = 600
 
 
 class Series:
-    """What was measured of each contender, round by round."""
+    """The figures of each contender, round by round."""
 
     def __init__(self, title: str) -> None:
         self._values: dict[str, dict[str, list[float]]] = {}
@@ -57,7 +57,7 @@ class Series:
                 of_one.setdefault(field, []).append(round(answer[field], 6))
 
     def result(self, count: int, **about: Any) -> dict[str, Any]:
-        """Return what the JSON says of the case."""
+        """Return the JSON of the case."""
         nbytes = about.get("tensor_bytes")
         contenders = {}
         for name, series in self._values.items():
@@ -74,21 +74,21 @@ def ask(
     ballast: Ballast | None = None,
     make_ready: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Have a fresh process do something, with files and memory prepared once it has imported.
+    """Give a fresh process one job. Files and memory are prepared after its imports.
 
     Parameters
     ----------
     order : dict
         The job of `store_worker`.
     ballast : Ballast, optional
-        Memory that is freed right before it; none for what is not measured.
+        Memory that is freed right before the job. None for unmeasured jobs.
     make_ready : callable
-        Puts files and roots into their state.
+        Prepares files and roots.
 
     Raises
     ------
     MeasureError
-        It failed; its own words are in it.
+        It failed. The message has its last output.
     """
     with Worker(order, _TIMEOUT_S, STORE_WORKER) as worker:
         worker.ask({"do": "prepare"})
@@ -133,7 +133,7 @@ def several_disks(folder: Path, count: int, log: Log) -> dict[str, Any]:
 
 
 def bad_replica(folder: Path, count: int, log: Log) -> dict[str, Any]:
-    """Measure two replicas on two disks of 400 MB/s: both sound, one of them damaged, one gone."""
+    """Measure two replicas on two disks of 400 MB/s: both sound, one damaged, one missing."""
     with _work(folder) as work, slow_disks(work / "disks", 2, _DISK_BYTES) as disks:
         path = _model(work)
         sound, damaged = ([str(disk / name) for disk in disks.paths] for name in ("sound", "bad"))
@@ -151,7 +151,7 @@ def bad_replica(folder: Path, count: int, log: Log) -> dict[str, Any]:
         hidden = Path(sound[1])
 
         def before(name: str) -> None:
-            # The root is found again where it was last: it has to be really away.
+            # The root is renamed, since a store finds a root in its last place.
             if name == "store-gone":
                 hidden.rename(hidden.with_name("away"))
 
@@ -163,7 +163,7 @@ def bad_replica(folder: Path, count: int, log: Log) -> dict[str, Any]:
 
 
 def saves(folder: Path, count: int, log: Log) -> dict[str, Any]:
-    """Measure a save with two replicas to two disks of 400 MB/s beside one with one to one."""
+    """Measure saves of two replicas to two disks of 400 MB/s, and of one replica to one."""
     with _work(folder) as work, slow_disks(work / "disks", 2, _DISK_BYTES) as disks:
         path = _model(work)
         tensor_bytes = answers.tensor_bytes(path)
@@ -185,7 +185,7 @@ def saves(folder: Path, count: int, log: Log) -> dict[str, Any]:
 
 
 def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
-    """Measure how long stores of more and more tensors take to open; their shards are not there."""
+    """Measure opening stores of more and more tensors. Their shards are missing."""
     with _work(folder) as work:
         orders = {}
         for tensors in _OPENED:
@@ -205,10 +205,10 @@ def opening(folder: Path, count: int, log: Log) -> dict[str, Any]:
 
 
 def verifying(folder: Path, count: int, log: Log) -> dict[str, Any]:
-    """Measure Store.verify of one root beside fio, which reads the same file and does no more.
+    """Measure Store.verify of one root beside fio, which only reads the same file.
 
-    The shard is one file here: fio reads one. A second store has shards of the usual size. After
-    the rounds one bit is flipped, and has to be found.
+    The first store has one shard, as fio reads one file. A second store has shards of the usual
+    size. After the rounds one bit is flipped, and has to be found.
     """
     fio = LIMITS[FIO]
     if why := fio.missing():
@@ -307,7 +307,7 @@ def _measure(
     log: Log,
     one: Callable[[str, Ballast], dict[str, Any]],
 ) -> None:
-    """Measure each of the names in each round, with memory held in between."""
+    """Measure each contender in each round, with memory held in between."""
     with Ballast(tensor_bytes) as ballast:
         for at, order in enumerate(rounds(names, count)):
             for name in order:
@@ -334,7 +334,7 @@ def _shards(root: Path | str) -> list[Path]:
 
 
 def _damage(shards: Sequence[Path]) -> int:
-    """Damage one chunk of a hundred, at places that are drawn once; how many there were."""
+    """Damage one chunk of a hundred, at fixed random places, and return their number."""
     draw = np.random.default_rng(7)
     count = 0
     for shard in shards:
@@ -351,7 +351,7 @@ def _damage(shards: Sequence[Path]) -> int:
 
 
 def _simulate(root: Path, tensors: int) -> None:
-    """A store whose manifest names shards that are not there."""
+    """Create a store whose manifest names missing shards."""
     import msgspec
 
     import fastio

@@ -1,4 +1,4 @@
-"""What is promised of stores."""
+"""The targets of stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TARGETS = (
         "%",
         percent_more("store-replica", "store-damaged", "store-sound"),
     ),
-    # Its share of the bandwidth is half of it.
+    # One root has half of the bandwidth.
     Target(
         "store-replica",
         "one of two roots missing: its time over that of both",
