@@ -248,7 +248,7 @@ def summary(document: dict[str, Any], promised: Sequence[Target]) -> str:
     machine = document["machine"]
     name = machine["gpu"]["name"] if "gpu" in machine else machine["cpu"]
     lines = [f"Measured {_dates(document)} on {name}, {machine['cores']} cores.", ""]
-    rows = [
+    rows: Rows = [
         (text, bound, f"{measured} ({between})" if between else measured, said)
         for text, bound, measured, between, said in target_rows(document, promised)
     ]
