@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastio.anchored import anchored, is_homeless
+from fastio.arguments.anchored import anchored, is_homeless
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fastio
-from fastio import _native, checksums
+from fastio import _native
+from fastio.formats import checksums
 from load.samples import (
     CHUNK_BYTES,
     data_start,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fastio
-from fastio.variables import variable_of
+from fastio.arguments.variables import variable_of
 
 _ROOT = Path(__file__).parents[1]
 _README = _ROOT / "README.md"

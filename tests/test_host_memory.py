@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fastio.host_memory import available_bytes
+from fastio.host.memory import available_bytes
 
 _GIB = 2**30
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastio
-from fastio import variables
-from fastio.defaults import default_options
+from fastio.arguments import variables
+from fastio.options import default_options
 from load.samples import same_bytes, write_even
 from testbed import run_python
 

@@ -13,7 +13,7 @@ import pytest
 
 import fastio
 import fastio.torch
-from fastio import missing, paths
+from fastio.arguments import missing, paths
 from load.samples import expected_bytes, same_bytes, write
 from testbed import run_python
 

@@ -16,8 +16,8 @@ import safetensors.numpy
 
 import fastio
 import testbed
-from fastio import progress
-from fastio.progress import progress_bar
+from fastio.display import progress
+from fastio.display.progress import progress_bar
 
 _TENSORS = {f"t{i}": np.full(400_000, i, np.uint8) for i in range(8)}
 _DONE = "3.2/3.2 MB"

@@ -11,8 +11,8 @@ import pytest
 
 import fastio
 import testbed
-from fastio.safe_open import SafeSlice
-from fastio.shown import cut, one_line
+from fastio.display.values import cut, one_line
+from fastio.dropin.safe_open import SafeSlice
 from fastio.store.collect import Collected
 from fastio.store.status import Generation, Status
 from load.samples import in_threads

@@ -464,8 +464,8 @@ def test_a_process_that_is_killed_leaves_nothing_behind(path: Path) -> None:
     # Killed when the new file is whole and on the disk, just before it gets a name.
     code = """
 import os, signal, sys
-import fastio.replacement
-fastio.replacement.Replacement.link = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+import fastio.host.replacement
+fastio.host.replacement.Replacement.link = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 fastio.seal(sys.argv[1])
 """
     assert testbed.run_python(code, path).returncode == -signal.SIGKILL

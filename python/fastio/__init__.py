@@ -4,10 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastio._native import __version__
-from fastio.api import load, load_into, save
+from fastio.api import load, load_into, save, verify
 from fastio.api import open as open  # public, though not in __all__
 from fastio.catalog import TensorInfo
-from fastio.devices import trim
+from fastio.dropin.in_memory import deserialize
+from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
+    PySafeSlice,
+    SafetensorError,
+    TensorMeta,
+    _safe_open_handle,
+    safe_open,
+)
+from fastio.dropin.serialize import serialize, serialize_file
+from fastio.dropin.specs import TensorSpec
 from fastio.errors import (
     ChecksumError,
     ConflictError,
@@ -25,25 +34,15 @@ from fastio.errors import (
     WriteError,
 )
 from fastio.events import Event, on_event
-from fastio.findings import Verification
 from fastio.frameworks import import_those_in_use
-from fastio.in_memory import deserialize
 from fastio.options import Options
-from fastio.reader import Reader
+from fastio.reading.devices import trim
+from fastio.reading.findings import Verification
+from fastio.reading.load import LoadEvent, LoadHandle
+from fastio.reading.reader import Reader
+from fastio.reading.view import TensorView
 from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
-from fastio.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
-    PySafeSlice,
-    SafetensorError,
-    TensorMeta,
-    _safe_open_handle,
-    safe_open,
-)
-from fastio.saving.serialized import serialize, serialize_file
-from fastio.saving.specs import TensorSpec
-from fastio.seal import seal
-from fastio.verify import verify
-from fastio.view import TensorView
-from fastio.whole import LoadEvent, LoadHandle
+from fastio.saving.seal import seal
 
 if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle

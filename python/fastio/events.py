@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fastio.shown import cut, one_line
+from fastio.display.values import cut, one_line
 
 _log = logging.getLogger("fastio")
 _RANGES_SHOWN_MAX = 3

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from fastio.anchored import anchored
-from fastio.defaults import default_options
+from fastio.arguments.anchored import anchored
+from fastio.arguments.paths import Source, paths_of
 from fastio.formats import huggingface
-from fastio.located import Located
-from fastio.options import Options
-from fastio.paths import Source, paths_of
-from fastio.shortage import memory_named
+from fastio.host.shortage import memory_named
+from fastio.options import Options, default_options
+from fastio.reading.located import Located
 from fastio.store import IDENTITY
 
 
@@ -39,7 +40,7 @@ def locate(
         If the source is none of these.
     """
     paths = anchored_if_several(paths_of(source))
-    if isinstance(paths, str) and os.path.lexists(os.path.join(paths, IDENTITY)):
+    if isinstance(paths, str) and is_root(paths):
         from fastio.store import reading  # takes longer to import than most need it
 
         timeout_s = (options or default_options()).root_timeout_s
@@ -52,6 +53,37 @@ def locate(
             raise root_among(paths, error) from None
 
 
+def locate_again(source: Source, options: Options) -> Located:
+    """Locate all of a source for a reader, which a pickle may locate again elsewhere.
+
+    Parameters
+    ----------
+    source : path, or collection of paths
+        As `locate` takes it. A relative path means what it means now.
+    options : Options
+
+    Raises
+    ------
+    As `locate` does.
+    """
+    paths = paths_of(source)
+    anchored = anchored_paths(paths)  # before it is opened: the working directory may change
+    located = locate(paths, None, options)
+    if located.again is not None:
+        return located
+    return replace(located, again=partial(locate_again, anchored))
+
+
+def is_root(path: str | list[str]) -> bool:
+    """Return whether a path is a root of a store.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return isinstance(path, str) and os.path.lexists(os.path.join(path, IDENTITY))
+
+
 def root_among(paths: str | list[str], error: IsADirectoryError) -> IsADirectoryError:
     """Return the error of a folder where files are expected: of a root of a store, with what to do.
 
@@ -60,7 +92,7 @@ def root_among(paths: str | list[str], error: IsADirectoryError) -> IsADirectory
     Nothing.
     """
     path = str(error.filename)
-    if isinstance(paths, str) or not os.path.lexists(os.path.join(path, IDENTITY)):
+    if isinstance(paths, str) or not is_root(path):
         return error
     problem = (
         "It is a root of a store, where a file is expected: fastio.open, load and verify take one "

@@ -1,10 +1,10 @@
 """safetensors.mlx by fastio: change the import, and nothing else."""
 
-from fastio.array_files import ArrayFiles
-from fastio.in_memory import deserialize
-from fastio.safe_open import safe_open
-from fastio.saving.serialized import serialize, serialize_file
-from fastio.saving.specs import TensorSpec
+from fastio.dropin.array_files import ArrayFiles
+from fastio.dropin.in_memory import deserialize
+from fastio.dropin.safe_open import safe_open
+from fastio.dropin.serialize import serialize, serialize_file
+from fastio.dropin.specs import TensorSpec
 
 __all__ = [
     "TensorSpec",

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastio.dropin.in_memory import deserialize, tensors_in
+from fastio.dropin.safe_open import all_tensors, safe_open
+from fastio.dropin.serialize import as_bytes, serialize, serialize_file, to_file
+from fastio.dropin.specs import TensorSpec
 from fastio.frameworks import framework
 from fastio.frameworks.numpy import DTYPES
-from fastio.in_memory import deserialize, tensors_in
-from fastio.safe_open import all_tensors, safe_open
-from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
 from fastio.saving.sources import sources
-from fastio.saving.specs import TensorSpec
 
 __all__ = [
     "TensorSpec",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fastio.matches import close_matches
-from fastio.shown import one_line, shown
-from fastio.sizes import SECONDS_MAX, seconds, whole_number
-from fastio.switches import is_on
-from fastio.variables import variable_of, warn_of_unknown
+from fastio.arguments.sizes import SECONDS_MAX, seconds, whole_number
+from fastio.arguments.switches import is_on
+from fastio.arguments.variables import variable_of, warn_of_unknown
+from fastio.display.matches import close_matches
+from fastio.display.values import one_line, shown
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -234,3 +235,22 @@ def _checked(name: str, origin: str, value: object) -> Any:
     if not low <= number <= high:
         raise ValueError(f"{origin}={value}: expected {low} to {high}")
     return number
+
+
+_VARIABLES = tuple(f"FASTIO_{each.name.upper()}" for each in fields(Options))
+
+
+def default_options() -> Options:
+    """Return what ``Options()`` does; it is made anew only if a variable has changed.
+
+    Raises
+    ------
+    ValueError
+        A variable whose value is none.
+    """
+    return _made_of(*map(os.environ.get, _VARIABLES), default_lanes())
+
+
+@lru_cache(maxsize=1)  # checking each value takes longer than opening a file
+def _made_of(*_seen: object) -> Options:
+    return Options()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-from fastio import _native, shown
+from fastio import _native
+from fastio.display import values
 from fastio.events import Event, lines_of
 
 _log = logging.getLogger("fastio")
@@ -66,10 +67,10 @@ class LaneTimes:
         names = (each.name for each in fields(self))
         return LaneTimes(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
-    @shown.one_line
+    @values.one_line
     def __repr__(self) -> str:
-        took = f"{shown.duration(self.total_s)}, {self.read_wait_s:.3f} s of it waiting for reads"
-        return f"<fastio.LaneTimes: {shown.size(self.nbytes)} in {took}>"
+        took = f"{values.duration(self.total_s)}, {self.read_wait_s:.3f} s of it waiting for reads"
+        return f"<fastio.LaneTimes: {values.size(self.nbytes)} in {took}>"
 
 
 @dataclass
@@ -214,12 +215,12 @@ class Report:
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))
 
     def __str__(self) -> str:
-        told = shown.listed(self.fallbacks, _FALLBACKS_SHOWN_MAX)
+        told = values.listed(self.fallbacks, _FALLBACKS_SHOWN_MAX)
         return "\n".join([*self._parts(), *told])
 
     def line(self) -> str:
         """Return the text on one line, for a log."""
-        told = shown.listed(self.fallbacks, _FALLBACKS_IN_A_LINE_MAX)
+        told = values.listed(self.fallbacks, _FALLBACKS_IN_A_LINE_MAX)
         return "; ".join([*self._parts(), *told])
 
     def log(self, done: str, *what: object) -> None:
@@ -227,50 +228,50 @@ class Report:
         if _log.isEnabledFor(logging.INFO):  # the line takes longer than a small load may
             _log.info(f"{done}: %s", *what, self.line())
 
-    @shown.one_line
+    @values.one_line
     def __repr__(self) -> str:
         if not self.engine:
             return "<fastio.Report: nothing yet>"
-        speed = f"{shown.size(self.nbytes)} in {shown.duration(self.seconds)}"
+        speed = f"{values.size(self.nbytes)} in {values.duration(self.seconds)}"
         parts = [
-            f"{speed} ({shown.rate(self.gb_per_s * 1e9)})",
+            f"{speed} ({values.rate(self.gb_per_s * 1e9)})",
             self.engine,
-            shown.counted(self.files, "file"),
+            values.counted(self.files, "file"),
             self._verified(),
-            *([shown.counted(len(self.fallbacks), "fallback")] if self.fallbacks else ()),
+            *([values.counted(len(self.fallbacks), "fallback")] if self.fallbacks else ()),
         ]
         return f"<fastio.Report: {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
-        from fastio import notebook  # for notebooks alone
+        from fastio.display import html  # for notebooks alone
 
-        return notebook.lines(str(self).splitlines())
+        return html.lines(str(self).splitlines())
 
     def _parts(self) -> list[str]:
-        what = f"{shown.counted(self.tensors, 'tensor')}, {shown.size(self.nbytes)}"
-        parts = [f"{what}, {shown.counted(self.files, 'file')}"]
+        what = f"{values.counted(self.tensors, 'tensor')}, {values.size(self.nbytes)}"
+        parts = [f"{what}, {values.counted(self.files, 'file')}"]
         if not self.engine:
             return ["nothing yet"]
-        took = f"{shown.duration(self.seconds)}, {shown.rate(self.gb_per_s * 1e9)}"
+        took = f"{values.duration(self.seconds)}, {values.rate(self.gb_per_s * 1e9)}"
         return [
             *parts,
             f"{took}, {self.cpu_seconds:.2f} CPU s",
             f"engine {self.engine} ({self.engine_reason})",
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
-            *([f"{shown.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
+            *([f"{values.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
             *([self._unread()] if self.copies_unread else ()),
         ]
 
     def _unread(self) -> str:
-        what = f"{shown.size(self.bytes_unread)} in {self.copies_unread} further copies"
+        what = f"{values.size(self.bytes_unread)} in {self.copies_unread} further copies"
         return f"not looked at: {what}; Store.verify reads all"
 
     def _verified(self) -> str:
         if self.chunks_sealed:
-            return f"{shown.counted(self.chunks_sealed, 'chunk')} sealed"
+            return f"{values.counted(self.chunks_sealed, 'chunk')} sealed"
         some = f", {len(self.unverified)} of {self.files} files unverified"
-        verified = f"{shown.counted(self.chunks_verified, 'chunk')} verified"
+        verified = f"{values.counted(self.chunks_verified, 'chunk')} verified"
         return verified + (some if self.unverified else "")
 
 
@@ -301,7 +302,7 @@ class EngineStatus:
     reason: str
     features: tuple[str, ...] = ()
 
-    @shown.one_line
+    @values.one_line
     def __repr__(self) -> str:
         works = "available" if self.available else "NOT available"
         return f"<fastio.EngineStatus: {works}, {self.reason}>"
@@ -336,7 +337,7 @@ class EngineReport:
     kernel_reason: str = ""
     cuda: str = ""
 
-    @shown.one_line
+    @values.one_line
     def __repr__(self) -> str:
         return f"<fastio.EngineReport: {self.chosen}, {self.reason}>"
 

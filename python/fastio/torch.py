@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 
-from fastio.checksums import FORMAT_OF_NONE, without_own_keys
-from fastio.frameworks import framework, tied
-from fastio.frameworks import torch as _tensors  # noqa: F401 (a later call may find no module)
-from fastio.handed import check_mapping, problem_of
-from fastio.in_memory import deserialize, tensors_in
-from fastio.safe_open import all_tensors, safe_open
-from fastio.saving.serialized import as_bytes, serialize, serialize_file, to_file
-from fastio.saving.sources import checked_metadata, sources
-from fastio.saving.specs import TensorSpec
-from fastio.shown import shown
-from fastio.torch_names import (  # noqa: F401 (for those who import them from here)
+from fastio.display.values import shown
+from fastio.dropin.in_memory import deserialize, tensors_in
+from fastio.dropin.safe_open import all_tensors, safe_open
+from fastio.dropin.serialize import as_bytes, serialize, serialize_file, to_file
+from fastio.dropin.specs import TensorSpec
+from fastio.dropin.torch_names import (  # noqa: F401 (for those who import them from here)
     _SIZE,
     _TYPES,
     _find_shared_tensors,
@@ -27,8 +22,13 @@ from fastio.torch_names import (  # noqa: F401 (for those who import them from h
     _to_ndarray,
     _tobytes,
 )
-from fastio.torch_names import storage_ptr as storage_ptr  # noqa: PLC0414 (exported to mypy)
-from fastio.torch_names import storage_size as storage_size  # noqa: PLC0414
+from fastio.dropin.torch_names import storage_ptr as storage_ptr  # noqa: PLC0414 (exported to mypy)
+from fastio.dropin.torch_names import storage_size as storage_size  # noqa: PLC0414
+from fastio.formats.checksums import FORMAT_OF_NONE, without_own_keys
+from fastio.frameworks import framework, tied
+from fastio.frameworks import torch as _tensors  # noqa: F401 (a later call may find no module)
+from fastio.frameworks.handed import check_mapping, problem_of
+from fastio.saving.sources import checked_metadata, sources
 
 __all__ = [
     "TensorSpec",

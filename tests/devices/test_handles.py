@@ -16,8 +16,8 @@ import pytest
 
 import fastio
 from fastio import _native
+from fastio.display.values import cut
 from fastio.errors import DeviceError
-from fastio.shown import cut
 from load.samples import flip
 from testbed.double import Double, OnDouble
 

@@ -111,7 +111,7 @@ assert whole(tensors)
 def test_a_child_of_a_process_that_loads_meanwhile_collects_garbage(sealed: Path) -> None:
     code = """
 import gc
-from fastio import collector
+from fastio.host import collector
 with collector.Paused():
     assert not gc.isenabled()
     assert ended(in_child(gc.isenabled)) == 0  # whoever paused it may be a thread that is not there

@@ -10,7 +10,7 @@ import torch
 
 import fastio
 import testbed
-from fastio import agreement
+from fastio.reading import agreement
 from load.samples import bytes_of
 
 

@@ -10,8 +10,8 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
-from fastio.chunks import CACHED_BYTES_MAX, Chunks
 from fastio.formats import safetensors
+from fastio.reading.chunks import CACHED_BYTES_MAX, Chunks
 from load.samples import CHUNK_BYTES, write
 
 _ROWS_PER_CHUNK = 256

@@ -178,14 +178,14 @@ def test_a_loop_over_many_tiny_tensors_does_not_look_at_all_of_them_each_time(
     tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0
-    real = fastio.ahead.Loop._is_worth_it
+    real = fastio.reading.ahead.Loop._is_worth_it
 
     def is_worth_it(self: Any, rest: Any) -> bool:
         nonlocal looked
         looked += len(rest)
         return real(self, rest)
 
-    monkeypatch.setattr(fastio.ahead.Loop, "_is_worth_it", is_worth_it)
+    monkeypatch.setattr(fastio.reading.ahead.Loop, "_is_worth_it", is_worth_it)
     path = fastio.seal(write(tmp_path / "model", {f"t{i}": ("U8", (4,)) for i in range(2000)}))
     with fastio.open(path, options=fastio.Options(mapping="never")) as reader:
         names = reader.keys() if order == "file" else sorted(reader.keys())

@@ -198,9 +198,9 @@ def test_a_mapped_part_verifies_its_chunk_once(large: Path) -> None:
 def test_a_part_that_is_gathered_in_several_goes_is_whole(
     large: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastio.parts._WINDOW_BYTES", 3 * CHUNK_BYTES)
-    monkeypatch.setattr("fastio.parts._AT_ONCE_BYTES", 0)
-    monkeypatch.setattr("fastio.chunks.CACHED_BYTES_MAX", 0)
+    monkeypatch.setattr("fastio.reading.parts._WINDOW_BYTES", 3 * CHUNK_BYTES)
+    monkeypatch.setattr("fastio.reading.parts._AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)
     whole = fastio.load(large, options=fastio.Options(mapping="never"))["t"]
     with fastio.open(large, options=fastio.Options(engine=engine, mapping="never")) as reader:
         for index in ((slice(None), slice(7, 11)), (slice(None, None, -5), slice(None, None, 3))):

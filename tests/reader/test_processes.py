@@ -59,7 +59,7 @@ def test_many_threads_read_from_one_reader_at_once(sealed: Path, engine: Any, ma
 def test_no_bytes_are_lost_where_threads_count(
     sealed: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastio.chunks.CACHED_BYTES_MAX", 0)  # each part is read
+    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part is read
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -1,5 +1,5 @@
-"""fastio.slicing against numpy: each index gives the same values or the same error, however it is
-cut into segments.
+"""fastio.reading.slicing against numpy: each index gives the same values or the same error,
+however it is cut into segments.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastio import selection, slicing
+from fastio.reading import selection, slicing
 
 _Shape = tuple[int, ...]
 

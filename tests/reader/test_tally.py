@@ -14,7 +14,7 @@ import safetensors.numpy
 import fastio
 import testbed
 from fastio import _native
-from fastio.tally import Tally, Underway
+from fastio.reading.tally import Tally, Underway
 from load.samples import in_threads
 
 _NBYTES = 1_500_000

@@ -18,7 +18,7 @@ import torch
 import fastio
 import fastio.numpy
 import fastio.torch
-from fastio import checksums
+from fastio.formats import checksums
 from load.samples import bytes_of, nbytes_of
 
 FRAMEWORKS = ("pt", "np")

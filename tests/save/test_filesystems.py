@@ -258,7 +258,7 @@ def test_a_filesystem_that_lacks_nothing_is_not_complained_of(lacking_mount: Mou
 def test_a_listener_hears_of_a_lack_once_a_mount(
     lacking_mount: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastio.filesystem.refusals._told", set())
+    monkeypatch.setattr("fastio.host.refusals._told", set())
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     try:
@@ -330,7 +330,7 @@ def _refuse_once_named(monkeypatch: pytest.MonkeyPatch, call: str, code: int) ->
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, call, refusing)
-    monkeypatch.setattr("fastio.filesystem.new_file._cannot_link", set())
+    monkeypatch.setattr("fastio.host.new_file._cannot_link", set())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 import fastio
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from load.samples import elsewhere, eventually
 
 _INDEX = "model.safetensors.index.json"

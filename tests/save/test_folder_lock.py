@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastio
-from fastio.filesystem import flocks
+from fastio.host import flocks
 from fastio.saving import folder, folder_lock
 
 _TENSORS = {f"t{at}": np.arange(1000) for at in range(4)}

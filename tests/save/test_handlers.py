@@ -16,7 +16,7 @@ import pytest
 
 import fastio
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from fastio.saving import folder
 from fastio.saving.turns import Turn, _queue, key_of
 from load.samples import elsewhere, eventually

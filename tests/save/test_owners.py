@@ -18,7 +18,7 @@ import pytest
 import fastio
 import fastio.numpy
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from fastio.saving.turns import Turn, key_of
 from testbed.requirements import run_tool
 

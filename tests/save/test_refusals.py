@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import fastio
-from fastio import checksums
-from fastio.formats import headers
+from fastio.formats import checksums, headers
 
 _GOOD = np.arange(3)
 

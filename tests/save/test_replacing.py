@@ -15,7 +15,7 @@ import torch
 
 import fastio
 import testbed
-from fastio.replacement import Replacement
+from fastio.host.replacement import Replacement
 from load.samples import eventually, open_files
 from testbed.targets import refuse_nameless_files
 

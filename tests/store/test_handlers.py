@@ -146,7 +146,7 @@ def test_threads_that_save_to_one_store_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for the time only that a writer waits for another process."""
-    monkeypatch.setattr("fastio.filesystem.flocks.WAIT_S", 0.0)
+    monkeypatch.setattr("fastio.host.flocks.WAIT_S", 0.0)
     create(tmp_path)
     stores = [fastio.Store.open(tmp_path / "root0") for _ in range(4)]
     numbers: list[int] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastio import threads
+from fastio.host import threads
 from fastio.store import together
 
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import DTYPES
+from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import strict_json
-from fastio.shown import shown
 
 # What _native.tensor_columns takes.
 _DIMENSIONS_MAX = 64  # numpy and torch hold no more

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fastio.checksums import HEADER_BYTES_MAX, LENGTH_BYTES, START_ALIGNMENT
 from fastio.errors import FormatError
+from fastio.formats.checksums import HEADER_BYTES_MAX, LENGTH_BYTES, START_ALIGNMENT
 
 OWN_ALIGNMENT = 8
 """safetensors itself pads its headers to a multiple of it."""

@@ -8,13 +8,13 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from fastio import collector
+from fastio.arguments.paths import Source, open_file, paths_of
 from fastio.catalog import Catalog, Shard
-from fastio.descriptors import make_room_for_files
+from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import index, known, safetensors
-from fastio.paths import Source, open_file, paths_of
-from fastio.shown import shown
+from fastio.host import collector
+from fastio.host.descriptors import make_room_for_files
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastio import _native
-from fastio.absent import Absent
+from fastio.arguments.paths import open_file
 from fastio.catalog import Catalog, Shard
-from fastio.descriptors import make_room_for_files
+from fastio.catalog.absent import Absent
+from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import known, safetensors, strict_json
-from fastio.paths import open_file
-from fastio.shown import shown
+from fastio.host.descriptors import make_room_for_files
 
 # An entry takes about a hundred bytes; the largest public index has some hundred thousand.
 _INDEX_BYTES_MAX = 2**28

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.shown import shown
 
 _TEXT_SHOWN_BYTES = 60
 _TAR_MAGIC_AT = 257

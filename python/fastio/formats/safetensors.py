@@ -29,12 +29,11 @@ from typing import Any
 
 import msgspec
 
-from fastio import checksums
 from fastio.catalog import Readable, Shard, UnsoundTable
+from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.formats import known, strict_json
+from fastio.formats import checksums, known, strict_json
 from fastio.formats.columns import Columns, Entry, Header, columns_of
-from fastio.shown import shown
 
 # One read is all that most files need, and takes a disk hardly longer than a smaller one.
 _FIRST_READ_BYTES = 2**17

@@ -10,8 +10,8 @@ import json
 import math
 from typing import Any, NoReturn
 
+from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.shown import shown
 
 _DIGITS_MAX = 300  # of an integer that is surely a floating-point number, too
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from fastio import _native
 from fastio.catalog import Catalog, Shard, TensorInfo
+from fastio.display.values import shown
 from fastio.errors import DtypeError, UsageError
-from fastio.shown import shown
 
 NumpyName: TypeAlias = Literal["numpy", "np"]
 TorchName: TypeAlias = Literal["torch", "pt", "pytorch"]

@@ -11,10 +11,10 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
+from fastio.display.values import shown
 from fastio.errors import DeviceError, UsageError
 from fastio.frameworks import Destination, torch_modes
 from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA
-from fastio.shown import shown
 
 _DEFAULT_STREAMS = (0, 1)  # CU_STREAM_LEGACY, by its two handles
 _awake: set[int] = set()  # devices that torch has initialised: fastio itself never does

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from fastio import threads
+from fastio.arguments.sizes import patience
+from fastio.display.values import cut, one_line
+from fastio.host import threads
 from fastio.saving.bell import Latch
 from fastio.saving.turns import Turn
-from fastio.shown import cut, one_line
-from fastio.sizes import patience
 
 _log = logging.getLogger("fastio")
 

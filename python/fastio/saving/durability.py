@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fastio.switches import is_on
+from fastio.arguments.switches import is_on
 
 VARIABLE = "FASTIO_DURABLE"
 

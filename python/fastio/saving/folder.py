@@ -22,10 +22,10 @@ import msgspec
 
 from fastio import _native
 from fastio.errors import WriteError
-from fastio.filesystem.leftovers import leftovers, remove_leftovers
-from fastio.filesystem.refusals import IN_PLACE
-from fastio.in_place import InPlace
-from fastio.replacement import Replacement
+from fastio.host.in_place import InPlace
+from fastio.host.leftovers import leftovers, remove_leftovers
+from fastio.host.refusals import IN_PLACE
+from fastio.host.replacement import Replacement
 from fastio.saving.folder_lock import locked
 from fastio.saving.sources import Sources
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastio.errors import WriteError
-from fastio.filesystem import flocks
-from fastio.filesystem.flocks import Flock
+from fastio.host import flocks
+from fastio.host.flocks import Flock
 
 # Folders that are locked now: the thread, the device and the inode of each.
 _locked_by: set[tuple[int, int, int]] = set()

@@ -11,25 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastio import folders
-from fastio.descriptors import make_room
+from fastio.display.progress import progress_bar, shifted
+from fastio.display.values import listed
 from fastio.errors import MemoryLimitError, WriteError
 from fastio.events import brief
-from fastio.filesystem.leftovers import remove_leftovers
-from fastio.host_memory import available_bytes
-from fastio.in_place import is_there
-from fastio.loading import shifted
+from fastio.host import folders
+from fastio.host.descriptors import make_room
+from fastio.host.in_place import is_there
+from fastio.host.leftovers import remove_leftovers
+from fastio.host.memory import available_bytes
+from fastio.host.replacement import Replacement, status_of_file
+from fastio.host.shortage import memory_named
 from fastio.options import Options
-from fastio.progress import progress_bar
-from fastio.replacement import Replacement, status_of_file
 from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
 from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import Uninterrupted
 from fastio.saving.writing import FileWriter, Layout, lay_out
-from fastio.shortage import memory_named
-from fastio.shown import listed
 
 _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
 
@@ -44,7 +43,7 @@ class Request:
     Attributes
     ----------
     path : pathlib.Path
-        The file, or the folder where there are shards; as `fastio.target` anchors it.
+        The file, or the folder where there are shards; as `fastio.host.target` anchors it.
     sources : Sources
     order : sequence of str
         Names as they were handed over.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastio import _native
-from fastio.filesystem.durability import sync_file
+from fastio.host.durability import sync_file
 from fastio.options import Options
 
 # Enough for a rate, of each way; and how much larger a file has to be to be worth it.

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastio import collector
+from fastio.display.values import shown
 from fastio.errors import UsageError
 from fastio.formats import headers
 from fastio.frameworks import Place, Source, framework_of
 from fastio.frameworks import numpy as numpy_arrays
-from fastio.handed import check_mapping, problem_of
-from fastio.shown import shown
+from fastio.frameworks.handed import check_mapping, problem_of
+from fastio.host import collector
 
 # The order of files: by dtype, from the widest on, so that each value lies at a multiple of its
 # size; then by name. safetensors has the same one,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from fastio import threads
+from fastio.host import threads
 from fastio.saving.bell import Bell
 
 _Result = TypeVar("_Result")

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastio import _native, checksums
-from fastio.checksums import START_ALIGNMENT
+from fastio import _native
 from fastio.errors import WriteError
-from fastio.formats import headers
-from fastio.in_place import InPlace, is_there
+from fastio.formats import checksums, headers
+from fastio.formats.checksums import START_ALIGNMENT
+from fastio.host.in_place import InPlace, is_there
+from fastio.host.replacement import Replacement
 from fastio.options import Options
-from fastio.replacement import Replacement
 from fastio.saving import pace
 from fastio.saving.pace import Progress, Way
 from fastio.saving.sources import Sources

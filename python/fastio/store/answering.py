@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from fastio import _native, threads
+from fastio import _native
 from fastio.errors import ReadError
+from fastio.host import threads
 
 _Result = TypeVar("_Result")
 _Calls = queue.SimpleQueue["Call[Any] | None"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastio.anchored import anchored
+from fastio.arguments.anchored import anchored
+from fastio.arguments.paths import path_of, path_to_write
+from fastio.arguments.sizes import whole_number
+from fastio.display.values import shown
 from fastio.errors import UsageError
-from fastio.paths import path_of, path_to_write
-from fastio.shown import shown
-from fastio.sizes import whole_number
 from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
 

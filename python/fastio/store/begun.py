@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from fastio.errors import FastioError, WriteError
-from fastio.filesystem.leftovers import is_temporary
+from fastio.host.leftovers import is_temporary
 from fastio.store import answering, layout
 from fastio.store.documents import Record
 from fastio.store.history import standings

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fastio.display.values import counted, one_line, size
 from fastio.errors import FastioError
-from fastio.shown import counted, one_line, size
 from fastio.store import locks, wholeness
 from fastio.store.commit import Session
 from fastio.store.history import Standing

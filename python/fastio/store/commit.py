@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, ReplicaError
-from fastio.filesystem.flocks import Flock
+from fastio.host.flocks import Flock
 from fastio.store import wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, next_ballot, standings, unknown

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from fastio import _native
 from fastio.catalog import Shard
-from fastio.descriptors import make_room
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
+from fastio.host.descriptors import make_room
 from fastio.options import Options
+from fastio.reading.survey import MEMORY_BYTES, Advance, headers, survey
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
 from fastio.store.root import Root
 from fastio.store.together import at_once
-from fastio.survey import MEMORY_BYTES, Advance, headers, survey
 
 _OPEN_MAX = 64  # files of one root that are open at once
 _HEADERS_BYTES_MAX = 2**21  # of these; what is made of them takes some times as much

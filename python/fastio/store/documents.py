@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
+from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import strict_json
-from fastio.shown import shown
 
 ROOTS_MAX = 64
 DOCUMENT_BYTES_MAX = 4096

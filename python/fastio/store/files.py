@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastio.errors import FormatError, ReadError, WriteError
-from fastio.filesystem.inheritance import allow
-from fastio.filesystem.refusals import note
+from fastio.host.inheritance import allow
+from fastio.host.refusals import note
 from fastio.store.answering import progress
 
 # A name that stands for a link is refused, and a pipe is not waited for.

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
-from fastio.filesystem import flocks
-from fastio.filesystem.flocks import Flock
+from fastio.host import flocks
+from fastio.host.flocks import Flock
 from fastio.store import locks
 from fastio.store.documents import majority_of
 from fastio.store.layout import LOCK

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from uuid import UUID
 
+from fastio.arguments.paths import AnyPath, path_of
 from fastio.errors import ConflictError
-from fastio.paths import AnyPath, path_of
 from fastio.store import arguments, collect, creation, replacing, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session

@@ -6,9 +6,9 @@ import errno
 import os
 from pathlib import Path
 
-from fastio import folders
 from fastio.errors import WriteError
-from fastio.filesystem.leftovers import is_temporary
+from fastio.host import folders
+from fastio.host.leftovers import is_temporary
 from fastio.store import IDENTITY
 from fastio.store.files import write_called
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fastio.arguments.checks import Verify, check_kind, check_verify
 from fastio.errors import UsageError
-from fastio.fill import fill_found
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
-from fastio.handed import check_mapping
-from fastio.loading import Verify, check_kind, check_verify
-from fastio.located import Located
+from fastio.frameworks.handed import check_mapping
 from fastio.options import Options
-from fastio.reader import Reader
-from fastio.replica import OnDamage
+from fastio.reading.into import fill
+from fastio.reading.load import Load, LoadHandle, To
+from fastio.reading.located import Located
+from fastio.reading.reader import Reader
+from fastio.reading.replicas import OnDamage
 from fastio.report import Report
 from fastio.store import arguments, reading
 from fastio.store.members import Members
 from fastio.store.taken import Taken
-from fastio.whole import Load, LoadHandle, To
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -202,13 +202,7 @@ class Reading:
         As `load` does.
         """
         find = self._find(on_damage, generation, options)
-        return Reader(
-            self._members.paths[0],
-            framework=framework,
-            verify=verify,
-            options=options,
-            find=lambda: find(None),
-        )
+        return Reader(lambda _: find(None), framework=framework, verify=verify, options=options)
 
     def load_into(
         self,
@@ -235,7 +229,7 @@ class Reading:
         check_kind("report", report, Report)
         check_mapping(tensors)
         find = self._find(on_damage, generation, options)
-        fill_found(
+        fill(
             lambda: find(tuple(tensors) if not strict else None),
             tensors,
             verify=verify,

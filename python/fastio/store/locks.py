@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from fastio.errors import FastioError, ReadError, WriteError
-from fastio.filesystem.flocks import Flock
+from fastio.host.flocks import Flock
 from fastio.store.answering import progress
 from fastio.store.files import called, misplaced, opened, write_called
 from fastio.store.layout import LOCK, MANIFESTS, manifest_name

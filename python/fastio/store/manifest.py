@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from fastio import collector
+from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.shown import shown
+from fastio.host import collector
 from fastio.store.documents import ROOTS_MAX, is_digest, is_weight
 
 MANIFEST_BYTES_MAX = 2**31

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fastio.anchored import anchored
+from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
 from fastio.store import IDENTITY, answering, divergence, lineage, wholeness
 from fastio.store.documents import Record

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
-from fastio.replica import Copies, Watch
+from fastio.reading.replicas import Copies, Watch
 from fastio.store import IDENTITY, answering, locks, repair
 from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity

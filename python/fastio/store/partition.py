@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fastio.display.values import shown
 from fastio.frameworks import Place
 from fastio.saving.sources import Sources
-from fastio.shown import shown
 
 SHARD_BYTES_MIN, SHARD_BYTES_MAX = 2**26, 2**32
 """Between these a shard's size is found by itself."""

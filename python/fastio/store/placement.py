@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
-from fastio.shown import shown
+from fastio.display.values import shown
 
 PLACEMENTS = ("rendezvous", "range")
 

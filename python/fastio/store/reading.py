@@ -9,19 +9,19 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from fastio import _native, collector
+from fastio import _native
 from fastio.catalog import Catalog, ChecksumTable, Shard
-from fastio.defaults import default_options
-from fastio.descriptors import make_room
+from fastio.display.values import shown
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.events import Event
 from fastio.formats import safetensors
 from fastio.formats.columns import Columns
 from fastio.formats.safetensors import InMemory
-from fastio.located import Cut, Located
-from fastio.options import Options
-from fastio.replica import ON_DAMAGE, Copies, OnDamage, Watch
-from fastio.shown import shown
+from fastio.host import collector
+from fastio.host.descriptors import make_room
+from fastio.options import Options, default_options
+from fastio.reading.located import Cut, Located
+from fastio.reading.replicas import ON_DAMAGE, Copies, OnDamage, Watch
 from fastio.store import answering, repair
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry

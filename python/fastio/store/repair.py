@@ -14,8 +14,8 @@ from fastio.catalog import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
-from fastio.replacement import Replacement
-from fastio.replica import Copies
+from fastio.host.replacement import Replacement
+from fastio.reading.replicas import Copies
 
 _STEP_BYTES = 2**24
 

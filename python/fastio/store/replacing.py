@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from fastio.anchored import anchored
+from fastio.arguments.anchored import anchored
 from fastio.errors import FastioError, ReplicaError, UsageError
-from fastio.replica import Copies
+from fastio.reading.replicas import Copies
 from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced

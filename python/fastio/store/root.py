@@ -9,11 +9,12 @@ import re
 import stat
 from pathlib import Path
 
-from fastio import _native, folders
-from fastio.anchored import anchored
+from fastio import _native
+from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError
-from fastio.filesystem.durability import sync_folder
-from fastio.filesystem.leftovers import remove_leftovers
+from fastio.host import folders
+from fastio.host.durability import sync_folder
+from fastio.host.leftovers import remove_leftovers
 from fastio.store import IDENTITY, answering, layout, lineage
 from fastio.store.answering import Answering, Call, asked, progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastio.errors import ConflictError, ReadError, WriteError
-from fastio.filesystem.durability import sync_folder
-from fastio.replacement import Replacement
+from fastio.host.durability import sync_folder
+from fastio.host.replacement import Replacement
 from fastio.store.answering import Answering, asked, progress
 from fastio.store.files import FOLDER, called, misplaced, opened, read, write_called
 

@@ -18,6 +18,7 @@ from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, Wri
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from fastio.options import Options
+from fastio.reading.survey import MEMORY_BYTES, survey
 from fastio.report import Report
 from fastio.saving.pace import Progress
 from fastio.saving.sources import Sources
@@ -27,7 +28,6 @@ from fastio.store.manifest import ShardEntry
 from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
 from fastio.store.together import at_once
-from fastio.survey import MEMORY_BYTES, survey
 
 _PROVISIONAL = "shard.safetensors"
 _WRITTEN_AS = "new"

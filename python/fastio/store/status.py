@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fastio import notebook
+from fastio.display import html
+from fastio.display.values import counted, listed, one_line, size
 from fastio.errors import FastioError, ReadError, ReplicaError
-from fastio.shown import counted, listed, one_line, size
 from fastio.store import reading, small
 from fastio.store.history import in_doubt
 from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
@@ -113,7 +113,7 @@ class Status:
             )
             for path, state in self.roots.items()
         ]
-        return notebook.table(self._head(), ("root", "state", "free", "verified"), rows, 0)
+        return html.table(self._head(), ("root", "state", "free", "verified"), rows, 0)
 
     def _head(self) -> str:
         degraded = ", DEGRADED" if self.degraded else ""

@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-from fastio import checksums
-from fastio.defaults import default_options
+from fastio.arguments.checks import Verify, check_kind
+from fastio.arguments.paths import AnyPath, Source, not_found, paths_of
+from fastio.display.values import one_line
 from fastio.errors import UsageError
 from fastio.events import emit
+from fastio.formats import checksums
 from fastio.frameworks import FrameworkName
-from fastio.loading import Verify, check_kind
-from fastio.options import Options
-from fastio.paths import AnyPath, Source, not_found, paths_of
-from fastio.reader import Reader
-from fastio.replica import OnDamage
-from fastio.shown import one_line
+from fastio.options import Options, default_options
+from fastio.reading.reader import Reader
+from fastio.reading.replicas import OnDamage
 from fastio.store import arguments, creation
 from fastio.store.keeping import Keeping
 from fastio.store.manifest import Settings

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastio.errors import FastioError
-from fastio.filesystem.flocks import Flock
+from fastio.host.flocks import Flock
 from fastio.store import locks
 from fastio.store.history import Standing
 from fastio.store.manifest import Named

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fastio import threads
+from fastio.host import threads
 
 END_WAIT_S = 2.0
 """How long an interrupted caller waits for calls to end; a disk that hangs keeps its own longer."""

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from fastio.arguments.checks import check_kind
+from fastio.display.progress import progress_bar
+from fastio.display.values import counted
 from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event
-from fastio.findings import Verification, tell
-from fastio.loading import check_kind
 from fastio.options import Options
-from fastio.progress import progress_bar
-from fastio.shown import counted
+from fastio.reading.findings import Verification, tell
+from fastio.reading.survey import Advance
 from fastio.store import answering, copies, mend, small
 from fastio.store.commit import Session
 from fastio.store.copies import Read
@@ -26,7 +27,6 @@ from fastio.store.root import Root
 from fastio.store.small import Kept, Problem
 from fastio.store.taken import Held
 from fastio.store.writes import Writing, now_s
-from fastio.survey import Advance
 
 # Each needs what stands before it.
 _ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")

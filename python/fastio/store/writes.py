@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fastio import checksums
+from fastio.arguments.checks import check_kind
+from fastio.display.progress import import_progress_bar, progress_bar
+from fastio.display.values import shown
 from fastio.errors import ConflictError, UsageError
-from fastio.loading import check_kind
+from fastio.formats import checksums
+from fastio.host.shortage import memory_named
 from fastio.options import Options
-from fastio.progress import import_progress_bar, progress_bar
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
 from fastio.saving.turns import Turn, is_own
 from fastio.saving.uninterrupted import Uninterrupted
-from fastio.shortage import memory_named
-from fastio.shown import shown
 from fastio.store import arguments, reading, sessions
 from fastio.store.commit import Session
 from fastio.store.loads import Reading

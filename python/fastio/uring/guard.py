@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from fastio.shown import counted, one_line
+from fastio.display.values import counted, one_line
 from fastio.uring.queue import Queue
 
 _Arguments = ParamSpec("_Arguments")

@@ -1,0 +1,400 @@
+"""Everything that can be loaded: names, and for each its dtype, shape, file and bytes.
+
+A `Shard` holds columns, not objects: a file may have a hundred thousand tensors.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fastio.catalog.absent import NONE_ABSENT, Absent
+from fastio.display.matches import close_matches
+from fastio.display.values import cut, one_line, shown
+from fastio.errors import FormatError, TensorNotFoundError
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A dtype of the safetensors format.
+
+    Attributes
+    ----------
+    name : str
+        As headers write it.
+    bits : int
+        Of one value; below eight, values are packed.
+    """
+
+    name: str
+    bits: int
+
+    @property
+    def align_bytes(self) -> int:
+        """The alignment of a value in memory; 1 for packed values."""
+        return max(1, self.bits // 8)
+
+
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype,
+# release 0.8
+DTYPES: Mapping[str, Dtype] = MappingProxyType(
+    {
+        name: Dtype(name, bits)
+        for bits, names in {
+            4: ("F4",),
+            6: ("F6_E2M3", "F6_E3M2"),
+            8: (
+                *("BOOL", "U8", "I8"),
+                *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+            ),
+            16: ("I16", "U16", "F16", "BF16"),
+            32: ("I32", "U32", "F32"),
+            64: ("C64", "F64", "I64", "U64"),
+        }.items()
+        for name in names
+    }
+)
+"""Every dtype that a header may name."""
+
+
+def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return the shapes as frameworks count them: values of F4 in pairs, two to a byte.
+
+    Raises
+    ------
+    Nothing; rows of F4 must be whole bytes.
+    """
+    if "F4" not in dtypes:
+        return shapes
+    return [shape_in_memory(dtype, shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
+
+
+def shape_in_memory(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return one shape as `shapes_in_memory` does.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """Where one tensor lies.
+
+    Attributes
+    ----------
+    name, dtype : str
+    shape : tuple of int
+    path : str
+        The file.
+    offset : int
+        Of the first byte, from the start of the file.
+    nbytes : int
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: str
+    offset: int
+    nbytes: int
+
+    @one_line
+    def __repr__(self) -> str:
+        what = f"{cut(repr(self.name), 40)} {self.dtype} {list(self.shape)}"
+        return (
+            f"<fastio.TensorInfo {what}, {self.nbytes} bytes at byte {self.offset} of {self.path}>"
+        )
+
+
+@dataclass(frozen=True)
+class ChecksumTable:
+    """The checksums of a file's chunks; `fastio.checksums` reads and writes it.
+
+    Attributes
+    ----------
+    start : int
+        Where chunk 0 begins in the file, in bytes.
+    chunk_bytes : int
+        Bytes a chunk; the last one may be short.
+    digests : bytes
+        XXH3-64 of each chunk, 8 bytes each, little-endian.
+    """
+
+    start: int
+    chunk_bytes: int
+    digests: bytes
+
+
+@dataclass(frozen=True)
+class UnsoundTable:
+    """Metadata of fastio's in a file that they do not fit; there is no table then.
+
+    Attributes
+    ----------
+    problem, expected : str
+    offset : int
+        Where in the file, in bytes.
+    is_copied : bool
+        Whether another writer made the header, and so copied the metadata of a sealed file.
+    header : str
+        XXH3-64 of the file up to its data: tells two contents of one path apart.
+    """
+
+    problem: str
+    offset: int
+    expected: str
+    is_copied: bool
+    header: str
+
+    def error(self, path: str) -> FormatError:
+        """The message for such a file."""
+        return FormatError(path, self.problem, offset=self.offset, expected=self.expected)
+
+
+class Readable(Protocol):
+    """Something with a header: an open file, or bytes in memory."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def read(self, offset: int, nbytes: int) -> bytes: ...
+
+
+class Copies(Protocol):
+    """The files that have the bytes of a shard, the preferred one first."""
+
+    @property
+    def files(self) -> tuple[Any, ...]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One located file: its tensors as columns, in the order of their bytes.
+
+    Attributes
+    ----------
+    file : Readable
+        Open.
+    names, dtypes : list of str
+    shapes : list of tuple of int
+    begins, ends : (n,) int64
+        Offsets from the start of the file, in bytes, ascending.
+    metadata : dict of str to str
+        What the user stored with the tensors, without fastio's own keys.
+    table : ChecksumTable or None
+        None for a file that carries no checksums.
+    unsound : UnsoundTable or None
+        What is wrong with the checksums of a file that carries some, and none of its own.
+    copies : Copies or None
+        Where the same bytes lie besides, if they do; `file` is one of them.
+    content : bytes or None
+        The whole file, where it is so small that it was read with its header.
+    """
+
+    file: Readable
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    begins: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    metadata: dict[str, str]
+    table: ChecksumTable | None
+    unsound: UnsoundTable | None = None
+    copies: Copies | None = None
+    content: bytes | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's path, as it was opened."""
+        return self.file.path
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it carries checksums."""
+        return self.table is not None
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether its bytes lie somewhere besides."""
+        return self.copies is not None
+
+    def take(self, rows: Sequence[int]) -> Shard:
+        """Return a shard with only these tensors, by position, ascending.
+
+        Raises
+        ------
+        IndexError
+            If a position is not there.
+        """
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            dtypes=[self.dtypes[row] for row in rows],
+            shapes=[self.shapes[row] for row in rows],
+            begins=self.begins[list(rows)],
+            ends=self.ends[list(rows)],
+        )
+
+    def names_within(self, offset: int, nbytes: int) -> tuple[str, ...]:
+        """Return the tensors that have bytes in an extent of the file.
+
+        Raises
+        ------
+        Nothing.
+        """
+        touched = (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
+        return tuple(self.names[row] for row in np.flatnonzero(touched))
+
+
+class Catalog(Collection[str]):
+    """The tensors of one source, file by file.
+
+    Parameters
+    ----------
+    shards : iterable of Shard
+    source : str
+        What was asked for, as messages call it.
+    absent : Absent
+        Tensors that an index lists and its files do not have.
+
+    Raises
+    ------
+    FormatError
+        If two files hold a tensor of the same name.
+    """
+
+    def __init__(
+        self, shards: Iterable[Shard], source: str, *, absent: Absent = NONE_ABSENT
+    ) -> None:
+        self.shards = tuple(shards)
+        self.source = source
+        self.absent = absent
+        if len(self.shards) > 1 and len(self._ordinals) < len(self):
+            self._refuse_duplicates()
+
+    def __len__(self) -> int:
+        return sum(len(shard.names) for shard in self.shards)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._ordinals
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(shard.names for shard in self.shards)
+
+    def __repr__(self) -> str:
+        return f"<Catalog of {self.source}: {len(self)} tensors in {len(self.shards)} files>"
+
+    @cached_property
+    def _ordinals(self) -> dict[str, int]:
+        """The position of each name among all names; made when the first one is looked up."""
+        return {name: ordinal for ordinal, name in enumerate(self)}
+
+    @cached_property
+    def _first_ordinals(self) -> list[int]:
+        counts = (len(shard.names) for shard in self.shards)
+        return list(itertools.accumulate(counts, initial=0))
+
+    def info(self, name: str) -> TensorInfo:
+        """Say where a tensor lies.
+
+        Raises
+        ------
+        TensorNotFoundError
+            If there is none of this name.
+        TypeError
+            If the name is not a str.
+        """
+        index, row = self.position(name)
+        shard = self.shards[index]
+        begin, end = int(shard.begins[row]), int(shard.ends[row])
+        return TensorInfo(
+            name, shard.dtypes[row], shard.shapes[row], shard.path, begin, end - begin
+        )
+
+    def select(self, names: Collection[str]) -> Catalog:
+        """Return a catalog with only these tensors, in file order.
+
+        Parameters
+        ----------
+        names : collection of str
+            May hold a name twice.
+
+        Raises
+        ------
+        TensorNotFoundError
+            If one of them is not there.
+        TypeError
+            If it is a single str, or holds something else than str.
+        """
+        if isinstance(names, (str, bytes)):
+            raise TypeError(
+                f"names must be a collection of str, not one {type(names).__name__}: {shown(names)}"
+            )
+        rows: dict[int, list[int]] = {}
+        for index, row in sorted({self.position(name) for name in names}):
+            rows.setdefault(index, []).append(row)
+        return Catalog((self.shards[index].take(some) for index, some in rows.items()), self.source)
+
+    def without_content(self) -> Catalog:
+        """Return the same catalog, for whoever keeps it: nothing of small files stays in memory.
+
+        Raises
+        ------
+        Nothing.
+        """
+        if all(shard.content is None for shard in self.shards):
+            return self
+        emptied = (replace(shard, content=None) for shard in self.shards)
+        return Catalog(emptied, self.source, absent=self.absent)
+
+    def position(self, name: Any) -> tuple[int, int]:
+        """Return the shard of a tensor, and its place there.
+
+        Raises
+        ------
+        TensorNotFoundError, TypeError
+            As `info` does.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a tensor's name must be a str, not {type(name).__name__}")
+        ordinal = self._ordinals.get(name)
+        if ordinal is None:
+            matches = close_matches(name, self._ordinals)
+            raise TensorNotFoundError(name, self.source, matches, self.absent.why(name))
+        if len(self.shards) == 1:  # as a loop over the slices of a file asks for
+            return 0, ordinal
+        index = bisect.bisect_right(self._first_ordinals, ordinal) - 1
+        return index, ordinal - self._first_ordinals[index]
+
+    def _refuse_duplicates(self) -> None:
+        first: dict[str, Shard] = {}
+        for shard in self.shards:
+            for name in shard.names:
+                other = first.setdefault(name, shard)
+                if other is shard:
+                    continue
+                if _are_one_file(shard.path, other.path):
+                    raise FormatError(shard.path, "is given twice", expected="each file once")
+                problem = f"has a tensor {shown(name)}, and so has {other.path}"
+                expected = "each name in one file; or the path of one file, or a list of some"
+                raise FormatError(shard.path, problem, expected=expected)
+
+
+def _are_one_file(path: str, other: str) -> bool:
+    try:
+        return path == other or os.path.samefile(path, other)
+    except OSError:
+        return False

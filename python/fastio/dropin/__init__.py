@@ -1,0 +1,1 @@
+"""The interface of safetensors, over the reader and the saver."""

@@ -1,0 +1,148 @@
+"""Saving as safetensors does it, for its drop-ins: to bytes that are safetensors' own, or to a file
+of fastio's that has the metadata as it was given.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+
+from fastio import _native
+from fastio.dropin.specs import TensorSpec, sources_of_specs
+from fastio.formats import checksums, headers
+from fastio.host.shortage import memory_named
+from fastio.host.target import file_target
+from fastio.options import Options
+from fastio.report import Report
+from fastio.saving.durability import is_durable
+from fastio.saving.job import Request, clocks, run_now
+from fastio.saving.sources import Sources, checked_metadata
+
+_PATH = "<bytes>"
+
+
+def serialize(
+    tensor_dict: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return tensors that are given as addresses as the bytes of a safetensors file.
+
+    Parameters
+    ----------
+    tensor_dict : mapping of str to TensorSpec
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``.
+
+    Returns
+    -------
+    bytes
+        What ``safetensors.serialize`` returns, with the keys of the metadata sorted. There are no
+        checksums in it.
+
+    Raises
+    ------
+    TypeError
+        An argument that is none of the above.
+    UsageError
+        A name that cannot be written; a tensor that has not the bytes that its dtype and shape
+        come to.
+    FormatError
+        A header that would be longer than the format allows.
+    MemoryError
+        If there is no memory for the bytes.
+    """
+    return as_bytes(sources_of_specs(tensor_dict), metadata)
+
+
+def serialize_file(
+    tensor_dict: Mapping[str, TensorSpec],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Save tensors that are given as addresses, as `fastio.save` does.
+
+    Parameters
+    ----------
+    tensor_dict
+        As `serialize` takes them.
+    filename : str or os.PathLike
+    metadata : mapping of str to str, optional
+        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
+        ``format: pt``.
+
+    Raises
+    ------
+    TypeError, UsageError, FormatError
+        As `serialize` does.
+    WriteError, MemoryLimitError
+        As `fastio.save` does.
+    """
+    to_file(sources_of_specs(tensor_dict), filename, metadata)
+
+
+def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
+    """Return tensors as the bytes of a safetensors file, as safetensors itself lays them out.
+
+    Raises
+    ------
+    TypeError, UsageError, FormatError, MemoryError
+        As `serialize` does.
+    """
+    sources = sources.on_host()
+    header = headers.plain_header(
+        _stored(metadata), sources.entries(), _PATH, alignment=headers.OWN_ALIGNMENT
+    )
+    # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
+    file = io.BytesIO()
+    with memory_named(_PATH, lambda: f"{len(header) + sources.data_bytes} bytes"):
+        file.write(header)
+        if sources.data_bytes:
+            file.seek(sources.data_bytes - 1, os.SEEK_CUR)
+            file.write(b"\0")
+            with file.getbuffer() as whole, whole[len(header) :] as data:
+                _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
+        return file.getvalue()
+
+
+def to_file(
+    sources: Sources, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
+) -> None:
+    """Save tensors to one file, as `fastio.save` does; but add nothing to metadata that was given.
+
+    Raises
+    ------
+    TypeError
+        `filename` is no path; metadata that is not str to str.
+    UsageError, FormatError, WriteError, MemoryLimitError
+        As `fastio.save` does.
+    ValueError
+        If the variable ``FASTIO_DURABLE`` is no boolean.
+    """
+    if isinstance(filename, bytes):  # safetensors takes none
+        raise TypeError("filename must be a str or os.PathLike, not bytes")
+    run_now(
+        Request(
+            path=file_target(filename).path,
+            sources=sources,
+            order=sources.names,
+            metadata=_stored(metadata),
+            shard_bytes=None,
+            chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,
+            durable=is_durable(),
+            options=Options(),
+            progress=False,
+            report=Report(),
+            begun=clocks(),
+            makes_folders=False,  # as safetensors
+        )
+    )
+
+
+def _stored(metadata: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The metadata to write, in the same order in every run."""
+    checked = checked_metadata(metadata)
+    if checked is None:
+        return None
+    # Checksums read from a sealed file do not describe this one; alone, they are no metadata.
+    users = dict(sorted(checksums.without_own_keys(checked).items()))
+    return users if users or not checked else None

@@ -1,0 +1,1 @@
+"""What the host offers: durable replacement of files, memory, threads, descriptors."""

@@ -1,0 +1,1 @@
+"""A located source becomes tensors: whole, one at a time, in parts, as a stream, into memory."""

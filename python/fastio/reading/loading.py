@@ -1,0 +1,156 @@
+"""What every way to load shares: memory becomes tensors, and the report says how."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastio import _native
+from fastio.catalog import Catalog
+from fastio.display.progress import shifted
+from fastio.errors import MemoryLimitError
+from fastio.frameworks import Framework
+from fastio.host import collector
+from fastio.options import Options
+from fastio.reading import fetch, small, split
+from fastio.reading.located import Located
+from fastio.report import Report
+
+
+def wrapped(catalog: Catalog, loaded: _native.Loaded, held_by: Framework) -> dict[str, Any]:
+    """Return what was loaded as tensors by name; they own the memory then.
+
+    Raises
+    ------
+    ValueError
+        A dtype and shape that do not come to a tensor's bytes.
+    """
+    tensors: dict[str, Any] = {}
+    with collector.Paused():
+        for index, shard in enumerate(catalog.shards):
+            made = held_by.wrap(loaded, index, shard.dtypes, shard.shapes)
+            tensors.update(zip(shard.names, made, strict=True))
+    loaded.release()
+    return tensors
+
+
+def describe(report: Report, located: Located, *, verified: bool) -> None:
+    """Say in a report what is loaded, and what of it is not verified.
+
+    Raises
+    ------
+    Nothing.
+    """
+    shards = located.shards
+    report.files = len({shard.path for shard in shards})
+    report.tensors = len(located)
+    report.unverified = tuple(
+        dict.fromkeys(shard.path for shard in shards if not (shard.is_sealed and verified))
+    )
+
+
+def note_events(report: Report, located: Located) -> None:
+    """Say in a report which copies failed, and what was done about it.
+
+    Raises
+    ------
+    Nothing.
+    """
+    if located.watch is None:
+        return
+    report.note(located.watch.events())
+    if located.watch.on_damage == "repair":
+        report.copies_unread, copied_bytes = _other_copies(located)
+        nbytes = sum({shard.path: shard.file.nbytes for shard in located.shards}.values())
+        report.bytes_unread = max(0, nbytes + copied_bytes - report.bytes_read)
+
+
+def _other_copies(located: Located) -> tuple[int, int]:
+    """How many copies the shards have beside the one that has to be read, and their bytes."""
+    copies = {
+        shard.path: (len(shard.copies.files) - 1, shard.file.nbytes)
+        for shard in located.shards
+        if shard.copies is not None
+    }
+    return sum(n for n, _ in copies.values()), sum(n * nbytes for n, nbytes in copies.values())
+
+
+@contextlib.contextmanager
+def summed_up(located: Located) -> Iterator[None]:
+    """When it ends, however it does, tell of bad copies what was not told of them yet.
+
+    Raises
+    ------
+    Nothing of its own.
+    """
+    try:
+        yield
+    finally:
+        if located.watch is not None:
+            located.watch.sum_up()
+
+
+def bytes_of(located: Located) -> int:
+    """Return how many bytes the tensors of a source have.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return sum(int((shard.ends - shard.begins).sum()) for shard in located.shards)
+
+
+def read_all(
+    located: Located,
+    held_by: Framework,
+    *,
+    verify: bool,
+    options: Options,
+    report: Report,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return all tensors of a source, and count in the report what was read.
+
+    Raises
+    ------
+    ChecksumError, MemoryError, MemoryLimitError, ReadError, ReplicaError
+        As `fastio.load` has them.
+    """
+    fetch.check_held(located, held_by)
+    _check_limit(located, options)
+    if not located.cuts:
+        found = small.tensors(
+            located.shards, held_by, verify=verify, options=options, report=report
+        )
+        if found is not None:
+            if progress is not None:
+                progress(report.nbytes, report.nbytes)
+            return found
+    total = bytes_of(located)
+    loaded = fetch.read(
+        located.catalog,
+        verify=verify,
+        options=options,
+        progress=progress if not located.cuts else shifted(progress, 0, total),
+    )
+    report.add(loaded.statistics)
+    tensors = wrapped(located.catalog, loaded, held_by)
+    before = total - sum(cut.nbytes for cut in located.cuts.values())
+    for name, cut in located.cuts.items():
+        tensors[name], statistics = split.read(
+            cut, held_by, verify=verify, options=options, progress=shifted(progress, before, total)
+        )
+        before += cut.nbytes
+        report.add(statistics)
+    return tensors
+
+
+def _check_limit(located: Located, options: Options) -> None:
+    """Refuse what does not fit, cut tensors included, before the first byte."""
+    limit = options.memory_limit_bytes
+    if limit is None or not located.cuts:
+        return
+    asked = bytes_of(located)
+    if asked > limit:
+        raise MemoryLimitError(asked, limit)

@@ -1,0 +1,100 @@
+"""A tensor of a reader that is not read yet."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastio.catalog import shape_in_memory
+from fastio.display.values import cut, one_line
+from fastio.frameworks import Framework, check_dtype
+from fastio.reading.located import Cut, Located
+
+
+class _Reader(Protocol):
+    """What reads it."""
+
+    @property
+    def _open_source(self) -> Located: ...
+    @property
+    def _held_by(self) -> Framework: ...
+    def _whole(self, position: tuple[int, int] | Cut) -> Any: ...
+    def _part(self, position: tuple[int, int] | Cut, index: Any) -> Any: ...
+
+
+class TensorView:
+    """A tensor that is not read yet: ``view[...]`` reads it, ``view[10:20]`` what that needs of it.
+
+    Attributes
+    ----------
+    name : str
+    info : TensorInfo
+        Its `shape` is the logical one.
+    shape : tuple of int
+        Of the array: packed F4 counts pairs of values along the last axis.
+    dtype
+        The framework's.
+    nbytes : int
+    """
+
+    __slots__ = ("_position", "_reader", "dtype", "info", "name", "nbytes", "shape")
+
+    def __init__(self, reader: _Reader, name: str) -> None:
+        self._reader = reader
+        self._position = reader._open_source.position(name)
+        self.info = reader._open_source.info(name)
+        check_dtype(self.info, reader._held_by)
+        self.name = name
+        self.shape = shape_in_memory(self.info.dtype, self.info.shape)
+        self.dtype = reader._held_by.dtype_of(self.info.dtype)
+        self.nbytes = self.info.nbytes
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an unsized tensor")
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a part, always as an array, of its own memory.
+
+        Parameters
+        ----------
+        index
+            As numpy has it: ints, slices with steps, Ellipsis and None along any axis; integers or
+            booleans in an array along axis 0.
+
+        Raises
+        ------
+        SelectionError
+            Out of range, or of another kind.
+        ChecksumError, MemoryError, MemoryLimitError, ReadError
+            As `fastio.load` does.
+        UsageError
+            If the reader is closed.
+        """
+        _ = self._reader._open_source
+        if index is Ellipsis:
+            return self._reader._whole(self._position)
+        return self._reader._part(self._position, index)
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("a tensor that is not read yet cannot be had without a copy")
+        return np.asarray(self[...], dtype=dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its name: where it lies in what has the path by then is looked up there.
+        return TensorView, (self._reader, self.name)
+
+    @one_line
+    def __repr__(self) -> str:
+        return f"<fastio.TensorView {cut(repr(self.name), 60)} {list(self.shape)} {self.dtype}>"

@@ -1,0 +1,185 @@
+"""seal: a safetensors file, rewritten with checksums of its own bytes.
+
+Plain Python over the native XXH3-64: it is the reference for the format.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastio import _native
+from fastio.arguments.anchored import anchored
+from fastio.arguments.paths import AnyPath, open_file, path_of
+from fastio.catalog import ChecksumTable, Shard
+from fastio.errors import ChecksumError, WriteError
+from fastio.formats import checksums, headers, safetensors
+from fastio.host.leftovers import remove_leftovers
+from fastio.host.replacement import Replacement, replacing, status_of_file
+from fastio.host.shortage import memory_named
+from fastio.host.target import file_target
+
+_STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
+_DIGEST_BYTES = 8
+
+
+def seal(
+    src: AnyPath,
+    dst: AnyPath | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Rewrite a safetensors file so that it carries checksums of its header and its data.
+
+    The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
+    from then on. It is written beside its place and takes it in one durable step: at any moment,
+    also after a power cut, there is the old file or the new one. Owner, group, mode and POSIX
+    access list are kept, as `fastio.save` keeps them; other extended attributes are not. A file
+    without metadata gets ``format: pt``, which loaders of models take for none.
+
+    Parameters
+    ----------
+    src : path
+        The file to read. If it carries checksums already, it is verified while it is read. Those of
+        another file, of which another tool copied the metadata, are left out. Both paths may begin
+        with ``~`` or be ``file:///`` addresses, as for `fastio.load`.
+    dst : path, optional
+        The file to write; default: `src`. A symlink there is replaced, not followed; anything else
+        than a file is refused. Where this is the same file and it is sealed already, it is verified
+        and left as it is.
+    force : bool
+        Compute new checksums without a look at those that `src` carries, sound or not. It makes
+        damage look right: use it only if the bytes are known to be good.
+
+    Returns
+    -------
+    pathlib.Path
+        `dst`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `src` is not there.
+    FormatError
+        If `src` is not a valid safetensors file, has an unsound checksum table, or would get a
+        header beyond the format's limit.
+    ChecksumError
+        If `src` is sealed, and its bytes are not those that were sealed.
+    MemoryError
+        If there is no memory for a header, or for 16 MiB of the file.
+    ReadError, WriteError
+        If a system call fails, there is a folder, a device, a pipe or a socket at `dst`, or a file
+        is there and the filesystem cannot rename. What
+        was there is still there then, and no temporary file is left; only when `WriteError` names
+        the fsync of the folder is the new one in place.
+    """
+    typed = path_of(src, "src")
+    source = Path(anchored(typed))
+    given, target = file_target(dst) if dst is not None else (Path(typed), source)
+    with memory_named(typed, lambda: f"its header, and {_STEP_BYTES} bytes of it at a time"):
+        shard = safetensors.locate(open_file(anchored(typed), typed=typed), ignore_table=force)
+        if dst is None:
+            file_target(target)  # refuses what is no place for a file
+        if shard.table is not None and target.exists() and target.samefile(source):
+            for _ in _verified_data(shard):
+                pass
+        else:
+            _rewrite(shard, target)
+    return given
+
+
+def _rewrite(shard: Shard, target: Path) -> None:
+    file, data_bytes = shard.file, _data_bytes(shard)
+    # The file that goes is the one to imitate, or the one that is copied.
+    status, like = status_of_file(target), target
+    if status is None:
+        status, like = os.stat(file.path), Path(file.path)
+    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
+    remove_leftovers(target)
+    with replacing(target) as replacement:
+        replacement.reserve(plan.start + data_bytes)
+        replacement.begin()
+        if replacement.abilities.in_order:
+            _write_in_order(shard, plan, replacement)
+        else:
+            digests = _write_data(shard, plan, replacement)
+            replacement.file.write(0, plan.encode(digests))
+        replacement.imitate(status, like)
+        replacement.commit()
+
+
+def _write_in_order(shard: Shard, plan: checksums.HeaderPlan, replacement: Replacement) -> None:
+    """The header comes first, and so the source is read twice."""
+    digests = b"".join(
+        _native.xxh3_64_chunks(data, plan.chunk_bytes) for data in _verified_data(shard)
+    )
+    replacement.file.write(0, plan.encode(digests))
+    if _write_data(shard, plan, replacement) != digests:
+        detail = f"{shard.path} changed while it was read"
+        raise WriteError(errno.ESTALE, "write", replacement.path, detail=detail)
+
+
+def _write_data(shard: Shard, plan: checksums.HeaderPlan, replacement: Replacement) -> bytes:
+    """Copy the data, and return its digests."""
+    digests = []
+    offset = plan.start
+    for data in _verified_data(shard):
+        digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
+        replacement.file.write(offset, data)
+        offset += len(data)
+    return b"".join(digests)
+
+
+def _tensor_entries(shard: Shard) -> bytes:
+    start = _data_start(shard)
+    return headers.tensor_entries(
+        shard.names, shard.dtypes, shard.shapes, shard.begins - start, shard.ends - start
+    )
+
+
+def _data_start(shard: Shard) -> int:
+    return int(shard.begins[0]) if shard.names else shard.file.nbytes
+
+
+def _data_bytes(shard: Shard) -> int:
+    return shard.file.nbytes - _data_start(shard)
+
+
+def _verified_data(shard: Shard) -> Iterator[bytes]:
+    """The data of a file in steps, each compared with the table that the file carries, if it
+    does.
+    """
+    for offset in range(_data_start(shard), shard.file.nbytes, _STEP_BYTES):
+        data = shard.file.read(offset, min(_STEP_BYTES, shard.file.nbytes - offset))
+        if shard.table is not None:
+            _verify(shard, shard.table, offset, data)
+        yield data
+
+
+def _verify(shard: Shard, table: ChecksumTable, offset: int, data: bytes) -> None:
+    found = _native.xxh3_64_chunks(data, table.chunk_bytes)
+    first = (offset - table.start) // table.chunk_bytes
+    expected = table.digests[first * _DIGEST_BYTES :][: len(found)]
+    if found == expected:
+        return
+    at = next(
+        i for i in range(0, len(found), _DIGEST_BYTES) if found[i : i + 8] != expected[i : i + 8]
+    )
+    chunk = first + at // _DIGEST_BYTES
+    begin = table.start + chunk * table.chunk_bytes
+    nbytes = min(table.chunk_bytes, shard.file.nbytes - begin)
+    raise ChecksumError(
+        shard.path,
+        chunk=chunk,
+        offset=begin,
+        nbytes=nbytes,
+        expected=_digits(expected, at),
+        found=_digits(found, at),
+        tensors=shard.names_within(begin, nbytes),
+    )
+
+
+def _digits(digests: bytes, at: int) -> str:
+    return f"{int.from_bytes(digests[at : at + _DIGEST_BYTES], 'little'):016x}"
