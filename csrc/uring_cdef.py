@@ -1,7 +1,7 @@
 """The part of liburing in `fastio._uring`, for cffi in API mode: inline functions work only so.
 
-`python csrc/uring_cdef.py OUT.c` writes the module's C source. Policy is in python/fastio/uring.py;
-here is only what must happen in one piece, which a signal between two calls would tear apart.
+`python csrc/uring_cdef.py OUT.c` writes the module's C source. Policy is in python/fastio/uring/.
+The C functions are steps that a signal between two calls of Python would tear apart.
 """
 
 import sys
@@ -13,19 +13,19 @@ struct iovec { void *iov_base; size_t iov_len; ...; };
 struct io_uring { ...; };
 struct io_uring_sqe;
 struct io_uring_cqe { uint64_t user_data; int32_t res; ...; };
-struct io_uring_params { uint32_t sq_entries; uint32_t flags; uint32_t features; ...; };
+struct io_uring_params { uint32_t sq_entries; uint32_t features; ...; };
 struct io_uring_probe { uint8_t last_op; ...; };
 
 int io_uring_queue_init_params(unsigned, struct io_uring *, struct io_uring_params *);
 void io_uring_queue_exit(struct io_uring *);
 int io_uring_submit(struct io_uring *);
+unsigned io_uring_sq_ready(const struct io_uring *);
+unsigned io_uring_sq_space_left(const struct io_uring *);
 int io_uring_peek_cqe(struct io_uring *, struct io_uring_cqe **);
 void io_uring_cqe_seen(struct io_uring *, struct io_uring_cqe *);
 
 int io_uring_register_buffers(struct io_uring *, const struct iovec *, unsigned);
-int io_uring_unregister_buffers(struct io_uring *);
 int io_uring_register_files(struct io_uring *, const int *, unsigned);
-int io_uring_unregister_files(struct io_uring *);
 
 struct io_uring_probe *io_uring_get_probe_ring(struct io_uring *);
 void io_uring_free_probe(struct io_uring_probe *);
@@ -34,14 +34,13 @@ int io_uring_opcode_supported(const struct io_uring_probe *, int);
 struct fastio_request {
   int opcode, fd;
   uint64_t address, offset, number;
-  uint32_t length, fsync_flags;
+  uint32_t length;
   uint16_t buffer_index;
-  bool fixed_file;
+  bool fixed_file, dropped;
   struct io_uring_sqe *sqe;
 };
 int fastio_queue(struct io_uring *, struct fastio_request *);
 void fastio_discard(struct fastio_request *);
-unsigned fastio_queued(const struct io_uring *);
 int fastio_wait(struct io_uring *, int64_t);
 """
 
@@ -55,9 +54,9 @@ _SOURCE = """
 struct fastio_request {
   int opcode, fd;
   uint64_t address, offset, number;
-  uint32_t length, fsync_flags;
+  uint32_t length;
   uint16_t buffer_index;
-  bool fixed_file;
+  bool fixed_file, dropped;
   struct io_uring_sqe *sqe; /* set once it is queued */
 };
 
@@ -67,7 +66,6 @@ static int fastio_queue(struct io_uring *ring, struct fastio_request *request) {
   if (sqe == NULL) return -EAGAIN;
   io_uring_prep_rw(request->opcode, sqe, request->fd, (const void *)(uintptr_t)request->address,
                    request->length, request->offset);
-  sqe->fsync_flags = request->fsync_flags;
   sqe->buf_index = request->buffer_index;
   if (request->fixed_file) sqe->flags |= IOSQE_FIXED_FILE;
   sqe->user_data = request->number;
@@ -75,16 +73,11 @@ static int fastio_queue(struct io_uring *ring, struct fastio_request *request) {
   return 0;
 }
 
-/* Only what the kernel cannot have seen yet; an entry in the queue cannot be taken back. */
+/* Makes a NOP of a request that the kernel has not taken: an entry cannot be taken back. */
 static void fastio_discard(struct fastio_request *request) {
+  request->dropped = true;
   memset(request->sqe, 0, sizeof *request->sqe); /* IORING_OP_NOP is 0 */
   request->sqe->user_data = request->number;
-}
-
-/* Entries that wait for io_uring_submit; a polling thread takes them as soon as they are shown. */
-static unsigned fastio_queued(const struct io_uring *ring) {
-  if (ring->flags & IORING_SETUP_SQPOLL) return ring->sq.sqe_tail - *ring->sq.ktail;
-  return io_uring_sq_ready(ring);
 }
 
 static int fastio_wait(struct io_uring *ring, int64_t timeout_ns) {

@@ -1,4 +1,4 @@
-"""liburing, as csrc/uring_cdef.py declares it to cffi; python/fastio/uring.py is its only user."""
+"""liburing, as csrc/uring_cdef.py declares it to cffi; python/fastio/uring/ is its only user."""
 
 from typing import Any
 

@@ -320,8 +320,7 @@ class EngineReport:
     checksum : str
         The variant of the code that this processor runs.
     kernel_features, kernel_operations : tuple of str
-        What the kernel's io_uring offers, as `fastio.uring.Ring` asks it; the loader needs little
-        of it.
+        The offers of the kernel's io_uring, from `fastio.uring.Ring`. The loader needs few of them.
     kernel_reason : str
         Why these are empty; else empty.
     cuda : str
@@ -395,6 +394,6 @@ def _kernel_offers() -> tuple[tuple[str, ...], tuple[str, ...], str]:
         from fastio.uring import Ring  # takes longer to import than most users need it
 
         with Ring(1) as ring:
-            return ring.features(), ring.probe(), ""
+            return ring.features, ring.operations, ""
     except (ImportError, OSError) as error:
         return (), (), str(error)

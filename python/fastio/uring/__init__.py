@@ -1,7 +1,7 @@
-"""io_uring in the caller's hands, through liburing: `Ring`.
+"""io_uring for Python, through liburing: `Ring`.
 
-It shares nothing but liburing with the engines that `fastio.load` reads with, and so gives a second
-opinion on them. Importing it raises ImportError where fastio was built without liburing.
+This package shares only liburing with the engines of `fastio.load`, so it can check them. Importing
+it raises ImportError if fastio was built without liburing.
 """
 
 try:

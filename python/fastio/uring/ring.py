@@ -1,399 +1,303 @@
-"""The ring that a user sees: each method says what it refuses, and refuses it."""
+"""The ring that a user sees: each method checks its integers and its caller."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import operator
+import os
+import threading
 import time
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
-from fastio.uring.guard import exclusive, within
-from fastio.uring.memory import keep_for_good
-from fastio.uring.names import FLAGS
-from fastio.uring.queue import INT_MAX, Completion, Queue, Request
-from fastio.uring.registered import Registered
+from fastio._uring import lib
+from fastio.display.values import counted, one_line
+from fastio.uring.queue import TURN_S, AnyBuffer, Completion, Queue
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from fastio.uring.memory import AnyBuffer
-
-_REQUEST_BYTES_MAX = 0x7FFFF000  # MAX_RW_COUNT of Linux
-_BUFFERS_MAX = 1024  # of one readv: UIO_MAXIOV of Linux
+_INT_MAX = (1 << 31) - 1
 _OFFSET_MAX = (1 << 63) - 1
-_FSYNC_DATASYNC = 1  # IORING_FSYNC_DATASYNC
-# A signal that another thread of the process got is answered after so long.
-_TURN_S = 0.05
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-class Ring(Registered):
-    """An io_uring: queue requests, `submit` them, `wait` for them or `peek`; a context manager.
+def _within(what: str, number: int, least: int, most: int) -> int:
+    number = operator.index(number)
+    if not least <= number <= most:
+        raise ValueError(f"{what} is {number}: expected {least} to {most}")
+    return number
+
+
+def _exclusive(method: _Method) -> _Method:
+    """Refuse a call in another process, beside another call, or after the close."""
+
+    @functools.wraps(method)
+    def call(self: Ring, *args: Any, **kwargs: Any) -> Any:
+        if os.getpid() != self._process:
+            raise RuntimeError("the ring belongs to the process that made it: make another one")
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("the ring is in use by another thread: one at a time")
+        nested, self._in_use = self._in_use, True
+        try:
+            if nested:
+                raise RuntimeError("the ring is in use by what this signal handler interrupted")
+            if self.closed:
+                raise ValueError("the ring is closed")
+            return method(self, *args, **kwargs)
+        finally:
+            self._in_use = nested
+            self._lock.release()
+
+    return cast("_Method", call)
+
+
+class Ring:
+    """An io_uring as a context manager: queue requests, `submit` them, `wait` for completions.
 
     A request keeps its buffers exported until its completion is taken: a bytearray cannot be
-    resized meanwhile, an mmap not closed. Owners that move their memory all the same (``resize``
-    of ctypes, or of numpy with ``refcheck=False``) are found out when a request is submitted, and
-    when a registered buffer is used; a request that the kernel has already is beyond help. A
-    descriptor must stay open until its request was submitted, and the process should not fork
-    with reads in flight.
+    resized meanwhile, an mmap cannot be closed. A descriptor must stay open until its request is
+    submitted, or until `close` if it is registered. Methods raise ValueError after `close`. They
+    raise RuntimeError in a forked child and while another thread uses the ring.
 
     Parameters
     ----------
     entries : int
         Requests that can be queued before `submit`; the kernel rounds up to a power of two.
-    flags : iterable of str
-        Set-up flags of io_uring_setup(2): "iopoll" (polled completions, O_DIRECT only), "sqpoll"
-        (a thread of the kernel submits), "clamp" (too many entries become the most there are),
-        "submit_all", "coop_taskrun", "taskrun_flag", "single_issuer", "defer_taskrun".
+    buffers : iterable of writable buffers
+        Memory to register until `close`: reads and writes within it are fixed ones.
+    files : iterable of int
+        Descriptors to register until `close`.
 
     Attributes
     ----------
     entries : int
-        What the kernel gave.
+        The size that the kernel gave.
+    features, operations : tuple of str
+        IORING_FEAT_* and IORING_OP_* of the kernel, in lower case.
+    closed : bool
 
     Raises
     ------
-    OSError
-        The kernel gives no ring: with its errno and the likely cause.
-    TypeError, ValueError
-        An argument that is none of the above.
+    BufferError, OSError, TypeError, ValueError
+        A buffer is read-only or not contiguous, the kernel refuses, an argument is out of range.
 
-    Notes
-    -----
-    Every method but `close` raises ValueError after it, and RuntimeError in a forked child and
-    while another thread uses the ring: one at a time.
+    Examples
+    --------
+    >>> buffer = bytearray(b"abc")
+    >>> with open("/dev/zero", "rb") as file, Ring() as ring:
+    ...     ring.read(file.fileno(), buffer, 0, tag=7)
+    ...     ring.wait(ring.submit())
+    [Completion(tag=7, result=3)]
     """
 
-    def __init__(self, entries: int = 64, *, flags: Iterable[str] = ()) -> None:
-        if isinstance(flags, str):
-            raise TypeError(f"flags must be several names, not one str: {flags!r}")
-        names = frozenset(flags)
-        if unknown := names - FLAGS.keys():
-            raise ValueError(f"unknown flags {sorted(unknown)}: expected some of {list(FLAGS)}")
-        super().__init__(within("entries", entries, 1, INT_MAX), names)
-        self.entries = self._open.entries
+    closed = True  # for __del__ after a refused set-up
 
-    def __enter__(self) -> Self:
+    def __init__(
+        self, entries: int = 64, *, buffers: Iterable[AnyBuffer] = (), files: Iterable[int] = ()
+    ) -> None:
+        fds = [_within("a descriptor", fd, 0, _INT_MAX) for fd in files]
+        self._files = {fd: index for index, fd in enumerate(fds)}
+        self._process = os.getpid()
+        # Ctrl-C right after the acquisition of a plain lock would leave it locked for everybody.
+        self._lock, self._in_use = threading.RLock(), False
+        self._queue = Queue(_within("entries", entries, 1, _INT_MAX), buffers, fds)
+        self.entries, self.closed = self._queue.entries, False
+        self.features, self.operations = self._queue.features, self._queue.operations
+
+    def __enter__(self) -> Ring:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
-        if self._queue is None:
+        if self.closed:
             return
-        if self._own and self._queue.requests:
-            keep_for_good(self._queue.requests)
-        self._let_go(self._queue)
-        if self._own:
+        if os.getpid() == self._process:
+            if self._queue.requests:  # the kernel may write there: not even an exit may free it
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._queue.requests))
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        self._exit()
 
-    def _let_go(self, queue: Queue) -> None:
-        self._queue = None
-        queue.exit()
-        self._release_buffers()
+    @one_line
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<fastio.uring.Ring, closed>"
+        requests = counted(len(self._queue.requests), "request")
+        of_parent = "" if os.getpid() == self._process else ", of another process"
+        return f"<fastio.uring.Ring of {self.entries} entries, {requests} on the way{of_parent}>"
 
     def close(self) -> None:
-        """Close the ring, at once where nothing is in flight. Closing again does nothing.
+        """Drop queued requests, cancel those in flight and wait for them, then close the ring.
 
-        What is only queued is dropped. What is in flight is cancelled and waited for, so that no
-        memory is let go of that the kernel may still write to; Ctrl-C then leaves the ring open, to
-        be closed again. A ring that is dropped unclosed keeps such memory for good, with a
-        ResourceWarning. A forked child closes its descriptor only.
+        Ctrl-C leaves the ring open, to be closed again. A ring that is dropped unclosed never frees
+        the buffers of its requests. A forked child closes its descriptor only.
 
         Raises
         ------
-        OSError
-            The kernel refuses to wait, as it does for other threads with "single_issuer".
-        RuntimeError
-            Another thread uses the ring.
-        """
-        if self._queue is None:
-            return
-        if self._own:
-            self._drain()
-        else:
-            self._let_go(self._queue)
+        OSError, RuntimeError
+            The kernel refuses to wait, or another thread uses the ring.
 
-    @exclusive
+        Examples
+        --------
+        >>> Ring().close()
+        """
+        if not self.closed:
+            self._drain() if os.getpid() == self._process else self._exit()
+
+    @_exclusive
     def _drain(self) -> None:
-        self._open.drain(_TURN_S)
-        self._let_go(self._open)
+        self._queue.drain()
+        self._exit()
 
-    # ---- requests
+    def _exit(self) -> None:
+        self._queue.release()
+        self.closed = True  # Ctrl-C cannot come between these two
+        lib.io_uring_queue_exit(self._queue.ring)
 
-    @exclusive
-    def read(
-        self,
-        fd: int,
-        buffer: AnyBuffer,
-        offset: int,
-        *,
-        tag: int,
-        buffer_index: int | None = None,
-        fixed_file: bool = False,
-    ) -> None:
-        """Queue a read into a buffer.
+    @_exclusive
+    def read(self, fd: int, buffer: AnyBuffer, offset: int, *, tag: int) -> None:
+        """Queue a read into a writable buffer, from an offset in bytes (0 for a pipe).
 
-        Parameters
-        ----------
-        fd : int
-            A descriptor, or the index of a registered file.
-        buffer : writable buffer
-            Is filled from its start.
-        offset : int
-            Where in the file, in bytes; 0 for a pipe.
-        tag : int
-            Names the request in its `Completion`, and to `cancel`.
-        buffer_index : int, optional
-            The registered buffer that `buffer` is, or is a part of.
-        fixed_file : bool
-            Whether `fd` is an index.
+        The tag names the request for `cancel` and in its `Completion`. It is from 0 to 2^63 - 1.
 
         Raises
         ------
-        BlockingIOError
-            The submission queue is full.
-        BufferError
-            The buffer is read-only or not contiguous; the registered one died.
+        BlockingIOError, BufferError
+            The submission queue is full, or the buffer is read-only or not contiguous.
         TypeError, ValueError
-            An argument that is none of the above; a tag that is in use.
-        """
-        self._move("read", fd, (buffer,), offset, tag, fixed_file, buffer_index)
+            An argument is out of range, or the tag is in use.
 
-    @exclusive
-    def write(
-        self,
-        fd: int,
-        buffer: AnyBuffer,
-        offset: int,
-        *,
-        tag: int,
-        buffer_index: int | None = None,
-        fixed_file: bool = False,
-    ) -> None:
-        """Queue a write of a buffer. Parameters are those of `read`; it may be read-only.
+        Examples
+        --------
+        >>> with open("/dev/zero", "rb") as file, Ring() as ring:
+        ...     ring.read(file.fileno(), bytearray(4096), 0, tag=1)
+        """
+        self._put("read", tag, fd, (buffer,), offset)
+
+    @_exclusive
+    def readv(self, fd: int, buffers: Iterable[AnyBuffer], offset: int, *, tag: int) -> None:
+        """Queue one read into up to 1024 buffers in turn, with the parameters of `read`.
 
         Raises
         ------
         BlockingIOError, BufferError, TypeError, ValueError
             As `read`.
+
+        Examples
+        --------
+        >>> with open("/dev/zero", "rb") as file, Ring() as ring:
+        ...     ring.readv(file.fileno(), [bytearray(4), bytearray(8)], 0, tag=1)
         """
-        self._move("write", fd, (buffer,), offset, tag, fixed_file, buffer_index)
+        self._put("readv", tag, fd, buffers, offset)
 
-    @exclusive
-    def readv(
-        self,
-        fd: int,
-        buffers: Iterable[AnyBuffer],
-        offset: int,
-        *,
-        tag: int,
-        fixed_file: bool = False,
-    ) -> None:
-        """Queue one read into several buffers, at most 1024, one after the other.
-
-        Other parameters are those of `read`.
+    @_exclusive
+    def write(self, fd: int, buffer: AnyBuffer, offset: int, *, tag: int) -> None:
+        """Queue a write of a buffer, with the parameters of `read`.
 
         Raises
         ------
         BlockingIOError, BufferError, TypeError, ValueError
-            As `read`.
+            As `read`, but the buffer may be read-only.
+
+        Examples
+        --------
+        >>> with open("/dev/null", "wb") as file, Ring() as ring:
+        ...     ring.write(file.fileno(), b"abc", 0, tag=1)
         """
-        self._move("readv", fd, tuple(buffers), offset, tag, fixed_file)
+        self._put("write", tag, fd, (buffer,), offset)
 
-    @exclusive
-    def fsync(
-        self, fd: int, *, tag: int, data_only: bool = False, fixed_file: bool = False
-    ) -> None:
-        """Queue an fsync; it does not wait for writes that are in flight.
-
-        Parameters
-        ----------
-        fd, tag, fixed_file
-            Those of `read`.
-        data_only : bool
-            Do as fdatasync(2) does.
+    @_exclusive
+    def fsync(self, fd: int, *, tag: int) -> None:
+        """Queue an fsync, which does not wait for writes in flight.
 
         Raises
         ------
         BlockingIOError, TypeError, ValueError
             As `read`.
-        """
-        fields = self._file(fd, fixed_file)
-        fields["fsync_flags"] = _FSYNC_DATASYNC if data_only else 0
-        self._open.put(self._request("fsync", tag, fields))
 
-    @exclusive
+        Examples
+        --------
+        >>> with open("/dev/null", "wb") as file, Ring() as ring:
+        ...     ring.fsync(file.fileno(), tag=1)
+        """
+        self._put("fsync", tag, fd)
+
+    @_exclusive
     def cancel(self, target: int, *, tag: int) -> None:
-        """Queue the cancellation of a request, which then completes with ECANCELED.
-
-        Parameters
-        ----------
-        target : int
-            The tag of that request.
-        tag : int
-            This one's: its result is 0, ENOENT where the target has ended, or EALREADY where it
-            is past being cancelled, as a read is that the disk has.
+        """Queue the cancellation of the request with the tag `target`, which then has ECANCELED.
 
         Raises
         ------
         BlockingIOError, TypeError, ValueError
-            As `read`; no request has the tag `target`.
+            As `read`, or no request has the tag `target`.
+
+        Examples
+        --------
+        >>> with open("/dev/zero", "rb") as file, Ring() as ring:
+        ...     ring.read(file.fileno(), bytearray(4096), 0, tag=1)
+        ...     ring.cancel(1, tag=2)
         """
-        number = self._open.numbers.get(operator.index(target))
-        if number is None:
+        if operator.index(target) not in self._queue.requests:
             raise ValueError(f"no request in flight has the tag {target}")
-        self._open.put(self._request("async_cancel", tag, {"fd": -1, "address": number}))
+        self._put("async_cancel", tag, 0, address=target)
 
-    def _move(
-        self,
-        operation: str,
-        fd: int,
-        buffers: tuple[AnyBuffer, ...],
-        offset: int,
-        tag: int,
-        fixed_file: bool,
-        buffer_index: int | None = None,
+    def _put(
+        self, operation: str, tag: int, fd: int, buffers: Any = (), offset: int = 0, **fields: int
     ) -> None:
-        if not 0 < len(buffers) <= _BUFFERS_MAX:
-            raise ValueError(f"{len(buffers)} buffers: expected 1 to {_BUFFERS_MAX}")
-        fields = self._file(fd, fixed_file)
-        fields["offset"] = within("offset", offset, 0, _OFFSET_MAX)
-        request = self._request(operation + ("" if buffer_index is None else "_fixed"), tag, fields)
-        try:
-            request.hold(buffers, writable=operation != "write")
-            nbytes = sum(lease.nbytes for lease in request.leases)
-            if nbytes > _REQUEST_BYTES_MAX:
-                raise ValueError(f"{nbytes} bytes: a request moves at most {_REQUEST_BYTES_MAX}")
-            if buffer_index is not None:
-                request.fields.buffer_index = self._index(buffer_index, request.leases[0])
-            self._open.put(request)
-        finally:
-            # What is queued keeps its memory, also where Ctrl-C comes right after.
-            if not request.queued:
-                request.release()
-
-    def _request(self, operation: str, tag: int, fields: dict[str, Any]) -> Request:
-        tag = operator.index(tag)
-        if tag in self._open.numbers:
+        tag = _within("tag", tag, 0, _OFFSET_MAX)
+        if tag in self._queue.requests or tag in self._queue.ready:
             raise ValueError(f"tag {tag} is in use: its completion was not taken yet")
-        return Request(operation, tag, **fields)
+        fd = _within("a descriptor", fd, 0, _INT_MAX)
+        fields["fixed_file"] = operation != "async_cancel" and fd in self._files
+        fields["fd"] = self._files[fd] if fields["fixed_file"] else fd
+        fields["offset"] = _within("offset", offset, 0, _OFFSET_MAX)
+        self._queue.put(operation, tag, buffers, **fields)
 
-    # ---- completions
-
-    @exclusive
+    @_exclusive
     def submit(self) -> int:
-        """Hand what is queued to the kernel.
-
-        Returns
-        -------
-        int
-            How many requests the kernel took; the others stay queued.
-
-        Raises
-        ------
-        BufferError
-            The memory of a buffer is not where it was: that request is dropped, no other one is
-            lost, and none was submitted.
-        OSError
-            The kernel took none: with EAGAIN or EBUSY, completions have to be taken first.
-        """
-        for request in self._open.queued():
-            if request.tag is not None and any(lease.died for lease in request.leases):
-                tag = request.tag
-                self._open.discard(request)
-                raise BufferError(f"a buffer of request {tag} has died: its owner moved its memory")
-        return self._open.submit()
-
-    @exclusive
-    def wait(self, count: int = 1, timeout_s: float | None = None) -> list[Completion]:
-        """Wait until so many requests have completed; Ctrl-C is answered, and loses none of them.
-
-        Parameters
-        ----------
-        count : int
-            At most as many as were submitted and not taken yet.
-        timeout_s : float, optional
-            How long, in seconds.
-
-        Returns
-        -------
-        list of Completion
-            All that have completed: more than `count`, or after `timeout_s` fewer.
+        """Submit the queued requests, and return how many the kernel took; others stay queued.
 
         Raises
         ------
         OSError
-            The kernel refuses to wait.
-        TypeError, ValueError
-            An argument that is none of the above: more than can ever complete.
+            The kernel took none: with EAGAIN or EBUSY, take completions first.
+
+        Examples
+        --------
+        >>> with Ring() as ring:
+        ...     ring.submit()
+        0
         """
-        count = within("count", count, 1, INT_MAX)
-        if timeout_s is not None and not timeout_s >= 0:
+        return self._queue.submit()
+
+    @_exclusive
+    def wait(self, count: int = 1, timeout_s: float = math.inf) -> list[Completion]:
+        """Wait for `count` completions, and return all that there are; after `timeout_s`, fewer.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError
+            The kernel refuses to wait, or `count` is more than can complete.
+
+        Examples
+        --------
+        >>> with open("/dev/zero", "rb") as file, Ring() as ring:
+        ...     ring.read(file.fileno(), bytearray(4096), 0, tag=1)
+        ...     ring.wait(ring.submit(), timeout_s=1)
+        [Completion(tag=1, result=4096)]
+        """
+        count = _within("count", count, 1, _INT_MAX)
+        if not timeout_s >= 0:
             raise ValueError(f"timeout_s={timeout_s}: expected 0 or more")
-        end = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
-        queue = self._open
-        queue.look()
-        coming = len(queue.ready) + queue.in_flight()
-        if count > coming:
+        end = time.monotonic() + timeout_s
+        queue = self._queue
+        queue.take()
+        if count > (coming := queue.coming()):
             raise ValueError(f"count={count}, but {coming} requests were submitted and not taken")
         while len(queue.ready) < count and (left := end - time.monotonic()) > 0:
-            queue.turn(min(left, _TURN_S))
-            queue.take()
-        return self._handed_out()
-
-    @exclusive
-    def peek(self) -> list[Completion]:
-        """Take what has completed, without waiting.
-
-        Returns
-        -------
-        list of Completion
-            In the order in which they completed.
-
-        Raises
-        ------
-        OSError
-            The kernel refuses.
-        """
-        self._open.look()
-        return self._handed_out()
-
-    def _handed_out(self) -> list[Completion]:
-        done = list(self._open.ready.values())
-        self._open.ready.clear()
+            queue.turn(min(left, TURN_S))
+        done = list(queue.ready.values())
+        queue.ready.clear()
         return done
-
-    # ---- what the kernel offers
-
-    @exclusive
-    def features(self) -> tuple[str, ...]:
-        """Name the features of the kernel's io_uring: IORING_FEAT_*, in lower case.
-
-        Returns
-        -------
-        tuple of str
-            One that is newer than fastio is the number of its bit.
-
-        Raises
-        ------
-        Nothing of its own.
-        """
-        return self._open.features()
-
-    @exclusive
-    def probe(self) -> tuple[str, ...]:
-        """Name the operations that the kernel knows: IORING_OP_*, in lower case.
-
-        Returns
-        -------
-        tuple of str
-            One that is newer than fastio is its number. Empty where the kernel cannot be asked.
-
-        Raises
-        ------
-        Nothing of its own.
-        """
-        return self._open.operations()
