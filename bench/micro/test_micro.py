@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from bench.measure import cache, models
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.measure import cache, models
 from fastio import Options, _native
 from fastio.formats import safetensors
 

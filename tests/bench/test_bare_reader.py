@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from bench.errors import MeasureError
 from bench.measure import bare_reader
 from bench.measure.settings import MIB, Settings

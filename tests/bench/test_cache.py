@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from bench.measure import cache, machine
 
 PAGES = 300

@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+import fastio
 from bench.contenders import worker
 from bench.contenders.contender import Attempt
 from bench.contenders.registry import LOADERS
@@ -19,9 +22,6 @@ from bench.measure import answers, cache, machine, models
 from bench.report import placement
 from bench.suites import demo
 from bench.suites.campaign import run
-from rich.console import Console
-
-import fastio
 from testbed.stand_in import Made
 
 # Larger than what the kernel reads ahead when a header is read.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.errors import MeasureError
 from bench.measure import fio
 from bench.measure.settings import MIB, Settings

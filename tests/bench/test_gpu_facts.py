@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.measure import cache, gpu, machine
 from bench.suites import gpu_facts
 

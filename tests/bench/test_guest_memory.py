@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench.errors import MeasureError
 from bench.measure import guest_memory
 from bench.measure.process import status_bytes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.measure import bare_reader, guest_memory, models
 from bench.measure.settings import Settings
 from bench.suites import host_lanes

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
 from bench.contenders import gpu_limits, gpu_loads, registry
 from bench.contenders.contender import Attempt, Loader
 from bench.errors import MeasureError
@@ -25,8 +27,6 @@ from bench.suites.campaign import gpu_run, run, suite
 from bench.suites.campaign.case import GpuCase
 from bench.suites.load_gpu.targets import CACHE, COPY, TARGETS
 from bench.suites.registry import SUITES
-from rich.console import Console
-
 from testbed.stand_in import Made, StandIn
 
 MIB = 2**20

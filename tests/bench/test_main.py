@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from bench.paths import ROOT
-from bench.suites.registry import SUITES
 
 from bench import __main__ as entry
+from bench.paths import ROOT
+from bench.suites.registry import SUITES
 
 COMMANDS = entry.SUITES | entry.REPORTS | entry.FILES
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench.errors import MeasureError
 from bench.measure import outputs
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench.paths import RESULTS
 from bench.report import pages, results
 from bench.suites.registry import SUITES

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from bench.report import placement, plot
 from bench.suites.registry import SUITES
 

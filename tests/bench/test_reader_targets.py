@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from bench.measure import statistics
 from bench.report import pages, tables, targets
 from bench.suites.campaign.suite import Suite
 from bench.suites.reader.targets import TARGETS
-from rich.console import Console
 
 MIB = targets.MIB
 ROUNDS = 16

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.contenders import contender
 from bench.contenders.registry import LOADERS
 from bench.measure import answers, cache, guest_memory, machine
 from bench.suites.campaign import load_run, run
 from bench.suites.campaign.case import LoadCase
-
 from testbed.stand_in import Made, StandIn
 
 NOTHING: dict[str, Any] = {}

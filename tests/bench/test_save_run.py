@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.contenders.contender import Answer, Attempt, Saver
 from bench.contenders.registry import SAVERS
 from bench.errors import MeasureError
@@ -12,7 +13,6 @@ from bench.measure import answers, limits, machine, outputs
 from bench.measure.settings import Settings
 from bench.suites.campaign import run, save_run
 from bench.suites.campaign.case import SaveCase
-
 from testbed.stand_in import Made, StandIn
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from bench.report import plot, tables, targets
 from bench.suites.save.targets import TARGETS
 

@@ -1,6 +1,7 @@
 """The settings of a limit are those that are fast on the whole file."""
 
 import pytest
+
 from bench.measure import settings
 from bench.measure.settings import Grid, Settings
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from bench.contenders import registry
 from bench.measure.limits import FIO, FIO_WRITE, LIMITS, READER
 from bench.report import results, tables, targets
@@ -12,7 +14,6 @@ from bench.suites.campaign.case import LoadCase, SaveCase
 from bench.suites.campaign.suite import Suite
 from bench.suites.load.targets import TARGETS as LOAD_TARGETS
 from bench.suites.registry import SUITES
-from rich.console import Console
 
 
 def document(ours_s: float, rival_s: float, count: int = 16) -> dict[str, Any]:

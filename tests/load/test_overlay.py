@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.measure import cache
 
 import fastio
+from bench.measure import cache
 from load.samples import Spec, write
 from testbed import evict, kept_warm
 from testbed.mounts import overlay_mount

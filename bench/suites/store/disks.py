@@ -27,16 +27,16 @@ class Disks:
         The cgroup whose processes are held to the rate.
     """
 
-    def __init__(self, paths: Sequence[Path], devices: Sequence[str], group: Path) -> None:
+    def __init__(self, paths: Sequence[Path], loops: Sequence[str], group: Path) -> None:
         self.paths = list(paths)
-        self._devices = list(devices)
+        self._loops = list(loops)
         self.group = group
 
     def hold_to(self, bytes_s: int | None) -> None:
         """Limit the group's reads and writes on each disk, in bytes a second; None: no limit."""
         for name in ("read", "write"):
-            for device in self._devices:
-                limit = f"{device} {bytes_s or 0}\n"
+            for loop in self._loops:
+                limit = f"{loop} {bytes_s or 0}\n"
                 (self.group / f"blkio.throttle.{name}_bps_device").write_text(limit)
 
 
@@ -54,15 +54,15 @@ def slow_disks(folder: Path, count: int, nbytes: int) -> Iterator[Disks]:
     if not (_BLKIO / "blkio.throttle.read_bps_device").exists():
         raise MeasureError("slow disks need the blkio controller of cgroup v1")
     with contextlib.ExitStack() as made:
-        paths, devices = [], []
+        paths, loops = [], []
         for at in range(count):
-            path, device = made.enter_context(_disk(folder / f"disk{at}", nbytes))
+            path, loop = made.enter_context(_disk(folder / f"disk{at}", nbytes))
             paths.append(path)
-            devices.append(device)
+            loops.append(loop)
         group = _BLKIO / f"fastio-bench-{os.getpid()}"
         group.mkdir()
         made.callback(group.rmdir)
-        yield Disks(paths, devices, group)
+        yield Disks(paths, loops, group)
 
 
 @contextlib.contextmanager
@@ -73,15 +73,15 @@ def _disk(folder: Path, nbytes: int) -> Iterator[tuple[Path, str]]:
     try:
         with image.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, nbytes)
-        device = _run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
+        loop = _run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
         try:
-            _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", device)
-            _run("mount", "-o", "noatime", device, str(path))
+            _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", loop)
+            _run("mount", "-o", "noatime", loop, str(path))
         finally:
-            _run("losetup", "-d", device)  # the kernel detaches it when it is unmounted
+            _run("losetup", "-d", loop)  # the kernel detaches it when it is unmounted
         try:
             (path / "lost+found").rmdir()
-            status = os.stat(device)
+            status = os.stat(loop)
             yield path, f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         finally:
             _run("umount", str(path))
