@@ -37,6 +37,9 @@ void register_streams(pybind11::module_& module);
 void register_fills(pybind11::module_& module);
 void register_saving(pybind11::module_& module);
 void register_mapped_files(pybind11::module_& module);
+void register_defaults(pybind11::module_& module);
+// fastio._native.testing, in builds with FASTIO_TESTING.
+void register_testing(pybind11::module_& module);
 
 // The result of load(): regions, and the extent of each tensor in them.
 class Loaded;

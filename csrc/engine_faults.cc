@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine.h"
+#include "engine_faults.h"
 #include "error.h"
 #include "process.h"
 

@@ -12,7 +12,7 @@ import pytest
 
 import testbed
 from fastio import _native
-from load.samples import eventually
+from samples import eventually
 
 hypothesis.settings.register_profile("fastio", deadline=None)
 hypothesis.settings.register_profile(

@@ -97,7 +97,7 @@ class StoreMeasurement:
         before = anonymous_bytes()
         begin, cpu = time.perf_counter(), time.process_time()
         store = self._fastio.Store.open(self._job["roots"])
-        reader = store.open()
+        reader = store.reader()
         seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
         return {
             "seconds": seconds,

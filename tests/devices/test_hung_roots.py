@@ -13,7 +13,7 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
-from load.samples import eventually
+from samples import eventually
 from testbed.double import Double, OnDouble
 
 _EVERY = [(at, "never", 0) for at in range(10_000)]
@@ -48,11 +48,11 @@ def _now(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
 
 
 def _later(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    return store.load(device="cuda:0", options=options, wait=False).wait()
+    return store.start_load(device="cuda:0", options=options).wait()
 
 
 def _queued(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    handle = store.load(device="cuda:0", options=options, wait=False)
+    handle = store.start_load(device="cuda:0", options=options)
     tensors = handle.queued()
     handle.wait()  # for the copies: the host looks at them
     return tensors
@@ -60,7 +60,7 @@ def _queued(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
 
 def _unattended(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
     """Nobody waits for it while the disk hangs, and none but `done` is asked."""
-    handle = store.load(device="cuda:0", options=options, wait=False)
+    handle = store.start_load(device="cuda:0", options=options)
     assert eventually(handle.done)
     return handle.wait()
 

@@ -29,7 +29,7 @@ from faults.samples import (
     save,
     strays,
 )
-from load.samples import elsewhere, eventually, native_threads, open_files
+from samples import elsewhere, eventually, native_threads, open_files
 
 Faults = Callable[..., None]
 

@@ -164,11 +164,11 @@ same(fastio.load(fastio.seal(path, path.with_name("sealed"))))
 def test_a_background_save_is_done_when_it_returns(sealed: Path, snapshot: str) -> None:
     result = _runs(
         f"""
-handle = fastio.save(expected, path, wait=False, snapshot={snapshot!r})
+handle = fastio.start_save(expected, path, snapshot={snapshot!r})
 assert handle.done() and handle.wait_released(0) and handle.result() == path
 same(fastio.load(path))
 fastio._native.set_completion_faults([(0, "error", 28)])
-refused = fastio.save(expected, path, wait=False, snapshot={snapshot!r})
+refused = fastio.start_save(expected, path, snapshot={snapshot!r})
 assert isinstance(refused.exception(), fastio.WriteError)
 """,
         sealed,

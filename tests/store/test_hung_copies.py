@@ -17,7 +17,7 @@ import fastio
 import testbed
 from fastio import _native
 from fastio.store.answering import Answering
-from load.samples import elsewhere, eventually, native_threads, open_files
+from samples import elsewhere, eventually, native_threads, open_files
 from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
 
@@ -73,17 +73,17 @@ def _narrow_stream(store: fastio.Store, options: fastio.Options) -> dict[str, An
 
 
 def _one_by_one(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.open(options=options) as reader:
+    with store.reader(options=options) as reader:
         return {name: reader.tensor(name) for name in reader}
 
 
 def _backwards(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.open(options=options) as reader:
+    with store.reader(options=options) as reader:
         return {name: reader.tensor(name) for name in reversed(list(reader))}
 
 
 def _in_slices(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.open(options=options) as reader:
+    with store.reader(options=options) as reader:
         return {
             name: np.concatenate([reader[name][:2], reader[name][2:]])
             if reader.info(name).shape
@@ -202,7 +202,9 @@ def test_a_copy_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
         faults((0, "never", 0))
         store.load(options=_options(engine))
         faults()
-        owing = [root for root in store._members.roots.values() if root.answering.owes_answer]
+        owing = [
+            root for root in store._opened.members.roots.values() if root.answering.owes_answer
+        ]
         assert len(owing) == 1
         monkeypatch.setattr(Answering, "ask", noted)
         assert_same(store.load(options=_options(engine)), tensors(1))
@@ -443,7 +445,7 @@ def test_a_server_that_hangs_is_not_waited_for(
     files = open_files()
     options = _options(engine, root_timeout_s=1)
     with fastio.Store.open(roots) as store:
-        reader = store.open(options=options)
+        reader = store.reader(options=options)
         if opened:
             assert_same({"flags": reader["flags"][...]}, {"flags": tensors(1)["flags"]})
         slow_mount.hang()

@@ -221,7 +221,7 @@ def test_damage_that_the_page_cache_hides_is_found(folder: Path) -> None:
 def test_manifests_are_mended_in_place_while_somebody_reads(folder: Path) -> None:
     path = _manifest_of(folder / "root1", 2)
     inode = path.stat().st_ino
-    with _open(folder) as store, store.open() as reader:
+    with _open(folder) as store, store.reader() as reader:
         flip(path, 99)
         assert store.verify(repair=True).ok
         assert path.stat().st_ino == inode
@@ -361,7 +361,7 @@ def test_a_load_that_repairs_says_what_it_did_not_look_at(folder: Path) -> None:
     report = fastio.Report()
     with _open(folder) as store:
         store.load(on_damage="repair", report=report, options=fastio.Options(cache="bypass"))
-        shards = store._taken.named.manifest.shards
+        shards = store._opened.taken.named.manifest.shards
         assert report.copies_unread == len(shards)
         total = 2 * sum(shard.nbytes for shard in shards)
         assert report.bytes_unread == total - report.bytes_read > 0
@@ -537,7 +537,7 @@ def test_a_root_that_leaves_while_it_is_verified_is_told(
         with fastio.Store.open(tmp_path / "root0") as other:
             other.replace_root(root, tmp_path / "new")
         root.rename(tmp_path / "away")
-        store._members.look_again()
+        store._opened.members.look_again()
         return real(run, *arguments)
 
     monkeypatch.setattr(verify._Run, method, leaves)

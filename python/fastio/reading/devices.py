@@ -1,4 +1,4 @@
-"""Tensors on accelerators: which goes where, the memory there, and the load that fills it.
+"""Tensors on their way: which device each goes to, the memory there, and the load that fills it.
 
 The framework gives the memory, in ranges; the core reads into pinned staging, verifies, and copies
 from there. Nothing is handed over of a load that failed.
@@ -27,6 +27,7 @@ bytes are left alone, so that tensors of two ranges never touch: no copy may fil
 _GAP = 1
 _ALIGNMENT = 256  # the alignment of ranges, and of tensors that do not follow the one before
 _ALIGNMENT_LEAST = 16
+_PAGE = 4096
 
 Choose = Callable[[str], Destination]
 
@@ -54,13 +55,20 @@ class _Ranges:
         offset = self.sizes[-1] if self.sizes else 0
         unit = max(align_bytes, _ALIGNMENT_LEAST)
         if self._follows != (shard, begin) or offset % unit:
-            offset = -(-offset // _ALIGNMENT) * _ALIGNMENT
+            offset = self._start(offset, begin, align_bytes)
         if not self.sizes or offset + nbytes + _GAP > RANGE_BYTES:
             self.sizes.append(0)
-            offset = 0
+            offset = self._start(0, begin, align_bytes)
         self.sizes[-1] = offset + nbytes
         self._follows = shard, begin + nbytes
         return _Spot(len(self.sizes) - 1, offset, nbytes)
+
+    def _start(self, offset: int, begin: int, align_bytes: int) -> int:
+        """The next offset for a tensor that does not follow the one before it."""
+        if self.destination.ordinal < 0 and begin % align_bytes == 0:
+            # Congruent to the file, so that it is read straight to its place.
+            return offset + (begin - offset) % _PAGE
+        return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
     def allocate(self) -> None:
         for nbytes in self.sizes:
@@ -300,8 +308,19 @@ def _destination(held_by: Framework, device: object, stream: object) -> Destinat
     return found
 
 
+def onto_the_host(held_by: Framework) -> Choose:
+    """Return what sends every tensor to memory of the host.
+
+    Raises
+    ------
+    Nothing.
+    """
+    here = OnHost(held_by)
+    return lambda _: here
+
+
 class OnHost:
-    """The place of the tensors of a map that stay on the CPU."""
+    """Where tensors go that stay on the CPU."""
 
     ordinal = -1
     stream = 0

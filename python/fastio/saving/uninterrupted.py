@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from fastio.host import threads
-from fastio.saving.bell import Bell
+from fastio.host.bell import Bell
 
 _Result = TypeVar("_Result")
 
