@@ -177,7 +177,7 @@ void register_files(py::module_& module) {
       .def_property_readonly("path", [](const File& file) { return shown_path(file.path()); })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const File& file) { return file.mount().disk; })
+      .def_property_readonly("disk", [](const File& file) { return file.mount().disk; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"), py::kw_only(),
            py::arg("timeout_s") = py::none())
       .def("resident_bytes", [](const File& file) {

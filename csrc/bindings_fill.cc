@@ -92,9 +92,11 @@ class Fill {
   // Whether it has ended, well or not.
   [[nodiscard]] bool done() const { return started()->wait_for(std::chrono::milliseconds::zero()); }
 
-  // Or was given up. When `wait` or `follow` has raised that, nothing is written to the places any
-  // more, and `keep` was let go.
-  [[nodiscard]] bool failed() const { return job_ && (job_->has_failed() || job_->outcome().cancelled()); }
+  // Or was cancelled. When `wait` or `follow` has raised that, nothing is written to the places any
+  // more, and `keep` was released.
+  [[nodiscard]] bool failed() const {
+    return job_ && (job_->has_failed() || job_->outcome().cancelled());
+  }
 
   // Of each extent of a shard: whether all its bytes are at their place.
   [[nodiscard]] std::vector<bool> placed(std::size_t shard) const {

@@ -109,7 +109,7 @@ const char* name_of(Incident::Remedy remedy) {
     case Incident::Remedy::read_again:
       return "read_again";
     case Incident::Remedy::other_replica:
-      return "other_copy";
+      return "other_replica";
     case Incident::Remedy::none:
       break;
   }
@@ -274,7 +274,7 @@ void raise_if_failed(const LoadJob& job) {
     raise_damage(*shards[damage->shard].replicas[damage->replica], *damage);
   if (outcome.cancelled()) {  // by a Ctrl-C before, or in another thread
     const File& first = *shards.front().replicas.front();
-    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was given up"});
+    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was cancelled"});
   }
 }
 
@@ -309,8 +309,9 @@ py::list take_incidents(LoadJob& job) {
     const std::optional<Failure>& failure = incident.failure;
     py::dict told;
     told["shard"] = incident.shard;
-    told["copy"] = incident.replica;
-    told["path"] = shown_path(job.layout().shards[incident.shard].replicas[incident.replica]->path());
+    told["replica"] = incident.replica;
+    told["path"] =
+        shown_path(job.layout().shards[incident.shard].replicas[incident.replica]->path());
     told["offset"] = incident.extent.begin;
     told["nbytes"] = incident.extent.end - incident.extent.begin;
     told["cause"] = failure ? "read" : "checksum";

@@ -82,7 +82,7 @@ void put_on_devices(Sources& sources, SaveOptions& options, const DeviceArgument
   }
 }
 
-// Runs a call that a device may never answer. It keeps the file open, whoever leaves.
+// Runs a call that a disk may never answer. It keeps the file open, whoever abandons it.
 template <typename Work>
 void detached(Work work) {
   call_detached(
@@ -147,7 +147,7 @@ void register_target(py::module_& module) {
            py::arg("fd"), py::arg("path"), py::arg("reopened_as"))
       .def_property_readonly("filesystem",
                              [](const TargetFile& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const TargetFile& file) { return file.mount().disk; })
+      .def_property_readonly("disk", [](const TargetFile& file) { return file.mount().disk; })
       .def("direct_refusal",
            [](TargetFile& file) {
              const DirectAccess direct = file.direct_access();

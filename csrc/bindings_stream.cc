@@ -47,13 +47,13 @@ class RegionStream {
     const auto job = job_;  // another thread may close meanwhile
     RegionDelivery& delivery = job->delivery();
     if (!delivery.wait_for(id, std::chrono::milliseconds::zero())) {
-      wait_for_python(
-          [&](std::chrono::milliseconds turn) { return delivery.wait_for(id, turn); }, [] {});
+      wait_for_python([&](std::chrono::milliseconds turn) { return delivery.wait_for(id, turn); },
+                      [] {});
     }
     auto memory = delivery.take(id);
     if (memory == nullptr) {
       raise_if_failed(*job);
-      throw py::value_error("this region was let go, or the stream is closed");
+      throw py::value_error("this region was released, or the stream is closed");
     }
     return std::make_shared<Loaded>(job, id, std::move(memory));
   }
@@ -101,7 +101,7 @@ void register_streams(py::module_& module) {
                              [](const RegionStream& self) { return statistics(self.job()); })
       .def("regions", &RegionStream::regions)
       .def("take", &RegionStream::take, py::arg("region"))
-      .def("let_go", &RegionStream::release, py::arg("region"))
+      .def("release", &RegionStream::release, py::arg("region"))
       .def("incidents", &RegionStream::incidents)
       .def("close", &RegionStream::close);
 }

@@ -32,8 +32,8 @@ class Crew {
   }
 
   // A lane is counted from before it runs until it has ended.
-  void join() FASTIO_REQUIRES(mutex) { ++running_; }
-  void leave() FASTIO_REQUIRES(mutex) {
+  void begin_lane() FASTIO_REQUIRES(mutex) { ++running_; }
+  void end_lane() FASTIO_REQUIRES(mutex) {
     FASTIO_ASSERT(running_ != 0);
     --running_;
     changed.notify_all();

@@ -17,7 +17,7 @@ enum class FaultKind {
   cut,      // the result is at most `value` bytes; what lies behind is overwritten, or gone
   zero,     // the result is 0: the end of the file
   flip,     // a bit of byte `value` is flipped, the result stays; reads only
-  change,   // a bit of byte `value` of the memory changes before the device reads it; writes only
+  change,   // a bit of byte `value` of the memory changes before the disk reads it; writes only
   waver,    // the same, and it changes back before the completion comes
   late,     // comes `value` milliseconds late
   reorder,  // comes after the next completion of its engine

@@ -14,8 +14,8 @@
 namespace fastio {
 
 // Calls run(lane) on a thread for each lane, and returns how many there are: fewer than asked for
-// do the same work. If the host grants no thread, alone(lane) is called here. Both leave the crew
-// when their lane has ended. All memory that this needs is there before the first one starts; where
+// do the same work. If the host grants no thread, alone(lane) is called here. Both end the lane in
+// the crew. All memory that this needs is there before the first one starts; where
 // it is not, std::bad_alloc comes and the crew was stopped.
 template <typename Lane, typename Run, typename Alone>
 std::size_t start_lanes(Crew& crew, std::vector<std::unique_ptr<Lane>> made, const Run& run,
@@ -28,7 +28,7 @@ std::size_t start_lanes(Crew& crew, std::vector<std::unique_ptr<Lane>> made, con
   for (const auto& handed : lanes) {
     {
       const MutexLock lock(crew.mutex);
-      crew.join();
+      crew.begin_lane();
     }
     try {
       std::thread([run, handed] { run(std::move(*handed)); }).detach();
@@ -39,11 +39,11 @@ std::size_t start_lanes(Crew& crew, std::vector<std::unique_ptr<Lane>> made, con
         return 1;
       }
       const MutexLock lock(crew.mutex);
-      crew.leave();
+      crew.end_lane();
       break;
     } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
       const MutexLock lock(crew.mutex);
-      crew.leave();
+      crew.end_lane();
       crew.stop();
       throw;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <span>
 #include <utility>
 
 #include "assertions.h"
@@ -16,6 +17,31 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWait{20};     // how often a waiting lane looks whether it shall stop
 constexpr milliseconds kCopyWait{1};  // the same, for one whose staging comes back soon
+
+// Whether a block that was in memory was copied, and is not verified yet. No other is taken before:
+// two of them gain nothing, and what was copied is to be verified while this core's caches have it.
+bool hold_copy(std::span<const Slot> slots) {
+  return std::ranges::any_of(slots, [](const Slot& slot) {
+    return slot.access.resident && slot.is_busy() && slot.stage != Stage::copying;
+  });
+}
+
+// Brings a mapped block in, and verifies it.
+Soundness take_mapped(LoadState& state, const Assignment& work, LaneTimes& times) {
+  const PlannedBlock& range = work.block.range;
+  if (timed(times.read_wait, [&] { return bring_in(state, work); }) == Soundness::unsound)
+    return Soundness::unsound;
+  times.nbytes += range.nbytes();
+  const std::byte* const data = work.region->at(range.begin);
+  const Soundness soundness = timed(times.verify, [&] { return verify(state, work, data); });
+  if (soundness == Soundness::sound) ++times.blocks;
+  return soundness;
+}
+
+// The disk that a slot's read is out on.
+std::size_t disk_of(const LoadState& state, const Slot& slot) {
+  return state.answers->disk_of(slot.shard(), slot.tries.now().replica);
+}
 
 }  // namespace
 
@@ -91,10 +117,10 @@ Handout::Kind Lane::top_up() {
   Handout::Kind handed = Handout::Kind::block;
   starved_ = false;
   if (retired_) {
-    requests_.submit();
+    submit();
     return Handout::Kind::none_left;
   }
-  while (!free_.empty() && !holds_copy()) {
+  while (!free_.empty() && !hold_copy(slots_)) {
     Slot& slot = slots_[free_.back()];
     if (!has_staging(slot)) {
       starved_ = true;
@@ -110,7 +136,7 @@ Handout::Kind Lane::top_up() {
     }
     take(std::move(handout.assignment));
   }
-  timed(times_.submit, [&] { requests_.submit(); });
+  submit();
   return handed;
 }
 
@@ -122,10 +148,14 @@ bool Lane::has_staging(Slot& slot) {
   return slot.staging.lease(state_->options, nbytes);
 }
 
+void Lane::submit() {
+  if (requests_.has_added()) timed(times_.submit, [&] { requests_.submit(); });
+}
+
 void Lane::take(Assignment work) {
   if (work.region && work.region->mapped()) {
-    timed(times_.submit, [&] { requests_.submit(); });  // the disk works while this thread hashes
-    return take_mapped(work);
+    submit();  // the disk works while this thread hashes
+    return desk_.end(work, take_mapped(*state_, work, times_));
   }
   const std::uint32_t tag = free_.back();
   free_.pop_back();
@@ -139,29 +169,9 @@ void Lane::take(Assignment work) {
   reader_.start(slot, tag);
 }
 
-// Whether a block that was in memory was copied, and is not verified yet. No other is taken before:
-// two of them gain nothing, and what was copied is to be verified while this core's caches have it.
-bool Lane::holds_copy() const {
-  return std::ranges::any_of(slots_, [](const Slot& slot) {
-    return slot.access.resident && slot.is_busy() && slot.stage != Stage::copying;
-  });
-}
-
-void Lane::take_mapped(const Assignment& work) {
-  Soundness soundness = timed(times_.read_wait, [&] { return bring_in(*state_, work); });
-  const PlannedBlock& range = work.block.range;
-  if (soundness == Soundness::sound) {
-    times_.nbytes += range.nbytes();
-    soundness =
-        timed(times_.verify, [&] { return verify(*state_, work, work.region->at(range.begin)); });
-  }
-  if (soundness == Soundness::sound) ++times_.blocks;
-  desk_.end(work, soundness);
-}
-
 void Lane::settle(std::uint32_t tag, std::int32_t result) {
   Slot& slot = slots_[tag];
-  if (vigil_) state_->answers->came(disk_of(slot));
+  if (vigil_) state_->answers->came(disk_of(*state_, slot));
   if (slot.stage == Stage::lost) return take_back(slot);
   go_on(tag, reader_.settle(slot, tag, result));
 }
@@ -247,15 +257,11 @@ void Lane::abandon_staging() const {
 
 // ---- disks that hang ----
 
-std::size_t Lane::disk_of(const Slot& slot) const {
-  return state_->answers->disk_of(slot.shard(), slot.tries.now().replica);
-}
-
 void Lane::look_for_hangs() {
   reads_.clear();
   for (const Slot& slot : slots_) {
     if (slot.stage != Stage::reading) continue;
-    const std::size_t disk = disk_of(slot);
+    const std::size_t disk = disk_of(*state_, slot);
     const bool elsewhere =
         state_->options.persistent && state_->answers->has_answering_beside(slot.shard(), disk);
     reads_.push_back({disk, slot.asked, elsewhere});
@@ -263,7 +269,7 @@ void Lane::look_for_hangs() {
   if (!vigil_->look(reads_)) return;
   desk_.avoid_hung();
   for (Slot& slot : slots_) {
-    if (slot.stage == Stage::reading && vigil_->found(disk_of(slot))) lose(slot);
+    if (slot.stage == Stage::reading && vigil_->found(disk_of(*state_, slot))) lose(slot);
   }
 }
 
@@ -272,7 +278,7 @@ void Lane::lose(Slot& slot) {
   slot.stage.move_to(Stage::lost);
   ++lost_;
   FASTIO_ASSERT(lost_ <= requests_.in_flight());
-  note_debt(state_->answers->id_of(disk_of(slot)));
+  note_debt(state_->answers->id_of(disk_of(*state_, slot)));
   slot.staging.abandon();
   for (Incident& incident : slot.tries.take_all()) {
     incident.remedy = Incident::Remedy::read_again;  // with all of the block
@@ -286,7 +292,7 @@ void Lane::lose(Slot& slot) {
 
 // Its read has returned, too late.
 void Lane::take_back(Slot& slot) noexcept {
-  note_answer(state_->answers->id_of(disk_of(slot)));
+  note_answer(state_->answers->id_of(disk_of(*state_, slot)));
   slot.stage.move_to(Stage::idle);
   FASTIO_ASSERT(lost_ != 0);
   --lost_;

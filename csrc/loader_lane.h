@@ -34,7 +34,7 @@ class Lane {
 
   void run();
 
-  // One turn of run(): some milliseconds, unless a device keeps it. False when all is
+  // One turn of run(): some milliseconds, unless a disk or a device keeps it. False when all is
   // done.
   [[nodiscard]] bool step();
 
@@ -54,10 +54,9 @@ class Lane {
   enum class Patience : std::uint8_t { none, until_one_lands };
 
   Handout::Kind top_up();
+  void submit();
   [[nodiscard]] bool has_staging(Slot& slot);
   void take(Assignment work);
-  [[nodiscard]] bool holds_copy() const;
-  void take_mapped(const Assignment& work);
   void settle(std::uint32_t tag, std::int32_t result);
   void go_on(std::uint32_t tag, SlotReader::Next next);
   void place(std::uint32_t tag);
@@ -69,7 +68,6 @@ class Lane {
   void look_for_hangs();
   void lose(Slot& slot);
   void take_back(Slot& slot) noexcept;
-  [[nodiscard]] std::size_t disk_of(const Slot& slot) const;
 
   std::shared_ptr<LoadState> state_;
   BlockDesk desk_;

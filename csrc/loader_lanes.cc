@@ -32,11 +32,11 @@ void run_lane(const std::shared_ptr<LoadState>& state, std::unique_ptr<Lane> lan
   const bool hangs = lane->lost() != 0 && lane->only_lost();
   if (!hangs) {
     lane.reset();  // waits for reads that are still out
-    return leave_crew(*state);
+    return end_lane(*state);
   }
   lane->free_unused();
   succeed(state, *lane);
-  leave_crew(*state);
+  end_lane(*state);
   if (lost_reads == LostReads::abandoned) abandon(std::move(lane));
 }
 
@@ -160,9 +160,9 @@ std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state, cons
   return nullptr;
 }
 
-void leave_crew(LoadState& state) {
+void end_lane(LoadState& state) {
   const MutexLock lock(state.crew.mutex);
-  state.crew.leave();
+  state.crew.end_lane();
 }
 
 void note_times(LoadState& state, const LaneTimes& times) {

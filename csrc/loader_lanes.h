@@ -28,8 +28,8 @@ struct StartedLanes {
 [[nodiscard]] std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state,
                                                  const Lane& lane);
 
-// A lane has ended, and leaves the crew.
-void leave_crew(LoadState& state);
+// A lane has ended: whoever waits for the job is told.
+void end_lane(LoadState& state);
 void note_times(LoadState& state, const LaneTimes& times);
 
 // Nobody waits for the lane any more: it keeps its reads, and so their memory, for as long as the

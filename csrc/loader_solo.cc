@@ -3,6 +3,7 @@
 #include <new>
 #include <utility>
 
+#include "loader_lane.h"
 #include "loader_lanes.h"
 
 namespace fastio {
@@ -12,6 +13,9 @@ namespace {
 constexpr std::chrono::milliseconds kEndPatience{250};
 
 }  // namespace
+
+SoloLane::SoloLane(std::shared_ptr<LoadState> state) : state_(std::move(state)) {}
+SoloLane::~SoloLane() = default;
 
 void SoloLane::keep(std::unique_ptr<Lane> lane) {
   const MutexLock lock(mutex_);
@@ -36,13 +40,13 @@ bool SoloLane::step() {
     lane_ = successor_of(state_, *lane);
     if (lane_) {
       const MutexLock lock(state_->crew.mutex);
-      state_->crew.join();
+      state_->crew.begin_lane();
       works_.store(true, std::memory_order_release);
     }
     abandon(std::move(lane));
   }
   lane.reset();  // waits for reads that are still out
-  leave_crew(*state_);
+  end_lane(*state_);
   return lane_ != nullptr;
 }
 

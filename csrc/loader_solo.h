@@ -9,18 +9,22 @@
 #include <chrono>
 #include <memory>
 
-#include "loader_lane.h"
 #include "loader_state.h"
 #include "mutex.h"
 #include "plan.h"
 
 namespace fastio {
 
+class Lane;
+
 class SoloLane {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit SoloLane(std::shared_ptr<LoadState> state) : state_(std::move(state)) {}
+  explicit SoloLane(std::shared_ptr<LoadState> state);
+  SoloLane(const SoloLane&) = delete;
+  SoloLane& operator=(const SoloLane&) = delete;
+  ~SoloLane();
 
   // The lane has joined the crew.
   void keep(std::unique_ptr<Lane> lane);

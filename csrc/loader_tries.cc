@@ -25,12 +25,13 @@ std::vector<Extent> spans_of(std::span<const DamagedChunk> damaged) {
 
 // Takes those that `chosen` is true of out of `incidents`, in their order.
 template <typename Chosen>
-std::vector<Incident> taken_out(std::vector<Incident>& incidents, Chosen&& chosen) {
-  const auto kept = std::stable_partition(incidents.begin(), incidents.end(),
-                                          [&](const auto& i) { return !chosen(i); });
-  std::vector<Incident> taken(std::make_move_iterator(kept),
-                              std::make_move_iterator(incidents.end()));
-  incidents.erase(kept, incidents.end());
+std::vector<Incident> taken_out(std::vector<Incident>& incidents, const Chosen& chosen) {
+  std::vector<Incident> taken;
+  taken.reserve(static_cast<std::size_t>(std::ranges::count_if(incidents, chosen)));
+  for (Incident& incident : incidents) {
+    if (chosen(incident)) taken.push_back(incident);
+  }
+  std::erase_if(incidents, chosen);
   return taken;
 }
 

@@ -71,7 +71,7 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     const std::uint64_t expected = shard_.table->digests[chunk];
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
-    if (size_of(extent) > kKeptBytes) let_go({begin, end});
+    if (size_of(extent) > kKeptBytes) release({begin, end});
   }
   return std::nullopt;
 }
@@ -109,7 +109,7 @@ std::optional<DamagedChunk> MappedFile::take(const StridedPart& part, std::span<
     passed = done == 0 ? here
                        : Extent{std::min(passed.begin, here.begin), std::max(passed.end, here.end)};
     if (size_of(passed) > kKeptBytes) {
-      let_go(passed);
+      release(passed);
       passed = ascends ? Extent{here.end, here.end} : Extent{here.begin, here.begin};
     }
   }

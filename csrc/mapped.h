@@ -52,7 +52,7 @@ class MappedFile {
 
   // Releases the pages inside an extent: they count as memory of this process only when they are
   // read again. The page cache keeps them.
-  void let_go(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
+  void release(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
 
   // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.
   [[nodiscard]] std::shared_ptr<Region> map(const Extent& extent) const {

@@ -66,7 +66,7 @@ class PinnedSlab {
   PinnedSlab(const PinnedSlab&) = delete;
   PinnedSlab& operator=(const PinnedSlab&) = delete;
 
-  // A driver that is gone already has let go of it by itself.
+  // A driver that is gone already has freed it by itself.
   ~PinnedSlab() {
     if (!own_) {
       static_cast<void>(device_->free_pinned(data_));

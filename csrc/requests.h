@@ -1,7 +1,7 @@
 // The requests of one lane: gathered, submitted together, counted until their completions come.
 //
 // Used by the lane's thread alone. Requests must all have come back before this goes, which drain()
-// waits for: memory under a read must not be freed, and none that a device still writes from.
+// waits for: memory under a read must not be freed, and none that a disk still writes from.
 #pragma once
 
 #include <chrono>
@@ -21,6 +21,7 @@ class Requests {
 
   // Counts as in flight from now on.
   void add(const IoRequest& request);
+  [[nodiscard]] bool has_added() const { return !added_.empty(); }  // and not submitted
   void submit();
 
   // Waits up to `timeout` for the first completion and takes what has come. None of these is in

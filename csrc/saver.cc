@@ -20,7 +20,7 @@ std::shared_ptr<Region> make_snapshot(const SaveState& state) {
   return Region::allocate(state.data.begin, asked, state.options.huge_pages);
 }
 
-void leave_crew(SaveState& state) {
+void end_lane(SaveState& state) {
   MutexLock lock(state.crew.mutex);
   if (state.crew.running() == 1 && state.crew.stopping()) {
     auto unneeded = std::move(state.snapshot);
@@ -28,7 +28,7 @@ void leave_crew(SaveState& state) {
     unneeded.reset();
     lock.lock();
   }
-  state.crew.leave();
+  state.crew.end_lane();
 }
 
 void run_lane(SaveState& state, std::unique_ptr<SaveLane> lane) {
@@ -38,7 +38,7 @@ void run_lane(SaveState& state, std::unique_ptr<SaveLane> lane) {
     state.fail_without_memory(error);
   }
   lane.reset();  // waits for writes that are still out
-  leave_crew(state);
+  end_lane(state);
 }
 
 void run_alone(SaveState& state, std::unique_ptr<SaveLane> lane) {

@@ -199,7 +199,7 @@ void SaveLane::end(std::uint32_t tag) {
   free_.push_back(tag);
 }
 
-// Memory that a disk still reads though nobody waits for it; the rest is freed.
+// Memory that a disk still reads though nobody waits for it; all else is freed.
 void SaveLane::abandon_staging() {
   for (Slot& slot : slots_) {
     if (!slot.busy) slot.staging.reset();

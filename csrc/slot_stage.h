@@ -1,6 +1,6 @@
 // The stage of a slot, which is a block of a load on its way through a lane.
 //
-//                        ┌── the rest, again, another replica
+//                        ┌── what is missing, again, another replica
 //                        ▼                    │
 //   idle ──► taken ──► reading ──────────► arrived ──► placing ──► copying
 //                        └──► lost                     (host)      (devices)

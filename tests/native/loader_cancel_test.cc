@@ -77,7 +77,8 @@ std::uint64_t bytes_kept_from_children() {
 }
 
 TEST_CASE(
-    "a job on a disk that hangs is given up at once; its memory is abandoned until the read returns") {
+    "a job on a disk that hangs is given up at once; its memory is abandoned until the read "
+    "returns") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
@@ -287,7 +288,8 @@ TEST_CASE("a child can load what its parent is loading") {
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
-    const auto file = job->layout().shards[0].replicas[0];  // also the parent's descriptors are the child's
+    const auto file =
+        job->layout().shards[0].replicas[0];  // also the parent's descriptors are the child's
     const int status = testing::in_forked_child([&] {
       const auto own = LoadJob::start({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}},
                                       direct_small_blocks(engine));

@@ -253,7 +253,8 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
       REQUIRE(job->wait_for(kPatience));
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
-      CHECK(job->outcome().cancelled() == hangs);  // what only waits for its copies comes to its end
+      CHECK(job->outcome().cancelled() ==
+            hangs);  // what only waits for its copies comes to its end
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }

@@ -108,7 +108,8 @@ TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
       CHECK(soon([&] { return job->outcome().failure().has_value(); }));
       REQUIRE(job->outcome().failure().has_value());
       CHECK(job->outcome().failure()->error == ETIMEDOUT);
-      CHECK(job->outcome().failure()->detail == "no answer in time (Options.root_timeout_s is 0.1 s)");
+      CHECK(job->outcome().failure()->detail ==
+            "no answer in time (Options.root_timeout_s is 0.1 s)");
       CHECK(job->incidents().take().front().remedy == Remedy::none);
       job->cancel();
       CHECK(abandoned_bytes() > 0);

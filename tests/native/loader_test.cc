@@ -348,7 +348,8 @@ TEST_CASE("many jobs over the same files may run in many threads at once") {
             {{{disk_file}, tile(random, 4096, disk.bytes().size(), 20), disk_table},
              {{memory_file}, tile(random, 4096, memory.bytes().size(), 20), memory_table}},
             options);
-        if (!job->wait_for(testing::kPatience) || job->outcome().failure() || job->outcome().damage() ||
+        if (!job->wait_for(testing::kPatience) || job->outcome().failure() ||
+            job->outcome().damage() ||
             !first_difference(*job, {disk.bytes(), memory.bytes()}).empty()) {
           ++wrong;
         }

@@ -110,7 +110,8 @@ TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
         REQUIRE(job->wait_for(kPatience));
         const bool failed = testing::allocation_failed_elsewhere();
         if (job->outcome().failure()) {
-          CHECK((job->outcome().failure()->error == EIO || job->outcome().failure()->error == ENOMEM));
+          CHECK((job->outcome().failure()->error == EIO ||
+                 job->outcome().failure()->error == ENOMEM));
         } else if (!job->outcome().damage()) {
           CHECK(fault == FaultKind::late);
           CHECK(first_difference(*job, reads.sample) == "");

@@ -155,8 +155,8 @@ TEST_CASE("a lane that hangs abandons the block that is out, and frees the other
     REQUIRE(gets_stuck(*job));
     const std::uint64_t before = memory();
     job->cancel();
-    CHECK(
-        becomes_true([&] { return abandoned_bytes() == kBlock && memory() + 3 * kBlock <= before; }));
+    CHECK(becomes_true(
+        [&] { return abandoned_bytes() == kBlock && memory() + 3 * kBlock <= before; }));
     release_held_completions();
     REQUIRE(job->wait_for(kPatience));
     CHECK(abandoned_bytes() == 0);
@@ -234,7 +234,7 @@ TEST_CASE("a save that nobody waits for comes to its end by itself, and leaves n
     const auto sources = gathered_sources();
     auto job = SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock));
     job->start(Leg::buffered, 0, job->block_count());
-    const std::weak_ptr<SaveJob> alive = job;
+    const std::weak_ptr<TargetFile> alive = job->file();
     job.reset();
     CHECK(becomes_true([&] { return alive.expired(); }));
     const auto bytes = file.bytes();

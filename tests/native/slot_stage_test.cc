@@ -12,9 +12,9 @@ constexpr Stage kStages[] = {Stage::idle,    Stage::taken,   Stage::reading, Sta
 
 TEST_CASE("a block goes to devices by way of the host, read once or more often") {
   SlotStage stage;
-  for (const Stage next : {Stage::taken, Stage::reading, Stage::reading, Stage::arrived,
-                           Stage::reading, Stage::arrived, Stage::placing, Stage::copying,
-                           Stage::idle}) {
+  for (const Stage next :
+       {Stage::taken, Stage::reading, Stage::reading, Stage::arrived, Stage::reading,
+        Stage::arrived, Stage::placing, Stage::copying, Stage::idle}) {
     stage.move_to(next);
     CHECK(stage == next);
   }
