@@ -70,7 +70,7 @@ $(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
 	@sed -n '/CMake Warning/,/^ *-- /p' build/pip.log >&2
 	@touch $@
 
-# A second safetensors beside the one that is installed: bench/contender.py looks for it there.
+# A second safetensors beside the one that is installed: bench/contenders/contender.py looks for it there.
 SAFETENSORS_RC := 0.9.0rc1
 $(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
@@ -85,7 +85,7 @@ $(STAMPS)/transformers-4: Makefile | $(STAMPS)/tools
 		requests certifi charset-normalizer idna urllib3
 	@touch $@
 
-# What storage gives where there is no fio, bench/native_reader.py.
+# What storage gives where there is no fio, bench/measure/bare_reader.py.
 build/bench/read-limit: bench/native/read_limit.cc | apt-build
 	@mkdir -p $(@D)
 	@g++ -O2 -std=c++20 -Wall -Wextra -Wshadow -Werror $< -o $@ -pthread -l:liburing.a
@@ -114,7 +114,7 @@ build: $(STAMPS)/build ## Build and install fastio into .venv
 
 .PHONY: demo
 demo: $(STAMPS)/build $(STAMPS)/pip-demo $(STAMPS)/model ## Load real models cold and warm beside safetensors
-	@.venv/bin/python -m bench.demo
+	@.venv/bin/python -m bench demo
 
 .PHONY: test
 test: native-test ## Run every test
@@ -171,23 +171,23 @@ wheel: $(STAMPS)/pip-wheel | apt-build ## A wheel for other machines in dist/
 
 .PHONY: bench
 bench: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc $(STAMPS)/model | apt-bench ## Load beside fio and the rivals (half an hour)
-	@.venv/bin/python -m bench.load
+	@.venv/bin/python -m bench load
 
 .PHONY: bench-reader
 bench-reader: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Read in parts and as a stream beside them (half an hour)
-	@.venv/bin/python -m bench.reader
+	@.venv/bin/python -m bench reader
 
 .PHONY: bench-save
 bench-save: $(STAMPS)/build $(STAMPS)/pip-bench | apt-bench ## Save beside them, durable and not (half an hour)
-	@.venv/bin/python -m bench.save
+	@.venv/bin/python -m bench save
 
 .PHONY: bench-store
 bench-store: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/model | apt-bench ## Stores on disks that are held to 400 MB/s (half an hour; root)
-	@.venv/bin/python -m bench.store
+	@.venv/bin/python -m bench store
 
 .PHONY: bench-gpu
 bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc build/bench/read-limit ## Load onto an NVIDIA GPU beside them (minutes)
-	@.venv/bin/python -m bench.load_gpu
+	@.venv/bin/python -m bench load-gpu
 
 .PHONY: gpu-kit
 gpu-kit: $(STAMPS)/tools | apt-build ## Gather in build/gpu-kit what a machine with a GPU lacks

@@ -1,5 +1,1 @@
-"""Benchmarks: one script a question, its baselines beside it.
-
-They are run as modules from the project's root (`python -m bench.load`); README.md says which
-answers what, and how.
-"""
+"""Benchmarks: each suite answers one question, with its rivals and its limit in the same run."""

@@ -1,4 +1,4 @@
-"""The error of a measurement, apart from all else: who prepares one imports little."""
+"""The error of a measurement, in a module that imports nothing."""
 
 
 class MeasureError(RuntimeError):

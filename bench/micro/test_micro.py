@@ -1,7 +1,7 @@
 """Single steps of a load: plan, checksum, header parse, one block. `make micro` runs them.
 
-These say where time goes and warn of a step that got slower; what a load takes is bench/load.py's
-question. Each checks its answer once, outside the clock.
+They warn of a step that became slower. `python -m bench load` measures whole loads. Each benchmark
+checks its answer once, outside the clock.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import cache, models
+from bench.measure import cache, models
 from fastio import Options, _native
 from fastio.formats import safetensors
 

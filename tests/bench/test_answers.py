@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import answers, models
+from bench.measure import answers, models
 
 
 def tensors() -> dict[str, np.ndarray]:

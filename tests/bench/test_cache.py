@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cache, machine
+from bench.measure import cache, machine
 
 PAGES = 300
 

@@ -11,13 +11,17 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from bench.contender import Attempt
-from bench.contenders import LOADERS
-from bench.errors import MeasureError
 from rich.console import Console
 
 import fastio
-from bench import answers, cache, demo, machine, models, placing, run, worker
+from bench.contenders import worker
+from bench.contenders.contender import Attempt
+from bench.contenders.registry import LOADERS
+from bench.errors import MeasureError
+from bench.measure import answers, cache, machine, models
+from bench.report import placement
+from bench.suites import demo
+from bench.suites.campaign import run
 from testbed.stand_in import Made
 
 # Larger than what the kernel reads ahead when a header is read.
@@ -118,11 +122,11 @@ def test_each_framework_has_a_table_of_its_own_that_says_who_maps_and_who_verifi
     status, lines = shown(folder)
     assert status == 0
     fastio_rows = [
-        ["cold", "fastio", placing.COPIES, "yes"],
-        ["warm", "fastio", placing.MAPS, "yes"],
-        ["warm", "fastio, verify=False", placing.MAPS, "no"],
+        ["cold", "fastio", placement.COPIES, "yes"],
+        ["warm", "fastio", placement.MAPS, "yes"],
+        ["warm", "fastio, verify=False", placement.MAPS, "no"],
     ]
-    for block, how in ((demo.NUMPY, placing.COPIES), (demo.TORCH, placing.MAPS)):
+    for block, how in ((demo.NUMPY, placement.COPIES), (demo.TORCH, placement.MAPS)):
         found = [row[1:5] for row in rows(lines, block)]
         rival = [[state, "safetensors", how, "no"] for state in ("cold", "warm")]
         assert found == [fastio_rows[0], rival[0], *fastio_rows[1:], rival[1]]
@@ -153,8 +157,8 @@ def test_a_loader_that_is_said_to_map_does_and_no_other(folder: Path, block: dem
         measurement = worker.Measurement(LOADERS[name], str(path), touch=False)
         found = measurement.measure()
         begins, _ = answers.addresses(measurement._tensors)
-        assert {is_in_file(path, begin) for begin in begins} == {placing.is_mapped(name, found)}
-        mapped += placing.is_mapped(name, found)
+        assert {is_in_file(path, begin) for begin in begins} == {placement.is_mapped(name, found)}
+        mapped += placement.is_mapped(name, found)
         measurement.prepare()
     assert mapped > 0
 

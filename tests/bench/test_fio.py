@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.errors import MeasureError
-from bench.settings import MIB, Settings
 
-from bench import fio
+from bench.errors import MeasureError
+from bench.measure import fio
+from bench.measure.settings import MIB, Settings
 
 SETTINGS = Settings(1, 4, 1)
 

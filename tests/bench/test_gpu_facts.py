@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench import cache, gpu, gpu_facts, machine
+from bench.measure import cache, gpu, machine
+from bench.suites import gpu_facts
 
 MIB = 2**20
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,7 +32,7 @@ def test_a_rehearsal_says_so_and_has_every_fact(folder: Path, tmp_path: Path):
     out = tmp_path / "facts.json"
     # Not a multiple of the blocks that are written and read.
     size = 48 * MIB + 4096
-    command = (sys.executable, "-m", "bench.gpu_facts", "--device", "cpu", "--dir", folder, out)
+    command = (sys.executable, "-m", "bench", "gpu-facts", "--device", "cpu", "--dir", folder, out)
     done = subprocess.run(
         (*command, "--file-bytes", str(size)), capture_output=True, text=True, check=False, cwd=ROOT
     )

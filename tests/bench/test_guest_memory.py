@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bench.errors import MeasureError
-from bench.harness import status_bytes
 
-from bench import guest_memory
+from bench.errors import MeasureError
+from bench.measure import guest_memory
+from bench.measure.process import status_bytes
 
 MIB = 2**20
 

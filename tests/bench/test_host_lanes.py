@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.settings import Settings
 
-from bench import guest_memory, host_lanes, models, native_reader
+from bench.measure import bare_reader, guest_memory, models
+from bench.measure.settings import Settings
+from bench.suites import host_lanes
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_each_way_is_measured_in_whole_rounds(
         read.append(settings.jobs)
         return {"bytes_per_s": 1e9, "cpu_s": 0.0}
 
-    monkeypatch.setattr(native_reader, "read", bare_read)
+    monkeypatch.setattr(bare_reader, "read", bare_read)
     path = models.make("small", tmp_path)
     with guest_memory.Ballast(1) as ballast:
         rows = host_lanes.Rows(path, ballast, [1, 2])

@@ -15,32 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench.contender import Attempt, Loader
-from bench.errors import MeasureError
 from rich.console import Console
 
-from bench import (
-    answers,
-    cases,
-    contenders,
-    gpu,
-    gpu_answers,
-    gpu_contenders,
-    gpu_limits,
-    gpu_run,
-    gpu_table,
-    gpu_targets,
-    gpu_trace,
-    guest_memory,
-    limits,
-    load_gpu,
-    machine,
-    models,
-    run,
-    suites,
-    tables,
-    targets,
-)
+from bench.contenders import gpu_limits, gpu_loads, registry
+from bench.contenders.contender import Attempt, Loader
+from bench.errors import MeasureError
+from bench.measure import answers, gpu, gpu_answers, guest_memory, limits, machine, models
+from bench.report import gpu_table, tables, targets
+from bench.suites import gpu_trace, load_gpu
+from bench.suites.campaign import gpu_run, run, suite
+from bench.suites.campaign.case import GpuCase
+from bench.suites.load_gpu.targets import CACHE, COPY, TARGETS
+from bench.suites.registry import SUITES
 from testbed.stand_in import Made, StandIn
 
 MIB = 2**20
@@ -77,11 +63,7 @@ def document(case: str, **seconds: Any) -> dict[str, Any]:
 
 def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
     """Return value and verdict of the one target that ends with `text`."""
-    (row,) = (
-        row
-        for row in targets.evaluate(found, gpu_targets.GPU_TARGETS)
-        if row["text"].endswith(text)
-    )
+    (row,) = (row for row in targets.evaluate(found, TARGETS) if row["text"].endswith(text))
     return row["value"], row["verdict"]
 
 
@@ -89,7 +71,7 @@ def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
 
 
 def test_nothing_measured_is_nothing_met():
-    rows = targets.evaluate({"cases": {}}, gpu_targets.GPU_TARGETS)
+    rows = targets.evaluate({"cases": {}}, TARGETS)
     assert {row["verdict"] for row in rows} == {"not measured"}
     assert len({row["text"] for row in rows}) == len(rows) == 7
 
@@ -165,16 +147,16 @@ def test_tables_name_the_gpu_and_who_is_missing():
         "kernel": "6",
         "virtual": False,
         "filesystem": "xfs",
-        "device": {"name": "nvme0n1", "model": ""},
+        "disk": {"name": "nvme0n1", "model": ""},
         "huge_pages": "madvise",
         "python": "3.12",
         "gpu": {"name": "NVIDIA H200", "driver": "580.1", "torch": "2.11.0"},
     }
-    text = tables.markdown(found | {"machine": about}, gpu_targets.GPU_TARGETS)
+    text = tables.markdown(found | {"machine": about}, TARGETS)
     assert "NVIDIA H200, driver 580.1, torch 2.11.0" in text
     assert "Without InstantTensor, to cuda: instanttensor not installed." in text
     assert "its time / fastio, to cuda's" in text
-    tables.show(found, gpu_targets.GPU_TARGETS, Console(quiet=True))
+    tables.show(found, TARGETS, Console(quiet=True))
 
 
 # ---- the suite
@@ -183,25 +165,25 @@ def test_tables_name_the_gpu_and_who_is_missing():
 def test_its_results_are_not_those_of_loads_into_host_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(suites, "RESULTS", tmp_path)
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
     described = {"gpu": {"name": "NVIDIA GeForce RTX 4090 (Laptop)"}}
-    path = suites.LOAD_GPU.result_path(described)
+    path = SUITES["load-gpu"].result_path(described)
     assert path.name == "load-gpu-nvidia-geforce-rtx-4090-laptop.json"
     for name in (path.name, "load-abacus-2-cores.json"):
         (tmp_path / name).touch()
-    assert [path.name for path in suites.LOAD.result_paths()] == ["load-abacus-2-cores.json"]
-    assert suites.LOAD_GPU.result_paths() == [path]
+    assert [path.name for path in SUITES["load"].result_paths()] == ["load-abacus-2-cores.json"]
+    assert SUITES["load-gpu"].result_paths() == [path]
 
 
 def test_six_loaders_and_every_limit_take_part():
-    for case in suites.LOAD_GPU.cases:
-        assert isinstance(case, cases.GpuCase)
+    for case in SUITES["load-gpu"].cases:
+        assert isinstance(case, GpuCase)
         loaders = set(case.contenders) - set(gpu_limits.NAMES) - set(limits.LIMITS)
         assert len(loaders) <= 6
-        assert len(loaders & set(gpu_contenders.RIVALS)) == 3
-        storage = {limits.READER} if case.cold else set(gpu_targets.CACHE)
-        assert {*storage, *gpu_targets.COPY} <= set(case.contenders)
-    assert set(gpu_targets.CACHE + gpu_targets.COPY) == set(gpu_limits.NAMES)
+        assert len(loaders & set(gpu_loads.RIVALS)) == 3
+        storage = {limits.READER} if case.cold else set(CACHE)
+        assert {*storage, *COPY} <= set(case.contenders)
+    assert set(CACHE + COPY) == set(gpu_limits.NAMES)
 
 
 @pytest.mark.parametrize("rehearsal", [True, False])
@@ -210,7 +192,7 @@ def test_results_are_kept_for_their_device_and_those_of_a_rehearsal_are_not(
 ):
     results = tmp_path / "results"
     results.mkdir()
-    monkeypatch.setattr(suites, "RESULTS", results)
+    monkeypatch.setattr(suite, "RESULTS", results)
     monkeypatch.setattr(load_gpu, "RESULTS", results)
     out = tmp_path / "bench.json"
     about = gpu.REHEARSAL if rehearsal else {"name": "NVIDIA H200"}
@@ -232,10 +214,9 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(
     if torch.cuda.is_available():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = tmp_path / "result.json"
-    monkeypatch.setattr("sys.argv", ["load_gpu", "--dir", str(tmp_path / "d"), "--out", str(out)])
-    assert load_gpu.main() == 2
+    assert load_gpu.main(["--dir", str(tmp_path / "d"), "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("bench.load_gpu: no GPU to measure on: torch ")
+    assert said.startswith("bench load-gpu: no GPU to measure on: torch ")
     assert not out.exists()
     with pytest.raises(gpu.NoGpuError, match="no GPU to measure on"):
         gpu.describe(tmp_path)
@@ -300,7 +281,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def outcome(folder: Path, *names: str, rounds: int = 2) -> dict[str, Any]:
-    described = cases.GpuCase("case", "made up", "small", names, cold=True)
+    described = GpuCase("case", "made up", "small", names, cold=True)
     return gpu_run.GpuRun(described, Made(folder), {}, lambda text: None).run(rounds)
 
 
@@ -378,7 +359,7 @@ def test_who_fails_leaves_and_the_others_go_on(folder: Path, stand_in: type[Stan
 def test_a_contender_that_cannot_reach_a_gpu_fails_by_itself(folder: Path, name: str):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    if reason := contenders.LOADERS[name].missing():
+    if reason := registry.LOADERS[name].missing():
         pytest.skip(reason)
     result = outcome(folder, name)
     assert result["contenders"] == {}

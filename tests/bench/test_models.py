@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import answers, models
+from bench.measure import answers, models
 
 
 def test_the_llama_has_the_real_one_s_number_of_values():

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from bench.errors import MeasureError
 
-from bench import outputs
+from bench.errors import MeasureError
+from bench.measure import outputs
 
 
 class Disk:

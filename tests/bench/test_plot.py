@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import placing, plot, suites
+from bench.report import placement, plot
+from bench.suites.registry import SUITES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # Of each a time and notes.
 Contenders = dict[str, tuple[float, dict[str, Any]]]
 ROUNDS = 8
-RESULTS = (*suites.LOAD.result_paths(), *suites.SAVE.result_paths())
+RESULTS = (*SUITES["load"].result_paths(), *SUITES["save"].result_paths())
 COLD = {"engine": "uring", "cache": "cold"}
 WARM = {"engine": "mmap", "cache": "warm"}
 MACHINE = {
@@ -27,7 +28,7 @@ MACHINE = {
     "kernel": "6.18.0",
     "virtual": True,
     "filesystem": "ext4",
-    "device": {"name": "vda", "model": "a model of a disk"},
+    "disk": {"name": "vda", "model": "a model of a disk"},
     "python": "3.11.7",
 }
 
@@ -165,17 +166,17 @@ def test_panels_of_different_versions_name_both(loads: dict[str, Any]):
 
 def test_a_mapped_load_is_told_from_one_that_copies(loads: dict[str, Any]):
     cold, warm = (labels(axes) for axes, _, _ in drawn(loads))
-    copying = [f"{name}\n{placing.COPIES}" for name in ("fastsafetensors", "Run:ai streamer")]
+    copying = [f"{name}\n{placement.COPIES}" for name in ("fastsafetensors", "Run:ai streamer")]
     ours = ("fastio", "fastio, verify=False")
-    mapped = f"safetensors\n{placing.MAPS}"
-    assert cold == [*copying, mapped, *(f"{name}\n{placing.COPIES}" for name in ours)]
-    assert warm == [*copying, mapped, *(f"{name}\n{placing.MAPS}" for name in ours)]
+    mapped = f"safetensors\n{placement.MAPS}"
+    assert cold == [*copying, mapped, *(f"{name}\n{placement.COPIES}" for name in ours)]
+    assert warm == [*copying, mapped, *(f"{name}\n{placement.MAPS}" for name in ours)]
 
 
 def test_a_warm_load_of_ours_that_copied_is_not_called_mapped(loads: dict[str, Any]):
     loads["cases"]["llama-warm"]["contenders"]["fastio"]["notes"] = COLD | {"cache": "warm"}
     _, warm = (labels(axes) for axes, _, _ in drawn(loads))
-    assert f"fastio\n{placing.COPIES}" in warm
+    assert f"fastio\n{placement.COPIES}" in warm
 
 
 def test_reading_every_page_once_is_said_in_words(documents: list[dict[str, Any]]):
@@ -205,7 +206,7 @@ def test_the_candidate_of_safetensors_has_a_bar_where_it_was_measured(loads: dic
         found["safetensors-rc"] = copy.deepcopy(found["safetensors"])
     for (axes, _, _), before in zip(drawn(loads), without, strict=True):
         assert len(labels(axes)) == before + 1
-        assert len({label for label in labels(axes) if placing.MAPS in label}) >= 2
+        assert len({label for label in labels(axes) if placement.MAPS in label}) >= 2
 
 
 def test_the_same_figures_give_the_same_file(loads: dict[str, Any], tmp_path: Path):
@@ -214,7 +215,7 @@ def test_the_same_figures_give_the_same_file(loads: dict[str, Any], tmp_path: Pa
         plot.draw(loads, path)
     one, other = (path.read_text() for path in paths)
     assert one == other
-    assert f">{placing.MAPS}<" in one, "text stays text"
+    assert f">{placement.MAPS}<" in one, "text stays text"
 
 
 def test_a_file_without_a_panel_has_no_picture(loads: dict[str, Any], tmp_path: Path):

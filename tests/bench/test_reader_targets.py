@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import harness, promises, suites, tables, targets
+from bench.measure import statistics
+from bench.report import pages, tables, targets
+from bench.suites.campaign.suite import Suite
+from bench.suites.reader.targets import TARGETS
 
-READER_TARGETS = promises.READER_TARGETS
 MIB = targets.MIB
 ROUNDS = 16
 Contenders = dict[str, dict[str, Any]]
@@ -40,12 +42,12 @@ def document(case: str, contenders: Contenders, **more: Any) -> dict[str, Any]:
 
 def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
     """Return value and verdict of the one target that says `text`."""
-    (row,) = (row for row in targets.evaluate(found, READER_TARGETS) if row["text"] == text)
+    (row,) = (row for row in targets.evaluate(found, TARGETS) if row["text"] == text)
     return row["value"], row["verdict"]
 
 
 def test_nothing_measured_is_nothing_met():
-    rows = targets.evaluate({"cases": {}}, READER_TARGETS)
+    rows = targets.evaluate({"cases": {}}, TARGETS)
     assert {row["verdict"] for row in rows} == {"not measured"}
     assert len({row["text"] for row in rows}) == len(rows)
 
@@ -127,7 +129,7 @@ def test_the_distance_of_two_that_may_be_equal_begins_at_nothing():
     few = document("frameworks-cold", {"fastio": {}, "fastio-numpy-verified": {}})
     for figures in few["cases"]["frameworks-cold"]["contenders"].values():
         figures["seconds"] = [1.0, 1.0]
-    assert measure(few) == harness.Estimate(0.0, None, 2)
+    assert measure(few) == statistics.Estimate(0.0, None, 2)
 
 
 def test_memory_over_time_is_a_line_of_bars():
@@ -143,13 +145,13 @@ def test_memory_over_time_is_a_line_of_bars():
     (line,) = tables.over_time(found["cases"]["stream-memory"])
     assert line.startswith("`▁▄█` fastio, stream")
     assert line.endswith(": 512 MiB, 1.5 s")
-    tables.show(found, READER_TARGETS, Console(quiet=True))
+    tables.show(found, TARGETS, Console(quiet=True))
 
 
 def test_a_suite_without_results_says_so_between_its_marks():
-    nothing = suites.Suite("no-such-suite", (), ())
-    begin, end = tables.marks(nothing)
-    text = tables.filled(f"before\n{begin}\nold\n{end}\nafter\n", nothing)
+    nothing = Suite("no-such-suite", (), ())
+    begin, end = pages.marks(nothing)
+    text = pages.filled(f"before\n{begin}\nold\n{end}\nafter\n", nothing)
     assert text == f"before\n{begin}\n\nNot measured yet.\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match="no-such-suite: begin"):
-        tables.filled("nothing", nothing)
+        pages.filled("nothing", nothing)

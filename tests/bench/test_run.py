@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.contenders import LOADERS
 
-from bench import answers, cache, cases, contender, guest_memory, load_run, machine, run
+from bench.contenders import contender
+from bench.contenders.registry import LOADERS
+from bench.measure import answers, cache, guest_memory, machine
+from bench.suites.campaign import load_run, run
+from bench.suites.campaign.case import LoadCase
 from testbed.stand_in import Made, StandIn
 
 NOTHING: dict[str, Any] = {}
@@ -43,7 +46,7 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 def outcome(folder: Path, contender: str, **case: Any) -> tuple[dict[str, Any], run.Run]:
     """Run two rounds of a small cold case that one contender takes part in."""
     pytest.importorskip("safetensors.torch")
-    described = cases.LoadCase("case", "made up", "small", (contender,), cold=True, **case)
+    described = LoadCase("case", "made up", "small", (contender,), cold=True, **case)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
     return whole.run(2), whole
 
@@ -123,7 +126,7 @@ def test_a_second_version_of_a_library_is_the_one_that_is_measured(
 
 def test_no_round_begins_after_the_deadline(folder: Path, worker: type[StandIn]):
     worker.answer = measured(digest_of(folder))
-    described = cases.LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
+    described = LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
     whole.deadline = time.monotonic() - 1
     result = whole.run(4)
@@ -132,7 +135,7 @@ def test_no_round_begins_after_the_deadline(folder: Path, worker: type[StandIn])
 
 def test_what_there_is_is_kept_after_each_round(folder: Path, worker: type[StandIn]):
     worker.answer = measured(digest_of(folder))
-    described = cases.LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
+    described = LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
     kept: list[dict[str, Any]] = []
     whole.keep = kept.append

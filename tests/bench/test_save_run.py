@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.contender import Answer, Attempt, Saver
-from bench.contenders import SAVERS
-from bench.errors import MeasureError
-from bench.settings import Settings
 
-from bench import answers, cases, limits, machine, outputs, run, save_run
+from bench.contenders.contender import Answer, Attempt, Saver
+from bench.contenders.registry import SAVERS
+from bench.errors import MeasureError
+from bench.measure import answers, limits, machine, outputs
+from bench.measure.settings import Settings
+from bench.suites.campaign import run, save_run
+from bench.suites.campaign.case import SaveCase
 from testbed.stand_in import Made, StandIn
 
 
@@ -51,7 +53,7 @@ def outcome(folder: Path, *contenders: str, **case: Any) -> dict[str, Any]:
         reason = (SAVERS[name] if name in SAVERS else limits.LIMITS[name]).missing()
         if reason:
             pytest.skip(reason)
-    described = cases.SaveCase("case", "made up", "small", contenders, **case)
+    described = SaveCase("case", "made up", "small", contenders, **case)
     settings = {"fio-write": Settings(1, 4, 1)}
     result = save_run.SaveRun(described, Made(folder), settings, lambda text: None).run(1)
     assert {path.name for path in folder.iterdir()} == {"small.safetensors", "tiny.safetensors"}

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from bench import plot, promises, tables, targets
+from bench.report import plot, tables, targets
+from bench.suites.save.targets import TARGETS
 
-SAVE_TARGETS = promises.SAVE_TARGETS
 ROUNDS = 16
 MIB = targets.MIB
 
@@ -35,12 +35,12 @@ def document(case: str, contenders: dict[str, dict[str, float]]) -> dict[str, An
 
 def judged(found: dict[str, Any], text: str) -> tuple[float | None, str]:
     """Return value and verdict of the one target that says `text`."""
-    (row,) = (row for row in targets.evaluate(found, SAVE_TARGETS) if row["text"] == text)
+    (row,) = (row for row in targets.evaluate(found, TARGETS) if row["text"] == text)
     return row["value"], row["verdict"]
 
 
 def test_nothing_measured_is_nothing_met():
-    rows = targets.evaluate({"cases": {}}, SAVE_TARGETS)
+    rows = targets.evaluate({"cases": {}}, TARGETS)
     assert {row["verdict"] for row in rows} == {"not measured"}
     assert len({row["text"] for row in rows}) == len(rows)
 

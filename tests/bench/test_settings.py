@@ -1,9 +1,9 @@
 """The settings of a limit are those that are fast on the whole file."""
 
 import pytest
-from bench.settings import Grid, Settings
 
-from bench import settings
+from bench.measure import settings
+from bench.measure.settings import Grid, Settings
 
 
 def test_the_search_prefers_what_is_fast_on_everything_and_tries_the_jobs_it_is_given():

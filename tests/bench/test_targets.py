@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.limits import FIO, FIO_WRITE, LIMITS, READER
 from rich.console import Console
 
-from bench import cases, contenders, promises, suites, tables, targets
-
-LOAD_TARGETS = promises.LOAD_TARGETS
-SUITES = suites.SUITES
+from bench.contenders import registry
+from bench.measure.limits import FIO, FIO_WRITE, LIMITS, READER
+from bench.report import results, tables, targets
+from bench.suites.campaign.case import LoadCase, SaveCase
+from bench.suites.campaign.suite import Suite
+from bench.suites.load.targets import TARGETS as LOAD_TARGETS
+from bench.suites.registry import SUITES
 
 
 def document(ours_s: float, rival_s: float, count: int = 16) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def document(ours_s: float, rival_s: float, count: int = 16) -> dict[str, Any]:
         "kernel": "6",
         "virtual": True,
         "filesystem": "ext4",
-        "device": {"name": "vda", "model": "virtio block device"},
+        "disk": {"name": "vda", "model": "virtio block device"},
         "huge_pages": "madvise",
         "python": "3.12",
     }
@@ -86,37 +88,37 @@ def test_too_few_rounds_decide_nothing():
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
-def test_every_contender_and_case_that_a_target_names_exists(suite: suites.Suite):
+def test_every_contender_and_case_that_a_target_names_exists(suite: Suite):
     for case in suite.cases:
-        assert set(case.contenders) <= set(contenders.TITLES)
+        assert set(case.contenders) <= set(registry.TITLES)
     assert {target.case for target in suite.targets} <= set(suite.case_names)
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
-def test_all_contenders_of_a_case_are_asked_for_the_same(suite: suites.Suite):
+def test_all_contenders_of_a_case_are_asked_for_the_same(suite: Suite):
     for case in suite.cases:
-        ours = [name for name in case.contenders if name in contenders.CONTENDERS]
+        ours = [name for name in case.contenders if name in registry.CONTENDERS]
         limits = set(case.contenders) - set(ours)
-        if isinstance(case, cases.SaveCase):
-            assert set(ours) <= set(contenders.SAVERS)
+        if isinstance(case, SaveCase):
+            assert set(ours) <= set(registry.SAVERS)
             assert limits <= {FIO_WRITE}
             continue
-        gives = {contenders.LOADERS[name].gives for name in ours}
+        gives = {registry.LOADERS[name].gives for name in ours}
         assert len(gives) == 1
         assert limits <= {FIO, READER}
         # Rows are too few to be found in memory, and fio reads whole files.
-        assert gives != {"rows"} or (isinstance(case, cases.LoadCase) and case.touched)
+        assert gives != {"rows"} or (isinstance(case, LoadCase) and case.touched)
         assert gives != {"rows"} or not limits
 
 
 def test_each_contender_has_a_name_of_its_own():
-    everybody = len(contenders.LOADERS) + len(contenders.SAVERS) + len(contenders.STORES)
-    assert len(contenders.TITLES) == everybody + len(LIMITS)
+    everybody = len(registry.LOADERS) + len(registry.SAVERS) + len(registry.STORES)
+    assert len(registry.TITLES) == everybody + len(LIMITS)
 
 
 def test_json_is_folded_and_says_the_same():
     found = document(1.0, 2.8)
-    text = tables.to_json(found)
+    text = results.to_json(found)
     assert json.loads(text) == found
     assert len(text.splitlines()) < 80
 
@@ -159,6 +161,6 @@ def test_a_result_file_of_another_schema_is_refused(tmp_path: Path):
     path = tmp_path / "load-abacus.json"
     path.write_text(json.dumps({"schema": 1, "machine": {}, "cases": {}}))
     with pytest.raises(ValueError, match="is of schema 1: measure it again"):
-        tables.read(path)
-    path.write_text(json.dumps({"schema": suites.SCHEMA}))
-    assert tables.read(path) == {"schema": suites.SCHEMA}
+        results.read(path)
+    path.write_text(json.dumps({"schema": results.SCHEMA}))
+    assert results.read(path) == {"schema": results.SCHEMA}

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from bench.models import minilm
 
 import fastio
 import fastio.torch
 import testbed
+from bench.measure.models import minilm
 from samples import bytes_of, flip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which they look at when they are imported

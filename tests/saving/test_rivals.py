@@ -12,9 +12,9 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from bench.models import minilm
 
 import fastio
+from bench.measure.models import minilm
 from samples import bytes_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which transformers looks at when it is imported

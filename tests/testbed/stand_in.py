@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from bench import models
+from bench.measure import models
 
 
 class Made:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastio
-from bench import cache
+from bench.measure import cache
 from samples import Spec, write
 from testbed import evict, kept_warm
 from testbed.mounts import overlay_mount

@@ -1,0 +1,1 @@
+"""fastio and its rivals: how each is called, in the process that measures it."""

@@ -1,0 +1,1 @@
+"""How figures are taken: caches, memory, machines, rounds, limits, fresh processes."""

@@ -1,0 +1,1 @@
+"""Result files, targets, tables and pictures."""

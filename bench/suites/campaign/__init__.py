@@ -1,0 +1,1 @@
+"""How a suite is run: its command line, its cases, their rounds."""
