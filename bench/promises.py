@@ -246,7 +246,7 @@ SAVE_TARGETS = (
     ),
     Target(
         "save-background",
-        "wait=False, snapshot=borrow returns",
+        "start_save, snapshot=borrow returns",
         "<=",
         10.0,
         "ms",
@@ -255,14 +255,14 @@ SAVE_TARGETS = (
     # "At the speed of memcpy" was promised: within a tenth of it.
     _at_least(
         "save-background",
-        "wait=False, snapshot=copy, beside a copy of each by numpy",
+        "start_save, snapshot=copy, beside a copy of each by numpy",
         0.9,
         "fastio-save-copy",
         "copy-each",
     ),
     _at_least(
         "save-background",
-        "wait=False, snapshot=copy, beside one copy by two threads",
+        "start_save, snapshot=copy, beside one copy by two threads",
         0.9,
         "fastio-save-copy",
         "copy-threads",

@@ -96,7 +96,7 @@ def _fastio_behind(snapshot: Any) -> Save:
     def save(attempt: Attempt) -> Mapping[str, Any]:
         import fastio
 
-        handle = fastio.save(attempt.given, attempt.path, wait=False, snapshot=snapshot)
+        handle = fastio.start_save(attempt.given, attempt.path, snapshot=snapshot)
         return _File(attempt.path, handle.result)
 
     return save
@@ -226,13 +226,13 @@ SAVERS = (
     ),
     _ours(
         "fastio-save-borrow",
-        "fastio.save, wait=False, snapshot=borrow",
+        "fastio.start_save, snapshot=borrow",
         _fastio_behind("borrow"),
         returns_early=True,
     ),
     _ours(
         "fastio-save-copy",
-        "fastio.save, wait=False, snapshot=copy",
+        "fastio.start_save, snapshot=copy",
         _fastio_behind("copy"),
     ),
     Saver(

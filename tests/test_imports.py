@@ -72,15 +72,15 @@ def test_saves_loads_and_their_errors_import_nothing_late(tmp_path: Path) -> Non
 def test_a_save_in_the_background_imports_nothing_late(tmp_path: Path) -> None:
     """Also its progress bar is imported at the call."""
     code = """
-fastio._native.set_completion_faults([(0, "late", 100)])
+fastio._native.testing.set_completion_faults([(0, "late", 100)])
 handles = [
-    fastio.save(tensors, path, wait=False, progress=True),
-    fastio.save(tensors, path + ".shards", shard_bytes=1000, wait=False),
+    fastio.start_save(tensors, path, progress=True),
+    fastio.start_save(tensors, path + ".shards", shard_bytes=1000),
 ]
 refuse()
 for handle in handles:
     assert fastio.load(handle.result(60))["bias"][0] == 1
-fastio.save(tensors, path, wait=False).result(60)
+fastio.start_save(tensors, path).result(60)
 print("done")
 """
     done = testbed.run_python(_REFUSE + code, tmp_path / "model").check()
@@ -95,7 +95,7 @@ store = fastio.Store.create([path + "1", path + "2"])
 store.save(tensors)
 store.add("more", numpy.ones(2))
 assert store.load()["bias"][0] == fastio.load(path + "1")["bias"][0] == 1
-assert store.open()["weight"][7] == 7
+assert store.reader()["weight"][7] == 7
 os.remove(next(os.scandir(path + "1/shards")).path)
 assert store.load(on_damage="repair")["bias"][0] == 1
 store.status(), store.verify(repair=True), store.gc(), store.rollback_to(store.generation)
@@ -132,9 +132,9 @@ def test_a_process_gives_up_its_rights_while_it_saves_in_the_background() -> Non
     """
     code = """
 os.chown(path, 65534, 65534)
-fastio._native.set_completion_faults([(0, "late", 100)])
-handles = [fastio.save(tensors, path + "/model", wait=False),
-           fastio.save(tensors, path + "/shards", shard_bytes=1000, wait=False)]
+fastio._native.testing.set_completion_faults([(0, "late", 100)])
+handles = [fastio.start_save(tensors, path + "/model"),
+           fastio.start_save(tensors, path + "/shards", shard_bytes=1000)]
 os.chown(path + "/shards", 65534, 65534)
 os.chdir(path)
 refuse()

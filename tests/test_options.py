@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import fastio
 from fastio.arguments import variables
 from fastio.options import default_options
-from load.samples import same_bytes, write_even
+from samples import same_bytes, write_even
 from testbed import run_python
 
 _FIELDS = {field.name for field in dataclasses.fields(fastio.Options)}

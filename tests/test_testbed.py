@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import testbed
-from load.samples import eventually
+from samples import eventually
 from testbed.mounts import overlay_mount
 
 _SETUP_RING = """

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastio._native import __version__
-from fastio.api import load, load_into, save, verify
+from fastio.api import load, load_into, save, start_load, start_save, verify
 from fastio.api import open as open  # public, though not in __all__
 from fastio.catalog import TensorInfo
 from fastio.dropin.in_memory import deserialize
@@ -38,7 +38,7 @@ from fastio.frameworks import import_those_in_use
 from fastio.options import Options
 from fastio.reading.devices import trim
 from fastio.reading.findings import Verification
-from fastio.reading.load import LoadEvent, LoadHandle
+from fastio.reading.handle import LoadEvent, LoadHandle
 from fastio.reading.reader import Reader
 from fastio.reading.view import TensorView
 from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
@@ -93,6 +93,8 @@ __all__ = [
     "seal",
     "serialize",
     "serialize_file",
+    "start_load",
+    "start_save",
     "trim",
     "verify",
 ]

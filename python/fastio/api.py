@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from fastio.arguments.checks import check_kind, check_verify
+from fastio.arguments.checks import Verify, check_kind, check_verify
 from fastio.arguments.paths import Source, paths_of
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.frameworks.handed import check_mapping
@@ -14,18 +14,19 @@ from fastio.locate import anchored_if_several, is_root, locate, locate_again, ro
 from fastio.options import Options
 from fastio.reading import verification
 from fastio.reading.findings import Verification
+from fastio.reading.handle import LoadHandle
 from fastio.reading.into import fill
-from fastio.reading.load import Load, LoadHandle, To
+from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
 from fastio.reading.verify import verify as verify_files
 from fastio.report import Report
-from fastio.saving.save import save
+from fastio.saving.save import save, start_save
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-__all__ = ["load", "load_into", "open", "save", "verify"]
+__all__ = ["load", "load_into", "open", "save", "start_load", "start_save", "verify"]
 
 
 @overload
@@ -34,14 +35,13 @@ def load(
     *,
     framework: NumpyName = "numpy",
     names: Collection[str] | None = None,
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
     device: Any = None,
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
-    wait: Literal[True] = True,
 ) -> dict[str, npt.NDArray[Any]]: ...
 
 
@@ -51,14 +51,13 @@ def load(
     *,
     framework: TorchName,
     names: Collection[str] | None = None,
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
     device: Any = None,
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
-    wait: Literal[True] = True,
 ) -> dict[str, torch.Tensor]: ...
 
 
@@ -68,48 +67,29 @@ def load(
     *,
     framework: FrameworkName,
     names: Collection[str] | None = None,
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
     device: Any = None,
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
-    wait: Literal[True] = True,
 ) -> dict[str, Any]: ...
 
 
-@overload
 def load(
     source: Source,
     *,
     framework: FrameworkName = "numpy",
     names: Collection[str] | None = None,
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
     device: Any = None,
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
-    wait: Literal[False],
-) -> LoadHandle: ...
-
-
-def load(
-    source: Source,
-    *,
-    framework: FrameworkName = "numpy",
-    names: Collection[str] | None = None,
-    verify: bool | Literal["require"] = True,
-    options: Options | None = None,
-    progress: bool = False,
-    report: Report | None = None,
-    device: Any = None,
-    device_map: Mapping[str, Any] | None = None,
-    stream: Any = None,
-    wait: bool = True,
-) -> dict[str, Any] | LoadHandle:
+) -> dict[str, Any]:
     """Load tensors into memory, or onto devices, verified while they are read.
 
     Parameters
@@ -145,14 +125,11 @@ def load(
     stream : object, optional
         The CUDA stream that the load comes behind: an object with ``__cuda_stream__``, or the
         driver's handle. Default: torch's current one.
-    wait : bool
-        False returns a handle at once, of a load to a device.
 
     Returns
     -------
-    dict of str to array, or LoadHandle
-        Each tensor owns its memory, writable, aligned for its dtype. With ``wait=False`` a handle
-        whose ``wait()`` returns them, or ``queued()`` before the last copy is done.
+    dict of str to array
+        Each tensor owns its memory, writable, aligned for its dtype.
 
     Raises
     ------
@@ -170,7 +147,7 @@ def load(
     TensorNotFoundError
         A name that no file has, with close matches.
     ReplicaError
-        A store of which no copy of some bytes is left, or too few roots: each with its reason.
+        A store of which no replica of some bytes is left, or too few roots: each with its reason.
     MemoryLimitError
         More bytes than ``options.memory_limit_bytes``; nothing was read.
     DeviceError
@@ -189,14 +166,66 @@ def load(
         report=report,
         to=To(device, device_map, stream),
     )
-    return begun.now(progress=progress) if wait else LoadHandle(begun)
+    return begun.now(progress=progress)
+
+
+def start_load(
+    source: Source,
+    *,
+    framework: FrameworkName = "numpy",
+    names: Collection[str] | None = None,
+    verify: Verify = True,
+    options: Options | None = None,
+    report: Report | None = None,
+    device: Any = None,
+    device_map: Mapping[str, Any] | None = None,
+    stream: Any = None,
+) -> LoadHandle:
+    """Start to load tensors into memory, or onto devices, and return while they are read.
+
+    What is wrong with the source or the arguments, and memory that cannot be had, is raised at
+    once. Tensors in host memory share ranges of up to 256 MiB, which are freed with the last
+    tensor in them.
+
+    Parameters
+    ----------
+    source, framework, names, verify, options, report, device, device_map, stream
+        As `load` takes them.
+
+    Returns
+    -------
+    LoadHandle
+        Its ``wait()`` returns the tensors, and ``queued()`` does so before the last copy to a
+        device is done.
+
+    Raises
+    ------
+    As `load` does, for all that is found before the first byte is read.
+
+    Examples
+    --------
+    >>> handle = fastio.start_load("model.safetensors")
+    >>> sorted(handle.wait())
+    ['bias', 'weight']
+    """
+    return LoadHandle(
+        Load(
+            lambda wanted: verification.sound(locate(source, wanted, options), verify),
+            framework=framework,
+            names=names,
+            verify=verify,
+            options=options,
+            report=report,
+            to=To(device, device_map, stream),
+        )
+    )
 
 
 def open(
     source: Source,
     *,
     framework: FrameworkName = "numpy",
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     options: Options | None = None,
 ) -> Reader:
     """Open a source; tensors are read when they are asked for.
@@ -232,7 +261,7 @@ def load_into(
     source: Source,
     tensors: Mapping[str, Any],
     *,
-    verify: bool | Literal["require"] = True,
+    verify: Verify = True,
     strict: bool = True,
     options: Options | None = None,
     progress: bool = False,
@@ -313,7 +342,7 @@ def verify(
     ----------
     source : path or collection of paths
         As `fastio.load` takes it: a file, several of them, a folder or an index. Of a root of a
-        store every copy on every root is verified, as `Store.verify` does.
+        store every replica on every root is verified, as `Store.verify` does.
     options : Options, optional
         Engine, lanes, queue depth and block size. Memory stays within 128 MiB whatever they say,
         and within ``memory_limit_bytes``.

@@ -75,7 +75,7 @@ def test_the_tensors_that_were_there_are_not_counted(peak_mib: int, expected: st
 @pytest.mark.parametrize(("seconds", "expected"), [(0.004, "met"), (0.011, "missed")])
 def test_a_borrowed_snapshot_is_judged_by_when_the_call_returns(seconds: float, expected: str):
     found = document("save-background", {"fastio-save-borrow": {"seconds": seconds}})
-    assert judged(found, "wait=False, snapshot=borrow returns") == (1000 * seconds, expected)
+    assert judged(found, "start_save, snapshot=borrow returns") == (1000 * seconds, expected)
 
 
 def test_others_are_compared_with_the_plain_save():

@@ -18,7 +18,7 @@ import fastio
 from fastio import _native
 from fastio.display.values import cut
 from fastio.errors import DeviceError
-from load.samples import flip
+from samples import flip
 from testbed.double import Double, OnDouble
 
 
@@ -56,10 +56,10 @@ def test_what_was_interrupted_is_not_handed_out_later(
 ) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False, options=_small())
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream, options=_small())
     _interrupted(double, getattr(handle, first), stream)
     for come_so_far in (handle.wait, handle.queued, handle.event.synchronize):
-        with pytest.raises(fastio.ReadError, match="it was given up") as caught:
+        with pytest.raises(fastio.ReadError, match="it was cancelled") as caught:
             come_so_far()
         assert caught.value.path == os.fspath(saved)
     assert handle.done()
@@ -74,7 +74,7 @@ def test_a_thread_that_waits_learns_that_another_was_interrupted(
 ) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False, options=_small())
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream, options=_small())
     met: list[BaseException] = []
 
     def wait() -> None:
@@ -96,13 +96,13 @@ def test_a_progress_bar_that_fails_gives_the_load_up(double: Double, saved: Path
 
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False, options=_small())
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream, options=_small())
     timer = threading.Timer(0.2, double.release_stream, [stream])
     timer.start()
     with pytest.raises(BrokenPipeError):
         handle._load.wait(fails)
     timer.join()
-    with pytest.raises(fastio.ReadError, match="given up"):
+    with pytest.raises(fastio.ReadError, match="cancelled"):
         handle.wait()
 
 
@@ -112,7 +112,7 @@ def test_an_interrupt_after_all_was_queued_takes_nothing_away(
 ) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False)
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream)
     found = handle.queued()
     _interrupted(double, handle.wait, stream)
     assert handle.wait() is found
@@ -122,7 +122,7 @@ def test_an_interrupt_after_all_was_queued_takes_nothing_away(
 
 def test_a_load_that_failed_keeps_no_memory(double: Double, saved: Path) -> None:
     flip(saved, -1)
-    handle = fastio.load(saved, device="cuda", wait=False)
+    handle = fastio.start_load(saved, device="cuda")
     assert double.device_bytes() > 0
     with pytest.raises(fastio.ChecksumError):
         handle.queued()
@@ -140,7 +140,7 @@ def test_threads_have_the_same_tensors_and_one_account(double: Double, saved: Pa
     try:
         for _ in range(20):
             report = fastio.Report()
-            handle = fastio.load(saved, device="cuda", wait=False, report=report)
+            handle = fastio.start_load(saved, device="cuda", report=report)
             barrier = threading.Barrier(6)
             found: list[Any] = []
 
@@ -167,7 +167,7 @@ def test_threads_have_the_same_tensors_and_one_account(double: Double, saved: Pa
 
 def test_a_bad_stream_later_leaves_the_report_as_it_is(double: Double, saved: Path) -> None:
     report = fastio.Report()
-    handle = fastio.load(saved, device="cuda", wait=False, report=report)
+    handle = fastio.start_load(saved, device="cuda", report=report)
     found = handle.wait()
     double.fail_call("cuStreamWaitEvent", 1, 400)
     with pytest.raises(DeviceError):
@@ -190,10 +190,10 @@ def _stream_on(double: Double, ordinal: int) -> _At:
 
 def test_a_stream_of_any_device_may_wait_for_any_load(double: Double, saved: Path) -> None:
     other = _stream_on(double, 1)
-    one = fastio.load(saved, device="cuda:0", wait=False)
+    one = fastio.start_load(saved, device="cuda:0")
     one.event.wait(other)
     assert one.wait()
-    spread = fastio.load(saved, device_map={"layers": 0, "": 1}, wait=False)
+    spread = fastio.start_load(saved, device_map={"layers": 0, "": 1})
     spread.event.wait(other)
     spread.event.wait(_stream_on(double, 0))
     assert spread.queued() is spread.wait()
@@ -201,7 +201,7 @@ def test_a_stream_of_any_device_may_wait_for_any_load(double: Double, saved: Pat
 
 def test_memory_is_known_to_be_used_on_the_streams_that_wait(double: Double, saved: Path) -> None:
     behind = double.make_stream(0)
-    handle = fastio.load(saved, device="cuda", wait=False)
+    handle = fastio.start_load(saved, device="cuda")
     found: Any = handle.queued(stream=behind)
     held = {id(tensor.held): tensor.held for tensor in found.values() if tensor.held is not None}
     assert held
@@ -210,7 +210,7 @@ def test_memory_is_known_to_be_used_on_the_streams_that_wait(double: Double, sav
 
 
 def test_a_forked_child_leaves_the_driver_alone(double: Double, saved: Path) -> None:
-    handle = fastio.load(saved, device="cuda", wait=False)
+    handle = fastio.start_load(saved, device="cuda")
     handle.wait()
     calls = [b"cuInit", b"cuCtxPushCurrent", b"cuEventDestroy", b"cuDevicePrimaryCtxRelease"]
     child = os.fork()
@@ -259,7 +259,7 @@ def test_a_stream_of_tensors_keeps_to_the_devices_limit(double: Double, tmp_path
 def test_a_handle_says_how_far_it_is(double: Double, saved: Path) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False, options=_small())
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream, options=_small())
     assert repr(handle) == cut(f"<fastio.LoadHandle of {saved}, loading>", 120)
     assert repr(handle.event) == cut(f"<fastio.LoadEvent of {saved}, loading>", 120)
     child = os.fork()
@@ -273,7 +273,7 @@ def test_a_handle_says_how_far_it_is(double: Double, saved: Path) -> None:
 
 def test_a_handle_that_failed_says_so(double: Double, saved: Path) -> None:
     flip(saved, -1)
-    handle = fastio.load(saved, device="cuda:0", wait=False)
+    handle = fastio.start_load(saved, device="cuda:0")
     with pytest.raises(fastio.ChecksumError):
         handle.wait()
     assert repr(handle) == cut(f"<fastio.LoadHandle of {saved}, failed>", 120)
@@ -284,7 +284,7 @@ def test_progress_of_a_load_to_a_device_is_shown(
 ) -> None:
     report = fastio.Report()
     fastio.load(saved, device="cuda:0", progress=True, report=report)
-    fastio.load(saved, device="cuda:0", wait=False).wait(progress=True)
+    fastio.start_load(saved, device="cuda:0").wait(progress=True)
     for line in capsys.readouterr().err.splitlines():
         done, total = line.split()[1].split("/")
         assert done == total != "0"

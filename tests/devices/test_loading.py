@@ -17,7 +17,7 @@ import pytest
 import fastio
 from fastio import _native
 from fastio.errors import DeviceError
-from load.samples import flip
+from samples import flip
 from testbed import evict
 from testbed.double import Double, Memory, OnDouble, tensor_like
 
@@ -113,7 +113,7 @@ def test_the_callers_stream_comes_first(
 ) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False)
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream)
     time.sleep(0.2)
     assert double.copies_executed() == 0
     assert not handle.done()
@@ -131,7 +131,7 @@ def test_what_is_put_behind_the_copies_needs_nobody_to_wait(
     flag = Memory(double, 0, 1)
     double.hold_stream(first)
     report = fastio.Report()
-    handle = fastio.load(saved, device="cuda:0", stream=first, wait=False, report=report)
+    handle = fastio.start_load(saved, device="cuda:0", stream=first, report=report)
     if by == "handle":
         found = handle.queued(stream=behind)
     else:
@@ -160,7 +160,7 @@ def test_tensors_whose_copies_are_on_their_way_outlive_their_handle(
 ) -> None:
     stream = double.make_stream(0)
     double.hold_stream(stream)
-    found = fastio.load(saved, device="cuda:0", stream=stream, wait=False).queued()
+    found = fastio.start_load(saved, device="cuda:0", stream=stream).queued()
     gc.collect()
     assert double.copies_pending() > 0
     double.release_stream(stream)
@@ -173,7 +173,7 @@ def test_the_callers_stream_goes_on_behind_the_copies(double: Double, saved: Pat
     first, other = double.make_stream(0), double.make_stream(0)
     flag = Memory(double, 0, 1)
     double.hold_stream(first)
-    handle = fastio.load(saved, device="cuda:0", stream=first, wait=False)
+    handle = fastio.start_load(saved, device="cuda:0", stream=first)
     found = handle.queued(stream=other)
     double.set_delay(20_000, 5)  # a copy is late, a kernel may not be
     double.fill(first, flag.address, 0x11, 1)
@@ -187,7 +187,7 @@ def test_the_callers_stream_goes_on_behind_the_copies(double: Double, saved: Pat
 def test_no_tensor_is_queued_of_a_load_that_fails(double: Double, saved: Path) -> None:
     flip(saved, -1)
     report = fastio.Report()
-    handle = fastio.load(saved, device="cuda", wait=False, report=report)
+    handle = fastio.start_load(saved, device="cuda", report=report)
     for come_so_far in (handle.queued, handle.event.wait, handle.wait, handle.event.synchronize):
         with pytest.raises(fastio.ChecksumError):
             come_so_far()
@@ -196,11 +196,11 @@ def test_no_tensor_is_queued_of_a_load_that_fails(double: Double, saved: Path) -
 
 
 def test_a_stream_that_nothing_can_be_put_behind(double: Double, saved: Path) -> None:
-    handle = fastio.load(saved, device_map={"layers": 0, "": 1}, wait=False)
+    handle = fastio.start_load(saved, device_map={"layers": 0, "": 1})
     with pytest.raises(fastio.UsageError, match="this one has 2"):
         handle.queued(stream=double.make_stream(0))
     assert handle.queued() is handle.wait()
-    alone = fastio.load(saved, device="cuda", wait=False)
+    alone = fastio.start_load(saved, device="cuda")
     assert alone.wait()
     double.fail_call("cuStreamWaitEvent", 1, 700)
     with pytest.raises(DeviceError, match="cuStreamWaitEvent"):
@@ -211,7 +211,7 @@ def test_a_handle_that_is_dropped_leaves_nothing(double: Double, saved: Path) ->
     stream = double.make_stream(0)
     double.hold_stream(stream)
     before = double.device_bytes()
-    handle = fastio.load(saved, device="cuda:0", stream=stream, wait=False)
+    handle = fastio.start_load(saved, device="cuda:0", stream=stream)
     assert double.device_bytes() > before
     double.release_stream(stream)
     del handle
@@ -225,18 +225,13 @@ def test_memory_outlives_the_copies_that_are_on_their_way_there(
 ) -> None:
     double.set_delay(100_000, 1)
     asked = fastio.Options(block_bytes=2**18, lanes=1, queue_depth=2)
-    handle = fastio.load(saved, device="cuda", wait=False, options=asked)
+    handle = fastio.start_load(saved, device="cuda", options=asked)
     while not double.copies_pending():
         time.sleep(0.001)
     del handle
     gc.collect()
     assert double.copies_pending() == 0
     assert double.device_bytes() == 0
-
-
-def test_only_a_load_to_a_device_can_go_on_alone(double: Double, saved: Path) -> None:
-    with pytest.raises(fastio.UsageError, match="wait=False"):
-        fastio.load(saved, wait=False)
 
 
 def test_pinned_memory_is_bounded_kept_and_given_back(
@@ -440,11 +435,7 @@ def test_a_handle_of_a_store_outlives_it_and_repairs(
     double.hold_stream(stream)
     report = fastio.Report()
     with _store_with_a_bad_replica(tensors, tmp_path) as store:
-        handle = store.load(
-            device="cuda", stream=stream, wait=False, on_damage="repair", report=report
-        )
-        with pytest.raises(fastio.UsageError, match="wait=False is for loads to a device"):
-            store.load(wait=False)
+        handle = store.start_load(device="cuda", stream=stream, on_damage="repair", report=report)
     assert not handle.done()
     double.release_stream(stream)
     _assert_same(handle.wait(), tensors)

@@ -58,7 +58,7 @@ def test_what_the_callers_stream_does_comes_first(double: Double, tmp_path: Path
     stream = double.default_stream(0)
     double.hold_stream(stream)
     double.fill(stream, tensor.address, 7, 100_000)
-    handle = fastio.save({"a": tensor}, tmp_path / "model", wait=False, snapshot="borrow")
+    handle = fastio.start_save({"a": tensor}, tmp_path / "model", snapshot="borrow")
     time.sleep(0.2)
     assert double.bytes_out() == 0
     double.release_stream(stream)
@@ -69,7 +69,7 @@ def test_what_the_callers_stream_does_comes_first(double: Double, tmp_path: Path
 def test_a_copy_is_taken_before_the_save_goes_on(
     double: Double, there: dict[str, Any], tensors: dict[str, Any], tmp_path: Path
 ) -> None:
-    handle = fastio.save(there, tmp_path / "model", wait=False, snapshot="copy")
+    handle = fastio.start_save(there, tmp_path / "model", snapshot="copy")
     for tensor in there.values():
         if not isinstance(tensor, np.ndarray) and tensor.held is not None:
             double.write(tensor.address, bytes(tensor.numpy().nbytes), tensor.numpy().nbytes)

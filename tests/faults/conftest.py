@@ -13,7 +13,7 @@ def forks() -> Iterator[testbed.Forks]:
     """Runs code in a fork of a process that has fastio and `faults.samples` imported."""
     before = (
         "import ctypes, os, signal, fastio\nfrom pathlib import Path\n"
-        "from load.samples import eventually\nfrom faults.samples import *"
+        "from samples import eventually\nfrom faults.samples import *"
     )
     with testbed.forks(before) as forks:
         yield forks

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 import fastio
-from load.samples import same_bytes
+from samples import same_bytes
 
 Engine = Literal["uring", "pread"]
 Shape = Literal["file", "folder"]

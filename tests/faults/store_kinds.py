@@ -148,7 +148,7 @@ def replaced_by_force(folder: Path, seed: int, rng: random.Random) -> bool:
 def read_in_a_fork(folder: Path, seed: int) -> str:
     """A child reads on what its parent has opened, closed, saved over and collected."""
     store = fastio.Store.open(roots_of(folder))
-    reader = store.open()
+    reader = store.reader()
     go_on, write = os.pipe()
     child = os.fork()
     if not child:

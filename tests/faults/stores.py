@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fastio
 from faults.samples import CHUNK_BYTES, NEW, NEXT, OLD, Engine, in_few_writes, tensors_of
-from load.samples import same_bytes
+from samples import same_bytes
 
 SHARD_BYTES = 200_000
 
@@ -62,8 +62,8 @@ def strays(folder: Path) -> list[str]:
     found = []
     for root in roots_in(folder):
         with fastio.Store.open(root) as store:
-            standings = store._members.standings()
-            manifests = [store._members.manifest(one.record) for one in standings]
+            standings = store._opened.members.standings()
+            manifests = [store._opened.members.manifest(one.record) for one in standings]
         needed = {shard.file for named in manifests for shard in named.manifest.shards}
         needed |= {f"{named.digest}.json" for named in manifests}
         for sub in ("shards", "manifests"):

@@ -7,7 +7,7 @@ import pytest
 
 import fastio
 from faults.samples import NEW, Engine, held, many_at_once, one_by_one, place, save
-from load.samples import data_start
+from samples import data_start
 
 _PAYLOAD_BITS = 2_000
 

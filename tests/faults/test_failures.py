@@ -28,7 +28,7 @@ from faults.samples import (
     save,
     strays,
 )
-from load.samples import data_start, eventually, open_files
+from samples import data_start, eventually, open_files
 
 Faults = Callable[..., None]
 

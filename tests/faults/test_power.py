@@ -123,7 +123,7 @@ fill = fastio.saving.folder._fill
 fastio.saving.folder._fill = lambda index, text, *, durable: fill(index, text, durable=False)
 """,
     "of the folder": """
-from fastio import replacement
+from fastio.host import replacement
 def sync_folder(*_, blamed): pass
 replacement.sync_folder = sync_folder
 """,

@@ -14,7 +14,7 @@ import pytest
 import fastio
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
-from load.samples import data_start
+from samples import data_start
 
 # Characters of a header, and some that it has not.
 _VALUES = sorted({*b'"\\{}[]:,. 0189aAfFnulltruefastio', 0, 1, 9, 10, 13, 0x7F, 0x80, 0xFF})

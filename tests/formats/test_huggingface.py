@@ -13,7 +13,7 @@ import pytest
 import fastio
 from fastio.formats import huggingface
 from fastio.formats import index as index_format
-from load.samples import expected_bytes, same_bytes, write
+from samples import expected_bytes, same_bytes, write
 
 
 def _shard(folder: Path, file: str, *names: str) -> Path:

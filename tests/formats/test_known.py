@@ -18,7 +18,7 @@ import torch
 
 import fastio
 from fastio.formats import known
-from load.samples import write
+from samples import write
 
 
 def _bytes_of(write_to: Callable[[Any], object]) -> bytes:

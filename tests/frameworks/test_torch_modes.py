@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastio
 import fastio.torch
 import testbed
-from load.samples import bytes_of
+from samples import bytes_of
 
 _TENSORS = {
     "plain": torch.arange(12.0).reshape(3, 4),

@@ -12,7 +12,7 @@ import torch
 import fastio
 from fastio import _native
 from gpu.samples import MODEL
-from load.samples import eventually, write
+from samples import eventually, write
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import fastio
-from load.samples import MODEL as OF_LOADS
-from load.samples import Spec
+from samples import MODEL as OF_LOADS
+from samples import Spec
 
 MIB = 2**20
 # A single tensor of torch's allocator may be of a segment whose rest is too small to be split off.

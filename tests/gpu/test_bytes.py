@@ -12,7 +12,7 @@ import torch
 import fastio
 from fastio.frameworks.torch_dtypes import HELD
 from gpu.samples import MIB, MODEL, assert_same, data_of, on_cpu, on_gpu
-from load.samples import Spec, write
+from samples import Spec, write
 from testbed import evict
 
 pytestmark = pytest.mark.gpu

@@ -12,7 +12,7 @@ import torch
 import fastio
 import fastio.torch
 from gpu.samples import MODEL, assert_same, data_of, on_cpu, on_gpu
-from load.samples import write
+from samples import write
 
 pytestmark = pytest.mark.gpu
 
@@ -68,7 +68,7 @@ def test_tensors_on_the_device_are_saved_as_they_are(
     if wait:
         fastio.save(on_gpu(sealed), path)
     else:
-        fastio.save(on_gpu(sealed), path, wait=False).result()
+        fastio.start_save(on_gpu(sealed), path).result()
     assert_same(on_cpu(path), expected, "cpu")
     assert_same(on_gpu(path, verify="require"), expected)
 

@@ -13,7 +13,7 @@ import torch
 import fastio
 from fastio import _native
 from gpu.samples import MIB, ROUNDING_BYTES, assert_same, data_of, nbytes_of, on_cpu, on_gpu
-from load.samples import data_start, flip, write
+from samples import data_start, flip, write
 
 pytestmark = pytest.mark.gpu
 
@@ -138,7 +138,7 @@ def test_what_is_damaged_is_refused_and_nothing_is_held(many: Path, tmp_path: Pa
     del caught
     gc.collect()
     assert torch.cuda.memory_allocated() == before
-    handle = fastio.load(path, framework="torch", device="cuda:0", wait=False)
+    handle = fastio.start_load(path, framework="torch", device="cuda:0")
     with pytest.raises(fastio.ChecksumError):
         handle.wait()
     del handle

@@ -13,7 +13,7 @@ import torch
 
 import fastio
 from gpu.samples import MIB, assert_same, data_of, on_cpu, on_gpu
-from load.samples import write
+from samples import write
 
 pytestmark = pytest.mark.gpu
 
@@ -102,7 +102,7 @@ def test_a_stream_that_is_given_takes_nothing_that_another_still_reads(path: Pat
 
 def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
     copy, address = _copied_late(0x5A)
-    handle = fastio.load(path, framework="torch", device="cuda:0", wait=False)
+    handle = fastio.start_load(path, framework="torch", device="cuda:0")
     assert not handle.done()
     found = handle.wait()
     # Right after, on the caller's stream, without a word to the device.
@@ -116,7 +116,7 @@ def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
 
 def test_what_is_put_behind_the_copies_needs_nobody_to_wait(path: Path) -> None:
     copy, address = _copied_late(0x5A)
-    handle = fastio.load(path, framework="torch", device="cuda:0", wait=False)
+    handle = fastio.start_load(path, framework="torch", device="cuda:0")
     other = torch.cuda.Stream()
     other.wait_event(handle.event)  # type: ignore[arg-type]
     found = handle.queued()
@@ -132,7 +132,7 @@ def test_what_is_put_behind_the_copies_needs_nobody_to_wait(path: Path) -> None:
 def test_a_handle_that_is_dropped_leaves_nothing(path: Path) -> None:
     before = torch.cuda.memory_allocated()
     torch.cuda._sleep(_CYCLES)
-    handle = fastio.load(path, framework="torch", device="cuda:0", wait=False)
+    handle = fastio.start_load(path, framework="torch", device="cuda:0")
     assert torch.cuda.memory_allocated() > before
     del handle
     gc.collect()

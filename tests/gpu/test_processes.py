@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from load.samples import write_even
+from samples import write_even
 from testbed import run_python
 
 pytestmark = pytest.mark.gpu
@@ -149,7 +149,7 @@ def test_a_process_that_leaves_in_the_middle_of_a_load_ends(sealed: Path) -> Non
     code = """
 import sys
 import fastio, torch
-handle = fastio.load(sys.argv[1], framework="torch", device="cuda", wait=False)
+handle = fastio.start_load(sys.argv[1], framework="torch", device="cuda")
 kept = fastio.load(sys.argv[1], framework="torch", device="cuda")
 """
     result = run_python(code, sealed, timeout_s=120).check()

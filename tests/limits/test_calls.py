@@ -47,7 +47,7 @@ def same(found):
     assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
 
 fastio.save(tensors, folder / "file")
-fastio.save(tensors, folder / "background", wait=False).result()
+fastio.start_save(tensors, folder / "background").result()
 fastio.save(tensors, folder / "shards", shard_bytes=600_000)
 fastio.save(tensors, folder / "plain", checksums=False)
 fastio.seal(folder / "plain", folder / "sealed")

@@ -66,14 +66,14 @@ fastio.load_into(path, {"a": place}, options=options)
     _assert_named(testbed.run_python(_BOUND + code, big), str(big), "bytes")
 
 
-@pytest.mark.parametrize("wait", [True, False])
-def test_a_save_names_the_file_and_the_bytes(big: Path, wait: bool) -> None:
+@pytest.mark.parametrize("save", ["save", "start_save"])
+def test_a_save_names_the_file_and_the_bytes(big: Path, save: str) -> None:
     code = f"""
 array = np.zeros((64 << 20) + 2, np.uint8)[1::2]  # gathered
 bound(12 << 20)
 options = fastio.Options(lanes=1)
-done = fastio.save({{"a": array}}, path, wait={wait}, options=options)
-if not {wait}:
+done = fastio.{save}({{"a": array}}, path, options=options)
+if {save!r} == "start_save":
     done.result()
 """
     _assert_named(testbed.run_python(_BOUND + code, big), str(big), "bytes")

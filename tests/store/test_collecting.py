@@ -69,7 +69,7 @@ def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path
     roots[2].rename(tmp_path / "away")
     with fastio.Store.open(roots[:2]) as store:
         store.save(_tensors(1))
-    with fastio.Store.open(roots[:2]) as store, store.open() as reader:
+    with fastio.Store.open(roots[:2]) as store, store.reader() as reader:
         before = (roots[0] / "commits" / f"{1:016x}").stat().st_ino
         (tmp_path / "away").rename(roots[2])
         assert _save_and_collect(roots, 2).in_use == (1,)
@@ -119,7 +119,7 @@ def test_a_root_that_comes_back_while_it_is_read_is_held_as_well(tmp_path: Path)
     with fastio.Store.open(roots[:1]) as store:
         for root in roots[1:]:
             root.with_suffix(".away").rename(root)
-        reader = store.open()  # which looks again for what is missing
+        reader = store.reader()  # which looks again for what is missing
         roots[0].rename(tmp_path / "gone")
         assert _save_and_collect(roots[1:], 2).in_use == (1,)
         assert _seed_of(reader) == 1
@@ -208,7 +208,7 @@ def test_what_nobody_was_told_of_and_is_not_whole_never_takes_the_place_of_what_
     roots = _roots(tmp_path)
     with create(tmp_path, 2, replicas=1, shard_bytes=2**18) as store:
         store.save(_tensors(1))
-        last, late = max((uuid, root.path) for uuid, root in store._members.roots.items())
+        last, late = max((uuid, root.path) for uuid, root in store._opened.members.roots.items())
     shutil.copytree(late, tmp_path / "backup")
     _write_to_one_root(roots, 2, last)
     shutil.rmtree(late)
@@ -257,7 +257,7 @@ def test_a_generation_in_doubt_does_not_count_as_kept(tmp_path: Path) -> None:
     roots = _roots(tmp_path, 3)
     with create(tmp_path, 3, replicas=3) as store:
         store.save(_tensors(1))
-        first, second, _ = sorted(store._members.roots)
+        first, second, _ = sorted(store._opened.members.roots)
     child = os.fork()
     if child == 0:
         try:
@@ -267,7 +267,7 @@ def test_a_generation_in_doubt_does_not_count_as_kept(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with fastio.Store.open(roots) as store:
         assert store.generation == 2  # it is whole, and so it is read
-        holder = store._members.roots[first].path
+        holder = store._opened.members.roots[first].path
         assert store.gc(keep=1).generations == (0,)
     shutil.rmtree(holder)
     with fastio.Store.open([root for root in roots if root.exists()]) as store:
@@ -334,9 +334,11 @@ def test_a_file_that_cannot_be_collected_is_done_without(
         old = {path.name for root in roots for path in shards_of(root)}
         for seed in (2, 3):
             store.save(_tensors(seed))
-        root = store._members.roots[min(store._members.roots)].path
+        root = store._opened.members.roots[min(store._opened.members.roots)].path
         digest = next(
-            one.record.manifest for one in store._members.standings() if one.record.generation == 1
+            one.record.manifest
+            for one in store._opened.members.standings()
+            if one.record.generation == 1
         )
         path = {
             "record": root / "commits" / f"{1:016x}",

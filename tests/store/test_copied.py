@@ -218,8 +218,8 @@ def test_a_copy_that_is_adopted_is_a_store_of_its_own(original: Path, copy: Path
     with fastio.Store.open(original / "root0") as store, _events() as told:
         with fastio.Store.open(copy / "root1") as adopted:
             assert told == []
-            assert adopted._members.store != store._members.store
-            assert not set(adopted._members.roots) & set(store._members.roots)
+            assert adopted._opened.members.store != store._opened.members.store
+            assert not set(adopted._opened.members.roots) & set(store._opened.members.roots)
             assert not adopted.status().degraded
             assert _seed_of(adopted.load()) == 5
         assert _seed_of(store.load()) == 2
@@ -326,7 +326,7 @@ def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again
             assert store.save(_tensors(2)) >= 3
             assert not store.status().degraded
             assert store.verify().ok
-            assert Root.open(original / "root0").identity.store != store._members.store
+            assert Root.open(original / "root0").identity.store != store._opened.members.store
         with fastio.Store.open(copy(step)[-1]) as store:
             assert len(store.roots) == count
 
@@ -402,7 +402,7 @@ def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
         assert not winner.status().degraded
         assert winner.save(_tensors(3)) >= 3
     with fastio.Store.open(copy / "root1") as store:
-        assert (store._members.store, len(store.roots)) == (winner._members.store, 2)
+        assert (store._opened.members.store, len(store.roots)) == (winner._opened.members.store, 2)
 
 
 def test_a_store_that_was_adopted_while_it_was_open_is_not_written_to(copy: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import fastio
 from fastio.store.root import Root
-from load.samples import in_threads
+from samples import in_threads
 from store.dying import Dying
 
 _COUNT = 4

@@ -11,7 +11,7 @@ import pytest
 import fastio
 import testbed
 from fastio.store.answering import Answering
-from load.samples import eventually
+from samples import eventually
 from store.samples import assert_same, tensors
 
 pytestmark = pytest.mark.root

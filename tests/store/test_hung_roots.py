@@ -16,7 +16,7 @@ import fastio
 import testbed
 from fastio.store.answering import Answering
 from fastio.store.root import Root
-from load.samples import eventually
+from samples import eventually
 from store.samples import assert_same, tensors
 
 _SHORT = fastio.Options(root_timeout_s=3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastio
-from load.samples import flip
+from samples import flip
 from store.samples import assert_same, create, shards_of, tensors
 
 
@@ -48,7 +48,7 @@ def test_a_store_travels_and_its_locks_do_not(tmp_path: Path) -> None:
     with pickle.loads(pickle.dumps(store)) as again:
         assert_same(again.load(), tensors(1))
     assert_same(store.load(), tensors(1))
-    for part in (store._members.roots, store._taken.held):
+    for part in (store._opened.members.roots, store._opened.taken.held):
         with pytest.raises(TypeError):
             pickle.dumps(part)
 
@@ -58,7 +58,7 @@ def test_what_a_reader_reads_is_not_collected_when_its_store_goes_on_or_is_close
 ) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
-    reader = store.open()
+    reader = store.reader()
     store.save(tensors(2))
     assert store.gc().in_use == (1,)
     assert_same(reader.load(), tensors(1))
@@ -66,7 +66,7 @@ def test_what_a_reader_reads_is_not_collected_when_its_store_goes_on_or_is_close
     del reader
     assert store.gc().generations == (1,)
     with fastio.Store.open(tmp_path / "root0") as other:
-        late = other.open()
+        late = other.reader()
     store.save(tensors(3))
     store.gc()
     assert_same(late.load(), tensors(2))
@@ -142,7 +142,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store.close()
     calls = (
         store.load,
-        store.open,
+        store.reader,
         lambda: list(store.stream()),
         lambda: store.load_into({}),
         lambda: store.save({}),

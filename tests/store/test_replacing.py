@@ -68,8 +68,8 @@ def test_a_root_is_replaced(tmp_path: Path, count: int, way: str) -> None:
 def test_a_root_is_replaced_by_its_uuid_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
     with create(tmp_path, 3) as store:
         store.save(tensors(1))
-        uuid = next(iter(store._members.roots))
-        path = store._members.roots[uuid].path
+        uuid = next(iter(store._opened.members.roots))
+        path = store._opened.members.roots[uuid].path
         with pytest.raises(fastio.UsageError, match="is no root of this store"):
             store.replace_root(tmp_path / "other", tmp_path / "new")
         with pytest.raises(fastio.WriteError, match="there is something in it"):
@@ -398,7 +398,9 @@ def test_a_root_is_known_by_its_uuid_in_any_spelling(
 ) -> None:
     with create(tmp_path, 2) as store:
         store.save(tensors(1))
-        (lost,) = (u for u, root in store._members.roots.items() if root.path.name == "root1")
+        (lost,) = (
+            u for u, root in store._opened.members.roots.items() if root.path.name == "root1"
+        )
         assert store.replace_root(spelled(lost), tmp_path / "new") == 2
         assert set(store.roots) == {tmp_path / "root0", tmp_path / "new"}
         with pytest.raises(fastio.UsageError, match="is no root of this store"):

@@ -65,7 +65,7 @@ def test_it_is_read_in_every_way_that_a_file_is(tmp_path: Path, framework: Any) 
     some = store.load(framework=framework, names=["long", "scalar", "embedding"])
     assert list(some) == ["long", "scalar", "embedding"]
     assert all(same(some[name], whole[name]) for name in some)
-    with store.open(framework=framework) as reader:
+    with store.reader(framework=framework) as reader:
         assert sorted(reader) == sorted(saved)
         assert len(reader) == len(saved)
         assert "embedding" in reader
@@ -99,7 +99,7 @@ def test_it_is_read_in_every_way_that_a_file_is(tmp_path: Path, framework: Any) 
 def test_a_slice_of_a_cut_tensor_reads_only_its_pieces(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors())
-    with store.open(options=fastio.Options(cache="bypass")) as reader:
+    with store.reader(options=fastio.Options(cache="bypass")) as reader:
         reader["long"][5:10]
         assert reader.report.bytes_read <= 2 * 2**16
 
@@ -145,7 +145,7 @@ def test_a_tensor_can_be_added(tmp_path: Path) -> None:
     large = np.arange(SHARD_BYTES, dtype=np.float32).reshape(-1, 8)
     assert store.add("more", large) == 2
     assert_same(store.load(), {**tensors(), "more": large})
-    with store.open() as reader:
+    with store.reader() as reader:
         assert reader.metadata == {"step": "1"}
     with pytest.raises(fastio.UsageError, match="'more' already"):
         store.add("more", large)
@@ -396,7 +396,7 @@ def test_a_reader_of_a_store_travels(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     store.save(tensors(2))
-    with store.open(generation=1) as reader:
+    with store.reader(generation=1) as reader:
         again = pickle.loads(pickle.dumps(reader))
     with again:
         assert_same(again.load(), tensors(1))

@@ -12,7 +12,7 @@ import pytest
 
 import fastio
 from fastio import _native
-from load.samples import in_threads
+from samples import in_threads
 from store.damages import damage_data, each_shard, flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
 
@@ -24,7 +24,7 @@ def _one_shard(folder: Path, chunks: int = _CHUNKS) -> tuple[fastio.Store, Path,
     """A store whose data is one shard, the copy of it that is read first, and where data begins."""
     store = create(folder, 2, shard_bytes=2**30)
     store.save({"a": np.arange(chunks * CHUNK_BYTES // 8, dtype=np.int64)})
-    with store.open() as reader:
+    with store.reader() as reader:
         path = Path(reader.info("a").path)
         return store, path, reader.info("a").offset
 
@@ -70,7 +70,7 @@ def test_a_replica_that_is_damaged_all_over_is_one_line_and_one_event(
     assert event.path == str(path)
     assert event.tensors == ("a",)
     assert "checksum" in event.cause
-    assert event.remedy == "taken from another copy"
+    assert event.remedy == "taken from another replica"
     assert f"{event.count} chunks, {event.nbytes} bytes" in str(event)
 
 
@@ -84,7 +84,7 @@ def test_the_ranges_are_those_that_are_damaged(
     _damage(both[0], start, [0, 1, 2, 7, _CHUNKS - 1])  # each where the other one is sound
     _damage(both[1], start, [3, 4, 12])
     report = fastio.Report()
-    with store, store.open(options=_OPTIONS) as reader:
+    with store, store.reader(options=_OPTIONS) as reader:
         if way == "load":
             assert_same(store.load(options=_OPTIONS, report=report), expected)
         elif way == "load_into":
@@ -173,7 +173,7 @@ def test_threads_that_meet_the_same_file_tell_of_it_once(
         for at, shard in enumerate(shards_of(tmp_path / f"root{root}")):
             if at % 2 == root:
                 flip(shard, -1)
-    with store.open(options=_OPTIONS) as reader:
+    with store.reader(options=_OPTIONS) as reader:
         in_threads(8, lambda _: assert_same({n: reader.tensor(n) for n in reader}, tensors(1)))
     paths = [event.path for event in told]
     assert len(paths) == len(set(paths))
@@ -185,12 +185,12 @@ def test_reads_that_fail_are_told_like_damage(
     store, _, _ = _one_shard(tmp_path)
     expected = store.load()
     told.clear()
-    _native.set_completion_faults([(at, "error", errno.EIO) for at in range(3)])
+    _native.testing.set_completion_faults([(at, "error", errno.EIO) for at in range(3)])
     try:
         options = fastio.Options(cache="bypass", lanes=1, block_bytes=CHUNK_BYTES)
         assert_same(store.load(options=options), expected)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     assert len(told) == len({event.path for event in told})
     assert log() == list(map(str, told))
     assert all("Input/output error" in event.cause for event in told)

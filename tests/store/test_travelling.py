@@ -16,7 +16,7 @@ from testbed import run_python
 _OPENED: dict[str, Callable[[Path], Any]] = {
     "fastio.open": lambda folder: fastio.open(folder / "root0"),
     "fastio.open of a link": lambda folder: fastio.open(folder / "link"),
-    "Store.open().open()": lambda folder: fastio.Store.open(folder / "root0").open(),
+    "Store.reader().open()": lambda folder: fastio.Store.open(folder / "root0").reader(),
     "Store.open()": lambda folder: fastio.Store.open(folder / "root0"),
 }
 
@@ -97,7 +97,7 @@ def test_a_pickle_that_was_refused_holds_no_generation(
 ) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
-    data = pickle.dumps(store).replace(store._taken.named.digest.encode(), b"0" * 64)
+    data = pickle.dumps(store).replace(store._opened.taken.named.digest.encode(), b"0" * 64)
     with pytest.raises(fastio.ConflictError, match="is not the one that was pickled") as raised:
         pickle.loads(data)
     store.save(tensors(2))

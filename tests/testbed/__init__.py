@@ -1,8 +1,8 @@
 """Bad machines made out of one good one: failing, slow and hung disks, refused system calls.
 
-Each tool is a context manager or a function that cleans up after itself, and skips the test
-with a reason where this machine cannot do it. `tests/test_testbed.py` shows that each does what
-it claims.
+Each tool is a context manager or a function that cleans up after itself. It skips the test, with a
+reason, where this machine lacks what it needs. `tests/test_testbed.py` shows that each
+does what it claims.
 """
 
 from testbed.children import ChildResult, run_python

@@ -22,7 +22,7 @@ def loads(path: str, name: FrameworkName) -> None:
     assert_type(fastio.load(path, framework="torch"), dict[str, torch.Tensor])
     assert_type(fastio.load(path, framework="pt", device="cuda"), dict[str, torch.Tensor])
     assert_type(fastio.load(path, framework=name), dict[str, Any])
-    assert_type(fastio.load(path, framework="torch", wait=False), fastio.LoadHandle)
+    assert_type(fastio.start_load(path, framework="torch"), fastio.LoadHandle)
     assert_type(load_file(path), dict[str, torch.Tensor])
 
 
@@ -30,8 +30,8 @@ def stores(store: fastio.Store) -> None:
     """So has a store."""
     assert_type(store.load(), dict[str, npt.NDArray[Any]])
     assert_type(store.load(framework="pytorch"), dict[str, torch.Tensor])
-    assert_type(store.load(framework="torch", device=0, wait=False), fastio.LoadHandle)
-    assert_type(store.open(framework="torch"), fastio.Reader)
+    assert_type(store.start_load(framework="torch", device=0), fastio.LoadHandle)
+    assert_type(store.reader(framework="torch"), fastio.Reader)
 
 
 def readers(reader: fastio.Reader) -> None:
@@ -47,13 +47,12 @@ def readers(reader: fastio.Reader) -> None:
 def misspelled(path: str, store: fastio.Store, name: str) -> None:
     """What no framework is called is an error, everywhere; so is a str that may be anything."""
     fastio.load(path, framework="pytroch")  # type: ignore[call-overload]
-    fastio.load(path, framework="Torch", wait=False)  # type: ignore[call-overload]
+    fastio.start_load(path, framework="Torch")  # type: ignore[arg-type]
     fastio.load(path, framework=name)  # type: ignore[call-overload]
     fastio.load(path, framework=None)  # type: ignore[call-overload]
     fastio.open(path, framework="nunpy")  # type: ignore[arg-type]
-    fastio.Reader(path, framework=name)  # type: ignore[arg-type]
     fastio.safe_open(path, framework="pit")  # type: ignore[arg-type]
     fastio.safe_open(path, "torhc")  # type: ignore[arg-type]
     store.load(framework="toch")  # type: ignore[call-overload]
-    store.open(framework="toch")  # type: ignore[arg-type]
+    store.reader(framework="toch")  # type: ignore[arg-type]
     store.stream(framework="toch")  # type: ignore[arg-type]

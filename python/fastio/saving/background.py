@@ -12,7 +12,7 @@ from pathlib import Path
 from fastio.arguments.sizes import patience
 from fastio.display.values import cut, one_line
 from fastio.host import threads
-from fastio.saving.bell import Latch
+from fastio.host.bell import Latch
 from fastio.saving.turns import Turn
 
 _log = logging.getLogger("fastio")
@@ -30,7 +30,7 @@ _failed: set[SaveHandle] = set()
 
 
 class SaveHandle(concurrent.futures.Future[Path]):
-    """A save that was asked for with ``wait=False``.
+    """A save that `fastio.start_save` started.
 
     It is a `concurrent.futures.Future`, and works with `concurrent.futures.wait`. The interpreter
     does not end before it is done; an error that nobody asked for is logged then. In a child made
@@ -60,7 +60,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
         state = _STATES.get(self._state, self._state) if error is None else f"failed: {error}"
         return f"<fastio.SaveHandle to {cut(str(self.path), 70)}, {state}>"
 
-    def result(self, timeout: float | None = None, *, timeout_s: float | None = None) -> Path:
+    def result(self, timeout: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
 
         A signal handler may wait as well. If its own thread is in the middle of a save to that
@@ -68,8 +68,8 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
         Parameters
         ----------
-        timeout, timeout_s : float, optional
-            How long to wait at most, in seconds; the first is what every `Future` calls it.
+        timeout : float, optional
+            How long to wait at most, in seconds. Every `Future` calls it so.
 
         Raises
         ------
@@ -81,28 +81,26 @@ class SaveHandle(concurrent.futures.Future[Path]):
             If it is called on the thread of the save, by a finalizer.
         As `fastio.save` does: what the save failed with.
         """
-        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
+        self._wait_for(self._ended, timeout)
         try:
             return super().result(0)
         finally:
             self._note_asked()
 
-    def exception(
-        self, timeout: float | None = None, *, timeout_s: float | None = None
-    ) -> BaseException | None:
+    def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end of the save, and return what it failed with, or None.
 
         Parameters
         ----------
-        timeout, timeout_s : float, optional
-            As `result` takes them.
+        timeout : float, optional
+            As `result` takes it.
 
         Raises
         ------
         concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
         """
-        self._wait_for(self._ended, timeout if timeout_s is None else timeout_s)
+        self._wait_for(self._ended, timeout)
         try:
             return super().exception(0)
         finally:
@@ -202,7 +200,7 @@ def start(
             try:
                 thread = threads.start(run, f"fastio.save {path.name}")
             except threads.NoThreadError as refusal:
-                _log.warning("%s is saved before save() returns: %s", path, refusal)
+                _log.warning("%s is saved before start_save() returns: %s", path, refusal)
             else:
                 turn.threads = {thread.ident or 0}
                 return handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastio.arguments.checks import check_kind
 from fastio.arguments.paths import AnyPath
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fastio.saving.background import SaveHandle
 
 
-@overload
 def save(
     tensors: Mapping[str, Any],
     path: AnyPath,
@@ -35,43 +34,10 @@ def save(
     chunk_bytes: float | str | None = None,
     checksums: bool = True,
     durable: bool | None = None,
-    wait: Literal[True] = True,
-    snapshot: Literal["copy", "borrow"] = "copy",
     options: Options | None = None,
     progress: bool = False,
     report: Report | None = None,
-) -> Path: ...
-@overload
-def save(
-    tensors: Mapping[str, Any],
-    path: AnyPath,
-    *,
-    metadata: Mapping[str, str] | None = None,
-    shard_bytes: float | str | None = None,
-    chunk_bytes: float | str | None = None,
-    checksums: bool = True,
-    durable: bool | None = None,
-    wait: Literal[False],
-    snapshot: Literal["copy", "borrow"] = "copy",
-    options: Options | None = None,
-    progress: bool = False,
-    report: Report | None = None,
-) -> SaveHandle: ...
-def save(
-    tensors: Mapping[str, Any],
-    path: AnyPath,
-    *,
-    metadata: Mapping[str, str] | None = None,
-    shard_bytes: float | str | None = None,
-    chunk_bytes: float | str | None = None,
-    checksums: bool = True,
-    durable: bool | None = None,
-    wait: bool = True,
-    snapshot: Literal["copy", "borrow"] = "copy",
-    options: Options | None = None,
-    progress: bool = False,
-    report: Report | None = None,
-) -> Path | SaveHandle:
+) -> Path:
     """Save tensors as a safetensors file that carries checksums, or as a folder of them.
 
     The file is written beside its place and takes it in one durable step: at any moment, also after
@@ -107,13 +73,6 @@ def save(
         Return when the data is on the disk. With False the file takes its place as soon as the
         kernel has it: after a power cut it may be damaged, which the checksums show when it is
         loaded. Default: what the variable ``FASTIO_DURABLE`` says, or else True.
-    wait : bool
-        With False the save goes on in the background, and a `SaveHandle` is returned. What is wrong
-        with the arguments, and a path that cannot be written to, is raised at once all the same.
-    snapshot : {"copy", "borrow"}
-        With ``wait=False``: ``copy`` copies the tensors first, so that they may change as soon as
-        this returns; ``borrow`` returns at once, and they must not change, nor their memory be
-        freed or resized, before ``handle.wait_released()`` returns.
     options : Options, optional
         How it is done: `engine`, `lanes`, `queue_depth`, `block_bytes` and `huge_pages` as in a
         load; `cache`: ``bypass`` writes with O_DIRECT, ``keep`` through the page cache, ``auto``
@@ -127,8 +86,8 @@ def save(
 
     Returns
     -------
-    pathlib.Path or SaveHandle
-        `path`; with ``wait=False`` the handle, whose result is the absolute path.
+    pathlib.Path
+        `path`.
 
     Raises
     ------
@@ -157,9 +116,7 @@ def save(
     Tensors should not change while they are saved. If they do, the file still verifies: a change is
     noticed, and the tensors are copied and written again; the log and the report say so. The file
     may then hold some values from before the change and others from after it. Without checksums
-    nothing is noticed. Where no thread can be started, a save with ``wait=False`` is done when this
-    returns.
-
+    nothing is noticed.
     Saves to one path come in the order in which they were asked for. Only a save that a signal
     handler begins while its own thread is saving to that path goes first. It is in place when it
     returns, also if the handler then ends the process. If the handler returns, the outer save goes
@@ -169,7 +126,7 @@ def save(
     WriteError (EBUSY). So is a save in a handler to what its own thread writes in place.
 
     A process that gives up its rights, or its view of the filesystem, imports before what it is to
-    use: ``fastio.SaveHandle`` for ``wait=False``, `fastio.Store`, `fastio.torch` where PyTorch was
+    use: `fastio.SaveHandle` for `start_save`, `fastio.Store`, `fastio.torch` where PyTorch was
     not imported before fastio, ``rich.progress``.
 
     Examples
@@ -177,13 +134,100 @@ def save(
     >>> fastio.save({"weight": np.ones(3)}, "runs/7/model.safetensors")
     PosixPath('runs/7/model.safetensors')
     """
+    request, given = _request(
+        tensors,
+        path,
+        metadata,
+        shard_bytes,
+        chunk_bytes,
+        checksums,
+        durable,
+        options,
+        progress,
+        report,
+    )
+    run_now(request)
+    return given
+
+
+def start_save(
+    tensors: Mapping[str, Any],
+    path: AnyPath,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: float | str | None = None,
+    chunk_bytes: float | str | None = None,
+    checksums: bool = True,
+    durable: bool | None = None,
+    snapshot: Literal["copy", "borrow"] = "copy",
+    options: Options | None = None,
+    progress: bool = False,
+    report: Report | None = None,
+) -> SaveHandle:
+    """Start to save tensors, and return while they are written.
+
+    What is wrong with the arguments, and a path that cannot be written to, is raised at once. Where
+    no thread can be started, the save is done when this returns.
+
+    Parameters
+    ----------
+    tensors, path, metadata, shard_bytes, chunk_bytes, checksums, durable, options, progress, report
+        As `save` takes them.
+    snapshot : {"copy", "borrow"}
+        ``copy`` copies the tensors first, so that they may change as soon as this returns.
+        ``borrow`` returns at once, and they must not change, nor their memory be freed or resized,
+        before ``handle.wait_released()`` returns.
+
+    Returns
+    -------
+    SaveHandle
+        Its result is the absolute path.
+
+    Raises
+    ------
+    As `save` does, for all that is found before the first byte is written.
+
+    Examples
+    --------
+    >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+    >>> handle.result().name
+    'model.safetensors'
+    """
+    if snapshot not in ("copy", "borrow"):
+        raise ValueError(f"snapshot={shown(snapshot)}: expected 'copy' or 'borrow'")
+    request, _ = _request(
+        tensors,
+        path,
+        metadata,
+        shard_bytes,
+        chunk_bytes,
+        checksums,
+        durable,
+        options,
+        progress,
+        report,
+    )
+    return _start(request, copied=snapshot == "copy")
+
+
+def _request(
+    tensors: Mapping[str, Any],
+    path: AnyPath,
+    metadata: Mapping[str, str] | None,
+    shard_bytes: float | str | None,
+    chunk_bytes: float | str | None,
+    checksums: bool,
+    durable: bool | None,
+    options: Options | None,
+    progress: bool,
+    report: Report | None,
+) -> tuple[Request, Path]:
+    """What is to be saved, checked; and the path as it was given."""
     begun = clocks()
     check_path(path, "save")
     target = file_target(path) if shard_bytes is None else folder_target(path)
     check_kind("options", options, Options)
     check_kind("report", report, Report)
-    if snapshot not in ("copy", "borrow"):
-        raise ValueError(f"snapshot={shown(snapshot)}: expected 'copy' or 'borrow'")
     shard_bytes = _checked_size("shard_bytes", shard_bytes)
     chunk_bytes = checked_chunk_bytes(_checked_size("chunk_bytes", chunk_bytes))
     laid_out = sources(tensors)
@@ -204,10 +248,7 @@ def save(
         report=report,
         begun=begun,
     )
-    if not wait:
-        return _start(request, copied=snapshot == "copy")
-    run_now(request)
-    return target.given
+    return request, target.given
 
 
 def _start(request: Request, *, copied: bool) -> SaveHandle:

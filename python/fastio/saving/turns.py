@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fastio.errors import WriteError
-from fastio.saving.bell import Bell
+from fastio.host.bell import Bell
 
 _turns: set[weakref.ref[Turn]] = set()
 _numbers = itertools.count()

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from fastio.host import threads
-from fastio.saving.bell import Bell
+from fastio.host.bell import Bell
 
 _Result = TypeVar("_Result")
 
 
-class Uninterrupted(Generic[_Result]):
+class UninterruptedStep(Generic[_Result]):
     """A step that is taken once, by `run`.
 
     Parameters

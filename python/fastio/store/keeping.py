@@ -12,14 +12,15 @@ from fastio.store import arguments, collect, creation, replacing, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session
 from fastio.store.manifest import encode
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.status import Generation, Status
-from fastio.store.verify import Verifying
 from fastio.store.wholeness import is_whole
-from fastio.store.writes import now_s
 
 
-class Keeping(Verifying):
+class Keeping:
     """The part of a `Store` that its operator uses."""
+
+    _opened: OpenStore
 
     def generations(self) -> tuple[Generation, ...]:
         """Return all generations that there are, the newest first.
@@ -29,8 +30,8 @@ class Keeping(Verifying):
         ReplicaError
             If a manifest cannot be read on any root.
         """
-        self._require_open()
-        return status.generations(self._members)
+        self._opened.require_open()
+        return status.generations(self._opened.members)
 
     def rollback_to(self, generation: int) -> int:
         """Make an older generation the newest one again, by a new commit; nothing is copied.
@@ -54,21 +55,21 @@ class Keeping(Verifying):
         arguments.check_count("generation", generation, 0, 2**63 - 1)
 
         def write(session: Session, _: object) -> int:
-            taken = self._members.take(generation, None)
+            taken = self._opened.members.take(generation, None)
             try:
                 assert session.head is not None
                 head = session.head.manifest
-                entries = [self._members.placed(entry) for entry in head.roots]
+                entries = [self._opened.members.placed(entry) for entry in head.roots]
                 manifest = creation.moved(taken.named.manifest, head, entries)
-                if not is_whole(manifest, self._members.roots):
+                if not is_whole(manifest, self._opened.members.roots):
                     raise ConflictError(
-                        self._members.name, f"generation {generation} is not whole any more"
+                        self._opened.members.name, f"generation {generation} is not whole any more"
                     )
                 return session.commit(encode(manifest), now_s()).generation
             finally:
                 taken.held.close()
 
-        return self._in_turn(write)
+        return self._opened.in_turn(write)
 
     def gc(self, keep: int = 1) -> Collected:
         """Remove old generations, and what crashed saves left; not those that somebody reads.
@@ -89,7 +90,9 @@ class Keeping(Verifying):
             If `keep` is less than 1.
         """
         arguments.check_count("keep", keep, 1, 2**31)
-        return self._in_turn(lambda session, _: collect.collect(session, keep), proposes=False)
+        return self._opened.in_turn(
+            lambda session, _: collect.collect(session, keep), proposes=False
+        )
 
     def replace_root(self, old: AnyPath | UUID, new: AnyPath, *, force: bool = False) -> int:
         """Have another folder take the place of a root that is lost, or shall be given up.
@@ -118,7 +121,7 @@ class Keeping(Verifying):
         UsageError
             If there is no such root.
         WriteError
-            If there is something in the new folder; or no sound copy of a shard is left.
+            If there is something in the new folder; or no sound replica of a shard is left.
         ReplicaError
             If no majority of the roots can be written to; see `force`.
         ConflictError
@@ -130,10 +133,10 @@ class Keeping(Verifying):
 
         def write(session: Session, is_cancelled: Callable[[], bool]) -> int:
             return replacing.replace_root(
-                session, self._members, str(key), path, now_s(), is_cancelled
+                session, self._opened.members, str(key), path, now_s(), is_cancelled
             )
 
-        return self._in_turn(write, forced=force)
+        return self._opened.in_turn(write, forced=force)
 
     def status(self) -> Status:
         """Say how the store is, looked at now.
@@ -143,5 +146,5 @@ class Keeping(Verifying):
         ReplicaError
             If no root can be read.
         """
-        self._require_open()
-        return status.status(self._members)
+        self._opened.require_open()
+        return status.status(self._opened.members)

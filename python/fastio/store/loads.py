@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, overload
 
 from fastio.arguments.checks import Verify, check_kind, check_verify
-from fastio.errors import UsageError
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.frameworks.handed import check_mapping
 from fastio.options import Options
+from fastio.reading.handle import LoadHandle
 from fastio.reading.into import fill
-from fastio.reading.load import Load, LoadHandle, To
-from fastio.reading.located import Located
+from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
 from fastio.reading.replicas import OnDamage
 from fastio.report import Report
-from fastio.store import arguments, reading
-from fastio.store.members import Members
-from fastio.store.taken import Taken
+from fastio.store.opened import OpenStore
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
 
-class Reading:
-    """The part of a `Store` that reads.
+class Loads:
+    """The part of a `Store` that reads."""
 
-    Parameters
-    ----------
-    members : Members
-    taken : Taken
-        The generation.
-    """
-
-    def __init__(self, members: Members, taken: Taken) -> None:
-        self._members = members
-        self._taken = taken
-        self._closed = False
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"the store {self._members.name} is closed")
-
-    def _find(
-        self, on_damage: OnDamage, generation: int | None, options: Options | None
-    ) -> Callable[[Collection[str] | None], Located]:
-        self._require_open()
-        check_kind("options", options, Options)
-        if generation is not None:
-            arguments.check_count("generation", generation, 0, 2**63 - 1)
-        if self._members.missing:
-            self._members.look_again()
-            self._members.hold(self._taken)
-        watch = reading.watch(self._members, on_damage, options)
-        taken = self._taken
-        if generation is not None and generation != taken.generation:
-            taken = self._members.take(generation, None)
-        return lambda names: reading.locate(self._members, taken, watch, names)
+    _opened: OpenStore
 
     @overload
     def load(
@@ -75,7 +42,6 @@ class Reading:
         device: Any = None,
         device_map: Mapping[str, Any] | None = None,
         stream: Any = None,
-        wait: Literal[True] = True,
     ) -> dict[str, npt.NDArray[Any]]: ...
 
     @overload
@@ -93,7 +59,6 @@ class Reading:
         device: Any = None,
         device_map: Mapping[str, Any] | None = None,
         stream: Any = None,
-        wait: Literal[True] = True,
     ) -> dict[str, torch.Tensor]: ...
 
     @overload
@@ -111,10 +76,8 @@ class Reading:
         device: Any = None,
         device_map: Mapping[str, Any] | None = None,
         stream: Any = None,
-        wait: Literal[True] = True,
     ) -> dict[str, Any]: ...
 
-    @overload
     def load(
         self,
         *,
@@ -129,52 +92,34 @@ class Reading:
         device: Any = None,
         device_map: Mapping[str, Any] | None = None,
         stream: Any = None,
-        wait: Literal[False],
-    ) -> LoadHandle: ...
-
-    def load(
-        self,
-        *,
-        framework: FrameworkName = "numpy",
-        names: Collection[str] | None = None,
-        verify: Verify = True,
-        on_damage: OnDamage = "continue",
-        generation: int | None = None,
-        options: Options | None = None,
-        progress: bool = False,
-        report: Report | None = None,
-        device: Any = None,
-        device_map: Mapping[str, Any] | None = None,
-        stream: Any = None,
-        wait: bool = True,
-    ) -> dict[str, Any] | LoadHandle:
+    ) -> dict[str, Any]:
         """Load tensors, from all roots at once.
 
         Parameters
         ----------
-        framework, names, verify, options, progress, report, device, device_map, stream, wait
+        framework, names, verify, options, progress, report, device, device_map, stream
             As `fastio.load` has them.
         on_damage : {"continue", "repair", "raise"}
-            What is done where a copy is bad: it is read from another one; that is done, and the bad
-            one then written anew; or the load fails. The report tells of each. A load sees damage
-            only in what it reads, mostly one copy of each block: ``report.copies_unread`` and
-            ``bytes_unread`` say what it left out, and `Store.verify` reads all.
+            "continue" reads what is bad in one replica from another one. "repair" also writes the
+            bad one anew. "raise" fails. The report lists each. A load sees damage only in what it
+            reads, mostly one replica of each block. ``report.replicas_unread`` and
+            ``bytes_unread`` count the rest; `Store.verify` reads all.
         generation : int, optional
             Default: the one that this store was opened with.
 
         Returns
         -------
-        dict of str to array, or LoadHandle
-            As from `fastio.load`; a handle goes on when the store is closed.
+        dict of str to array
+            As from `fastio.load`.
 
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left: each with its reason.
+            If no replica of some bytes is left: each with its reason.
         As `fastio.load` does besides.
         """
         begun = Load(
-            self._find(on_damage, generation, options),
+            self._opened.find(on_damage, generation, options),
             framework=framework,
             names=names,
             verify=verify,
@@ -182,9 +127,46 @@ class Reading:
             report=report,
             to=To(device, device_map, stream),
         )
-        return begun.now(progress=progress) if wait else LoadHandle(begun)
+        return begun.now(progress=progress)
 
-    def _open_reader(
+    def start_load(
+        self,
+        *,
+        framework: FrameworkName = "numpy",
+        names: Collection[str] | None = None,
+        verify: Verify = True,
+        on_damage: OnDamage = "continue",
+        generation: int | None = None,
+        options: Options | None = None,
+        report: Report | None = None,
+        device: Any = None,
+        device_map: Mapping[str, Any] | None = None,
+        stream: Any = None,
+    ) -> LoadHandle:
+        """Start to load tensors, and return while they are read, as `fastio.start_load` does.
+
+        Returns
+        -------
+        LoadHandle
+            It goes on when the store is closed.
+
+        Raises
+        ------
+        As `load` does, for all that is found before the first byte is read.
+        """
+        return LoadHandle(
+            Load(
+                self._opened.find(on_damage, generation, options),
+                framework=framework,
+                names=names,
+                verify=verify,
+                options=options,
+                report=report,
+                to=To(device, device_map, stream),
+            )
+        )
+
+    def reader(
         self,
         *,
         framework: FrameworkName = "numpy",
@@ -201,7 +183,7 @@ class Reading:
         ------
         As `load` does.
         """
-        find = self._find(on_damage, generation, options)
+        find = self._opened.find(on_damage, generation, options)
         return Reader(lambda _: find(None), framework=framework, verify=verify, options=options)
 
     def load_into(
@@ -221,14 +203,14 @@ class Reading:
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left.
+            If no replica of some bytes is left.
         As `fastio.load_into` does besides.
         """
         check_verify(verify)
         check_kind("options", options, Options)
         check_kind("report", report, Report)
         check_mapping(tensors)
-        find = self._find(on_damage, generation, options)
+        find = self._opened.find(on_damage, generation, options)
         fill(
             lambda: find(tuple(tensors) if not strict else None),
             tensors,
@@ -257,10 +239,10 @@ class Reading:
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left.
+            If no replica of some bytes is left.
         As `Reader.stream` does besides.
         """
-        reader = self._open_reader(
+        reader = self.reader(
             framework=framework,
             verify=verify,
             on_damage=on_damage,

@@ -6,72 +6,43 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any
 
-from fastio.arguments.checks import Verify, check_kind
+from fastio.arguments.checks import check_kind
 from fastio.arguments.paths import AnyPath, Source, not_found, paths_of
 from fastio.display.values import one_line
 from fastio.errors import UsageError
 from fastio.events import emit
 from fastio.formats import checksums
-from fastio.frameworks import FrameworkName
 from fastio.options import Options, default_options
-from fastio.reading.reader import Reader
-from fastio.reading.replicas import OnDamage
 from fastio.store import arguments, creation
 from fastio.store.keeping import Keeping
+from fastio.store.loads import Loads
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
-from fastio.store.pinned import Pin
+from fastio.store.pinned import GenerationAddress
 from fastio.store.root_files import FILE_MODE
-from fastio.store.taken import Held
-from fastio.store.writes import now_s
+from fastio.store.taken import Held, PinnedGeneration
+from fastio.store.verify import Verifying
+from fastio.store.writes import Writes
 
 Placement = str | Mapping[str, int | Sequence[int]]
 
 
-class Open:
-    """What `open` is: of the class, and of a store."""
-
-    @overload
-    def __get__(self, store: None, kind: type[Store]) -> _OpensStore: ...
-    @overload
-    def __get__(self, store: Store, kind: type[Store]) -> _OpensReader: ...
-    def __get__(self, store: Store | None, kind: type[Store]) -> _OpensStore | _OpensReader:
-        return kind._open_store if store is None else store._open_reader
-
-
-class _OpensStore(Protocol):
-    def __call__(
-        self,
-        roots: Source,
-        *,
-        generation: int | None = None,
-        min_generation: int | None = None,
-        options: Options | None = None,
-    ) -> Store: ...
-
-
-class _OpensReader(Protocol):
-    def __call__(
-        self,
-        *,
-        framework: FrameworkName = "numpy",
-        verify: Verify = True,
-        on_damage: OnDamage = "continue",
-        generation: int | None = None,
-        options: Options | None = None,
-    ) -> Reader: ...
-
-
-class Store(Keeping):
+class Store(Loads, Writes, Keeping, Verifying):
     """Tensors kept on several roots, in generations. `Store.create` and `Store.open` make one.
 
-    A root is a folder, on a device of its own as a rule. Every shard is on as many of them as there
-    are replicas; a load reads from all of them at once, and where a copy fails from the next one.
-    A save makes a new generation, which is there as a whole or not at all.
+    A root is a folder, usually on a disk of its own. Each shard has a replica on several roots. A
+    load reads from all roots at once, and from the next replica where one fails. A save makes a new
+    generation, which exists as a whole or not at all.
     """
+
+    def __init__(
+        self, members: Members, taken: PinnedGeneration, by: Partition | None = None
+    ) -> None:
+        self._opened = OpenStore(members, taken, by)
 
     # ---- making and opening one
 
@@ -93,7 +64,7 @@ class Store(Keeping):
         Parameters
         ----------
         roots : sequence of path
-            1 to 64, best each on a device of its own, as `fastio.save` takes a path. A majority of
+            1 to 64, best each on a disk of its own, as `fastio.save` takes a path. A majority of
             them must be reachable to save, any that has what is asked for to load.
         replicas : int
             On how many roots each shard is.
@@ -173,7 +144,7 @@ class Store(Keeping):
         return cls(members, members.take(None, None))
 
     @classmethod
-    def _open_store(
+    def open(
         cls,
         roots: Source,
         *,
@@ -224,41 +195,41 @@ class Store(Keeping):
     @property
     def generation(self) -> int:
         """The one that is read: the newest when the store was opened, or saved to."""
-        return self._taken.generation
+        return self._opened.taken.generation
 
     @property
     def roots(self) -> tuple[Path, ...]:
         """Those that can be reached."""
-        own = self._taken.standing.record.roots
-        return tuple(root.path for uuid, root in self._members.roots.items() if uuid in own)
+        own = self._opened.taken.standing.record.roots
+        return tuple(root.path for uuid, root in self._opened.members.roots.items() if uuid in own)
 
     @one_line
     def __repr__(self) -> str:
-        closed = ", closed" if self._closed else ""
-        return f"<fastio.Store {self._members.name}, generation {self.generation}{closed}>"
-
-    open = Open()
-    """`Store.open(roots)` opens a store, and `store.open()` its tensors, as `fastio.open` does."""
+        closed = ", closed" if self._opened.closed else ""
+        return f"<fastio.Store {self._opened.members.name}, generation {self.generation}{closed}>"
 
     # ---- its life
 
     def close(self) -> None:
         """Let go of the roots, and let the generation be collected. What was loaded stays."""
-        if not self._closed:
-            self._closed = True
+        if not self._opened.closed:
+            self._opened.closed = True
             # Whoever still reads goes on holding the generation, and its roots.
-            self._taken = replace(self._taken, held=Held())
-            self._members.close()
+            self._opened.taken = replace(self._opened.taken, held=Held())
+            self._opened.members.close()
 
     def __enter__(self) -> Store:
-        self._require_open()
+        self._opened.require_open()
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._require_open()
-        if callable(self._by):
+        self._opened.require_open()
+        if callable(self._opened.by):
             raise UsageError("a store whose partition is a callable cannot be pickled")
-        return _reopen, (Pin.of(self._members, self._taken), self._by)
+        return _reopen, (
+            GenerationAddress.of(self._opened.members, self._opened.taken),
+            self._opened.by,
+        )
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -276,5 +247,5 @@ def _timeout_s(options: Options | None) -> float:
     return (options or default_options()).root_timeout_s
 
 
-def _reopen(pin: Pin, by: str | None) -> Store:
+def _reopen(pin: GenerationAddress, by: str | None) -> Store:
     return Store(*pin.find(), by)

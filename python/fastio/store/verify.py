@@ -16,17 +16,17 @@ from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import Advance
-from fastio.store import answering, copies, mend, small
+from fastio.store import answering, mend, replicas, small
 from fastio.store.commit import Session
-from fastio.store.copies import Read
 from fastio.store.documents import Verified
 from fastio.store.history import established, outlived
 from fastio.store.layout import COMMITS, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
+from fastio.store.opened import OpenStore, now_s
+from fastio.store.replicas import Read
 from fastio.store.root import Root
-from fastio.store.small import Kept, Problem
+from fastio.store.small import KeptGenerations, Problem
 from fastio.store.taken import Held
-from fastio.store.writes import Writing, now_s
 
 # Each needs what stands before it.
 _ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")
@@ -35,15 +35,17 @@ _LATER = "what it has is not known, and nothing was mended there: verify when it
 _MENDED = "written anew from the other roots"
 
 
-class Verifying(Writing):
+class Verifying:
     """The part of a `Store` that verifies."""
+
+    _opened: OpenStore
 
     def verify(
         self, *, repair: bool = False, options: Options | None = None, progress: bool = False
     ) -> Verification:
-        """Read every copy of every shard of all generations, and every small file, on every root.
+        """Read every replica of every shard of all generations, and all small files of each root.
 
-        Bytes come from the disks, past the page cache; all devices are read at once, within 128 MiB
+        Bytes come from the disks, past the page cache; all disks are read at once, within 128 MiB
         of memory. A root on which nothing is damaged notes when that was: `status` says so.
 
         Parameters
@@ -77,12 +79,12 @@ class Verifying(Writing):
         >>> if not found.ok:
         ...     print(found)
         """
-        self._require_open()
+        self._opened.require_open()
         check_kind("options", options, Options)
         begun = time.perf_counter()
-        members = self._members
+        members = self._opened.members
         members.look_again()
-        run = _Run(self, options if options is not None else Options(), repair=repair)
+        run = _Run(self._opened, options if options is not None else Options(), repair=repair)
         with run.holding():
             run.look()
             with progress_bar(members.name, run.nbytes_wanted(), shown=progress) as advance:
@@ -107,7 +109,7 @@ class _Found:
 class _Run:
     """One verification of a store."""
 
-    store: Verifying
+    opened: OpenStore
     options: Options
     repair: bool
     found: dict[str, _Found] = field(default_factory=dict)  # by path
@@ -116,13 +118,13 @@ class _Run:
     reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
     notes: list[str] = field(default_factory=list)
     files: int = 0
-    those: Kept = field(default_factory=lambda: Kept([]))
+    those: KeptGenerations = field(default_factory=lambda: KeptGenerations([]))
     gone: set[int] = field(default_factory=set)  # generations that others have collected
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Keep all generations from being collected while they are read."""
-        members = self.store._members
+        members = self.opened.members
         for root in members.roots.values():
             root.problems.clear()  # of an earlier look; they may be mended
         newest = members.take(None, None)
@@ -144,7 +146,7 @@ class _Run:
 
     def _newest(self, held: list[Held]) -> int:
         """The newest generation; all that there are, are held from now on."""
-        members = self.store._members
+        members = self.opened.members
         newest = members.take(None, None)
         held.append(newest.held)
         for standing in established(members.standings(), newest.generation)[1:]:
@@ -153,7 +155,7 @@ class _Run:
         return newest.generation
 
     def _missing_roots(self, entries: dict[str, RootEntry], mode: int) -> None:
-        members = self.store._members
+        members = self.opened.members
         why = dict(members.missing)
         became = mend.mend_roots(members, entries, mode) if self.repair else {}
         for path, cause in why.items():
@@ -188,15 +190,15 @@ class _Run:
         return sum(entry.nbytes for root in roots for entry in self._entries(root))
 
     def read(self, advance: Advance | None) -> None:
-        """Read every copy of every shard."""
+        """Read every replica of every shard."""
         roots = self.roots.values()
         wanted = [(root, self._entries(root)) for root in roots]
-        self.reads = copies.read_all(wanted, self.options, advance)
+        self.reads = replicas.read_all(wanted, self.options, advance)
         for uuid, read in self.reads.items():
             self.files += read.files
             self.notes += read.notes
             if read.silent:
-                path = str(self.store._members.roots[uuid].path)
+                path = str(self.opened.members.roots[uuid].path)
                 self._add(Problem("root", uuid, path, read.silent))
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
@@ -221,7 +223,7 @@ class _Run:
     def _open(self) -> list[_Found]:
         silent = {
             uuid
-            for uuid, root in self.store._members.roots.items()
+            for uuid, root in self.opened.members.roots.items()
             if answering.is_silent(str(root.path))
         }
         return [
@@ -242,7 +244,7 @@ class _Run:
                 each.event = replace(each.event, remedy=_MENDED)
 
     def _mend_small(self, problem: Problem) -> None:
-        members, mode = self.store._members, self.those.files_mode
+        members, mode = self.opened.members, self.those.files_mode
         root = self._root(problem)
         if problem.kind == "folder":
             mend.mend_folder(root, problem.name, mode)
@@ -259,7 +261,7 @@ class _Run:
 
     def _root(self, problem: Problem) -> Root:
         """The root of a problem, if it is one of the store's still."""
-        members = self.store._members
+        members = self.opened.members
         root = members.roots.get(problem.root)
         if root is None:
             cause = "its root has left this store meanwhile, or cannot be reached any more"
@@ -276,16 +278,16 @@ class _Run:
         def write(session: Session, _: object) -> None:
             mend.mend_records(session, self.those.files_mode, kept, self.gone)
 
-        self.store._in_turn(write, renews=False)
+        self.opened.in_turn(write, renews=False)
 
     def _mend_shard(self, problem: Problem) -> None:
-        members = self.store._members
+        members = self.opened.members
         root = self._root(problem)
         mend.mend_shard(root, self.those.shards[problem.name], members)
 
     def _look_again(self) -> None:
         """Read mended files once more; one that is still not sound was not mended."""
-        members = self.store._members
+        members = self.opened.members
         for root in self.roots.values():
             root.problems.clear()
         newest = max((one.record.generation for one in self.those.standings), default=0)
@@ -304,7 +306,7 @@ class _Run:
                 and each.problem.root == root.uuid
             ]
             wanted.append((root, [self.those.shards[name] for name in names]))
-        for uuid, read in copies.read_all(wanted, self.options, None).items():
+        for uuid, read in replicas.read_all(wanted, self.options, None).items():
             self.reads.setdefault(uuid, Read()).nbytes += read.nbytes
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
@@ -321,7 +323,7 @@ class _Run:
 
     def result(self, seconds: float) -> Verification:
         """Note on each root that it is whole, and return what was found."""
-        members = self.store._members
+        members = self.opened.members
         states = dict(members.missing)
         count = nbytes = 0
         for root in self.roots.values():

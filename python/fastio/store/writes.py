@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from fastio.arguments.checks import check_kind
 from fastio.display.progress import import_progress_bar, progress_bar
 from fastio.display.values import shown
-from fastio.errors import ConflictError, UsageError
+from fastio.errors import UsageError
 from fastio.formats import checksums
 from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.sources import checked_metadata, sources
-from fastio.saving.turns import Turn, is_own
-from fastio.saving.uninterrupted import Uninterrupted
-from fastio.store import arguments, reading, sessions
+from fastio.store import reading
 from fastio.store.commit import Session
-from fastio.store.loads import Reading
-from fastio.store.manifest import Manifest, Settings
-from fastio.store.members import Members
+from fastio.store.manifest import Manifest
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
-from fastio.store.taken import Taken
-
-_Result = TypeVar("_Result")
 
 
-class Writing(Reading):
-    """The part of a `Store` that writes.
+class Writes:
+    """The part of a `Store` that writes."""
 
-    Parameters
-    ----------
-    members : Members
-    taken : Taken
-        The generation that is read.
-    by : str or callable, optional
-        How tensors are spread over shards, where that is not what the manifest says.
-    """
-
-    def __init__(self, members: Members, taken: Taken, by: Partition | None = None) -> None:
-        super().__init__(members, taken)
-        self._by = by
+    _opened: OpenStore
 
     def save(
         self,
@@ -142,11 +124,11 @@ class Writing(Reading):
             lost: list[str] = []
             while True:
                 counted.clear()
-                chosen = self._partition(by, parent.settings)
-                plan = Plan(session, parent.settings, chosen, self._members.placed)
+                chosen = self._opened.partition(by, parent.settings)
+                plan = Plan(session, parent.settings, chosen, self._opened.members.placed)
                 wanted = plan.lay_out(found, order)
                 try:
-                    bar = progress_bar(self._members.name, found.data_bytes, shown=progress)
+                    bar = progress_bar(self._opened.members.name, found.data_bytes, shown=progress)
                     with bar as advance:
                         plan.write(wanted, options, counted, advance, is_cancelled)
                     break
@@ -163,87 +145,22 @@ class Writing(Reading):
             return generation
 
         nbytes = found.data_bytes
-        with memory_named(self._members.name, lambda: f"a save of tensors of {nbytes} bytes"):
-            generation = self._in_turn(write)
+        with memory_named(
+            self._opened.members.name, lambda: f"a save of tensors of {nbytes} bytes"
+        ):
+            generation = self._opened.in_turn(write)
         counted.tensors = len(found.names)
         if not counted.engine:
             counted.engine, counted.engine_reason = "none", "every shard was there already"
         counted.seconds = time.perf_counter() - begun
         counted.cpu_seconds = time.process_time() - cpu_begun
-        counted.log("saved generation %d of %s", generation, self._members.name)
+        counted.log("saved generation %d of %s", generation, self._opened.members.name)
         return generation
 
-    def _in_turn(
-        self,
-        write: Callable[[Session, Callable[[], bool]], _Result],
-        *,
-        proposes: bool = True,
-        renews: bool = True,
-        forced: bool = False,
-    ) -> _Result:
-        """Write to the store when no other thread of this process does.
-
-        A save in a signal handler waits for the one that its thread is in the middle of.
-
-        Parameters
-        ----------
-        write : callable
-            Given the session, and what says whether a signal handler has raised meanwhile.
-        proposes : bool
-            Whether a generation may be made.
-        renews : bool
-            Whether that is read from then on.
-        forced : bool
-            Whether those roots are enough that can be reached.
-
-        Raises
-        ------
-        ConflictError
-            If this thread cannot wait for itself.
-        """
-        self._require_open()
-        key = f"store {self._members.store}"
-        if is_own(key):
-            problem = "its own thread is writing to it: a finalizer cannot do so now"
-            raise ConflictError(self._members.name, problem)
-        cancelled = threading.Event()
-
-        def step() -> _Result:
-            with Turn(key):
-                with sessions.begin(
-                    self._members,
-                    self._taken,
-                    is_cancelled=cancelled.is_set,
-                    proposes=proposes,
-                    forced=forced,
-                ) as session:
-                    result = write(session, cancelled.is_set)
-                if (
-                    proposes and renews
-                ):  # whoever still reads the generation before goes on holding it
-                    self._taken = self._members.take(None, None)
-                return result
-
-        return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
-
-    def _partition(self, by: Partition | None, settings: Settings) -> Partition:
-        chosen = by if by is not None else self._by
-        if chosen is None:
-            if settings.partition == "callable":
-                raise UsageError(
-                    "this store was created with a callable as partition: pass it to save"
-                )
-            return settings.partition
-        arguments.partition_name(chosen)
-        return chosen
-
     def _check_free(self, names: Sequence[str], parent: Manifest) -> None:
-        there = reading.names(parent, self._members.name)
+        there = reading.names(parent, self._opened.members.name)
         for name in names:
             if name in there:
-                raise UsageError(f"{self._members.name}: there is a tensor {shown(name)} already")
-
-
-def now_s() -> int:
-    """Return the time of this machine's clock, in seconds since 1970."""
-    return int(time.time())
+                raise UsageError(
+                    f"{self._opened.members.name}: there is a tensor {shown(name)} already"
+                )
