@@ -74,7 +74,7 @@ def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
     expected = _native.xxh3_64(data[5 * _CHUNK_BYTES : 6 * _CHUNK_BYTES])
     told: _native.Incident = {
         "shard": 0,
-        "copy": 0,
+        "replica": 0,
         "path": str(copies[0]),
         "offset": 5 * _CHUNK_BYTES,
         "nbytes": _CHUNK_BYTES,
