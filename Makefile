@@ -31,7 +31,7 @@ PYTHON_FILES := python csrc tests bench .ci
 # Tests wait for disks, children and clocks more than they compute. Whole files go to a worker, since those share what
 # is made for a file, in their own order, since the longest come early. PYTEST_WORKERS=0 runs them in one process.
 PYTEST_WORKERS ?= 2
-CTEST_JOBS := $(shell echo $$((2 * $$(nproc))))
+CTEST_JOBS ?= $(shell echo $$((2 * $$(nproc))))
 STAMPS := .venv/stamps
 # Under a lock, for whoever runs two makes side by side.
 PIP := flock .venv/lock .venv/bin/python -m pip --disable-pip-version-check install --quiet

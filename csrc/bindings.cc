@@ -255,7 +255,6 @@ PYBIND11_MODULE(_native, module) {
 #undef PyInit__native
 
 // The name is the interpreter's.
-// NOLINTNEXTLINE(bugprone-reserved-identifier)
 extern "C" PYBIND11_EXPORT PyObject* PyInit__native() {
   if (fastio::in_main_interpreter()) return made_by_pybind11();
   PyErr_SetString(PyExc_ImportError, fastio::kMainInterpreterOnly);

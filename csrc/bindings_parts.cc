@@ -11,7 +11,7 @@ namespace py = pybind11;
 namespace fastio {
 namespace {
 
-constexpr std::size_t kDimensionsMax = 32;  // numpy 1 holds no more
+constexpr std::size_t kNumpyDimensionsMax = 32;  // numpy 1 holds no more
 
 // Along one axis: the first position, how many, and the step between them.
 struct Taken {
@@ -91,7 +91,7 @@ class Parser {
   }
 
   std::optional<TensorPart> finish() {
-    if (!take_whole_axes(axes_left()) || part_.shape.size() > kDimensionsMax) return {};
+    if (!take_whole_axes(axes_left()) || part_.shape.size() > kNumpyDimensionsMax) return {};
     return std::move(part_);
   }
 

@@ -123,7 +123,7 @@ py::bytes digests(const SaveJob& job) {
   return answer;
 }
 
-py::dict statistics(const SaveJob& job) {
+py::dict save_statistics(const SaveJob& job) {
   const SaveCounters& counters = job.counters();
   py::dict answer;
   answer["engine"] = job.report().engine;
@@ -199,7 +199,7 @@ void register_saving(py::module_& module) {
       .def_property_readonly("block_bytes", &SaveJob::block_bytes)
       .def_property_readonly("block_count", &SaveJob::block_count)
       .def_property_readonly("digests", &digests)
-      .def_property_readonly("statistics", &statistics)
+      .def_property_readonly("statistics", &save_statistics)
       .def("run", &run_leg, py::arg("leg"), py::arg("first"), py::arg("last"),
            py::arg("progress") = py::none());
   module.def(
