@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
-#include <mutex>
 
+#include "mutex.h"
 #include "process.h"
 
 namespace fastio {
@@ -16,8 +16,8 @@ constexpr std::chrono::milliseconds kLook{20};  // how often a lane looks
 constexpr std::chrono::milliseconds kTurnMost{100};
 
 struct Debts {
-  std::mutex mutex;
-  std::map<std::uint64_t, std::size_t> reads;  // of each disk
+  Mutex mutex;
+  std::map<std::uint64_t, std::size_t> reads FASTIO_GUARDED_BY(mutex);  // of each disk
 };
 
 }  // namespace
@@ -97,20 +97,20 @@ std::string no_answer_for(std::chrono::nanoseconds timeout) {
 
 void note_debt(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
-  const std::lock_guard lock(debts.mutex);
+  const MutexLock lock(debts.mutex);
   ++debts.reads[disk];
 }
 
 void note_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
-  const std::lock_guard lock(debts.mutex);
+  const MutexLock lock(debts.mutex);
   const auto found = debts.reads.find(disk);
   if (found != debts.reads.end() && --found->second == 0) debts.reads.erase(found);
 }
 
 bool owes_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
-  const std::lock_guard lock(debts.mutex);
+  const MutexLock lock(debts.mutex);
   return debts.reads.contains(disk);
 }
 

@@ -10,11 +10,11 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "device.h"
+#include "mutex.h"
 #include "process.h"
 
 namespace fastio {
@@ -162,14 +162,15 @@ void Driver::refuse(const char* what, Result result) {
 
 // Opened once in each process; once more where there was none and another library is named since.
 struct Opened {
-  std::mutex mutex;
+  Mutex mutex;
   std::atomic<const Driver*> latest{nullptr};
-  std::vector<std::unique_ptr<Driver>> all;  // somebody may still look at an earlier one
+  // Somebody may still look at an earlier one.
+  std::vector<std::unique_ptr<Driver>> all FASTIO_GUARDED_BY(mutex);
 
   const Driver& get() {
     const Driver* seen = latest.load(std::memory_order_acquire);
     if (seen != nullptr && (seen->status.available || seen->name == library_name())) return *seen;
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     seen = latest.load(std::memory_order_acquire);
     std::string name = library_name();
     if (seen == nullptr || (!seen->status.available && seen->name != name)) {

@@ -8,7 +8,6 @@
 #include <csignal>
 #include <cstddef>
 #include <cstring>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -16,6 +15,7 @@
 
 #include "engine_faults.h"
 #include "error.h"
+#include "mutex.h"
 #include "process.h"
 
 namespace fastio {
@@ -24,16 +24,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct Script {
-  std::mutex mutex;
-  std::vector<Fault> faults;
-  std::uint64_t seen = 0;      // completions since the faults were set
-  std::uint64_t releases = 0;  // calls of release_held_completions
-  std::uint64_t held = 0;      // since the last of them
+  Mutex mutex;
+  std::vector<Fault> faults FASTIO_GUARDED_BY(mutex);
+  // Completions since the faults were set.
+  std::uint64_t seen FASTIO_GUARDED_BY(mutex) = 0;
+  // Calls of release_held_completions, and what is held since the last of them.
+  std::uint64_t releases FASTIO_GUARDED_BY(mutex) = 0;
+  std::uint64_t held FASTIO_GUARDED_BY(mutex) = 0;
 
   // The fault of the next completion, with the releases until then. Both at once: a release that
   // came in between would be missed, and what is held would stay for ever.
   std::pair<std::optional<Fault>, std::uint64_t> next() {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     const std::uint64_t at = seen++;
     const auto found =
         std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
@@ -43,7 +45,7 @@ struct Script {
   }
 
   std::uint64_t release_count() {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     return releases;
   }
 };
@@ -195,27 +197,27 @@ class FaultyEngine final : public Engine {
 
 void set_completion_faults(std::vector<Fault> faults) {
   auto& script = process_state<Script>();
-  const std::lock_guard lock(script.mutex);
+  const MutexLock lock(script.mutex);
   script.faults = std::move(faults);
   script.seen = 0;
 }
 
 void release_held_completions() {
   auto& script = process_state<Script>();
-  const std::lock_guard lock(script.mutex);
+  const MutexLock lock(script.mutex);
   ++script.releases;
   script.held = 0;
 }
 
 std::uint64_t held_completions() {
   auto& script = process_state<Script>();
-  const std::lock_guard lock(script.mutex);
+  const MutexLock lock(script.mutex);
   return script.held;
 }
 
 bool completion_faults_set() {
   auto& script = process_state<Script>();
-  const std::lock_guard lock(script.mutex);
+  const MutexLock lock(script.mutex);
   return !script.faults.empty();
 }
 

@@ -3,14 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
+#include <chrono>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "engine.h"
 #include "error.h"
+#include "mutex.h"
 
 namespace fastio {
 namespace {
@@ -38,7 +38,7 @@ class PreadEngine final : public Engine {
 
   void submit(std::span<const IoRequest> requests) override {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       waiting_.insert(waiting_.end(), requests.begin(), requests.end());
     }
     if (requests.size() == 1) {
@@ -49,9 +49,11 @@ class PreadEngine final : public Engine {
   }
 
   std::size_t wait(std::span<Completion> completions, std::chrono::milliseconds timeout) override {
-    std::unique_lock lock(mutex_);
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    MutexLock lock(mutex_);
     if (threads_.empty() && completed_.empty() && !waiting_.empty()) serve_one(lock);
-    arrived_.wait_for(lock, timeout, [this] { return !completed_.empty(); });
+    while (completed_.empty() && arrived_.wait_until(lock, until)) {
+    }
     const std::size_t taken = std::min(completions.size(), completed_.size());
     std::copy_n(completed_.begin(), taken, completions.begin());
     completed_.erase(completed_.begin(), completed_.begin() + static_cast<std::ptrdiff_t>(taken));
@@ -61,7 +63,7 @@ class PreadEngine final : public Engine {
  private:
   void close() {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       closing_ = true;
     }
     work_.notify_all();
@@ -69,15 +71,16 @@ class PreadEngine final : public Engine {
   }
 
   void serve() {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     for (;;) {
-      work_.wait(lock, [this] { return closing_ || !waiting_.empty(); });
+      while (!closing_ && waiting_.empty()) work_.wait(lock);
       if (waiting_.empty()) return;
       serve_one(lock);
     }
   }
 
-  void serve_one(std::unique_lock<std::mutex>& lock) {
+  // With the mutex held, but for the time of the call itself.
+  void serve_one(MutexLock& lock) FASTIO_REQUIRES(mutex_) FASTIO_NO_THREAD_SAFETY_ANALYSIS {
     const IoRequest request = waiting_.front();
     waiting_.erase(waiting_.begin());
     lock.unlock();
@@ -91,11 +94,11 @@ class PreadEngine final : public Engine {
     arrived_.notify_one();
   }
 
-  std::mutex mutex_;
-  std::condition_variable work_, arrived_;
-  std::vector<IoRequest> waiting_;
-  std::vector<Completion> completed_;
-  bool closing_ = false;
+  Mutex mutex_;
+  Condition work_, arrived_;
+  std::vector<IoRequest> waiting_ FASTIO_GUARDED_BY(mutex_);
+  std::vector<Completion> completed_ FASTIO_GUARDED_BY(mutex_);
+  bool closing_ FASTIO_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 

@@ -146,7 +146,7 @@ std::shared_ptr<File> File::adopt(Descriptor fd, const std::string& path, Reopen
 
 DirectAccess File::direct_access() {
   if (std::string known = direct_refusal_of(mount_.disk); !known.empty()) return {false, 0, known};
-  const std::lock_guard lock(direct_mutex_);
+  const MutexLock lock(direct_mutex_);
   if (!direct_.valid() && direct_refusal_.empty()) {
     direct_ = reopen_direct(buffered_.get(),
                             reopening_ == Reopening::by_path_too ? path_ : std::string());

@@ -10,10 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+
+#include "mutex.h"
 
 namespace fastio {
 
@@ -115,9 +116,10 @@ class File {
   Descriptor buffered_;
   std::uint64_t nbytes_;
   Mount mount_;
-  std::mutex direct_mutex_;
+  // Opened once, with the mutex held; read without it by those whom direct_access() has told of it.
   Descriptor direct_;
-  std::string direct_refusal_;
+  Mutex direct_mutex_;
+  std::string direct_refusal_ FASTIO_GUARDED_BY(direct_mutex_);
 };
 
 // The failure that everybody reports when a file ends before its size at open: nothing came from

@@ -9,7 +9,6 @@
 #include <array>
 #include <cstdio>
 #include <map>
-#include <mutex>
 #include <set>
 
 #include "file.h"
@@ -46,13 +45,13 @@ constexpr std::array kLocalFilesystems = {
 };
 
 struct LocalMounts {
-  std::mutex mutex;
-  std::set<dev_t> disks;
+  Mutex mutex;
+  std::set<dev_t> disks FASTIO_GUARDED_BY(mutex);
 };
 
 struct DirectRefusals {
-  std::mutex mutex;
-  std::map<dev_t, std::string> reasons;
+  Mutex mutex;
+  std::map<dev_t, std::string> reasons FASTIO_GUARDED_BY(mutex);
 };
 
 }  // namespace
@@ -65,7 +64,7 @@ Mount identify_mount(int fd, dev_t disk) {
   for (const KnownFilesystem& known : kLocalFilesystems) {
     if (known.magic != magic) continue;
     auto& local = process_state<LocalMounts>();
-    const std::lock_guard lock(local.mutex);
+    const MutexLock lock(local.mutex);
     local.disks.insert(disk);
     return {disk, known.name, true, known.memory_backed};
   }
@@ -84,7 +83,7 @@ bool on_known_local_mount(const std::string& path) {
 bool on_known_local_mount(int fd) {
   const auto disk = disk_under(fd);
   auto& local = process_state<LocalMounts>();
-  const std::lock_guard lock(local.mutex);
+  const MutexLock lock(local.mutex);
   return disk && local.disks.contains(*disk);
 }
 
@@ -123,14 +122,14 @@ bool same_file(int a, int b) {
 
 std::string direct_refusal_of(dev_t disk) {
   auto& refusals = process_state<DirectRefusals>();
-  const std::lock_guard lock(refusals.mutex);
+  const MutexLock lock(refusals.mutex);
   const auto found = refusals.reasons.find(disk);
   return found == refusals.reasons.end() ? std::string() : found->second;
 }
 
 void remember_direct_refusal(dev_t disk, const std::string& reason) {
   auto& refusals = process_state<DirectRefusals>();
-  const std::lock_guard lock(refusals.mutex);
+  const MutexLock lock(refusals.mutex);
   refusals.reasons.emplace(disk, reason);
 }
 

@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 
@@ -58,9 +57,10 @@ class TargetFile {
   std::string reopened_as_;
   Descriptor buffered_;
   Mount mount_;
-  std::mutex direct_mutex_;
+  // Opened once, with the mutex held; read without it by those whom direct_access() has told of it.
   Descriptor direct_;
-  std::string direct_refusal_;
+  Mutex direct_mutex_;
+  std::string direct_refusal_ FASTIO_GUARDED_BY(direct_mutex_);
 };
 
 // Lets two files of one filesystem change their names in one step; false where one of them is not

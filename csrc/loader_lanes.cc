@@ -1,13 +1,13 @@
 #include "loader_lanes.h"
 
 #include <algorithm>
-#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
 
 #include "assertions.h"
 #include "lanes.h"
+#include "mutex.h"
 
 namespace fastio {
 namespace {
@@ -171,10 +171,13 @@ void note_times(LoadState& state, const LaneTimes& times) {
 }
 
 void abandon(std::unique_ptr<Lane> lane) {
-  static std::mutex mutex;
-  static auto* const abandoned = new std::vector<std::unique_ptr<Lane>>();
-  const std::lock_guard lock(mutex);
-  abandoned->push_back(std::move(lane));
+  struct Abandoned {
+    Mutex mutex;
+    std::vector<std::unique_ptr<Lane>> lanes FASTIO_GUARDED_BY(mutex);
+  };
+  static auto* const abandoned = new Abandoned();  // never destroyed
+  const MutexLock lock(abandoned->mutex);
+  abandoned->lanes.push_back(std::move(lane));
 }
 
 }  // namespace fastio

@@ -23,6 +23,8 @@
 #define FASTIO_ACQUIRE(...) FASTIO_THREAD_ANNOTATION(acquire_capability(__VA_ARGS__))
 #define FASTIO_TRY_ACQUIRE(...) FASTIO_THREAD_ANNOTATION(try_acquire_capability(__VA_ARGS__))
 #define FASTIO_RELEASE(...) FASTIO_THREAD_ANNOTATION(release_capability(__VA_ARGS__))
+// For a function that unlocks what its caller has locked, and locks it again.
+#define FASTIO_NO_THREAD_SAFETY_ANALYSIS FASTIO_THREAD_ANNOTATION(no_thread_safety_analysis)
 
 namespace fastio {
 
@@ -60,7 +62,10 @@ class FASTIO_SCOPED_CAPABILITY MutexLock {
 // the state that it needs in a loop.
 class Condition {
  public:
+  void notify_one() { condition_.notify_one(); }
   void notify_all() { condition_.notify_all(); }
+
+  void wait(MutexLock& lock) { condition_.wait(lock.lock_); }
 
   // False when the time is over.
   [[nodiscard]] bool wait_until(MutexLock& lock, std::chrono::steady_clock::time_point until) {

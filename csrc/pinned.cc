@@ -6,14 +6,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <iterator>
-#include <mutex>
 #include <new>
 #include <vector>
 
 #include "memory.h"
+#include "mutex.h"
 #include "process.h"
 
 namespace fastio {
@@ -130,7 +129,7 @@ class PinnedPool {
  public:
   std::optional<PinnedLease> take(Device& device, std::size_t nbytes, std::uint64_t limit_bytes) {
     const std::size_t asked = whole_pages(nbytes);
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const auto& slab : slabs_) {
       if (const auto begin = slab->take(asked)) return lease(*slab, *begin, asked);
     }
@@ -145,21 +144,21 @@ class PinnedPool {
   }
 
   void give_back(PinnedSlab& slab, std::size_t begin, std::size_t nbytes) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     slab.give_back(begin, nbytes);
     account_.leased_bytes -= nbytes;
     room_.notify_all();
   }
 
   void wait_for_room(std::chrono::milliseconds timeout) {
-    std::unique_lock lock(mutex_);
-    room_.wait_for(lock, timeout);
+    MutexLock lock(mutex_);
+    static_cast<void>(room_.wait_until(lock, std::chrono::steady_clock::now() + timeout));
   }
 
   // Asked for each request: where there has never been a slab, nobody waits for anybody.
   std::optional<PinnedExtent> around(const std::byte* data) {
     if (!some_.load(std::memory_order_relaxed)) return std::nullopt;
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const auto& slab : slabs_) {
       const PinnedExtent extent = slab->extent();
       if (!std::less<>()(data, extent.data) && std::less<>()(data, extent.data + extent.nbytes))
@@ -169,22 +168,23 @@ class PinnedPool {
   }
 
   std::uint64_t trim() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return release_unused();
   }
 
   PinnedAccount account() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return account_;
   }
 
  private:
-  PinnedLease lease(PinnedSlab& slab, std::size_t begin, std::size_t nbytes) {
+  PinnedLease lease(PinnedSlab& slab, std::size_t begin, std::size_t nbytes)
+      FASTIO_REQUIRES(mutex_) {
     account_.leased_bytes += nbytes;
     return {&slab, begin, nbytes};
   }
 
-  PinnedSlab& grow(Device& device, std::size_t nbytes) {
+  PinnedSlab& grow(Device& device, std::size_t nbytes) FASTIO_REQUIRES(mutex_) {
     slabs_.reserve(slabs_.size() + 1);
     const auto begin = std::chrono::steady_clock::now();
     slabs_.push_back(std::make_unique<PinnedSlab>(++made_, device.shared_from_this(), nbytes));
@@ -200,9 +200,9 @@ class PinnedPool {
     return *slabs_.back();
   }
 
-  std::uint64_t release_unused() {
+  std::uint64_t release_unused() FASTIO_REQUIRES(mutex_) {
     std::uint64_t released = 0;
-    std::erase_if(slabs_, [&](const auto& slab) {
+    std::erase_if(slabs_, [&](const auto& slab) FASTIO_REQUIRES(mutex_) {
       if (!slab->unused()) return false;
       released += slab->nbytes();
       if (!slab->pinned()) account_.unpinned_bytes -= slab->nbytes();
@@ -213,12 +213,12 @@ class PinnedPool {
     return released;
   }
 
-  std::mutex mutex_;
-  std::condition_variable room_;
-  std::vector<std::unique_ptr<PinnedSlab>> slabs_;
-  std::uint64_t made_ = 0;
+  Mutex mutex_;
+  Condition room_;
+  std::vector<std::unique_ptr<PinnedSlab>> slabs_ FASTIO_GUARDED_BY(mutex_);
+  std::uint64_t made_ FASTIO_GUARDED_BY(mutex_) = 0;
   std::atomic<bool> some_{false};
-  PinnedAccount account_;
+  PinnedAccount account_ FASTIO_GUARDED_BY(mutex_);
 };
 
 namespace {
