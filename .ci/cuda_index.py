@@ -1,4 +1,4 @@
-"""Writes a folder of wheels in which pip finds what PyPI has of PyTorch: `cuda_index.py FOLDER`.
+"""Writes a folder of wheels that offers pip the same PyTorch as PyPI: `cuda_index.py FOLDER`.
 
 The CUDA build takes gigabytes, so a stand-in has its name, its version and its requirements. It is
 the PyTorch of this interpreter, built for the CPU, with the manners of a CUDA build that finds no

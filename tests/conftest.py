@@ -148,5 +148,5 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=["bypass", "keep"])
 def cache(request: pytest.FixtureRequest) -> Any:
-    """Past the page cache, then through it."""
+    """With O_DIRECT, then through the page cache."""
     return request.param

@@ -1,4 +1,4 @@
-"""Paths as people type them are taken; of those that are not there it is said what to do."""
+"""Paths are accepted as people type them; errors about missing ones suggest a remedy."""
 
 import errno
 import os
@@ -101,7 +101,7 @@ def test_what_is_really_called_so_is_read_and_written(model: Path, name: str) ->
     expected = expected_bytes(path)
     for reader in ("load", "open", "safe_open", "seal"):
         assert same_bytes(_READERS[reader](name), expected)
-    if name != "~/x":  # not a file of it, but the user's home is what is written to
+    if name != "~/x":  # writes to the user's home, not to a file inside it
         assert Path(fastio.save(_TENSORS, name)).resolve() == path
         assert same_bytes(fastio.load(path), {"w": _TENSORS["w"].tobytes()})
 
@@ -231,7 +231,7 @@ def test_a_file_that_is_listed_twice_is_named(model: Path) -> None:
             fastio.load(files)
 
 
-# ---- what is not there
+# ---- missing paths
 
 _HUB = r'snapshot_download\("org/model"\) gives a folder that load takes'
 _MISSING = [

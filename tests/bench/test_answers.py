@@ -1,4 +1,4 @@
-"""The digest that all contenders must share, and the touch that all of them pay for."""
+"""The digest that all contenders share, and the touch of pages that all of them pay for."""
 
 import mmap
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo compares like with like, says who maps the file, and leaves nothing behind."""
+"""The demo compares like with like, names the loaders that map the file, and leaves no files."""
 
 import importlib
 import io
@@ -20,7 +20,7 @@ import fastio
 from bench import answers, cache, demo, machine, models, placing, run, worker
 from testbed.stand_in import Made
 
-# Larger than what the kernel reads ahead when a header is read.
+# Larger than the kernel's readahead of a header.
 TENSORS = tuple(models.Tensor(f"layers.{index}", (128, 1024)) for index in range(8))
 SMALL = demo.Model("demo", "a small model", 10**6)
 # Lines that follow a table begin so.
@@ -29,7 +29,7 @@ BLOCKS = (demo.NUMPY, demo.TORCH)
 
 
 class InProcess:
-    """The worker without a process of its own: what it says of a load is of a real one."""
+    """The worker, run in this process. Its answers about a load are real."""
 
     def __init__(self, job: dict[str, Any], timeout_s: float) -> None:
         contender = worker.contender_of(job["contender"])

@@ -41,7 +41,7 @@ def test_freeing_waits_for_memory_that_is_still_being_taken(monkeypatch: pytest.
             real(order)
 
         monkeypatch.setattr(ballast, "_tell", tell)
-        # As it was when the block began; what comes twice is told once.
+        # As at the start of the block; a repeated message is printed once.
         ballast.fill()
         ballast.free()
         ballast.free()

@@ -1,4 +1,4 @@
-"""The arithmetic and the processes that every figure goes through."""
+"""The arithmetic and the processes behind every figure."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""The sweep of lanes over loads to host memory: which rows there are, and what is told of them."""
+"""The sweep of lanes over loads to host memory: its rows, and their text."""
 
 from __future__ import annotations
 

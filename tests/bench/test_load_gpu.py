@@ -1,6 +1,6 @@
 """Loads onto a GPU are judged by the right figures, compared there, and refused without a GPU.
 
-What a GPU is needed for is not here: the digest is torch's on the CPU, the worker a stand-in.
+These tests need no GPU: torch computes the digest on the CPU, and the worker is a stand-in.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def test_the_digest_sees_every_byte_and_its_place():
     seen.add(gpu_answers.digest({"t": base.view(torch.int8)}))
     seen.add(gpu_answers.digest({"t": base[:-1].clone()}))
     assert len(seen) == 1 + len(base) + 5
-    # Where a tensor lies is nothing to its digest.
+    # The digest ignores a tensor's address.
     shifted = torch.cat([torch.zeros(3, dtype=torch.uint8), base])[3:]
     assert gpu_answers.digest({"t": shifted}) in seen
 
@@ -394,7 +394,7 @@ def test_loads_are_rehearsed_on_the_cpu(folder: Path, monkeypatch: pytest.Monkey
     assert gpu.describe(folder)["gpu"]["rehearsal"] is True
 
 
-# ---- the trace, and what is printed of a run
+# ---- the trace, and the printed text of a run
 
 
 def test_the_trace_tells_each_lane_and_the_fastest_settings(

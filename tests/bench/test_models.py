@@ -1,4 +1,4 @@
-"""Made models are valid, always the same, and like what they stand for."""
+"""Made models are valid, reproducible, and shaped like the real ones."""
 
 import math
 from pathlib import Path

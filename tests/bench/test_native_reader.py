@@ -1,4 +1,4 @@
-"""The bare reader is a limit only if it reads all that it was asked to."""
+"""The bare reader is a limit only if it reads every requested byte."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A save is timed only on a disk that has done with what came before."""
+"""A save is timed only on a disk that has finished the writes before it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from bench import outputs
 
 
 class Disk:
-    """A clock that goes only while somebody sleeps, and a disk that is busy part of that time."""
+    """A clock that advances only during sleeps, and a disk that is busy part of that time."""
 
     def __init__(self, path: Path, shares: list[float]) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class Disk:
         return self.now_s
 
     def _write(self) -> None:
-        # As block/stat.rst has them: the tenth number is the one.
+        # The layout of block/stat.rst: the tenth number.
         self.path.write_text(f"1 1 8 1 1 1 8 1 0 {self._busy_ms:.0f} 2 0 0 0 0 0 0\n")
 
 

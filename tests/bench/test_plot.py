@@ -1,4 +1,4 @@
-"""A picture holds all that it draws, and says when, on what and with what it was measured."""
+"""A picture contains its whole drawing and names date, machine and versions of the measurement."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def case(date: str, contenders: Contenders) -> dict[str, Any]:
 
 @pytest.fixture
 def loads() -> dict[str, Any]:
-    """Return a result file of loads, with a bar of every contender."""
+    """Return a result file of loads, with a bar for every contender."""
     rivals: Contenders = {
         "runai": (2.0, {}),
         "fastsafetensors": (3.0, {}),
@@ -81,24 +81,24 @@ def saves() -> dict[str, Any]:
 
 @pytest.fixture
 def documents(loads: dict[str, Any], saves: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return both, and every result file of which there is a picture."""
+    """Return both, and every result file that has a picture."""
     return [loads, saves, *(json.loads(path.read_text()) for path in RESULTS)]
 
 
 def drawn(document: dict[str, Any]) -> Iterator[tuple["Axes", plot.Panel, dict[str, Any]]]:
-    """Draw the document and return its panels with what each is about."""
+    """Draw the document and return its panels with their subjects."""
     panels = plot.panels_of(document)
     for axes, panel in zip(plot.figure_of(document).axes, panels, strict=True):
         yield axes, panel, document["cases"][panel.case]
 
 
 def labels(axes: "Axes") -> list[str]:
-    """Return what bars are called, from the bottom up."""
+    """Return the labels of the bars, from the bottom up."""
     return [each.get_text() for each in axes.get_yticklabels()]
 
 
 def text_of(figure: "Figure") -> str:
-    """Return what stands below the panels, with the breaks of its lines as spaces."""
+    """Return the text below the panels, with its line breaks as spaces."""
     return " ".join(figure.get_supxlabel().split())
 
 

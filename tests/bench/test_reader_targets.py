@@ -1,4 +1,4 @@
-"""What was promised of the reader is judged by the right figures of its result file."""
+"""The reader's targets are judged by the right figures of its result file."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measured(digest: str, **more: Any) -> dict[str, Any]:
-    """Return what a worker says of a measurement, and of its answer."""
+    """Return a worker's answer about a measurement and its result."""
     return {
         "seconds": 0.5,
         "anonymous_bytes": 0,
@@ -41,7 +41,7 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 
 
 def outcome(folder: Path, contender: str, **case: Any) -> tuple[dict[str, Any], run.Run]:
-    """Run two rounds of a small cold case that one contender takes part in."""
+    """Run two rounds of a small cold case with one contender."""
     pytest.importorskip("safetensors.torch")
     described = cases.LoadCase("case", "made up", "small", (contender,), cold=True, **case)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)

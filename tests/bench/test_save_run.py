@@ -1,4 +1,4 @@
-"""A save counts only if what it wrote is read back right; and nothing of it is left."""
+"""A save counts only if its file reads back right, and the benchmark removes every file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from testbed.stand_in import Made, StandIn
 
 @pytest.fixture(autouse=True)
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else the disk does is of no matter where nothing is timed."""
+    """Other disk traffic is harmless where nothing is timed."""
     monkeypatch.setattr(outputs, "wait_until_quiet", lambda statistics: None)
 
 
@@ -35,7 +35,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
 
 
 def measured(digest: str, **more: Any) -> dict[str, Any]:
-    """Return what a worker says of a save, and of what it wrote."""
+    """Return a worker's answer about a save and its file."""
     return {
         "seconds": 0.5,
         "anonymous_bytes": 0,
@@ -46,7 +46,7 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 
 
 def outcome(folder: Path, *contenders: str, **case: Any) -> dict[str, Any]:
-    """Run one round of a small case, and see that only the models are left."""
+    """Run one round of a small case, and check that only the models are left."""
     for name in contenders:
         reason = (SAVERS[name] if name in SAVERS else limits.LIMITS[name]).missing()
         if reason:

@@ -1,4 +1,4 @@
-"""What was promised of saves is judged by the right figures of its result file, and drawn."""
+"""The targets of saves are judged by the right figures of the result file, and drawn."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The settings of a limit are those that are fast on the whole file."""
+"""The settings of a limit are the fastest ones on the whole file."""
 
 import pytest
 from bench.settings import Grid, Settings

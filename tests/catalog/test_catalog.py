@@ -1,4 +1,4 @@
-"""The catalog: names in file order, found, selected, and suggested when they are wrong."""
+"""The catalog: names in file order, found, selected, and suggested for misspelled ones."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Tensors come to devices as they were saved, verified before they are copied, or not at all."""
+"""Tensors reach a device as they were saved, verified before the copy, or not at all."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_a_device_that_fails_midway_hands_out_nothing(
     gc.collect()
     assert double.device_bytes() == 0
     assert _native.pinned_account()["leased_bytes"] == 0
-    if lost:  # which unpins nothing any more, and neither does its driver
+    if lost:  # it no longer unpins anything, and neither does its driver
         fastio.trim()
         double.reset()
     else:
@@ -317,7 +317,7 @@ def test_ctrl_c_in_a_copy_leaves_nothing(
         while not double.copies_pending():
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
-        time.sleep(0.2)  # nobody leaves while the memory may still be written
+        time.sleep(0.2)  # the call returns only when the memory is no longer written
         double.release_stream(stream)
 
     interrupting = threading.Thread(target=interrupt)
@@ -440,7 +440,7 @@ def test_a_handle_of_a_store_outlives_it_and_repairs(
     double.release_stream(stream)
     _assert_same(handle.wait(), tensors)
     assert report.fallbacks
-    # Of the bad shards those that were read from.
+    # The bad shards among those that were read.
     assert any(
         shard.read_bytes() == (tmp_path / "b/shards" / shard.name).read_bytes()
         for shard in (tmp_path / "a/shards").iterdir()

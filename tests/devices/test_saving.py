@@ -1,4 +1,4 @@
-"""Tensors on devices are saved as those on the host are, with no copy of the model beside them."""
+"""Tensors on devices are saved like those on the host, without a second copy of the model."""
 
 from __future__ import annotations
 

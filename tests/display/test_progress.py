@@ -1,4 +1,4 @@
-"""The progress bar: bytes, speed and the time that is left, wherever it is shown."""
+"""The progress bar shows bytes, speed and remaining time on every output."""
 
 import builtins
 import io

@@ -1,4 +1,4 @@
-"""Every public class says what an object of it is, in one short line, whatever state it is in."""
+"""Every public class has a repr of one short line in every state."""
 
 import concurrent.futures
 import os

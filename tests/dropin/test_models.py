@@ -1,5 +1,5 @@
-"""save_model beside that of safetensors: the names that stand in the file, what its metadata says
-of the others, and that both packages load it back.
+"""save_model beside that of safetensors: the same names and metadata in the file, and both packages
+load it back.
 """
 
 import inspect
@@ -27,7 +27,7 @@ from saving.beside import (
 
 
 class _Tied(torch.nn.Module):
-    """Two layers with one weight, and one of their own."""
+    """Two layers that share a weight, and one with its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Tied(torch.nn.Module):
 
 
 class _Views(torch.nn.Module):
-    """Buffers made of one storage of twelve values, by name."""
+    """Buffers in one storage of twelve values, by name."""
 
     def __init__(self, **views: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def test_what_safetensors_refuses_is_refused(what: str, pair: tuple[Side, Side])
 @pytest.mark.parametrize(
     ("make", "theirs", "ours"),
     [
-        # Where safetensors stumbles over what it did not look for.
+        # Inputs that safetensors does not check and fails on.
         (_WithExtraState, AttributeError, ValueError),
         (lambda: _Views(a=lambda storage: storage.to_sparse()), RuntimeError, ValueError),
         (

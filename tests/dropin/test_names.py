@@ -1,4 +1,4 @@
-"""fastio under the names of safetensors: what others import from there is here, and works."""
+"""fastio under the names of safetensors: every name that others import exists and works."""
 
 import ast
 import importlib.util
@@ -17,13 +17,13 @@ import fastio.numpy
 import fastio.torch
 import testbed
 
-# By these names they are not checked: most are not public.
+# Their signatures are not checked: most are not public.
 _FASTIO: Any = fastio
 _TORCH: Any = fastio.torch
 _NUMPY: Any = fastio.numpy
 
-# Each is taken by a release of transformers, accelerate, peft, diffusers, huggingface_hub, vLLM or
-# torch itself.
+# A release of transformers, accelerate, peft, diffusers, huggingface_hub, vLLM or torch itself
+# imports each of them.
 _NAMES = {
     "": (
         "SafetensorError safe_open serialize serialize_file deserialize TensorSpec TensorMeta "
@@ -40,7 +40,7 @@ _LIBRARIES = ("transformers", "accelerate", "huggingface_hub", "peft", "diffuser
 
 
 def _object(module: str, name: str) -> object:
-    """What fastio has under a name of safetensors."""
+    """fastio's object for a name of safetensors."""
     owner = importlib.import_module("fastio" + module.removeprefix("safetensors"))
     return getattr(owner, name)
 
@@ -60,7 +60,7 @@ def _files(library: str) -> Iterator[Path]:
 
 
 def _taken(path: Path) -> Iterator[tuple[str, str]]:
-    """Modules and names of safetensors that a file takes."""
+    """The safetensors modules and names that a file imports."""
     text = path.read_text(encoding="utf-8", errors="ignore")
     if "safetensors" not in text:
         return
@@ -137,7 +137,7 @@ print(all(torch.equal(found[name], state[name]) for name in state))
     assert testbed.run_python(code, tmp_path).check().stdout.split()[-1] == "True"
 
 
-# ---- what they do -------------------------------------------------------------------------------
+# ---- behaviour ----------------------------------------------------------------------------------
 
 
 def _state() -> dict[str, torch.Tensor]:

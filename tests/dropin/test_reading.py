@@ -1,6 +1,6 @@
-"""fastio under safetensors' names beside safetensors: each call is made on both, and has the same
-answer, or an error of the kind that the caller of the other catches. What fastio does otherwise on
-purpose stands in `_TAKES_MORE` and `_REFUSES`, with the reason.
+"""fastio under safetensors' names beside safetensors. Each call is made on both and has the same
+answer, or an error that the other's `except` catches. Deliberate differences are in `_TAKES_MORE`
+and `_REFUSES`, with the reason.
 """
 
 import contextlib
@@ -57,7 +57,9 @@ _SPEC: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 class _Side(NamedTuple):
-    """One of the two libraries, and a file that only it reads, so that it is as cold as it was."""
+    """One of the two libraries, and a file that it alone reads, so that its page cache stays as
+    set.
+    """
 
     library: types.ModuleType
     drop_in: types.ModuleType
@@ -119,7 +121,7 @@ def _assert_equal(ours: Any, theirs: Any) -> None:
 
 
 def _kind(error: Exception) -> type[Exception]:
-    """What our error has to be, where safetensors raises this one."""
+    """The error that fastio must raise for this error of safetensors."""
     if isinstance(error, safetensors.SafetensorError):
         return fastio.FastioError
     return next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
@@ -136,14 +138,14 @@ def _assert_same_outcome(ours: Any, theirs: Any) -> None:
 
 
 def _same(sides: tuple[_Side, _Side], call: Callable[[_Side], Any]) -> Any:
-    """Make a call on both; return what it came to."""
+    """Make a call on both; return its result."""
     theirs, ours = (_outcome(functools.partial(call, side)) for side in sides)
     _assert_same_outcome(ours, theirs)
     return ours
 
 
 def _named(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Sorted by name: what safetensors makes of bytes comes in an order of chance."""
+    """Sorted by name: safetensors returns the tensors of bytes in random order."""
     return {name: answer[name] for name in sorted(answer)}
 
 
@@ -195,7 +197,7 @@ def sides(
 
 @pytest.fixture
 def plain_sides(framework: Any, written: dict[tuple[str, bool], Path]) -> tuple[_Side, _Side]:
-    """Both with the same plain file, for what no reading has a part in."""
+    """Both with the same plain file, for tests in which reading plays no part."""
     return _sides(framework, written[framework, False], written[framework, False])
 
 
@@ -215,7 +217,7 @@ def _public(module: types.ModuleType) -> set[str]:
 
 
 def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
-    """Name, kind, and whether there is a default, of what a caller passes."""
+    """Name, kind, and whether there is a default, of each parameter."""
     return [
         (parameter.name, parameter.kind, parameter.default is not parameter.empty)
         for parameter in inspect.signature(function).parameters.values()
@@ -307,7 +309,7 @@ def test_frameworks_have_all_their_names(name: str, written: dict[tuple[str, boo
     _same(sides, lambda side: side.library.safe_open(path, name).get_tensor("w"))
 
 
-# ---- what comes back ----------------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------------
 
 
 def test_names_come_in_the_same_order(sides: tuple[_Side, _Side]) -> None:
@@ -492,7 +494,7 @@ _OTHERWISE: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def _by_numpy(path: Path, name: str, index: Any, framework: Any) -> Any:
-    """What numpy makes of an index on all of the tensor."""
+    """The part that numpy selects from the whole tensor."""
     whole = safetensors.numpy.load_file(path)[name]
     if isinstance(index, torch.Tensor):
         index = index.numpy()
@@ -525,7 +527,7 @@ def _compare_slices(sides: tuple[_Side, _Side], name: str, index: str, path: Pat
         assert index in _REFUSES[framework][0], ours.error
         assert isinstance(ours.error, fastio.FastioError)
     elif isinstance(theirs, _Refused) and (name == "scalar" or framework == "np"):
-        # More than one thing is wrong here, and either may be the one that is told.
+        # The call has several errors; either may be reported.
         assert isinstance(ours.error, (fastio.FastioError, _kind(theirs.error)))
     else:
         _assert_same_outcome(ours, theirs)
@@ -582,7 +584,7 @@ def test_any_index_of_torch(written: dict[tuple[str, bool], Path], index: tuple[
     _same(sides, lambda side: side.open().get_slice("w")[index])
 
 
-# ---- names that are not there -------------------------------------------------------------------
+# ---- missing names ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["get_tensor", "get_slice"])
@@ -665,9 +667,7 @@ def test_a_file_is_closed_with_its_last_slice(sides: tuple[_Side, _Side]) -> Non
     for name in file.offset_keys()[:4]:  # a loop, which is read ahead
         file.get_tensor(name)
     file.__exit__(None, None, None)
-    assert (
-        part._reader._access._ahead is None
-    )  # nothing that was read ahead waits in memory for nobody
+    assert part._reader._access._ahead is None  # no tensor that was read ahead stays in memory
     assert part[0].shape == (1000,)
     del part
     assert eventually(lambda: open_files() == before)
@@ -814,7 +814,7 @@ def test_a_file_that_is_none(plain_sides: tuple[_Side, _Side], file: str, tmp_pa
 
 
 def test_where_the_kernel_says_why_so_does_fastio(plain_sides: tuple[_Side, _Side]) -> None:
-    """safetensors calls whatever open(2) says a FileNotFoundError."""
+    """safetensors raises FileNotFoundError for every error of open(2)."""
     theirs, ours = plain_sides
     below_a_file = theirs.path / "x"
     with pytest.raises(FileNotFoundError):
@@ -845,7 +845,7 @@ def test_a_backend_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) ->
         assert isinstance(_same(plain_sides, call), _Refused)
 
 
-# For torch a device that is not here: safetensors opens, and the first tensor is a RuntimeError.
+# A device that torch lacks here: safetensors opens, and the first tensor is a RuntimeError.
 @pytest.mark.parametrize(
     "device", ["nope", "", "cuda:x", "meta", "CPU", -1, 1.5, b"cpu", ["cpu"], "disk", "mps"]
 )
@@ -1065,7 +1065,7 @@ def test_each_dtype_is_held_as_safetensors_holds_it_or_better(
         return
     for call in calls:
         expected, got = (_outcome(functools.partial(call, side)) for side in sides)
-        if isinstance(expected, _Refused):  # fastio has a name for it, safetensors has none there
+        if isinstance(expected, _Refused):  # fastio has a name for it, safetensors does not
             assert dtype in _NOT_IN_LOAD or (framework == "np" and dtype not in _IN_NUMPY)
             assert not isinstance(got, _Refused), got.error
         else:
@@ -1101,7 +1101,7 @@ class _Views(torch.nn.Module):
 
 
 def _loaded(side: _Side, make: Callable[[], torch.nn.Module], path: Path, **arguments: Any) -> Any:
-    """What load_model returns, sorted, and what the model holds then."""
+    """The sorted result of load_model, and the model's values afterwards."""
     torch.manual_seed(0)
     model = make()
     answer = side.drop_in.load_model(model, path, **arguments)
@@ -1113,7 +1113,7 @@ def _loaded(side: _Side, make: Callable[[], torch.nn.Module], path: Path, **argu
 
 
 def _same_load(path: Path, make: Callable[[], torch.nn.Module], folder: Path) -> Any:
-    """Load it by both, plain and sealed, strictly and not; return what the loose one came to."""
+    """Load it with both, plain and sealed, strictly and loosely; return the loose result."""
     sealed = fastio.seal(path, folder / "sealed")
     for ours in (path, sealed):
         for strict in (True, False):

@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> tuple[Side, Side]:
 
 
 def _changes() -> Iterator[dict[str, Any]]:
-    """One argument after another, as it might be given."""
+    """One argument after another, as a caller might pass it."""
     for dtype in (*_DTYPES, "F32", "float", "complex128", "float4_e2m1fn", "", 1, None, b"bool"):
         yield {"dtype": dtype, "shape": [2, 4]}
     yield {"dtype": np.dtype("float32")}

@@ -1,4 +1,4 @@
-"""Errors say what was found and where, and travel between processes."""
+"""Errors report their finding and its place, and travel between processes."""
 
 import copy
 import errno
@@ -140,7 +140,7 @@ def test_a_failed_system_call_is_also_what_python_calls_its_number(kind: Any, nu
 
 @pytest.mark.parametrize("kind", _SYSTEM_ERRORS)
 def test_a_failed_system_call_is_never_a_wait_that_timed_out(kind: Any) -> None:
-    # `except TimeoutError` around SaveHandle.result(timeout) means: the save still goes on.
+    # `except TimeoutError` around SaveHandle.result(timeout) means: the save still runs.
     assert not isinstance(kind(errno.ETIMEDOUT, "write", "/data/m"), TimeoutError)
 
 
@@ -171,7 +171,7 @@ def test_what_is_not_known_is_not_mentioned() -> None:
 def test_a_key_error_is_a_sentence_and_not_a_quoted_one() -> None:
     assert not str(_NOT_FOUND).startswith(("'", '"'))
     assert "did you mean" not in str(fastio.TensorNotFoundError("w", "/data/m"))
-    assert _NOT_FOUND.args == ("wieght",)  # what every KeyError has there
+    assert _NOT_FOUND.args == ("wieght",)  # as in every KeyError
 
 
 @pytest.mark.parametrize(

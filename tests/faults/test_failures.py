@@ -1,4 +1,6 @@
-"""A save that fails says what, where and why; what was there is there, and nothing else."""
+"""A failed save names the operation, the file and the reason. It leaves the old files, and nothing
+else.
+"""
 
 import errno
 import itertools
@@ -32,8 +34,8 @@ from samples import data_start, eventually, open_files
 
 Faults = Callable[..., None]
 
-# Says, while the error is still held, what failed, whether what was there is there bit for bit and
-# alone, how many descriptors are open more than before, and what is there; then saves once more.
+# Reports the failure while the error is still held: whether the old files are intact and alone, the
+# number of new descriptors, and the checkpoint at the path. Then saves once more.
 _SAVE_TWICE = """
 path, seed, again, shape, engine, beginning = argv
 if beginning == "named":
@@ -58,7 +60,7 @@ say("saved")
 def _each_call(
     forks: testbed.Forks, path: Path, shape: Shape, engine: Engine, beginning: str
 ) -> Iterator[tuple[testbed.Stop, testbed.Ended]]:
-    """Let each call of a save fail in turn; what was there before is there again each time."""
+    """Let each call of a save fail in turn; the old checkpoint is there again each time."""
     save(path, OLD, shape, one_by_one(engine), durable=False)
     for n in itertools.count():
         ended = forks.run(_SAVE_TWICE, path, NEW, OLD, shape, engine, beginning, at=_failing_at(n))
@@ -104,7 +106,7 @@ def test_whichever_call_fails_the_old_checkpoint_is_left_bit_for_bit(
         assert blamed.startswith(str(path)), what
         if unchanged:
             assert (left, seed) == ([], OLD), what
-        else:  # it had its name already, which could not be brought to the disk
+        else:  # it had its name already, but the fsync of the folder failed
             assert (failed.name, failed.path, seed) == ("fsync", str(folder), NEW), what
     assert {"fallocate", "ftruncate", "pwrite64", "fchmod", "fsync", "rename"} <= seen
     assert strays(path) == []
@@ -149,7 +151,7 @@ def test_where_no_space_can_be_set_aside_the_save_goes_on(
 
 
 def _unharmed(path: Path, attempt: Callable[[], Any]) -> fastio.WriteError:
-    """What a save fails with that leaves everything as it was, open files too."""
+    """Failures of a save that leave all files, open ones included, as they were."""
     files, descriptors = bytes_below(path.parent), open_files()
     with pytest.raises(fastio.WriteError) as raised:
         attempt()
@@ -207,7 +209,7 @@ def test_a_short_write_is_resumed(
     tmp_path: Path, engine: Engine, cache: Any, faults: Faults, nbytes: int
 ) -> None:
     path = place(tmp_path, "file")
-    # What was said not to be written is a hole: it has to be written, not only believed.
+    # The skipped bytes are a hole: a save that only assumed the write would leave it.
     faults((0, "short", nbytes), (3, "short", nbytes), (4, "short", nbytes))
     save(path, NEW, "file", one_by_one(engine, cache=cache))
     assert held(path) == NEW
@@ -259,14 +261,14 @@ def test_a_device_that_writes_nothing_of_a_header_is_given_up(
 
 
 def _free_bytes(folder: Path) -> int:
-    """For root, who may take what is kept from others."""
+    """Root may use space that is reserved from others."""
     status = os.statvfs(folder)
     return status.f_bfree * status.f_frsize
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A filesystem that has room for a checkpoint and no second one."""
+    """A filesystem with room for one checkpoint only."""
     folder = tmp_path / "small"
     folder.mkdir()
     if request.param == "tmpfs":

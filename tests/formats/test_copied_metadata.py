@@ -1,5 +1,5 @@
-"""Metadata that another tool copied out of a sealed file: its file is an unsealed one, which loads,
-is told of once, and can be sealed.
+"""Metadata that another tool copied from a sealed file: the new file is an unsealed one. It loads,
+is reported once, and can be sealed.
 """
 
 import json
@@ -34,13 +34,13 @@ Metadata = dict[str, str]
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
-    # Of no other test: a file is told of once in a process.
+    # No other test uses this file: each file is reported once in a process.
     metadata = {"tag": tmp_path.name}
     return fastio.save(_ARRAYS, tmp_path / "sealed.safetensors", metadata=metadata)
 
 
 def _metadata(path: Path) -> Metadata:
-    """As every tool sees it."""
+    """Metadata as every tool sees it."""
     with safetensors.safe_open(path, "np") as file:
         found: Metadata = file.metadata()
     assert found.keys() >= _OWN_KEYS
@@ -173,7 +173,7 @@ def test_it_is_refused_where_verification_is_required(
         with pytest.raises(fastio.FormatError, match="copied from a sealed file") as raised:
             load()
         assert "fastio.seal" in str(raised.value)
-    assert caplog.messages == []  # what is refused is not told of besides
+    assert caplog.messages == []  # a refused file is not reported as well
 
 
 def test_one_file_of_a_folder_may_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -347,7 +347,7 @@ def test_whatever_verify_says_offsets_that_do_not_fit_are_refused(
             fastio.load(path, verify=verify)
 
 
-# ---- every way of fastio's to write it ----------------------------------------------------------
+# ---- every way fastio writes it -----------------------------------------------------------------
 
 
 def _saved_in_a_store(folder: Path, metadata: Metadata) -> Metadata:

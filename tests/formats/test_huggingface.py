@@ -1,4 +1,4 @@
-"""What people hand over as a source, and what a checkpoint's index may say."""
+"""The sources that callers pass, and the contents of a checkpoint's index."""
 
 import errno
 import json
@@ -137,7 +137,7 @@ def test_an_only_index_is_taken_whatever_its_name(tmp_path: Path) -> None:
     _shard(tmp_path, "model.safetensors", "z")
     _index(tmp_path, {"a": "x.safetensors"}, "other.safetensors.index.json")
     assert list(fastio.load(tmp_path)) == ["a"]
-    # One called model.* comes before all others.
+    # A file called model.* precedes all others.
     _index(tmp_path, {"z": "model.safetensors"})
     assert list(fastio.load(tmp_path)) == ["z"]
 
@@ -193,7 +193,7 @@ def test_an_only_index_of_a_variant_is_taken(tmp_path: Path, spelling: str) -> N
     two = _shard(tmp_path, spelling.format("00002-of-00002"), "b")
     index = _index(tmp_path, {"a": one.name}, "model.safetensors.index.fp16.json")
     assert list(fastio.load(tmp_path)) == ["a"]
-    # Whatever else there is, the checkpoint itself comes before a variant of it.
+    # The checkpoint itself precedes its variants, whatever other files there are.
     _shard(tmp_path, "model.safetensors", "z")
     assert list(fastio.load(tmp_path)) == ["z"]
     assert list(fastio.load(index)) == ["a"]
@@ -333,7 +333,7 @@ def test_a_link_to_nowhere_is_a_missing_file(checkpoint: Path) -> None:
 
 @pytest.fixture
 def lacking(checkpoint: Path) -> Path:
-    """A checkpoint whose index lists 'gone' and 'lost' in files that do not have them."""
+    """A checkpoint whose index lists 'gone' and 'lost' in files that lack them."""
     one, two = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     _index(checkpoint, {"a": one, "b": one, "gone": one, "c": two, "lost": two})
     return checkpoint

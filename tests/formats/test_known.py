@@ -1,4 +1,4 @@
-"""A file of another format is called by that format: its bytes tell it, not its name."""
+"""The error for a file of another format names that format, by its bytes and not by its name."""
 
 import bz2
 import gzip

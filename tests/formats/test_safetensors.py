@@ -1,4 +1,4 @@
-"""The header parser: takes what the format allows, and refuses everything else, saying where."""
+"""The header parser accepts the format and refuses everything else with the offset."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def _locate(path: Path, content: bytes) -> Shard:
 _W = '{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 _DEEP = '{"w":' * 50_000
 
-# What is wrong, the file, words of the message, and the offset it has to name (None: some offset).
+# The fault, the file, words of the message, and its offset (None: any offset).
 _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "empty": (b"", ("0 bytes long",), 0),
     "7 bytes": (b"\x02" + bytes(6), ("7 bytes long",), 0),
@@ -360,7 +360,7 @@ def test_a_header_beyond_the_formats_limit_is_refused_unread(tmp_path: Path) -> 
 
 
 class _Recorded:
-    """A file that is all zeros behind its first bytes, and notes what is read of it."""
+    """A file that is all zeros behind its first bytes, and records the ranges that are read."""
 
     path = "model.safetensors"
 
@@ -389,7 +389,7 @@ def test_a_header_longer_than_the_first_read_is_taken_whole(end: int) -> None:
     file = _Recorded(_content(padded), end + 8)
     shard = safetensors.locate(cast(_native.File, file))
     assert (shard.names, shard.begins.tolist(), shard.ends.tolist()) == (["w"], [end], [end + 8])
-    # No byte of the data is asked for behind a long header.
+    # The data behind a long header is never read.
     assert max(offset + nbytes for offset, nbytes in file.reads) <= max(end, 2**17)
 
 
@@ -499,7 +499,7 @@ def _assert_both_ways_agree(content: bytes) -> None:
     raw = content[: _HEADER_AT + int.from_bytes(content[:8], "little")]
     fast = safetensors._decode_fast("m", raw)
     if fast is not None:
-        careful = safetensors._decode_carefully("m", raw)  # which raises if it does not take it
+        careful = safetensors._decode_carefully("m", raw)  # which raises if it does not accept it
         assert list(fast.entries.items()) == list(careful.entries.items())
         assert fast.metadata == careful.metadata
 
@@ -512,7 +512,7 @@ def test_both_ways_of_parsing_agree(what: str) -> None:
 @pytest.mark.parametrize("character", ["x", "é", "😀", "}", '\\"', ":"])
 @pytest.mark.parametrize("nbytes", [4090, 65500])
 def test_metadata_may_end_anywhere(tmp_path: Path, nbytes: int, character: str) -> None:
-    # It is decoded by pieces of growing sizes, which may end within a character.
+    # It is decoded in pieces of growing sizes, which may end within a character.
     for size in range(nbytes, nbytes + 50):
         value = "x" * (size % 7) + character * (size // len(character.encode()))
         header = f'{{"__metadata__":{{"a":"{value}"}},' + _W[1:] + "}"
@@ -589,7 +589,7 @@ def _files(draw: st.DrawFn) -> bytes:
         entries.append((name, dict(draw(st.permutations(list(entry.items()))))))
     if draw(st.booleans()):
         entries.append(("__metadata__", draw(st.dictionaries(st.text(), st.text(), max_size=3))))
-    # Keys that begin so are fastio's own, and mean a table.
+    # Such keys are fastio's own, and mean a table.
     hypothesis.assume("fastio." not in repr(entries))
     text = json.dumps(
         dict(draw(st.permutations(entries))),

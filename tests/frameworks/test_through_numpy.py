@@ -1,4 +1,4 @@
-"""Frameworks that fastio reaches by way of numpy: each way to load and save, by each name."""
+"""Frameworks that fastio reaches through numpy: each way to load and save, by each name."""
 
 import importlib
 import importlib.util

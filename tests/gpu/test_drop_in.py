@@ -1,4 +1,4 @@
-"""Code that knows safetensors gets its tensors on the GPU; and what is there can be saved."""
+"""Code that knows safetensors gets its tensors on the GPU; tensors there can be saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_safe_open_gives_what_it_gives_on_the_cpu(sealed: Path, device: Any) -> 
 
 
 def test_load_file_is_that_of_safetensors(tmp_path: Path) -> None:
-    # safetensors knows no packed dtypes on a device everywhere.
+    # safetensors supports packed dtypes on some devices only.
     spec = {name: what for name, what in MODEL.items() if what[0] != "F4"}
     path = write(tmp_path / "model.safetensors", spec)
     theirs = safetensors.torch.load_file(path, device="cuda:0")

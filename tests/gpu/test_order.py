@@ -1,4 +1,4 @@
-"""A load comes behind the caller's stream: what queued kernels still use is not overwritten."""
+"""A load is ordered behind the caller's stream: memory in use by queued kernels stays intact."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from samples import write
 
 pytestmark = pytest.mark.gpu
 
-# A load asks for one byte more: so its memory has the size of what the allocator has just got back.
+# A load asks for one byte more: so its size is that of the memory just returned to the allocator.
 _NBYTES = 64 * MIB - 1
 _CYCLES = 1_500_000_000  # the better part of a second, at the clocks that GPUs have
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One tensor: loaded, it is one range, which the allocator has just got back."""
+    """One tensor: loaded, it is one range, just returned to the allocator."""
     made = tmp_path_factory.mktemp("order") / "model.safetensors"
     write(made, {"t": ("U8", (_NBYTES,))})
     fastio.seal(made)
@@ -32,7 +32,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _copied_late(pattern: int) -> tuple[torch.Tensor, int]:
-    """Memory that is free again, and a copy of it that the current stream has not come to yet."""
+    """Freed memory, and a copy of it that is still queued on the current stream."""
     used = torch.full((_NBYTES,), pattern, dtype=torch.uint8, device="cuda:0")
     copy = torch.empty_like(used)
     torch.cuda._sleep(_CYCLES)
@@ -105,7 +105,7 @@ def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
     handle = fastio.start_load(path, framework="torch", device="cuda:0")
     assert not handle.done()
     found = handle.wait()
-    # Right after, on the caller's stream, without a word to the device.
+    # Right after, on the caller's stream, without a synchronization.
     total = found["t"].sum(dtype=torch.int64)
     assert handle.done()
     assert handle.wait() is found

@@ -1,4 +1,4 @@
-"""How much memory there is: the least of what the host and the control groups leave."""
+"""The usable memory is the least of the host's and the control groups' limits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A file that another process has a lease on is waited for; a pipe never is."""
+"""fastio waits for a file under another process's lease, and never for a pipe."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 import fastio
 
-# Takes a write lease on argv[1] and gives it back when it is told that somebody wants the file.
+# Takes a write lease on argv[1] and gives it back when another process opens the file.
 _HOLDER = """
 import fcntl, os, signal, sys
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -28,7 +28,7 @@ print("asked", flush=True)
 
 @contextlib.contextmanager
 def _leased(path: Path) -> Iterator[None]:
-    """Somebody has a lease on the file, and is asked to give it back."""
+    """Another process has a lease on the file, and is asked to give it back."""
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE, text=True
     )

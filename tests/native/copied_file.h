@@ -1,5 +1,4 @@
-// A sealed file that lies in several places, for tests of jobs that read from whichever copy is
-// sound.
+// A sealed file with several replicas, for tests of jobs that read whichever one is sound.
 #pragma once
 
 #include <cstdint>
@@ -28,13 +27,13 @@ class CopiedFile {
   [[nodiscard]] std::span<const std::byte> bytes() const { return copies_.front()->bytes(); }
   [[nodiscard]] const ChunkTable& table() const { return table_; }
 
-  // Flips a bit in a chunk of a copy.
+  // Flips a bit in a chunk of a replica.
   void damage(std::size_t copy, std::uint64_t chunk) const {
     const std::uint64_t at = table_.grid.start + chunk * table_.grid.chunk_bytes + 11;
     copies_[copy]->overwrite(at, bytes()[at] ^ std::byte{0x10});
   }
 
-  // The copies are opened now, cold as far as that can be had.
+  // The replicas, opened now, as cold as possible.
   [[nodiscard]] ShardRequest request(std::vector<Extent> extents) const {
     ShardRequest request{{}, std::move(extents), table_};
     for (const auto& copy : copies_) {

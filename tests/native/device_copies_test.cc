@@ -27,7 +27,7 @@ bool reached(const Event& event) {
   return is;
 }
 
-// Goes on for as long as the test lets it, as a stream of the caller's does.
+// Runs until the test releases it, like a stream of the caller.
 class CallersStream {
  public:
   explicit CallersStream(int ordinal, bool is_default = false)
@@ -172,7 +172,7 @@ TEST_CASE("an event that is recorded again stands for the later point alone") {
   const CallersStream callers(0);
   CHECK(told(device->record(callers.handle(), event)) == "");
   CHECK_FALSE(reached(event));
-  // Who was held back by it goes on when that point is reached, although it was recorded again.
+  // A waiter goes on when that point is reached, although the event was recorded again.
   CHECK(told(stream.hold_back(event)) == "");
   CHECK(told(stream.record(event)) == "");
   CHECK_FALSE(reached(event));
@@ -220,7 +220,7 @@ TEST_CASE("copies wait for what the caller's stream had, and the caller's stream
     CHECK(told(stream.copy_in(target.address(), source.data(), kBytes)) == "");
     CHECK(told(stream.record(copied)) == "");
     CHECK(told(device->hold_back(callers.handle(), copied)) == "");
-    callers.fill(target, 0x22, 1);  // must find what was copied
+    callers.fill(target, 0x22, 1);  // must find the copied bytes
     Event end(device);
     CHECK(told(device->record(callers.handle(), end)) == "");
 

@@ -1,5 +1,5 @@
-// Which block comes next, and from where: devices that answer as fast as they are said to, without
-// any I/O.
+// The choice of the next block and its disk, with simulated disks of given speeds and without any
+// I/O.
 #include "dispatch.h"
 
 #include <doctest/doctest.h>
@@ -42,7 +42,7 @@ struct Read {
   double begin_s = 0, end_s = 0;
 };
 
-// Devices that serve one read after the other, and so many reads at a time over all of them.
+// Disks that serve one read after the other, and the number of reads in flight over all of them.
 class Simulation {
  public:
   Simulation(Dispatch& dispatch, Devices devices, std::vector<Dispatch::Block> blocks,
@@ -53,7 +53,7 @@ class Simulation {
         bytes_s_(std::move(bytes_s)),
         slots_(slots) {}
 
-  // Takes all that there is to take now.
+  // Takes every available block.
   void top_up() {
     while (out_.size() < slots_) {
       const auto pick = dispatch_.pick(at(now_s_));
@@ -67,7 +67,7 @@ class Simulation {
     }
   }
 
-  // Brings the read home that comes first. False where none comes.
+  // Completes the earliest read. False if there is none.
   bool step() {
     const auto first = std::min_element(
         out_.begin(), out_.end(), [](const Read& a, const Read& b) { return a.end_s < b.end_s; });
@@ -151,7 +151,7 @@ TEST_CASE("a device takes blocks whose preferred copy it has, in order, and then
   std::array<std::vector<std::size_t>, 3> taken;
   for (const Read& read : outcome.reads) taken[read.device].push_back(read.block);
   for (const auto& of_device : taken) CHECK(std::is_sorted(of_device.begin(), of_device.end()));
-  // The faster one takes some of the other's, which is never done with its own.
+  // The faster one takes some of the other's, which never finishes its own.
   CHECK(taken[1][99] == 99);
   CHECK(taken[1].size() > 120);
   CHECK(taken[2].front() == 100);
@@ -214,7 +214,7 @@ TEST_CASE("what a device becomes is seen: measurements fade") {
     const double ratio = static_cast<double>(latest[2]) / static_cast<double>(latest[1]);
     CHECK(ratio > (slower ? 7 : 0.9));
     CHECK(ratio < (slower ? 12 : 1.1));
-    // What is on its way to each is what it does in the same time.
+    // The blocks in flight on each are in proportion to its speed.
     const auto on_its_way =
         std::count_if(out.begin(), out.end(), [](const Read& read) { return read.device == 1; });
     CHECK(on_its_way >= (slower ? 1 : 13));
@@ -224,7 +224,7 @@ TEST_CASE("what a device becomes is seen: measurements fade") {
 }
 
 TEST_CASE("a block with a single copy waits for its device, and its device does not stand idle") {
-  // The second shard has no other copy: thirty blocks that take the slow device three seconds,
+  // The second shard has no other replica: thirty blocks that take the slow disk three seconds,
   // while the fast one is busy for four.
   const Devices devices{{1, 2}, {2}};
   Outcome outcome = simulate(devices, {4000, 30}, {{1, 4e9}, {2, 4e7}});
@@ -329,7 +329,7 @@ class Window {
     }
   }
 
-  // Lets go of the next region if all its blocks are there.
+  // Releases the next region if all its blocks are there.
   bool consume(const Simulation& simulation) {
     if (consumed_ == opened_) return false;
     for (std::size_t b = bounds_[consumed_]; b < bounds_[consumed_ + 1]; ++b) {

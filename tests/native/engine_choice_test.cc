@@ -1,5 +1,5 @@
-// Which engine is taken, also where io_uring is refused. Refusals are tried in children: a filter
-// is for good.
+// The chosen engine, also if io_uring is refused. Refusals are tried in children: a filter cannot
+// be removed.
 #include <doctest/doctest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -24,7 +24,7 @@ namespace {
 
 using testing::in_forked_child;
 
-// As a container's profile does: io_uring's three system calls answer with `error`.
+// As in a container's profile, io_uring's three system calls return `error`.
 bool refuse_io_uring(int error) {
   std::array filter = {
       sock_filter{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},

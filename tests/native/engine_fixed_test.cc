@@ -1,5 +1,5 @@
-// A ring's fixed buffers: pinned memory is registered with it when that pays, every byte is right
-// before and after, and where the kernel refuses, too.
+// A ring's fixed buffers: pinned memory is registered with it if that pays. Every byte is right
+// before and after, and if the kernel refuses.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -31,7 +31,7 @@ constexpr std::uint64_t kSlab = 256 * kKiB;
 constexpr std::uint32_t kPart = 64 * kKiB;
 constexpr std::uint64_t kPartsInSlab = kSlab / kPart;
 
-// What rings have pinned for this process.
+// The bytes that this process's rings have pinned.
 std::uint64_t registered_bytes() {
   std::ifstream status("/proc/self/status");
   std::string word;
@@ -57,7 +57,7 @@ std::int32_t done(Engine& engine, const IoRequest& request) {
   return completion.result;
 }
 
-// Reads part after part of a file into part after part of the memory; counts what is wrong.
+// Reads part after part of a file into part after part of the memory; counts the wrong bytes.
 std::size_t wrong_reads(Engine& engine, const SampleFile& sample, int fd, std::byte* memory,
                         std::uint64_t parts) {
   std::size_t wrong = 0;
@@ -74,7 +74,7 @@ std::size_t wrong_reads(Engine& engine, const SampleFile& sample, int fd, std::b
 
 bool has_ring() {
   if (uring_status().available) {
-    REQUIRE(soon([] { return registered_bytes() == 0; }));  // of rings of before
+    REQUIRE(soon([] { return registered_bytes() == 0; }));  // of earlier rings
     return true;
   }
   MESSAGE("no io_uring: " << uring_status().reason);
@@ -152,7 +152,7 @@ TEST_CASE("reads as a user who may lock no memory" * doctest::skip()) {
   const PinnedLease lease = take(devices);
   const rlimit little{kPart, kPart};
   REQUIRE(setrlimit(RLIMIT_MEMLOCK, &little) == 0);
-  REQUIRE(unlink(sample.path().c_str()) == 0);  // nobody may not
+  REQUIRE(unlink(sample.path().c_str()) == 0);  // the user nobody may not
   REQUIRE(testing::become_nobody());
   const auto engine = make_uring_engine(2);
   CHECK(wrong_reads(*engine, sample, file->buffered_fd(), lease.data(), 3 * kPartsInSlab) == 0);

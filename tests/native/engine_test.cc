@@ -1,4 +1,4 @@
-// What both engines promise, each test on each of them.
+// The contract of both engines; each test runs on each of them.
 #include "engine.h"
 
 #include <doctest/doctest.h>
@@ -36,7 +36,7 @@ std::unique_ptr<Engine> make_engine(EnginePreference kind, unsigned queue_depth)
                                          : make_pread_engine(queue_depth);
 }
 
-// Waits until `count` requests have completed; fewer come back when that takes too long.
+// Waits until `count` requests have completed; a timeout returns fewer.
 std::vector<Completion> wait_for(Engine& engine, std::size_t count) {
   std::vector<Completion> completions(count);
   std::size_t taken = 0;

@@ -1,5 +1,4 @@
-// What is said of the page cache is true: for the owner of a file, and for somebody who may only
-// read it.
+// The residency reported for a file is true, for its owner and for a user who may only read it.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -80,7 +79,7 @@ TEST_CASE("a read from the cache gets what is there, and never waits for what is
   CHECK_FALSE(file->read_cached(kMiB, bytes));
 }
 
-// Exit statuses of the children below, who own nothing and may only read.
+// Exit statuses of the children below, who own no files and may only read.
 int say_of_foreign_file(const SampleFile& sample, int times) {
   if (!testing::become_nobody()) return 10;
   const auto file = File::open(sample.path());
@@ -89,7 +88,7 @@ int say_of_foreign_file(const SampleFile& sample, int times) {
     if (!resident) return 3;
     const int answer = *resident == file->nbytes() ? 1 : *resident <= file->nbytes() / 4 ? 0 : 2;
     if (answer != 0 || i + 1 == times) return answer;
-    // For what asking brings in to arrive.
+    // Time for the readahead of the question to arrive.
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return 11;
@@ -109,7 +108,7 @@ TEST_CASE("a cold file that somebody else owns is not called warm, however often
     return;
   }
   CHECK(status == 0);
-  CHECK(sample.resident_pages() * 4096 < 4 * kMiB);  // asking brought little of it in
+  CHECK(sample.resident_pages() * 4096 < 4 * kMiB);  // the question brought in little of it
 }
 
 TEST_CASE("a warm file that somebody else owns is called warm") {

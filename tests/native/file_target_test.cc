@@ -1,4 +1,4 @@
-// A file that is being written: its space, its bytes, its way to the disk, and what is refused.
+// A file that is being written: its space, its bytes, its sync, and its refusals.
 #include "file_target.h"
 
 #include <doctest/doctest.h>
@@ -27,7 +27,7 @@ using testing::WrittenFile;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-// The failure that a call throws; errno 0 where it throws none.
+// The error of a call; errno 0 if it throws none.
 Failure failure_of(const std::function<void()>& call) {
   try {
     call();
@@ -146,7 +146,7 @@ TEST_CASE("a file that would be larger than its process may make one is refused 
 
 TEST_CASE(
     "a filesystem that sets nothing aside is asked what is free, and the file has its length") {
-  // ramfs has no fallocate, and no end either. Mounted where nobody else sees it.
+  // ramfs has no fallocate and no size limit. Mounted in a private namespace.
   constexpr int kNoMount = 77;
   const int status = testing::in_forked_child([] {
     if (unshare(CLONE_NEWNS) != 0 || mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0)

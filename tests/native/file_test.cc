@@ -26,7 +26,7 @@ using testing::SampleFile;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-// The failure of an open or a read that must fail.
+// The error of an open or a read that must fail.
 template <typename Operation>
 Failure failure_of(Operation&& operation) {
   try {
@@ -257,7 +257,7 @@ TEST_CASE("a mount that refused once is not asked again, and the first reason st
 }
 
 TEST_CASE("a refusal holds for every file of the mount, also for those that are open") {
-  // In a child: what is remembered there is forgotten with it.
+  // In a child: its exit forgets the remembered refusals.
   const SampleFile sample(Place::disk, 4096);
   const SampleFile other(Place::disk, 4096);
   const auto file = File::open(sample.path());

@@ -1,5 +1,5 @@
-// Giving up: at once, also on a disk that hangs, and without a byte that is lost or written to
-// after it was freed.
+// A cancel takes effect at once, also on a hanging disk. No byte is lost, and none is written to
+// freed memory.
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -31,8 +31,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-// Far more than it takes, for a machine that is busy elsewhere. That a read which is out is not
-// waited for is shown by a read that never returns.
+// Far more than a cancel takes, for a busy machine. A read that never returns shows that the cancel
+// does not wait for reads.
 constexpr auto kAtOnce = 5000ms;
 
 ShardRequest whole(const SampleFile& sample) {
@@ -115,7 +115,7 @@ TEST_CASE("only regions with a read in them are parked") {
     REQUIRE(job->plan(0).regions.size() == 4);
     wait_until_stuck(*job);
     job->cancel();
-    const auto end = Clock::now() + kPatience;  // for the lane to let go of the block it did last
+    const auto end = Clock::now() + kPatience;  // until the lane has released its last block
     while (parked_bytes() != 2 * kMiB && Clock::now() < end) std::this_thread::sleep_for(1ms);
     CHECK(parked_bytes() == 2 * kMiB);
     CHECK_FALSE(job->wait_for(0ms));
@@ -163,7 +163,7 @@ TEST_CASE("while one job hangs, others load") {
       CHECK_FALSE(hung->wait_for(0ms));
     }
     REQUIRE(hung->wait_for(kPatience));
-    CHECK(first_difference(*hung, sample) == "");  // nobody gave it up: it is done in the end
+    CHECK(first_difference(*hung, sample) == "");  // without a cancel, it is done in the end
   }
 }
 

@@ -1,5 +1,5 @@
-// What a job that persists does about each failure: which bytes it reads again, from where, and
-// what it tells.
+// A job that persists, after each kind of failure: the ranges that it reads again, their replica,
+// and its notes.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -113,7 +113,7 @@ TEST_CASE("damaged chunks come from another copy, and no others") {
   for (const std::uint64_t chunk : {12U, 13U, 17U}) file.damage(0, chunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = run(file, engine, cache);
-    // Each of the three was read twice more: there, and from the other copy.
+    // Each of the three was read twice more: from the same replica, and from the other one.
     CHECK(bytes_read(*job) == job->bytes_total() + 6 * kChunk);
     const auto incidents = job->take_incidents();
     REQUIRE(incidents.size() == 6);
@@ -200,7 +200,7 @@ TEST_CASE("a copy that shrank after it was opened is made up for by another one"
         const auto job = load_to_the_end({std::move(request)}, options);
         const auto incidents = job->take_incidents();
         REQUIRE(!incidents.empty());
-        // What failed three times is not asked any more.
+        // A replica that failed three times gets no more reads.
         CHECK(incidents.size() <= 3);
         for (const Incident& incident : incidents) {
           CHECK(incident.copy == 0);
@@ -217,7 +217,7 @@ TEST_CASE("a copy that failed three reads is only asked where the other one is o
   const CopiedFile file(on_disk(2), kBytes, kStart, kChunk);
   file.damage(1, 41);  // in the last block
   for (const EnginePreference engine : engines_here()) {
-    // The reads of the first three blocks fail, each followed by one of the other copy.
+    // The reads of the first three blocks fail, each followed by one of the other replica.
     const auto job =
         run(file, engine, CacheMode::bypass,
             {{0, FaultKind::error, EIO}, {2, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
@@ -277,8 +277,8 @@ TEST_CASE("without a copy that is left, the job ends with what the last one said
     CHECK(incidents.size() == 4);
     for (const Incident& incident : incidents) CHECK(incident.remedy == Remedy::none);
 
-    // Damage in one, and the other does not read: completions 0 and 1 are blocks, 2 is the second
-    // try.
+    // One replica is damaged, and the other fails to read: completions 0 and 1 are blocks, 2 is the
+    // second try.
     job = run(half_rotten, engine, cache, {{3, FaultKind::error, EIO}});
     REQUIRE(job->failure().has_value());
     CHECK(job->failure()->path == half_rotten.copy(1).path());
@@ -353,7 +353,7 @@ TEST_CASE(
     options.persistent = true;
     const InjectedFaults injected(faults);
     const auto job = load_to_the_end({file.request()}, options);
-    if (job->has_failed()) continue;  // a chunk that met a fault at each of its copies
+    if (job->has_failed()) continue;  // a chunk that failed in each of its replicas
     ++whole;
     check_right(*job, file);
     for (const Incident& incident : job->take_incidents()) CHECK(incident.remedy != Remedy::none);

@@ -1,5 +1,5 @@
-// A file that lies in several places is read from all of them at once; a job that persists needs
-// each chunk to be sound in only one.
+// A file with several replicas is read from all of them at once. A job that persists needs each
+// chunk to be sound in only one.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -77,7 +77,7 @@ TEST_CASE("only what has a single copy is mapped, and nothing where second tries
   CHECK(choose_source(one.request(), 0, options).source == Source::mapped);
   CHECK(choose_source(two.request(), 1, options).source == Source::buffered);
   const auto job = load_to_the_end({two.request()}, options);
-  CHECK(job->lanes() > 0);  // also a small one is not done on the caller's thread
+  CHECK(job->lanes() > 0);  // even a small job does not run on the caller's thread
   check_right(*job, two.bytes());
   options.persistent = true;
   CHECK(choose_source(one.request(), 0, options).source == Source::buffered);

@@ -1,6 +1,5 @@
-// Loads to devices that meet damage, errors of reads and of the driver, or are given up: no byte
-// that was not verified reaches a device, nothing is left behind, and nothing is written any more
-// once the job says so.
+// Loads to devices that meet damage, failing reads, driver errors or a cancel. Only verified bytes
+// reach a device. All memory is freed, and no write follows the end of the job.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -189,7 +188,7 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
       options.devices = devices.targets;
       const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
       CHECK(job->failure().has_value());
-      // The second lane has no stream, and the first is given up before it ran.
+      // The second lane has no stream, and the first is cancelled before it ran.
       fake_cuda_fail("cuStreamCreate", 3, 2, 0);
       CHECK_THROWS_AS(static_cast<void>(
                           LoadJob::start({filling.request(sample, true)}, devices.options(engine))),
@@ -200,7 +199,7 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
   }
 }
 
-// ---- giving up ----
+// ---- cancelling ----
 
 TEST_CASE("whoever cancels while a read hangs waits until nothing is written any more") {
   const Devices devices;
@@ -253,7 +252,7 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
       REQUIRE(job->wait_for(kPatience));
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
-      CHECK(job->given_up() == hangs);  // what only waits for its copies comes to its end
+      CHECK(job->given_up() == hangs);  // a job that waits only for its copies ends
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }

@@ -1,5 +1,5 @@
-// The pinned memory that loads to devices are staged in: its limit is kept, jobs wait for each
-// other without end nowhere, and where memory cannot be pinned they are right all the same.
+// The pinned memory that loads to devices are staged in. Its limit is kept, and no job waits for
+// another without end. If memory cannot be pinned, loads are right all the same.
 #include <doctest/doctest.h>
 
 #include <string>
@@ -209,7 +209,7 @@ TEST_CASE_FIXTURE(Staged,
     CHECK(account.unpinned_bytes == account.bytes);
     CHECK(account.refusal.find("cuMemHostRegister") != std::string::npos);
     CHECK(account.refusal.find("CUDA_ERROR_NOT_SUPPORTED") != std::string::npos);
-    // The double takes such copies for a mistake, which here they are not.
+    // The double counts such copies as mistakes; here they are intended.
     CHECK(std::string(fake_cuda_first_violation()) ==
           "a copy from or to host memory that is not pinned");
     fake_cuda_clear();

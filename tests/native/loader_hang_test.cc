@@ -1,5 +1,5 @@
-// Disks that hang: their reads are lost, other copies have the bytes, and nothing that a lost read
-// may still write to is used by anybody else.
+// Disks that hang: their reads are lost, and other replicas have the bytes. Memory that a lost read
+// may still write to is never reused.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -90,7 +90,7 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       REQUIRE(regions[0].size() == 1);
       std::byte* bytes = regions[0][0]->at(0);
       CHECK(testing::same(file.bytes(), {bytes, kBytes}));
-      std::memset(bytes, 0x77, kBytes);  // whoever has it writes to it
+      std::memset(bytes, 0x77, kBytes);  // its next owner writes to it
       release_held_completions();
       CHECK(soon([] { return parked_bytes() == 0; }));
       CHECK(std::all_of(bytes, bytes + kBytes, [](std::byte b) { return b == std::byte{0x77}; }));
@@ -178,7 +178,7 @@ TEST_CASE("regions of a window that were taken stay, the one that was hit is rea
     }
     CHECK(job->take_incidents().size() >= 1);
     CHECK(job->bytes_done() == job->bytes_total());
-    CHECK(job->wait_for(kPatience));  // though a read is out still
+    CHECK(job->wait_for(kPatience));  // though a read is still in flight
     CHECK(parked_bytes() > 0);
     release_held_completions();
     CHECK(soon([] { return parked_bytes() == 0; }));

@@ -1,4 +1,4 @@
-// What is refused before anything is done.
+// Requests that are refused before any I/O.
 #include <dirent.h>
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-// A job brings the bytes of its files, by every way there is.
+// A job brings the bytes of its files in every mode.
 #include "loader.h"
 
 #include <doctest/doctest.h>
@@ -116,7 +116,7 @@ TEST_CASE("what is in memory is verified block by block, as it is copied") {
     LoadOptions options = small_blocks(engine);
     options.lanes = 1;
     options.mapping = MappingMode::never;
-    // The first block is damaged: of those behind it none was copied when that was found.
+    // The first block is damaged: none of the later blocks was copied before that was found.
     const testing::InjectedFaults faults({{0, FaultKind::flip, 0}});
     sample.warm();
     const auto job =
@@ -147,7 +147,7 @@ TEST_CASE("a cold file read direct stays cold") {
   }
 }
 
-// Loads a cold file, and again where the machine took pages back before they were counted.
+// Loads a cold file, and again if the machine reclaimed pages before they were counted.
 void check_that_it_is_kept(const LoadOptions& options) {
   const SampleFile sample(Place::disk, 8 * kMiB);
   std::size_t kept = 0;
@@ -203,7 +203,7 @@ TEST_CASE("whatever the table, the extents, the blocks and the depth are, the by
     const std::uint64_t chunk_bytes = std::uint64_t{1} << between(random, 12, 22);
     if (between(random, 0, 3) != 0) request.table = sample.table(start, chunk_bytes);
     LoadOptions options;
-    // Not io_uring alone: a limit on locked memory may refuse so many rings.
+    // Not io_uring alone: the limit on locked memory may refuse so many rings.
     options.engine =
         between(random, 0, 1) != 0 ? EnginePreference::automatic : EnginePreference::pread;
     options.cache =

@@ -56,7 +56,7 @@ TEST_CASE("a damaged chunk is told each time, and its neighbours are sound") {
 TEST_CASE("a part by strides is copied in its order, and verifies what it lies in") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   sample.warm();
-  // Rows of 64 KiB, by value of 4 bytes.
+  // Rows of 64 KiB, of 4-byte values.
   constexpr std::uint64_t kRow = 65536;
   constexpr std::int64_t kStride = 65536;
   struct Case {

@@ -36,7 +36,7 @@ bool all_are(const std::byte* data, std::size_t nbytes, std::byte value) {
   return std::all_of(data, data + nbytes, [=](std::byte byte) { return byte == value; });
 }
 
-// Whether the address is mapped at all, asked in a way that survives a no.
+// Whether the address is mapped at all, by a system call that survives an unmapped one.
 bool is_mapped(const std::byte* data) {
   unsigned char resident = 0;
   void* page = const_cast<std::byte*>(data - address_of(data) % kPage);
@@ -110,8 +110,8 @@ TEST_CASE("a region maps no more than its pages") {
   const auto region = Region::allocate(0, 2 * kHuge + kPage, HugePages::on);
   const std::byte* end = region->at(2 * kHuge + kPage);
   CHECK(is_mapped(end - 1));
-  // Neighbours in the address space may belong to somebody else, but then not with a region's
-  // permissions and flags.
+  // Neighbours in the address space may belong to others, but then they differ in permissions or
+  // flags.
   if (is_mapped(end)) CHECK_FALSE(has_flag(end, "hg"));
 }
 

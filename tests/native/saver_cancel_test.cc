@@ -1,5 +1,5 @@
-// Giving up a save: at once, also on a disk that hangs; the caller's memory is let go, and what a
-// write still reads is freed when it returns.
+// The cancel of a save takes effect at once, also on a hanging disk. The caller's memory is
+// released; memory of a write in flight is freed when it returns.
 #include <dirent.h>
 #include <doctest/doctest.h>
 
@@ -31,12 +31,12 @@ constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kStart = 4096;
 constexpr std::uint64_t kBlock = 256 * kKiB;
 
-// Far more than it takes, for a machine that is busy elsewhere. That a write which is out is not
-// waited for is shown by a write that never returns.
+// Far more than a cancel takes, for a busy machine. A write that never returns shows that the
+// cancel does not wait for writes.
 constexpr auto kAtOnce = 5000ms;
 
-// Every block of them is gathered: what is caught by a sanitizer when it is freed is the memory
-// that lanes look at, not what a device does.
+// Every block of them is gathered: a sanitizer that sees the freed memory catches reads of lanes,
+// not reads of the kernel.
 SampleSources gathered_sources(std::uint64_t nbytes = 4 * kMiB) {
   SampleSources sources(kStart);
   sources.add_swapped(nbytes / 4, 4);
@@ -82,7 +82,7 @@ TEST_CASE(
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
     CHECK(job->wait_until_left(kAtOnce));
-    sources.reset();  // nobody looks there any more
+    sources.reset();  // no thread reads it any more
     CHECK(becomes_true([] { return parked_bytes() >= kBlock; }));
     CHECK((parked_bytes() >= 4 * kMiB) == way.copied);
     CHECK_FALSE(job->wait_for(50ms));

@@ -1,5 +1,5 @@
-// Saves of what lies on devices: read back behind the caller's stream by way of pinned memory,
-// summed and written from there.
+// Saves of tensors on devices: copied behind the caller's stream to pinned memory, summed and
+// written from there.
 #include <doctest/doctest.h>
 
 #include <cstring>
