@@ -1,4 +1,4 @@
-"""load_into: the bytes of each tensor into memory of any layout, or none of them."""
+"""load_into fills memory of any layout with the bytes of each tensor, or fails as a whole."""
 
 import errno
 from collections.abc import Callable
@@ -210,7 +210,7 @@ def _aligned(nbytes: int, modulo: int) -> npt.NDArray[np.uint8]:
 
 @pytest.fixture(params=["straight", "staged"])
 def targets(request: pytest.FixtureRequest) -> dict[str, npt.NDArray[np.uint8]]:
-    """Memory that is read straight into, or that blocks are copied to."""
+    """Memory that takes direct reads, or gets copies of blocks."""
     modulo = 0 if request.param == "straight" else 1
     return {f"t{i}": _aligned(2 * CHUNK_BYTES, modulo) for i in range(6)}
 

@@ -1,4 +1,4 @@
-"""load_into refuses what it cannot fill before the first byte: all targets stay as they are."""
+"""load_into refuses unsuitable targets before the first byte: all targets stay unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Chunks that were verified for a part, and kept: no disk is asked for them again."""
+"""Chunks that were verified for a part, and kept: later parts read no disk for them."""
 
 import threading
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_only_the_chunks_that_are_missing_are_read(reader: fastio.Reader, whole:
 
 def test_the_chunks_that_were_used_last_are_kept(reader: fastio.Reader, whole: Any) -> None:
     chunks = CACHED_BYTES_MAX // CHUNK_BYTES
-    for chunk in (*range(chunks), 0, chunks):  # the last one takes the place of 1
+    for chunk in (*range(chunks), 0, chunks):  # the last one replaces 1
         assert np.array_equal(reader["t"][chunk * 256], whole[chunk * 256])
     assert reader.report.bytes_read == (chunks + 1) * CHUNK_BYTES
     reader["t"][1]
@@ -137,7 +137,7 @@ def test_what_is_kept_stays_within_its_bound_when_chunks_are_read_twice(path: Pa
     chunks = Chunks(None)
 
     def read(ranges: list[tuple[int, int]]) -> list[Any]:
-        # Another thread reads and keeps the same ones meanwhile.
+        # Another thread reads and keeps the same chunks meanwhile.
         made = [np.zeros(end - begin, np.uint8) for begin, end in ranges]
         if depth:
             depth.pop()

@@ -1,5 +1,5 @@
-"""What a stream, a loop and load_into take at their peak: by what the kernel counts in a child, and
-in a control group that kills whoever takes more.
+"""The peak memory of a stream, a loop and load_into: by the kernel's counters in a child, and in a
+control group that kills above its limit.
 """
 
 import json
@@ -99,7 +99,7 @@ print(json.dumps([nbytes, grown, status("RssAnon") - before]))
     }
     nbytes, grown, left = _run(many, code, limit=32 * _MIB, **options)
     assert nbytes == 16 * 2 * _MIB
-    # Each has the parts of pages at its ends to itself.
+    # Each tensor has its own partial pages at both ends.
     assert nbytes <= grown <= nbytes + 8 * _MIB
     assert left <= 6 * _MIB
 
@@ -117,7 +117,7 @@ def test_a_loop_stays_within_the_limit_of_the_options(many: Path, engine: str) -
     options: dict[str, Any] = {"engine": engine, "cache": "bypass", "mapping": "never"}
     peak, read = _run(many, _LOOP, **options, memory_limit_bytes=32 * _MIB)
     assert peak <= 32 * _MIB + _OVERHEAD_BYTES_MAX
-    assert 320 * _MIB <= read <= 400 * _MIB  # it was read ahead, not again and again
+    assert 320 * _MIB <= read <= 400 * _MIB  # one read ahead, no repeated ones
 
 
 _INTO = """

@@ -1,4 +1,4 @@
-"""A reader by name: like a mapping of views, none of which is read."""
+"""A reader by name: a mapping of views; none is read."""
 
 from collections.abc import ItemsView, ValuesView
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""What was handed out is the caller's: what he writes is seen by nobody else, and never taken for
-damage.
+"""Returned tensors belong to the caller: his writes show in no other tensor, and are never taken
+for damage.
 """
 
 from pathlib import Path

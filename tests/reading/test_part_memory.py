@@ -1,5 +1,5 @@
-"""What a part of a tensor takes at its peak: its result and a constant, whatever the index and
-wherever the bytes lie.
+"""The peak memory of a part of a tensor: its result and a constant, for every index and wherever
+the bytes lie.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Views of tensors: what they say, and that a part of one is numpy's and costs no more than it."""
+"""Views of tensors: their properties. A part equals numpy's; a read of it costs its own bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path

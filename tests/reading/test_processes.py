@@ -59,7 +59,7 @@ def test_many_threads_read_from_one_reader_at_once(sealed: Path, engine: Any, ma
 def test_no_bytes_are_lost_where_threads_count(
     sealed: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part is read
+    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part causes reads
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -102,7 +102,7 @@ def test_closing_while_others_read_is_an_error_of_its_own_kind_to_them(
     assert eventually(lambda: open_files() <= files)
 
 
-# argv: the file, engine, mapping. A child ends with 0 if all was well.
+# argv: the file, engine, mapping. A child ends with 0 on success.
 _CHILD = """
 import os, sys, threading
 import fastio
@@ -256,7 +256,7 @@ class _Rows(Dataset[Any]):
         return part.to(torch.int64).sum()
 
 
-# Two warnings are torch's own, of a fork beside threads, in some releases of Python.
+# Two warnings are torch's own, about a fork beside threads, in some releases of Python.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
 def test_workers_of_a_data_loader_read_from_the_reader_they_are_given(

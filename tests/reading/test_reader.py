@@ -1,4 +1,4 @@
-"""open: what a reader says of its source, what it refuses, and when it is closed."""
+"""open: a reader's properties, its refusals, and its closing."""
 
 import gc
 import os
@@ -171,7 +171,7 @@ def test_a_closed_reader_says_so(sealed: Path) -> None:
         kept = view[3:5]
         expected = bytes_of(kept)
         reader.load()
-    reader.close()  # once more, which does nothing
+    reader.close()  # once more, to no effect
     calls: list[Any] = [
         reader.keys,
         lambda: len(reader),

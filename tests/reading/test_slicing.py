@@ -1,5 +1,5 @@
-"""fastio.reading.slicing against numpy: each index gives the same values or the same error,
-however it is cut into segments.
+"""fastio.reading.slicing against numpy: each index gives the same values or the same error, for
+every cut into segments.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ _Shape = tuple[int, ...]
 
 
 def _array(shape: _Shape, item_bytes: int) -> npt.NDArray[Any]:
-    """Values that are all different as long as their type has so many."""
+    """Values that are all different if their type has enough of them."""
     count = int(np.prod(shape))
     values: npt.NDArray[Any] = np.arange(count).astype(f"u{item_bytes}").reshape(shape)
     return values
 
 
 def _selected(array: npt.NDArray[Any], index: Any, segment_bytes: int) -> npt.NDArray[Any]:
-    """What the segments of a selection make of the array's bytes; each is looked at on its own."""
+    """The values that a selection's segments make of the bytes; each is checked separately."""
     selected = slicing.select(index, array.shape, array.itemsize)
     if selected.is_empty:
         return np.empty(selected.shape, array.dtype)
@@ -98,7 +98,7 @@ def _with_array(draw: st.DrawFn) -> tuple[_Shape, Any]:
     return shape, (*before, array, *behind)
 
 
-# Small ones, so that every way to cut a selection into segments is met.
+# Small limits, so that every cut of a selection into segments occurs.
 _every_cut = pytest.mark.parametrize(
     "limits",
     [(2**17, 2**24), (0, 1), (0, 64), (3, 7), (16, 40)],
@@ -130,7 +130,7 @@ def _read_bytes(shape: _Shape, index: Any, item_bytes: int = 4) -> int:
     return sum(segment.end - segment.begin for segment in segments)
 
 
-_LARGE = (1000, 1000, 1000)  # 4 GB, of which nothing is ever made
+_LARGE = (1000, 1000, 1000)  # 4 GB, never allocated
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""stream: name and tensor in file order, within a limit; at its end nothing is left behind."""
+"""stream: name and tensor in file order, within a limit; its end frees everything."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -189,7 +189,7 @@ def test_what_a_stream_left_in_flight_does_not_use_up_the_limit(
         with fastio.open(path, options=options) as reader:
 
             def leave_one_in_flight(reader: fastio.Reader = reader) -> bool:
-                faults((1, "late", 50))  # "b", where the threads do not bring it first
+                faults((1, "late", 50))  # "b", if the threads do not bring it first
                 stream: Any = reader.stream()
                 next(stream)
                 stream.close()

@@ -1,4 +1,4 @@
-"""fastio.verify: every damaged range of every file is a finding, and a sound file stays unread."""
+"""fastio.verify: every damaged range of every file is a finding, and a sound file has none."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ import fastio
 from fastio import _native
 from testbed import run_python
 
-_CHUNK = 2**20  # bytes of a chunk, as `fastio.save` makes it
+_CHUNK = 2**20  # bytes of a chunk in `fastio.save`
 
 
 def _tensors(megabytes: int = 5, seed: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A save that goes on while its caller does."""
+"""A save that runs beside its caller."""
 
 import concurrent.futures
 import functools
@@ -25,7 +25,7 @@ def _tensors(mark: int = 0) -> dict[str, Any]:
 
 
 def _when_released(handle: fastio.SaveHandle) -> Any:
-    """The result of a save of which a write hangs; that may come to hang only now."""
+    """The result of a save with a hanging write; the write may hang only now."""
 
     def ended() -> bool:
         fastio._native.release_held_completions()
@@ -123,14 +123,14 @@ def test_saves_to_one_path_come_in_the_order_in_which_they_were_asked_for(
         handle.add_done_callback(functools.partial(note, mark))
         handles.append(handle)
     (tmp_path / "link").symlink_to(tmp_path)
-    fastio.save(_tensors(6), tmp_path / "link" / "model")  # the same path, and it waits
+    fastio.save(_tensors(6), tmp_path / "link" / "model")  # the same path, so it waits
     assert ended == [1, 2, 3, 4, 5]
     assert all(handle.done() for handle in handles)
     assert _marks(path) == {6}
 
 
 def test_saves_to_other_paths_do_not_wait(tmp_path: Path, faults: Callable[..., None]) -> None:
-    faults((0, "never", 0))  # of whichever writes first
+    faults((0, "never", 0))  # of the first one to write
     handles = [fastio.start_save(_tensors(mark), tmp_path / f"{mark}") for mark in (1, 2)]
     done, held = concurrent.futures.wait(
         handles, timeout=60, return_when=concurrent.futures.FIRST_COMPLETED
@@ -218,14 +218,14 @@ def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_it_is_done(tmp_path: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine)
-    before = threading.active_count()  # libraries of other tests may have threads of their own
+    before = threading.active_count()  # other tests' libraries may have threads
 
     def save() -> None:
         fastio.start_save(_tensors(), tmp_path / "model", options=options).result(60)
         assert eventually(lambda: threading.active_count() <= before)
 
     save()
-    # A thread of the one before may be about to end.
+    # A thread of the test before may be about to end.
     files, threads = open_files(), native_threads()
     for _ in range(3):
         save()

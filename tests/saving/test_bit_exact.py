@@ -1,4 +1,4 @@
-"""What was saved is what is loaded, bit by bit, by fastio and by others, whatever it was before."""
+"""fastio and others load the saved tensors bit by bit, whatever the source of the save."""
 
 import enum
 import json
@@ -37,7 +37,7 @@ def _random(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int = 0) -> npt.
 
 
 def _as_saved(tensor: Any) -> bytes:
-    """The bytes that a file is to hold: row by row, the low byte first."""
+    """The expected bytes of a file: row by row, the low byte first."""
     if isinstance(tensor, torch.Tensor):
         return bytes_of(tensor.contiguous())
     return np.ascontiguousarray(tensor.astype(tensor.dtype.newbyteorder("<"))).tobytes()
@@ -272,7 +272,9 @@ def test_chunks_have_the_size_asked_for(tmp_path: Path, chunk_bytes: int, engine
 
 
 def test_bytes_that_lie_as_a_file_has_them_are_not_copied(tmp_path: Path, engine: Any) -> None:
-    """What fastio loads begins on a page as the file does, and so it can be written from there."""
+    """A tensor that fastio loaded begins on a page, as in the file: it can be written straight from
+    there.
+    """
     tensors = {"a": _random(np.dtype(np.uint8), (2**22,))}
     path = fastio.save(tensors, tmp_path / "a")
     loaded = fastio.load(path, options=fastio.Options(cache="bypass"))

@@ -1,4 +1,4 @@
-"""Who waits for the disk: the argument says so, else FASTIO_DURABLE, else it is waited for."""
+"""A save waits for the disk by its argument, else by FASTIO_DURABLE, else always."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ _CALLS = {
     "store": "fastio.Store.create([path], replicas=1).save(arrays)",
     "seal": "fastio.seal(fastio.save(arrays, path, checksums=False, durable=False))",
 }
-# A store's protocol and the replacement of a file by `seal` are wrong without it.
+# A store's protocol and `seal` replacing a file are wrong without it.
 _ALWAYS = ("store", "seal")
 _NO_SYNC = "fsync,fdatasync:error=EIO"
 
 
 def _called(call: str, path: Path, **env: str) -> str | None:
-    """What a child that cannot sync raises."""
+    """The error of a child that cannot sync."""
     code = f"""
 import sys, numpy, fastio, fastio.numpy
 arrays, path = {{"w": numpy.ones(3, numpy.float32)}}, sys.argv[1]

@@ -1,4 +1,4 @@
-"""An argument that is no mapping of tensors by name is called by its type, with the cure."""
+"""The error for an argument that is no mapping by name states its type and the remedy."""
 
 from collections.abc import Callable
 from pathlib import Path

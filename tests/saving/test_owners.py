@@ -1,5 +1,5 @@
-"""Owner, group, mode and access list after a file was replaced. They stay where they can, a loss is
-told, and the file is never more open than before.
+"""Owner, group, mode and access list of a replaced file. They stay if possible, a loss is reported,
+and the file is never more open than before.
 """
 
 import errno
@@ -25,7 +25,7 @@ from testbed.requirements import run_tool
 _NEW = {"new": np.arange(300, dtype=np.float32)}
 _ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 _TEAM, _STRANGER = 23000, 24000
-_fresh_ids = itertools.count(30000)  # the loss of one owner is told once a mount
+_fresh_ids = itertools.count(30000)  # the loss of one owner is reported once a mount
 
 
 def _mode(path: Path) -> int:
@@ -68,7 +68,7 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def events() -> Iterator[list[fastio.Event]]:
-    """What `fastio.on_event` is told."""
+    """The events that `fastio.on_event` receives."""
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     yield told
@@ -186,7 +186,7 @@ print(len(events), events[0].kind if events else "")
     done = testbed.run_python(code, path, under=under)
     if done.returncode != 0 and "unshare" in done.stderr:
         pytest.skip(f"this machine refuses user namespaces: {done.stderr.strip()}")
-    # The index and its shard lie in one folder: what both lack is said once.
+    # The index and its shard lie in one folder: their common loss is reported once.
     assert done.check().stdout.split() == ["1", "fallback"]
     changed = path if "checkpoint" not in save else path.parent / "checkpoint"
     assert list(fastio.load(changed, verify="require")) == (["old"] if "seal" in save else ["new"])
@@ -319,7 +319,9 @@ def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_
 def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
     old: Path, tmp_path: Path
 ) -> None:
-    """Of saves that wait for each other, one removes the shards that the next was opened like."""
+    """Of saves that wait for each other, one removes the shards that the next one took its mode
+    from.
+    """
     old.chmod(0o664)
     with Turn(key_of(old)):
         handle = fastio.start_save(_NEW, old)
@@ -411,7 +413,9 @@ def test_the_access_list_stays(listed: Path, save_over: Callable[[Path], Path]) 
 def test_an_access_list_that_cannot_be_kept_is_told_and_opens_nothing(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mode's group bits are the mask then; as rights of the group they would open the file."""
+    """The group bits of the mode are then the mask; as rights of the group they would open the
+    file.
+    """
     assert _mode(listed) == 0o660
     _refuse(monkeypatch, "setxattr", errno.EOPNOTSUPP)
     report = fastio.Report()
@@ -511,7 +515,7 @@ def test_a_sticky_folder_says_so(old: Path) -> None:
 def test_a_folder_that_may_be_written_to_and_not_read_takes_a_save(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its fsync cannot be asked for; the file is in place, and no error says otherwise."""
+    """Its fsync fails; the file is in place, and no error contradicts that."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:

@@ -1,4 +1,4 @@
-"""What stands at the path before and afterwards: a file, a symlink, nothing, the wrong thing."""
+"""The object at the path before and after a save: a file, a symlink, nothing, or a wrong one."""
 
 import errno
 import fcntl
@@ -59,7 +59,7 @@ def test_a_file_where_none_was_has_the_mode_of_every_new_file(tmp_path: Path, um
 
 
 def test_a_symlink_is_replaced_and_not_followed(old: Path, tmp_path: Path) -> None:
-    """A hub's cache has links to files that are named by their content."""
+    """A hub's cache has links to files with hashes as names."""
     before = old.read_bytes()
     link = tmp_path / "link.safetensors"
     link.symlink_to(old.name)
@@ -71,7 +71,7 @@ def test_a_symlink_is_replaced_and_not_followed(old: Path, tmp_path: Path) -> No
 
 
 def test_a_file_that_was_loaded_can_be_saved_over(old: Path) -> None:
-    """A warm file is mapped: what was loaded of it must not change when its name does."""
+    """A warm file is mapped: its loaded tensors must not change when its name does."""
     mapped = fastio.load(old)
     fastio.save({"old": mapped["old"], "new": _ARRAY}, old)
     np.testing.assert_array_equal(mapped["old"], np.arange(5))
@@ -187,7 +187,7 @@ def test_a_file_that_is_on_its_way_is_locked_from_the_start(
 def test_descriptors_are_given_back(old: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine)
     fastio.save(_NEW, old, options=options)
-    gc.collect()  # what other tests left
+    gc.collect()  # leftovers of other tests
     before = open_files()
     for shard_bytes in (None, 1000):
         target = old if shard_bytes is None else old.parent / "folder"

@@ -1,4 +1,4 @@
-"""What `fastio.load` gives is what the safetensors package gives: bytes, dtypes, shapes, names."""
+"""`fastio.load` and the safetensors package return the same bytes, dtypes, shapes and names."""
 
 import copy
 import json
@@ -154,7 +154,7 @@ def test_a_dtype_that_no_framework_holds_is_refused_by_name(
     path = write(tmp_path / "model", spec)
     with pytest.raises(TypeError, match=rf"packed\.weight.*{dtype}.*{framework}"):
         fastio.load(path, framework=framework)
-    # It does not stand in the way of the others.
+    # It does not block the others.
     assert same_bytes(
         fastio.load(path, framework=framework, names=["plain"]),
         {"plain": expected_bytes(path)["plain"]},
@@ -183,7 +183,8 @@ def test_a_file_that_breaks_the_alignment_of_its_dtypes_loads_aligned(
 def test_a_broken_alignment_is_no_matter_of_how_it_is_read(
     sealed: bool, mapping: Any, tmp_path: Path
 ) -> None:
-    # 5 MB: beyond what is done on the caller's thread. An odd size between moves what follows.
+    # 5 MB: more than fastio loads on the caller's thread. An odd size misaligns the tensors behind
+    # it.
     spec: Spec = {
         "a": ("U8", (3,)),
         "b": ("F64", (300_001,)),

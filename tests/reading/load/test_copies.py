@@ -1,4 +1,4 @@
-"""Copies of a file, handed to the core from Python: read from either, and told what failed."""
+"""Replicas of a file, passed to the core from Python: read from either, with notes of failures."""
 
 from __future__ import annotations
 

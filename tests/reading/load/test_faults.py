@@ -1,4 +1,4 @@
-"""What devices do once in a million reads, injected into both engines; and a device that fails."""
+"""One-in-a-million errors of disks on reads, injected into both engines; and a disk that fails."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from samples import (
     write_model,
 )
 
-_CHUNKS = 12  # of the file that most tests read, one tensor a chunk
+_CHUNKS = 12  # of most tests' file, one tensor a chunk
 Faults = Callable[..., None]
 
 
@@ -107,7 +107,7 @@ def test_a_device_that_always_asks_for_another_try_is_given_up(
 def test_a_short_read_is_resumed(
     sealed: Path, engine: Any, cache: Any, nbytes: int, faults: Faults
 ) -> None:
-    # The rest is overwritten by the seam: it has to be read again, not only believed.
+    # The seam overwrites the rest: a load that only assumed the read would return wrong bytes.
     faults((0, "short", nbytes), (4, "short", nbytes), (5, "short", nbytes))
     report = fastio.Report()
     tensors = fastio.load(sealed, options=_one_by_one(engine, cache), report=report)
@@ -261,7 +261,7 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
     if is_sealed:
         fastio.seal(path)
     expected, start = expected_bytes(path), data_start(path)
-    # A page behind the start of the data, so that the header is left.
+    # A page behind the start of the data, so that the header stays readable.
     broken = start + 4096 + int(failing * _CHUNKS * CHUNK_BYTES)
     broken -= broken % 4096
     failing_mount.fail_from(path, broken)
@@ -274,7 +274,7 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
     assert raised.value.offset is not None
     assert raised.value.offset + CHUNK_BYTES + 4096 > broken
 
-    # What lies a readahead before the failure is whole.
+    # Tensors at least a readahead before the failure are whole.
     for i in range(_CHUNKS):
         if start + (i + 2) * CHUNK_BYTES <= broken:
             tensors = fastio.load(path, names=[f"t{i}"], options=options)

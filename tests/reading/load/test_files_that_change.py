@@ -1,4 +1,4 @@
-"""Files damaged or cut short are told with their place; of replaced ones the old one is read."""
+"""Errors about damaged or truncated files name the place; a replaced file is read as it was."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def sealed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def let_go() -> Iterator[Callable[[Elsewhere], bool]]:
-    """Hold a load at its first completion; a call lets it go on, and says whether it ended."""
+    """Hold a load at its first completion; a call releases it and returns whether it had ended."""
     _native.set_completion_faults([(0, "never", 0)])
 
     def release(loading: Elsewhere) -> bool:
@@ -76,7 +76,7 @@ def _positions(path: Path) -> list[int]:
 
 
 def _tensors_within(path: Path, begin: int, end: int) -> tuple[str, ...]:
-    """By the safetensors package's sizes, in the order of the file."""
+    """From the safetensors package's sizes, in the order of the file."""
     offset, found = data_start(path), []
     for name in fastio.load(path, verify=False):
         nbytes = len(expected_bytes(path)[name])
@@ -182,10 +182,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_with_its_new_end(
     report = fastio.Report()
     options = _one_by_one(engine, cache)
     with elsewhere(lambda: fastio.load(path, options=options, report=report)) as loading:
-        # Filled after the file was opened and its header read, before the first block comes.
+        # Filled after the file was opened and its header read, before the first block arrives.
         assert eventually(lambda: report.tensors > 0)
         os.truncate(path, new_end)
-        # Again and again: what is not held yet would not be released.
+        # Repeated: a completion that is not held yet would not be released.
         assert eventually(lambda: let_go(loading))
     error = loading.error
     assert isinstance(error, fastio.ReadError)

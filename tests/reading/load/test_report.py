@@ -1,4 +1,4 @@
-"""What a load says of itself: in the report, in the log, in the progress bar."""
+"""The messages of a load: its report, its log lines, its progress bar."""
 
 import logging
 import os
@@ -299,7 +299,7 @@ def test_ranks_of_one_host_keep_a_cold_file_and_say_so(
         assert "ranks" in report.cache_reason
         return testbed.resident_bytes(sealed) >= sealed.stat().st_size
 
-    assert eventually(is_kept)  # again where the machine took pages back at once
+    assert eventually(is_kept)  # again if the machine reclaimed pages at once
 
 
 @pytest.mark.parametrize("temperature", ["cold", "warm"])
@@ -315,7 +315,7 @@ def test_a_progress_bar_is_shown_when_asked_for(
     tensors = fastio.load(sealed, options=options, progress=True)
     assert same_bytes(tensors, expected_bytes(sealed))
     out, shown = capsys.readouterr()
-    assert out == ""  # for the program's own
+    assert out == ""  # reserved for the program
     assert sealed.name in shown
     # All of it, in the end: "12.2/12.2 MB".
     done = re.search(r"([\d.]+)/([\d.]+) MB", shown)
@@ -342,7 +342,7 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     monkeypatch.setattr(rich.progress.Progress, "update", fail)
     testbed.evict(sealed)
     threads = native_threads()
-    # The first block comes late: the load is on its way when the bar fails.
+    # The first block comes late: the load is still running when the bar fails.
     _native.set_completion_faults([(0, "late", 200)])
     try:
         with pytest.raises(RuntimeError, match="the terminal is gone"):

@@ -1,4 +1,4 @@
-"""Small files, whose tensors are copied from what was read with the header."""
+"""Small files, whose tensors are copied from the read of the header."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A load into host memory that was started goes on while its caller does, and is as good."""
+"""A load into host memory that start_load began runs beside its caller, with the same result."""
 
 from __future__ import annotations
 
