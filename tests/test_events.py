@@ -1,4 +1,4 @@
-"""What the log says of many files at once: the first few, and how many more."""
+"""A log line about many files names the first few, and the number of the others."""
 
 import logging
 import os

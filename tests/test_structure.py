@@ -1,4 +1,4 @@
-"""The house stays as it is drawn: what is public, who may use whom, how long a file may get."""
+"""The structure of the code is as drawn: public names, permitted imports, lengths of files."""
 
 import builtins
 import importlib

@@ -1,4 +1,4 @@
-"""Each tool of the testbed does what it claims; else, what the other tests show is worth little."""
+"""Each tool of the testbed works as documented; the other tests rely on it."""
 
 import ctypes
 import errno
@@ -223,7 +223,7 @@ from testbed import resident_bytes
 print(resident_bytes(sys.argv[1]))
 """
     result = testbed.run_python(code, file, Path(__file__).parent, uid=65534)
-    # cachestat refuses; mincore, asked by kernels without it, says that all of it is there.
+    # cachestat refuses; kernels without it use mincore, which says that all of it is there.
     assert result.exception == "PermissionError" or result.stdout == "8192\n"
 
 
@@ -346,7 +346,7 @@ def _fsync(path: Path) -> None:
 
 
 def _fallocate(path: Path) -> None:
-    """The call itself; os.posix_fallocate writes bytes where there is no such call."""
+    """The call itself; os.posix_fallocate writes bytes if the call is missing."""
     libc = ctypes.CDLL(None, use_errno=True)
     with path.open("r+b") as file:
         if libc.fallocate(file.fileno(), 0, ctypes.c_long(0), ctypes.c_long(10)) != 0:

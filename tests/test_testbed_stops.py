@@ -1,4 +1,4 @@
-"""The tools that cut off a process and the power do what they claim."""
+"""The tools that cut off a process and the power work as documented."""
 
 import errno
 import os

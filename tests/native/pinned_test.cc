@@ -282,7 +282,7 @@ TEST_CASE_FIXTURE(Pool, "the node that a device is near to is advice") {
   std::filesystem::remove_all(folder);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // whose runtime stops a child of a process with threads
+#if !defined(__SANITIZE_THREAD__)  // TSan stops a child of a process with threads
 TEST_CASE_FIXTURE(Pool, "a forked child has a pool of its own, and the parent's is left alone") {
   const PinnedLease lease = take(kMiB);
   std::memset(lease.data(), 7, lease.nbytes());

@@ -1,6 +1,6 @@
-"""Roots that are not where their manifest says: copies of a store, stores that were moved, links.
+"""Roots at other paths than in their manifest: copies of a store, stores that were moved, links.
 
-A copy has the UUIDs of its original, and its manifests say where that is. It never joins it.
+A copy has the UUIDs of its original, whose path is in its manifests. It never joins its original.
 """
 
 import os
@@ -72,7 +72,7 @@ def test_a_copy_that_is_opened_by_one_root_joins_no_root_of_its_original(
     assert any("fastio.Store.adopt" in line for line in report.fallbacks)
     with _events() as told, fastio.Store.open(_roots(copy)[first]) as store:
         assert any("is not where its manifest says" in event.cause for event in told)
-        assert sorted(store.roots) == _roots(copy)  # which was copied alike
+        assert sorted(store.roots) == _roots(copy)  # which was copied as well
         assert store.save(_tensors(9)) == 2
         assert store.gc().generations == (1, 0)
     assert _seed_of(fastio.load(_roots(original)[first])) == 2
@@ -82,7 +82,7 @@ def test_a_copy_that_is_opened_by_one_root_joins_no_root_of_its_original(
 def test_a_single_root_that_was_copied_finds_nothing_and_says_how_to_go_on(
     original: Path, tmp_path: Path
 ) -> None:
-    """Where the other root would be beside it, there is none; or there is the original's."""
+    """At the path of the other root beside it there is nothing, or the original's root."""
     for place in (tmp_path / "elsewhere" / "root0", original / "root0.copy"):
         shutil.copytree(original / "root0", place)
         report = fastio.Report()
@@ -102,7 +102,7 @@ def test_a_copy_without_its_original_is_opened_by_one_root(original: Path, copy:
         assert sorted(store.roots) == _roots(copy)
         assert store.save(_tensors(3)) == 2
     with _events() as told, fastio.Store.open(copy / "root0") as store:
-        assert (_seed_of(store.load()), told) == (3, [])  # the new manifest says where it is
+        assert (_seed_of(store.load()), told) == (3, [])  # the new manifest names its path
 
 
 def test_a_store_that_was_moved_is_opened_by_all_roots(original: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_copy_that_is_saved_to_later_does_not_join_a_store_that_is_open(
 def test_a_root_that_was_restored_elsewhere_is_none_of_a_copy(
     original: Path, tmp_path: Path
 ) -> None:
-    """Its own manifest says where it was; the newer one says the same."""
+    """Its own manifest names its old path, and so does the newer one."""
     shutil.copytree(original / "root1", tmp_path / "backup")
     with fastio.Store.open(_roots(original)) as store:
         store.save(_tensors(3))
@@ -297,7 +297,7 @@ def _bytes_of(folder: Path) -> dict[Path, bytes]:
 def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When its generation stands on a majority it is done, and that is said."""
+    """After its generation is on a majority, the call is complete, and reports it."""
     original = tmp_path / "original"
     with create(original, count) as store:
         store.save(_tensors(1))
@@ -340,7 +340,7 @@ def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again
 
 
 def _assert_adopting_again_is_told(roots: list[Path]) -> None:
-    """Where some roots of a copy were made others, and the rest was not."""
+    """Some roots of a copy were adopted, and the rest was not."""
     try:
         with fastio.Store.open(roots) as store:
             why = str(store.status())
@@ -366,8 +366,8 @@ def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
     second_waits_at: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one stops before he takes locks, once or once more; the second one begins then,
-    and ends, or stops there, too, until the first one has ended.
+    """The first one stops before he takes locks, once or once more. The second one begins then and
+    ends, or stops there, too, until the first one has ended.
     """
     real = Session
     waits, go_on = threading.Event(), threading.Event()
@@ -415,7 +415,7 @@ def test_a_store_that_was_adopted_while_it_was_open_is_not_written_to(copy: Path
         assert not adopted.status().degraded
 
 
-# ---- links, and what is no root
+# ---- links, and folders that are no roots
 
 
 def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> Non
 def test_what_is_written_by_way_of_an_alias_says_where_the_roots_are(
     tmp_path: Path, way: str, write: str
 ) -> None:
-    """The alias passes, and the store is still known by the paths that it had."""
+    """The alias is temporary, and the store is still known by its old paths."""
     folder, alias = tmp_path / "original", tmp_path / "alias"
     with create(folder, 3) as store:
         store.save(_tensors(1))

@@ -1,4 +1,6 @@
-"""Several who create a store on the same folders at once: one does, and the others are told."""
+"""Several callers create a store on the same folders at once: one succeeds, and the others get an
+error.
+"""
 
 import multiprocessing
 import os
@@ -18,7 +20,7 @@ _COUNT = 4
 
 
 def _make(roots: list[Path], seed: int) -> int | None:
-    """The seed, if this one was told that it has made the store."""
+    """The seed, if this caller's creation was reported."""
     try:
         store = fastio.Store.create(roots, replicas=2)
     except (fastio.WriteError, fastio.ReplicaError, fastio.ConflictError):
@@ -29,7 +31,7 @@ def _make(roots: list[Path], seed: int) -> int | None:
 
 
 def _makers(folders: list[list[Path]], apart: str) -> list[int]:
-    """Who was told so, of one maker for each choice of folders."""
+    """The caller whose creation was reported, of one for each choice of folders."""
     if apart == "threads":
         made = in_threads(len(folders), lambda at: _make(folders[at], at))
     else:
@@ -85,7 +87,7 @@ def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, ap
 def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
     tmp_path: Path, apart: str
 ) -> None:
-    """Whoever fails has met somebody; what nobody was told of can be created afterwards."""
+    """A caller that fails has met another one; an unreported store can be created afterwards."""
     for attempt in range(3):
         folders = [tmp_path / str(attempt) / str(at) for at in range(_COUNT)]
         choices = [[folders[at], folders[(at + 1) % _COUNT]] for at in range(_COUNT)]
@@ -144,7 +146,7 @@ def test_a_creation_that_was_killed_can_be_made_again(
 def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the empty generation stands on a majority, there is a store, and that is said."""
+    """After the empty generation is on a majority, the store exists, and the call reports it."""
 
     def roots(step: int) -> list[Path]:
         return [tmp_path / f"{step}-{at}" for at in range(count)]
@@ -174,7 +176,7 @@ def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
 
 
 def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
-    """Who waited for it takes the new one, and does not write beside who has that."""
+    """A waiting caller takes the new store, and does not write beside its owner."""
     roots = [tmp_path / "A", tmp_path / "B"]
     with fastio.Store.create(roots, replicas=2) as store:
         inside, go = threading.Event(), threading.Event()

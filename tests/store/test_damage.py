@@ -1,4 +1,4 @@
-"""Whatever is wrong with one root, the bytes are the same; with no replica left, it says why."""
+"""With any fault of one root, the bytes are the same; with no sound replica, the error says why."""
 
 import hashlib
 import shutil
@@ -104,7 +104,7 @@ def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.O
     with _open(folder) as store:
         assert_same(store.load(on_damage="repair", options=options, report=report), tensors(2))
     repaired = [shard for shard in shards if shard.exists() and shard.read_bytes() == sound[shard]]
-    # A load looks only at the copies that it reads from.
+    # A load checks only the replicas that it reads.
     assert len(repaired) >= len(shards) // 3
     assert shards[0] in repaired
     for shard in repaired:
@@ -179,7 +179,7 @@ def test_every_byte_of_a_record_that_is_changed_is_noticed(folder: Path) -> None
 
 
 def test_flips_all_over_the_payload_are_survived(folder: Path) -> None:
-    """Sampled: each in one copy, many at a time, and in no chunk of both copies."""
+    """Sampled: each in one replica, many at a time, and in no chunk of both replicas."""
     random = np.random.default_rng(5)
     shards = shards_of(folder / "root0")
     flips = 0

@@ -29,7 +29,7 @@ _EVERY = [(at, "never", 0) for at in range(10_000)]
 
 @pytest.fixture
 def roots(tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[list[Path]]:
-    """A store on two disks, each with a copy of all."""
+    """A store on two disks, each with a replica of everything."""
     with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
         paths = [tmp_path / "root0", Path(other) / "root1"]
         settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
@@ -190,7 +190,7 @@ def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
 def test_a_copy_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
     roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load waits for a disk that hangs once: not for its reads, and then for its copies."""
+    """A load waits for a hanging disk once: not for its reads, and then again for its replicas."""
     asked: dict[Path, set[float | None]] = {}
     ask = Answering.ask
 
@@ -483,7 +483,7 @@ def test_a_server_that_hangs_when_a_copy_is_opened_for_direct_reads_is_not_waite
     real = _native.load
 
     def load(*arguments: Any, **more: Any) -> Any:
-        slow_mount.hang_in("open")  # the copies are open by now
+        slow_mount.hang_in("open")  # the replicas are open by now
         return real(*arguments, **more)
 
     monkeypatch.setattr(_native, "load", load)

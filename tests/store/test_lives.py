@@ -1,5 +1,5 @@
-"""Stores that are closed, copied, collected and forked while somebody uses them; and roots that
-fail while others do not.
+"""Stores that are closed, copied, collected and forked during use; and roots that fail while others
+do not.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""A root has something else in the place of a file or a folder. It is skipped, and writers, status
-and verification say what stands there and what to do.
+"""A root has a wrong object in the place of a file or a folder. It is skipped. Writers, status and
+verification name the object and the remedy.
 """
 
 import os
@@ -47,7 +47,7 @@ _CASES = [
     for kind in _STANDS
     if kind != but
 ]
-# A save puts a new promise into the place of whatever can be replaced, and needs no note.
+# A save replaces such objects by a new promise, and needs no note.
 _SAVED = {("promise", kind) for kind in ("pipe", "link", "loop")}
 
 

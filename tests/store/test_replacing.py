@@ -1,4 +1,4 @@
-"""A root that takes the place of another one: the store is as it was, with one root more."""
+"""A root that replaces another one: the store is as before, with one root more."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ def _roots(folder: Path, count: int) -> list[Path]:
 
 
 def _lose(roots: list[Path], at: int, way: str) -> Path:
-    """A root is lost; where the new one is to be."""
+    """A root is lost; the path of the new one."""
     if way == "another path":
         shutil.rmtree(roots[at])
         return roots[at].with_name("new")
@@ -149,7 +149,7 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
                 pass
 
         monkeypatch.setattr(Root, "put", put)
-        # Nothing is tidied up by who dies.
+        # A dead writer cleans nothing up.
         monkeypatch.setattr(Root, "withdraw", lambda self: None)
         died = False
         with fastio.Store.open(roots[0]) as store:
@@ -176,7 +176,7 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
 def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
     tmp_path: Path, force: bool
 ) -> None:
-    """The next one was made on them: that they were on a majority of the roots then is settled."""
+    """The next one followed them: that settles that a majority of the roots then had them."""
     roots = _roots(tmp_path, 2)
     with create(tmp_path, 2) as store:
         store.save(tensors(1))
@@ -191,11 +191,11 @@ def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
         assert [each.decided for each in store.generations()] == [False, True, True]
 
 
-# ---- a root that is there, and of no more use
+# ---- a present root that has failed
 
 
 class _Unwritable:
-    """Makes every write to one root fail from some one on, as a disk that is full does."""
+    """Fails every write to one root from a given one on, like a full disk."""
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         self.from_put_on = 10**6
@@ -213,7 +213,7 @@ class _Unwritable:
 
 
 def _read_only(root: Path) -> None:
-    """Whoever opens the lock to write finds none, as on a disk that is mounted read-only."""
+    """Opening the lock for a write fails, as on a disk that is mounted read-only."""
     _folder_for(root / "lock")
 
 
@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_is_replaced_by_force(tmp_path: Path) -> None:
 def test_a_root_that_hangs_in_writes_is_replaced_by_force(
     tmp_path: Path, tmpfs: testbed.Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is on a disk of its own: a disk that owes an answer is asked for nothing else."""
+    """It is on its own disk: a disk that owes an answer gets no other request."""
     roots = [tmp_path / "root0", tmpfs.path / "hangs" / "root1"]
     shutil.rmtree(tmpfs.path / "hangs", ignore_errors=True)
     with fastio.Store.create(roots, replicas=2) as store:
@@ -331,7 +331,7 @@ def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
         assert_same(store.load(), tensors(2))
 
 
-# ---- a call that was killed, and is made again
+# ---- a repeated call after a kill
 
 
 @pytest.mark.parametrize(

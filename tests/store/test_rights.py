@@ -1,4 +1,4 @@
-"""A store whose files are closed to the user who asks: it says so, and is not called sound."""
+"""A store whose files are closed to its user: status reports that, and does not call it sound."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from testbed import run_python
 
 _USER = 65534
 
-# What is imported late is imported before the rights go: the interpreter is closed to others, too.
+# Late imports happen before the change of user: the interpreter is closed to others, too.
 _STATUS = f"""
 import os, sys, fastio
 roots = sys.argv[1:]
@@ -30,7 +30,7 @@ print(status.degraded, status.roots[roots[0]], status.roots[roots[1]], sep="\\n"
 
 @pytest.fixture
 def roots() -> Iterator[list[Path]]:
-    """Two roots of a store that belong to another user than root, who makes them."""
+    """Two roots of a store that belong to another user; root makes them."""
     with tempfile.TemporaryDirectory() as folder:  # not below one that is closed to others
         with create(Path(folder) / "store", 2) as store:
             store.save(tensors(1))
@@ -79,7 +79,7 @@ def test_a_folder_that_the_user_may_not_enter_or_list_is_told(
 @pytest.mark.parametrize("name", ["fastio-root.json", "promise", "lock", "verified"])
 def test_a_small_file_that_the_user_may_not_read_is_told(roots: list[Path], name: str) -> None:
     with fastio.Store.open(roots) as store:
-        store.verify()  # writes the note that all is whole
+        store.verify()  # writes the note of its success
     for root in roots:
         os.chown(root / "verified", _USER, _USER)
     os.chown(roots[0] / name, 0, 0)

@@ -1,4 +1,4 @@
-"""A store: saved to, loaded from in every way, rolled back, collected, looked at."""
+"""A store: saved, loaded in every way, rolled back, collected, inspected."""
 
 import itertools
 import os
@@ -209,7 +209,7 @@ def test_tensors_are_spread_over_shards_as_was_asked(tmp_path: Path, scheme: str
     assert_same(store.load(), tensors())
     again = fastio.Report()
     store.save(dict(reversed(tensors().items())), report=again)
-    if scheme != "size":  # which goes by the order
+    if scheme != "size":  # which uses the order
         assert again.nbytes == 0
     opened = fastio.Store.open(tmp_path / "root0")
     if scheme == "callable":
@@ -243,7 +243,7 @@ def test_roots_hold_what_their_weights_say(tmp_path: Path) -> None:
     saved = {f"{at}": np.full(2**14, at, np.float32) for at in range(64)}
     store.save(saved)
     held = [len(shards_of(tmp_path / f"root{at}")) for at in range(3)]
-    # A root's UUID, and not its place in the list, decides who is who: only the shares are known.
+    # A root's UUID, and not its place in the list, identifies it: only the shares are known.
     assert sorted(held) == [16, 16, 32] or sorted(held)[2] in range(30, 35)
     assert_same(store.load(), saved)
 

@@ -34,7 +34,7 @@ def test_without_threads_they_are_made_one_after_another(monkeypatch: pytest.Mon
 
 
 def _interrupt() -> None:
-    """Begun second: the call before is known to be under way then."""
+    """Started second: the call before is known to run by then."""
     os.kill(os.getpid(), signal.SIGINT)
 
 

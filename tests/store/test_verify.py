@@ -1,4 +1,4 @@
-"""Damage that no load sees is found, and mended so that the other root can be lost."""
+"""Damage that a load misses is found and repaired, so that the other root can be lost."""
 
 import errno
 import os
@@ -58,14 +58,14 @@ _SMALL: dict[str, Callable[[Path], Any]] = {
     "one old manifest damaged": lambda root: flip(_manifest_of(root, 1), 50),
 }
 _ALL = {**FAULTS, **_SMALL}
-# That a root is there, and which one, is for a person to say; a symlink was set by somebody.
+# Only a person can know that a root exists, and which one; a person set the symlink.
 _NOT_MENDED = {
     "missing root",
     "empty root",
     "root of another store",
     "shards folder a symlink",
 }
-# Seen only by whoever reads the shards.
+# Only a read of the shards shows these.
 _UNSEEN_BY_STATUS = {"data damaged", "chunks swapped", "headers damaged"}
 
 
@@ -151,7 +151,7 @@ def test_every_damaged_chunk_of_every_generation_is_listed(folder: Path) -> None
         }
         assert listed == expected
         assert all(event.tensors for event in found.damaged)
-        assert store.verify(repair=True).ok  # each chunk is sound in one of the copies
+        assert store.verify(repair=True).ok  # each chunk is sound in one of the replicas
         assert store.verify().ok
 
 
@@ -206,7 +206,7 @@ def test_a_chunk_that_is_sound_in_a_second_read_is_a_note(tmp_path: Path) -> Non
 
 
 def test_damage_that_the_page_cache_hides_is_found(folder: Path) -> None:
-    """Whatever the page cache holds, it is the disk that is compared."""
+    """The disk is compared, whatever the page cache holds."""
     shard = shards_of(folder / "root1")[0]
     sound = shard.read_bytes()
     damage_data(shard)
@@ -426,7 +426,7 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path, roots: int) -> None
 
 
 def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
-    """Its blocks as they stand, with folders of this test in place of the disks."""
+    """Its blocks unchanged, with folders of this test in place of the disks."""
     blocks = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
     made = next(block for block in blocks if "Store.create" in block)
     drill = next(block for block in blocks if "dd if=/dev/urandom" in block)
@@ -491,7 +491,7 @@ def test_a_root_restored_from_an_old_backup_lags_and_brings_no_collected_generat
 
 
 def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path) -> None:
-    """The other root took the place of one that had it."""
+    """The other root replaced one that had it."""
     with create(tmp_path) as store:
         store.save(tensors(1))
         shutil.copytree(tmp_path / "root0", tmp_path / "backup")
@@ -512,7 +512,7 @@ def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path
 def test_a_root_that_leaves_while_it_is_verified_is_told(
     tmp_path: Path, lost: str | None, when: str, repair: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one takes its place, and is not counted as one that was looked at."""
+    """Another one replaces it, and does not count as verified."""
     with create(tmp_path, 3) as store:
         store.save(tensors(1))
         store.save(tensors(2))

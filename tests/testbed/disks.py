@@ -1,4 +1,4 @@
-"""Disks that misbehave: one that gives EIO from some place on, one that is slow."""
+"""Bad disks: one that gives EIO from some offset on, one that is slow."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ _BLKIO = Path("/sys/fs/cgroup/blkio")
 
 @dataclass(frozen=True)
 class FailingMount:
-    """A filesystem whose device can be made to fail; write its files first."""
+    """A filesystem whose disk can be made to fail; write its files first."""
 
     path: Path
     backing: Path
@@ -33,7 +33,7 @@ class FailingMount:
     def fail_from(self, file: Path, offset: int = 0) -> None:
         """From now on, reads of `file` at or past `offset` (rounded down to 4096) give EIO.
 
-        What lies behind that place on the device fails too: as a rule, files written later.
+        Later offsets of the disk fail too: as a rule, files written later.
 
         Raises
         ------
@@ -65,12 +65,12 @@ class FailingMount:
         ):
             raise ValueError(f"{file} is scattered over the device: {extents}")
         os.sync()
-        evict(file)  # before: what is synced afterwards, if only a journal, may fail
+        evict(file)  # before: a sync afterwards, if only of a journal, may fail
         os.truncate(self.backing, at[0])
 
 
 def _extents(fd: int) -> list[tuple[int, int, int]]:
-    """(offset in the file, offset on the device, nbytes) of each piece of a file."""
+    """(offset in the file, offset on the disk, nbytes) of each piece of a file."""
     request = bytearray(_FIEMAP_HEADER.size + _EXTENTS_MAX * _FIEMAP_EXTENT.size)
     _FIEMAP_HEADER.pack_into(request, 0, 0, (1 << 64) - 1, 1, 0, _EXTENTS_MAX, 0)
     fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
@@ -98,7 +98,7 @@ def failing_mount(folder: Path, *, nbytes: int = 256 << 20) -> Iterator[FailingM
 
 @contextlib.contextmanager
 def throttled(path: Path, read_bytes_s: int) -> Iterator[None]:
-    """Let this process read from the device under `path` at `read_bytes_s` bytes a second at most.
+    """Let this process read from the disk under `path` at `read_bytes_s` bytes a second at most.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Filesystems that lack calls: a FUSE filesystem over a folder that refuses those it is told to."""
+"""Filesystems that lack calls: a FUSE filesystem over a folder that refuses the given calls."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ LIKE_HDFS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class LackingMount:
-    """`path` shows the files of `source`, which lacks nothing."""
+    """`path` shows the files of `source`, which lacks no calls."""
 
     path: Path
     source: Path

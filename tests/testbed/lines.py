@@ -1,5 +1,5 @@
-"""A call that something happens in the middle of, before each of its lines in turn: what a signal
-handler does, or an interrupt. To be used in a child, as it ends a process that hangs.
+"""Something happens in the middle of a call, before each of its lines in turn: a signal handler or
+an interrupt. For use in a child: a process that hangs is ended.
 """
 
 import faulthandler
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """What an interrupt raises; the call may end with it."""
+    """The exception of an interrupt; the call may end with it."""
 
 
 def at_each_line(
@@ -22,7 +22,7 @@ def at_each_line(
     end: Callable[[], object] = lambda: None,
     hangs_after_s: float = 60,
 ) -> int:
-    """Make a call over and over, each time with another call before one of its lines.
+    """Repeat a call, each time with another call before one of its lines.
 
     Parameters
     ----------

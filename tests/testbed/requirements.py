@@ -1,4 +1,4 @@
-"""What a tool needs of the machine, asked before it is used: so a skip can state its reason."""
+"""The requirements of a tool, checked before its use: so a skip can state its reason."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Ring: every method on real files, every refusal, and the owner of the memory meanwhile."""
+"""Ring: every method on real files, every refusal, and the ownership of memory during requests."""
 
 import array
 import doctest
@@ -81,7 +81,7 @@ def _aligned(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, nbytes)
 
 
-# ---- what it moves
+# ---- bytes moved
 
 
 @pytest.mark.root
@@ -185,7 +185,7 @@ def test_errors_are_results(ring: Ring, pipe: tuple[int, int], tmp_path: Path) -
     ring.read(999_999, bytearray(1), 0, tag=1)
     ring.read(pipe[1], bytearray(1), 0, tag=2)
     ring.read(folder, bytearray(1), 0, tag=3)
-    # One that the kernel refuses at once does not hold the others back.
+    # A request that the kernel refuses at once does not hold the others back.
     assert ring.submit() == 3
     done = dict(ring.wait(3, timeout_s=60))
     assert done == {1: -errno.EBADF, 2: -errno.EBADF, 3: -errno.EISDIR}
@@ -718,7 +718,7 @@ def test_rings_leave_no_descriptor(pipe: tuple[int, int]) -> None:
     assert open_files() == files
 
 
-# ---- what the kernel offers
+# ---- features of the kernel
 
 
 def test_features_and_operations_have_names(ring: Ring) -> None:
