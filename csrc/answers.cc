@@ -33,6 +33,15 @@ Answers::Answers(const std::vector<std::vector<std::uint64_t>>& disks) {
   }
 }
 
+bool Answers::has_answering(std::size_t shard) const {
+  return std::ranges::any_of(disk_of_[shard], [&](std::size_t disk) { return !hangs(disk); });
+}
+
+bool Answers::has_answering_beside(std::size_t shard, std::size_t disk) const {
+  return std::ranges::any_of(disk_of_[shard],
+                             [&](std::size_t other) { return other != disk && !hangs(other); });
+}
+
 Vigil::Vigil(Answers& answers, Duration timeout)
     : answers_(answers),
       timeout_(timeout),
@@ -86,23 +95,23 @@ std::string no_answer_for(std::chrono::nanoseconds timeout) {
   return std::string("no answer in time (Options.root_timeout_s is ") + seconds + " s)";
 }
 
-void note_debt(std::uint64_t device) {
+void note_debt(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  ++debts.reads[device];
+  ++debts.reads[disk];
 }
 
-void note_answer(std::uint64_t device) {
+void note_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  const auto found = debts.reads.find(device);
+  const auto found = debts.reads.find(disk);
   if (found != debts.reads.end() && --found->second == 0) debts.reads.erase(found);
 }
 
-bool owes_answer(std::uint64_t device) {
+bool owes_answer(std::uint64_t disk) {
   auto& debts = process_state<Debts>();
   const std::lock_guard lock(debts.mutex);
-  return debts.reads.contains(device);
+  return debts.reads.contains(disk);
 }
 
 }  // namespace fastio

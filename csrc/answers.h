@@ -19,12 +19,12 @@ namespace fastio {
 // Members may be called from any thread.
 class Answers {
  public:
-  // `disks` of each shard: where its copies lie (st_dev).
+  // `disks` of each shard: where its replicas lie (st_dev).
   explicit Answers(const std::vector<std::vector<std::uint64_t>>& disks);
 
-  // The disk of a copy, by its index here.
-  [[nodiscard]] std::size_t disk_of(std::size_t shard, std::size_t copy) const {
-    return disk_of_[shard][copy];
+  // The disk of a replica, by its index here.
+  [[nodiscard]] std::size_t disk_of(std::size_t shard, std::size_t replica) const {
+    return disk_of_[shard][replica];
   }
   [[nodiscard]] std::size_t disk_count() const { return disks_.size(); }
   [[nodiscard]] std::uint64_t id_of(std::size_t disk) const { return disks_[disk].id; }
@@ -34,22 +34,27 @@ class Answers {
 
   // Whether it was found to hang, by any lane of the job.
   [[nodiscard]] bool hangs(std::size_t disk) const { return disks_[disk].hangs != 0; }
-  [[nodiscard]] bool hangs(std::size_t shard, std::size_t copy) const {
-    return hangs(disk_of(shard, copy));
+  [[nodiscard]] bool hangs(std::size_t shard, std::size_t replica) const {
+    return hangs(disk_of(shard, replica));
   }
+
+  // Whether a replica of a shard lies on a disk that was not found to hang; also on another disk
+  // than the given one.
+  [[nodiscard]] bool has_answering(std::size_t shard) const;
+  [[nodiscard]] bool has_answering_beside(std::size_t shard, std::size_t disk) const;
 
  private:
   friend class Vigil;
 
   struct alignas(64) Disk {  // lanes count on different ones at once
-    explicit Disk(std::uint64_t device) : id(device) {}
+    explicit Disk(std::uint64_t disk) : id(disk) {}
     std::uint64_t id;
     std::atomic<std::uint64_t> answers{0};
     std::atomic<unsigned> hangs{0};  // how often it was found to hang
   };
 
   std::deque<Disk> disks_;
-  std::vector<std::vector<std::size_t>> disk_of_;  // of each copy of each shard
+  std::vector<std::vector<std::size_t>> disk_of_;  // of each replica of each shard
 };
 
 // How one lane looks at them. It is used by one thread at a time.
@@ -101,8 +106,8 @@ inline constexpr const char* kOwesAnswer = "an earlier request has no answer yet
 
 // Disks that owe this process the answer to a read that nobody waits for any more, by st_dev.
 // Members may be called from any thread.
-void note_debt(std::uint64_t device);
-void note_answer(std::uint64_t device);  // to one of these reads
-[[nodiscard]] bool owes_answer(std::uint64_t device);
+void note_debt(std::uint64_t disk);
+void note_answer(std::uint64_t disk);  // to one of these reads
+[[nodiscard]] bool owes_answer(std::uint64_t disk);
 
 }  // namespace fastio

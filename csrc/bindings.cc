@@ -11,6 +11,7 @@
 
 #include "bindings_jobs.h"
 #include "checksum.h"
+#include "defaults.h"
 #include "engine.h"
 #include "file.h"
 
@@ -103,7 +104,7 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
         return bytes;
       },
       [](const std::vector<std::byte>&) {},
-      time_limit("read", file->path(), timeout_s, file->mount().device));
+      time_limit("read", file->path(), timeout_s, file->mount().disk));
   std::memcpy(out.data(), read.data(), nbytes);
   return answer;
 }
@@ -126,20 +127,6 @@ py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
     }
   }
   return answer;
-}
-
-FaultKind fault_kind(const std::string& name) {
-  if (name == "error") return FaultKind::error;
-  if (name == "short") return FaultKind::cut;
-  if (name == "zero") return FaultKind::zero;
-  if (name == "flip") return FaultKind::flip;
-  if (name == "change") return FaultKind::change;
-  if (name == "waver") return FaultKind::waver;
-  if (name == "late") return FaultKind::late;
-  if (name == "reorder") return FaultKind::reorder;
-  if (name == "never") return FaultKind::never;
-  if (name == "kill") return FaultKind::kill;
-  throw py::value_error("no such completion fault: " + name);
 }
 
 py::dict status_dict(const EngineStatus& status) {
@@ -190,7 +177,7 @@ void register_files(py::module_& module) {
       .def_property_readonly("path", [](const File& file) { return shown_path(file.path()); })
       .def_property_readonly("nbytes", &File::nbytes)
       .def_property_readonly("filesystem", [](const File& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const File& file) { return file.mount().device; })
+      .def_property_readonly("disk", [](const File& file) { return file.mount().disk; })
       .def("read", &read_file, py::arg("offset"), py::arg("nbytes"), py::kw_only(),
            py::arg("timeout_s") = py::none())
       .def("resident_bytes", [](const File& file) {
@@ -220,18 +207,13 @@ void register_engines(py::module_& module) {
     answer["pread"] = status_dict(pread_status());
     return answer;
   });
-  module.def(
-      "set_completion_faults",
-      [](const std::vector<std::tuple<std::uint64_t, std::string, std::int64_t>>& faults) {
-        std::vector<Fault> parsed;
-        parsed.reserve(faults.size());
-        for (const auto& [at, kind, value] : faults)
-          parsed.push_back({at, fault_kind(kind), value});
-        set_completion_faults(std::move(parsed));
-      },
-      py::arg("faults"));
-  module.def("release_held_completions", &release_held_completions);
-  module.def("parked_bytes", &parked_bytes);
+}
+
+// fastio.Options takes its defaults from here.
+void register_defaults(py::module_& module) {
+  module.attr("DEFAULT_BLOCK_BYTES") = kDefaultBlockBytes;
+  module.attr("DEFAULT_QUEUE_DEPTH") = kDefaultQueueDepth;
+  module.attr("DEFAULT_PINNED_LIMIT_BYTES") = kDefaultPinnedLimitBytes;
 }
 
 namespace {
@@ -265,6 +247,10 @@ PYBIND11_MODULE(_native, module) {
   fastio::register_fills(module);
   fastio::register_mapped_files(module);
   fastio::register_saving(module);
+  fastio::register_defaults(module);
+#ifdef FASTIO_TESTING
+  fastio::register_testing(module);
+#endif
 }
 #undef PyInit__native
 

@@ -37,6 +37,9 @@ void register_streams(pybind11::module_& module);
 void register_fills(pybind11::module_& module);
 void register_saving(pybind11::module_& module);
 void register_mapped_files(pybind11::module_& module);
+void register_defaults(pybind11::module_& module);
+// fastio._native.testing, in builds with FASTIO_TESTING.
+void register_testing(pybind11::module_& module);
 
 // The result of load(): regions, and the extent of each tensor in them.
 class Loaded;
@@ -104,11 +107,11 @@ struct TimeLimit {
 };
 
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
-// leaves a call behind that a device may never answer, and so does a limit, by throwing IoError.
-// `work` keeps what it needs; what it brings too late goes to `discard`. If no thread can be
+// abandons a call that a disk may never answer, and so does a limit, by throwing IoError.
+// `work` keeps what it needs; what it brings too late goes to `too_late`. If no thread can be
 // started, the caller's does the work, and both wait for it.
-template <typename Work, typename Discard>
-auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
+template <typename Work, typename TooLate>
+auto call_detached(Work work, TooLate too_late, const TimeLimit& limit = {}) {
   struct Call {
     std::mutex mutex;
     std::condition_variable finished;
@@ -117,7 +120,7 @@ auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
     bool done = false, abandoned = false, late = false;
   };
   auto call = std::make_shared<Call>();
-  auto run = [call, work = std::move(work), discard, disk = limit.disk]() mutable {
+  auto run = [call, work = std::move(work), too_late, disk = limit.disk]() mutable {
     std::optional<decltype(work())> result;
     std::exception_ptr error;
     try {
@@ -126,7 +129,7 @@ auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
       error = std::current_exception();
     }
     const std::lock_guard lock(call->mutex);
-    if (call->abandoned && result) discard(*result);
+    if (call->abandoned && result) too_late(*result);
     if (call->late && disk) note_answer(*disk);
     call->result = std::move(result);
     call->error = error;
@@ -155,7 +158,7 @@ auto call_detached(Work work, Discard discard, const TimeLimit& limit = {}) {
   } catch (...) {
     const std::lock_guard lock(call->mutex);
     call->abandoned = true;
-    if (call->result) discard(*call->result);
+    if (call->result) too_late(*call->result);
     throw;
   }
   if (call->error) std::rethrow_exception(call->error);

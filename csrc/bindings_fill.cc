@@ -55,7 +55,7 @@ class Fill {
       return;
     job_->cancel();
     const GilReleased released;
-    while (!job_->wait_until_left(std::chrono::milliseconds(20))) {
+    while (!job_->wait_until_released(std::chrono::milliseconds(20))) {
     }
   }
 
@@ -92,14 +92,16 @@ class Fill {
   // Whether it has ended, well or not.
   [[nodiscard]] bool done() const { return started()->wait_for(std::chrono::milliseconds::zero()); }
 
-  // Or was given up. When `wait` or `follow` has raised that, nothing is written to the places any
-  // more, and `keep` was let go.
-  [[nodiscard]] bool failed() const { return job_ && (job_->has_failed() || job_->given_up()); }
+  // Or was cancelled. When `wait` or `follow` has raised that, nothing is written to the places any
+  // more, and `keep` was released.
+  [[nodiscard]] bool failed() const {
+    return job_ && (job_->has_failed() || job_->outcome().cancelled());
+  }
 
   // Of each extent of a shard: whether all its bytes are at their place.
   [[nodiscard]] std::vector<bool> placed(std::size_t shard) const {
     std::vector<bool> answer(requests_.at(shard).extents.size());
-    for (std::size_t e = 0; job_ && e < answer.size(); ++e) answer[e] = job_->placed(shard, e);
+    for (std::size_t e = 0; job_ && e < answer.size(); ++e) answer[e] = job_->is_placed(shard, e);
     return answer;
   }
 
@@ -119,7 +121,7 @@ class Fill {
       if (failed()) {
         {
           const GilReleased released;
-          while (!job->wait_until_left(std::chrono::milliseconds(20))) {
+          while (!job->wait_until_released(std::chrono::milliseconds(20))) {
           }
         }
         keep_ = py::none();

@@ -67,9 +67,9 @@ class Attendance {
   ~Attendance() {
     if (finished_) return;
     job_.cancel();
-    if (job_.wait_until_left(std::chrono::milliseconds::zero())) return;
+    if (job_.wait_until_released(std::chrono::milliseconds::zero())) return;
     const GilReleased released;  // the caller's memory: nobody leaves while it is in use
-    while (!job_.wait_until_left(std::chrono::milliseconds(20))) {
+    while (!job_.wait_until_released(std::chrono::milliseconds(20))) {
     }
   }
   void finished() { finished_ = true; }

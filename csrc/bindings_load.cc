@@ -22,25 +22,24 @@ Loaded::Loaded(std::shared_ptr<LoadJob> job) : job_(std::move(job)) {
   auto regions = job_->take_regions();
   for (std::size_t shard = 0; shard < regions.size(); ++shard) {
     for (std::size_t r = 0; r < regions[shard].size(); ++r) {
-      const PlannedRegion& planned = job_->plan(shard).regions[r];
+      const PlannedRegion& planned = job_->layout().region({shard, r});
       held_.push_back(
           {shard, planned.first_extent, planned.last_extent, std::move(regions[shard][r])});
     }
   }
 }
 
-Loaded::Loaded(std::shared_ptr<LoadJob> job, std::size_t shard, std::size_t region,
-               std::shared_ptr<Region> memory)
+Loaded::Loaded(std::shared_ptr<LoadJob> job, RegionId region, std::shared_ptr<Region> memory)
     : job_(std::move(job)) {
-  const PlannedRegion& planned = job_->plan(shard).regions.at(region);
-  held_.push_back({shard, planned.first_extent, planned.last_extent, std::move(memory)});
+  const PlannedRegion& planned = job_->layout().region(region);
+  held_.push_back({region.shard, planned.first_extent, planned.last_extent, std::move(memory)});
 }
 
 std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shard,
                                                                 std::size_t first,
                                                                 std::size_t count) const {
-  if (shard >= job_->shard_count()) throw std::out_of_range("no such shard");
-  const std::vector<Extent>& extents = job_->request(shard).extents;
+  if (shard >= job_->layout().shards.size()) throw std::out_of_range("no such shard");
+  const std::vector<Extent>& extents = job_->layout().shards[shard].extents;
   if (first > extents.size() || count > extents.size() - first)
     throw std::out_of_range("no such extents");
   std::vector<std::shared_ptr<Region>> of_extents(count);
@@ -60,17 +59,17 @@ std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shar
 
 namespace {
 
-std::vector<std::shared_ptr<File>> parse_copies(const FileArgument& argument) {
-  std::vector<std::shared_ptr<File>> copies;
+std::vector<std::shared_ptr<File>> parse_replicas(const FileArgument& argument) {
+  std::vector<std::shared_ptr<File>> replicas;
   if (const auto* file = std::get_if<std::shared_ptr<File>>(&argument)) {
-    copies.push_back(*file);
+    replicas.push_back(*file);
   } else {
-    copies = std::get<std::vector<std::shared_ptr<File>>>(argument);
+    replicas = std::get<std::vector<std::shared_ptr<File>>>(argument);
   }
-  if (copies.empty()) throw py::value_error("a shard has at least one file");
-  if (std::find(copies.begin(), copies.end(), nullptr) != copies.end())
-    throw py::type_error("a shard's copies must be File");
-  return copies;
+  if (replicas.empty()) throw py::value_error("a shard has at least one file");
+  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
+    throw py::type_error("a shard's replicas must be File");
+  return replicas;
 }
 
 ChunkTable parse_table(std::uint64_t file_nbytes, std::uint64_t start, std::uint64_t chunk_bytes,
@@ -109,8 +108,8 @@ const char* name_of(Incident::Remedy remedy) {
   switch (remedy) {
     case Incident::Remedy::read_again:
       return "read_again";
-    case Incident::Remedy::other_copy:
-      return "other_copy";
+    case Incident::Remedy::other_replica:
+      return "other_replica";
     case Incident::Remedy::none:
       break;
   }
@@ -119,21 +118,20 @@ const char* name_of(Incident::Remedy remedy) {
 
 py::list access_list(const LoadJob& job) {
   py::list answer;
-  for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    for (std::size_t copy = 0; copy < job.request(i).copies.size(); ++copy) {
-      const ShardAccess& access = job.access(i, copy);
+  for (const auto& accesses : job.layout().accesses) {
+    for (const ShardAccess& access : accesses) {
       answer.append(py::make_tuple(access.cache_state, access.reason));
     }
   }
   return answer;
 }
 
-py::list lane_times(const LoadJob& job) {
+py::list lane_times(const LoadReport& report) {
   const auto seconds = [](LaneTimes::Clock::duration part) {
     return std::chrono::duration<double>(part).count();
   };
   py::list answer;
-  for (const LaneTimes& times : job.lane_times()) {
+  for (const LaneTimes& times : report.lane_times) {
     py::dict told;
     told["submit_s"] = seconds(times.submit);
     told["read_wait_s"] = seconds(times.read_wait);
@@ -152,8 +150,8 @@ py::list lane_times(const LoadJob& job) {
 
 std::uint64_t tensor_bytes(const LoadJob& job) {
   std::uint64_t nbytes = 0;
-  for (std::size_t i = 0; i < job.shard_count(); ++i) {
-    for (const Extent& extent : job.request(i).extents) nbytes += extent.end - extent.begin;
+  for (const ShardRequest& shard : job.layout().shards) {
+    for (const Extent& extent : shard.extents) nbytes += extent.nbytes();
   }
   return nbytes;
 }
@@ -165,7 +163,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
   if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
-  ShardRequest request{parse_copies(files), {}, {}};
+  ShardRequest request{parse_replicas(files), {}, {}};
   request.on_roots = !std::holds_alternative<std::shared_ptr<File>>(files);
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
@@ -216,10 +214,10 @@ namespace {
 void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOptions& options) {
   std::map<std::uint64_t, std::vector<std::shared_ptr<File>>> by_disk;
   for (const ShardRequest& request : requests) {
-    for (const auto& file : request.copies) {
+    for (const auto& file : request.replicas) {
       const Mount& mount = file->mount();
-      if (request.on_roots && !mount.local && !owes_answer(mount.device))
-        by_disk[mount.device].push_back(file);
+      if (request.on_roots && !mount.local && !owes_answer(mount.disk))
+        by_disk[mount.disk].push_back(file);
     }
   }
   for (const auto& [disk, files] : by_disk) {
@@ -242,7 +240,7 @@ void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOption
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
   const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
   if (std::all_of(requests.begin(), requests.end(), [&](const ShardRequest& r) {
-        return std::all_of(r.copies.begin(), r.copies.end(), is_local);
+        return std::all_of(r.replicas.begin(), r.replicas.end(), is_local);
       })) {
     const GilReleased released;
     return LoadJob::start(std::move(requests), options);
@@ -268,13 +266,15 @@ void raise_damage(const File& file, const DamagedChunk& damage) {
 }
 
 void raise_if_failed(const LoadJob& job) {
-  if (const auto exceeded = job.exceeded()) throw *exceeded;
-  if (const auto failure = job.failure()) raise_failure(*failure);
-  if (const auto damage = job.damage())
-    raise_damage(*job.request(damage->shard).copies[damage->copy], *damage);
-  if (job.given_up()) {  // by a Ctrl-C before, or in another thread
-    const File& first = *job.request(0).copies.front();
-    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was given up"});
+  const Outcome& outcome = job.outcome();
+  const std::vector<ShardRequest>& shards = job.layout().shards;
+  if (const auto exceeded = outcome.exceeded()) throw *exceeded;
+  if (const auto failure = outcome.failure()) raise_failure(*failure);
+  if (const auto damage = outcome.damage())
+    raise_damage(*shards[damage->shard].replicas[damage->replica], *damage);
+  if (outcome.cancelled()) {  // by a Ctrl-C before, or in another thread
+    const File& first = *shards.front().replicas.front();
+    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was cancelled"});
   }
 }
 
@@ -286,30 +286,32 @@ void attend(LoadJob& job, const py::object& progress,
 
 py::dict statistics(const LoadJob& job) {
   const LoadCounters& counters = job.counters();
+  const LoadReport report = job.report();
   py::dict answer;
-  answer["engine"] = job.engine();
-  answer["engine_reason"] = job.engine_reason();
-  answer["lanes"] = job.lanes();
+  answer["engine"] = report.engine;
+  answer["engine_reason"] = report.engine_reason;
+  answer["lanes"] = report.lanes;
   answer["nbytes"] = tensor_bytes(job);
   answer["bytes_direct"] = counters.bytes_direct.load();
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_mapped"] = counters.bytes_mapped.load();
   answer["chunks_verified"] = counters.chunks_verified.load();
   answer["access"] = access_list(job);
-  answer["fallbacks"] = job.fallbacks();
-  answer["incidents_dropped"] = job.incidents_dropped();
-  answer["lane_times"] = lane_times(job);
+  answer["fallbacks"] = job.outcome().fallbacks();
+  answer["incidents_dropped"] = job.incidents().dropped();
+  answer["lane_times"] = lane_times(report);
   return answer;
 }
 
 py::list take_incidents(LoadJob& job) {
   py::list answer;
-  for (const Incident& incident : job.take_incidents()) {
+  for (const Incident& incident : job.incidents().take()) {
     const std::optional<Failure>& failure = incident.failure;
     py::dict told;
     told["shard"] = incident.shard;
-    told["copy"] = incident.copy;
-    told["path"] = shown_path(job.request(incident.shard).copies[incident.copy]->path());
+    told["replica"] = incident.replica;
+    told["path"] =
+        shown_path(job.layout().shards[incident.shard].replicas[incident.replica]->path());
     told["offset"] = incident.extent.begin;
     told["nbytes"] = incident.extent.end - incident.extent.begin;
     told["cause"] = failure ? "read" : "checksum";
@@ -366,28 +368,6 @@ void register_loading(py::module_& module) {
         return py::make_tuple(incidents, statistics(*job));
       },
       py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("progress") = py::none());
-  module.def(
-      "plan",
-      [](const Offsets& begins, const Offsets& ends, std::uint64_t file_nbytes,
-         std::optional<std::pair<std::uint64_t, std::uint64_t>> grid, std::uint64_t alignment,
-         std::uint64_t block_bytes, std::uint64_t region_bytes) {
-        std::vector<Extent> extents;
-        for (py::ssize_t i = 0; i < begins.size(); ++i) {
-          extents.push_back(
-              {static_cast<std::uint64_t>(begins.at(i)), static_cast<std::uint64_t>(ends.at(i))});
-        }
-        PlanRequest request{extents, file_nbytes, {}, alignment, block_bytes, region_bytes, false};
-        if (grid) request.grid = ChunkGrid{grid->first, grid->second};
-        const Plan plan = make_plan(request);
-        py::list regions, blocks;
-        for (const auto& r : plan.regions) {
-          regions.append(py::make_tuple(r.begin, r.end, r.first_extent, r.last_extent));
-        }
-        for (const auto& b : plan.blocks) blocks.append(py::make_tuple(b.region, b.begin, b.end));
-        return py::make_tuple(regions, blocks);
-      },
-      py::arg("begins"), py::arg("ends"), py::arg("file_nbytes"), py::kw_only(), py::arg("grid"),
-      py::arg("alignment"), py::arg("block_bytes"), py::arg("region_bytes"));
 }
 
 }  // namespace fastio

@@ -51,8 +51,7 @@ void raise_if_failed(const LoadJob& job);
 class Loaded {
  public:
   explicit Loaded(std::shared_ptr<LoadJob> job);
-  Loaded(std::shared_ptr<LoadJob> job, std::size_t shard, std::size_t region,
-         std::shared_ptr<Region> memory);
+  Loaded(std::shared_ptr<LoadJob> job, RegionId region, std::shared_ptr<Region> memory);
 
   [[nodiscard]] const LoadJob& job() const { return *job_; }
 

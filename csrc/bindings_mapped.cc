@@ -38,7 +38,7 @@ void require_sound(MappedFile& file, const Extent& extent) {
     const GilReleased released;
     damage = file.verify(extent);
   }
-  if (damage) raise_damage(*file.shard().copies.front(), *damage);
+  if (damage) raise_damage(*file.shard().replicas.front(), *damage);
 }
 
 // Verified, and nobody else's; null for a tensor of no bytes.
@@ -86,7 +86,7 @@ py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& sh
     if (!is_short || !file.verified(bytes.span)) released.emplace();
     damage = file.take(bytes, {memory->data(), nbytes});
   }
-  if (damage) raise_damage(*file.shard().copies.front(), *damage);
+  if (damage) raise_damage(*file.shard().replicas.front(), *damage);
   file.note_taken(nbytes);
   return wrap(std::move(memory), shape_of_part);
 }
@@ -143,11 +143,11 @@ void register_mapped_files(py::module_& module) {
           },
           py::arg("begin"), py::arg("end"))
       .def(
-          "let_go",
+          "release",
           [](const MappedFile& file, std::uint64_t begin, std::uint64_t end) {
             const Extent extent = checked(file, begin, end);
             const GilReleased released;
-            file.let_go(extent);
+            file.release(extent);
           },
           py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)

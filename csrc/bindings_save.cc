@@ -59,9 +59,8 @@ SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_by
   SaveOptions parsed;
   parsed.engine = parse_engine(options);
   parsed.huge_pages = parse_huge_pages(options);
-  // Smaller than reads: one is gathered while others are written (bench/README.md).
-  parsed.block_bytes =
-      std::max<std::uint64_t>(options.attr("block_bytes").cast<std::uint64_t>() / 2, 1);
+  parsed.block_bytes = std::max<std::uint64_t>(
+      options.attr("block_bytes").cast<std::uint64_t>() / kSaveBlocksInOne, 1);
   parsed.queue_depth = options.attr("queue_depth").cast<unsigned>();
   parsed.lanes = options.attr("lanes").cast<unsigned>();
   parsed.memory_limit_bytes =
@@ -83,7 +82,7 @@ void put_on_devices(Sources& sources, SaveOptions& options, const DeviceArgument
   }
 }
 
-// Runs a call that a device may never answer. It keeps the file open, whoever leaves.
+// Runs a call that a disk may never answer. It keeps the file open, whoever abandons it.
 template <typename Work>
 void detached(Work work) {
   call_detached(
@@ -110,7 +109,7 @@ void run_leg(const std::shared_ptr<SaveJob>& job, const std::string& leg, std::s
     job->start(parse_leg(leg), first, last);
   }
   attend_job(*job, progress);
-  if (const auto failure = job->failure()) raise_failure(*failure);
+  if (const auto failure = job->outcome().failure()) raise_failure(*failure);
 }
 
 py::bytes digests(const SaveJob& job) {
@@ -127,16 +126,16 @@ py::bytes digests(const SaveJob& job) {
 py::dict statistics(const SaveJob& job) {
   const SaveCounters& counters = job.counters();
   py::dict answer;
-  answer["engine"] = job.engine();
-  answer["engine_reason"] = job.engine_reason();
-  answer["lanes"] = job.lanes();
+  answer["engine"] = job.report().engine;
+  answer["engine_reason"] = job.report().engine_reason;
+  answer["lanes"] = job.report().lanes;
   answer["nbytes"] = job.bytes_total();
   answer["bytes_direct"] = counters.bytes_direct.load();
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_gathered"] = counters.bytes_gathered.load();
   answer["bytes_rewritten"] = counters.bytes_rewritten.load();
   answer["chunks"] = job.digests().size();
-  answer["fallbacks"] = job.fallbacks();
+  answer["fallbacks"] = job.outcome().fallbacks();
   return answer;
 }
 
@@ -148,7 +147,7 @@ void register_target(py::module_& module) {
            py::arg("fd"), py::arg("path"), py::arg("reopened_as"))
       .def_property_readonly("filesystem",
                              [](const TargetFile& file) { return file.mount().filesystem; })
-      .def_property_readonly("device", [](const TargetFile& file) { return file.mount().device; })
+      .def_property_readonly("disk", [](const TargetFile& file) { return file.mount().disk; })
       .def("direct_refusal",
            [](TargetFile& file) {
              const DirectAccess direct = file.direct_access();

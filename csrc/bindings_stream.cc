@@ -18,9 +18,10 @@ namespace {
 class RegionStream {
  public:
   explicit RegionStream(std::shared_ptr<LoadJob> job) : job_(std::move(job)), process_(getpid()) {
-    for (std::size_t shard = 0; shard < job_->shard_count(); ++shard) {
-      for (std::size_t r = 0; r < job_->plan(shard).regions.size(); ++r) {
-        regions_.emplace_back(shard, r);
+    const std::vector<Plan>& plans = job_->layout().plans;
+    for (std::size_t shard = 0; shard < plans.size(); ++shard) {
+      for (std::size_t r = 0; r < plans[shard].regions.size(); ++r) {
+        regions_.push_back({shard, r});
       }
     }
   }
@@ -33,35 +34,33 @@ class RegionStream {
   // (shard, first extent, last extent) of each, in order.
   [[nodiscard]] std::vector<std::tuple<std::size_t, std::size_t, std::size_t>> regions() const {
     std::vector<std::tuple<std::size_t, std::size_t, std::size_t>> answer;
-    for (const auto& [shard, r] : regions_) {
-      const PlannedRegion& planned = job_->plan(shard).regions[r];
-      answer.emplace_back(shard, planned.first_extent, planned.last_extent);
+    for (const RegionId& id : regions_) {
+      const PlannedRegion& planned = job_->layout().region(id);
+      answer.emplace_back(id.shard, planned.first_extent, planned.last_extent);
     }
     return answer;
   }
 
   std::shared_ptr<Loaded> take(std::size_t index) {
-    const auto [shard, r] = regions_.at(index);
+    const RegionId id = regions_.at(index);
     if (process_ != getpid()) throw std::runtime_error("a stream does not outlive a fork");
     const auto job = job_;  // another thread may close meanwhile
-    if (!job->wait_for_region(shard, r, std::chrono::milliseconds::zero())) {
-      wait_for_python(
-          [&, at = std::pair(shard, r)](std::chrono::milliseconds turn) {
-            return job->wait_for_region(at.first, at.second, turn);
-          },
-          [] {});
+    RegionDelivery& delivery = job->delivery();
+    if (!delivery.wait_for(id, std::chrono::milliseconds::zero())) {
+      wait_for_python([&](std::chrono::milliseconds turn) { return delivery.wait_for(id, turn); },
+                      [] {});
     }
-    auto memory = job->take_region(shard, r);
+    auto memory = delivery.take(id);
     if (memory == nullptr) {
       raise_if_failed(*job);
-      throw py::value_error("this region was let go, or the stream is closed");
+      throw py::value_error("this region was released, or the stream is closed");
     }
-    return std::make_shared<Loaded>(job, shard, r, std::move(memory));
+    return std::make_shared<Loaded>(job, id, std::move(memory));
   }
 
-  void let_go(std::size_t index) {
-    const auto [shard, r] = regions_.at(index);
-    if (process_ == getpid()) job_->let_go(shard, r);
+  void release(std::size_t index) {
+    const RegionId id = regions_.at(index);
+    if (process_ == getpid()) job_->delivery().release(id);
   }
 
   [[nodiscard]] py::list incidents() {
@@ -82,7 +81,7 @@ class RegionStream {
  private:
   std::shared_ptr<LoadJob> job_;
   pid_t process_;
-  std::vector<std::pair<std::size_t, std::size_t>> regions_;  // shard, region
+  std::vector<RegionId> regions_;
 };
 
 }  // namespace
@@ -102,7 +101,7 @@ void register_streams(py::module_& module) {
                              [](const RegionStream& self) { return statistics(self.job()); })
       .def("regions", &RegionStream::regions)
       .def("take", &RegionStream::take, py::arg("region"))
-      .def("let_go", &RegionStream::let_go, py::arg("region"))
+      .def("release", &RegionStream::release, py::arg("region"))
       .def("incidents", &RegionStream::incidents)
       .def("close", &RegionStream::close);
 }

@@ -61,7 +61,11 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] std::optional<Failure> pin(std::byte* data, std::size_t nbytes) const;
   [[nodiscard]] std::optional<Failure> unpin(std::byte* data) const;
   // Pinned memory of the driver's own, where it refuses to pin ours.
-  [[nodiscard]] std::optional<Failure> allocate_pinned(std::byte*& data, std::size_t nbytes) const;
+  struct PinnedMemory {
+    std::byte* data = nullptr;
+    std::optional<Failure> refused;
+  };
+  [[nodiscard]] PinnedMemory allocate_pinned(std::size_t nbytes) const;
   [[nodiscard]] std::optional<Failure> free_pinned(std::byte* data) const;
 
   // Marks what was put into a stream of somebody else so far.
@@ -94,7 +98,11 @@ class Event {
   ~Event();
 
   // Whether it is reached; one never recorded is.
-  [[nodiscard]] std::optional<Failure> ask(bool& reached) const;
+  struct Answer {
+    bool reached = false;
+    std::optional<Failure> refused;
+  };
+  [[nodiscard]] Answer ask() const;
   [[nodiscard]] std::optional<Failure> wait() const;
 
  private:

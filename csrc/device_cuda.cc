@@ -294,13 +294,12 @@ std::optional<Failure> Device::unpin(std::byte* data) const {
                     [&](const Calls& calls) { return calls.host_unregister(data); });
 }
 
-std::optional<Failure> Device::allocate_pinned(std::byte*& data, std::size_t nbytes) const {
+Device::PinnedMemory Device::allocate_pinned(std::size_t nbytes) const {
   void* made = nullptr;
   auto refused = in_context(context_, name(), "cuMemHostAlloc", [&](const Calls& calls) {
     return calls.host_allocate(&made, nbytes, kHostPortable);
   });
-  data = static_cast<std::byte*>(made);
-  return refused;
+  return {static_cast<std::byte*>(made), std::move(refused)};
 }
 
 std::optional<Failure> Device::free_pinned(std::byte* data) const {
@@ -334,13 +333,12 @@ Event::~Event() {
   if (!current.refused()) driver().calls.destroy_event(handle_);
 }
 
-std::optional<Failure> Event::ask(bool& reached) const {
-  reached = false;
+Event::Answer Event::ask() const {
   const Current current(device_->context_, device_->name());
-  if (current.refused()) return current.refused();
+  if (current.refused()) return {false, current.refused()};
   const Result result = driver().calls.query_event(handle_);
-  reached = result == kSuccess;
-  return result == kNotReady ? std::nullopt : checked("cuEventQuery", device_->name(), result);
+  if (result == kNotReady) return {};
+  return {result == kSuccess, checked("cuEventQuery", device_->name(), result)};
 }
 
 std::optional<Failure> Event::wait() const {

@@ -1,8 +1,8 @@
-// Which block is read next, and from which of its copies: so that several devices are read at once,
+// Which block is read next, and from which of its replicas: so that several disks are read at once,
 // each by the speed that was measured of it.
 //
 // Pure: no I/O, no clock of its own, no lock; whoever owns it guards it and says what time it is.
-// Allocates nothing once it is made. With one device, blocks come in the order that they have.
+// Allocates nothing once it is made. With one disk, blocks come in the order that they have.
 #pragma once
 
 #include <chrono>
@@ -24,26 +24,26 @@ class Dispatch {
   };
 
   struct Pick {
-    std::size_t block = 0, copy = 0;
+    std::size_t block = 0, replica = 0;
   };
 
-  // `devices` of each shard: where its copies lie, the preferred one first. Blocks come in the
+  // `disks` of each shard: where its replicas lie, the preferred one first. Blocks come in the
   // order that they are wanted in.
-  Dispatch(const std::vector<std::vector<std::uint64_t>>& devices, std::vector<Block> blocks);
+  Dispatch(const std::vector<std::vector<std::uint64_t>>& disks, std::vector<Block> blocks);
 
-  // With one device there is nothing to choose: of its reads nothing needs to be told.
-  [[nodiscard]] bool chooses() const { return devices_.size() > 1; }
+  // With one disk there is nothing to choose: of its reads nothing needs to be told.
+  [[nodiscard]] bool chooses() const { return disks_.size() > 1; }
 
   // Blocks before `end` may be picked; none at first.
   void open_until(std::size_t end) { opened_ = end; }
   [[nodiscard]] std::size_t opened() const { return opened_; }
 
-  // Whether some device would have more to do with more blocks open.
+  // Whether some disk would have more to do with more blocks open.
   [[nodiscard]] bool wants_more();
 
-  // The next block for the device that is expected to be done with one more first; its read is
-  // under way from then on. A device takes those whose preferred copy it has, then others that it
-  // has a copy of. One that stands idle comes first with what it alone has.
+  // The next block for the disk that is expected to be done with one more first; its read is
+  // under way from then on. A disk takes those whose preferred replica it has, then others that it
+  // has a replica of. One that stands idle comes first with what it alone has.
   [[nodiscard]] std::optional<Pick> pick(Time now);
 
   // The blocks [first, last) are not read any more, as far as they were not picked.
@@ -54,21 +54,21 @@ class Dispatch {
   void put_back(std::size_t first, std::size_t last);
 
   // Of reads beside those picked; and of the end of each read, with what it brought.
-  void started(std::size_t shard, std::size_t copy, std::uint64_t nbytes, Time now);
-  void finished(std::size_t shard, std::size_t copy, std::uint64_t nbytes, std::uint64_t brought,
+  void started(std::size_t shard, std::size_t replica, std::uint64_t nbytes, Time now);
+  void finished(std::size_t shard, std::size_t replica, std::uint64_t nbytes, std::uint64_t brought,
                 Time now);
 
-  // No block is picked from this copy any more, unless there is no other.
-  void avoid(std::size_t shard, std::size_t copy);
+  // No block is picked from this replica any more, unless there is no other.
+  void avoid(std::size_t shard, std::size_t replica);
   // It is asked again after all.
-  void admit(std::size_t shard, std::size_t copy);
-  [[nodiscard]] bool avoided(std::size_t shard, std::size_t copy) const {
-    return copies_[shard][copy].avoided;
+  void admit(std::size_t shard, std::size_t replica);
+  [[nodiscard]] bool avoided(std::size_t shard, std::size_t replica) const {
+    return replicas_[shard][replica].avoided;
   }
 
  private:
-  struct Copy {
-    std::size_t device = 0;
+  struct Replica {
+    std::size_t disk = 0;
     bool avoided = false;
   };
 
@@ -78,24 +78,24 @@ class Dispatch {
     std::size_t at = 0;
   };
 
-  struct Device {
-    Queue own, shared, alone;  // by preference, beside another device, and what no other has
+  struct Disk {
+    Queue own, shared, alone;  // by preference, beside another disk, and what no other has
     std::uint64_t in_flight_bytes = 0;
     double done_bytes = 0, busy_s = 0;  // fading
     Time counted_until;                 // in busy_s
     Time quiet_since;                   // of the reads that are under way
   };
 
-  [[nodiscard]] std::optional<std::size_t> copy_on(std::size_t shard, std::size_t device) const;
-  [[nodiscard]] std::optional<std::size_t> first_of(std::size_t device, Queue& queue) const;
-  [[nodiscard]] std::optional<std::size_t> next_of(std::size_t device);
-  static void advance(Device& device, Time now);
+  [[nodiscard]] std::optional<std::size_t> replica_on(std::size_t shard, std::size_t disk) const;
+  [[nodiscard]] std::optional<std::size_t> first_of(std::size_t disk, Queue& queue) const;
+  [[nodiscard]] std::optional<std::size_t> next_of(std::size_t disk);
+  static void advance(Disk& disk, Time now);
   [[nodiscard]] double mean_rate() const;
-  [[nodiscard]] static double rate_of(const Device& device, double mean, Time now);
+  [[nodiscard]] static double rate_of(const Disk& disk, double mean, Time now);
 
   std::vector<Block> blocks_;
-  std::vector<std::vector<Copy>> copies_;  // of each shard
-  std::vector<Device> devices_;
+  std::vector<std::vector<Replica>> replicas_;  // of each shard
+  std::vector<Disk> disks_;
   std::vector<char> taken_;
   std::size_t opened_ = 0;
   std::size_t untaken_ = 0;

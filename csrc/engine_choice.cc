@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine.h"
+#include "engine_faults.h"
 #include "error.h"
 #include "process.h"
 
@@ -24,7 +25,9 @@ std::vector<std::unique_ptr<Engine>> make_all(EngineKind kind, std::size_t count
   for (std::size_t i = 0; i < count; ++i) {
     auto engine =
         kind == EngineKind::uring ? make_uring_engine(queue_depth) : make_pread_engine(queue_depth);
+#ifdef FASTIO_TESTING
     if (completion_faults_set()) engine = with_completion_faults(std::move(engine), queue_depth);
+#endif
     engines.push_back(std::move(engine));
   }
   return engines;

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine.h"
+#include "engine_faults.h"
 #include "error.h"
 #include "process.h"
 
@@ -156,7 +156,7 @@ class FaultyEngine final : public Engine {
     return brought;
   }
 
-  // It comes at last, as a device writes it: into memory that nobody else may have by now.
+  // It comes at last, as a disk writes it: into memory that nobody else may have by now.
   void bring(const Held& held) const {
     std::ranges::copy(held.brought, requests_[held.completion.tag].data);
   }

@@ -134,7 +134,7 @@ std::shared_ptr<File> File::adopt(Descriptor fd, const std::string& path, Reopen
   if (!S_ISREG(status.st_mode)) {
     throw IoError(Failure{EINVAL, "open", path, {}, "not a regular file"});
   }
-  // A ring takes O_NONBLOCK as "never wait for the device", which is not what was meant.
+  // A ring takes O_NONBLOCK as "never wait for the disk", which is not what was meant.
   if (fcntl(fd.get(), F_SETFL, 0) != 0) throw_last_error("fcntl", path);
   // Nothing is read ahead: what follows a header is read past the page cache, or in whole blocks.
   posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM);
@@ -145,8 +145,7 @@ std::shared_ptr<File> File::adopt(Descriptor fd, const std::string& path, Reopen
 }
 
 DirectAccess File::direct_access() {
-  if (std::string known = direct_refusal_of(mount_.device); !known.empty())
-    return {false, 0, known};
+  if (std::string known = direct_refusal_of(mount_.disk); !known.empty()) return {false, 0, known};
   const std::lock_guard lock(direct_mutex_);
   if (!direct_.valid() && direct_refusal_.empty()) {
     direct_ = reopen_direct(buffered_.get(),
@@ -161,7 +160,7 @@ DirectAccess File::direct_access() {
 }
 
 void File::forbid_direct(const std::string& reason) const {
-  remember_direct_refusal(mount_.device, reason);
+  remember_direct_refusal(mount_.disk, reason);
 }
 
 std::uint64_t File::current_nbytes() const {

@@ -39,7 +39,7 @@ class Descriptor {
 
 // The properties of a filesystem that reading depends on.
 struct Mount {
-  dev_t device = 0;
+  dev_t disk = 0;
   std::string filesystem;      // "ext4", "tmpfs", or the magic number in hex
   bool local = false;          // its pages cannot change behind the kernel's back
   bool memory_backed = false;  // tmpfs and the like: always in memory
@@ -95,7 +95,7 @@ class File {
   [[nodiscard]] std::optional<std::uint64_t> resident_bytes(std::uint64_t offset,
                                                             std::uint64_t nbytes) const;
 
-  // Reads what is in the page cache without ever waiting for a device; false when it is not all
+  // Reads what is in the page cache without ever waiting for a disk; false when it is not all
   // there.
   [[nodiscard]] bool read_cached(std::uint64_t offset, std::span<std::byte> out) const;
 
@@ -126,7 +126,7 @@ struct Failure;
 [[nodiscard]] Failure ended_early(const File& file, std::uint64_t end, std::uint64_t expected_end);
 
 // file_mount.cc
-[[nodiscard]] Mount identify_mount(int fd, dev_t device);
+[[nodiscard]] Mount identify_mount(int fd, dev_t disk);
 // Whether the path leads to a mount that was identified as local before; asks no server, and so
 // waits for none.
 [[nodiscard]] bool on_known_local_mount(const std::string& path);
@@ -134,9 +134,9 @@ struct Failure;
 // The disk under an open file or folder (st_dev), as it is known here: no server is asked.
 [[nodiscard]] std::optional<std::uint64_t> disk_under(int fd);
 [[nodiscard]] std::uint64_t reported_direct_alignment(
-    int fd);                                                // 0: O_DIRECT is refused; 1: not said
-[[nodiscard]] std::string direct_refusal_of(dev_t device);  // empty: none known
-void remember_direct_refusal(dev_t device, const std::string& reason);
+    int fd);                                              // 0: O_DIRECT is refused; 1: not said
+[[nodiscard]] std::string direct_refusal_of(dev_t disk);  // empty: none known
+void remember_direct_refusal(dev_t disk, const std::string& reason);
 // The alignment that O_DIRECT needs on an open descriptor.
 [[nodiscard]] DirectAccess direct_access_of(int fd);
 [[nodiscard]] bool same_file(int a, int b);

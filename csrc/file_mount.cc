@@ -47,7 +47,7 @@ constexpr std::array kLocalFilesystems = {
 
 struct LocalMounts {
   std::mutex mutex;
-  std::set<dev_t> devices;
+  std::set<dev_t> disks;
 };
 
 struct DirectRefusals {
@@ -57,8 +57,8 @@ struct DirectRefusals {
 
 }  // namespace
 
-Mount identify_mount(int fd, dev_t device) {
-  Mount mount{device, "unknown filesystem", false, false};
+Mount identify_mount(int fd, dev_t disk) {
+  Mount mount{disk, "unknown filesystem", false, false};
   struct statfs status {};
   if (fstatfs(fd, &status) != 0) return mount;
   const auto magic = static_cast<std::uint32_t>(status.f_type);
@@ -66,8 +66,8 @@ Mount identify_mount(int fd, dev_t device) {
     if (known.magic != magic) continue;
     auto& local = process_state<LocalMounts>();
     const std::lock_guard lock(local.mutex);
-    local.devices.insert(device);
-    return {device, known.name, true, known.memory_backed};
+    local.disks.insert(disk);
+    return {disk, known.name, true, known.memory_backed};
   }
   std::array<char, 16> text{};
   std::snprintf(text.data(), text.size(), "0x%x", magic);
@@ -85,7 +85,7 @@ bool on_known_local_mount(int fd) {
   const auto disk = disk_under(fd);
   auto& local = process_state<LocalMounts>();
   const std::lock_guard lock(local.mutex);
-  return disk && local.devices.contains(*disk);
+  return disk && local.disks.contains(*disk);
 }
 
 std::optional<std::uint64_t> disk_under(int fd) {
@@ -121,17 +121,17 @@ bool same_file(int a, int b) {
          first.st_ino == second.st_ino;
 }
 
-std::string direct_refusal_of(dev_t device) {
+std::string direct_refusal_of(dev_t disk) {
   auto& refusals = process_state<DirectRefusals>();
   const std::lock_guard lock(refusals.mutex);
-  const auto found = refusals.reasons.find(device);
+  const auto found = refusals.reasons.find(disk);
   return found == refusals.reasons.end() ? std::string() : found->second;
 }
 
-void remember_direct_refusal(dev_t device, const std::string& reason) {
+void remember_direct_refusal(dev_t disk, const std::string& reason) {
   auto& refusals = process_state<DirectRefusals>();
   const std::lock_guard lock(refusals.mutex);
-  refusals.reasons.emplace(device, reason);
+  refusals.reasons.emplace(disk, reason);
 }
 
 }  // namespace fastio

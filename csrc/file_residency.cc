@@ -12,7 +12,7 @@
 //
 // A refused read brings its page in all the same, so each question samples other places. On a busy
 // machine the page may arrive before the kernel looks again, and the read succeeds. The thread's
-// count of blocks read from devices tells the two apart (getrusage(2), ru_inblock).
+// count of blocks read from disks tells the two apart (getrusage(2), ru_inblock).
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>

@@ -32,8 +32,7 @@ std::shared_ptr<TargetFile> TargetFile::adopt(int fd, std::string path, std::str
 
 DirectAccess TargetFile::direct_access() {
   if (mount_.memory_backed) return {false, 0, mount_.filesystem + " is memory"};
-  if (std::string known = direct_refusal_of(mount_.device); !known.empty())
-    return {false, 0, known};
+  if (std::string known = direct_refusal_of(mount_.disk); !known.empty()) return {false, 0, known};
   const std::lock_guard lock(direct_mutex_);
   if (!direct_.valid() && direct_refusal_.empty()) {
     direct_ = Descriptor(::open(reopened_as_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
@@ -50,7 +49,7 @@ DirectAccess TargetFile::direct_access() {
 }
 
 void TargetFile::forbid_direct(const std::string& reason) const {
-  remember_direct_refusal(mount_.device, reason);
+  remember_direct_refusal(mount_.disk, reason);
 }
 
 bool TargetFile::reserve(std::uint64_t nbytes) const {

@@ -1,5 +1,5 @@
-// Threads for the lanes of a job. They are detached and hold the job, so that whoever started it
-// may leave while a device still has a request of theirs.
+// Threads for the lanes of a job. They are detached and hold what their lanes need, so that whoever
+// started a job may leave while a disk still has a request of it.
 #pragma once
 
 #include <cstddef>
@@ -9,35 +9,42 @@
 #include <utility>
 #include <vector>
 
+#include "crew.h"
+
 namespace fastio {
 
-// Runs job->run_lane(lane) on a thread for each lane, and returns how many there are: fewer than
-// asked for do the same work. If the host grants no thread, job->run_alone(lane) is called here.
-// All memory that this needs is there before the first one starts; where it is not, std::bad_alloc
-// comes and job->cancel() was called. Before each lane runs, job->lane_joins(); for one that does
-// not come to run, job->lane_finished().
-template <typename Job, typename Lane>
-std::size_t start_lanes(const std::shared_ptr<Job>& job, std::vector<std::unique_ptr<Lane>> made) {
+// Calls run(lane) on a thread for each lane, and returns how many there are: fewer than asked for
+// do the same work. If the host grants no thread, alone(lane) is called here. Both end the lane in
+// the crew. All memory that this needs is there before the first one starts; where
+// it is not, std::bad_alloc comes and the crew was stopped.
+template <typename Lane, typename Run, typename Alone>
+std::size_t start_lanes(Crew& crew, std::vector<std::unique_ptr<Lane>> made, const Run& run,
+                        const Alone& alone) {
   // Each is handed over to its thread, or taken back where there is no thread for it.
   std::vector<std::shared_ptr<std::unique_ptr<Lane>>> lanes;
   lanes.reserve(made.size());
   for (auto& lane : made) lanes.push_back(std::make_shared<std::unique_ptr<Lane>>(std::move(lane)));
   std::size_t started = 0;
   for (const auto& handed : lanes) {
-    job->lane_joins();
+    {
+      const MutexLock lock(crew.mutex);
+      crew.begin_lane();
+    }
     try {
-      std::thread([job, handed] { job->run_lane(std::move(*handed)); }).detach();
+      std::thread([run, handed] { run(std::move(*handed)); }).detach();
       ++started;
     } catch (const std::system_error&) {
-      if (started != 0) {
-        job->lane_finished();
-        break;
+      if (started == 0) {
+        alone(std::move(*handed));
+        return 1;
       }
-      job->run_alone(std::move(*handed));
-      return 1;
+      const MutexLock lock(crew.mutex);
+      crew.end_lane();
+      break;
     } catch (...) {  // no memory: nobody learns of this job, so those that were started stop
-      job->lane_finished();
-      job->cancel();
+      const MutexLock lock(crew.mutex);
+      crew.end_lane();
+      crew.stop();
       throw;
     }
   }

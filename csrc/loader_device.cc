@@ -65,27 +65,35 @@ std::optional<Failure> DeviceCopies::copy(Flight& flight) {
   return std::nullopt;
 }
 
-DeviceCopies::Ends DeviceCopies::ends(const Flight& flight) const {
-  Ends ends;
+StreamEnds DeviceCopies::ends(const Flight& flight) const {
+  StreamEnds ends;
   for (const std::size_t device : flight.devices) {
     ends.emplace_back(streams_[device].get(), flight.events[device]);
   }
   return ends;
 }
 
-std::optional<Failure> DeviceCopies::ask(Flight& flight, bool wait, bool& landed) {
+DeviceCopies::Landing DeviceCopies::ask(Flight& flight) {
   while (!flight.devices.empty()) {
-    const Event& event = *flight.events[flight.devices.back()];
-    landed = wait;
-    if (auto refused = wait ? event.wait() : event.ask(landed)) {
+    const Event::Answer answer = flight.events[flight.devices.back()]->ask();
+    if (answer.refused) {
       drain();
-      landed = true;
-      return refused;
+      return {true, answer.refused};
     }
-    if (!landed) return std::nullopt;
+    if (!answer.reached) return {};
     flight.devices.pop_back();
   }
-  landed = true;
+  return {true, std::nullopt};
+}
+
+std::optional<Failure> DeviceCopies::wait(Flight& flight) {
+  while (!flight.devices.empty()) {
+    if (auto refused = flight.events[flight.devices.back()]->wait()) {
+      drain();
+      return refused;
+    }
+    flight.devices.pop_back();
+  }
   return std::nullopt;
 }
 

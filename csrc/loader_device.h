@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "device.h"
-#include "loader.h"
+#include "device_ends.h"
+#include "error.h"
+#include "loader_request.h"
 
 namespace fastio {
 
@@ -23,18 +25,23 @@ class DeviceCopies {
     std::vector<std::shared_ptr<Event>> events;  // of each device, made when it is first used
     std::vector<std::size_t> devices;            // those that were copied to
   };
-  using Ends = std::vector<std::pair<const Stream*, std::shared_ptr<Event>>>;
 
   // Of each stream that the flight is in.
-  [[nodiscard]] Ends ends(const Flight& flight) const;
+  [[nodiscard]] StreamEnds ends(const Flight& flight) const;
 
   // Copies the parts of a block that belong on devices. `data` is left alone when the flight has
   // landed. After a refusal nothing reads `data` any more.
   [[nodiscard]] std::optional<Failure> start(const ShardRequest& shard, const Extent& block,
                                              const std::byte* data, Flight& flight);
 
-  // Whether all of it is done; also where the device fails. With `wait` when it is.
-  [[nodiscard]] std::optional<Failure> ask(Flight& flight, bool wait, bool& landed);
+  // Whether all of it is done, also where a device fails.
+  struct Landing {
+    bool landed = false;
+    std::optional<Failure> refused;
+  };
+  [[nodiscard]] Landing ask(Flight& flight);
+  // The same, when all of it is done.
+  [[nodiscard]] std::optional<Failure> wait(Flight& flight);
 
   // Waits for everything. The answers of a lost device do not matter: it copies nothing.
   void drain() noexcept;

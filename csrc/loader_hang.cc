@@ -1,247 +1,66 @@
-// Reads that do not return. A disk that answers nothing for a given time hangs: its
-// reads are lost, and their blocks come from other copies.
-//
-// A lost read may still write to its memory, at any time. So that memory is parked: a region gets
-// other memory in its place and is read anew, staging stays with its slot. The lane takes no more
-// blocks, as its engine may be full of lost reads; another one with a fresh engine succeeds it, and
-// what is left of the lane waits for its reads. Reads into the memory of callers cannot be left
-// behind: a job that may lose reads makes none (LoadJob::straight_extents).
+#include "loader_hang.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
-#include "lanes.h"
-#include "loader.h"
-#include "loader_lane.h"
-
 namespace fastio {
 
-// ---- the lane ----
-
-void Lane::look_for_hangs() {
-  reads_.clear();
-  for (const Slot& slot : slots_) {
-    if (!slot.out || slot.lost) continue;
-    const std::size_t disk = disk_of(slot);
-    reads_.push_back({disk, slot.asked, job_->has_other_disk(slot.work.block.shard, disk)});
-  }
-  if (!vigil_->look(reads_)) return;
-  job_->avoid_hung();
-  for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
-    const Slot& slot = slots_[tag];
-    if (slot.out && !slot.lost && vigil_->found(disk_of(slot))) lose(tag);
-  }
-}
-
-void Lane::lose(std::uint32_t tag) {
-  Slot& slot = slots_[tag];
-  retired_ = true;
-  slot.lost = true;
-  slot.busy = false;
-  ++lost_;
-  note_debt(job_->answers_->id_of(disk_of(slot)));
-  if (slot.staging) slot.staging->park();
-  slot.later.clear();
-  for (Incident& incident : std::exchange(slot.incidents, {})) {
-    incident.remedy = Incident::Remedy::read_again;  // with all of the block
-    job_->note(std::move(incident));
-  }
-  job_->lose(slot.work, slot.now.copy, slot.now.span,
-             {ETIMEDOUT, "read", file_of(slot).path(), slot.at,
-              no_answer_for(*job_->options_.root_timeout)});
-}
-
-// Its read has returned, too late.
-void Lane::take_back(Slot& slot) noexcept {
-  note_answer(job_->answers_->id_of(disk_of(slot)));
-  slot.lost = false;
-  --lost_;
-  slot.work = {};
-  slot.staging.reset();
-  slot.pinned.reset();
-}
-
-void Lane::keep_lost() {
-  for (Slot& slot : slots_) {
-    if (slot.lost) continue;
-    slot.staging.reset();
-    slot.pinned.reset();
-  }
-}
-
-// ---- the job ----
-
-std::vector<std::uint64_t> disks_of(const ShardRequest& shard) {
-  std::vector<std::uint64_t> disks;
-  for (const auto& copy : shard.copies) disks.push_back(copy->mount().device);
-  return disks;
-}
-
-void LoadJob::watch_disks() {
+std::unique_ptr<Answers> watched_disks(const std::vector<ShardRequest>& shards,
+                                       const LoadOptions& options) {
   const auto on_roots = [](const ShardRequest& shard) { return shard.on_roots; };
-  if (!options_.root_timeout || !std::ranges::all_of(shards_, on_roots)) return;
+  if (!options.root_timeout || !std::ranges::all_of(shards, on_roots)) return nullptr;
   std::vector<std::vector<std::uint64_t>> disks;
-  for (const ShardRequest& shard : shards_) disks.push_back(disks_of(shard));
-  answers_.emplace(disks);
+  disks.reserve(shards.size());
+  for (const ShardRequest& shard : shards) disks.push_back(disks_of(shard));
+  return std::make_unique<Answers>(disks);
 }
 
-// A disk with lost reads of an earlier job is asked only for bytes that no other disk has.
-void LoadJob::avoid_indebted() {
-  if (!answers_ || !options_.persistent) return;
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const std::vector<Extent>& extents = shards_[i].extents;
-    for (std::size_t copy = 0; copy < shards_[i].copies.size() && !extents.empty(); ++copy) {
-      const File& file = *shards_[i].copies[copy];
-      if (!owes_answer(file.mount().device)) continue;
-      dispatch_->avoid(i, copy);
-      if (!dispatch_->avoided(i, copy)) continue;
-      const Extent all{extents.front().begin, extents.back().end};
-      Incident met{i, copy, all, {}, 0, 0, Incident::Remedy::other_copy};
-      met.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
-      note(std::move(met));
+void avoid_indebted(LoadState& state) {
+  if (!state.answers || !state.options.persistent) return;
+  const MutexLock lock(state.crew.mutex);
+  Dispatch& dispatch = state.replicas.dispatch();
+  for (std::size_t i = 0; i < state.layout.shards.size(); ++i) {
+    const ShardRequest& shard = state.layout.shards[i];
+    if (shard.extents.empty()) continue;
+    const Extent all{shard.extents.front().begin, shard.extents.back().end};
+    for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
+      const File& file = *shard.replicas[replica];
+      if (!owes_answer(file.mount().disk)) continue;
+      dispatch.avoid(i, replica);
+      if (!dispatch.avoided(i, replica)) continue;
+      Incident avoided{i, replica, all, {}, 0, 0, Incident::Remedy::other_replica};
+      avoided.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
+      state.incidents.note(std::move(avoided));
     }
   }
 }
 
-void LoadJob::avoid_hung() {
-  const std::lock_guard lock(mutex_);
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const std::size_t copies = shards_[i].copies.size();
-    bool left = false;  // a copy that is asked, and does not hang
-    for (std::size_t copy = 0; copy < copies; ++copy) {
-      left = left || (!answers_->hangs(i, copy) && !dispatch_->avoided(i, copy));
-    }
-    for (std::size_t copy = 0; copy < copies && !left; ++copy) {
-      if (!answers_->hangs(i, copy)) dispatch_->admit(i, copy);  // better than one that hangs
-    }
-    for (std::size_t copy = 0; copy < copies; ++copy) {
-      if (answers_->hangs(i, copy)) dispatch_->avoid(i, copy);
-    }
+void blame_hung(LoadState& state, std::size_t shard, const Extent& span) {
+  if (!state.answers || !state.options.persistent) return;
+  const auto& replicas = state.layout.shards[shard].replicas;
+  for (std::size_t replica = 0; replica < replicas.size(); ++replica) {
+    if (!state.answers->hangs(shard, replica)) continue;
+    const Failure failure{ETIMEDOUT, "read", replicas[replica]->path(), span.begin,
+                          no_answer_for(*state.options.root_timeout)};
+    state.incidents.note({shard, replica, span, failure});
   }
 }
 
-// The failed bytes could have come from these copies, too.
-void LoadJob::blame_hung(std::size_t shard, const Extent& span) {
-  if (!answers_ || !options_.persistent) return;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (!answers_->hangs(shard, copy)) continue;
-    const std::string& path = shards_[shard].copies[copy]->path();
-    const Failure failure{ETIMEDOUT, "read", path, span.begin,
-                          no_answer_for(*options_.root_timeout)};
-    note({shard, copy, span, failure});
-  }
-}
-
-bool LoadJob::has_other_disk(std::size_t shard, std::size_t disk) const {
-  if (!options_.persistent) return false;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (answers_->disk_of(shard, copy) != disk && !answers_->hangs(shard, copy)) return true;
-  }
-  return false;
-}
-
-bool LoadJob::has_other_copy(std::size_t shard) const {
-  if (!options_.persistent) return false;
-  for (std::size_t copy = 0; copy < shards_[shard].copies.size(); ++copy) {
-    if (!answers_->hangs(shard, copy)) return true;
-  }
-  return false;
-}
-
-void LoadJob::lose(const Assignment& work, std::size_t copy, const Extent& span, Failure failure) {
+void lose_read(LoadState& state, const Assignment& work, std::size_t replica, const Extent& span,
+               Failure failure) {
   const std::size_t shard = work.block.shard;
-  if (work.region) work.region->park();
-  read_finished(shard, copy, span.end - span.begin, true);
-  if (stopping()) return;  // nobody wants the block
-  const bool other = has_other_copy(shard);
-  Incident met{shard, copy, span, failure};
-  if (other) met.remedy = Incident::Remedy::other_copy;
-  note(std::move(met));
-  if (!other) {
-    blame_hung(shard, span);
-    return fail(shard, std::move(failure));
-  }
-  const std::lock_guard lock(mutex_);
-  if (stopping()) return;
-  read_anew(work);
-  changed_.notify_all();
-}
-
-// Under the lock. All blocks of a region: those that are there already lie in its old memory.
-void LoadJob::read_anew(const Assignment& work) {
-  const auto& [shard, range] = work.block;
-  if (range.region == kStaged) return dispatch_->put_back(work.index, work.index + 1);
-  RegionState& state = states_[shard][range.region];
-  if (work.version != state.version || state.let_go) return;
-  const std::uint64_t held = parked_bytes();
-  const auto& limit = options_.memory_limit_bytes;
-  if (limit && !options_.window_bytes && (asked_bytes_ > *limit || held > *limit - asked_bytes_)) {
-    exceeded_.emplace(asked_bytes_, *limit, held);
-    return stop();
-  }
-  regions_[shard][range.region] = make_region(shard, range.region);
-  ++state.version;
-  const std::size_t blocks = state.last_block - state.first_block;
-  unqueued_ += blocks - std::exchange(state.blocks_left, blocks);
-  bytes_told_ = bytes_done();
-  counters_.bytes_done -= std::exchange(state.bytes_done, 0);
-  dispatch_->put_back(state.first_block, state.last_block);
-}
-
-std::optional<MemoryLimitExceeded> LoadJob::exceeded() const {
-  const std::lock_guard lock(mutex_);
-  return exceeded_;
-}
-
-// How many slots a lane may have that succeeds another one. Those that wait for lost reads keep
-// their staging, which counts against the limit.
-unsigned LoadJob::take_slots(const Lane& lane) {
-  const std::lock_guard lock(mutex_);
-  if (stopping() || dispatch_->over()) return 0;
-  slots_ -= lane.slots() - lane.lost();
-  std::size_t slots = options_.queue_depth;
-  const bool pinned = !options_.devices.empty();
-  const std::uint64_t limit =
-      pinned ? options_.pinned_limit_bytes : options_.memory_limit_bytes.value_or(UINT64_MAX);
-  if (fills() && staging_bytes_ != 0) {
-    const std::uint64_t most = limit / staging_bytes_;
-    slots = std::min<std::uint64_t>(slots, most > slots_ ? most - slots_ : 0);
-  }
-  if (slots == 0) {
-    exceeded_.emplace(staging_bytes_, limit, lane.lost() * staging_bytes_);
-    stop();
-  }
-  slots_ += slots;
-  // As in start_lanes: what a lane tells at its end needs no memory.
-  failures_.reserve(failures_.capacity() + 2);
-  lane_times_.reserve(lane_times_.capacity() + 1);
-  return static_cast<unsigned>(slots);
-}
-
-std::unique_ptr<Lane> LoadJob::successor_of(const Lane& lane) {
-  try {
-    const unsigned slots = take_slots(lane);
-    if (slots == 0) return nullptr;
-    EngineSet set = make_engines(options_.engine, 1, slots);
-    return std::make_unique<Lane>(shared_from_this(), std::move(set.engines.front()), slots);
-  } catch (const IoError& error) {
-    fail(0, concerning(no_memory_.path, Failure::Kind::read, error).failure());
-  } catch (const std::bad_alloc& error) {
-    fail_without_memory(error);
-  }
-  return nullptr;
-}
-
-void LoadJob::succeed(const Lane& lane) {
-  auto next = successor_of(lane);
-  if (!next) return;
-  try {
-    std::vector<std::unique_ptr<Lane>> lanes;
-    lanes.push_back(std::move(next));
-    fastio::start_lanes(shared_from_this(), std::move(lanes));
-  } catch (const std::bad_alloc& error) {
-    fail_without_memory(error);
-  }
+  BlockDesk desk(state);
+  if (work.region) work.region->abandon();
+  desk.read_finished(shard, replica, span.nbytes(), ReadEnd::failed);
+  if (state.crew.stopping()) return;  // nobody wants the block
+  const bool other = state.options.persistent && state.answers->has_answering(shard);
+  Incident lost{shard, replica, span, failure};
+  if (other) lost.remedy = Incident::Remedy::other_replica;
+  state.incidents.note(std::move(lost));
+  if (other) return desk.read_anew(work);
+  blame_hung(state, shard, span);
+  state.fail(shard, std::move(failure));
 }
 
 }  // namespace fastio

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <thread>
+#include <span>
 #include <utility>
+
+#include "assertions.h"
+#include "loader_hang.h"
+#include "loader_verify.h"
 
 namespace fastio {
 namespace {
@@ -13,45 +17,63 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWait{20};     // how often a waiting lane looks whether it shall stop
 constexpr milliseconds kCopyWait{1};  // the same, for one whose staging comes back soon
-// EAGAIN and reads that bring nothing, in a row, before it is an error.
-constexpr unsigned kStallsAllowed = 64;
 
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
+// Whether a block that was in memory was copied, and is not verified yet. No other is taken before:
+// two of them gain nothing, and what was copied is to be verified while this core's caches have it.
+bool hold_copy(std::span<const Slot> slots) {
+  return std::ranges::any_of(slots, [](const Slot& slot) {
+    return slot.access.resident && slot.is_busy() && slot.stage != Stage::copying;
+  });
+}
+
+// Brings a mapped block in, and verifies it.
+Soundness take_mapped(LoadState& state, const Assignment& work, LaneTimes& times) {
+  const PlannedBlock& range = work.block.range;
+  if (timed(times.read_wait, [&] { return bring_in(state, work); }) == Soundness::unsound)
+    return Soundness::unsound;
+  times.nbytes += range.nbytes();
+  const std::byte* const data = work.region->at(range.begin);
+  const Soundness soundness = timed(times.verify, [&] { return verify(state, work, data); });
+  if (soundness == Soundness::sound) ++times.blocks;
+  return soundness;
+}
+
+// The disk that a slot's read is out on.
+std::size_t disk_of(const LoadState& state, const Slot& slot) {
+  return state.answers->disk_of(slot.shard(), slot.tries.now().replica);
 }
 
 }  // namespace
 
-std::uint64_t staging_bytes(std::uint64_t block_bytes) {
-  constexpr std::uint64_t kUnit = std::uint64_t{64} << 10;
-  return round_up(block_bytes, kUnit);
-}
-
-Lane::Lane(std::shared_ptr<LoadJob> job, std::unique_ptr<Engine> engine, unsigned queue_depth)
-    : job_(std::move(job)),
-      engine_(std::move(engine)),
-      slots_(queue_depth),
-      completions_(queue_depth) {
+Lane::Lane(std::shared_ptr<LoadState> state, std::unique_ptr<Engine> engine, unsigned queue_depth)
+    : state_(std::move(state)),
+      desk_(*state_),
+      requests_(std::move(engine), queue_depth),
+      reader_(*state_, requests_, times_, vigil_),
+      slots_(queue_depth) {
   for (std::uint32_t tag = queue_depth; tag > 0; --tag) free_.push_back(tag - 1);
   arrived_.reserve(queue_depth);
   copied_.reserve(queue_depth);
-  to_submit_.reserve(queue_depth);
-  const LoadOptions& options = job_->options_;
-  if (!options.devices.empty()) copies_ = std::make_unique<DeviceCopies>(options, job_->ready_);
-  if (job_->answers_) {
-    vigil_.emplace(*job_->answers_, *options.root_timeout);
+  const LoadOptions& options = state_->options;
+  if (!options.devices.empty()) copies_ = std::make_unique<DeviceCopies>(options, state_->ready);
+  if (state_->answers) {
+    vigil_.emplace(*state_->answers, *options.root_timeout);
     reads_.reserve(queue_depth);
   }
 }
 
 Lane::~Lane() {
-  drain();
+  requests_.drain([this](const Completion& completion) {
+    if (Slot& slot = slots_[completion.tag]; slot.stage == Stage::lost) take_back(slot);
+  });
   // Only if copies are out: the streams may be waiting for the caller's.
-  const bool placing = std::any_of(slots_.begin(), slots_.end(), [](auto& s) { return s.placing; });
+  const bool placing = std::ranges::any_of(slots_, [](const Slot& slot) {
+    return slot.stage == Stage::placing || slot.stage == Stage::copying;
+  });
   if (copies_ && placing) copies_->drain();
   for (std::uint32_t tag = 0; tag < slots_.size(); ++tag) {
-    if (slots_[tag].lost) take_back(slots_[tag]);
-    if (slots_[tag].busy) leave(tag, false);
+    if (slots_[tag].stage == Stage::lost) take_back(slots_[tag]);
+    if (slots_[tag].is_busy()) end(tag, Soundness::unsound);
   }
 }
 
@@ -62,317 +84,226 @@ void Lane::run() {
 
 bool Lane::step() {
   const StopWatch whole(times_.total);
-  const LoadJob::Turn turn = top_up();
-  if (in_flight_ == lost_) {
+  const Handout::Kind handed = top_up();
+  if (requests_.in_flight() == lost_) {
     if (!copied_.empty()) {
-      settle_copies(true);
-    } else if (turn == LoadJob::Turn::over) {
+      settle_copies(Patience::until_one_lands);
+    } else if (handed == Handout::Kind::none_left) {
       return false;
     } else if (starved_) {
       timed(times_.room_wait, [] { PinnedLease::wait_for_room(kWait); });
     } else {
-      timed(times_.room_wait, [&] { job_->wait_for_room(kWait); });
+      timed(times_.room_wait, [&] { desk_.wait_for_room(kWait); });
     }
     return true;
   }
-  const std::size_t taken = timed(times_.read_wait, [&] {
-    return engine_->wait(completions_, copied_.empty() ? kWait : kCopyWait);
-  });
-  if (taken == 0 && job_->stopping()) park_staging();
-  // All at once: none is waited for again, should settling one of them throw.
-  in_flight_ -= taken;
-  for (std::size_t i = 0; i < taken; ++i) settle(completions_[i].tag, completions_[i].result);
+  const auto completions =
+      timed(times_.read_wait, [&] { return requests_.wait(copied_.empty() ? kWait : kCopyWait); });
+  if (completions.empty() && state_->crew.stopping()) abandon_staging();
+  for (const Completion& completion : completions) settle(completion.tag, completion.result);
   while (!arrived_.empty()) {
-    top_up();  // the device works while this thread hashes
+    top_up();  // the disk works while this thread hashes
     const std::uint32_t tag = arrived_.back();
     arrived_.pop_back();
-    finish(tag);
+    go_on(tag, reader_.verify(slots_[tag], tag));
   }
-  settle_copies(false);
+  settle_copies(Patience::none);
   if (vigil_ && vigil_->pass(Vigil::Clock::now())) look_for_hangs();
   return true;
 }
 
-LoadJob::Turn Lane::top_up() {
-  LoadJob::Turn turn = LoadJob::Turn::work;
+// Gives blocks to the slots that are free, and submits all requests that were made.
+Handout::Kind Lane::top_up() {
+  Handout::Kind handed = Handout::Kind::block;
   starved_ = false;
   if (retired_) {
     submit();
-    return LoadJob::Turn::over;
+    return Handout::Kind::none_left;
   }
-  while (!free_.empty() && !holds_copy()) {
-    if (!has_staging(slots_[free_.back()])) {
+  while (!free_.empty() && !hold_copy(slots_)) {
+    Slot& slot = slots_[free_.back()];
+    if (!has_staging(slot)) {
       starved_ = true;
-      const bool over = job_->stopping() || job_->all_handed_out();
-      turn = over ? LoadJob::Turn::over : LoadJob::Turn::later;
+      const bool over = state_->crew.stopping() || desk_.all_handed_out();
+      handed = over ? Handout::Kind::none_left : Handout::Kind::none_yet;
       break;
     }
-    LoadJob::Assignment work;
-    turn = job_->next_block(work);
-    if (turn != LoadJob::Turn::work) {
-      slots_[free_.back()].pinned.reset();
+    Handout handout = desk_.next();
+    handed = handout.kind;
+    if (handed != Handout::Kind::block) {
+      slot.staging.release_lease();
       break;
     }
-    if (work.region && work.region->mapped()) {
-      submit();  // the device works while this thread hashes
-      job_->leave(work, take_mapped(work));
-      continue;
-    }
-    const std::uint32_t tag = free_.back();
-    free_.pop_back();
-    Slot& slot = slots_[tag];
-    slot.work = std::move(work);
-    slot.busy = true;
-    const PlannedBlock& range = slot.work.block.range;
-    slot.now = {{range.begin, range.end}, slot.work.copy};
-    slot.data = slot.work.region ? slot.work.region->at(range.begin) : staging_of(slot);
-    start(tag);
+    take(std::move(handout.assignment));
   }
   submit();
-  return turn;
-}
-
-// Whether a block that was in memory was copied, and is not verified yet. No other is taken before:
-// two of them gain nothing, and what was copied is to be verified while this core's caches have it.
-bool Lane::holds_copy() const {
-  return std::ranges::any_of(slots_, [](const Slot& slot) {
-    return slot.busy && slot.way.resident && !slot.queued && !slot.lost;
-  });
-}
-
-bool Lane::take_mapped(const LoadJob::Assignment& work) {
-  if (!timed(times_.read_wait, [&] { return job_->bring_in(work); })) return false;
-  const PlannedBlock& range = work.block.range;
-  times_.nbytes += range.end - range.begin;
-  const StopWatch watch(times_.verify);
-  if (!job_->verify(work, work.region->at(range.begin))) return false;
-  ++times_.blocks;
-  return true;
+  return handed;
 }
 
 // Before a block is taken: another job may hold all that may be pinned.
 bool Lane::has_staging(Slot& slot) {
-  if (!copies_ || slot.pinned || job_->staging_bytes_ == 0) return true;
-  const LoadOptions& options = job_->options_;
+  const std::uint64_t nbytes = state_->layout.staging_bytes;
+  if (!copies_ || nbytes == 0) return true;
   const StopWatch watch(times_.room_wait);
-  slot.pinned = PinnedLease::take(*options.devices.front().device, job_->staging_bytes_,
-                                  options.pinned_limit_bytes);
-  return slot.pinned.has_value();
-}
-
-// A slot's own memory for a block that is staged, used again and again: fresh memory is slow.
-std::byte* Lane::staging_of(Slot& slot) {
-  if (slot.pinned) {
-    slot.staging = Region::borrow(slot.pinned->data(), 0, slot.pinned->nbytes());
-    return slot.staging->at(0);
-  }
-  const auto& range = slot.work.block.range;
-  const std::size_t nbytes = staging_bytes(range.end - range.begin);
-  if (!slot.staging || slot.staging->nbytes() < nbytes) {
-    slot.staging.reset();
-    slot.staging = Region::allocate(0, nbytes, job_->huge_pages());
-    slot.staging->keep_from_children(true);
-  }
-  return slot.staging->at(0);
-}
-
-// Regions are parked by who cancels; what is staged only this lane knows.
-void Lane::park_staging() {
-  for (const Slot& slot : slots_) {
-    if (slot.busy && slot.staging) slot.staging->park();
-  }
+  return slot.staging.lease(state_->options, nbytes);
 }
 
 void Lane::submit() {
-  if (to_submit_.empty()) return;
-  timed(times_.submit, [&] { engine_->submit(to_submit_); });
-  to_submit_.clear();
+  if (requests_.has_added()) timed(times_.submit, [&] { requests_.submit(); });
 }
 
-File& Lane::file_of(const Slot& slot) const {
-  return *job_->request(slot.work.block.shard).copies[slot.now.copy];
-}
-
-// How a slot's next read is done.
-Lane::Way Lane::way_for(const Slot& slot) const {
-  const std::size_t shard = slot.work.block.shard;
-  const std::size_t copy = slot.now.copy;
-  if (slot.now.again) {
-    const DirectAccess direct = direct_for(job_->request(shard), copy);
-    return {direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1};
+void Lane::take(Assignment work) {
+  if (work.region && work.region->mapped()) {
+    submit();  // the disk works while this thread hashes
+    return desk_.end(work, take_mapped(*state_, work, times_));
   }
-  const ShardAccess& access = job_->access(shard, copy);
-  switch (access.source) {
-    case Source::direct:
-      return {access.alignment};
-    case Source::by_block: {
-      const std::uint64_t begin = slot.now.span.begin;
-      const std::uint64_t nbytes = slot.now.span.end - begin;
-      const std::uint64_t resident = file_of(slot).resident_bytes(begin, nbytes).value_or(0);
-      return resident < nbytes ? Way{access.alignment} : Way{1, true};
-    }
-    case Source::mapped:
-    case Source::buffered:
-      break;
-  }
-  return {1, access.resident && !job_->options_.surveys};
-}
-
-void Lane::start(std::uint32_t tag) {
+  const std::uint32_t tag = free_.back();
+  free_.pop_back();
   Slot& slot = slots_[tag];
-  slot.at = slot.now.span.begin;
-  slot.stalls = 0;
-  slot.way = way_for(slot);
-  const bool past_cache = slot.now.again || job_->options_.surveys;
-  if (past_cache && slot.way.unit == 1) file_of(slot).drop_cached(slot.at, slot.now.span.end);
-  issue(tag);
-}
-
-void Lane::issue(std::uint32_t tag) {
-  Slot& slot = slots_[tag];
-  const File& file = file_of(slot);
-  // The file may end inside its last unit of direct I/O; regions and staging have room for the
-  // whole of it, and what goes straight to a place is whole units.
-  const std::uint64_t nbytes = round_up(slot.now.span.end - slot.at, slot.way.unit);
-  to_submit_.push_back({slot.way.unit != 1 ? file.direct_fd() : file.buffered_fd(), slot.at,
-                        slot.data + (slot.at - slot.work.block.range.begin),
-                        static_cast<std::uint32_t>(nbytes), tag});
-  ++in_flight_;
-  slot.out = true;
-  if (vigil_) slot.asked = vigil_->time();
+  slot.work = std::move(work);
+  slot.stage.move_to(Stage::taken);
+  const PlannedBlock& range = slot.work.block.range;
+  slot.data = slot.work.region ? slot.work.region->at(range.begin)
+                               : slot.staging.make(staging_bytes_for(range.nbytes()),
+                                                   state_->options.huge_pages);
+  reader_.start(slot, tag);
 }
 
 void Lane::settle(std::uint32_t tag, std::int32_t result) {
   Slot& slot = slots_[tag];
-  slot.out = false;
-  if (vigil_) job_->answers_->came(disk_of(slot));
-  if (slot.lost) return take_back(slot);
-  const auto& [begin, end] = slot.now.span;
-  File& file = file_of(slot);
-  if (job_->stopping()) return leave(tag, false);
-  if (result < 0) {
-    const int error = -result;
-    if (error == EINTR || error == EAGAIN) return retry(tag, error);
-    if (error == EINVAL && slot.way.unit != 1) {
-      file.forbid_direct("a direct read was refused with EINVAL");
-      job_->note_fallback(file.path() +
-                          ": a direct read was refused with EINVAL, read through the page cache");
-      slot.way.unit = 1;
-      if (slot.now.again || job_->options_.surveys) file.drop_cached(slot.at, end);
-      return issue(tag);
-    }
-    return give_up(tag, Failure{error, "read", file.path(), slot.at, {}});
-  }
-  const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
-  if (reached >= end) {
-    job_->read_finished(slot.work.block.shard, slot.now.copy, end - begin, false);
-    arrived_.push_back(tag);
-    return;
-  }
-  // Asked, because direct I/O never gets to the end of a file that shrank inside an alignment.
-  if (result == 0 || file.current_nbytes() <= reached) {
-    return give_up(tag, ended_early(file, reached, end));
-  }
-  // Direct I/O goes on at the aligned offset below.
-  const std::uint64_t resume = reached / slot.way.unit * slot.way.unit;
-  if (resume <= slot.at) return retry(tag, EIO);
-  slot.at = resume;
-  slot.stalls = 0;
-  issue(tag);
+  if (vigil_) state_->answers->came(disk_of(*state_, slot));
+  if (slot.stage == Stage::lost) return take_back(slot);
+  go_on(tag, reader_.settle(slot, tag, result));
 }
 
-void Lane::retry(std::uint32_t tag, int error) {
-  Slot& slot = slots_[tag];
-  if (++slot.stalls > kStallsAllowed) {
-    return give_up(tag, Failure{error, "read", file_of(slot).path(), slot.at,
-                                "no progress in " + std::to_string(kStallsAllowed) + " tries"});
+void Lane::go_on(std::uint32_t tag, SlotReader::Next next) {
+  switch (next) {
+    case SlotReader::Next::completion:
+      return;
+    case SlotReader::Next::verification:
+      return arrived_.push_back(tag);
+    case SlotReader::Next::sound:
+      if (!slots_[tag].work.region && !state_->options.surveys) return place(tag);
+      return end(tag, Soundness::sound);
+    case SlotReader::Next::unsound:
+      return end(tag, Soundness::unsound);
   }
-  if (slot.stalls > 4) std::this_thread::sleep_for(std::chrono::microseconds(100));
-  issue(tag);
-}
-
-void Lane::finish(std::uint32_t tag) {
-  Slot& slot = slots_[tag];
-  LoadCounters& counters = job_->counters_;
-  const std::uint64_t nbytes = slot.now.span.end - slot.now.span.begin;
-  (slot.way.unit != 1 ? counters.bytes_direct : counters.bytes_buffered).fetch_add(nbytes);
-  times_.nbytes += nbytes;
-  const bool persistent = job_->options_.persistent;
-  const bool sound = timed(times_.verify, [&] {
-    return persistent ? examine(slot) : job_->verify(slot.work, slot.data);
-  });
-  if (sound && !slot.later.empty()) return start_later(tag);
-  if (sound && persistent) job_->count_sound(slot.work.block);
-  if (sound && !slot.work.region && !job_->options_.surveys) return place(tag);
-  leave(tag, sound);
 }
 
 // Puts a block that was staged where it belongs. A copy to a device runs while the lane goes on;
 // the slot is free when it ends.
 void Lane::place(std::uint32_t tag) {
   Slot& slot = slots_[tag];
-  const LoadJob::Block& block = slot.work.block;
-  if (!job_->begin_placing()) return leave(tag, false);
-  slot.placing = true;
-  timed(times_.place, [&] { job_->put(block, slot.data); });
-  if (copies_) {
-    auto refused = timed(times_.copy_queue, [&] {
-      return copies_->start(job_->request(block.shard), {block.range.begin, block.range.end},
-                            slot.data, slot.flight);
-    });
-    if (refused) {
-      job_->fail(block.shard, std::move(*refused));
-      return leave(tag, false);
-    }
-    if (!slot.flight.devices.empty()) {
-      job_->queued(copies_->ends(slot.flight));
-      slot.queued = true;
-      return copied_.push_back(tag);
-    }
+  const ShardBlock& block = slot.work.block;
+  if (!desk_.begin_placing()) return end(tag, Soundness::unsound);
+  slot.stage.move_to(Stage::placing);
+  timed(times_.place, [&] { put(state_->layout, block, slot.data); });
+  if (!copies_) return end(tag, Soundness::sound);
+  auto refused = timed(times_.copy_queue, [&] {
+    return copies_->start(state_->layout.shards[block.shard], block.range.extent(), slot.data,
+                          slot.flight);
+  });
+  if (refused) {
+    state_->fail(block.shard, std::move(*refused));
+    return end(tag, Soundness::unsound);
   }
-  leave(tag, true);
+  if (slot.flight.devices.empty()) return end(tag, Soundness::sound);
+  desk_.queue(copies_->ends(slot.flight));
+  slot.stage.move_to(Stage::copying);
+  copied_.push_back(tag);
 }
 
-// Frees the slots whose copies are done. With `wait`, those of at least one.
-void Lane::settle_copies(bool wait) {
+// Frees the slots whose copies are done.
+void Lane::settle_copies(Patience patience) {
   while (!copied_.empty()) {
     const std::uint32_t tag = copied_.front();
     Slot& slot = slots_[tag];
-    bool landed = false;
-    auto refused = timed(times_.copy_wait, [&] {
-      return copies_->ask(slot.flight, std::exchange(wait, false), landed);
+    DeviceCopies::Landing landing = timed(times_.copy_wait, [&] {
+      if (std::exchange(patience, Patience::none) == Patience::none)
+        return copies_->ask(slot.flight);
+      return DeviceCopies::Landing{true, copies_->wait(slot.flight)};
     });
-    if (!landed) return;
+    if (!landing.landed) return;
     copied_.erase(copied_.begin());
+    const bool refused = landing.refused.has_value();
     // Once told is enough: a lost device refuses whatever else is on its way as well.
-    if (refused && !job_->stopping()) job_->fail(slot.work.block.shard, std::move(*refused));
-    leave(tag, !refused);
+    if (refused && !state_->crew.stopping())
+      state_->fail(slot.shard(), std::move(*landing.refused));
+    end(tag, refused ? Soundness::unsound : Soundness::sound);
   }
 }
 
-void Lane::leave(std::uint32_t tag, bool sound) {
+void Lane::end(std::uint32_t tag, Soundness soundness) {
   Slot& slot = slots_[tag];
-  close_all(slot);
-  if (sound) ++times_.blocks;
-  if (std::exchange(slot.placing, false)) job_->end_placing(slot.work.block, sound);
-  job_->leave(slot.work, sound, std::exchange(slot.queued, false));
+  reader_.close_incidents(slot);
+  if (soundness == Soundness::sound) ++times_.blocks;
+  const Stage stage = slot.stage;
+  if (stage == Stage::placing || stage == Stage::copying)
+    desk_.end_placing(slot.work.block, soundness);
+  desk_.end(slot.work, soundness, stage == Stage::copying ? Queued::yes : Queued::no);
   slot.work = {};
-  slot.pinned.reset();
-  slot.later.clear();
-  slot.busy = false;
+  slot.staging.release_lease();
+  slot.tries.clear();
+  slot.stage.move_to(Stage::idle);
   free_.push_back(tag);
 }
 
-void Lane::drain() {
-  // They were counted when they were queued here, but no engine has seen them.
-  in_flight_ -= to_submit_.size();
-  to_submit_.clear();
-  while (in_flight_ > 0) {
-    const std::size_t taken = engine_->wait(completions_, kWait);
-    in_flight_ -= taken;
-    for (std::size_t i = 0; i < taken; ++i) {
-      if (Slot& slot = slots_[completions_[i].tag]; slot.lost) take_back(slot);
-    }
+// Regions are abandoned by who cancels; what is staged only this lane knows.
+void Lane::abandon_staging() const {
+  for (const Slot& slot : slots_) {
+    if (slot.is_busy()) slot.staging.abandon();
+  }
+}
+
+// ---- disks that hang ----
+
+void Lane::look_for_hangs() {
+  reads_.clear();
+  for (const Slot& slot : slots_) {
+    if (slot.stage != Stage::reading) continue;
+    const std::size_t disk = disk_of(*state_, slot);
+    const bool elsewhere =
+        state_->options.persistent && state_->answers->has_answering_beside(slot.shard(), disk);
+    reads_.push_back({disk, slot.asked, elsewhere});
+  }
+  if (!vigil_->look(reads_)) return;
+  desk_.avoid_hung();
+  for (Slot& slot : slots_) {
+    if (slot.stage == Stage::reading && vigil_->found(disk_of(*state_, slot))) lose(slot);
+  }
+}
+
+void Lane::lose(Slot& slot) {
+  retired_ = true;
+  slot.stage.move_to(Stage::lost);
+  ++lost_;
+  FASTIO_ASSERT(lost_ <= requests_.in_flight());
+  note_debt(state_->answers->id_of(disk_of(*state_, slot)));
+  slot.staging.abandon();
+  for (Incident& incident : slot.tries.take_all()) {
+    incident.remedy = Incident::Remedy::read_again;  // with all of the block
+    state_->incidents.note(std::move(incident));
+  }
+  const Try& now = slot.tries.now();
+  lose_read(*state_, slot.work, now.replica, now.span,
+            {ETIMEDOUT, "read", reader_.file_of(slot).path(), slot.at,
+             no_answer_for(*state_->options.root_timeout)});
+}
+
+// Its read has returned, too late.
+void Lane::take_back(Slot& slot) noexcept {
+  note_answer(state_->answers->id_of(disk_of(*state_, slot)));
+  slot.stage.move_to(Stage::idle);
+  FASTIO_ASSERT(lost_ != 0);
+  --lost_;
+  slot.work = {};
+  slot.tries.clear();
+  slot.staging.release();
+}
+
+void Lane::free_unused() {
+  for (Slot& slot : slots_) {
+    if (slot.stage != Stage::lost) slot.staging.release();
   }
 }
 

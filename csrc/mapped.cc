@@ -23,13 +23,14 @@ std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
                                              std::shared_ptr<ActiveTime> active_time) {
   // Only local files are mapped; asking a server for the state of a file may take forever.
-  if (shard.extents.empty() || shard.copies.size() != 1 || !shard.copies.front()->mount().local ||
-      choose_source(shard, 0, options).source != Source::mapped) {
+  if (shard.extents.empty() || shard.replicas.size() != 1 ||
+      !shard.replicas.front()->mount().local ||
+      choose_access(shard, 0, options).mode != ReadMode::mapped) {
     return nullptr;
   }
   std::shared_ptr<Region> everything;
   try {
-    everything = Region::map(*shard.copies.front());
+    everything = Region::map(*shard.replicas.front());
   } catch (const IoError&) {  // a limit of this process, or a filesystem that maps nothing
     return nullptr;
   }
@@ -63,14 +64,14 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     if (sound_[chunk].load(std::memory_order_acquire)) continue;
     const std::uint64_t begin = grid.start + chunk * grid.chunk_bytes;
     const std::uint64_t end = std::min(begin + grid.chunk_bytes, shard_.nbytes());
-    if (auto failure = populate(*shard_.copies.front(), *everything_, begin, end)) {
+    if (auto failure = populate(*shard_.replicas.front(), *everything_, begin, end)) {
       throw IoError(std::move(*failure));
     }
     const std::uint64_t found = xxh3_64({everything_->at(begin), end - begin});
     const std::uint64_t expected = shard_.table->digests[chunk];
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
-    if (size_of(extent) > kKeptBytes) let_go({begin, end});
+    if (size_of(extent) > kKeptBytes) release({begin, end});
   }
   return std::nullopt;
 }
@@ -108,7 +109,7 @@ std::optional<DamagedChunk> MappedFile::take(const StridedPart& part, std::span<
     passed = done == 0 ? here
                        : Extent{std::min(passed.begin, here.begin), std::max(passed.end, here.end)};
     if (size_of(passed) > kKeptBytes) {
-      let_go(passed);
+      release(passed);
       passed = ascends ? Extent{here.end, here.end} : Extent{here.begin, here.begin};
     }
   }

@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "active_time.h"
-#include "loader.h"
+#include "loader_request.h"
+#include "outcome.h"
 #include "placement.h"
 
 namespace fastio {
@@ -51,11 +52,11 @@ class MappedFile {
 
   // Releases the pages inside an extent: they count as memory of this process only when they are
   // read again. The page cache keeps them.
-  void let_go(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
+  void release(const Extent& extent) const { everything_->give_back(extent.begin, extent.end); }
 
   // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.
   [[nodiscard]] std::shared_ptr<Region> map(const Extent& extent) const {
-    return Region::map(*shard_.copies.front(), extent.begin, extent.end);
+    return Region::map(*shard_.replicas.front(), extent.begin, extent.end);
   }
 
   [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_verified_; }

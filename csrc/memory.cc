@@ -19,7 +19,7 @@ std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-struct ParkedAccount {
+struct AbandonedAccount {
   std::atomic<std::uint64_t> bytes{0};
 };
 
@@ -30,8 +30,8 @@ std::size_t page_bytes() {
   return size;
 }
 
-std::uint64_t parked_bytes() {
-  return process_state<ParkedAccount>().bytes.load(std::memory_order_relaxed);
+std::uint64_t abandoned_bytes() {
+  return process_state<AbandonedAccount>().bytes.load(std::memory_order_relaxed);
 }
 
 Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data,
@@ -93,8 +93,8 @@ std::shared_ptr<Region> Region::borrow(std::byte* data, std::uint64_t file_offse
 Region::~Region() {
   if (kind_ == Kind::borrowed) return;
   munmap(mapping_, mapping_bytes_);
-  if (parked_)
-    process_state<ParkedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
+  if (abandoned_)
+    process_state<AbandonedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
 }
 
 void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
@@ -105,14 +105,17 @@ void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
   if (from < to) madvise(mapping_ + from, to - from, MADV_DONTNEED);
 }
 
-void Region::keep_from_children(bool keep) const {
-  if (kind_ != Kind::anonymous) return;
-  madvise(mapping_, mapping_bytes_, keep ? MADV_DONTFORK : MADV_DOFORK);
+void Region::hide_from_children() const {
+  if (kind_ == Kind::anonymous) madvise(mapping_, mapping_bytes_, MADV_DONTFORK);
 }
 
-void Region::park() {
-  if (kind_ != Kind::borrowed && !parked_.exchange(true)) {
-    process_state<ParkedAccount>().bytes.fetch_add(mapping_bytes_, std::memory_order_relaxed);
+void Region::show_to_children() const {
+  if (kind_ == Kind::anonymous) madvise(mapping_, mapping_bytes_, MADV_DOFORK);
+}
+
+void Region::abandon() {
+  if (kind_ != Kind::borrowed && !abandoned_.exchange(true)) {
+    process_state<AbandonedAccount>().bytes.fetch_add(mapping_bytes_, std::memory_order_relaxed);
   }
 }
 

@@ -1,4 +1,4 @@
-// Region: the memory that tensors live in, and the account of what is parked.
+// Region: the memory that tensors live in, and the account of what is abandoned.
 //
 // A region is anonymous memory that is read into, a private mapping of a file, or memory that is
 // the caller's. It is shared by the tensors in it and by the lanes that fill it, and goes with the
@@ -50,12 +50,13 @@ class Region {
   // zeros (a mapping: as the file) afterwards.
   void give_back(std::uint64_t begin, std::uint64_t end) const;
 
-  // While a device writes here, a child must not inherit the pages: copy on write would move one
-  // side away.
-  void keep_from_children(bool keep) const;
+  // While a disk writes here, a child must not inherit the pages: copy on write would move one side
+  // away.
+  void hide_from_children() const;
+  void show_to_children() const;
 
-  // Counts this memory as parked until it is freed: a read is still out that nobody waits for.
-  void park();
+  // Counts this memory as abandoned until it is freed: a read is still out that nobody waits for.
+  void abandon();
 
  private:
   enum class Kind { anonymous, mapping, borrowed };
@@ -69,14 +70,14 @@ class Region {
   std::uint64_t file_offset_;
   std::size_t nbytes_;
   Kind kind_;
-  std::atomic<bool> parked_{false};
+  std::atomic<bool> abandoned_{false};
 };
 
 // The size of the pages that memory and the page cache come in.
 [[nodiscard]] std::size_t page_bytes();
 
 // Bytes of this process that wait for a read which cannot be called back.
-[[nodiscard]] std::uint64_t parked_bytes();
+[[nodiscard]] std::uint64_t abandoned_bytes();
 
 // A tensor's own share of a region, held by whoever holds the tensor.
 class Share {

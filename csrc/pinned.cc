@@ -49,14 +49,14 @@ class PinnedSlab {
         data_(own_->at(0)),
         nbytes_(nbytes),
         free_{{0, nbytes}} {
-    own_->keep_from_children(true);
+    own_->hide_from_children();
     if (const auto node = device_->numa_node()) prefer_node(data_, nbytes, *node);
     pinned_ = true;
     if (const auto refused = device_->pin(data_, nbytes)) {
-      std::byte* theirs = nullptr;
-      if (!device_->allocate_pinned(theirs, nbytes)) {
+      const Device::PinnedMemory theirs = device_->allocate_pinned(nbytes);
+      if (!theirs.refused) {
         own_.reset();
-        data_ = theirs;
+        data_ = theirs.data;
       } else {
         pinned_ = false;
         refusal_ = refused->message();
@@ -66,7 +66,7 @@ class PinnedSlab {
   PinnedSlab(const PinnedSlab&) = delete;
   PinnedSlab& operator=(const PinnedSlab&) = delete;
 
-  // A driver that is gone already has let go of it by itself.
+  // A driver that is gone already has freed it by itself.
   ~PinnedSlab() {
     if (!own_) {
       static_cast<void>(device_->free_pinned(data_));

@@ -24,6 +24,7 @@ struct Extent {
   std::uint64_t begin = 0;  // bytes from the start of the file
   std::uint64_t end = 0;
 
+  [[nodiscard]] std::uint64_t nbytes() const { return end - begin; }
   friend bool operator==(const Extent&, const Extent&) = default;
 };
 
@@ -41,6 +42,8 @@ struct PlannedRegion {
   std::uint64_t begin = 0, end = 0;  // file range; end may be rounded up past the end of the file
   std::size_t first_extent = 0, last_extent = 0;  // [first, last) of the request's extents
   std::uint64_t fresh_from = 0;  // bytes below it were read for the region before, too
+
+  [[nodiscard]] std::uint64_t nbytes() const { return end - begin; }
 };
 
 // A block that goes to no region: its bytes are staged and put to their places one by one.
@@ -49,6 +52,21 @@ constexpr std::size_t kStaged = SIZE_MAX;
 struct PlannedBlock {
   std::size_t region = 0;
   std::uint64_t begin = 0, end = 0;  // file range, end not past the end of the file
+
+  [[nodiscard]] bool staged() const { return region == kStaged; }
+  [[nodiscard]] Extent extent() const { return {begin, end}; }
+  [[nodiscard]] std::uint64_t nbytes() const { return end - begin; }
+};
+
+// A block of one of several files.
+struct ShardBlock {
+  std::size_t shard = 0;
+  PlannedBlock range;
+};
+
+// A region of one of several files.
+struct RegionId {
+  std::size_t shard = 0, region = 0;
 };
 
 struct Plan {

@@ -132,12 +132,12 @@ def faults() -> Iterator[Callable[..., None]]:
     """Set completion faults: (which completion, kind, value)."""
 
     def set_faults(*script: tuple[int, str, int]) -> None:
-        _native.set_completion_faults(script)
+        _native.testing.set_completion_faults(script)
 
     yield set_faults
-    _native.set_completion_faults([])
-    _native.release_held_completions()
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    _native.testing.set_completion_faults([])
+    _native.testing.release_held_completions()
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
 
 
 @pytest.fixture(params=["uring", "pread"])

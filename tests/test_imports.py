@@ -72,7 +72,7 @@ def test_saves_loads_and_their_errors_import_nothing_late(tmp_path: Path) -> Non
 def test_a_save_in_the_background_imports_nothing_late(tmp_path: Path) -> None:
     """The call imports its progress bar, too."""
     code = """
-fastio._native.set_completion_faults([(0, "late", 100)])
+fastio._native.testing.set_completion_faults([(0, "late", 100)])
 handles = [
     fastio.start_save(tensors, path, progress=True),
     fastio.start_save(tensors, path + ".shards", shard_bytes=1000),
@@ -132,7 +132,7 @@ def test_a_process_gives_up_its_rights_while_it_saves_in_the_background() -> Non
     """
     code = """
 os.chown(path, 65534, 65534)
-fastio._native.set_completion_faults([(0, "late", 100)])
+fastio._native.testing.set_completion_faults([(0, "late", 100)])
 handles = [fastio.start_save(tensors, path + "/model"),
            fastio.start_save(tensors, path + "/shards", shard_bytes=1000)]
 os.chown(path + "/shards", 65534, 65534)

@@ -41,7 +41,7 @@ def test_plan(benchmark: BenchmarkFixture, count: int) -> None:
     start, nbytes = 4096, 409_600_000
     edges = start + np.linspace(0, nbytes, count + 1).astype(np.int64)
     regions, blocks = benchmark(
-        _native.plan,
+        _native.testing.plan,
         edges[:-1],
         edges[1:],
         start + nbytes,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Protocol, TypeAlias, final, type_check_only
 
 import numpy as np
@@ -45,7 +46,7 @@ class File:
     @property
     def filesystem(self) -> str: ...
     @property
-    def device(self) -> int: ...
+    def disk(self) -> int: ...
     def read(self, offset: int, nbytes: int, *, timeout_s: float | None = None) -> bytes:
         """Bytes from an offset on; ETIMEDOUT when `timeout_s` is over."""
 
@@ -118,8 +119,8 @@ def load(
 ) -> Loaded:
     """Read extents of files into memory of their own.
 
-    A persistent load reads what is damaged once more, and then what is damaged or cannot be read
-    from the other copies. Tries that failed are appended to `incidents`, also where the load fails.
+    A persistent load reads a damaged chunk once more. Then the other replicas replace what is
+    damaged or cannot be read. Failed tries are appended to `incidents`, also if the load fails.
     """
 
 def survey(
@@ -153,7 +154,7 @@ class Stream:
     def take(self, region: int) -> Loaded:
         """Wait for a region, and take it over; once."""
 
-    def let_go(self, region: int) -> None:
+    def release(self, region: int) -> None:
         """Its bytes do not count against the window any more."""
 
     def incidents(self) -> list[Incident]:
@@ -216,7 +217,7 @@ class TargetFile:
     @property
     def filesystem(self) -> str: ...
     @property
-    def device(self) -> int: ...
+    def disk(self) -> int: ...
     def direct_refusal(self) -> str:
         """Why O_DIRECT cannot be used; empty where it can."""
 
@@ -304,7 +305,7 @@ class MappedFile:
     def view(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
         """Bytes [begin, end) of the file as (n,) uint8, verified and read-only."""
 
-    def let_go(self, begin: int, end: int) -> None:
+    def release(self, begin: int, end: int) -> None:
         """Release the pages inside [begin, end); the page cache keeps them."""
 
     def numpy(self, row: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]: ...
@@ -336,18 +337,6 @@ def dlpack_copies(
     bits: bytes,
     shapes: list[tuple[int, ...]],
 ) -> list[CapsuleType]: ...
-def plan(
-    begins: _Int64s,
-    ends: _Int64s,
-    file_nbytes: int,
-    *,
-    grid: tuple[int, int] | None,
-    alignment: int,
-    block_bytes: int,
-    region_bytes: int,
-) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int]]]:
-    """Regions (begin, end, first, last) and blocks (region, begin, end) for these extents."""
-
 def array_columns(
     arrays: list[Any], names: Mapping[np.dtype[Any], str], /
 ) -> tuple[list[str], list[tuple[int, ...]], npt.NDArray[np.uint64], _Int64s]:
@@ -390,11 +379,11 @@ def device_dlpack(
     shape: tuple[int, ...],
     nbytes: int,
 ) -> CapsuleType: ...
-def parked_bytes() -> int:
-    """Bytes kept for reads that nobody waits for any more."""
 
-def set_completion_faults(faults: Sequence[tuple[int, str, int]]) -> None:
-    """For tests: (completion, kind, value); see csrc/engine.h. Empty: none."""
+# The defaults of fastio.Options.
+DEFAULT_BLOCK_BYTES: int
+DEFAULT_QUEUE_DEPTH: int
+DEFAULT_PINNED_LIMIT_BYTES: int
 
-def release_held_completions() -> None:
-    """For tests: lets completions come that a fault of kind "never" holds."""
+# What only tests ask of the core (csrc/bindings_testing.cc). Wheels have no such submodule.
+testing: ModuleType

@@ -12,7 +12,7 @@ class Statistics(TypedDict):
     bytes_buffered: int
     bytes_mapped: int
     chunks_verified: int
-    access: list[tuple[str, str]]  # of each copy of each shard
+    access: list[tuple[str, str]]  # of each replica of each shard
     fallbacks: list[str]
     incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
     lane_times: list[dict[str, float]]  # of lanes that have ended; keys: fastio.LaneTimes
@@ -35,14 +35,14 @@ class Incident(TypedDict):
     """A try that failed, and what helped; nbytes is the chunk's, or what was to be read."""
 
     shard: int
-    copy: int
+    replica: int
     path: str
     offset: int
     nbytes: int
     cause: Literal["checksum", "read"]
     detail: str
     errno: int | None
-    remedy: Literal["read_again", "other_copy", "none"]
+    remedy: Literal["read_again", "other_replica", "none"]
 
 @type_check_only
 class DriverStatus(TypedDict):

@@ -147,7 +147,7 @@ def load(
     TensorNotFoundError
         A name that no file has, with close matches.
     ReplicaError
-        A store of which no copy of some bytes is left, or too few roots: each with its reason.
+        A store of which no replica of some bytes is left, or too few roots: each with its reason.
     MemoryLimitError
         More bytes than ``options.memory_limit_bytes``; nothing was read.
     DeviceError
@@ -342,7 +342,7 @@ def verify(
     ----------
     source : path or collection of paths
         As `fastio.load` takes it: a file, several of them, a folder or an index. Of a root of a
-        store every copy on every root is verified, as `Store.verify` does.
+        store every replica on every root is verified, as `Store.verify` does.
     options : Options, optional
         Engine, lanes, queue depth and block size. Memory stays within 128 MiB whatever they say,
         and within ``memory_limit_bytes``.

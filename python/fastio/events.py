@@ -78,7 +78,7 @@ class Event:
 
 
 def lines_of(events: Iterable[Event]) -> Iterator[str]:
-    """Yield a line for each event. The damage of a copy is told once; its remedy follows.
+    """Yield a line for each event. The damage of a replica is told once; its remedy follows.
 
     Raises
     ------

@@ -14,13 +14,13 @@ from fastio.arguments.paths import Source, paths_of
 from fastio.formats import huggingface
 from fastio.host.shortage import memory_named
 from fastio.options import Options, default_options
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.store import IDENTITY
 
 
 def locate(
     source: Source, names: Collection[str] | None = None, options: Options | None = None
-) -> Located:
+) -> LocatedSource:
     """Say which tensors a source has, and where they lie.
 
     Parameters
@@ -48,12 +48,12 @@ def locate(
     subject = paths if isinstance(paths, str) else paths[0]
     with memory_named(subject, lambda: "what its headers say"):
         try:
-            return Located(huggingface.locate(paths, names), {})
+            return LocatedSource(huggingface.locate(paths, names), {})
         except IsADirectoryError as error:
             raise root_among(paths, error) from None
 
 
-def locate_again(source: Source, options: Options) -> Located:
+def locate_again(source: Source, options: Options) -> LocatedSource:
     """Locate all of a source for a reader, which a pickle may locate again elsewhere.
 
     Parameters

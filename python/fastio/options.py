@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fastio import _native
 from fastio.arguments.sizes import SECONDS_MAX, seconds, whole_number
 from fastio.arguments.switches import is_on
 from fastio.arguments.variables import variable_of, warn_of_unknown
@@ -173,11 +174,13 @@ class Options:
     engine: EngineName = _field("engine", lambda: "auto")
     cache: CacheMode = _field("cache", lambda: "auto")
     mapping: MappingMode = _field("mapping", lambda: "auto")
-    block_bytes: Number = _field("block_bytes", lambda: 4 * 2**20)
-    queue_depth: Number = _field("queue_depth", lambda: 8)
+    block_bytes: Number = _field("block_bytes", lambda: _native.DEFAULT_BLOCK_BYTES)
+    queue_depth: Number = _field("queue_depth", lambda: _native.DEFAULT_QUEUE_DEPTH)
     lanes: Number = _field("lanes", default_lanes)
     memory_limit_bytes: Bound = _field("memory_limit_bytes", lambda: None)
-    pinned_limit_bytes: Number = _field("pinned_limit_bytes", lambda: 512 * 2**20)
+    pinned_limit_bytes: Number = _field(
+        "pinned_limit_bytes", lambda: _native.DEFAULT_PINNED_LIMIT_BYTES
+    )
     device_memory_limit_bytes: Bound = _field("device_memory_limit_bytes", lambda: None)
     root_timeout_s: Seconds = _field("root_timeout_s", lambda: 10.0)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")

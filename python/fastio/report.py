@@ -110,8 +110,8 @@ class Report:
         entries: first to first, second to second.
     bytes_reused : int
         Bytes of shards of a store that were there already, and were not written again.
-    copies_unread, bytes_unread : int
-        With ``on_damage="repair"``: further copies of the shards, and bytes that were not read.
+    replicas_unread, bytes_unread : int
+        With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
     chunks_verified : int
         Chunks whose checksum was compared.
     chunks_sealed : int
@@ -138,7 +138,7 @@ class Report:
     bytes_mapped: int = 0
     bytes_gathered: int = 0
     bytes_reused: int = 0
-    copies_unread: int = 0
+    replicas_unread: int = 0
     bytes_unread: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -260,11 +260,11 @@ class Report:
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
             *([f"{values.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
-            *([self._unread()] if self.copies_unread else ()),
+            *([self._unread()] if self.replicas_unread else ()),
         ]
 
     def _unread(self) -> str:
-        what = f"{values.size(self.bytes_unread)} in {self.copies_unread} further copies"
+        what = f"{values.size(self.bytes_unread)} in {self.replicas_unread} further replicas"
         return f"not looked at: {what}; Store.verify reads all"
 
     def _verified(self) -> str:

@@ -99,7 +99,7 @@ def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
     _assert_same(_WAYS[way](store, impatient), tensors)
     # Its pinned memory stays out of the pool until the read returns.
     assert _native.pinned_account()["leased_bytes"] > leased
-    _native.release_held_completions()
+    _native.testing.release_held_completions()
     assert eventually(lambda: _native.pinned_account()["leased_bytes"] == leased)
 
 
@@ -116,7 +116,7 @@ def test_where_every_disk_hangs_each_copy_is_named(
         _WAYS[way](store, impatient)
     assert len(caught.value.reasons) == 2
     assert all("no answer" in reason for reason in caught.value.reasons.values())
-    _native.release_held_completions()
+    _native.testing.release_held_completions()
     assert eventually(lambda: _native.pinned_account()["leased_bytes"] == 0)
 
 
@@ -141,6 +141,6 @@ def test_a_limit_of_pinned_memory_that_is_full_of_lost_reads_is_an_error(
         _now(store, tight)
     assert caught.value.held_bytes > 0
     assert time.monotonic() - begin < 30
-    _native.release_held_completions()
+    _native.testing.release_held_completions()
     assert eventually(lambda: _native.pinned_account()["leased_bytes"] == 0)
     _assert_same(_now(store, tight), tensors)

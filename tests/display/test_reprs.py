@@ -191,7 +191,7 @@ def test_reports_and_events_are_short(path: Path) -> None:
     for thing in (report, *report.lane_times, fastio.LaneTimes(), host, *host.engines.values()):
         assert _assert_short(thing).startswith("<fastio.")
     for cause in ("is missing", "x" * 1000):
-        event = fastio.Event("fallback", str(path), cause, "taken from another copy")
+        event = fastio.Event("fallback", str(path), cause, "taken from another replica")
         assert _assert_short(event).startswith("<fastio.Event fallback: ")
 
 

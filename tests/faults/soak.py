@@ -32,7 +32,7 @@ Ending = Literal["finished", "killed at a completion", "killed", "power cut"]
 _SAVE = """
 path, seed, nbytes, shard_bytes, engine, lanes, durable, kill_at = argv
 if kill_at is not None:
-    fastio._native.set_completion_faults([(kill_at, "kill", 0)])
+    fastio._native.testing.set_completion_faults([(kill_at, "kill", 0)])
 say("begun")
 save(path, seed, nbytes, shard_bytes, engine, lanes, durable)
 say("returned")

@@ -95,10 +95,10 @@ def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
     assert bytes_below(tmp_path) == files
     # The job keeps its own memory; a block written straight from a tensor is the caller's memory.
     assert native_threads() > threads, "nothing was held"
-    assert eventually(lambda: _native.parked_bytes() > 0 or cache == "keep")
+    assert eventually(lambda: _native.testing.abandoned_bytes() > 0 or cache == "keep")
 
-    _native.release_held_completions()
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    _native.testing.release_held_completions()
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
     assert eventually(lambda: native_threads() <= threads)
     assert eventually(lambda: open_files() <= descriptors)
     faults()
@@ -137,7 +137,7 @@ for _ in range(3):
 unchanged = sorted(os.listdir(folder)) == files
 more = len(os.listdir("/proc/self/fd")) - descriptors
 save(path, again, "file", many_at_once(engine))
-say([seconds, unchanged, more, fastio._native.parked_bytes()])
+say([seconds, unchanged, more, fastio._native.testing.abandoned_bytes()])
 """
 
 

@@ -33,7 +33,7 @@ _SAVE_KILLED_AT_A_COMPLETION = """
 path, seed, shape, engine, beginning, n = argv
 if beginning == "named":
     refuse_nameless()
-fastio._native.set_completion_faults([(n, "kill", 0)])
+fastio._native.testing.set_completion_faults([(n, "kill", 0)])
 save(path, seed, shape, many_at_once(engine))
 """
 

@@ -69,7 +69,7 @@ for count in (0, 1, 5):
     for _ in range(count):
         next(stream)
     stream.close()
-assert fastio._native.parked_bytes() == 0
+assert fastio._native.testing.abandoned_bytes() == 0
 same(fastio.load(path))
 """,
         sealed,
@@ -126,10 +126,10 @@ ways = [
     lambda: store.load_into(into, options=options) or into,
 ]
 for way in ways:
-    fastio._native.set_completion_faults([(1, "never", 0)])
+    fastio._native.testing.set_completion_faults([(1, "never", 0)])
     same(way())
-    assert fastio._native.parked_bytes() > 0
-fastio._native.set_completion_faults([])
+    assert fastio._native.testing.abandoned_bytes() > 0
+fastio._native.testing.set_completion_faults([])
 """,
             tmp_path,
             other,
@@ -167,7 +167,7 @@ def test_a_background_save_is_done_when_it_returns(sealed: Path, snapshot: str) 
 handle = fastio.start_save(expected, path, snapshot={snapshot!r})
 assert handle.done() and handle.wait_released(0) and handle.result() == path
 same(fastio.load(path))
-fastio._native.set_completion_faults([(0, "error", 28)])
+fastio._native.testing.set_completion_faults([(0, "error", 28)])
 refused = fastio.start_save(expected, path, snapshot={snapshot!r})
 assert isinstance(refused.exception(), fastio.WriteError)
 """,

@@ -29,7 +29,7 @@ struct Watched {
   Vigil::Clock::time_point now = Vigil::Clock::now();
 };
 
-TEST_CASE("copies on the same disk are told apart from those on others") {
+TEST_CASE("replicas on the same disk are told apart from those on others") {
   const Answers answers({{7, 8}, {8}, {7, 7}});
   CHECK(answers.disk_count() == 2);
   CHECK(answers.disk_of(0, 0) == answers.disk_of(2, 1));

@@ -22,9 +22,9 @@ using testing::told;
 constexpr std::size_t kBytes = 64 << 10U;
 
 bool reached(const Event& event) {
-  bool is = false;
-  CHECK(told(event.ask(is)) == "");
-  return is;
+  const Event::Answer answer = event.ask();
+  CHECK(told(answer.refused) == "");
+  return answer.reached;
 }
 
 // Runs until the test releases it, like a stream of the caller.

@@ -85,8 +85,8 @@ class Devices {
 
 // The error of a job; "" for none.
 inline std::string failure_of(const LoadJob& job) {
-  const auto failure = job.failure();
-  return failure ? failure->message() : job.damage() ? "damaged" : "";
+  const auto failure = job.outcome().failure();
+  return failure ? failure->message() : job.outcome().damage() ? "damaged" : "";
 }
 
 class DeviceFilling {

@@ -145,8 +145,8 @@ TEST_CASE("memory is pinned and unpinned") {
 TEST_CASE("the driver's own pinned memory is allocated and freed") {
   const Double fresh;
   const auto device = Device::of(0);
-  std::byte* data = nullptr;
-  REQUIRE(told(device->allocate_pinned(data, kBytes)) == "");
+  const auto [data, refused] = device->allocate_pinned(kBytes);
+  REQUIRE(told(refused) == "");
   REQUIRE(data != nullptr);
   CHECK(data[kBytes - 1] == kPoison);
   CHECK(fake_cuda_pinned_bytes() == kBytes);
@@ -158,7 +158,6 @@ TEST_CASE("a driver that refuses to pin, to allocate, or both is told as it says
   const Double fresh;
   const auto device = Device::of(1);
   std::byte here{};
-  std::byte* data = &here;
   fake_cuda_refuse_registration(801);
   fake_cuda_refuse_host_allocation(2);
   const auto refused = device->pin(&here, 1);
@@ -170,8 +169,9 @@ TEST_CASE("a driver that refuses to pin, to allocate, or both is told as it says
   CHECK(refused->detail == "CUDA_ERROR_NOT_SUPPORTED, operation not supported");
   CHECK(refused->message() ==
         "cuMemHostRegister failed: cuda:1: CUDA_ERROR_NOT_SUPPORTED, operation not supported");
-  CHECK(told(device->allocate_pinned(data, kBytes)) == "cuMemHostAlloc 2");
-  CHECK(data == nullptr);
+  const Device::PinnedMemory none = device->allocate_pinned(kBytes);
+  CHECK(told(none.refused) == "cuMemHostAlloc 2");
+  CHECK(none.data == nullptr);
 }
 
 // ---- every call ----
@@ -196,7 +196,7 @@ class EveryCall {
     return {
         {"cuMemHostRegister", [&] { return device_->pin(unpinned_.data(), kBytes); }},
         {"cuMemHostUnregister", [&] { return device_->unpin(unpinned_.data()); }},
-        {"cuMemHostAlloc", [&] { return device_->allocate_pinned(allocated_, kBytes); }},
+        {"cuMemHostAlloc", [&] { return allocate(); }},
         {"cuMemFreeHost", [&] { return device_->free_pinned(allocated_); }},
         {"cuEventRecord", [&] { return device_->record(0, event_); }},
         {"cuStreamWaitEvent", [&] { return device_->hold_back(0, event_); }},
@@ -206,7 +206,7 @@ class EveryCall {
          [&] { return stream_.copy_out(pinned_.data(), on_device_.address(), kBytes); }},
         {"cuStreamWaitEvent", [&] { return stream_.hold_back(event_); }},
         {"cuEventRecord", [&] { return stream_.record(event_); }},
-        {"cuEventQuery", [&] { return event_.ask(reached_); }},
+        {"cuEventQuery", [&] { return ask(); }},
         {"cuEventSynchronize", [&] { return event_.wait(); }},
         {"cuStreamSynchronize", [&] { return stream_.drain(); }},
     };
@@ -214,6 +214,17 @@ class EveryCall {
   [[nodiscard]] bool reached() const { return reached_; }
 
  private:
+  std::optional<Failure> allocate() {
+    const Device::PinnedMemory made = device_->allocate_pinned(kBytes);
+    allocated_ = made.data;
+    return made.refused;
+  }
+  std::optional<Failure> ask() {
+    const Event::Answer answer = event_.ask();
+    reached_ = answer.reached;
+    return answer.refused;
+  }
+
   std::shared_ptr<Device> device_;
   Stream stream_;
   Event event_;
@@ -326,11 +337,11 @@ TEST_CASE("a lost device refuses all that comes, and what was made is released a
     const auto device = Device::of(0);
     Stream stream(device);
     Event event(device);
-    bool reached = true;
     fake_cuda_fail("cuEventQuery", 2, 700, 1);
-    CHECK(told(event.ask(reached)) == "");
-    CHECK(told(event.ask(reached)) == "cuEventQuery 700");
-    CHECK_FALSE(reached);
+    CHECK(told(event.ask().refused) == "");
+    const Event::Answer answer = event.ask();
+    CHECK(told(answer.refused) == "cuEventQuery 700");
+    CHECK_FALSE(answer.reached);
     std::byte here{};
     CHECK(told(device->pin(&here, 1)) == "cuMemHostRegister 700");
     CHECK(told(stream.record(event)) == "cuEventRecord 700");

@@ -1,5 +1,5 @@
-// The choice of the next block and its disk, with simulated disks of given speeds and without any
-// I/O.
+// Which block comes next, and from where: disks that answer as fast as they are said to, without
+// any I/O.
 #include "dispatch.h"
 
 #include <doctest/doctest.h>
@@ -21,7 +21,7 @@ using testing::Random;
 constexpr std::uint64_t kBlock = 4'000'000;
 constexpr double kNever = 1e9;  // seconds
 
-using Devices = std::vector<std::vector<std::uint64_t>>;  // of the copies of each shard
+using Disks = std::vector<std::vector<std::uint64_t>>;  // of the replicas of each shard
 
 std::vector<Dispatch::Block> blocks_of(const std::vector<std::size_t>& counts) {
   std::vector<Dispatch::Block> blocks;
@@ -37,18 +37,18 @@ Dispatch::Time at(double time_s) {
 }
 
 struct Read {
-  std::size_t block = 0, copy = 0;
-  std::uint64_t device = 0;
+  std::size_t block = 0, replica = 0;
+  std::uint64_t disk = 0;
   double begin_s = 0, end_s = 0;
 };
 
-// Disks that serve one read after the other, and the number of reads in flight over all of them.
+// Disks that serve one read after the other, and so many reads at a time over all of them.
 class Simulation {
  public:
-  Simulation(Dispatch& dispatch, Devices devices, std::vector<Dispatch::Block> blocks,
+  Simulation(Dispatch& dispatch, Disks disks, std::vector<Dispatch::Block> blocks,
              std::map<std::uint64_t, double> bytes_s, std::size_t slots)
       : dispatch_(dispatch),
-        devices_(std::move(devices)),
+        disks_(std::move(disks)),
         blocks_(std::move(blocks)),
         bytes_s_(std::move(bytes_s)),
         slots_(slots) {}
@@ -59,10 +59,10 @@ class Simulation {
       const auto pick = dispatch_.pick(at(now_s_));
       if (!pick) return;
       const Dispatch::Block& block = blocks_[pick->block];
-      const std::uint64_t device = devices_[block.shard][pick->copy];
-      double& free_s = free_s_[device];
-      free_s = std::max(free_s, now_s_) + static_cast<double>(block.nbytes) / bytes_s_.at(device);
-      out_.push_back({pick->block, pick->copy, device, now_s_, free_s});
+      const std::uint64_t disk = disks_[block.shard][pick->replica];
+      double& free_s = free_s_[disk];
+      free_s = std::max(free_s, now_s_) + static_cast<double>(block.nbytes) / bytes_s_.at(disk);
+      out_.push_back({pick->block, pick->replica, disk, now_s_, free_s});
       reads_.push_back(out_.back());
     }
   }
@@ -74,7 +74,7 @@ class Simulation {
     if (first == out_.end() || first->end_s >= kNever) return false;
     now_s_ = first->end_s;
     const Dispatch::Block& block = blocks_[first->block];
-    dispatch_.finished(block.shard, first->copy, block.nbytes, block.nbytes, at(now_s_));
+    dispatch_.finished(block.shard, first->replica, block.nbytes, block.nbytes, at(now_s_));
     done_.insert(first->block);
     out_.erase(first);
     return true;
@@ -93,7 +93,7 @@ class Simulation {
 
  private:
   Dispatch& dispatch_;
-  Devices devices_;
+  Disks disks_;
   std::vector<Dispatch::Block> blocks_;
   std::map<std::uint64_t, double> bytes_s_;
   std::size_t slots_;
@@ -106,18 +106,18 @@ class Simulation {
 struct Outcome {
   std::vector<Read> reads;
   double took_s = 0;
-  std::map<std::uint64_t, std::size_t> of_device;
+  std::map<std::uint64_t, std::size_t> of_disk;
 };
 
-Outcome simulate(const Devices& devices, const std::vector<std::size_t>& counts,
+Outcome simulate(const Disks& disks, const std::vector<std::size_t>& counts,
                  const std::map<std::uint64_t, double>& bytes_s, std::size_t slots = 16) {
   const auto blocks = blocks_of(counts);
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
-  Simulation simulation(dispatch, devices, blocks, bytes_s, slots);
+  Simulation simulation(dispatch, disks, blocks, bytes_s, slots);
   Outcome outcome{simulation.run(), 0, {}};
   outcome.took_s = simulation.now_s() - 1;
-  for (const Read& read : outcome.reads) ++outcome.of_device[read.device];
+  for (const Read& read : outcome.reads) ++outcome.of_disk[read.disk];
   std::set<std::size_t> once;
   for (const Read& read : outcome.reads) once.insert(read.block);
   CHECK(once.size() == outcome.reads.size());
@@ -125,42 +125,43 @@ Outcome simulate(const Devices& devices, const std::vector<std::size_t>& counts,
   return outcome;
 }
 
-TEST_CASE("with one device, blocks come in their order, and from the preferred copy") {
+TEST_CASE("with one disk, blocks come in their order, and from the preferred replica") {
   for (const std::size_t slots : {1U, 16U}) {
     const Outcome outcome = simulate({{7}, {7, 7}, {7}}, {5, 3, 4}, {{7, 1e9}}, slots);
     REQUIRE(outcome.reads.size() == 12);
     for (std::size_t i = 0; i < outcome.reads.size(); ++i) {
       CHECK(outcome.reads[i].block == i);
-      CHECK(outcome.reads[i].copy == 0);
+      CHECK(outcome.reads[i].replica == 0);
     }
   }
 }
 
-TEST_CASE("two devices that are as fast as each other share evenly, whoever is preferred") {
-  for (const Devices& devices : {Devices{{1, 2}}, Devices{{1, 2}, {2, 1}}}) {
-    const std::vector<std::size_t> counts(devices.size(), 200 / devices.size());
-    Outcome outcome = simulate(devices, counts, {{1, 1e9}, {2, 1e9}});
-    CHECK(outcome.of_device[1] >= 95);
-    CHECK(outcome.of_device[2] >= 95);
+TEST_CASE("two disks that are as fast as each other share evenly, whoever is preferred") {
+  for (const Disks& disks : {Disks{{1, 2}}, Disks{{1, 2}, {2, 1}}}) {
+    const std::vector<std::size_t> counts(disks.size(), 200 / disks.size());
+    Outcome outcome = simulate(disks, counts, {{1, 1e9}, {2, 1e9}});
+    CHECK(outcome.of_disk[1] >= 95);
+    CHECK(outcome.of_disk[2] >= 95);
     CHECK(outcome.took_s < 1.05 * 100 * kBlock / 1e9);
   }
 }
 
-TEST_CASE("a device takes blocks whose preferred copy it has, in order, and then those of others") {
+TEST_CASE(
+    "a disk takes blocks whose preferred replica it has, in order, and then those of others") {
   const Outcome outcome = simulate({{1, 2}, {2, 1}}, {100, 100}, {{1, 2e9}, {2, 1e9}});
   std::array<std::vector<std::size_t>, 3> taken;
-  for (const Read& read : outcome.reads) taken[read.device].push_back(read.block);
-  for (const auto& of_device : taken) CHECK(std::is_sorted(of_device.begin(), of_device.end()));
-  // The faster one takes some of the other's, which never finishes its own.
+  for (const Read& read : outcome.reads) taken[read.disk].push_back(read.block);
+  for (const auto& of_disk : taken) CHECK(std::is_sorted(of_disk.begin(), of_disk.end()));
+  // The faster one takes some of the other's, which is never done with its own.
   CHECK(taken[1][99] == 99);
   CHECK(taken[1].size() > 120);
   CHECK(taken[2].front() == 100);
 }
 
-TEST_CASE("devices share by their speeds") {
+TEST_CASE("disks share by their speeds") {
   Outcome outcome = simulate({{1, 2}}, {500}, {{1, 4e9}, {2, 1e9}});
   const double ratio =
-      static_cast<double>(outcome.of_device[1]) / static_cast<double>(outcome.of_device[2]);
+      static_cast<double>(outcome.of_disk[1]) / static_cast<double>(outcome.of_disk[2]);
   CHECK(ratio > 3.3);
   CHECK(ratio < 4.6);
   CHECK(outcome.took_s < 1.05 * 500 * kBlock / 5e9);
@@ -168,24 +169,24 @@ TEST_CASE("devices share by their speeds") {
   CHECK(outcome.took_s < 1.05 * 900 * kBlock / 7e9);
 }
 
-TEST_CASE("a slow device does not get the last blocks") {
+TEST_CASE("a slow disk does not get the last blocks") {
   for (const double slow : {5e8, 1e8, 2e7}) {
     CAPTURE(slow);
     const Outcome outcome = simulate({{1, 2}}, {3000}, {{1, 4e9}, {2, slow}});
     double fast_end = 0;
     double slow_end = 0;
     for (const Read& read : outcome.reads) {
-      double& end = read.device == 1 ? fast_end : slow_end;
+      double& end = read.disk == 1 ? fast_end : slow_end;
       end = std::max(end, read.end_s);
     }
     CHECK(slow_end <= fast_end + 0.5 * kBlock / slow);
   }
 }
 
-TEST_CASE("what a device becomes is seen: measurements fade") {
+TEST_CASE("what a disk becomes is seen: measurements fade") {
   const auto blocks = blocks_of({100'000});
-  const Devices devices{{1, 2}};
-  Dispatch dispatch(devices, blocks);
+  const Disks disks{{1, 2}};
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
   double now_s = 1;
   std::array<double, 3> busy_until{0, 1, 1};
@@ -200,15 +201,15 @@ TEST_CASE("what a device becomes is seen: measurements fade") {
       while (out.size() < 32) {
         const auto pick = dispatch.pick(at(now_s));
         REQUIRE(pick.has_value());
-        const std::uint64_t device = devices[0][pick->copy];
-        busy_until[device] = std::max(busy_until[device], now_s) + kBlock / rate[device];
-        out.push_back({pick->block, pick->copy, device, now_s, busy_until[device]});
-        ++latest[device];
+        const std::uint64_t disk = disks[0][pick->replica];
+        busy_until[disk] = std::max(busy_until[disk], now_s) + kBlock / rate[disk];
+        out.push_back({pick->block, pick->replica, disk, now_s, busy_until[disk]});
+        ++latest[disk];
       }
       const auto first = std::min_element(
           out.begin(), out.end(), [](const Read& a, const Read& b) { return a.end_s < b.end_s; });
       now_s = first->end_s;
-      dispatch.finished(0, first->copy, kBlock, kBlock, at(now_s));
+      dispatch.finished(0, first->replica, kBlock, kBlock, at(now_s));
       out.erase(first);
     }
     const double ratio = static_cast<double>(latest[2]) / static_cast<double>(latest[1]);
@@ -216,62 +217,62 @@ TEST_CASE("what a device becomes is seen: measurements fade") {
     CHECK(ratio < (slower ? 12 : 1.1));
     // The blocks in flight on each are in proportion to its speed.
     const auto on_its_way =
-        std::count_if(out.begin(), out.end(), [](const Read& read) { return read.device == 1; });
+        std::count_if(out.begin(), out.end(), [](const Read& read) { return read.disk == 1; });
     CHECK(on_its_way >= (slower ? 1 : 13));
     CHECK(on_its_way <= (slower ? 5 : 19));
-    for (const Read& read : out) dispatch.finished(0, read.copy, kBlock, kBlock, at(read.end_s));
+    for (const Read& read : out) dispatch.finished(0, read.replica, kBlock, kBlock, at(read.end_s));
   }
 }
 
-TEST_CASE("a block with a single copy waits for its device, and its device does not stand idle") {
+TEST_CASE("a block with a single replica waits for its disk, and its disk does not stand idle") {
   // The second shard has no other replica: thirty blocks that take the slow disk three seconds,
   // while the fast one is busy for four.
-  const Devices devices{{1, 2}, {2}};
-  Outcome outcome = simulate(devices, {4000, 30}, {{1, 4e9}, {2, 4e7}});
+  const Disks disks{{1, 2}, {2}};
+  Outcome outcome = simulate(disks, {4000, 30}, {{1, 4e9}, {2, 4e7}});
   REQUIRE(outcome.reads.size() == 4030);
   for (const Read& read : outcome.reads) {
-    if (read.block >= 4000) CHECK(read.device == 2);
+    if (read.block >= 4000) CHECK(read.disk == 2);
   }
   CHECK(outcome.took_s < 4.4);
-  CHECK(outcome.of_device[1] > 3980);
+  CHECK(outcome.of_disk[1] > 3980);
 }
 
-TEST_CASE("a device that does not answer holds up no more than what it was given at first") {
-  const Devices devices{{1, 2}};
-  const Outcome outcome = simulate(devices, {1000}, {{1, kBlock / kNever}, {2, 1e9}});
+TEST_CASE("a disk that does not answer holds up no more than what it was given at first") {
+  const Disks disks{{1, 2}};
+  const Outcome outcome = simulate(disks, {1000}, {{1, kBlock / kNever}, {2, 1e9}});
   CHECK(outcome.reads.size() == 1000);
   CHECK(std::count_if(outcome.reads.begin(), outcome.reads.end(),
-                      [](const Read& read) { return read.device == 1; }) <= 8);
+                      [](const Read& read) { return read.disk == 1; }) <= 8);
 }
 
-TEST_CASE("a copy that is avoided is asked for nothing while there is another one") {
-  const Devices devices{{1, 2}, {2, 1}, {1}};
+TEST_CASE("a replica that is avoided is asked for nothing while there is another one") {
+  const Disks disks{{1, 2}, {2, 1}, {1}};
   const auto blocks = blocks_of({20, 20, 20});
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
   dispatch.avoid(0, 0);
   dispatch.avoid(1, 1);
   dispatch.avoid(2, 0);  // the only one
   CHECK(dispatch.avoided(0, 0));
   CHECK_FALSE(dispatch.avoided(2, 0));
-  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 4);
+  Simulation simulation(dispatch, disks, blocks, {{1, 1e9}, {2, 1e9}}, 4);
   CHECK(simulation.run().size() == 60);
   for (const Read& read : simulation.reads()) {
-    CHECK(read.device == (blocks[read.block].shard == 2 ? 1 : 2));
+    CHECK(read.disk == (blocks[read.block].shard == 2 ? 1 : 2));
   }
   dispatch.avoid(0, 1);  // the last one that was left
   CHECK_FALSE(dispatch.avoided(0, 1));
 }
 
 TEST_CASE("what is skipped is not read") {
-  const Devices devices{{1, 2}};
+  const Disks disks{{1, 2}};
   const auto blocks = blocks_of({30});
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
   dispatch.skip(0, 5);
   dispatch.skip(10, 20);
   dispatch.skip(10, 20);
-  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 3);
+  Simulation simulation(dispatch, disks, blocks, {{1, 1e9}, {2, 1e9}}, 3);
   CHECK(simulation.run().size() == 15);
   for (const Read& read : simulation.reads()) {
     CHECK(((read.block >= 5 && read.block < 10) || read.block >= 20));
@@ -280,9 +281,9 @@ TEST_CASE("what is skipped is not read") {
 }
 
 TEST_CASE("what is put back is read once more") {
-  const Devices devices{{1, 2}, {2, 1}};
+  const Disks disks{{1, 2}, {2, 1}};
   const auto blocks = blocks_of({6, 6});
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
   dispatch.skip(0, blocks.size());
   CHECK(dispatch.over());
@@ -290,25 +291,25 @@ TEST_CASE("what is put back is read once more") {
   dispatch.put_back(3, 5);
   dispatch.put_back(9, 10);
   CHECK_FALSE(dispatch.over());
-  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 3);
+  Simulation simulation(dispatch, disks, blocks, {{1, 1e9}, {2, 1e9}}, 3);
   std::set<std::size_t> read;
   for (const Read& each : simulation.run()) read.insert(each.block);
   CHECK(read == std::set<std::size_t>{2, 3, 4, 9});
   CHECK(dispatch.over());
 }
 
-TEST_CASE("a copy that is admitted again is asked for what was passed meanwhile") {
-  const Devices devices{{1, 2}};
+TEST_CASE("a replica that is admitted again is asked for what was passed meanwhile") {
+  const Disks disks{{1, 2}};
   const auto blocks = blocks_of({6});
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   dispatch.open_until(blocks.size());
   dispatch.avoid(0, 0);
-  CHECK(dispatch.pick(at(1))->copy == 1);
+  CHECK(dispatch.pick(at(1))->replica == 1);
   dispatch.admit(0, 0);
   dispatch.admit(0, 0);
   dispatch.avoid(0, 1);
-  Simulation simulation(dispatch, devices, blocks, {{1, 1e9}, {2, 1e9}}, 3);
-  for (const Read& read : simulation.run()) CHECK(read.device == 1);
+  Simulation simulation(dispatch, disks, blocks, {{1, 1e9}, {2, 1e9}}, 3);
+  for (const Read& read : simulation.run()) CHECK(read.disk == 1);
   CHECK(simulation.reads().size() == 5);
 }
 
@@ -350,7 +351,7 @@ class Window {
   std::size_t opened_ = 0, consumed_ = 0, used_ = 0;
 };
 
-TEST_CASE("a window never comes to a standstill, whoever has which copies at which speed") {
+TEST_CASE("a window never comes to a standstill, whoever has which replicas at which speed") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(300); ++i) {
     CAPTURE(i);
@@ -359,12 +360,12 @@ TEST_CASE("a window never comes to a standstill, whoever has which copies at whi
     for (std::uint64_t d = 0; d < device_count; ++d) {
       bytes_s[d] = static_cast<double>(between(random, 1, 1000)) * 1e7;
     }
-    Devices devices(between(random, 1, 6));
+    Disks disks(between(random, 1, 6));
     std::vector<std::size_t> counts;
     std::vector<std::size_t> bounds{0};
-    for (auto& of_shard : devices) {
-      const std::uint64_t copies = between(random, 1, 3);
-      while (of_shard.size() < copies) of_shard.push_back(between(random, 0, device_count - 1));
+    for (auto& of_shard : disks) {
+      const std::uint64_t replicas = between(random, 1, 3);
+      while (of_shard.size() < replicas) of_shard.push_back(between(random, 0, device_count - 1));
       std::size_t blocks = 0;
       for (std::uint64_t regions = between(random, 1, 9); regions > 0; --regions) {
         const std::size_t in_region = between(random, 1, 12);
@@ -374,8 +375,8 @@ TEST_CASE("a window never comes to a standstill, whoever has which copies at whi
       counts.push_back(blocks);
     }
     const auto blocks = blocks_of(counts);
-    Dispatch dispatch(devices, blocks);
-    Simulation simulation(dispatch, devices, blocks, bytes_s, between(random, 1, 20));
+    Dispatch dispatch(disks, blocks);
+    Simulation simulation(dispatch, disks, blocks, bytes_s, between(random, 1, 20));
     Window window(dispatch, bounds, between(random, 1, 40));
     bool moved = true;
     std::size_t seen = 0;
@@ -399,9 +400,9 @@ TEST_CASE("a window never comes to a standstill, whoever has which copies at whi
 }
 
 TEST_CASE("more regions are opened only for who would stand idle") {
-  const Devices devices{{1}};
+  const Disks disks{{1}};
   const auto blocks = blocks_of({6});
-  Dispatch dispatch(devices, blocks);
+  Dispatch dispatch(disks, blocks);
   CHECK(dispatch.wants_more());
   CHECK_FALSE(dispatch.pick(at(1)).has_value());
   dispatch.open_until(2);

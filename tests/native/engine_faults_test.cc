@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "engine_faults.h"
 #include "file.h"
 #include "loading.h"
 #include "sample_file.h"

@@ -16,6 +16,7 @@
 
 #include "child_process.h"
 #include "engine.h"
+#include "engine_faults.h"
 #include "memory.h"
 #include "saving.h"
 

@@ -71,13 +71,13 @@ bool threads_become(std::size_t count) {
   return threads_of_this_process() <= count;
 }
 
-// Parked memory is freed with the thread that holds it, in either order.
-bool nothing_is_parked() {
+// What is abandoned goes with the thread that holds it, in either order.
+bool nothing_is_abandoned() {
   const auto end = Clock::now() + kPatience;
-  while (parked_bytes() != 0 && Clock::now() < end) {
+  while (abandoned_bytes() != 0 && Clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return parked_bytes() == 0;
+  return abandoned_bytes() == 0;
 }
 
 }  // namespace fastio::testing

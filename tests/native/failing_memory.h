@@ -26,6 +26,6 @@ void fail_allocation_elsewhere(long n);
 [[nodiscard]] std::size_t threads_of_this_process();
 // These wait.
 [[nodiscard]] bool threads_become(std::size_t count);
-[[nodiscard]] bool nothing_is_parked();
+[[nodiscard]] bool nothing_is_abandoned();
 
 }  // namespace fastio::testing

@@ -70,9 +70,9 @@ TEST_CASE_FIXTURE(OneStream, "host memory that is not pinned is seen, and copied
 
 TEST_CASE_FIXTURE(OneStream, "memory that is unpinned or freed under a copy is seen") {
   auto host = numbered(kBytes);
-  std::byte* allocated = nullptr;
   CHECK(told(device->pin(host.data(), kBytes)) == "");
-  CHECK(told(device->allocate_pinned(allocated, kBytes)) == "");
+  const auto [allocated, refused] = device->allocate_pinned(kBytes);
+  CHECK(told(refused) == "");
   fake_cuda_hold_all(1);
   CHECK(told(stream.copy_in(memory.address(), host.data(), kBytes)) == "");
   CHECK(told(device->unpin(host.data())) == "");
@@ -185,9 +185,9 @@ TEST_CASE("streams get on out of order among themselves") {
     }
     CHECK(told(events.back()->wait()) == "");
     for (const auto& event : events) {
-      bool reached = false;
-      CHECK(told(event->ask(reached)) == "");
-      overtaken |= !reached;
+      const Event::Answer answer = event->ask();
+      CHECK(told(answer.refused) == "");
+      overtaken |= !answer.reached;
     }
     for (const auto& stream : streams) CHECK(told(stream->drain()) == "");
   }

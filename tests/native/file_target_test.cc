@@ -52,7 +52,7 @@ TEST_CASE("a target keeps the file, whatever becomes of the descriptor it came f
   const std::array bytes{std::byte{1}, std::byte{2}};
   target->write(5, bytes);
   CHECK(target->path() == "a name");
-  CHECK(target->mount().device != 0);
+  CHECK(target->mount().disk != 0);
   CHECK(file.bytes() == std::vector<std::byte>{{}, {}, {}, {}, {}, bytes[0], bytes[1]});
   CHECK(fcntl(target->buffered_fd(), F_GETFD) == FD_CLOEXEC);
 }
@@ -284,7 +284,7 @@ TEST_CASE("names that cannot be exchanged are an error") {
   CHECK(failure.operation == "rename");
   CHECK(failure.path == one.path() + "/inside");
   const WrittenFile elsewhere(Place::memory);
-  if (one.target()->mount().device == elsewhere.target()->mount().device) return;
+  if (one.target()->mount().disk == elsewhere.target()->mount().disk) return;
   CHECK(failure_of([&] {
           static_cast<void>(exchange_names(one.path(), elsewhere.path()));
         }).error == EXDEV);

@@ -62,7 +62,7 @@ TEST_CASE("a file is opened inside a folder by its name, and not by what leads o
   const auto file = File::open_in(here.get(), name, "shown/as");
   CHECK(file->path() == "shown/as");
   CHECK(file->nbytes() == kMiB + 17);
-  CHECK(file->mount().device == File::open(sample.path())->mount().device);
+  CHECK(file->mount().disk == File::open(sample.path())->mount().disk);
   CHECK(file->direct_access().possible == File::open(sample.path())->direct_access().possible);
   if (file->direct_access().possible) CHECK(same_file(file->buffered_fd(), file->direct_fd()));
   const auto error_of = [&](const std::string& asked) {

@@ -102,7 +102,7 @@ inline void check_nothing_unverified(const Filling& filling, std::span<const std
   for (std::size_t e = 0; e < filling.extents.size(); ++e) {
     const Extent& extent = filling.extents[e];
     const auto found = filling.targets[e].bytes();
-    const bool placed = job.placed(0, e);
+    const bool placed = job.is_placed(0, e);
     for (std::size_t begin = 0; begin < found.size(); begin += kRun) {
       const std::size_t end = std::min(begin + kRun, found.size());
       const bool beside_bad = extent.begin + end <= bad.begin || bad.end <= extent.begin + begin;

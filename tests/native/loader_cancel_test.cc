@@ -77,28 +77,29 @@ std::uint64_t bytes_kept_from_children() {
 }
 
 TEST_CASE(
-    "a job on a disk that hangs is given up at once; its memory is parked until the read returns") {
+    "a job on a disk that hangs is given up at once; its memory is abandoned until the read "
+    "returns") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
-    REQUIRE(parked_bytes() == 0);
+    REQUIRE(abandoned_bytes() == 0);
     const InjectedFaults faults({{2, FaultKind::never, 0}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
     const auto begin = Clock::now();
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
-    CHECK(parked_bytes() >= 8 * kMiB);
+    CHECK(abandoned_bytes() >= 8 * kMiB);
     CHECK_FALSE(job->wait_for(50ms));
-    CHECK(parked_bytes() >= 8 * kMiB);
+    CHECK(abandoned_bytes() >= 8 * kMiB);
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
-    CHECK_FALSE(job->failure().has_value());
+    CHECK(abandoned_bytes() == 0);
+    CHECK_FALSE(job->outcome().failure().has_value());
   }
 }
 
-TEST_CASE("only regions with a read in them are parked") {
+TEST_CASE("only regions with a read in them are abandoned") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
@@ -112,26 +113,26 @@ TEST_CASE("only regions with a read in them are parked") {
           {{0, 2 * kMiB}, {2 * kMiB, 4 * kMiB}, {4 * kMiB, 6 * kMiB}, {6 * kMiB, 8 * kMiB}},
           sample.table(0, 65536)}},
         options);
-    REQUIRE(job->plan(0).regions.size() == 4);
+    REQUIRE(job->layout().plans[0].regions.size() == 4);
     wait_until_stuck(*job);
     job->cancel();
-    const auto end = Clock::now() + kPatience;  // until the lane has released its last block
-    while (parked_bytes() != 2 * kMiB && Clock::now() < end) std::this_thread::sleep_for(1ms);
-    CHECK(parked_bytes() == 2 * kMiB);
+    const auto end = Clock::now() + kPatience;  // for the lane to let go of the block it did last
+    while (abandoned_bytes() != 2 * kMiB && Clock::now() < end) std::this_thread::sleep_for(1ms);
+    CHECK(abandoned_bytes() == 2 * kMiB);
     CHECK_FALSE(job->wait_for(0ms));
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
   }
 }
 
-TEST_CASE("parked memory counts against the limit of the next job") {
+TEST_CASE("abandoned memory counts against the limit of the next job") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   const InjectedFaults faults({{0, FaultKind::never, 0}});
   const auto hung = LoadJob::start({whole(sample)}, direct_small_blocks(EnginePreference::pread));
   wait_until_stuck(*hung);
   hung->cancel();
-  const std::uint64_t held = parked_bytes();
+  const std::uint64_t held = abandoned_bytes();
   LoadOptions options;
   options.cache = CacheMode::bypass;
   options.memory_limit_bytes = 15 * kMiB;
@@ -173,15 +174,15 @@ TEST_CASE("a failure beside a read that hangs is known before that read returns"
     const InjectedFaults faults({{0, FaultKind::never, 0}, {3, FaultKind::error, EIO}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     const auto end = Clock::now() + kPatience;
-    while (!job->failure() && Clock::now() < end) static_cast<void>(job->wait_for(5ms));
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EIO);
+    while (!job->outcome().failure() && Clock::now() < end) static_cast<void>(job->wait_for(5ms));
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EIO);
     CHECK_FALSE(job->wait_for(50ms));
     job->cancel();
-    CHECK(parked_bytes() > 0);
+    CHECK(abandoned_bytes() > 0);
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
   }
 }
 
@@ -204,9 +205,9 @@ TEST_CASE("a job may be given up at any moment under load") {
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
     REQUIRE(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
-    CHECK_FALSE(job->failure().has_value());
-    CHECK_FALSE(job->damage().has_value());
+    CHECK(abandoned_bytes() == 0);
+    CHECK_FALSE(job->outcome().failure().has_value());
+    CHECK_FALSE(job->outcome().damage().has_value());
     CHECK(job->take_regions().empty());
   }
 }
@@ -221,7 +222,7 @@ TEST_CASE("a job may be given up by several threads at once, and after its end")
   for (std::thread& thread : threads) thread.join();
   REQUIRE(job->wait_for(kPatience));
   job->cancel();
-  CHECK(parked_bytes() == 0);
+  CHECK(abandoned_bytes() == 0);
 }
 
 TEST_CASE("a job that nobody waits for comes to its end by itself, and leaves nothing") {
@@ -262,7 +263,7 @@ TEST_CASE(
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
     const int status = testing::in_forked_child([&] {
-      if (parked_bytes() != 0) return 1;
+      if (abandoned_bytes() != 0) return 1;
       if (completion_faults_set()) return 2;
       if (uring_status().reason.empty()) return 3;
       if (!File::open(sample.path())->direct_access().possible) return 0;
@@ -271,7 +272,7 @@ TEST_CASE(
     });
     CHECK(status == 0);
     while (!job->wait_for(20ms)) release_held_completions();
-    CHECK_FALSE(job->failure().has_value());
+    CHECK_FALSE(job->outcome().failure().has_value());
     CHECK(job->counters().bytes_direct + job->counters().bytes_buffered == 8 * kMiB);
     CHECK(first_difference(*job, sample) == "");
   }
@@ -287,12 +288,13 @@ TEST_CASE("a child can load what its parent is loading") {
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));
     wait_until_stuck(*job);
-    const auto file = job->request(0).copies[0];  // also the parent's descriptors are the child's
+    const auto file =
+        job->layout().shards[0].replicas[0];  // also the parent's descriptors are the child's
     const int status = testing::in_forked_child([&] {
       const auto own = LoadJob::start({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}},
                                       direct_small_blocks(engine));
       if (!own->wait_for(kPatience)) return 1;
-      if (own->failure() || own->damage()) return 2;
+      if (own->outcome().has_failed()) return 2;
       return first_difference(*own, sample).empty() ? 0 : 3;
     });
     CHECK(status == 0);

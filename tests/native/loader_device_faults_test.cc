@@ -5,10 +5,10 @@
 #include <cerrno>
 #include <string>
 
-#include "copied_file.h"
 #include "device_filling.h"
 #include "loader.h"
 #include "loading.h"
+#include "replicated_file.h"
 #include "sample_file.h"
 
 namespace fastio {
@@ -16,7 +16,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::between;
-using testing::CopiedFile;
 using testing::DeviceFilling;
 using testing::Devices;
 using testing::engines_here;
@@ -27,6 +26,7 @@ using testing::kPatience;
 using testing::Place;
 using testing::Random;
 using testing::random_device_filling;
+using testing::ReplicatedFile;
 using testing::SampleFile;
 using testing::soon;
 
@@ -65,9 +65,9 @@ TEST_CASE("no byte of a damaged chunk, nor any that was not verified, reaches a 
       const auto job =
           testing::load_to_the_end({filling.request(sample, true)}, devices.options(engine));
       if (!asked) continue;
-      REQUIRE(job->damage().has_value());
-      CHECK(job->damage()->extent == Extent{chunk, chunk + kChunkBytes});
-      CHECK(filling.unverified(sample.bytes(), job->damage()->extent) == "");
+      REQUIRE(job->outcome().damage().has_value());
+      CHECK(job->outcome().damage()->extent == Extent{chunk, chunk + kChunkBytes});
+      CHECK(filling.unverified(sample.bytes(), job->outcome().damage()->extent) == "");
       CHECK(pinned_account().leased_bytes == 0);
     }
   }
@@ -86,10 +86,10 @@ TEST_CASE("what is verified before the damage is there, what comes after it is n
     options.devices = devices.targets;
     const std::uint64_t before = fake_cuda_bytes_in();
     const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
-    REQUIRE(job->damage().has_value());
+    REQUIRE(job->outcome().damage().has_value());
     CHECK(fake_cuda_bytes_in() - before == kMiB + 4 * kChunkBytes);
-    CHECK(job->placed(0, 0));
-    CHECK_FALSE(job->placed(0, 1));
+    CHECK(job->is_placed(0, 0));
+    CHECK_FALSE(job->is_placed(0, 1));
     CHECK(filling.unverified(sample.bytes(), {kMiB + 4 * kChunkBytes, 2 * kMiB}) == "");
   }
 }
@@ -99,8 +99,8 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
   const Devices devices;
   for (int i = 0; i < testing::random_cases(12); ++i) {
     CAPTURE(i);
-    const CopiedFile file({Place::disk, i % 2 != 0 ? Place::memory : Place::disk},
-                          2 * kMiB + between(random, 0, 9000), 0, kChunkBytes, random() % 1000);
+    const ReplicatedFile file({Place::disk, i % 2 != 0 ? Place::memory : Place::disk},
+                              2 * kMiB + between(random, 0, 9000), 0, kChunkBytes, random() % 1000);
     for (std::uint64_t chunk = 0; chunk + 1 < file.table().digests.size(); ++chunk) {
       if (between(random, 0, 1) != 0) file.damage(random() % 2, chunk);
     }
@@ -120,7 +120,7 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
 
 TEST_CASE("a chunk that is damaged in every copy ends the job, and stays away") {
   const Devices devices;
-  const CopiedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
+  const ReplicatedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
   for (const std::size_t copy : {0U, 1U}) file.damage(copy, 20);
   for (const EnginePreference engine : engines_here()) {
     auto filling = spread(2 * kMiB);
@@ -128,7 +128,7 @@ TEST_CASE("a chunk that is damaged in every copy ends the job, and stays away") 
     options.persistent = true;
     const auto job =
         testing::load_to_the_end({filling.with_places(file.request(filling.extents))}, options);
-    REQUIRE(job->damage().has_value());
+    REQUIRE(job->outcome().damage().has_value());
     CHECK(filling.unverified(file.bytes(), {20 * kChunkBytes, 21 * kChunkBytes}) == "");
   }
 }
@@ -145,8 +145,8 @@ TEST_CASE("a read that fails ends the job, and brings nothing to a device") {
         const InjectedFaults faults({{at, kind, EIO}});
         const auto job =
             testing::load_to_the_end({filling.request(sample, true)}, devices.options(engine));
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->kind == Failure::Kind::read);
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->kind == Failure::Kind::read);
         CHECK(filling.unverified(sample.bytes(), {}) == "");
         CHECK(pinned_account().leased_bytes == 0);
       }
@@ -187,8 +187,8 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
       LoadOptions options = testing::one_at_a_time(engine, 4 * kChunkBytes);
       options.devices = devices.targets;
       const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
-      CHECK(job->failure().has_value());
-      // The second lane has no stream, and the first is cancelled before it ran.
+      CHECK(job->outcome().failure().has_value());
+      // The second lane has no stream, and the first is given up before it ran.
       fake_cuda_fail("cuStreamCreate", 3, 2, 0);
       CHECK_THROWS_AS(static_cast<void>(
                           LoadJob::start({filling.request(sample, true)}, devices.options(engine))),
@@ -211,9 +211,9 @@ TEST_CASE("whoever cancels while a read hangs waits until nothing is written any
     testing::wait_until_held();
     job->cancel();
     CHECK_FALSE(job->wait_for(30ms));
-    const bool straight = !job->wait_until_left(30ms);  // it hangs in a place on the host
+    const bool straight = !job->wait_until_released(30ms);  // it hangs in a place on the host
     if (straight) release_held_completions();
-    REQUIRE(job->wait_until_left(kPatience));
+    REQUIRE(job->wait_until_released(kPatience));
     const auto before = filling.now();
     CHECK(filling.unverified(sample.bytes(), {}) == "");
     release_held_completions();
@@ -240,19 +240,20 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
         REQUIRE(job->wait_until_queued(kPatience));
       }
       job->cancel();
-      CHECK_FALSE(job->wait_until_left(50ms));
+      CHECK_FALSE(job->wait_until_released(50ms));
       CHECK(fake_cuda_copies_executed() == 0);
       CHECK(pinned_account().leased_bytes > 0);
       fake_cuda_hold_all(0);
       if (hangs) release_held_completions();
-      REQUIRE(job->wait_until_left(kPatience));
+      REQUIRE(job->wait_until_released(kPatience));
       CHECK(fake_cuda_copies_pending() == 0);
       const auto before = filling.now();
       CHECK(filling.unverified(sample.bytes(), {}) == "");
       REQUIRE(job->wait_for(kPatience));
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
-      CHECK(job->given_up() == hangs);  // a job that waits only for its copies ends
+      CHECK(job->outcome().cancelled() ==
+            hangs);  // what only waits for its copies comes to its end
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }

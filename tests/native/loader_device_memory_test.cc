@@ -55,7 +55,7 @@ struct Loads {
     for (const EnginePreference engine : engines_here()) {
       auto filled = filling();
       const auto job = testing::load_to_the_end({filled.request(sample, true)}, options(engine));
-      REQUIRE_FALSE(job->failure().has_value());
+      REQUIRE_FALSE(job->outcome().failure().has_value());
       CHECK(filled.difference(sample) == "");
     }
     testing::this_is_the_main_thread();
@@ -64,7 +64,7 @@ struct Loads {
   static void nothing_is_left() {
     CHECK(soon([] { return fake_cuda_events_alive() == 0 && fake_cuda_streams_alive() == 0; }));
     CHECK(pinned_account().leased_bytes == 0);
-    CHECK(testing::nothing_is_parked());
+    CHECK(testing::nothing_is_abandoned());
   }
 };
 
@@ -102,7 +102,7 @@ TEST_CASE_FIXTURE(Loads, "a load that runs out of memory while it starts is refu
         CHECK(before == filled.now());
       } else {
         REQUIRE(job->wait_for(kPatience));
-        CHECK_FALSE(job->failure().has_value());
+        CHECK_FALSE(job->outcome().failure().has_value());
         CHECK(filled.difference(sample) == "");
         job.reset();
         REQUIRE(threads_become(threads));
@@ -129,10 +129,10 @@ TEST_CASE_FIXTURE(Loads, "a lane that runs out of memory, also with copies out, 
       const auto job = LoadJob::start({std::move(request)}, options(engine));
       REQUIRE(job->wait_for(kPatience));
       came = testing::allocation_failed_elsewhere();
-      CHECK(job->wait_until_left(0ms));
-      CHECK_FALSE(job->damage().has_value());
-      if (job->failure()) {
-        CHECK(is_out_of_memory(*job->failure()));
+      CHECK(job->wait_until_released(0ms));
+      CHECK_FALSE(job->outcome().damage().has_value());
+      if (job->outcome().failure()) {
+        CHECK(is_out_of_memory(*job->outcome().failure()));
         CHECK(filled.unverified(sample.bytes(), {}) == "");
         ++failed;
       } else {

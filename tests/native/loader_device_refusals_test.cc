@@ -64,14 +64,14 @@ struct Refusals {
         device = std::min(device, static_cast<int>(options.devices.size()) - 1);
       }
       const auto job = testing::load_to_the_end({request}, options);
-      CHECK(job->wait_until_left(0ms));
-      CHECK_FALSE(job->damage().has_value());
-      if (!job->failure()) {
+      CHECK(job->wait_until_released(0ms));
+      CHECK_FALSE(job->outcome().damage().has_value());
+      if (!job->outcome().failure()) {
         CHECK(filled.difference(sample) == "");
         return {};
       }
       CHECK(filled.unverified(sample.bytes(), {}) == "");
-      const Failure failure = *job->failure();
+      const Failure failure = *job->outcome().failure();
       CHECK(failure.kind == Failure::Kind::device);
       CHECK(failure.path.substr(0, 5) == "cuda:");
       return {failure.operation, failure.error};
@@ -180,12 +180,12 @@ TEST_CASE_FIXTURE(Refusals,
     REQUIRE(soon([] {
       return fake_cuda_calls("cuEventQuery") + fake_cuda_calls("cuEventSynchronize") > 0;
     }));
-    CHECK_FALSE(job->wait_until_left(30ms));
+    CHECK_FALSE(job->wait_until_released(30ms));
     CHECK(pinned_account().leased_bytes > 0);
     fake_cuda_release_stream(fake_cuda_default_stream(1));
     REQUIRE(job->wait_for(kPatience));
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->kind == Failure::Kind::device);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->kind == Failure::Kind::device);
     CHECK(filled.unverified(sample.bytes(), {}) == "");
     CHECK(fake_cuda_copies_pending() == 0);
     Devices::recover();

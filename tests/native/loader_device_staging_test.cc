@@ -38,9 +38,9 @@ struct Staged {
     return filling;
   }
   void check_right(const LoadJob& job, const DeviceFilling& filling) const {
-    const auto failure = job.failure();
+    const auto failure = job.outcome().failure();
     CHECK((failure ? failure->message() : "") == "");
-    CHECK_FALSE(job.damage().has_value());
+    CHECK_FALSE(job.outcome().damage().has_value());
     CHECK(filling.difference(sample) == "");
     CHECK(pinned_account().leased_bytes == 0);
   }
@@ -67,7 +67,7 @@ TEST_CASE_FIXTURE(Staged, "a block above a limit is refused before anything star
     (pinned ? options.pinned_limit_bytes : *options.memory_limit_bytes) = kBlock;
     const auto job = testing::load_to_the_end({request}, options);
     check_right(*job, filled);
-    CHECK(job->lanes() == 1);
+    CHECK(job->report().lanes == 1);
     CHECK(pinned_account().bytes == kBlock);
     static_cast<void>(trim_pinned());
   }
@@ -82,7 +82,7 @@ TEST_CASE_FIXTURE(Staged, "lanes and depth shrink to what may be pinned, which i
       options.pinned_limit_bytes = blocks * kBlock + 4095;
       fake_cuda_hold_all(1);
       const auto job = LoadJob::start({filled.request(sample, true)}, options);
-      CHECK(job->lanes() <= blocks);
+      CHECK(job->report().lanes <= blocks);
       REQUIRE(soon([] { return fake_cuda_copies_pending() > 0; }));
       CHECK_FALSE(job->wait_for(20ms));
       CHECK(fake_cuda_copies_pending() <= blocks);

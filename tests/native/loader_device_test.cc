@@ -36,7 +36,7 @@ constexpr std::uint64_t kMiB = 1024 * kKiB;
 void check_right(const LoadJob& job, const DeviceFilling& filling, const SampleFile& sample) {
   REQUIRE(failure_of(job) == "");
   CHECK(filling.difference(sample) == "");
-  for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job.placed(0, e));
+  for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job.is_placed(0, e));
   CHECK(pinned_account().leased_bytes == 0);
 }
 
@@ -172,7 +172,7 @@ TEST_CASE("extents of no bytes need no device to do anything") {
   const auto job = testing::load_to_the_end({filling.request(sample, true)},
                                             devices.options(EnginePreference::automatic));
   check_right(*job, filling, sample);
-  CHECK(job->lanes() == 0);
+  CHECK(job->report().lanes == 0);
   CHECK(fake_cuda_calls("cuStreamCreate") == 0);
   CHECK(pinned_account().bytes == 0);
 }
@@ -233,7 +233,7 @@ TEST_CASE("nothing is copied before the caller's stream comes to where it was at
       CHECK_FALSE(job->wait_for(30ms));
       CHECK(fake_cuda_copies_executed() == 0);
       CHECK(filling.changed() == "");
-      CHECK_FALSE(job->placed(0, 0));
+      CHECK_FALSE(job->is_placed(0, 0));
       fake_cuda_release_stream(stream);
       REQUIRE(job->wait_for(kPatience));
       check_right(*job, filling, sample);
@@ -258,7 +258,7 @@ TEST_CASE("a block is on its way until each device that it goes to has its part"
       CHECK_FALSE(job->wait_for(30ms));
       CHECK(fake_cuda_copies_pending() == 8);
       CHECK(pinned_account().leased_bytes == kMiB);
-      for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK_FALSE(job->placed(0, e));
+      for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK_FALSE(job->is_placed(0, e));
       fake_cuda_release_stream(stream);
       REQUIRE(job->wait_for(kPatience));
       check_right(*job, filling, sample);
@@ -285,8 +285,8 @@ TEST_CASE("what is put behind the copies waits for them, and nobody has to wait 
       fake_cuda_fill(behind, there.address(), 0x11, 1);
       CHECK_FALSE(job->wait_for(30ms));
       CHECK(there.now() == filled(1, kPoison));
-      if (on == 1) job->cancel();  // changes nothing: all blocks are in flight
-      CHECK_FALSE(job->given_up());
+      if (on == 1) job->cancel();  // changes nothing: all of it is on its way
+      CHECK_FALSE(job->outcome().cancelled());
       fake_cuda_release_stream(fake_cuda_default_stream(0));
       REQUIRE(soon([&] { return there.now() == filled(1, std::byte{0x11}); }));
       CHECK(filling.difference(sample) == "");
@@ -368,7 +368,7 @@ TEST_CASE("a job that fails is queued when nothing will be copied any more") {
     request.table->digests.back() ^= 1;
     const auto job = LoadJob::start({request}, devices.options(engine));
     REQUIRE(job->wait_until_queued(kPatience));
-    CHECK(job->damage().has_value());
+    CHECK(job->outcome().damage().has_value());
     REQUIRE(job->wait_for(kPatience));
   }
 }

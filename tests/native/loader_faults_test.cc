@@ -68,9 +68,9 @@ void on_every_engine_and_cache_mode(Test&& test) {
 }
 
 void check_right(const FaultyLoad& load, LoadJob& job) {
-  const auto failure = job.failure();
+  const auto failure = job.outcome().failure();
   CHECK((failure ? failure->message() : "") == "");
-  CHECK_FALSE(job.damage().has_value());
+  CHECK_FALSE(job.outcome().damage().has_value());
   CHECK(first_difference(job, load.sample) == "");
 }
 
@@ -78,12 +78,12 @@ TEST_CASE("a read that fails ends the job with its errno, its path and its offse
   on_every_engine_and_cache_mode(
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         const auto job = load.run(engine, cache, {{3, FaultKind::error, EIO}});
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == EIO);
-        CHECK(job->failure()->operation == "read");
-        CHECK(job->failure()->path == load.sample.path());
-        CHECK(job->failure()->offset == kStart + 3 * kBlock);
-        CHECK_FALSE(job->damage().has_value());
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == EIO);
+        CHECK(job->outcome().failure()->operation == "read");
+        CHECK(job->outcome().failure()->path == load.sample.path());
+        CHECK(job->outcome().failure()->offset == kStart + 3 * kBlock);
+        CHECK_FALSE(job->outcome().damage().has_value());
       });
 }
 
@@ -94,8 +94,8 @@ TEST_CASE("of several failures the first in the file is told") {
   std::vector<Fault> faults;
   for (std::uint64_t at = 0; at < 8; ++at) faults.push_back({at, FaultKind::error, EIO});
   const auto job = load.run(options, faults);
-  REQUIRE(job->failure().has_value());
-  CHECK((*job->failure()->offset - kStart) % kBlock == 0);
+  REQUIRE(job->outcome().failure().has_value());
+  CHECK((*job->outcome().failure()->offset - kStart) % kBlock == 0);
 }
 
 TEST_CASE("EAGAIN and EINTR are tried again") {
@@ -117,10 +117,10 @@ TEST_CASE("EAGAIN without an end is an error in the end") {
         for (std::uint64_t at = 0; at < 1000; ++at)
           faults.push_back({at, FaultKind::error, EAGAIN});
         const auto job = load.run(engine, cache, faults);
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == EAGAIN);
-        CHECK(job->failure()->offset == kStart);
-        CHECK(job->failure()->detail.find("no progress") != std::string::npos);
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == EAGAIN);
+        CHECK(job->outcome().failure()->offset == kStart);
+        CHECK(job->outcome().failure()->detail.find("no progress") != std::string::npos);
       });
 }
 
@@ -164,10 +164,10 @@ TEST_CASE("a read that brings nothing is the end of the file, with its offset") 
   on_every_engine_and_cache_mode(
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         const auto job = load.run(engine, cache, {{4, FaultKind::zero, 0}});
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == ENODATA);
-        CHECK(job->failure()->offset == kStart + 4 * kBlock);
-        CHECK(job->failure()->path == load.sample.path());
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == ENODATA);
+        CHECK(job->outcome().failure()->offset == kStart + 4 * kBlock);
+        CHECK(job->outcome().failure()->path == load.sample.path());
       });
 }
 
@@ -179,7 +179,7 @@ TEST_CASE("a flipped bit names its chunk, with what was expected and what was fo
           const auto job = load.run(
               engine, cache,
               {{block, FaultKind::flip, static_cast<std::int64_t>(chunk_in_block * kChunk + 77)}});
-          const auto damage = job->damage();
+          const auto damage = job->outcome().damage();
           REQUIRE(damage.has_value());
           CHECK(damage->shard == 0);
           CHECK(damage->chunk == block * kChunksPerBlock + chunk_in_block);
@@ -187,7 +187,7 @@ TEST_CASE("a flipped bit names its chunk, with what was expected and what was fo
           CHECK(damage->extent.end == damage->extent.begin + kChunk);
           CHECK(damage->expected == load.table.digests[damage->chunk]);
           CHECK(damage->found != damage->expected);
-          CHECK_FALSE(job->failure().has_value());
+          CHECK_FALSE(job->outcome().failure().has_value());
         }
       });
 }
@@ -197,9 +197,9 @@ TEST_CASE("a flipped bit in the last chunk, which is short, is found") {
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         const auto job = load.run(
             engine, cache, {{7, FaultKind::flip, static_cast<std::int64_t>(3 * kChunk + 999)}});
-        REQUIRE(job->damage().has_value());
-        CHECK(job->damage()->chunk == 7 * kChunksPerBlock + 3);
-        CHECK(job->damage()->extent.end == load.sample.bytes().size());
+        REQUIRE(job->outcome().damage().has_value());
+        CHECK(job->outcome().damage()->chunk == 7 * kChunksPerBlock + 3);
+        CHECK(job->outcome().damage()->extent.end == load.sample.bytes().size());
       });
 }
 
@@ -221,8 +221,8 @@ TEST_CASE("a bit that rotted in the file is found by every way that reads it") {
             const auto job = load_to_the_end(
                 {{{File::open(sample.path())}, {{kStart, nbytes}}, sample.table(kStart, kChunk)}},
                 options);
-            REQUIRE(job->damage().has_value());
-            CHECK(job->damage()->chunk == 9);
+            REQUIRE(job->outcome().damage().has_value());
+            CHECK(job->outcome().damage()->chunk == 9);
           }
         }
       }
@@ -308,11 +308,11 @@ TEST_CASE("a file that shrank after it was opened is an error with the offset wh
         LoadOptions options = one_at_a_time(engine, kBlock);
         options.cache = cache;
         const auto job = load_to_the_end({std::move(request)}, options);
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == ENODATA);
-        CHECK(job->failure()->offset == left);
-        CHECK(job->failure()->detail.find(std::to_string(kBytes)) != std::string::npos);
-        CHECK_FALSE(job->damage().has_value());
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == ENODATA);
+        CHECK(job->outcome().failure()->offset == left);
+        CHECK(job->outcome().failure()->detail.find(std::to_string(kBytes)) != std::string::npos);
+        CHECK_FALSE(job->outcome().damage().has_value());
       }
     }
   }
@@ -329,10 +329,10 @@ TEST_CASE("a mapped file that shrank is an error and no SIGBUS") {
       LoadOptions options;
       options.block_bytes = kBlock;
       const auto job = load_to_the_end({std::move(request)}, options);
-      CHECK(job->access(0).source == Source::mapped);
-      // Bytes cut off inside the last page read as zeros: the chunk does not verify.
-      CHECK((job->failure().has_value() || job->damage().has_value()));
-      if (job->failure()) CHECK(job->failure()->error == EFAULT);
+      CHECK(job->layout().access(0).mode == ReadMode::mapped);
+      // What is cut off inside the last page reads as zeros there: the chunk does not verify.
+      CHECK((job->outcome().failure().has_value() || job->outcome().damage().has_value()));
+      if (job->outcome().failure()) CHECK(job->outcome().failure()->error == EFAULT);
     }
   }
 }

@@ -53,11 +53,11 @@ TEST_CASE("every byte is filled in, from cold and warm files, into congruent and
         Filling filling = random_filling(random, sample.bytes().size());
         const auto job = testing::load_to_the_end({filling.request(sample, verified)},
                                                   filling_options(engine, cache));
-        REQUIRE_FALSE(job->failure().has_value());
-        REQUIRE_FALSE(job->damage().has_value());
+        REQUIRE_FALSE(job->outcome().failure().has_value());
+        REQUIRE_FALSE(job->outcome().damage().has_value());
         CHECK(filling.is_right(sample));
         CHECK(filling.fences_stand());
-        for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job->placed(0, e));
+        for (std::size_t e = 0; e < filling.extents.size(); ++e) CHECK(job->is_placed(0, e));
       }
     }
   }
@@ -72,8 +72,8 @@ TEST_CASE("congruent memory is read straight into, and other memory is not") {
     const auto job =
         testing::load_to_the_end({filling.request(sample, true)},
                                  filling_options(EnginePreference::automatic, CacheMode::bypass));
-    const bool direct = job->access(0).source == Source::direct;
-    CHECK(job->plan(0).regions.size() == (lead == 0 || !direct ? 1 : 0));
+    const bool direct = job->layout().access(0).mode == ReadMode::direct;
+    CHECK(job->layout().plans[0].regions.size() == (lead == 0 || !direct ? 1 : 0));
     CHECK(filling.is_right(sample));
   }
 }
@@ -92,10 +92,10 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
       });
       const auto job = testing::load_to_the_end({filling.request(sample, true)},
                                                 filling_options(engine, CacheMode::bypass));
-      if (!asked) continue;  // not requested, except as the gap between two requests
-      REQUIRE(job->damage().has_value());
-      CHECK(job->damage()->extent.begin <= at);
-      check_nothing_unverified(filling, sample.bytes(), *job, job->damage()->extent);
+      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      REQUIRE(job->outcome().damage().has_value());
+      CHECK(job->outcome().damage()->extent.begin <= at);
+      check_nothing_unverified(filling, sample.bytes(), *job, job->outcome().damage()->extent);
     }
   }
 }
@@ -112,9 +112,9 @@ TEST_CASE("whoever cancels waits until nothing is written to his memory any more
         LoadJob::start({filling.request(sample, true)}, filling_options(engine, CacheMode::bypass));
     testing::wait_until_held();
     job->cancel();
-    CHECK_FALSE(job->wait_until_left(50ms));  // a read is still in flight
+    CHECK_FALSE(job->wait_until_released(50ms));  // the device still has a read
     release_held_completions();
-    REQUIRE(job->wait_until_left(kPatience));
+    REQUIRE(job->wait_until_released(kPatience));
     const auto before = std::vector<std::byte>(filling.targets[0].bytes().begin(),
                                                filling.targets[0].bytes().end());
     check_nothing_unverified(filling, sample.bytes(), *job, {});
@@ -132,7 +132,7 @@ TEST_CASE("a memory limit takes blocks from lanes, and one below a block is refu
   options.lanes = 8;
   options.memory_limit_bytes = 512 * kKiB;
   const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
-  CHECK(job->lanes() <= 2);
+  CHECK(job->report().lanes <= 2);
   CHECK(filling.is_right(sample));
   options.memory_limit_bytes = 256 * kKiB - 1;
   CHECK_THROWS_AS(static_cast<void>(LoadJob::start({filling.request(sample, true)}, options)),

@@ -42,21 +42,21 @@ TEST_CASE(
   {
     const InjectedFaults faults({{0, FaultKind::error, EINVAL}, {3, FaultKind::error, EINVAL}});
     const auto job = load_to_the_end({{{file}, {{0, 8 * kMiB}}, sample.table(0, 65536)}}, options);
-    CHECK_FALSE(job->failure().has_value());
-    CHECK_FALSE(job->damage().has_value());
+    CHECK_FALSE(job->outcome().failure().has_value());
+    CHECK_FALSE(job->outcome().damage().has_value());
     CHECK(job->counters().bytes_buffered > 0);
     CHECK(job->counters().bytes_buffered + job->counters().bytes_direct == 8 * kMiB);
-    REQUIRE(job->fallbacks().size() == 1);
-    CHECK(job->fallbacks()[0].find(sample.path()) != std::string::npos);
-    CHECK(job->fallbacks()[0].find("EINVAL") != std::string::npos);
+    REQUIRE(job->outcome().fallbacks().size() == 1);
+    CHECK(job->outcome().fallbacks()[0].find(sample.path()) != std::string::npos);
+    CHECK(job->outcome().fallbacks()[0].find("EINVAL") != std::string::npos);
     CHECK(first_difference(*job, sample) == "");
   }
   const auto job =
       load_to_the_end({{{other_file}, {{0, 8 * kMiB}}, other.table(0, 65536)}}, options);
-  CHECK(job->access(0).source == Source::buffered);
-  CHECK(job->access(0).reason.find("EINVAL") != std::string::npos);
+  CHECK(job->layout().access(0).mode == ReadMode::buffered);
+  CHECK(job->layout().access(0).reason.find("EINVAL") != std::string::npos);
   CHECK(job->counters().bytes_direct == 0);
-  CHECK(job->fallbacks().empty());
+  CHECK(job->outcome().fallbacks().empty());
   CHECK(first_difference(*job, other) == "");
 }
 
@@ -67,9 +67,9 @@ TEST_CASE("a buffered read that is refused with EINVAL is an error") {
     LoadOptions options = testing::one_at_a_time(engine, kMiB);
     options.cache = CacheMode::keep;
     const auto job = load_to_the_end({{{File::open(sample.path())}, {{0, 8 * kMiB}}, {}}}, options);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EINVAL);
-    CHECK(job->failure()->offset == 0);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EINVAL);
+    CHECK(job->outcome().failure()->offset == 0);
   }
 }
 

@@ -4,19 +4,19 @@
 #include <cerrno>
 #include <vector>
 
-#include "copied_file.h"
 #include "loader.h"
 #include "loading.h"
+#include "replicated_file.h"
 
 namespace fastio {
 namespace {
 
-using testing::CopiedFile;
 using testing::engines_here;
 using testing::InjectedFaults;
 using testing::load_to_the_end;
 using testing::one_at_a_time;
 using testing::Place;
+using testing::ReplicatedFile;
 
 constexpr std::uint64_t kStart = 4096;
 constexpr std::uint64_t kChunk = std::uint64_t{64} << 10;
@@ -26,8 +26,8 @@ constexpr std::uint64_t kBytes = kStart + 10 * kChunk + 1000;
 
 using Remedy = Incident::Remedy;
 
-std::shared_ptr<LoadJob> survey(const CopiedFile& file, EnginePreference engine, CacheMode cache,
-                                std::vector<Fault> faults = {}) {
+std::shared_ptr<LoadJob> survey(const ReplicatedFile& file, EnginePreference engine,
+                                CacheMode cache, std::vector<Fault> faults = {}) {
   LoadOptions options = one_at_a_time(engine, kBlock);
   options.cache = cache;
   options.persistent = true;
@@ -36,7 +36,7 @@ std::shared_ptr<LoadJob> survey(const CopiedFile& file, EnginePreference engine,
   auto job = load_to_the_end({file.request()}, options);
   CHECK_FALSE(job->has_failed());
   CHECK(job->counters().bytes_done == job->bytes_total());
-  CHECK(job->plan(0).regions.empty());
+  CHECK(job->layout().plans[0].regions.empty());
   return job;
 }
 
@@ -56,22 +56,22 @@ void on_every_engine_and_cache_mode(Test&& test) {
 }
 
 TEST_CASE("a survey of a sound file has no incident") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache);
-    CHECK(job->take_incidents().empty());
+    CHECK(job->incidents().take().empty());
     CHECK(job->counters().chunks_verified == kChunks);
   });
 }
 
 TEST_CASE("a survey goes on behind damage and tells all of it") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   const std::vector<std::uint64_t> damaged{0, 1, 5, kChunks - 1};
   for (const std::uint64_t chunk : damaged) file.damage(0, chunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache);
     std::vector<std::uint64_t> told;
-    for (const Incident& incident : job->take_incidents()) {
+    for (const Incident& incident : job->incidents().take()) {
       CHECK(incident.remedy == Remedy::none);
       CHECK_FALSE(incident.failure.has_value());
       if (told.empty() || told.back() != chunk_of(incident)) told.push_back(chunk_of(incident));
@@ -81,10 +81,10 @@ TEST_CASE("a survey goes on behind damage and tells all of it") {
 }
 
 TEST_CASE("a chunk that is sound in a second read is told as such") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = survey(file, engine, cache, {{1, FaultKind::flip, 2 * kChunk + 5}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(chunk_of(incidents[0]) == 6);
     CHECK(incidents[0].remedy == Remedy::read_again);
@@ -92,12 +92,12 @@ TEST_CASE("a chunk that is sound in a second read is told as such") {
 }
 
 TEST_CASE("a block that cannot be read is tried chunk by chunk") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     // The second block; and then the third of its four chunks.
     const auto job =
         survey(file, engine, cache, {{1, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
-    const auto incidents = job->take_incidents();
+    const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 1);
     CHECK(chunk_of(incidents[0]) == 6);
     CHECK(incidents[0].extent.end - incidents[0].extent.begin == kChunk);
@@ -108,7 +108,7 @@ TEST_CASE("a block that cannot be read is tried chunk by chunk") {
 }
 
 TEST_CASE("a survey takes no more memory than it is allowed") {
-  const CopiedFile file({Place::disk}, kBytes, kStart, kChunk);
+  const ReplicatedFile file({Place::disk}, kBytes, kStart, kChunk);
   LoadOptions options = one_at_a_time(EnginePreference::automatic, kBlock);
   options.lanes = 8;
   options.queue_depth = 8;
@@ -116,7 +116,7 @@ TEST_CASE("a survey takes no more memory than it is allowed") {
   options.memory_limit_bytes = 2 * kBlock;
   const auto job = load_to_the_end({file.request()}, options);
   CHECK_FALSE(job->has_failed());
-  CHECK(job->lanes() <= 2);
+  CHECK(job->report().lanes <= 2);
   options.memory_limit_bytes = kChunk;
   CHECK_THROWS_AS(LoadJob::start({file.request()}, options), MemoryLimitExceeded);
 }

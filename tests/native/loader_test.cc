@@ -73,24 +73,24 @@ void check_every_way(const SampleFile& sample, bool cold) {
           auto request = request_of(sample, extents);
           if (verified) request.table = table;
           const auto job = load_to_the_end({std::move(request)}, options);
-          REQUIRE_FALSE(job->failure().has_value());
-          REQUIRE_FALSE(job->damage().has_value());
+          REQUIRE_FALSE(job->outcome().failure().has_value());
+          REQUIRE_FALSE(job->outcome().damage().has_value());
           const LoadCounters& counters = job->counters();
-          const ShardAccess& access = job->access(0);
+          const ShardAccess& access = job->layout().access(0);
           CAPTURE(access.reason);
           CHECK(access.cache_state == (cold ? "cold" : "warm"));
           CHECK(counters.chunks_verified == (verified ? table.digests.size() : 0));
           CHECK(counters.bytes_done == job->bytes_total());
           CHECK(bytes_of(counters) == job->bytes_total());
-          if (access.source == Source::mapped) {
+          if (access.mode == ReadMode::mapped) {
             CHECK(mapping == MappingMode::automatic);
             CHECK(counters.bytes_direct + counters.bytes_buffered == 0);
           }
-          if (access.source == Source::direct) CHECK(counters.bytes_direct == job->bytes_total());
-          if (access.source == Source::buffered)
+          if (access.mode == ReadMode::direct) CHECK(counters.bytes_direct == job->bytes_total());
+          if (access.mode == ReadMode::buffered)
             CHECK(counters.bytes_buffered == job->bytes_total());
           if (cache == CacheMode::keep || !cold) {
-            CHECK((access.source == Source::direct) ==
+            CHECK((access.mode == ReadMode::direct) ==
                   (cache == CacheMode::bypass && !sample.in_memory()));
           }
           CHECK(first_difference(*job, sample) == "");
@@ -121,8 +121,8 @@ TEST_CASE("what is in memory is verified block by block, as it is copied") {
     sample.warm();
     const auto job =
         load_to_the_end({request_of(sample, {{0, kBytes}}, sample.table(0, 64 * kKiB))}, options);
-    REQUIRE(job->access(0).cache_state == "warm");
-    REQUIRE(job->damage().has_value());
+    REQUIRE(job->layout().access(0).cache_state == "warm");
+    REQUIRE(job->outcome().damage().has_value());
     CHECK(job->counters().bytes_buffered == options.block_bytes);
   }
 }
@@ -155,7 +155,7 @@ void check_that_it_is_kept(const LoadOptions& options) {
     if (!sample.evict()) return;
     const auto job = load_to_the_end({request_of(sample, {{0, 8 * kMiB}})}, options);
     kept = sample.resident_pages();
-    CHECK(job->access(0).source == Source::buffered);
+    CHECK(job->layout().access(0).mode == ReadMode::buffered);
     CHECK(first_difference(*job, sample) == "");
   }
   CHECK(kept == 8 * kMiB / 4096);
@@ -180,7 +180,7 @@ TEST_CASE("a file that is half in the page cache is taken from there block by bl
     sample.warm(0, 8 * kMiB);
     const auto job = load_to_the_end(
         {request_of(sample, {{0, 16 * kMiB}}, sample.table(0, 64 * kKiB))}, small_blocks(engine));
-    CHECK(job->access(0).cache_state == "mixed");
+    CHECK(job->layout().access(0).cache_state == "mixed");
     CHECK(job->counters().bytes_buffered == 8 * kMiB);
     CHECK(job->counters().bytes_direct == 8 * kMiB);
     CHECK(first_difference(*job, sample) == "");
@@ -218,8 +218,8 @@ TEST_CASE("whatever the table, the extents, the blocks and the depth are, the by
       options.memory_limit_bytes = 40 * kMiB;  // and so smaller regions
     if (between(random, 0, 1) != 0) static_cast<void>(sample.evict());
     const auto job = load_to_the_end({std::move(request)}, options);
-    REQUIRE_FALSE(job->failure().has_value());
-    REQUIRE_FALSE(job->damage().has_value());
+    REQUIRE_FALSE(job->outcome().failure().has_value());
+    REQUIRE_FALSE(job->outcome().damage().has_value());
     REQUIRE(first_difference(*job, sample) == "");
   }
 }
@@ -242,9 +242,9 @@ TEST_CASE("files of every kind make one job") {
          request_of(memory, tile(random, 100, 5 * kMiB + 3, 9), memory.table(100, 64 * kKiB)),
          request_of(unasked, {}), request_of(unverified, tile(random, 17, kMiB + 5, 9))},
         small_blocks(engine));
-    REQUIRE_FALSE(job->failure().has_value());
-    REQUIRE_FALSE(job->damage().has_value());
-    CHECK(job->shard_count() == 6);
+    REQUIRE_FALSE(job->outcome().failure().has_value());
+    REQUIRE_FALSE(job->outcome().damage().has_value());
+    CHECK(job->layout().shards.size() == 6);
     CHECK(first_difference(*job, {cold.bytes(), warm.bytes(), nothing.bytes(), memory.bytes(),
                                   unasked.bytes(), unverified.bytes()}) == "");
   }
@@ -254,7 +254,7 @@ TEST_CASE("a job of nothing is done at once") {
   const auto job = LoadJob::start({}, {});
   CHECK(job->wait_for(std::chrono::milliseconds(0)));
   CHECK(job->take_regions().empty());
-  CHECK_FALSE(job->failure().has_value());
+  CHECK_FALSE(job->outcome().failure().has_value());
 }
 
 TEST_CASE("a small job whose bytes are in memory needs no lane") {
@@ -267,7 +267,7 @@ TEST_CASE("a small job whose bytes are in memory needs no lane") {
       const auto job = LoadJob::start(
           {request_of(sample, {{4096, kMiB + 1}}, sample.table(4096, 64 * kKiB))}, options);
       CHECK(job->wait_for(std::chrono::milliseconds(0)));
-      CHECK(job->lanes() == 0);
+      CHECK(job->report().lanes == 0);
       CHECK(job->counters().chunks_verified == 16);
       CHECK(first_difference(*job, sample) == "");
     }
@@ -283,8 +283,8 @@ TEST_CASE(
   options.cache = CacheMode::bypass;
   const auto job = load_to_the_end(
       {request_of(sample, {{100, 6 * kMiB}}, sample.table(100, 64 * kKiB))}, options);
-  CHECK(job->access(0).source == Source::buffered);
-  CHECK(job->access(0).reason.find("O_DIRECT") != std::string::npos);
+  CHECK(job->layout().access(0).mode == ReadMode::buffered);
+  CHECK(job->layout().access(0).reason.find("O_DIRECT") != std::string::npos);
   CHECK(first_difference(*job, sample) == "");
 }
 
@@ -299,7 +299,7 @@ TEST_CASE("two regions that share a chunk both have its bytes, and it is counted
                   {{0, 2 * kMiB + 7}, {2 * kMiB + 7, 4 * kMiB + 9}, {4 * kMiB + 9, 8 * kMiB}},
                   sample.table(0, 64 * kKiB))},
       options);
-  CHECK(job->plan(0).regions.size() == 3);
+  CHECK(job->layout().plans[0].regions.size() == 3);
   CHECK(job->bytes_total() == 8 * kMiB + 128 * kKiB);
   CHECK(job->counters().chunks_verified == 128);
   CHECK(first_difference(*job, sample) == "");
@@ -348,7 +348,8 @@ TEST_CASE("many jobs over the same files may run in many threads at once") {
             {{{disk_file}, tile(random, 4096, disk.bytes().size(), 20), disk_table},
              {{memory_file}, tile(random, 4096, memory.bytes().size(), 20), memory_table}},
             options);
-        if (!job->wait_for(testing::kPatience) || job->failure() || job->damage() ||
+        if (!job->wait_for(testing::kPatience) || job->outcome().failure() ||
+            job->outcome().damage() ||
             !first_difference(*job, {disk.bytes(), memory.bytes()}).empty()) {
           ++wrong;
         }

@@ -45,9 +45,9 @@ ShardRequest whole(const SampleFile& sample) {
 
 // The sum over the lanes of a job; each was checked by itself.
 LaneTimes sum_of(const LoadJob& job) {
-  REQUIRE(job.lane_times().size() == job.lanes());
+  REQUIRE(job.report().lane_times.size() == job.report().lanes);
   LaneTimes sum;
-  for (const LaneTimes& lane : job.lane_times()) {
+  for (const LaneTimes& lane : job.report().lane_times) {
     const std::array parts = {lane.submit,     lane.read_wait, lane.verify,   lane.place,
                               lane.copy_queue, lane.copy_wait, lane.room_wait};
     Duration accounted{};
@@ -77,7 +77,7 @@ std::uint64_t bytes_of(const LoadCounters& counters) {
 void check_whole(const LoadJob& job) {
   REQUIRE_FALSE(job.has_failed());
   const LaneTimes sum = sum_of(job);
-  CHECK(sum.blocks == job.plan(0).blocks.size());
+  CHECK(sum.blocks == job.layout().plans[0].blocks.size());
   CHECK(sum.nbytes == bytes_of(job.counters()));
   CHECK(sum.nbytes == job.bytes_total());
   CHECK(sum.verify > Duration::zero());
@@ -110,7 +110,7 @@ TEST_CASE("a mapped file is not submitted, but brought in and verified") {
   const SampleFile sample(Place::memory, 6 * kMiB + 4321);
   const auto job =
       testing::load_to_the_end({whole(sample)}, small_blocks(EnginePreference::automatic));
-  REQUIRE(job->access(0).source == Source::mapped);
+  REQUIRE(job->layout().access(0).mode == ReadMode::mapped);
   check_whole(*job);
   CHECK(sum_of(*job).submit == Duration::zero());
 }
@@ -127,7 +127,7 @@ TEST_CASE("a lane that waits for a read counts it as that") {
       const auto job = LoadJob::start({whole(sample)}, options);
       testing::wait_until_held();
       std::this_thread::sleep_for(kHeld);
-      CHECK(job->lane_times().empty());  // it has not ended
+      CHECK(job->report().lane_times.empty());  // it has not ended
       release_held_completions();
       REQUIRE(job->wait_for(kPatience));
       check_whole(*job);
@@ -148,10 +148,10 @@ TEST_CASE("a lane that waits for room in the window counts it as that") {
       ShardRequest request = whole(sample);
       request.extents = {{0, kMiB}, {kMiB, 2 * kMiB}};
       const auto job = LoadJob::start({std::move(request)}, options);
-      REQUIRE(job->plan(0).regions.size() == 2);
-      REQUIRE(job->wait_for_region(0, 0, kPatience));
+      REQUIRE(job->layout().plans[0].regions.size() == 2);
+      REQUIRE(job->delivery().wait_for({0, 0}, kPatience));
       std::this_thread::sleep_for(kHeld);
-      job->let_go(0, 0);
+      job->delivery().release({0, 0});
       REQUIRE(job->wait_for(kPatience));
       check_whole(*job);
       return sum_of(*job).room_wait >= kHeld / 2;
@@ -220,7 +220,7 @@ TEST_CASE("a lane of a job that fails has an account too, of what it did") {
     LoadOptions options = small_blocks(engine);
     options.cache = CacheMode::bypass;
     const auto job = testing::load_to_the_end({whole(sample)}, options);
-    REQUIRE(job->damage().has_value());
+    REQUIRE(job->outcome().damage().has_value());
     const LaneTimes sum = sum_of(*job);
     CHECK(sum.nbytes == bytes_of(job->counters()));
     CHECK(sum.blocks * kBlock == job->counters().bytes_done);

@@ -43,9 +43,9 @@ ShardRequest sliced(const SampleFile& sample) {
 }
 
 bool is_right(const LoadJob& job, std::size_t r, const Region& region, const SampleFile& sample) {
-  const PlannedRegion& planned = job.plan(0).regions[r];
+  const PlannedRegion& planned = job.layout().plans[0].regions[r];
   for (std::size_t e = planned.first_extent; e < planned.last_extent; ++e) {
-    const Extent& extent = job.request(0).extents[e];
+    const Extent& extent = job.layout().shards[0].extents[e];
     if (std::memcmp(region.at(extent.begin), sample.bytes().data() + extent.begin,
                     extent.end - extent.begin) != 0) {
       return false;
@@ -59,21 +59,21 @@ TEST_CASE("regions come whole and right, and no more of them are read than the w
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
-    const std::size_t count = job->plan(0).regions.size();
+    const std::size_t count = job->layout().plans[0].regions.size();
     REQUIRE(count == 12);
     for (std::size_t r = 0; r < count; ++r) {
-      REQUIRE(job->wait_for_region(0, r, kPatience));
-      // At most r regions of 1 MiB have been released.
+      REQUIRE(job->delivery().wait_for({0, r}, kPatience));
+      // Nobody has let go of more than r regions of 1 MiB.
       CHECK(job->counters().bytes_done <= (r + 4) * kMiB);
-      const auto region = job->take_region(0, r);
+      const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, r, *region, sample));
-      CHECK(job->take_region(0, r) == nullptr);
-      if (r == 3) {  // the window is full: the lanes get no further
-        CHECK_FALSE(job->wait_for_region(0, 4, 50ms));
-        for (std::size_t before = 0; before < 3; ++before) job->let_go(0, before);
+      CHECK(job->delivery().take({0, r}) == nullptr);
+      if (r == 3) {  // the window is full: whatever the lanes do, they come no further
+        CHECK_FALSE(job->delivery().wait_for({0, 4}, 50ms));
+        for (std::size_t before = 0; before < 3; ++before) job->delivery().release({0, before});
       }
-      if (r >= 3) job->let_go(0, r);
+      if (r >= 3) job->delivery().release({0, r});
     }
     CHECK(job->wait_for(kPatience));
     CHECK(job->counters().chunks_verified == 12 * 16);
@@ -87,16 +87,16 @@ TEST_CASE("a region larger than the window comes alone") {
                          {{0, kMiB}, {kMiB, 7 * kMiB}, {7 * kMiB, 8 * kMiB}},
                          sample.table(0, 65536)};
     const auto job = LoadJob::start({std::move(request)}, in_window(engine, 2 * kMiB));
-    REQUIRE(job->plan(0).regions.size() == 3);
-    REQUIRE(job->wait_for_region(0, 0, kPatience));
-    CHECK_FALSE(job->wait_for_region(0, 1, 50ms));
+    REQUIRE(job->layout().plans[0].regions.size() == 3);
+    REQUIRE(job->delivery().wait_for({0, 0}, kPatience));
+    CHECK_FALSE(job->delivery().wait_for({0, 1}, 50ms));
     CHECK(job->counters().bytes_done == kMiB);
     for (std::size_t r = 0; r < 3; ++r) {
-      REQUIRE(job->wait_for_region(0, r, kPatience));
-      const auto region = job->take_region(0, r);
+      REQUIRE(job->delivery().wait_for({0, r}, kPatience));
+      const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, r, *region, sample));
-      job->let_go(0, r);
+      job->delivery().release({0, r});
     }
   }
 }
@@ -105,16 +105,16 @@ TEST_CASE("what is let go before it was read is not read") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
-    REQUIRE(job->wait_for_region(0, 3, kPatience));
-    // From the end on, so that no lane gets room for the next released region.
-    for (std::size_t r = 11; r-- > 0;) job->let_go(0, r);
-    REQUIRE(job->wait_for_region(0, 11, kPatience));
-    const auto region = job->take_region(0, 11);
+    REQUIRE(job->delivery().wait_for({0, 3}, kPatience));
+    // From the end on, so that no lane gets room for a region that is let go next.
+    for (std::size_t r = 11; r-- > 0;) job->delivery().release({0, r});
+    REQUIRE(job->delivery().wait_for({0, 11}, kPatience));
+    const auto region = job->delivery().take({0, 11});
     REQUIRE(region != nullptr);
     CHECK(is_right(*job, 11, *region, sample));
     CHECK(job->wait_for(kPatience));
     CHECK(job->counters().bytes_done <= 6 * kMiB);
-    CHECK(job->take_region(0, 5) == nullptr);
+    CHECK(job->delivery().take({0, 5}) == nullptr);
   }
 }
 
@@ -123,24 +123,24 @@ TEST_CASE("damage ends the wait for what is behind it, and what is whole can sti
   sample.overwrite(5 * kMiB + 7, std::byte{0x5a} ^ sample.bytes()[5 * kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
-    // The whole window is complete before there is room for the damaged block.
-    for (std::size_t r = 0; r < 4; ++r) REQUIRE(job->wait_for_region(0, r, kPatience));
-    job->let_go(0, 0);
-    job->let_go(0, 1);
-    REQUIRE(job->wait_for_region(0, 5, kPatience));
-    CHECK(job->take_region(0, 5) == nullptr);
+    // All that the window holds is whole before there is room for what is damaged.
+    for (std::size_t r = 0; r < 4; ++r) REQUIRE(job->delivery().wait_for({0, r}, kPatience));
+    job->delivery().release({0, 0});
+    job->delivery().release({0, 1});
+    REQUIRE(job->delivery().wait_for({0, 5}, kPatience));
+    CHECK(job->delivery().take({0, 5}) == nullptr);
     for (const std::size_t whole : {std::size_t{2}, std::size_t{3}}) {
-      const auto region = job->take_region(0, whole);
+      const auto region = job->delivery().take({0, whole});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, whole, *region, sample));
     }
-    REQUIRE(job->damage().has_value());
-    CHECK(job->damage()->chunk == 80);
+    REQUIRE(job->outcome().damage().has_value());
+    CHECK(job->outcome().damage()->chunk == 80);
     CHECK(job->wait_for(kPatience));
   }
 }
 
-TEST_CASE("a cancelled job ends those who wait for it, and parks what is still read") {
+TEST_CASE("a cancelled job ends those who wait for it, and abandons what is still read") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const InjectedFaults faults({{5, FaultKind::never, 0}});  // a block of region 1
@@ -149,15 +149,15 @@ TEST_CASE("a cancelled job ends those who wait for it, and parks what is still r
     options.queue_depth = 1;
     const auto job = LoadJob::start({sliced(sample)}, options);
     testing::wait_until_held();
-    CHECK_FALSE(job->wait_for_region(0, 1, 0ms));
+    CHECK_FALSE(job->delivery().wait_for({0, 1}, 0ms));
     job->cancel();
-    CHECK(job->wait_for_region(0, 1, 0ms));
-    CHECK(job->take_region(0, 1) == nullptr);
-    CHECK(parked_bytes() > 0);
+    CHECK(job->delivery().wait_for({0, 1}, 0ms));
+    CHECK(job->delivery().take({0, 1}) == nullptr);
+    CHECK(abandoned_bytes() > 0);
     release_held_completions();
     CHECK(job->wait_for(kPatience));
   }
-  CHECK(parked_bytes() == 0);
+  CHECK(abandoned_bytes() == 0);
 }
 
 TEST_CASE("a window smaller than a chunk is refused") {
@@ -177,12 +177,12 @@ TEST_CASE("a file in the page cache is mapped region by region") {
     ShardRequest request = sliced(sample);
     if (!verified) request.table.reset();
     const auto job = LoadJob::start({std::move(request)}, options);
-    for (std::size_t r = 0; r < job->plan(0).regions.size(); ++r) {
-      REQUIRE(job->wait_for_region(0, r, kPatience));
-      const auto region = job->take_region(0, r);
+    for (std::size_t r = 0; r < job->layout().plans[0].regions.size(); ++r) {
+      REQUIRE(job->delivery().wait_for({0, r}, kPatience));
+      const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, r, *region, sample));
-      job->let_go(0, r);
+      job->delivery().release({0, r});
     }
   }
 }

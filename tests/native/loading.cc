@@ -52,12 +52,12 @@ std::shared_ptr<LoadJob> load_to_the_end(std::vector<ShardRequest> shards,
 std::string first_difference(LoadJob& job,
                              const std::vector<std::span<const std::byte>>& expected) {
   const auto regions = job.take_regions();
-  if (regions.size() != job.shard_count()) return "no regions";
+  if (regions.size() != job.layout().shards.size()) return "no regions";
   for (std::size_t s = 0; s < regions.size(); ++s) {
-    const auto& extents = job.request(s).extents;
+    const auto& extents = job.layout().shards[s].extents;
     std::vector<const Region*> of_extents(extents.size(), nullptr);
     for (std::size_t r = 0; r < regions[s].size(); ++r) {
-      const PlannedRegion& planned = job.plan(s).regions[r];
+      const PlannedRegion& planned = job.layout().plans[s].regions[r];
       for (std::size_t e = planned.first_extent; e < planned.last_extent; ++e) {
         of_extents[e] = regions[s][r].get();
       }

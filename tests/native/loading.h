@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine_faults.h"
 #include "loader.h"
 #include "sample_file.h"
 

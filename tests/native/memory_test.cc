@@ -226,27 +226,27 @@ TEST_CASE("tensors may die in several threads at once") {
   CHECK(alive.expired());
 }
 
-TEST_CASE("parked memory is counted once, and no longer than it lives") {
-  REQUIRE(parked_bytes() == 0);
+TEST_CASE("abandoned memory is counted once, and no longer than it lives") {
+  REQUIRE(abandoned_bytes() == 0);
   auto small = Region::allocate(10, kPage, HugePages::off);
   auto large = Region::allocate(0, kHuge, HugePages::on);
-  small->park();
-  CHECK(parked_bytes() == 2 * kPage);  // the offset makes it lie on two pages
-  small->park();
-  large->park();
-  CHECK(parked_bytes() == 2 * kPage + kHuge);
+  small->abandon();
+  CHECK(abandoned_bytes() == 2 * kPage);  // the offset makes it lie on two pages
+  small->abandon();
+  large->abandon();
+  CHECK(abandoned_bytes() == 2 * kPage + kHuge);
   std::thread([&] { large.reset(); }).join();
-  CHECK(parked_bytes() == 2 * kPage);
+  CHECK(abandoned_bytes() == 2 * kPage);
   small.reset();
-  CHECK(parked_bytes() == 0);
+  CHECK(abandoned_bytes() == 0);
 }
 
 TEST_CASE("a child has none of the memory that a device writes to, and has it again afterwards") {
   const auto region = Region::allocate(0, 4 * kPage, HugePages::off);
   std::memset(region->at(0), 0x77, 4 * kPage);
-  region->keep_from_children(true);
+  region->hide_from_children();
   CHECK(in_forked_child([&] { return is_mapped(region->at(kPage)) ? 1 : 0; }) == 0);
-  region->keep_from_children(false);
+  region->show_to_children();
   CHECK(in_forked_child(
             [&] { return all_are(region->at(0), 4 * kPage, std::byte{0x77}) ? 0 : 1; }) == 0);
 }

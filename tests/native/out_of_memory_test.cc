@@ -19,7 +19,7 @@ using testing::FailingAllocation;
 using testing::first_difference;
 using testing::InjectedFaults;
 using testing::kPatience;
-using testing::nothing_is_parked;
+using testing::nothing_is_abandoned;
 using testing::Place;
 using testing::SampleFile;
 using testing::threads_become;
@@ -81,13 +81,13 @@ TEST_CASE("a job that runs out of memory while it starts is refused and leaves n
       const auto job = start_with_failure(reads, engine, n);
       if (job != nullptr) {
         REQUIRE(job->wait_for(kPatience));
-        CHECK_FALSE(job->failure().has_value());
+        CHECK_FALSE(job->outcome().failure().has_value());
         CHECK(first_difference(*job, reads.sample) == "");
       } else {
         ++refused;
       }
       REQUIRE(threads_become(threads));
-      CHECK(nothing_is_parked());
+      CHECK(nothing_is_abandoned());
       if (n < 0) break;
     }
     CHECK(refused > 20);
@@ -108,9 +108,10 @@ TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
         const auto job = LoadJob::start(reads.request(), ManyReads::options(engine));
         REQUIRE(job->wait_for(kPatience));
         const bool failed = testing::allocation_failed_elsewhere();
-        if (job->failure()) {
-          CHECK((job->failure()->error == EIO || job->failure()->error == ENOMEM));
-        } else if (!job->damage()) {
+        if (job->outcome().failure()) {
+          CHECK((job->outcome().failure()->error == EIO ||
+                 job->outcome().failure()->error == ENOMEM));
+        } else if (!job->outcome().damage()) {
           CHECK(fault == FaultKind::late);
           CHECK(first_difference(*job, reads.sample) == "");
         }
@@ -118,7 +119,7 @@ TEST_CASE("a lane that runs out of memory fails its job, and no read is lost") {
           CHECK((n > 0) == (fault != FaultKind::late));  // reading and verifying allocate nothing
           break;
         }
-        CHECK(job->failure().has_value());
+        CHECK(job->outcome().failure().has_value());
       }
     }
   }
@@ -135,7 +136,7 @@ TEST_CASE("a lane that runs out of memory while it tries again fails its job as 
       for (long n = 0; n < 1000; ++n) {
         CAPTURE(n);
         auto request = reads.request();
-        request[0].copies.push_back(copies.request()[0].copies[0]);
+        request[0].replicas.push_back(copies.request()[0].replicas[0]);
         LoadOptions options = ManyReads::options(engine);
         options.persistent = true;
         options.lanes = 1;  // else the second fault may hit the second try, and no replica is left
@@ -145,15 +146,15 @@ TEST_CASE("a lane that runs out of memory while it tries again fails its job as 
         const auto job = LoadJob::start(std::move(request), options);
         REQUIRE(job->wait_for(kPatience));
         const bool failed = testing::allocation_failed_elsewhere();
-        CHECK_FALSE(job->damage().has_value());
-        if (!job->failure()) CHECK(first_difference(*job, reads.sample) == "");
+        CHECK_FALSE(job->outcome().damage().has_value());
+        if (!job->outcome().failure()) CHECK(first_difference(*job, reads.sample) == "");
         if (!failed) {
           CHECK(n > 0);
-          CHECK(job->take_incidents().size() == 2);
+          CHECK(job->incidents().take().size() == 2);
           break;
         }
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == ENOMEM);
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == ENOMEM);
       }
     }
   }

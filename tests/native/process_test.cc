@@ -9,6 +9,7 @@
 
 #include "child_process.h"
 #include "engine.h"
+#include "engine_faults.h"
 #include "file.h"
 #include "memory.h"
 
@@ -72,12 +73,12 @@ TEST_CASE(
 TEST_CASE("what a process knows of its parking, faults and mounts is not its child's") {
   constexpr dev_t kNoDevice = ~dev_t{0};
   const auto region = Region::allocate(0, 4096, HugePages::off);
-  region->park();
+  region->abandon();
   set_completion_faults({{0, FaultKind::zero, 0}});
   remember_direct_refusal(kNoDevice, "refused");
-  REQUIRE(parked_bytes() == 4096);
+  REQUIRE(abandoned_bytes() == 4096);
   const int status = in_forked_child([] {
-    if (parked_bytes() != 0) return 1;
+    if (abandoned_bytes() != 0) return 1;
     if (completion_faults_set()) return 2;
     if (!direct_refusal_of(kNoDevice).empty()) return 3;
     return 0;

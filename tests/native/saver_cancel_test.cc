@@ -65,10 +65,10 @@ bool gets_stuck(SaveJob& job) {
 }
 
 TEST_CASE(
-    "a save on a disk that hangs is given up at once; its memory is parked until the write "
+    "a save on a disk that hangs is given up at once; its memory is abandoned until the write "
     "returns") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
-    REQUIRE(parked_bytes() == 0);
+    REQUIRE(abandoned_bytes() == 0);
     const std::size_t threads = threads_of_this_process();
     const WrittenFile file;
     auto sources = std::make_unique<SampleSources>(gathered_sources());
@@ -77,19 +77,19 @@ TEST_CASE(
     if (way.copied) testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
     REQUIRE(gets_stuck(*job));
-    CHECK_FALSE(job->wait_until_left(0ms));
+    CHECK_FALSE(job->wait_until_released(0ms));
     const auto begin = Clock::now();
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
-    CHECK(job->wait_until_left(kAtOnce));
-    sources.reset();  // no thread reads it any more
-    CHECK(becomes_true([] { return parked_bytes() >= kBlock; }));
-    CHECK((parked_bytes() >= 4 * kMiB) == way.copied);
+    CHECK(job->wait_until_released(kAtOnce));
+    sources.reset();  // nobody looks there any more
+    CHECK(becomes_true([] { return abandoned_bytes() >= kBlock; }));
+    CHECK((abandoned_bytes() >= 4 * kMiB) == way.copied);
     CHECK_FALSE(job->wait_for(50ms));
     CHECK_THROWS_AS(job->start(way.leg, 0, 1), std::logic_error);
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
     CHECK_FALSE(job->has_failed());
     job.reset();
     CHECK(becomes_true([&] { return threads_of_this_process() <= threads; }));
@@ -109,7 +109,7 @@ TEST_CASE("a save that hangs and that nobody gave up is done in the end, and rig
     CHECK_THROWS_AS(job->start(way.leg, 0, 1), std::logic_error);  // one leg at a time
     release_held_completions();
     REQUIRE(job->wait_for(kPatience));
-    CHECK(job->wait_until_left(0ms));
+    CHECK(job->wait_until_released(0ms));
     CHECK(first_difference(*job, file, sources) == "");
   });
 }
@@ -124,18 +124,18 @@ TEST_CASE("a failure beside a write that hangs is known before that write return
     if (way.copied) testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
     REQUIRE(becomes_true([&] { return job->has_failed(); }));
-    CHECK(job->failure()->error == ENOSPC);
+    CHECK(job->outcome().failure()->error == ENOSPC);
     CHECK_FALSE(job->wait_for(50ms));
     job->cancel();
-    CHECK(job->wait_until_left(kAtOnce));
-    CHECK(becomes_true([] { return parked_bytes() > 0; }));
+    CHECK(job->wait_until_released(kAtOnce));
+    CHECK(becomes_true([] { return abandoned_bytes() > 0; }));
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
   });
 }
 
-TEST_CASE("a lane that hangs parks the block that is out, and frees the others") {
+TEST_CASE("a lane that hangs abandons the block that is out, and frees the others") {
   for (const EnginePreference engine : engines_here()) {
     const WrittenFile file;
     const auto sources = gathered_sources();
@@ -155,11 +155,11 @@ TEST_CASE("a lane that hangs parks the block that is out, and frees the others")
     REQUIRE(gets_stuck(*job));
     const std::uint64_t before = memory();
     job->cancel();
-    CHECK(
-        becomes_true([&] { return parked_bytes() == kBlock && memory() + 3 * kBlock <= before; }));
+    CHECK(becomes_true(
+        [&] { return abandoned_bytes() == kBlock && memory() + 3 * kBlock <= before; }));
     release_held_completions();
     REQUIRE(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
   }
 }
 
@@ -183,12 +183,12 @@ TEST_CASE("a save may be given up at any moment, and its tensors freed when they
     std::this_thread::sleep_for(std::chrono::microseconds(between(random, 0, 4000)));
     const auto begin = Clock::now();
     job->cancel();
-    REQUIRE(job->wait_until_left(kAtOnce));
+    REQUIRE(job->wait_until_released(kAtOnce));
     CHECK(Clock::now() - begin < kAtOnce);
     sources->overwrite_memory();
     sources.reset();
     REQUIRE(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
     CHECK_FALSE(job->has_failed());
   }
 }
@@ -202,9 +202,9 @@ TEST_CASE("a copy may be given up, too") {
     job->start(Leg::copied, 0, job->block_count());
     std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
     job->cancel();
-    CHECK(job->wait_until_left(kAtOnce));
+    CHECK(job->wait_until_released(kAtOnce));
     REQUIRE(job->wait_for(kPatience));
-    CHECK(parked_bytes() == 0);
+    CHECK(abandoned_bytes() == 0);
     CHECK_THROWS_AS(job->start(Leg::buffered, 0, job->block_count()), std::logic_error);
   }
 }
@@ -222,8 +222,8 @@ TEST_CASE(
     for (std::thread& thread : threads) thread.join();
     REQUIRE(job->wait_for(kPatience));
     job->cancel();
-    CHECK(job->wait_until_left(0ms));
-    CHECK(parked_bytes() == 0);
+    CHECK(job->wait_until_released(0ms));
+    CHECK(abandoned_bytes() == 0);
     CHECK_THROWS_AS(job->start(Leg::buffered, 0, job->block_count()), std::logic_error);
   }
 }
@@ -234,7 +234,7 @@ TEST_CASE("a save that nobody waits for comes to its end by itself, and leaves n
     const auto sources = gathered_sources();
     auto job = SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock));
     job->start(Leg::buffered, 0, job->block_count());
-    const std::weak_ptr<SaveJob> alive = job;
+    const std::weak_ptr<TargetFile> alive = job->file();
     job.reset();
     CHECK(becomes_true([&] { return alive.expired(); }));
     const auto bytes = file.bytes();

@@ -93,8 +93,8 @@ TEST_CASE("a block that changes while it is written is copied and written again"
           CHECK(job->bytes_done() == job->bytes_total());
           check_rewritten(*job, block);
           CHECK(job->counters().bytes_gathered == kBlocks * kBlock);
-          REQUIRE(job->fallbacks().size() == 1);
-          CHECK(job->fallbacks().front().find("changed while they were saved") !=
+          REQUIRE(job->outcome().fallbacks().size() == 1);
+          CHECK(job->outcome().fallbacks().front().find("changed while they were saved") !=
                 std::string::npos);
         }
       }
@@ -167,9 +167,9 @@ TEST_CASE("a write of a changed block that fails ends the job as any other") {
     const InjectedFaults injected({{1, FaultKind::change, 5}, {kBlocks, FaultKind::error, EIO}});
     const auto job = save.make(engine);
     run_leg(*job, Leg::buffered, 0, kBlocks);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EIO);
-    CHECK(job->failure()->offset == kStart + kBlock);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EIO);
+    CHECK(job->outcome().failure()->offset == kStart + kBlock);
   }
 }
 

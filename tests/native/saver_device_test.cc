@@ -64,7 +64,7 @@ class Spread {
   }
 
   void check_right(const SaveJob& job, const WrittenFile& file) const {
-    REQUIRE_FALSE(job.failure().has_value());
+    REQUIRE_FALSE(job.outcome().failure().has_value());
     job.file()->truncate(kStart + expected_.size());
     const auto found = file.bytes();
     CHECK(testing::same(std::span(found).subspan(kStart), expected_));
@@ -157,9 +157,9 @@ TEST_CASE("a device that fails ends the save, and nothing is left") {
                                        options_of(devices, EnginePreference::automatic));
         job->start(Leg::buffered, 0, job->block_count());
         REQUIRE(job->wait_for(kPatience));
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->kind == Failure::Kind::device);
-        CHECK(job->failure()->error == 719);
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->kind == Failure::Kind::device);
+        CHECK(job->outcome().failure()->error == 719);
       }
       CHECK(soon([] { return pinned_account().leased_bytes == 0; }));
       Devices::recover();
@@ -178,9 +178,9 @@ TEST_CASE("a save that is given up leaves the devices' memory alone when it says
     job->start(Leg::buffered, 0, job->block_count());
     REQUIRE(soon([] { return fake_cuda_copies_pending() > 0; }));
     job->cancel();
-    CHECK_FALSE(job->wait_until_left(50ms));
+    CHECK_FALSE(job->wait_until_released(50ms));
     fake_cuda_hold_all(0);
-    REQUIRE(job->wait_until_left(kPatience));
+    REQUIRE(job->wait_until_released(kPatience));
     CHECK(fake_cuda_copies_pending() == 0);
     REQUIRE(job->wait_for(kPatience));
     CHECK_FALSE(job->has_failed());

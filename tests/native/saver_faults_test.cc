@@ -55,7 +55,7 @@ class FaultySave {
   void check_right(SaveJob& job) const {
     CHECK(first_difference(job, *file, sources, kChunk) == "");
     CHECK(job.bytes_done() == job.bytes_total());
-    CHECK(job.fallbacks().empty());  // as an unaligned write would leave one
+    CHECK(job.outcome().fallbacks().empty());  // as a write off the alignment would leave one
   }
 
   std::unique_ptr<WrittenFile> file;
@@ -73,14 +73,14 @@ TEST_CASE("a write that fails ends the job with its errno, its path and its offs
     for (const int error : {EIO, ENOSPC, EDQUOT}) {
       for (const std::uint64_t block : {std::uint64_t{0}, std::uint64_t{3}, kBlocks - 1}) {
         const auto job = save.run(engine, way, {{block, FaultKind::error, error}});
-        REQUIRE(job->failure().has_value());
-        CHECK(job->failure()->error == error);
-        CHECK(job->failure()->operation == "write");
-        CHECK(job->failure()->kind == Failure::Kind::write);
-        CHECK(job->failure()->path == save.file->path());
-        CHECK(job->failure()->offset == kStart + block * kBlock);
+        REQUIRE(job->outcome().failure().has_value());
+        CHECK(job->outcome().failure()->error == error);
+        CHECK(job->outcome().failure()->operation == "write");
+        CHECK(job->outcome().failure()->kind == Failure::Kind::write);
+        CHECK(job->outcome().failure()->path == save.file->path());
+        CHECK(job->outcome().failure()->offset == kStart + block * kBlock);
         CHECK(job->bytes_done() == block * kBlock);  // and no block after it was begun
-        CHECK(job->wait_until_left(std::chrono::milliseconds(0)));
+        CHECK(job->wait_until_released(std::chrono::milliseconds(0)));
         CHECK_THROWS_AS(job->start(way.leg, 0, job->block_count()), std::logic_error);
       }
     }
@@ -93,9 +93,9 @@ TEST_CASE("of several failed writes the first in the file is told") {
     std::vector<Fault> faults;
     for (std::uint64_t at = 0; at < kBlocks; ++at) faults.push_back({at, FaultKind::error, EIO});
     const auto job = save.run(save_options(engine, kBlock, 4, 2), {}, faults);
-    REQUIRE(job->failure().has_value());
-    REQUIRE(job->failure()->offset.has_value());
-    CHECK((*job->failure()->offset - kStart) % kBlock == 0);
+    REQUIRE(job->outcome().failure().has_value());
+    REQUIRE(job->outcome().failure()->offset.has_value());
+    CHECK((*job->outcome().failure()->offset - kStart) % kBlock == 0);
     CHECK(job->bytes_done() == 0);
   }
 }
@@ -114,10 +114,10 @@ TEST_CASE("a write that meets EAGAIN without an end is an error in the end") {
     std::vector<Fault> faults;
     for (std::uint64_t at = 2; at < 1000; ++at) faults.push_back({at, FaultKind::error, EAGAIN});
     const auto job = save.run(engine, way, faults);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EAGAIN);
-    CHECK(job->failure()->offset == kStart + 2 * kBlock);
-    CHECK(job->failure()->detail.find("no progress") != std::string::npos);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EAGAIN);
+    CHECK(job->outcome().failure()->offset == kStart + 2 * kBlock);
+    CHECK(job->outcome().failure()->detail.find("no progress") != std::string::npos);
   });
 }
 
@@ -127,10 +127,10 @@ TEST_CASE("a write that writes nothing is tried again, and without an end it is 
     std::vector<Fault> faults;
     for (std::uint64_t at = 0; at < 1000; ++at) faults.push_back({at, FaultKind::zero, 0});
     const auto job = save.run(engine, way, faults);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EIO);
-    CHECK(job->failure()->offset == kStart);
-    CHECK(job->failure()->detail.find("no progress") != std::string::npos);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EIO);
+    CHECK(job->outcome().failure()->offset == kStart);
+    CHECK(job->outcome().failure()->detail.find("no progress") != std::string::npos);
   });
 }
 
@@ -168,8 +168,8 @@ TEST_CASE(
     std::vector<Fault> faults;
     for (std::uint64_t at = 0; at < 200; ++at) faults.push_back({at, FaultKind::cut, 4095});
     const auto job = save.run(engine, way, faults);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EIO);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EIO);
   });
 }
 
@@ -177,10 +177,10 @@ TEST_CASE("a buffered write that is refused with EINVAL is an error") {
   FaultySave save;
   for (const EnginePreference engine : engines_here()) {
     const auto job = save.run(engine, {}, {{2, FaultKind::error, EINVAL}});
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EINVAL);
-    CHECK(job->failure()->offset == kStart + 2 * kBlock);
-    CHECK(job->fallbacks().empty());
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EINVAL);
+    CHECK(job->outcome().failure()->offset == kStart + 2 * kBlock);
+    CHECK(job->outcome().fallbacks().empty());
   }
 }
 
@@ -240,9 +240,9 @@ TEST_CASE("a descriptor that cannot be written to is an error of the first write
     const auto target = TargetFile::adopt(readable->buffered_fd(), sample.path(), sample.path());
     const auto job = SaveJob::make(target, sources.sources(), save_options(engine, kBlock));
     testing::run_leg(*job, Leg::buffered, 0, 1);
-    REQUIRE(job->failure().has_value());
-    CHECK(job->failure()->error == EBADF);
-    CHECK(job->failure()->offset == 0);
+    REQUIRE(job->outcome().failure().has_value());
+    CHECK(job->outcome().failure()->error == EBADF);
+    CHECK(job->outcome().failure()->offset == 0);
   }
 }
 

@@ -107,8 +107,8 @@ TEST_CASE("data that begins off the alignment goes through the page cache, and i
   const auto job = SaveJob::make(file.target(), sources.sources(), SaveOptions{});
   run_leg(*job, Leg::direct, 0, job->block_count());
   CHECK(job->counters().bytes_direct == 0);
-  REQUIRE(job->fallbacks().size() == 1);
-  CHECK(job->fallbacks()[0].find("multiples of 4096") != std::string::npos);
+  REQUIRE(job->outcome().fallbacks().size() == 1);
+  CHECK(job->outcome().fallbacks()[0].find("multiples of 4096") != std::string::npos);
   CHECK(first_difference(*job, file, sources) == "");
 }
 
@@ -152,7 +152,7 @@ TEST_CASE("a copy over the limit is refused before anything, and the rest may go
     CHECK(error.limit_bytes == 2 * kMiB - 1);
   }
   CHECK(job->wait_for(0ms));
-  CHECK(job->wait_until_left(0ms));
+  CHECK(job->wait_until_released(0ms));
   run_leg(*job, Leg::buffered, 0, job->block_count());
   CHECK(first_difference(*job, file, sources) == "");
 }
@@ -171,7 +171,7 @@ TEST_CASE("a save has eight lanes at most") {
       const auto job = SaveJob::make(file.target(), sources.sources(), options);
       REQUIRE(job->block_count() > 8);
       run_leg(*job, Leg::buffered, 0, job->block_count());
-      CHECK(job->lanes() == std::min(asked, 8U));
+      CHECK(job->report().lanes == std::min(asked, 8U));
       CHECK(first_difference(*job, file, sources) == "");
     }
   }
@@ -192,7 +192,7 @@ TEST_CASE("blocks in flight never hold more memory than the limit") {
       options.lanes = 4;
       const auto job = SaveJob::make(file.target(), sources.sources(), options);
       job->start(Leg::buffered, 0, job->block_count());
-      const std::uint64_t lanes = job->lanes();
+      const std::uint64_t lanes = job->report().lanes;
       const std::uint64_t depth = std::min<std::uint64_t>(8, limit / (lanes * job->block_bytes()));
       const std::uint64_t in_flight = lanes * depth * job->block_bytes();
       CHECK(in_flight <= limit);
@@ -202,15 +202,15 @@ TEST_CASE("blocks in flight never hold more memory than the limit") {
       CHECK_FALSE(job->wait_for(50ms));
       CHECK(job->counters().bytes_gathered == in_flight);
       job->cancel();
-      while (parked_bytes() < in_flight && Clock::now() < end) std::this_thread::sleep_for(1ms);
-      CHECK(parked_bytes() == in_flight);
-      // Parked memory counts against the next limit.
+      while (abandoned_bytes() < in_flight && Clock::now() < end) std::this_thread::sleep_for(1ms);
+      CHECK(abandoned_bytes() == in_flight);
+      // What is abandoned counts against the next limit.
       CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), sources.sources(),
                                                       limited(engine, in_flight + 64 * kKiB - 1))),
                       MemoryLimitExceeded);
       release_held_completions();
       REQUIRE(job->wait_for(kPatience));
-      CHECK(parked_bytes() == 0);
+      CHECK(abandoned_bytes() == 0);
     }
   }
 }

@@ -22,7 +22,7 @@ using testing::FailingAllocation;
 using testing::first_difference;
 using testing::InjectedFaults;
 using testing::kPatience;
-using testing::nothing_is_parked;
+using testing::nothing_is_abandoned;
 using testing::on_every_engine_and_way;
 using testing::run_to_the_end;
 using testing::SampleSources;
@@ -96,7 +96,7 @@ TEST_CASE("a leg that runs out of memory while it starts is refused and leaves n
         }
         REQUIRE(job->wait_for(kPatience));
         REQUIRE(threads_become(threads));
-        CHECK(nothing_is_parked());
+        CHECK(nothing_is_abandoned());
         CHECK_FALSE(job->has_failed());
         if (!came && tried != Leg::copied) {
           CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
@@ -128,7 +128,7 @@ TEST_CASE("a lane that runs out of memory fails its save, and no write is lost")
         testing::fail_allocation_elsewhere(n);
         run_to_the_end(*job, way);
         const bool failed = testing::allocation_failed_elsewhere();
-        const auto failure = job->failure();
+        const auto failure = job->outcome().failure();
         if (failed) {
           REQUIRE(failure.has_value());
           CHECK((failure->error == EIO || failure->error == ENOMEM));
@@ -161,11 +161,11 @@ TEST_CASE("a lane that runs out of memory waits for the writes that are out") {
       static_cast<void>(job->wait_for(std::chrono::milliseconds(1)));
     CHECK(testing::allocation_failed_elsewhere());
     REQUIRE(job->has_failed());
-    CHECK(job->failure()->error == ENOMEM);
+    CHECK(job->outcome().failure()->error == ENOMEM);
     CHECK_FALSE(job->wait_for(std::chrono::milliseconds(50)));
     release_held_completions();
     CHECK(job->wait_for(kPatience));
-    CHECK(nothing_is_parked());
+    CHECK(nothing_is_abandoned());
   });
 }
 
@@ -197,9 +197,9 @@ TEST_CASE("a save without threads" * doctest::skip()) {
       const auto expected = writes.sources.expected();
       CHECK(std::equal(expected.begin(), expected.end(), bytes->at(writes.sources.begin())));
       CHECK(job->digests() == writes.sources.digests(kChunk));
-      CHECK(job->lanes() == 1);
-      REQUIRE_FALSE(job->fallbacks().empty());
-      CHECK(job->fallbacks()[0].find("no thread") != std::string::npos);
+      CHECK(job->report().lanes == 1);
+      REQUIRE_FALSE(job->outcome().fallbacks().empty());
+      CHECK(job->outcome().fallbacks()[0].find("no thread") != std::string::npos);
     }
   }
   setrlimit(RLIMIT_NPROC, &threads);  // the leak sanitizer needs one in the end

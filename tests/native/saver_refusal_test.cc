@@ -42,9 +42,9 @@ TEST_CASE(
     run_leg(*job, Leg::direct, 0, 6);
     CHECK(job->counters().bytes_buffered == kMiB);
     CHECK(job->counters().bytes_direct == 5 * kMiB);
-    REQUIRE(job->fallbacks().size() == 1);
-    CHECK(job->fallbacks()[0].find(file.path()) != std::string::npos);
-    CHECK(job->fallbacks()[0].find("EINVAL") != std::string::npos);
+    REQUIRE(job->outcome().fallbacks().size() == 1);
+    CHECK(job->outcome().fallbacks()[0].find(file.path()) != std::string::npos);
+    CHECK(job->outcome().fallbacks()[0].find("EINVAL") != std::string::npos);
   }
   const DirectAccess refused = other_target->direct_access();
   CHECK_FALSE(refused.possible);
@@ -56,8 +56,8 @@ TEST_CASE(
   const auto next = SaveJob::make(other_target, sources.sources(), options);
   run_leg(*next, Leg::direct, 0, next->block_count());
   CHECK(next->counters().bytes_direct == 0);
-  REQUIRE(next->fallbacks().size() == 1);
-  CHECK(next->fallbacks()[0].find("EINVAL") != std::string::npos);
+  REQUIRE(next->outcome().fallbacks().size() == 1);
+  CHECK(next->outcome().fallbacks()[0].find("EINVAL") != std::string::npos);
   CHECK(first_difference(*next, other, sources, kMiB) == "");
 }
 

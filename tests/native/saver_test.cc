@@ -64,7 +64,7 @@ TEST_CASE("whatever tensors lie like, the file holds their bytes and the digests
     const SaveCounters& counters = job->counters();
     CHECK(counters.bytes_direct == (way.leg == Leg::direct ? job->bytes_total() : 0));
     CHECK(counters.bytes_direct + counters.bytes_buffered == job->bytes_total());
-    CHECK(job->fallbacks().empty());
+    CHECK(job->outcome().fallbacks().empty());
   }
 }
 
@@ -222,7 +222,7 @@ TEST_CASE("what changes after everything was copied does not show") {
     run_leg(*job, Leg::copied, 0, job->block_count());
     CHECK(job->bytes_done() == 0);
     CHECK(job->counters().bytes_gathered == 0);
-    CHECK(job->wait_until_left(std::chrono::milliseconds(0)));
+    CHECK(job->wait_until_released(std::chrono::milliseconds(0)));
     sources.overwrite_memory();
     run_leg(*job, way.leg, 0, job->block_count());
     CHECK(first_difference(*job, file, sources, options.chunk_bytes) == "");
@@ -242,7 +242,7 @@ TEST_CASE("a save of nothing is done at once, and has no digests") {
       run_to_the_end(*job, way);
       CHECK_FALSE(job->has_failed());
       CHECK(job->digests().empty());
-      CHECK(job->engine() == "none");
+      CHECK(job->report().engine == "none");
       CHECK(file.bytes().empty());
     }
   });
@@ -255,9 +255,9 @@ TEST_CASE("the engine is told, and why") {
     const WrittenFile file(testing::Place::memory);
     const auto job = make(file, sources, save_options(engine, kMiB));
     run_leg(*job, Leg::buffered, 0, 1);
-    CHECK(job->engine() == testing::name_of(engine));
-    CHECK(job->engine_reason() == "asked for");
-    CHECK(job->lanes() == 1);
+    CHECK(job->report().engine == testing::name_of(engine));
+    CHECK(job->report().engine_reason == "asked for");
+    CHECK(job->report().lanes == 1);
     CHECK(first_difference(*job, file, sources) == "");
   }
 }

@@ -177,7 +177,7 @@ void run_to_the_end(SaveJob& job, Way way) {
 
 std::string first_difference(const SaveJob& job, const WrittenFile& file,
                              const SampleSources& sources, std::uint64_t chunk_bytes) {
-  if (const auto failure = job.failure()) return failure->message();
+  if (const auto failure = job.outcome().failure()) return failure->message();
   job.file()->truncate(sources.end());
   const auto found = file.bytes();
   if (found.size() != sources.end())

@@ -120,7 +120,7 @@ def test_a_stream_yields_all_that_comes_before_the_damage(
         assert list(reader.read(_FINE)) == _FINE
     del stream, raised, tensor
     assert eventually(lambda: open_files() <= files and native_threads() <= threads)
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
 
 
 def test_a_slice_beside_the_damage_is_fine(tmp_path: Path, options: fastio.Options) -> None:
@@ -237,8 +237,8 @@ def test_an_error_is_not_held_back_by_a_read_that_hangs(
         assert raised.value.errno == errno.EIO
 
     def is_quiet() -> bool:
-        _native.release_held_completions()  # the hanging one may be reached only now
-        return _native.parked_bytes() == 0 and native_threads() <= threads
+        _native.testing.release_held_completions()  # the one that hangs may come only now
+        return _native.testing.abandoned_bytes() == 0 and native_threads() <= threads
 
     assert eventually(is_quiet)
 

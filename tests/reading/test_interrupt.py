@@ -29,7 +29,7 @@ def say(what):
 def held():
     gc.collect()
     files, threads = os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
-    return [len(files), len(threads), _native.parked_bytes()]
+    return [len(files), len(threads), _native.testing.abandoned_bytes()]
 
 located = huggingface.locate
 
@@ -88,7 +88,7 @@ for path in paths[1:]:
     seconds[-1] += time.monotonic() - begin
     interrupter.join()
 deadline = time.monotonic() + wait_s
-while _native.parked_bytes() == 0 and time.monotonic() < deadline:
+while _native.testing.abandoned_bytes() == 0 and time.monotonic() < deadline:
     time.sleep(0.01)  # what is staged is counted by its lane, at its next look
 hung = held()
 say("0")

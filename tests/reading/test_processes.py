@@ -274,4 +274,4 @@ def test_workers_of_a_data_loader_read_from_the_reader_they_are_given(
         assert bytes_of(reader.tensor("t1")) == expected_bytes(sealed)["t1"]
     del loader
     assert eventually(lambda: native_threads() <= threads + 1)
-    assert _native.parked_bytes() == 0
+    assert _native.testing.abandoned_bytes() == 0

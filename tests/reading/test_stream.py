@@ -165,7 +165,7 @@ def test_a_stream_that_ends_early_leaves_nothing_behind(
             end(reader.stream(memory_limit_bytes=4 * CHUNK_BYTES))
         gc.collect()
         assert eventually(lambda: native_threads() <= threads)
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert open_files() <= files
         assert same_bytes(dict(reader.stream()), expected_bytes(sealed))
 
@@ -193,7 +193,7 @@ def test_what_a_stream_left_in_flight_does_not_use_up_the_limit(
                 stream: Any = reader.stream()
                 next(stream)
                 stream.close()
-                return _native.parked_bytes() == 3 * CHUNK_BYTES
+                return _native.testing.abandoned_bytes() == 3 * CHUNK_BYTES
 
             assert eventually(leave_one_in_flight)
             assert bytes_of(read(reader)) == expected

@@ -14,7 +14,7 @@ import safetensors.numpy
 import fastio
 import testbed
 from fastio import _native
-from fastio.reading.tally import Tally, Underway
+from fastio.reading.tally import RunningJob, Tally
 from samples import in_threads
 
 _NBYTES = 1_500_000
@@ -211,7 +211,7 @@ def test_what_was_read_ahead_counts_for_no_longer_than_it_took(
     for busy_s, lived_s, expected_s in ((2.0, 5.0, 2.0), (9.0, 5.0, 5.0), (0.0, 5.0, 0.0)):
         now = 0.0
         tally = Tally()
-        underway = Underway(tally, _Job(busy_s / 2, busy_s))  # type: ignore[arg-type]
+        underway = RunningJob(tally, _Job(busy_s / 2, busy_s))  # type: ignore[arg-type]
         now = lived_s
         underway.end()
         underway.end()

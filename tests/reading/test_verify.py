@@ -169,11 +169,11 @@ def test_reads_that_fail_are_damage_and_the_rest_is_read(
     path = _saved(tmp_path / "x.safetensors", megabytes=8)
     own = fastio.Options(engine=options.engine, lanes=1, block_bytes=4 * _CHUNK, queue_depth=1)
     # The header; the first block, and of its four chunks the second one.
-    _native.set_completion_faults([(at, "error", errno.EIO) for at in (1, 3)])
+    _native.testing.set_completion_faults([(at, "error", errno.EIO) for at in (1, 3)])
     try:
         found = fastio.verify(path, options=own)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     (event,) = found.damaged
     start = _start(path)
     assert event.ranges == ((start + _CHUNK, start + 2 * _CHUNK),)
@@ -183,11 +183,11 @@ def test_reads_that_fail_are_damage_and_the_rest_is_read(
 def test_a_header_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
     path = _saved(tmp_path / "x.safetensors")
     other = _saved(tmp_path / "y.safetensors", seed=1)
-    _native.set_completion_faults([(0, "error", errno.EIO), (1, "error", errno.EIO)])
+    _native.testing.set_completion_faults([(0, "error", errno.EIO), (1, "error", errno.EIO)])
     try:
         found = fastio.verify([path])
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     (event,) = found.damaged
     assert "Input/output error" in event.cause
     assert fastio.verify([path, other]).ok
@@ -196,11 +196,11 @@ def test_a_header_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
 def test_a_header_is_compared_with_the_disk(tmp_path: Path) -> None:
     path = _saved(tmp_path / "x.safetensors")
     for faults, damaged in (([0], 0), ([0, 1], 1)):  # one bad read is no damage
-        _native.set_completion_faults([(at, "flip", 100) for at in faults])
+        _native.testing.set_completion_faults([(at, "flip", 100) for at in faults])
         try:
             found = fastio.verify(path)
         finally:
-            _native.set_completion_faults([])
+            _native.testing.set_completion_faults([])
         assert len(found.damaged) == damaged
         assert all("header is damaged on the disk" in event.cause for event in found.damaged)
 

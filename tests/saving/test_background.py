@@ -28,7 +28,7 @@ def _when_released(handle: fastio.SaveHandle) -> Any:
     """The result of a save with a hanging write; the write may hang only now."""
 
     def ended() -> bool:
-        fastio._native.release_held_completions()
+        fastio._native.testing.release_held_completions()
         return handle.done()
 
     assert eventually(ended, within_s=60)
@@ -241,7 +241,7 @@ tensors = {"a": numpy.full(2**22, 7, numpy.uint8)}
 
 def test_the_interpreter_waits_at_its_end(tmp_path: Path) -> None:
     code = _PROGRAM + (
-        'fastio._native.set_completion_faults([(0, "late", 300)])\n'
+        'fastio._native.testing.set_completion_faults([(0, "late", 300)])\n'
         'fastio.start_save(tensors, sys.argv[1], snapshot="borrow")\n'
     )
     done = testbed.run_python(code, tmp_path / "model").check()
@@ -259,7 +259,7 @@ def test_a_save_that_begins_at_the_end_is_done(tmp_path: Path) -> None:
 
 def test_an_error_that_nobody_asked_for_is_logged_at_the_end(tmp_path: Path) -> None:
     code = _PROGRAM + (
-        'fastio._native.set_completion_faults([(0, "error", 5)])\n'
+        'fastio._native.testing.set_completion_faults([(0, "error", 5)])\n'
         "handle = fastio.start_save(tensors, sys.argv[1])\n"
         "if sys.argv[2] == 'ask': print(type(handle.exception()).__name__)\n"
     )
@@ -281,7 +281,7 @@ def test_a_child_made_by_fork_has_a_queue_of_its_own(
     child = os.fork()
     if child == 0:
         try:
-            fastio._native.set_completion_faults([])
+            fastio._native.testing.set_completion_faults([])
             fastio.save(_tensors(2), path)
             os._exit(0)
         finally:

@@ -144,11 +144,11 @@ path, held = sys.argv[1], [(0, "never", 0)]
 def tensors(mark):
     return {"a": numpy.full(2**20, mark, numpy.uint8)}
 def handler(*_):
-    fastio._native.set_completion_faults([])
+    fastio._native.testing.set_completion_faults([])
     inside()
-    fastio._native.release_held_completions()
+    fastio._native.testing.release_held_completions()
 signal.signal(signal.SIGUSR1, handler)
-fastio._native.set_completion_faults(held)
+fastio._native.testing.set_completion_faults(held)
 def send():  # when the outer save waits for a write that does not end
     begun.wait()
     os.kill(os.getpid(), signal.SIGUSR1)

@@ -13,7 +13,7 @@ from fastio.errors import ReplicaError
 from fastio.store import repair, replacing
 from fastio.store.commit import Session
 from fastio.store.layout import SHARDS
-from fastio.store.manifest import Manifest, Named
+from fastio.store.manifest import EncodedManifest, Manifest
 from fastio.store.members import Members
 from fastio.store.root import Root
 
@@ -47,7 +47,9 @@ class Steps:
             if not self._is_dead:
                 withdraw(root)
 
-        def committed(session: Session, named: Named, *arguments: Any, **more: Any) -> Any:
+        def committed(
+            session: Session, named: EncodedManifest, *arguments: Any, **more: Any
+        ) -> Any:
             self.proposed.add(named.digest)
             return commit(session, named, *arguments, **more)
 

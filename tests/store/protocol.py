@@ -24,7 +24,7 @@ from fastio.store.commit import Session
 from fastio.store.documents import Record, RootIdentity, majority_of
 from fastio.store.history import Standing, standings
 from fastio.store.layout import COMMITS, SHARDS
-from fastio.store.manifest import Manifest, Named, RootEntry, Settings, ShardEntry, encode
+from fastio.store.manifest import EncodedManifest, Manifest, RootEntry, Settings, ShardEntry, encode
 from fastio.store.members import Members
 from fastio.store.root import Root
 from store.dying import Crash, Steps
@@ -111,7 +111,7 @@ class World:
         except Crash:
             return None
 
-    def _commit(self, session: Session, named: Named, saved_at_s: int = 0) -> int:
+    def _commit(self, session: Session, named: EncodedManifest, saved_at_s: int = 0) -> int:
         record = session.commit(named, saved_at_s)
         self._report(session, record, named.manifest)
         return record.generation
@@ -127,13 +127,13 @@ class World:
 
     def _encoded(
         self, roots: tuple[RootEntry, ...], shards: tuple[ShardEntry, ...], payload: str
-    ) -> Named:
+    ) -> EncodedManifest:
         return encode(Manifest(self.store, roots, shards, {}, {"payload": payload}, _SETTINGS))
 
     def _written(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
-    ) -> Named:
-        """Put shards on roots, except those that fail, as `Store.save` does."""
+    ) -> EncodedManifest:
+        """Put shards on roots; those where that fails are done without, as `Store.save` does."""
         while True:
             named = self._planned(session, members, payload, replicas, reuses)
             root = None
@@ -148,7 +148,7 @@ class World:
 
     def _planned(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
-    ) -> Named:
+    ) -> EncodedManifest:
         """Two shards, each on some roots, the first one perhaps that of the generation before."""
         assert session.head is not None
         head = session.head.manifest

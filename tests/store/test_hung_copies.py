@@ -130,11 +130,11 @@ def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
         assert_same(_WAYS[way](store, options), tensors(1))
     (path,) = {event.path for event in told if event.cause.startswith(_CAUSE)}
     assert any(str(root) in path for root in roots)
-    assert {event.remedy for event in told} == {"taken from another copy"}
-    assert _native.parked_bytes() > 0, "nothing was hung"
+    assert {event.remedy for event in told} == {"taken from another replica"}
+    assert _native.testing.abandoned_bytes() > 0, "nothing was hung"
 
-    _native.release_held_completions()
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    _native.testing.release_held_completions()
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
     assert eventually(lambda: native_threads() <= threads)
     assert eventually(lambda: open_files() <= files)
 
@@ -146,7 +146,7 @@ def test_the_report_tells_of_it_once(
     with fastio.Store.open(roots) as store:
         faults((0, "never", 0))
         assert_same(store.load(options=options, report=report), tensors(1))
-        assert _native.parked_bytes() > 0
+        assert _native.testing.abandoned_bytes() > 0
     (event,) = report.events
     assert told == [event]
     assert report.fallbacks == (str(event),)
@@ -181,8 +181,8 @@ def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
         assert time.monotonic() - begin < 30
         assert report.fallbacks
         assert all("an earlier request has no answer yet" in line for line in report.fallbacks)
-        _native.release_held_completions()
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        _native.testing.release_held_completions()
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert_same(store.load(options=patient, report=report), tensors(1))
         assert not report.fallbacks
 
@@ -230,8 +230,8 @@ def test_where_every_disk_hangs_each_copy_is_named_with_its_reason(
         assert all("no answer" in reason for reason in reasons.values())
         assert caught.value.tensors
         faults()
-        _native.release_held_completions()
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        _native.testing.release_held_completions()
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert_same(_WAYS[way](store, options), tensors(1))
 
 
@@ -241,7 +241,7 @@ def test_a_store_with_one_root_says_so(
     with create(tmp_path / "store", 1) as store:
         store.save(tensors(1))
         faults((0, "never", 0))
-        with pytest.raises(fastio.ReplicaError, match="no copy of a shard") as caught:
+        with pytest.raises(fastio.ReplicaError, match="no replica of a shard") as caught:
             store.load(options=options)
         assert all(_CAUSE in reason for reason in caught.value.reasons.values())
 
@@ -260,7 +260,7 @@ def test_a_file_that_is_on_no_root_is_waited_for(
     with elsewhere(load) as loading:
         time.sleep(4 * _TIMEOUT_S)
         assert (loading.error, loading.result) == (None, None)
-        _native.release_held_completions()
+        _native.testing.release_held_completions()
     assert loading.error is None
     assert_same(loading.result, {"a": np.arange(2**18)})
 
@@ -272,7 +272,7 @@ def test_a_time_without_end_is_waited_for(roots: list[Path], engine: Any, faults
         with elsewhere(lambda: store.load(options=options)) as loading:
             time.sleep(4 * _TIMEOUT_S)
             assert (loading.error, loading.result) == (None, None)
-            _native.release_held_completions()
+            _native.testing.release_held_completions()
         assert loading.error is None
         assert_same(loading.result, tensors(1))
 
@@ -359,8 +359,8 @@ def test_parked_memory_counts_against_the_limit(
         with pytest.raises(fastio.MemoryLimitError) as caught:
             store.load(options=options)
         assert caught.value.held_bytes > 0
-        _native.release_held_completions()
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        _native.testing.release_held_completions()
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert_same(store.load(options=options), tensors(1))
 
 
@@ -373,7 +373,7 @@ def test_what_is_parked_does_not_fill_the_window_of_a_later_stream(
         store.load(options=_options(engine))
         faults((0, "never", 0))
         store.load(options=_options(engine))  # of the other disk, or of the same one
-        assert _native.parked_bytes() > 0
+        assert _native.testing.abandoned_bytes() > 0
         faults()
         assert_same(_WAYS[way](store, _options(engine)), tensors(1))
 
@@ -386,8 +386,8 @@ def test_a_fill_whose_staging_is_all_lost_says_so_where_the_limit_leaves_no_more
         tight = _options(engine, memory_limit_bytes=CHUNK_BYTES)
         with pytest.raises(fastio.MemoryLimitError):
             _load_into(store, tight)
-        _native.release_held_completions()
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        _native.testing.release_held_completions()
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert_same(_load_into(store, tight), tensors(1))
 
 
@@ -455,7 +455,7 @@ def test_a_server_that_hangs_is_not_waited_for(
         finally:
             slow_mount.release()
         reader.close()
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
     assert eventually(lambda: open_files() <= files)
 
 
@@ -508,4 +508,4 @@ def test_a_disk_that_hangs_is_not_waited_for(
         _store_on(roots)
         with fastio.Store.open(roots) as store, testbed.throttled(ext4.path, read_bytes_s=1):
             assert_same(_WAYS[way](store, _options(engine, root_timeout_s=1)), tensors(1))
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)

@@ -70,7 +70,7 @@ def test_a_replica_that_is_damaged_all_over_is_one_line_and_one_event(
     assert event.path == str(path)
     assert event.tensors == ("a",)
     assert "checksum" in event.cause
-    assert event.remedy == "taken from another copy"
+    assert event.remedy == "taken from another replica"
     assert f"{event.count} chunks, {event.nbytes} bytes" in str(event)
 
 
@@ -185,12 +185,12 @@ def test_reads_that_fail_are_told_like_damage(
     store, _, _ = _one_shard(tmp_path)
     expected = store.load()
     told.clear()
-    _native.set_completion_faults([(at, "error", errno.EIO) for at in range(3)])
+    _native.testing.set_completion_faults([(at, "error", errno.EIO) for at in range(3)])
     try:
         options = fastio.Options(cache="bypass", lanes=1, block_bytes=CHUNK_BYTES)
         assert_same(store.load(options=options), expected)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     assert len(told) == len({event.path for event in told})
     assert log() == list(map(str, told))
     assert all("Input/output error" in event.cause for event in told)

@@ -17,8 +17,8 @@ import fastio
 from fastio import _native
 from fastio.store import locks, verify
 from fastio.store.commit import Session
-from fastio.store.copies import read_all
 from fastio.store.documents import Verified
+from fastio.store.replicas import read_all
 from fastio.store.root import Root
 from store.damages import FAULTS, damage_data, each_manifest, each_record, each_shard, flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
@@ -179,11 +179,11 @@ def test_reads_that_fail_are_findings(tmp_path: Path) -> None:
     options = fastio.Options(lanes=1, block_bytes=4 * CHUNK_BYTES)
     # The header, the first block, and each of its chunks alone.
     faults = [(at, "error", errno.EIO) for at in (1, 2, 4)]
-    _native.set_completion_faults(faults)
+    _native.testing.set_completion_faults(faults)
     try:
         found = store.verify(options=options)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     (event,) = found.damaged
     assert "Input/output error" in event.cause
     assert event.count is not None
@@ -195,11 +195,11 @@ def test_reads_that_fail_are_findings(tmp_path: Path) -> None:
 def test_a_chunk_that_is_sound_in_a_second_read_is_a_note(tmp_path: Path) -> None:
     store = create(tmp_path, 1, shard_bytes=2**30)
     store.save({"a": np.arange(8 * CHUNK_BYTES // 8)})
-    _native.set_completion_faults([(1, "flip", 5)])
+    _native.testing.set_completion_faults([(1, "flip", 5)])
     try:
         found = store.verify(options=fastio.Options(lanes=1, block_bytes=CHUNK_BYTES))
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     assert found.ok
     assert not found.damaged
     assert any("read again" in note for note in found.notes)
@@ -288,7 +288,7 @@ def test_nothing_is_collected_while_it_is_verified(folder: Path) -> None:
                 return read_all(*arguments)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("fastio.store.copies.read_all", slowly)
+                patch.setattr("fastio.store.replicas.read_all", slowly)
                 assert store.verify().ok
     finally:
         fastio.on_event(before)
@@ -362,13 +362,13 @@ def test_a_load_that_repairs_says_what_it_did_not_look_at(folder: Path) -> None:
     with _open(folder) as store:
         store.load(on_damage="repair", report=report, options=fastio.Options(cache="bypass"))
         shards = store._opened.taken.named.manifest.shards
-        assert report.copies_unread == len(shards)
+        assert report.replicas_unread == len(shards)
         total = 2 * sum(shard.nbytes for shard in shards)
         assert report.bytes_unread == total - report.bytes_read > 0
         assert "not looked at" in str(report)
         assert "not looked at" in report.line()
         store.load(report=report)
-        assert not report.copies_unread
+        assert not report.replicas_unread
 
 
 def test_who_listens_is_told_of_each_file_once(

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fastio.catalog.absent import NONE_ABSENT, Absent
+from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
@@ -173,7 +173,7 @@ class Readable(Protocol):
     def read(self, offset: int, nbytes: int) -> bytes: ...
 
 
-class Copies(Protocol):
+class Replicas(Protocol):
     """The files that have the bytes of a shard, the preferred one first."""
 
     @property
@@ -198,7 +198,7 @@ class Shard:
         None for a file that carries no checksums.
     unsound : UnsoundTable or None
         What is wrong with the checksums of a file that carries some, and none of its own.
-    copies : Copies or None
+    replicas : Replicas or None
         Where the same bytes lie besides, if they do; `file` is one of them.
     content : bytes or None
         The whole file, where it is so small that it was read with its header.
@@ -213,7 +213,7 @@ class Shard:
     metadata: dict[str, str]
     table: ChecksumTable | None
     unsound: UnsoundTable | None = None
-    copies: Copies | None = None
+    replicas: Replicas | None = None
     content: bytes | None = None
 
     @property
@@ -227,9 +227,9 @@ class Shard:
         return self.table is not None
 
     @property
-    def has_copies(self) -> bool:
+    def has_replicas(self) -> bool:
         """Whether its bytes lie somewhere besides."""
-        return self.copies is not None
+        return self.replicas is not None
 
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.
@@ -267,7 +267,7 @@ class Catalog(Collection[str]):
     shards : iterable of Shard
     source : str
         What was asked for, as messages call it.
-    absent : Absent
+    absent : AbsentTensors
         Tensors that an index lists and its files do not have.
 
     Raises
@@ -277,7 +277,7 @@ class Catalog(Collection[str]):
     """
 
     def __init__(
-        self, shards: Iterable[Shard], source: str, *, absent: Absent = NONE_ABSENT
+        self, shards: Iterable[Shard], source: str, *, absent: AbsentTensors = NONE_ABSENT
     ) -> None:
         self.shards = tuple(shards)
         self.source = source

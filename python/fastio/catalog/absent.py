@@ -11,7 +11,7 @@ from fastio.errors.base import listed
 
 
 @dataclass(frozen=True)
-class Absent:
+class AbsentTensors:
     """The tensors that are absent from the files of one index.
 
     Attributes
@@ -62,4 +62,4 @@ class Absent:
         return found
 
 
-NONE_ABSENT = Absent("", MappingProxyType({}))
+NONE_ABSENT = AbsentTensors("", MappingProxyType({}))

@@ -29,7 +29,7 @@ class ArrayFiles:
 
     def __init__(self, name: FrameworkName) -> None:
         self._name = name
-        self._held_by = framework(name)
+        self._framework = framework(name)
 
     def load_file(
         self,
@@ -68,8 +68,8 @@ class ArrayFiles:
         As `fastio.deserialize` does; TypeError for a dtype that the framework cannot hold;
         UsageError for another device.
         """
-        self._held_by.mover_to(device)
-        return tensors_in(data, self._held_by)
+        self._framework.mover_to(device)
+        return tensors_in(data, self._framework)
 
     def save(self, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
         """Return tensors as the bytes of a safetensors file, without checksums.

@@ -42,7 +42,7 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def tensors_in(data: bytes, held_by: Framework) -> dict[str, Any]:
+def tensors_in(data: bytes, framework: Framework) -> dict[str, Any]:
     """Return the tensors of a safetensors file that is in memory, as copies.
 
     Raises
@@ -51,8 +51,8 @@ def tensors_in(data: bytes, held_by: Framework) -> dict[str, Any]:
         As `deserialize` does; a dtype that the framework cannot hold.
     """
     shard = _locate(data)
-    check_dtypes(Catalog([shard], _PATH), held_by)
-    made = held_by.copies(data, shard.dtypes, shard.shapes, shard.begins, shard.ends)
+    check_dtypes(Catalog([shard], _PATH), framework)
+    made = framework.copies(data, shard.dtypes, shard.shapes, shard.begins, shard.ends)
     return dict(zip(shard.names, made, strict=True))
 
 

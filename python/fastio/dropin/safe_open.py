@@ -95,7 +95,7 @@ class safe_open:
             partial(locate_again, [filename]), framework=framework, verify=verify, options=options
         )
         self._device = device
-        self._move = reader._held_by.mover_to(device)
+        self._move = reader._framework.mover_to(device)
         self._opened: Reader | None = reader
 
     @property
@@ -157,7 +157,7 @@ class safe_open:
         """
         if self._move is None:
             return self._reader.load()
-        if self._reader._held_by.destination(self._device, None) is not None:
+        if self._reader._framework.destination(self._device, None) is not None:
             return self._reader.load(device=self._device)
         return {name: self._move(tensor) for name, tensor in self._reader.load().items()}
 
@@ -313,7 +313,7 @@ class SafeSlice:
             part = access.some(self._position, index)
         except UnknownIndexError:
             # safetensors hands an index to torch; of numpy's own it takes less than fastio.
-            if self._reader._held_by.NAME != "torch":
+            if self._reader._framework.NAME != "torch":
                 raise
             part = access.all(self._position)[index]
         return part if self._move is None else self._move(part)

@@ -228,7 +228,7 @@ class ReplicaError(FastioError):
     problem : str
         What could not be had.
     reasons : mapping of str to str
-        Each root, or each copy of a shard, that was tried, and why it did not do.
+        Each root, or each replica of a shard, that was tried, and why it did not do.
     tensors : tuple of str
         The tensors that have bytes there, where that is known.
     shard : str or None

@@ -52,7 +52,7 @@ def locate(source: Source, names: Collection[str] | None = None) -> Catalog:
         If the source is none of the above; an empty collection.
     """
     paths = paths_of(source)
-    with collector.Paused():
+    with collector.CollectorPaused():
         if isinstance(paths, list):
             more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
             make_room_for_files(len(paths), paths[0])

@@ -11,7 +11,7 @@ from typing import Any
 from fastio import _native
 from fastio.arguments.paths import open_file
 from fastio.catalog import Catalog, Shard
-from fastio.catalog.absent import Absent
+from fastio.catalog.absent import AbsentTensors
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import known, safetensors, strict_json
@@ -124,7 +124,7 @@ def _located(
         if len(rows) < len(listed):
             absent.update(dict.fromkeys(sorted(listed.difference(shard.names)), shard.path))
         shards.append(shard if len(rows) == len(shard.names) else shard.take(rows))
-    return Catalog(shards, source, absent=Absent(str(index), absent))
+    return Catalog(shards, source, absent=AbsentTensors(str(index), absent))
 
 
 def _shard(index: Path, file_name: str) -> Shard:

@@ -231,7 +231,7 @@ def import_those_in_use() -> None:
                 _module(name)
 
 
-def check_dtypes(catalog: Catalog, held_by: Framework) -> None:
+def check_dtypes(catalog: Catalog, framework: Framework) -> None:
     """Refuse tensors that a framework cannot hold.
 
     Raises
@@ -240,17 +240,17 @@ def check_dtypes(catalog: Catalog, held_by: Framework) -> None:
         Names the file, the tensor and its dtype.
     """
     for shard in catalog.shards:
-        unknown = set(shard.dtypes) - held_by.DTYPES.keys()
+        unknown = set(shard.dtypes) - framework.DTYPES.keys()
         if unknown or "F4" in shard.dtypes:
-            _find_unheld(shard, held_by)
+            _find_unheld(shard, framework)
 
 
-def _find_unheld(shard: Shard, held_by: Framework) -> None:
+def _find_unheld(shard: Shard, framework: Framework) -> None:
     for name, dtype, shape in zip(shard.names, shard.dtypes, shard.shapes, strict=True):
-        check_dtype(TensorInfo(name, dtype, shape, shard.path, 0, 0), held_by)
+        check_dtype(TensorInfo(name, dtype, shape, shard.path, 0, 0), framework)
 
 
-def check_dtype(info: TensorInfo, held_by: Framework) -> None:
+def check_dtype(info: TensorInfo, framework: Framework) -> None:
     """Refuse a tensor that a framework cannot hold.
 
     Raises
@@ -259,13 +259,13 @@ def check_dtype(info: TensorInfo, held_by: Framework) -> None:
         Names the file, the tensor and its dtype. Also for F4 whose rows do not end with a byte:
         frameworks hold pairs of its values.
     """
-    if info.dtype not in held_by.DTYPES:
+    if info.dtype not in framework.DTYPES:
         raise DtypeError(
-            f"{info.path}: tensor {info.name!r} has dtype {info.dtype}, which {held_by.NAME} "
+            f"{info.path}: tensor {info.name!r} has dtype {info.dtype}, which {framework.NAME} "
             "cannot hold"
         )
     if info.dtype == "F4" and info.shape[-1] % 2:
         raise DtypeError(
             f"{info.path}: tensor {info.name!r} has dtype F4 and shape {list(info.shape)}: its "
-            f"rows are not whole bytes, which {held_by.NAME} cannot hold"
+            f"rows are not whole bytes, which {framework.NAME} cannot hold"
         )

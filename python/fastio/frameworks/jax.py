@@ -8,6 +8,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from fastio.frameworks.through_numpy import ThroughNumpy
+from fastio.frameworks.through_numpy import ArrayFramework
 
-FRAMEWORK = ThroughNumpy("jax", make=jnp.asarray, array_of=np.asarray)
+FRAMEWORK = ArrayFramework("jax", make=jnp.asarray, array_of=np.asarray)

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from fastio.frameworks.through_numpy import ThroughNumpy
+from fastio.frameworks.through_numpy import ArrayFramework
 
 _WITHOUT = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 
@@ -20,4 +20,4 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     return np.asarray(tensor)
 
 
-FRAMEWORK = ThroughNumpy("mlx", make=mx.array, array_of=_array_of, without=_WITHOUT)
+FRAMEWORK = ArrayFramework("mlx", make=mx.array, array_of=_array_of, without=_WITHOUT)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from fastio.frameworks.through_numpy import ThroughNumpy
+from fastio.frameworks.through_numpy import ArrayFramework
 
 _WITHOUT = ("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "U16", "U32", "U64")
 # By what Paddle calls them, with an integer of their size that its numpy interface knows.
@@ -46,4 +46,4 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     return array.view(held)
 
 
-FRAMEWORK = ThroughNumpy("paddle", make=_make, array_of=_array_of, without=_WITHOUT)
+FRAMEWORK = ArrayFramework("paddle", make=_make, array_of=_array_of, without=_WITHOUT)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from fastio.frameworks.through_numpy import ThroughNumpy
+from fastio.frameworks.through_numpy import ArrayFramework
 
 
 def _array_of(tensor: Any) -> npt.NDArray[Any]:
@@ -15,7 +15,7 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     return array
 
 
-FRAMEWORK = ThroughNumpy(
+FRAMEWORK = ArrayFramework(
     "tensorflow",
     make=tf.convert_to_tensor,
     array_of=_array_of,

@@ -18,7 +18,7 @@ from fastio.frameworks import Place, Source
 from fastio.frameworks import numpy as arrays
 
 
-class ThroughNumpy:
+class ArrayFramework:
     """A `fastio.frameworks.Framework`, made of two conversions.
 
     Parameters

@@ -14,7 +14,7 @@ class _Pauses:
     """
 
     def __init__(self) -> None:
-        self.now: set[Paused] = set()
+        self.now: set[CollectorPaused] = set()
         self.was_enabled = False
 
     def end_if_none(self) -> None:
@@ -32,7 +32,7 @@ _pauses = _Pauses()
 os.register_at_fork(after_in_child=_pauses.after_fork)
 
 
-class Paused:
+class CollectorPaused:
     """While this context lasts, many objects are made that live on: the collector does not look
     for garbage among them.
 

@@ -14,7 +14,7 @@ from fastio.display.values import shown
 from fastio.errors import UsageError
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.located import Cut, Located
+from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.targets import Target
 
 _PIECE_BYTES = 2**24  # read of each of the two at once
@@ -26,7 +26,7 @@ class Agreement:
 
     Parameters
     ----------
-    located : Located
+    located : LocatedSource
     verify : bool
     options : Options
 
@@ -36,7 +36,7 @@ class Agreement:
         Of what was read.
     """
 
-    def __init__(self, located: Located, *, verify: bool, options: Options) -> None:
+    def __init__(self, located: LocatedSource, *, verify: bool, options: Options) -> None:
         self._located = located
         self._verify = verify
         # A piece is read on its own, and small against the least limit that fills anything.

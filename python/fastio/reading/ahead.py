@@ -17,7 +17,7 @@ from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
 from fastio.reading.fetch import MET, Met
-from fastio.reading.tally import Tally, Underway
+from fastio.reading.tally import RunningJob, Tally
 
 _BATCH_BYTES = 2**26
 # Fewer bytes than these are not worth threads that read ahead.
@@ -29,7 +29,7 @@ _FAR_BYTES = 2**20  # larger gaps are not read, except the chunks at their ends
 
 def in_file_order(
     catalog: Catalog,
-    held_by: Framework,
+    framework: Framework,
     *,
     verify: bool,
     options: Options,
@@ -48,13 +48,13 @@ def in_file_order(
     """
     with tally.job():
         native = fetch.stream(catalog, verify=verify, options=options, window_bytes=window_bytes)
-    underway = Underway(tally, native)
+    underway = RunningJob(tally, native)
     process = os.getpid()
     try:
         done = (0, 0)
         failed: Met | None = None
         for region, (index, first, last) in enumerate(native.regions()):
-            yield from _without_bytes(catalog, held_by, done, (index, first))
+            yield from _without_bytes(catalog, framework, done, (index, first))
             shard = catalog.shards[index]
             if failed is None:
                 try:
@@ -70,9 +70,9 @@ def in_file_order(
             if failed is None:
                 for row in range(first, last):
                     tally.took(int(shard.ends[row] - shard.begins[row]))
-                    yield shard.names[row], _wrapped(loaded, index, shard, row, row, held_by)
+                    yield shard.names[row], _wrapped(loaded, index, shard, row, row, framework)
                 del loaded
-                native.let_go(region)
+                native.release(region)
             else:
                 unbound = replace(options, memory_limit_bytes=None)  # it is one tensor at a time
                 for row in range(first, last):
@@ -80,10 +80,10 @@ def in_file_order(
                         raise failed
                     yield (
                         shard.names[row],
-                        alone(shard, row, held_by, verify=verify, options=unbound, tally=tally),
+                        alone(shard, row, framework, verify=verify, options=unbound, tally=tally),
                     )
             done = (index, last)
-        yield from _without_bytes(catalog, held_by, done, (len(catalog.shards), 0))
+        yield from _without_bytes(catalog, framework, done, (len(catalog.shards), 0))
     finally:
         failed = None  # its trace holds this frame, and so the files
         if process == os.getpid():  # in a child, locks of the job may be held for good
@@ -122,7 +122,7 @@ def concerns(error: Met, shard: Shard, row: int) -> bool:
 
 
 def alone(
-    shard: Shard, row: int, held_by: Framework, *, verify: bool, options: Options, tally: Tally
+    shard: Shard, row: int, framework: Framework, *, verify: bool, options: Options, tally: Tally
 ) -> Any:
     """Return one tensor, read now.
 
@@ -135,11 +135,11 @@ def alone(
     with tally.job():
         loaded = fetch.read(Catalog([part], shard.path), verify=verify, options=options)
     tally.count(loaded.statistics)
-    return held_by.wrap(loaded, 0, part.dtypes, part.shapes)[0]
+    return framework.wrap(loaded, 0, part.dtypes, part.shapes)[0]
 
 
 def _without_bytes(
-    catalog: Catalog, held_by: Framework, begin: tuple[int, int], end: tuple[int, int]
+    catalog: Catalog, framework: Framework, begin: tuple[int, int], end: tuple[int, int]
 ) -> Iterator[tuple[str, Any]]:
     """The tensors between two places, which no region holds: they have no bytes."""
     for index in range(begin[0], min(end[0] + 1, len(catalog.shards))):
@@ -147,10 +147,10 @@ def _without_bytes(
         first = begin[1] if index == begin[0] else 0
         last = end[1] if index == end[0] else len(shard.names)
         for row in range(first, last):
-            yield shard.names[row], empty(shard, row, held_by)
+            yield shard.names[row], empty(shard, row, framework)
 
 
-def empty(shard: Shard, row: int, held_by: Framework) -> Any:
+def empty(shard: Shard, row: int, framework: Framework) -> Any:
     """Return a tensor of no bytes.
 
     Raises
@@ -159,14 +159,14 @@ def empty(shard: Shard, row: int, held_by: Framework) -> Any:
     """
     dtype = shard.dtypes[row]
     shape = shape_in_memory(dtype, shard.shapes[row])
-    return held_by.adopt(np.empty(0, np.uint8), dtype, shape)
+    return framework.adopt(np.empty(0, np.uint8), dtype, shape)
 
 
 def _wrapped(
-    loaded: _native.Loaded, index: int, shard: Shard, row: int, at: int, held_by: Framework
+    loaded: _native.Loaded, index: int, shard: Shard, row: int, at: int, framework: Framework
 ) -> Any:
     """One tensor; `index` and `at` are its place in the request, `row` in its shard."""
-    return held_by.wrap(loaded, index, [shard.dtypes[row]], [shard.shapes[row]], at)[0]
+    return framework.wrap(loaded, index, [shard.dtypes[row]], [shard.shapes[row]], at)[0]
 
 
 class Ahead:
@@ -185,7 +185,7 @@ class Ahead:
         self,
         catalog: Catalog,
         positions: Sequence[tuple[int, int]],
-        held_by: Framework,
+        framework: Framework,
         *,
         verify: bool,
         options: Options,
@@ -193,7 +193,7 @@ class Ahead:
         tally: Tally,
     ) -> None:
         self._catalog = catalog
-        self._held_by = held_by
+        self._framework = framework
         batches = list(_batches(catalog, positions))
         with tally.job():
             self._native = fetch.stream(
@@ -203,7 +203,7 @@ class Ahead:
                 window_bytes=window_bytes,
             )
         self._tally = tally
-        self._underway = Underway(tally, self._native)
+        self._underway = RunningJob(tally, self._native)
         regions = self._native.regions()
         self._places: dict[tuple[int, int], tuple[int, int, int]] = {}
         for region, (batch, first, last) in enumerate(regions):
@@ -242,7 +242,7 @@ class Ahead:
                 self._loaded[region] = self._native.take(region)
         index, row = position
         shard = self._catalog.shards[index]
-        tensor = _wrapped(self._loaded[region], batch, shard, row, at, self._held_by)
+        tensor = _wrapped(self._loaded[region], batch, shard, row, at, self._framework)
         self._tally.took(int(shard.ends[row] - shard.begins[row]))
         self._waiting[region] -= 1
         if self._waiting[region] == 0:
@@ -258,9 +258,9 @@ class Ahead:
                 del self._places[position]
                 if loaded is not None:  # those that were taken keep the region: give these back
                     index, row = position
-                    _wrapped(loaded, batch, self._catalog.shards[index], row, at, self._held_by)
+                    _wrapped(loaded, batch, self._catalog.shards[index], row, at, self._framework)
             self._waiting[region] = 0
-        self._native.let_go(region)
+        self._native.release(region)
 
     def close(self) -> None:
         """Stop, and free what was not taken."""

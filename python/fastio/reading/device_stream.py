@@ -9,13 +9,13 @@ from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
 from fastio.reading.devices import Choose, DeviceLoad
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.reading.tally import Tally
 
 
 def in_file_order(
-    located: Located,
-    held_by: Framework,
+    located: LocatedSource,
+    framework: Framework,
     choose: Choose,
     *,
     verify: bool,
@@ -31,8 +31,8 @@ def in_file_order(
         As `fastio.load` does, when the iteration comes to what is damaged.
     """
 
-    def begin(part: Located) -> DeviceLoad:
-        return DeviceLoad(part, held_by, choose, verify=verify, options=options)
+    def begin(part: LocatedSource) -> DeviceLoad:
+        return DeviceLoad(part, framework, choose, verify=verify, options=options)
 
     def take(load: DeviceLoad) -> dict[str, Any]:
         with tally.job():
@@ -72,11 +72,11 @@ def in_file_order(
 
 
 class _Part(NamedTuple):
-    located: Located
+    located: LocatedSource
     nbytes: int
 
 
-def _parts(located: Located, nbytes: int) -> Iterator[_Part]:
+def _parts(located: LocatedSource, nbytes: int) -> Iterator[_Part]:
     """A source, some tensors at a time: of so many bytes, or one."""
     names: list[str] = []
     taken = 0

@@ -18,7 +18,7 @@ from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Destination, Framework, Place
 from fastio.options import Options
 from fastio.reading import fetch, split
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 
 RANGE_BYTES = 2**28
 """Of what is asked of a framework's allocator at once; a larger tensor is asked for alone. The last
@@ -88,8 +88,8 @@ class DeviceLoad:
 
     Parameters
     ----------
-    located : Located
-    held_by : Framework
+    located : LocatedSource
+    framework : Framework
     choose : callable
         From a name to where the tensor goes.
     verify : bool
@@ -102,16 +102,16 @@ class DeviceLoad:
 
     def __init__(
         self,
-        located: Located,
-        held_by: Framework,
+        located: LocatedSource,
+        framework: Framework,
         choose: Choose,
         *,
         verify: bool,
         options: Options,
     ) -> None:
-        fetch.check_held(located, held_by)
+        fetch.check_held(located, framework)
         self._located = located
-        self._held_by = held_by
+        self._framework = framework
         self._shards = located.shards
         self._ranges: dict[int, _Ranges] = {}
         self._spots: list[tuple[str, _Ranges, _Spot, str, tuple[int, ...]]] = []
@@ -217,7 +217,7 @@ class DeviceLoad:
                     f"a stream that does not say its device is for a load to one device, and this "
                     f"one has {len(ordinals)}"
                 )
-        found = (self._held_by.destination(device, stream) for device in asked)
+        found = (self._framework.destination(device, stream) for device in asked)
         return [each for each in found if each is not None]
 
     @contextlib.contextmanager
@@ -261,7 +261,7 @@ def _check_limits(ranges: Mapping[int, _Ranges], options: Options) -> None:
 
 
 def chooser(
-    held_by: Framework, device: object, device_map: Mapping[str, object] | None, stream: object
+    framework: Framework, device: object, device_map: Mapping[str, object] | None, stream: object
 ) -> Choose | None:
     """Return where each tensor goes, by its name; None where all stay on the CPU.
 
@@ -274,7 +274,7 @@ def chooser(
         and, when it is called, a name that the map does not have.
     """
     if device_map is None:
-        destination = _destination(held_by, device, stream)
+        destination = _destination(framework, device, stream)
         return None if destination is None else lambda _: destination
     if device not in (None, "cpu"):
         raise UsageError("device= and device_map= cannot both be given")
@@ -283,7 +283,7 @@ def chooser(
     if not isinstance(device_map, Mapping):
         raise TypeError(f"device_map must be a mapping, not {type(device_map).__name__}")
     found = {
-        prefix: _destination(held_by, to, None) or OnHost(held_by)
+        prefix: _destination(framework, to, None) or OnHost(framework)
         for prefix, to in device_map.items()
     }
     if all(each.ordinal < 0 for each in found.values()) and "" in found:
@@ -299,23 +299,23 @@ def chooser(
     return choose
 
 
-def _destination(held_by: Framework, device: object, stream: object) -> Destination | None:
-    found = held_by.destination(device, stream)
-    if found is None and held_by.mover_to(device) is not None:
+def _destination(framework: Framework, device: object, stream: object) -> Destination | None:
+    found = framework.destination(device, stream)
+    if found is None and framework.mover_to(device) is not None:
         raise UsageError(
             f"device={device!r}: loads go to the CPU and to CUDA; load to the CPU, then move"
         )
     return found
 
 
-def onto_the_host(held_by: Framework) -> Choose:
+def onto_the_host(framework: Framework) -> Choose:
     """Return what sends every tensor to memory of the host.
 
     Raises
     ------
     Nothing.
     """
-    here = OnHost(held_by)
+    here = OnHost(framework)
     return lambda _: here
 
 
@@ -325,8 +325,8 @@ class OnHost:
     ordinal = -1
     stream = 0
 
-    def __init__(self, held_by: Framework) -> None:
-        self._held_by = held_by
+    def __init__(self, framework: Framework) -> None:
+        self._framework = framework
 
     def allocate(self, nbytes: int) -> tuple[object, int]:
         """Return memory, and its address."""
@@ -338,7 +338,7 @@ class OnHost:
         if held is None:
             held, address = self.allocate(0)
         begin = address - _native.address_of(held)
-        return self._held_by.adopt(held[begin : begin + nbytes], dtype, shape)
+        return self._framework.adopt(held[begin : begin + nbytes], dtype, shape)
 
     def used_on(self, held: object, other: Destination) -> None:
         """Memory here is in no stream."""

@@ -19,7 +19,7 @@ from fastio.frameworks import Framework, check_dtype, check_dtypes
 from fastio.host.memory import available_bytes
 from fastio.host.shortage import memory_named
 from fastio.options import Options
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.reading.replicas import watch_of
 
 # How long a limit waits for reads that were given up a moment ago, by a stream that ended say, and
@@ -45,14 +45,14 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     """
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
-    if shard.has_copies:
-        assert shard.copies is not None
-        return shard.copies.files, shard.begins, shard.ends, native_table
+    if shard.has_replicas:
+        assert shard.replicas is not None
+        return shard.replicas.files, shard.begins, shard.ends, native_table
     assert isinstance(shard.file, _native.File)  # tensors in memory are not asked for
     return shard.file, shard.begins, shard.ends, native_table
 
 
-def check_held(located: Located, held_by: Framework) -> None:
+def check_held(located: LocatedSource, framework: Framework) -> None:
     """Refuse what a framework cannot hold, before anything is read.
 
     Raises
@@ -61,8 +61,8 @@ def check_held(located: Located, held_by: Framework) -> None:
         Names the file, the tensor and its dtype.
     """
     for cut in located.cuts.values():
-        check_dtype(cut.info, held_by)
-    check_dtypes(located.catalog, held_by)
+        check_dtype(cut.info, framework)
+    check_dtypes(located.catalog, framework)
 
 
 def read(
@@ -152,7 +152,7 @@ def windowed(
                 loaded = native.take(region)
             yield from arrays(loaded, ranges[first:last], first)
             del loaded
-            native.let_go(region)
+            native.release(region)
     finally:
         with errors_named(shard.path, [shard], native.incidents):
             count(native.statistics)
@@ -209,8 +209,8 @@ def stream(
 
 
 def _unmapped(shards: Iterable[Shard], options: Options) -> Options:
-    """A file with copies is never mapped: pages that are read again are not verified again."""
-    if options.mapping == "auto" and any(shard.has_copies for shard in shards):
+    """A file with replicas is never mapped: pages that are read again are not verified again."""
+    if options.mapping == "auto" and any(shard.has_replicas for shard in shards):
         return replace(options, mapping="never")
     return options
 
@@ -233,7 +233,7 @@ def within_limit(start: Callable[[], _Result]) -> _Result:
 
 
 def is_persistent(shards: Iterable[Shard]) -> bool:
-    """Whether a failure is followed by another try, of the same copy or another one.
+    """Whether a failure is followed by another try, of the same replica or another one.
 
     Raises
     ------
@@ -249,8 +249,7 @@ def errors_named(
     shards: Sequence[Shard],
     incidents: Callable[[], list[_native.Incident]] = list,
 ) -> Iterator[None]:
-    """Say which tensors a damaged chunk belongs to, for what there was no memory, and which copies
-    were tried.
+    """Name the tensors of a damaged chunk, what memory was for, and the replicas that were tried.
 
     Parameters
     ----------
@@ -309,9 +308,9 @@ def paths_of(shard: Shard) -> tuple[str, ...]:
     ------
     Nothing.
     """
-    if not shard.has_copies or shard.copies is None:
+    if not shard.has_replicas or shard.replicas is None:
         return (shard.path,)
-    return tuple(file.path for file in shard.copies.files)
+    return tuple(file.path for file in shard.replicas.files)
 
 
 def keep_cold(shards: Sequence[Shard]) -> bool:

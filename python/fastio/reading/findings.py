@@ -1,4 +1,4 @@
-"""Verification: the damage in files, or in the copies of a store, after all bytes were read."""
+"""Verification: the damage in files, or in the replicas of a store, after all bytes were read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verification:
     source : str
         What was verified.
     files : int
-        Files that were looked at, each copy of a shard as one.
+        Files that were looked at, each replica of a shard as one.
     nbytes : int
         Bytes that were read from these files and compared.
     seconds : float

@@ -18,13 +18,13 @@ from fastio.options import Options
 from fastio.reading import fetch, split, verification
 from fastio.reading.agreement import Agreement
 from fastio.reading.loading import bytes_of, describe, note_events, summed_up
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.reading.targets import Target, check_apart, filled_with_others, same_memory
 from fastio.report import Report
 
 
 def fill(
-    find: Callable[[], Located],
+    find: Callable[[], LocatedSource],
     tensors: Mapping[str, Any],
     *,
     verify: Verify,
@@ -109,11 +109,11 @@ def _devices(tensors: Mapping[str, Any], places: Sequence[Sequence[Place]]) -> d
         for tensor in tensors.values()
         if (device := getattr(tensor, "device", "cpu")) != "cpu"
     }
-    found = [held_by.destination(device, None) for device, held_by in asked.values()]
+    found = [framework.destination(device, None) for device, framework in asked.values()]
     return {each.ordinal: each.stream for each in found if each is not None}
 
 
-def _complete(wanted: Located, fill: _native.Fill) -> tuple[str, ...]:
+def _complete(wanted: LocatedSource, fill: _native.Fill) -> tuple[str, ...]:
     """The tensors that have all their bytes."""
     count = len(wanted.catalog.shards)
     whole = [
@@ -129,7 +129,7 @@ def _complete(wanted: Located, fill: _native.Fill) -> tuple[str, ...]:
     return tuple(whole)
 
 
-def _names_here(located: Located, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+def _names_here(located: LocatedSource, tensors: Mapping[str, Any]) -> tuple[str, ...]:
     """The names that the source has. It need not have one of a tensor that is the same memory as
     another one, as a model's tied parameters are.
     """
@@ -143,7 +143,7 @@ def _names_here(located: Located, tensors: Mapping[str, Any]) -> tuple[str, ...]
     return here
 
 
-def _targets(wanted: Located, tensors: Mapping[str, Any]) -> dict[str, Target]:
+def _targets(wanted: LocatedSource, tensors: Mapping[str, Any]) -> dict[str, Target]:
     """The memory of each tensor, in the order of the source; refuses what cannot be filled."""
     found = {}
     for shard in wanted.catalog.shards:
@@ -155,7 +155,7 @@ def _targets(wanted: Located, tensors: Mapping[str, Any]) -> dict[str, Target]:
     return found
 
 
-def _places(wanted: Located, targets: Mapping[str, Target]) -> list[list[Place]]:
+def _places(wanted: LocatedSource, targets: Mapping[str, Target]) -> list[list[Place]]:
     """The places of each tensor of each shard, and of each piece."""
     places = [[targets[name].place for name in shard.names] for shard in wanted.catalog.shards]
     for name, cut in wanted.cuts.items():
@@ -164,13 +164,13 @@ def _places(wanted: Located, targets: Mapping[str, Target]) -> list[list[Place]]
 
 
 def _place(info: TensorInfo, tensor: Any) -> Place:
-    held_by = framework_of(tensor)
-    if held_by is None:
+    framework = framework_of(tensor)
+    if framework is None:
         raise TypeError(f"tensor {shown(info.name)} {problem_of(tensor)}")
-    if info.dtype not in held_by.DTYPES or info.dtype == "F4":
-        check_dtype(info, held_by)
+    if info.dtype not in framework.DTYPES or info.dtype == "F4":
+        check_dtype(info, framework)
     try:
-        place = held_by.place_of(tensor, info.dtype)
+        place = framework.place_of(tensor, info.dtype)
         _check_shape(place, shape_in_memory(info.dtype, info.shape))
     except (TypeError, ValueError) as error:
         raise type(error)(f"tensor {shown(info.name)} {error}") from None

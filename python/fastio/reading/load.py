@@ -14,7 +14,7 @@ from fastio.frameworks import framework as framework_named
 from fastio.options import Options, default_options
 from fastio.reading import devices, verification
 from fastio.reading.loading import bytes_of, describe, note_events, read_all
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.report import Report
 
 
@@ -41,7 +41,7 @@ class Load:
 
     def __init__(
         self,
-        find: Callable[[Collection[str] | None], Located],
+        find: Callable[[Collection[str] | None], LocatedSource],
         *,
         framework: FrameworkName,
         names: Collection[str] | None,
@@ -50,7 +50,7 @@ class Load:
         report: Report | None,
         to: To,
     ) -> None:
-        self._held_by = framework_named(framework)
+        self._framework = framework_named(framework)
         check_verify(verify)
         check_kind("options", options, Options)
         check_kind("report", report, Report)
@@ -62,7 +62,7 @@ class Load:
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
         self._names = names
-        self._choose = devices.chooser(self._held_by, *to)
+        self._choose = devices.chooser(self._framework, *to)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         located = find(names)
         if names is None:
@@ -106,7 +106,7 @@ class Load:
         return self._reported(
             read_all(
                 self.wanted,
-                self._held_by,
+                self._framework,
                 verify=self._verify,
                 options=self._options,
                 report=self._report,
@@ -123,8 +123,8 @@ class Load:
         """
         return devices.DeviceLoad(
             self.wanted,
-            self._held_by,
-            self._choose or devices.onto_the_host(self._held_by),
+            self._framework,
+            self._choose or devices.onto_the_host(self._framework),
             verify=self._verify,
             options=self._options,
         )

@@ -14,11 +14,11 @@ from fastio.frameworks import Framework
 from fastio.host import collector
 from fastio.options import Options
 from fastio.reading import fetch, small, split
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.report import Report
 
 
-def wrapped(catalog: Catalog, loaded: _native.Loaded, held_by: Framework) -> dict[str, Any]:
+def wrapped(catalog: Catalog, loaded: _native.Loaded, framework: Framework) -> dict[str, Any]:
     """Return what was loaded as tensors by name; they own the memory then.
 
     Raises
@@ -27,15 +27,15 @@ def wrapped(catalog: Catalog, loaded: _native.Loaded, held_by: Framework) -> dic
         A dtype and shape that do not come to a tensor's bytes.
     """
     tensors: dict[str, Any] = {}
-    with collector.Paused():
+    with collector.CollectorPaused():
         for index, shard in enumerate(catalog.shards):
-            made = held_by.wrap(loaded, index, shard.dtypes, shard.shapes)
+            made = framework.wrap(loaded, index, shard.dtypes, shard.shapes)
             tensors.update(zip(shard.names, made, strict=True))
     loaded.release()
     return tensors
 
 
-def describe(report: Report, located: Located, *, verified: bool) -> None:
+def describe(report: Report, located: LocatedSource, *, verified: bool) -> None:
     """Say in a report what is loaded, and what of it is not verified.
 
     Raises
@@ -50,8 +50,8 @@ def describe(report: Report, located: Located, *, verified: bool) -> None:
     )
 
 
-def note_events(report: Report, located: Located) -> None:
-    """Say in a report which copies failed, and what was done about it.
+def note_events(report: Report, located: LocatedSource) -> None:
+    """Say in a report which replicas failed, and what was done about it.
 
     Raises
     ------
@@ -61,24 +61,24 @@ def note_events(report: Report, located: Located) -> None:
         return
     report.note(located.watch.events())
     if located.watch.on_damage == "repair":
-        report.copies_unread, copied_bytes = _other_copies(located)
+        report.replicas_unread, copied_bytes = _other_replicas(located)
         nbytes = sum({shard.path: shard.file.nbytes for shard in located.shards}.values())
         report.bytes_unread = max(0, nbytes + copied_bytes - report.bytes_read)
 
 
-def _other_copies(located: Located) -> tuple[int, int]:
-    """How many copies the shards have beside the one that has to be read, and their bytes."""
-    copies = {
-        shard.path: (len(shard.copies.files) - 1, shard.file.nbytes)
+def _other_replicas(located: LocatedSource) -> tuple[int, int]:
+    """How many replicas the shards have beside the one that has to be read, and their bytes."""
+    replicas = {
+        shard.path: (len(shard.replicas.files) - 1, shard.file.nbytes)
         for shard in located.shards
-        if shard.copies is not None
+        if shard.replicas is not None
     }
-    return sum(n for n, _ in copies.values()), sum(n * nbytes for n, nbytes in copies.values())
+    return sum(n for n, _ in replicas.values()), sum(n * nbytes for n, nbytes in replicas.values())
 
 
 @contextlib.contextmanager
-def summed_up(located: Located) -> Iterator[None]:
-    """When it ends, however it does, tell of bad copies what was not told of them yet.
+def summed_up(located: LocatedSource) -> Iterator[None]:
+    """When it ends, however it does, tell of bad replicas what was not told of them yet.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def summed_up(located: Located) -> Iterator[None]:
             located.watch.sum_up()
 
 
-def bytes_of(located: Located) -> int:
+def bytes_of(located: LocatedSource) -> int:
     """Return how many bytes the tensors of a source have.
 
     Raises
@@ -102,8 +102,8 @@ def bytes_of(located: Located) -> int:
 
 
 def read_all(
-    located: Located,
-    held_by: Framework,
+    located: LocatedSource,
+    framework: Framework,
     *,
     verify: bool,
     options: Options,
@@ -117,11 +117,11 @@ def read_all(
     ChecksumError, MemoryError, MemoryLimitError, ReadError, ReplicaError
         As `fastio.load` has them.
     """
-    fetch.check_held(located, held_by)
+    fetch.check_held(located, framework)
     _check_limit(located, options)
     if not located.cuts:
         found = small.tensors(
-            located.shards, held_by, verify=verify, options=options, report=report
+            located.shards, framework, verify=verify, options=options, report=report
         )
         if found is not None:
             if progress is not None:
@@ -135,18 +135,22 @@ def read_all(
         progress=progress if not located.cuts else shifted(progress, 0, total),
     )
     report.add(loaded.statistics)
-    tensors = wrapped(located.catalog, loaded, held_by)
+    tensors = wrapped(located.catalog, loaded, framework)
     before = total - sum(cut.nbytes for cut in located.cuts.values())
     for name, cut in located.cuts.items():
         tensors[name], statistics = split.read(
-            cut, held_by, verify=verify, options=options, progress=shifted(progress, before, total)
+            cut,
+            framework,
+            verify=verify,
+            options=options,
+            progress=shifted(progress, before, total),
         )
         before += cut.nbytes
         report.add(statistics)
     return tensors
 
 
-def _check_limit(located: Located, options: Options) -> None:
+def _check_limit(located: LocatedSource, options: Options) -> None:
     """Refuse what does not fit, cut tensors included, before the first byte."""
     limit = options.memory_limit_bytes
     if limit is None or not located.cuts:

@@ -55,7 +55,7 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class LocatedSource:
     """All tensors of a source, those that lie in one piece and those that do not.
 
     Attributes
@@ -65,7 +65,7 @@ class Located:
     metadata : dict of str to str or None
         Of the source as a whole; None where its files have it.
     watch : Watch or None
-        Who watches over its copies, where it has any.
+        Who watches over its replicas, where it has any.
     keeps : object
         What must live while it is read.
     again : callable or None
@@ -77,7 +77,7 @@ class Located:
     metadata: Mapping[str, str] | None = None
     watch: Watch | None = None
     keeps: object = None
-    again: Callable[[Options], Located] | None = None
+    again: Callable[[Options], LocatedSource] | None = None
 
     def __len__(self) -> int:
         return len(self.catalog) + len(self.cuts)
@@ -102,7 +102,7 @@ class Located:
         pieces = (piece for cut in self.cuts.values() for piece in cut.pieces)
         return (*self.catalog.shards, *pieces)
 
-    def to_keep(self) -> Located:
+    def to_keep(self) -> LocatedSource:
         """Return the same, for whoever keeps it: nothing of small files stays in memory.
 
         Raises
@@ -134,7 +134,7 @@ class Located:
         """
         return self.cuts[name].info if self._is_cut(name) else self.catalog.info(name)
 
-    def select(self, names: Collection[str]) -> Located:
+    def select(self, names: Collection[str]) -> LocatedSource:
         """Return only these tensors.
 
         Raises

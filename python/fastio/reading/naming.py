@@ -10,21 +10,21 @@ from typing import TypeVar
 
 from fastio.catalog import TensorInfo
 from fastio.display import values
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.reading.view import TensorView
 
 _ROWS_MAX = 20  # of the table in a notebook
 _Default = TypeVar("_Default")
 
 
-class ByName(ABC):
+class TensorMapping(ABC):
     """Names, and for each a tensor that is not read yet."""
 
-    _located: Located
+    _located: LocatedSource
 
     @property
     @abstractmethod
-    def _open_source(self) -> Located:
+    def _open_source(self) -> LocatedSource:
         """Raises UsageError if it is closed."""
 
     @abstractmethod

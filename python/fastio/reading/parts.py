@@ -93,7 +93,7 @@ def _gathered(selection: Selection, place: Place, room: int) -> _Bytes:
 
 
 @dataclass(frozen=True)
-class InMapping:
+class MappedBytes:
     """A tensor of a file that is in the page cache.
 
     Attributes
@@ -124,11 +124,11 @@ class InMapping:
                 view = self.mapped.view(self.begin + begin, self.begin + end)
             yield view
             if end - passed > _PASSED_BYTES:
-                self.mapped.let_go(self.begin + passed, self.begin + end)
+                self.mapped.release(self.begin + passed, self.begin + end)
                 passed = end
 
 
-class Reads:
+class BytesRead:
     """How one reader reads parts of files that it does not map. Several threads may, at once.
 
     Parameters
@@ -222,17 +222,17 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class InFiles:
+class FileBytes:
     """A tensor that is read: from one file, or piece by piece from several.
 
     Attributes
     ----------
-    reads : Reads
+    reads : BytesRead
     runs : callable
         From begin and end of bytes of the tensor to the runs that they are.
     """
 
-    reads: Reads
+    reads: BytesRead
     runs: Callable[[int, int], Iterable[Run]]
 
     def own(self, begin: int, end: int, item_bytes: int) -> _Bytes | None:

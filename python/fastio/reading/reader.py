@@ -19,8 +19,8 @@ from fastio.reading import device_stream, fetch, verification
 from fastio.reading.ahead import in_file_order
 from fastio.reading.devices import DeviceLoad, chooser
 from fastio.reading.loading import describe, read_all, summed_up
-from fastio.reading.located import Cut, Located
-from fastio.reading.naming import ByName
+from fastio.reading.located import Cut, LocatedSource
+from fastio.reading.naming import TensorMapping
 from fastio.reading.single import Access
 from fastio.reading.tally import Tally
 from fastio.reading.view import TensorView
@@ -30,7 +30,7 @@ _log = logging.getLogger("fastio")
 _STREAM_BYTES = 2**28
 
 
-class Reader(ByName):
+class Reader(TensorMapping):
     """Tensors of a source, read when they are asked for.
 
     By name it is like a mapping of views that are not read yet: ``reader[name]``, ``name in
@@ -51,7 +51,7 @@ class Reader(ByName):
 
     def __init__(
         self,
-        find: Callable[[Options], Located],
+        find: Callable[[Options], LocatedSource],
         *,
         framework: FrameworkName = "numpy",
         verify: Verify = True,
@@ -60,7 +60,7 @@ class Reader(ByName):
         self._closed = True
         check_verify(verify)
         check_kind("options", options, Options)
-        self._held_by: Framework = framework_named(framework)
+        self._framework: Framework = framework_named(framework)
         self._verify = bool(verify)
         self._options = options or default_options()
         located = find(self._options)
@@ -77,7 +77,7 @@ class Reader(ByName):
         self._tally = Tally()
         self._access = Access(
             self._located.catalog,
-            self._held_by,
+            self._framework,
             verify=self._verify,
             options=self._options,
             tally=self._tally,
@@ -147,24 +147,28 @@ class Reader(ByName):
         UsageError
             If the reader is closed, or there is no such device.
         """
-        choose = chooser(self._held_by, device, None, None)
+        choose = chooser(self._framework, device, None, None)
         if choose is None:
             return self._load(self._open_source)
         with self._tally.job(), summed_up(self._located):
             load = DeviceLoad(
-                self._open_source, self._held_by, choose, verify=self._verify, options=self._options
+                self._open_source,
+                self._framework,
+                choose,
+                verify=self._verify,
+                options=self._options,
             )
             load.wait()
             self._tally.count(load.statistics)
             return load.tensors()
 
-    def _load(self, located: Located) -> dict[str, Any]:
+    def _load(self, located: LocatedSource) -> dict[str, Any]:
         counted = Report()
         try:
             with self._tally.job():
                 return read_all(
                     located,
-                    self._held_by,
+                    self._framework,
                     verify=self._verify,
                     options=self._options,
                     report=counted,
@@ -221,12 +225,12 @@ class Reader(ByName):
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
         located = self._open_source if names is None else self._open_source.select(names)
-        fetch.check_held(located, self._held_by)
-        choose = chooser(self._held_by, device, None, None)
+        fetch.check_held(located, self._framework)
+        choose = chooser(self._framework, device, None, None)
         if choose is not None:
             return device_stream.in_file_order(
                 located,
-                self._held_by,
+                self._framework,
                 choose,
                 verify=self._verify,
                 options=self._options,
@@ -239,7 +243,7 @@ class Reader(ByName):
                 raise MemoryLimitError(shard.table.chunk_bytes, limit)
         whole = in_file_order(
             located.catalog,
-            self._held_by,
+            self._framework,
             verify=self._verify,
             options=self._options,
             window_bytes=limit,
@@ -248,7 +252,7 @@ class Reader(ByName):
         return whole if located.watch is None else self._and_cut(whole, located)
 
     def _and_cut(
-        self, whole: Iterator[tuple[str, Any]], located: Located
+        self, whole: Iterator[tuple[str, Any]], located: LocatedSource
     ) -> Iterator[tuple[str, Any]]:
         with summed_up(located):
             yield from whole
@@ -280,7 +284,7 @@ class Reader(ByName):
     # ---- its life
 
     @property
-    def _open_source(self) -> Located:
+    def _open_source(self) -> LocatedSource:
         if self._closed:
             raise UsageError(f"the reader of {self._located.source} is closed")
         return self._located
@@ -293,7 +297,7 @@ class Reader(ByName):
             if self._watch is not None:
                 self._watch.sum_up()
             # Files are closed with the last view, tensor or stream that needs them.
-            self._located = Located(Catalog((), self._located.source), {})
+            self._located = LocatedSource(Catalog((), self._located.source), {})
 
     def __enter__(self) -> Reader:
         return self
@@ -319,6 +323,6 @@ class Reader(ByName):
 
 
 def _reopen(
-    again: Callable[[Options], Located], name: FrameworkName, verify: Verify, options: Options
+    again: Callable[[Options], LocatedSource], name: FrameworkName, verify: Verify, options: Options
 ) -> Reader:
     return Reader(again, framework=name, verify=verify, options=options)

@@ -1,6 +1,6 @@
-"""Copies of a shard: their files, the damage found in them, and its remedy.
+"""Replicas of a shard: their files, the damage found in them, and its remedy.
 
-The core reads from all copies at once, and where one fails from the next one. Here it is told,
+The core reads from all replicas at once, and where one fails from the next one. Here it is told,
 counted, and repaired.
 """
 
@@ -29,14 +29,14 @@ OnDamage = Literal["continue", "repair", "raise"]
 ON_DAMAGE = ("continue", "repair", "raise")
 _REMEDIES = {
     "read_again": "read again past the page cache",
-    "other_copy": "taken from another copy",
-    "none": "no copy was left",
+    "other_replica": "taken from another replica",
+    "none": "no replica was left",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Copies:
-    """The copies of one shard.
+class Replicas:
+    """The replicas of one shard.
 
     Attributes
     ----------
@@ -58,12 +58,12 @@ class Copies:
     digest: str
 
 
-Repair = Callable[[Copies, str], None]
-"""Writes the copy of that path anew, from the others."""
+Repair = Callable[[Replicas, str], None]
+"""Writes the replica of that path anew, from the others."""
 
 
 class Watch:
-    """Watches over the copies of one source: repairs them if asked to, and tells of bad ones.
+    """Watches over the replicas of one source: repairs them if asked to, and tells of bad ones.
 
     Each bad file is one event when damage is found in it. `sum_up` tells of it again if more was
     found since.
@@ -72,14 +72,14 @@ class Watch:
     ----------
     on_damage : {"continue", "repair", "raise"}
     repair : callable or None
-        Called once for each bad copy.
+        Called once for each bad replica.
 
     Attributes
     ----------
     hung_paths : set of str
-        Copies whose disk did not answer. They are not repaired.
+        Replicas whose disk did not answer. They are not repaired.
     timeout_s : float
-        How long a copy is waited for when it is opened.
+        How long a replica is waited for when it is opened.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Watch:
         self.repair = repair
         self.timeout_s = timeout_s
         self._lock = threading.RLock()  # a signal handler may read, too
-        self._happened: list[Event | BadCopy] = []
-        self._bad: dict[str, BadCopy] = {}
+        self._happened: list[Event | BadReplica] = []
+        self._bad: dict[str, BadReplica] = {}
         self._repaired: set[str] = set()
         self.hung_paths: set[str] = set()
         self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
@@ -101,10 +101,10 @@ class Watch:
         return self.on_damage != "raise"
 
     def events(self) -> tuple[Event, ...]:
-        """Return what happened until now: of each bad copy one event."""
+        """Return what happened until now: of each bad replica one event."""
         with self._lock:
             return tuple(
-                each.event() if isinstance(each, BadCopy) else each for each in self._happened
+                each.event() if isinstance(each, BadReplica) else each for each in self._happened
             )
 
     def tell(self, event: Event) -> None:
@@ -114,15 +114,15 @@ class Watch:
             logged = self._is_to_be_logged(event)
         emit(event, logged=logged)
 
-    def lacks(self, copies: Copies, tensors: Sequence[str]) -> None:
-        """Note the copies that a shard lacks."""
-        remedy = "taken from another copy" if copies.files else "no copy was left"
-        for path, reason in copies.lacking.items():
+    def lacks(self, replicas: Replicas, tensors: Sequence[str]) -> None:
+        """Note the replicas that a shard lacks."""
+        remedy = "taken from another replica" if replicas.files else "no replica was left"
+        for path, reason in replicas.lacking.items():
             with self._lock:
-                found = self._bad_copy(path)
+                found = self._bad_replica(path)
                 found.add(None, reason, remedy)
                 found.tensors.update(dict.fromkeys(tensors[:_TENSORS_MAX]))
-            self._told(copies, path, reason, mends=True)
+            self._told(replicas, path, reason, mends=True)
 
     def note(self, shards: Iterable[Shard], incidents: Sequence[_native.Incident]) -> None:
         """Note what a job has met, and repair it if that is asked for."""
@@ -131,8 +131,8 @@ class Watch:
         of_path = {
             file.path: shard
             for shard in shards
-            if shard.has_copies and isinstance(shard.copies, Copies)
-            for file in shard.copies.files
+            if shard.has_replicas and isinstance(shard.replicas, Replicas)
+            for file in shard.replicas.files
         }
         by_path: dict[str, list[_native.Incident]] = {}
         for incident in incidents:
@@ -140,7 +140,7 @@ class Watch:
         for path, of_file in by_path.items():
             shard = of_path[path]
             with self._lock:
-                found = self._bad_copy(path)
+                found = self._bad_replica(path)
                 if shard.table is not None:
                     found.chunk_bytes = shard.table.chunk_bytes
                 for incident in of_file:
@@ -148,17 +148,17 @@ class Watch:
                     found.add(extent, incident["detail"], _REMEDIES[incident["remedy"]])
                 for begin, end in found.new_ranges():
                     found.tensors.update(dict.fromkeys(shard.names_within(begin, end - begin)))
-            assert isinstance(shard.copies, Copies)
+            assert isinstance(shard.replicas, Replicas)
             self._note_hung(path, of_file)
             mends = any(incident["remedy"] != "read_again" for incident in of_file)
-            self._told(shard.copies, path, of_file[0]["detail"], mends=mends)
+            self._told(shard.replicas, path, of_file[0]["detail"], mends=mends)
 
     def _note_hung(self, path: str, incidents: Sequence[_native.Incident]) -> None:
         if any(each["errno"] == errno.ETIMEDOUT for each in incidents):
             self.hung_paths.add(path)
 
     def sum_up(self) -> None:
-        """Tell of bad copies what was found since they were told of: a load has ended.
+        """Tell of bad replicas what was found since they were told of: a load has ended.
 
         Raises
         ------
@@ -180,10 +180,10 @@ class Watch:
         for (folder, kind), count in unlogged.items():
             _log.warning("%s: a %s of %d more files; the report has them all", folder, kind, count)
 
-    def _bad_copy(self, path: str) -> BadCopy:
+    def _bad_replica(self, path: str) -> BadReplica:
         found = self._bad.get(path)
         if found is None:
-            found = self._bad[path] = BadCopy(path)
+            found = self._bad[path] = BadReplica(path)
             self._happened.append(found)
         return found
 
@@ -192,8 +192,8 @@ class Watch:
         self._logged[group] = self._logged.get(group, 0) + 1
         return self._logged[group] <= _FILES_LOGGED_MAX
 
-    def _told(self, copies: Copies, path: str, cause: str, *, mends: bool) -> None:
-        """Tell of a bad copy, the first time; and repair it, if that is asked for."""
+    def _told(self, replicas: Replicas, path: str, cause: str, *, mends: bool) -> None:
+        """Tell of a bad replica, the first time; and repair it, if that is asked for."""
         event = None
         with self._lock:
             found = self._bad[path]
@@ -205,7 +205,7 @@ class Watch:
                 mends
                 and self.on_damage == "repair"
                 and self.repair is not None
-                and bool(copies.files)
+                and bool(replicas.files)
                 and path not in self._repaired
                 and path not in self.hung_paths
             )
@@ -214,37 +214,37 @@ class Watch:
         if event is not None:
             emit(event, logged=found.is_logged)
         if mends:
-            self._mend(copies, path, cause)
+            self._mend(replicas, path, cause)
 
-    def _mend(self, copies: Copies, path: str, cause: str) -> None:
+    def _mend(self, replicas: Replicas, path: str, cause: str) -> None:
         assert self.repair is not None
         try:
-            self.repair(copies, path)
+            self.repair(replicas, path)
         except (FastioError, OSError) as error:
             done = Event("failure", path, cause, f"could not be repaired: {error}")
         else:
-            done = Event("repair", path, cause, "written anew from the other copies")
+            done = Event("repair", path, cause, "written anew from the other replicas")
         self.tell(done)
 
     def exhausted(self, shard: Shard, offset: int | None, nbytes: int, source: str) -> ReplicaError:
-        """Return the error for bytes that no copy has: each one with its reason."""
-        assert isinstance(shard.copies, Copies)
-        reasons = dict(shard.copies.lacking)
+        """Return the error for bytes that no replica has: each one with its reason."""
+        assert isinstance(shard.replicas, Replicas)
+        reasons = dict(shard.replicas.lacking)
         with self._lock:
-            for file in shard.copies.files:
+            for file in shard.replicas.files:
                 found = self._bad.get(file.path)
                 reason = None if found is None else found.reason(offset, nbytes)
                 if reason is not None:
                     reasons[file.path] = reason
         tensors = () if offset is None else shard.names_within(offset, nbytes)
         at = "" if offset is None else f" at byte {offset}"
-        problem = f"no copy of a shard could be read{at}"
-        first = shard.copies.files[0].path
+        problem = f"no replica of a shard could be read{at}"
+        first = shard.replicas.files[0].path
         return ReplicaError(source, problem, reasons, tensors, first, offset)
 
 
-class BadCopy:
-    """The failures of one copy, each of them once: damage is read twice."""
+class BadReplica:
+    """The failures of one replica, each of them once: damage is read twice."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -309,14 +309,14 @@ def _joined(extents: Iterable[_Range]) -> list[_Range]:
 
 
 def watch_of(shards: Iterable[Shard]) -> Watch | None:
-    """Return who watches over the copies of these shards; None where they have no copies.
+    """Return who watches over the replicas of these shards; None where they have no replicas.
 
     Raises
     ------
     Nothing.
     """
     for shard in shards:
-        if shard.has_copies:
-            assert isinstance(shard.copies, Copies)
-            return shard.copies.watch
+        if shard.has_replicas:
+            assert isinstance(shard.replicas, Replicas)
+            return shard.replicas.watch
     return None

@@ -35,7 +35,7 @@ class Access:
     Parameters
     ----------
     catalog : Catalog
-    held_by : Framework
+    framework : Framework
     verify : bool
     options : Options
     tally : Tally
@@ -45,20 +45,20 @@ class Access:
     def __init__(
         self,
         catalog: Catalog,
-        held_by: Framework,
+        framework: Framework,
         *,
         verify: bool,
         options: Options,
         tally: Tally,
     ) -> None:
         self._catalog = catalog
-        self._held_by = held_by
+        self._framework = framework
         self._verify = verify
         self._options = options
         self._tally = tally
         self._closed = False
         self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._reads = parts.Reads(verify=verify, options=options, count=tally.count_job)
+        self._reads = parts.BytesRead(verify=verify, options=options, count=tally.count_job)
         self._loop = Loop(catalog)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
@@ -69,7 +69,7 @@ class Access:
         _alive.add(self)
 
     def _map(self, shard: Shard) -> _native.MappedFile | None:
-        if shard.has_copies:
+        if shard.has_replicas:
             return None
         request = fetch.request(shard, verify=self._verify)
         mapped = _native.MappedFile.open(request, self._options, self._tally.active_time)
@@ -124,12 +124,12 @@ class Access:
         dtype, shape = self._held(shard, row)
         if mapped is not None:
             try:
-                return self._held_by.wrap_mapped(mapped, row, dtype, shape)
+                return self._framework.wrap_mapped(mapped, row, dtype, shape)
             except Exception:
                 with fetch.errors_named(self._catalog.source, self._catalog.shards):
                     raise
         if shard.begins[row] == shard.ends[row]:
-            return empty(shard, row, self._held_by)
+            return empty(shard, row, self._framework)
         with self._lock:
             self._shard(index)
             self._raise_failure(position)
@@ -141,7 +141,7 @@ class Access:
         return alone(
             shard,
             row,
-            self._held_by,
+            self._framework,
             verify=self._verify,
             options=self._options,
             tally=self._tally,
@@ -175,7 +175,7 @@ class Access:
             self._ahead = Ahead(
                 self._catalog,
                 rest,
-                self._held_by,
+                self._framework,
                 verify=self._verify,
                 options=self._options,
                 window_bytes=_AHEAD_BYTES if limit is None else min(limit, _AHEAD_BYTES),
@@ -215,7 +215,7 @@ class Access:
         dtype = shard.dtypes[row]
         shape = shape_in_memory(dtype, shard.shapes[row])
         self._tally.took(end - begin)
-        return self._held_by.adopt(kept[0].copy(), dtype, shape)
+        return self._framework.adopt(kept[0].copy(), dtype, shape)
 
     # ---- parts of tensors
 
@@ -234,7 +234,7 @@ class Access:
         dtype, shape = self._held(shard, row)
         if mapped is not None and self._options.memory_limit_bytes is None:
             try:
-                part = self._held_by.part_mapped(mapped, row, dtype, shape, index)
+                part = self._framework.part_mapped(mapped, row, dtype, shape, index)
             except Exception:
                 with fetch.errors_named(self._catalog.source, self._catalog.shards):
                     raise
@@ -245,14 +245,14 @@ class Access:
 
     def _place(self, shard: Shard, mapped: _native.MappedFile | None, begin: int) -> parts.Place:
         if mapped is not None:
-            return parts.InMapping(mapped, begin, shard)
-        return parts.InFiles(self._reads, lambda at, end: ((shard, begin + at, begin + end),))
+            return parts.MappedBytes(mapped, begin, shard)
+        return parts.FileBytes(self._reads, lambda at, end: ((shard, begin + at, begin + end),))
 
     def _held(self, shard: Shard, row: int) -> tuple[str, tuple[int, ...]]:
         """Dtype and shape of a tensor that the framework can hold."""
         dtype, shape = shard.dtypes[row], shard.shapes[row]
-        if dtype not in self._held_by.DTYPES or dtype == "F4":
-            check_dtype(self._catalog.info(shard.names[row]), self._held_by)
+        if dtype not in self._framework.DTYPES or dtype == "F4":
+            check_dtype(self._catalog.info(shard.names[row]), self._framework)
         return dtype, shape
 
     def part_of_cut(self, cut: Cut, index: Any) -> Any:
@@ -263,8 +263,8 @@ class Access:
         As `part` does.
         """
         self._require_open()
-        check_dtype(cut.info, self._held_by)
-        place = parts.InFiles(self._reads, cut.extents)
+        check_dtype(cut.info, self._framework)
+        place = parts.FileBytes(self._reads, cut.extents)
         return self._part(cut.dtype, cut.shape, index, place, lambda: self.cut(cut))
 
     def cut(self, cut: Cut) -> Any:
@@ -274,11 +274,11 @@ class Access:
         ------
         As `tensor` does.
         """
-        check_dtype(cut.info, self._held_by)
+        check_dtype(cut.info, self._framework)
         self._require_open()
         with self._tally.job():
             tensor, statistics = split.read(
-                cut, self._held_by, verify=self._verify, options=self._options
+                cut, self._framework, verify=self._verify, options=self._options
             )
         self._tally.count(statistics)
         return tensor
@@ -300,15 +300,15 @@ class Access:
         item_bytes = DTYPES[dtype].align_bytes
         selection = slicing.select(index, shape, item_bytes)
         if selection.is_empty:
-            return self._held_by.adopt(np.empty(0, np.uint8), dtype, selection.shape)
+            return self._framework.adopt(np.empty(0, np.uint8), dtype, selection.shape)
         if selection.is_everything:
             tensor = whole()
             return tensor if selection.shape == shape else tensor.reshape(selection.shape)
         with self._tally.job():
             memory = parts.gather(selection, place, self._options.memory_limit_bytes)
-        if isinstance(place, parts.InFiles):  # a mapped file counts what is taken from it
+        if isinstance(place, parts.FileBytes):  # a mapped file counts what is taken from it
             self._tally.took(memory.nbytes)
-        return self._held_by.adopt(memory, dtype, selection.shape)
+        return self._framework.adopt(memory, dtype, selection.shape)
 
     # ---- its life
 

@@ -13,7 +13,7 @@ from fastio.report import Report
 
 
 def tensors(
-    shards: Sequence[Shard], held_by: Framework, *, verify: bool, options: Options, report: Report
+    shards: Sequence[Shard], framework: Framework, *, verify: bool, options: Options, report: Report
 ) -> dict[str, Any] | None:
     """Return the tensors of files that were read whole, and count in the report what was done.
 
@@ -33,14 +33,14 @@ def tensors(
     nbytes = chunks = 0
     for shard in shards:
         content, table = shard.content, shard.table
-        if content is None or shard.has_copies:
+        if content is None or shard.has_replicas:
             return None
         if verify and table is not None:
             data = memoryview(content)[table.start :]
             if _native.xxh3_64_chunks(data, table.chunk_bytes) != table.digests:
                 return None
             chunks += len(table.digests) // 8
-        made = held_by.copies(content, shard.dtypes, shard.shapes, shard.begins, shard.ends)
+        made = framework.copies(content, shard.dtypes, shard.shapes, shard.begins, shard.ends)
         found.update(zip(shard.names, made, strict=True))
         nbytes += len(content)
     report.engine, report.engine_reason = "inline", "small: read whole with its header"

@@ -24,7 +24,7 @@ _HUGE_BYTES = 2**21
 
 def read(
     cut: Cut,
-    held_by: Framework,
+    framework: Framework,
     *,
     verify: bool,
     options: Options,
@@ -50,7 +50,7 @@ def read(
     )
     with fetch.errors_named(cut.name, cut.pieces, fill.incidents):
         fetch.within_limit(lambda: fill.run(progress))
-    return held_by.adopt(held, cut.dtype, shape_in_memory(cut.dtype, cut.shape)), fill.statistics
+    return framework.adopt(held, cut.dtype, shape_in_memory(cut.dtype, cut.shape)), fill.statistics
 
 
 def places(cut: Cut, whole: Place) -> list[Place]:

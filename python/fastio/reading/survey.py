@@ -17,7 +17,7 @@ from fastio.errors import ReadError
 from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.fetch import within_limit
-from fastio.reading.replicas import BadCopy
+from fastio.reading.replicas import BadReplica
 
 MEMORY_BYTES = 96 * 2**20
 """Of all surveys that run at once, for blocks in flight; bookkeeping comes on top."""
@@ -103,12 +103,12 @@ def _data_of(shard: Shard) -> _native.ShardRequest:
 def _sort_out(
     shards: Sequence[Shard], incidents: Sequence[_native.Incident], found: Findings
 ) -> None:
-    of_file: dict[tuple[int, bool], BadCopy] = {}
+    of_file: dict[tuple[int, bool], BadReplica] = {}
     for incident in incidents:
         shard = shards[incident["shard"]]
         assert shard.table is not None
         again = incident["remedy"] == "read_again"
-        bad = of_file.setdefault((incident["shard"], again), BadCopy(shard.path))
+        bad = of_file.setdefault((incident["shard"], again), BadReplica(shard.path))
         bad.chunk_bytes = shard.table.chunk_bytes
         extent = incident["offset"], incident["offset"] + incident["nbytes"]
         bad.add(extent, incident["detail"], "was sound when it was read again" if again else "")

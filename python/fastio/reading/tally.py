@@ -31,7 +31,7 @@ class Tally:
         self._report = Report()
         self._mapped: list[_native.MappedFile] = []
         # Who is dropped with the reader is not kept, nor are its files.
-        self._underway: weakref.WeakSet[Underway] = weakref.WeakSet()
+        self._underway: weakref.WeakSet[RunningJob] = weakref.WeakSet()
         self._jobs = 0
         self._begun = (0.0, 0.0)
         self._waited = (0.0, 0.0)  # wall-clock and processor time of jobs
@@ -160,7 +160,7 @@ class Job:
         self._tally._end()
 
 
-class Underway:
+class RunningJob:
     """One job that reads ahead of a caller, from when it was started until `end`.
 
     Parameters

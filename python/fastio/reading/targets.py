@@ -133,11 +133,11 @@ def filled_with_others(
 
 def _looked_at(name: str, tensor: Any) -> Target | None:
     """The memory of a tensor whose dtype no file says; None where there is none to share."""
-    held_by = framework_of(tensor)
-    if held_by is None:
+    framework = framework_of(tensor)
+    if framework is None:
         return None
     try:
-        source = held_by.source_of(tensor)
+        source = framework.source_of(tensor)
     except (TypeError, ValueError):  # it is refused by name where it is to be filled
         return None
     if not source.nbytes:

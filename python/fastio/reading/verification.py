@@ -7,7 +7,7 @@ import functools
 from fastio.catalog import Shard, UnsoundTable
 from fastio.errors import FormatError
 from fastio.events import Event, emit
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 
 _TOLD_MAX = 2**12  # files that a process remembers
 _REMEDY = "loaded unverified; fastio.seal gives it checksums of its own"
@@ -17,7 +17,7 @@ _REMEDY_OF_DAMAGE = (
 )
 
 
-def sound(located: Located, verify: object) -> Located:
+def sound(located: LocatedSource, verify: object) -> LocatedSource:
     """Return a source, unless it may be damaged and is to be verified.
 
     It comes before any look at the names, which may be damaged as well.
@@ -33,14 +33,14 @@ def sound(located: Located, verify: object) -> Located:
     return located
 
 
-def check(located: Located, wanted: Located, verify: object) -> None:
+def check(located: LocatedSource, wanted: LocatedSource, verify: object) -> None:
     """Refuse a source whose checksums do not allow what was asked for.
 
     Parameters
     ----------
-    located : Located
+    located : LocatedSource
         The source; see `sound`.
-    wanted : Located
+    wanted : LocatedSource
         The part of the source that will be read. Its files whose checksums are of no use are warned
         of.
     verify : bool or "require"

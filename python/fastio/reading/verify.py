@@ -79,7 +79,7 @@ def _opened(paths: str | list[str]) -> tuple[list[Shard], dict[str, Event]]:
         before = None if named_by is None else index.identity(named_by)
         make_room_for_files(len(files), paths if isinstance(paths, str) else paths[0])
         given = named_by is None and not (isinstance(paths, str) and os.path.isdir(paths))
-        with collector.Paused():
+        with collector.CollectorPaused():
             located = _located(files, named_by, given=given)
         if named_by is None or index.identity(named_by) == before:
             return located

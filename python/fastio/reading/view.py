@@ -10,16 +10,16 @@ import numpy.typing as npt
 from fastio.catalog import shape_in_memory
 from fastio.display.values import cut, one_line
 from fastio.frameworks import Framework, check_dtype
-from fastio.reading.located import Cut, Located
+from fastio.reading.located import Cut, LocatedSource
 
 
 class _Reader(Protocol):
     """What reads it."""
 
     @property
-    def _open_source(self) -> Located: ...
+    def _open_source(self) -> LocatedSource: ...
     @property
-    def _held_by(self) -> Framework: ...
+    def _framework(self) -> Framework: ...
     def _whole(self, position: tuple[int, int] | Cut) -> Any: ...
     def _part(self, position: tuple[int, int] | Cut, index: Any) -> Any: ...
 
@@ -45,10 +45,10 @@ class TensorView:
         self._reader = reader
         self._position = reader._open_source.position(name)
         self.info = reader._open_source.info(name)
-        check_dtype(self.info, reader._held_by)
+        check_dtype(self.info, reader._framework)
         self.name = name
         self.shape = shape_in_memory(self.info.dtype, self.info.shape)
-        self.dtype = reader._held_by.dtype_of(self.info.dtype)
+        self.dtype = reader._framework.dtype_of(self.info.dtype)
         self.nbytes = self.info.nbytes
 
     @property

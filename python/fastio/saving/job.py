@@ -27,7 +27,7 @@ from fastio.report import Report
 from fastio.saving import folder
 from fastio.saving.sources import Sources
 from fastio.saving.turns import Turn, key_of
-from fastio.saving.uninterrupted import Uninterrupted
+from fastio.saving.uninterrupted import UninterruptedStep
 from fastio.saving.writing import FileWriter, Layout, lay_out
 
 _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
@@ -122,7 +122,7 @@ class SaveWork:
             for path, layout in zip(self._paths, layouts, strict=True):
                 self._open(path, layout, like)
             if request.shard_bytes is not None:
-                # Opened now: its mode is what the umask of the call leaves.
+                # OpenStore now: its mode is what the umask of the call leaves.
                 self._index = folder.new_index(request.path)
         except BaseException:
             self.discard()
@@ -282,7 +282,7 @@ class SaveWork:
             with turn.lent():
                 change()
 
-        step = Uninterrupted(take, f"fastio.save {self._request.path.name}")
+        step = UninterruptedStep(take, f"fastio.save {self._request.path.name}")
         try:
             step.run(patience_s=_PATIENCE_S)
         except BaseException:

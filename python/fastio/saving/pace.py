@@ -64,7 +64,7 @@ def write_data(save: _native.Save, options: Options, *, durable: bool, progress:
         As `fastio.save` has them.
     """
     refusal = save.file.direct_refusal()
-    known = _found.get((save.file.device, durable))
+    known = _found.get((save.file.disk, durable))
     if refusal:
         way = Way("buffered", f"through the page cache: {refusal}")
     elif options.cache == "bypass":
@@ -125,6 +125,6 @@ def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> Way:
         f"tried on {save.file.filesystem}: {rates['direct']:.2f} GB/s direct, "
         f"{rates['buffered']:.2f} through the page cache{' and to the disk' if durable else ''}",
     )
-    _found[save.file.device, durable] = way
+    _found[save.file.disk, durable] = way
     save.run(leg, 2 * count, save.block_count, progress)
     return way

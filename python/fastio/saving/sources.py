@@ -94,7 +94,7 @@ class Sources:
     def entries(self) -> bytes:
         """Return what a header says of them, as compact JSON without the braces around it."""
         bounds = self.bounds(0)
-        with collector.Paused():
+        with collector.CollectorPaused():
             return headers.tensor_entries(
                 self.names, self.dtypes, self.shapes, bounds[:-1], bounds[1:]
             )
@@ -159,7 +159,7 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
         A tensor whose memory was taken away.
     """
     check_mapping(tensors)
-    with collector.Paused():
+    with collector.CollectorPaused():
         items = list(tensors.items())
         names = checked_names([name for name, _ in items])
         given = [tensor for _, tensor in items]
@@ -174,15 +174,15 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
 def _look_at(found: Sources, row: int) -> None:
     """Look at one tensor that is no plain array."""
     name, tensor = found.names[row], found.held[row]
-    held_by = framework_of(tensor)
-    if held_by is None:
+    framework = framework_of(tensor)
+    if framework is None:
         raise TypeError(f"tensor {shown(name)} {problem_of(tensor)}")
     try:
-        source = held_by.source_of(tensor)
+        source = framework.source_of(tensor)
     except (TypeError, ValueError) as error:
         raise type(error)(f"tensor {shown(name)} {error}") from None
     if source.device >= 0 and source.device not in found.streams:
-        destination = held_by.destination(tensor.device, None)
+        destination = framework.destination(tensor.device, None)
         assert destination is not None  # it has the tensor
         found.streams[source.device] = destination.stream
     found.put(row, source)

@@ -18,7 +18,7 @@ from fastio.host.bell import Bell
 _Result = TypeVar("_Result")
 
 
-class Uninterrupted(Generic[_Result]):
+class UninterruptedStep(Generic[_Result]):
     """A step that is taken once, by `run`.
 
     Parameters

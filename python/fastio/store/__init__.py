@@ -1,4 +1,4 @@
-"""Tensors kept on several devices: generations, replicas, and a commit that is there or not."""
+"""Tensors kept on several disks: generations, replicas, and a commit that is there or not."""
 
 __all__ = ["IDENTITY"]
 

@@ -17,7 +17,7 @@ from fastio.store import wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, next_ballot, standings, unknown
 from fastio.store.holding import Holding
-from fastio.store.manifest import Named
+from fastio.store.manifest import EncodedManifest
 from fastio.store.root import Root
 from fastio.store.root_files import FILE_MODE
 
@@ -63,7 +63,7 @@ class Session(Holding):
 
     Attributes
     ----------
-    head : Named or None
+    head : EncodedManifest or None
         The newest generation.
     proposed : Record or None
         The last one that may be on some root.
@@ -89,7 +89,7 @@ class Session(Holding):
         self._promised: list[int] = []
         self._joined: set[str] = set()
         self.proposed: Record | None = None
-        self.head: Named | None = None
+        self.head: EncodedManifest | None = None
         super().__init__(
             store,
             roots,
@@ -198,7 +198,7 @@ class Session(Holding):
         self._ballot = next_ballot(self._records, self._promised)
         self._on_each(lambda root: root.put_promise(self._ballot, mode=self._mode), "a commit")
 
-    def _decide(self) -> Named | None:
+    def _decide(self) -> EncodedManifest | None:
         """The manifest of the newest generation, which is on a majority now."""
         self.generation = -1
         there = {root.uuid: root for root in self._read}
@@ -226,7 +226,7 @@ class Session(Holding):
         """The roots that are held, and those that are read without."""
         return [*self.roots, *self._only_read]
 
-    def manifest(self, record: Record) -> Named:
+    def manifest(self, record: Record) -> EncodedManifest:
         """Return the manifest of a generation, from any root that is read.
 
         Raises
@@ -246,7 +246,7 @@ class Session(Holding):
             {**self._failed, **reasons},
         )
 
-    def _take_up(self, record: Record, named: Named) -> None:
+    def _take_up(self, record: Record, named: EncodedManifest) -> None:
         """Bring what was in doubt to every root, with the ballot of this session."""
         _log.info("generation %d is taken up on %d roots", record.generation, len(self.roots))
         self._put(replace(record, ballot=self._ballot), named)
@@ -254,13 +254,13 @@ class Session(Holding):
     # ---- what is added
 
     def commit(
-        self, named: Named, saved_at_s: int, *, among: Sequence[str] | None = None
+        self, named: EncodedManifest, saved_at_s: int, *, among: Sequence[str] | None = None
     ) -> Record:
         """Make a manifest the next generation; it is reported when it is on a majority.
 
         Parameters
         ----------
-        named : Named
+        named : EncodedManifest
         saved_at_s : int
         among : sequence of str, optional
             The roots of the store from then on. Default: as before.
@@ -290,7 +290,7 @@ class Session(Holding):
         self.head, self.generation = named, record.generation
         return record
 
-    def _put(self, record: Record, named: Named) -> None:
+    def _put(self, record: Record, named: EncodedManifest) -> None:
         """The manifest on all roots first, and then the record, root by root."""
 
         def put_record(root: Root) -> None:

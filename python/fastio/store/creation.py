@@ -12,7 +12,7 @@ from fastio.errors import ConflictError, FormatError, ReplicaError, UsageError
 from fastio.store import begun, lineage
 from fastio.store.commit import Session
 from fastio.store.documents import RootIdentity
-from fastio.store.manifest import Manifest, Named, RootEntry, Settings, encode, hints
+from fastio.store.manifest import EncodedManifest, Manifest, RootEntry, Settings, encode, hints
 from fastio.store.members import Members
 from fastio.store.root import Root
 from fastio.store.wholeness import is_whole
@@ -81,7 +81,7 @@ def create(
     return Members.of(made)
 
 
-def _empty(store: str, roots: Sequence[Root], settings: Settings) -> Named:
+def _empty(store: str, roots: Sequence[Root], settings: Settings) -> EncodedManifest:
     entries = sorted(
         (RootEntry(root.uuid, root.identity.weight, str(root.path)) for root in roots),
         key=lambda entry: entry.uuid,
@@ -225,7 +225,7 @@ def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force
         )
 
 
-def _placed(manifest: Manifest, roots: dict[str, Root]) -> Named:
+def _placed(manifest: Manifest, roots: dict[str, Root]) -> EncodedManifest:
     """The same generation, with its roots where they are now."""
     entries = tuple(
         RootEntry(entry.uuid, entry.weight, str(roots[entry.uuid].path)) for entry in manifest.roots

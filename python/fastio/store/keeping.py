@@ -12,7 +12,7 @@ from fastio.store import arguments, collect, creation, replacing, status
 from fastio.store.collect import Collected
 from fastio.store.commit import Session
 from fastio.store.manifest import encode
-from fastio.store.opened import Opened, now_s
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.status import Generation, Status
 from fastio.store.wholeness import is_whole
 
@@ -20,7 +20,7 @@ from fastio.store.wholeness import is_whole
 class Keeping:
     """The part of a `Store` that its operator uses."""
 
-    _opened: Opened
+    _opened: OpenStore
 
     def generations(self) -> tuple[Generation, ...]:
         """Return all generations that there are, the newest first.
@@ -121,7 +121,7 @@ class Keeping:
         UsageError
             If there is no such root.
         WriteError
-            If there is something in the new folder; or no sound copy of a shard is left.
+            If there is something in the new folder; or no sound replica of a shard is left.
         ReplicaError
             If no majority of the roots can be written to; see `force`.
         ConflictError

@@ -14,7 +14,7 @@ from dataclasses import replace
 import msgspec
 
 from fastio.store.documents import Record, RootIdentity
-from fastio.store.manifest import Manifest, Named, decode
+from fastio.store.manifest import EncodedManifest, Manifest, decode
 
 
 def adopted(root: str, store: str) -> str:
@@ -71,7 +71,7 @@ def own_record(identity: RootIdentity, record: Record) -> Record:
     return replace(record, store=identity.store, roots=tuple(roots))
 
 
-def written_for(named: Named) -> str:
+def written_for(named: EncodedManifest) -> str:
     """Return the UUID of the store that a manifest was written for, as `own_manifest` has it not.
 
     Raises
@@ -81,7 +81,7 @@ def written_for(named: Named) -> str:
     return decode(named.data, named.digest, named.digest).manifest.store
 
 
-def own_manifest(identity: RootIdentity, named: Named) -> Named:
+def own_manifest(identity: RootIdentity, named: EncodedManifest) -> EncodedManifest:
     """Return a manifest as the store has it now: another one's stays as it is.
 
     Raises
@@ -106,7 +106,7 @@ def own_manifest(identity: RootIdentity, named: Named) -> Named:
         ),
         settings=msgspec.structs.replace(settings, places=places),
     )
-    return Named(renamed, named.digest, named.data)
+    return EncodedManifest(renamed, named.digest, named.data)
 
 
 def _since(identity: RootIdentity, store: str) -> tuple[str, ...]:

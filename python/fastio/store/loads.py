@@ -15,7 +15,7 @@ from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
 from fastio.reading.replicas import OnDamage
 from fastio.report import Report
-from fastio.store.opened import Opened
+from fastio.store.opened import OpenStore
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Loads:
     """The part of a `Store` that reads."""
 
-    _opened: Opened
+    _opened: OpenStore
 
     @overload
     def load(
@@ -100,10 +100,10 @@ class Loads:
         framework, names, verify, options, progress, report, device, device_map, stream
             As `fastio.load` has them.
         on_damage : {"continue", "repair", "raise"}
-            What is done where a copy is bad: it is read from another one; that is done, and the bad
-            one then written anew; or the load fails. The report tells of each. A load sees damage
-            only in what it reads, mostly one copy of each block: ``report.copies_unread`` and
-            ``bytes_unread`` say what it left out, and `Store.verify` reads all.
+            "continue" reads what is bad in one replica from another one. "repair" also writes the
+            bad one anew. "raise" fails. The report lists each. A load sees damage only in what it
+            reads, mostly one replica of each block. ``report.replicas_unread`` and
+            ``bytes_unread`` count the rest; `Store.verify` reads all.
         generation : int, optional
             Default: the one that this store was opened with.
 
@@ -115,7 +115,7 @@ class Loads:
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left: each with its reason.
+            If no replica of some bytes is left: each with its reason.
         As `fastio.load` does besides.
         """
         begun = Load(
@@ -203,7 +203,7 @@ class Loads:
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left.
+            If no replica of some bytes is left.
         As `fastio.load_into` does besides.
         """
         check_verify(verify)
@@ -239,7 +239,7 @@ class Loads:
         Raises
         ------
         ReplicaError
-            If no copy of some bytes is left.
+            If no replica of some bytes is left.
         As `Reader.stream` does besides.
         """
         reader = self.reader(

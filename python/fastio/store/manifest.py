@@ -131,7 +131,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Named:
+class EncodedManifest:
     """A manifest and the digest that it is named by."""
 
     manifest: Manifest
@@ -152,19 +152,19 @@ _decoder = msgspec.json.Decoder(Manifest)
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-def encode(manifest: Manifest) -> Named:
+def encode(manifest: Manifest) -> EncodedManifest:
     """Return a manifest as it is stored.
 
     Raises
     ------
     Nothing.
     """
-    with collector.Paused():
+    with collector.CollectorPaused():
         data = _encoder.encode(manifest) + b"\n"
-    return Named(manifest, hashlib.sha256(data).hexdigest(), data)
+    return EncodedManifest(manifest, hashlib.sha256(data).hexdigest(), data)
 
 
-def decode(data: bytes, digest: str, path: str) -> Named:
+def decode(data: bytes, digest: str, path: str) -> EncodedManifest:
     """Read a manifest; what it names is checked, its tensors are not yet looked at.
 
     Parameters
@@ -196,7 +196,7 @@ def decode(data: bytes, digest: str, path: str) -> Named:
             expected=f"{_KIND!r} of version {_VERSION}, or a newer fastio, which wrote it perhaps",
         )
     try:
-        with collector.Paused():
+        with collector.CollectorPaused():
             manifest = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FormatError(path, f"is no sound manifest: {error}", expected="one") from None
@@ -205,7 +205,7 @@ def decode(data: bytes, digest: str, path: str) -> Named:
     for name, cut in manifest.cuts.items():
         if not cut.pieces or any(not 0 <= at < len(manifest.shards) for at, _ in cut.pieces):
             raise FormatError(path, f"has the pieces of {shown(name)} in shards that it has not")
-    return Named(manifest, digest, data)
+    return EncodedManifest(manifest, digest, data)
 
 
 def _check_roots(manifest: Manifest, path: str) -> None:

@@ -13,16 +13,16 @@ from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError,
 from fastio.store import IDENTITY, answering, divergence, lineage, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
-from fastio.store.manifest import Named, RootEntry, hints
+from fastio.store.manifest import EncodedManifest, RootEntry, hints
 from fastio.store.places import Places
-from fastio.store.reached import Reached
+from fastio.store.reached import ReachableRoots
 from fastio.store.root import Root
-from fastio.store.taken import Held, Taken
+from fastio.store.taken import Held, PinnedGeneration
 
 _LOST_MAX = 100  # how often what is read may be collected meanwhile
 
 
-class Members(Reached):
+class Members(ReachableRoots):
     """The roots that belong together.
 
     Parameters
@@ -291,7 +291,7 @@ class Members(Reached):
 
     # ---- a generation of them
 
-    def take(self, generation: int | None, min_generation: int | None) -> Taken:
+    def take(self, generation: int | None, min_generation: int | None) -> PinnedGeneration:
         """Choose a generation, and keep it from being collected.
 
         Parameters
@@ -323,12 +323,12 @@ class Members(Reached):
                 standing, named = self._older(generation, found, standing)
             assert named is not None
             with contextlib.suppress(FileNotFoundError):  # collected just now: look again
-                return Taken(standing, named, Held.on(self.roots, named.digest))
+                return PinnedGeneration(standing, named, Held.on(self.roots, named.digest))
         raise ConflictError(self.name, "is collected faster than it can be opened")
 
     def _newest(
         self, found: Sequence[Standing], generation: int | None
-    ) -> tuple[Standing, Named | None]:
+    ) -> tuple[Standing, EncodedManifest | None]:
         """The newest generation; without its manifest where that is lost, and an older one is asked
         for.
         """
@@ -345,7 +345,7 @@ class Members(Reached):
 
     def _older(
         self, generation: int, found: Sequence[Standing], newest: Standing
-    ) -> tuple[Standing, Named]:
+    ) -> tuple[Standing, EncodedManifest]:
         """A generation that was asked for by its number."""
         for standing in found:
             if standing.record.generation == generation < newest.record.generation:
@@ -372,7 +372,7 @@ class Members(Reached):
                 self.name, f"generation {lost} has no sound commit record", self.reasons()
             )
 
-    def hold(self, taken: Taken) -> None:
+    def hold(self, taken: PinnedGeneration) -> None:
         """Keep a generation from being collected on roots that have come back, too.
 
         Raises

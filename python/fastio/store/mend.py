@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
-from fastio.reading.replicas import Copies, Watch
+from fastio.reading.replicas import Replicas, Watch
 from fastio.store import IDENTITY, answering, locks, repair
 from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
@@ -277,12 +277,12 @@ def mend_records(session: Session, mode: int, kept: Collection[int], gone: Colle
 
 
 def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
-    """Write a copy of a shard anew, from whatever copies have its chunks.
+    """Write a replica of a shard anew, from whatever replicas have its chunks.
 
     Raises
     ------
     WriteError, ReadError, OSError
-        Also if a chunk is left in no copy.
+        Also if a chunk is left in no replica.
     """
     path = str(root.path / SHARDS / entry.file)
     files = []
@@ -298,10 +298,10 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
         except (FastioError, OSError) as error:
             reasons[shown] = str(error)
     if not files:
-        raise ReplicaError(members.name, "no copy of this shard is left", reasons)
+        raise ReplicaError(members.name, "no replica of this shard is left", reasons)
     remove_empty(root, SHARDS, entry.file)
     watch = Watch("continue")
-    repair.rewrite(Copies(tuple(files), {}, watch, entry.start, entry.digest), path)
+    repair.rewrite(Replicas(tuple(files), {}, watch, entry.start, entry.digest), path)
 
 
 # ---- a root that cannot be opened

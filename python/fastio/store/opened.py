@@ -10,34 +10,36 @@ from typing import TypeVar
 from fastio.arguments.checks import check_kind
 from fastio.errors import ConflictError, UsageError
 from fastio.options import Options
-from fastio.reading.located import Located
+from fastio.reading.located import LocatedSource
 from fastio.reading.replicas import OnDamage
 from fastio.saving.turns import Turn, is_own
-from fastio.saving.uninterrupted import Uninterrupted
+from fastio.saving.uninterrupted import UninterruptedStep
 from fastio.store import arguments, reading, sessions
 from fastio.store.commit import Session
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
 from fastio.store.partition import Partition
-from fastio.store.taken import Taken
+from fastio.store.taken import PinnedGeneration
 
 _Result = TypeVar("_Result")
 
 
-class Opened:
+class OpenStore:
     """What all parts of a `Store` share.
 
     Parameters
     ----------
     members : Members
         The roots.
-    taken : Taken
+    taken : PinnedGeneration
         The generation that is read.
     by : str or callable, optional
         How tensors are spread over shards, where that is not what the manifest says.
     """
 
-    def __init__(self, members: Members, taken: Taken, by: Partition | None = None) -> None:
+    def __init__(
+        self, members: Members, taken: PinnedGeneration, by: Partition | None = None
+    ) -> None:
         self.members = members
         self.taken = taken
         self.by = by
@@ -55,7 +57,7 @@ class Opened:
 
     def find(
         self, on_damage: OnDamage, generation: int | None, options: Options | None
-    ) -> Callable[[Collection[str] | None], Located]:
+    ) -> Callable[[Collection[str] | None], LocatedSource]:
         """Return what locates the tensors of a generation, given the names that are wanted.
 
         Raises
@@ -127,7 +129,7 @@ class Opened:
                     self.taken = self.members.take(None, None)
                 return result
 
-        return Uninterrupted(step, f"fastio {key}").run(interrupted=cancelled.set)
+        return UninterruptedStep(step, f"fastio {key}").run(interrupted=cancelled.set)
 
     def partition(self, by: Partition | None, settings: Settings) -> Partition:
         """Return how tensors are spread over shards: by this call, this store, or its manifest.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastio.errors import ConflictError
 from fastio.store.members import Members
-from fastio.store.taken import Taken
+from fastio.store.taken import PinnedGeneration
 
 
 @dataclass(frozen=True)
-class Pin:
+class GenerationAddress:
     """What a pickle says of a generation. A number alone could be another one by then: a generation
     in doubt may give way to one with the same number.
 
@@ -35,7 +35,7 @@ class Pin:
     manifest: str
 
     @classmethod
-    def of(cls, members: Members, taken: Taken) -> Pin:
+    def of(cls, members: Members, taken: PinnedGeneration) -> GenerationAddress:
         """Return the pin of a generation that is read."""
         own = taken.standing.record.roots
         reached = (root.path for uuid, root in members.roots.items() if uuid in own)
@@ -43,7 +43,7 @@ class Pin:
         digest = taken.named.digest
         return cls(paths, members.timeout_s, members.store, taken.generation, digest)
 
-    def find(self) -> tuple[Members, Taken]:
+    def find(self) -> tuple[Members, PinnedGeneration]:
         """Return the roots, and the generation, which is not collected while it is held.
 
         Raises

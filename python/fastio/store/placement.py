@@ -71,7 +71,7 @@ def _rendezvous(
 
 
 def _shares(weights: Mapping[str, float], replicas: int) -> dict[str, float]:
-    """What part of all bytes each root holds: no more than one copy of each."""
+    """What part of all bytes each root holds: no more than one replica of each."""
     shares: dict[str, float] = {}
     rest, left = 1.0, dict(weights)
     while left:

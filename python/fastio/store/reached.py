@@ -11,11 +11,11 @@ from fastio.store import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
 from fastio.store.layout import MANIFESTS, manifest_name
-from fastio.store.manifest import Named, hints
+from fastio.store.manifest import EncodedManifest, hints
 from fastio.store.root import Root
 
 
-class Reached:
+class ReachableRoots:
     """Roots of one store, and those that cannot be reached.
 
     Attributes
@@ -66,7 +66,7 @@ class Reached:
         records = self.records()
         return standings(records, {uuid: root.damaged for uuid, root in self.roots.items()})
 
-    def manifest(self, record: Record) -> Named:
+    def manifest(self, record: Record) -> EncodedManifest:
         """Return the manifest of a generation, from any root that has it.
 
         Raises
@@ -101,7 +101,7 @@ class Reached:
         """What messages call the store."""
         return str(self.paths[0])
 
-    def newest(self) -> Named:
+    def newest(self) -> EncodedManifest:
         """Return the manifest of the newest generation that has one.
 
         Raises

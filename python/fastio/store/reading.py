@@ -1,4 +1,4 @@
-"""A generation as something that can be loaded: its tensors, and the copies of their shards."""
+"""A generation as something that can be loaded: its tensors, and the replicas of their shards."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from fastio.formats.safetensors import InMemory
 from fastio.host import collector
 from fastio.host.descriptors import make_room
 from fastio.options import Options, default_options
-from fastio.reading.located import Cut, Located
-from fastio.reading.replicas import ON_DAMAGE, Copies, OnDamage, Watch
+from fastio.reading.located import Cut, LocatedSource
+from fastio.reading.replicas import ON_DAMAGE, OnDamage, Replicas, Watch
 from fastio.store import answering, repair
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
-from fastio.store.pinned import Pin
+from fastio.store.pinned import GenerationAddress
 from fastio.store.root import Root
-from fastio.store.taken import Taken
+from fastio.store.taken import PinnedGeneration
 
-# Of the time to answer: for a disk that owes an answer already, where another one has a copy.
+# Of the time to answer: for a disk that owes an answer already, where another one has a replica.
 _OWING_SHARE = 0.1
 _OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class StoredShard(Shard):
-    """A shard of a store; its copies are opened when it is to be read.
+    """A shard of a store; its replicas are opened when it is to be read.
 
     Parameters
     ----------
     entry : ShardEntry
     holders : sequence of (str, Root or None)
-        Where its copies should be: the path of each, and the root if it can be reached; the
+        Where its replicas should be: the path of each, and the root if it can be reached; the
         preferred one first.
     watch : Watch
     source : str
@@ -70,7 +70,7 @@ class StoredShard(Shard):
 
     @property
     def path(self) -> str:
-        """Where the preferred copy is."""
+        """Where the preferred replica is."""
         return self._holders[0][0]
 
     @property
@@ -79,27 +79,27 @@ class StoredShard(Shard):
         return True
 
     @property
-    def has_copies(self) -> bool:
+    def has_replicas(self) -> bool:
         """It always has, if only one."""
         return True
 
     @property
     def file(self) -> _native.File:
-        """The preferred copy, open."""
-        return self.copies.files[0]
+        """The preferred replica, open."""
+        return self.replicas.files[0]
 
     @property
-    def copies(self) -> Copies:
-        """All copies, open."""
+    def replicas(self) -> Replicas:
+        """All replicas, open."""
         return self._opened[0]
 
     @property
     def table(self) -> ChecksumTable:
-        """The checksums, which a copy's header has."""
+        """The checksums, which a replica's header has."""
         return self._opened[1]
 
     @cached_property
-    def _opened(self) -> tuple[Copies, ChecksumTable]:
+    def _opened(self) -> tuple[Replicas, ChecksumTable]:
         files: list[_native.File] = []
         lacking: dict[str, str] = {}
         away: dict[str, str] = {}
@@ -122,18 +122,18 @@ class StoredShard(Shard):
                 lacking[path] = "is missing"
             except (FastioError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
-                    raise  # that is not the copy's
+                    raise  # that is not the replica's
                 if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
                     self._watch.hung_paths.add(path)
                 lacking[path] = str(error).removeprefix(f"{path}: ")
         entry = self._entry
-        copies = Copies(tuple(files), lacking, self._watch, entry.start, entry.digest)
+        replicas = Replicas(tuple(files), lacking, self._watch, entry.start, entry.digest)
         if not files or (lacking and not self._watch.persistent):
             raise ReplicaError(
                 self._source,
-                f"no copy of the shard {self._entry.file} can be read"
+                f"no replica of the shard {self._entry.file} can be read"
                 if not files
-                else f"a copy of the shard {self._entry.file} cannot be read",
+                else f"a replica of the shard {self._entry.file} cannot be read",
                 {**lacking, **away},
                 self.names,
                 self.path,
@@ -142,11 +142,11 @@ class StoredShard(Shard):
         table = safetensors.locate(InMemory(files[0].path, files[0].nbytes, header)).table
         if table is None:
             raise FormatError(files[0].path, "has no checksums", expected="a shard of a store")
-        self._watch.lacks(copies, self.names)
-        return copies, table
+        self._watch.lacks(replicas, self.names)
+        return replicas, table
 
     def _open(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
-        """A copy, and the header, which is read from the first one that can be opened."""
+        """A replica, and the header, which is read from the first one that can be opened."""
         file = root.open_shard(self._entry.file)
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
@@ -188,13 +188,13 @@ class _Part(StoredShard):
     _whole: StoredShard
 
     @property
-    def _opened(self) -> tuple[Copies, ChecksumTable]:
+    def _opened(self) -> tuple[Replicas, ChecksumTable]:
         return self._whole._opened
 
 
 def newest(
     paths: Sequence[Path], timeout_s: float, names: Collection[str] | None = None
-) -> Located:
+) -> LocatedSource:
     """Say which tensors the newest generation of a store has.
 
     Parameters
@@ -215,14 +215,14 @@ def newest(
 
 
 def watch(members: Members, on_damage: OnDamage, options: Options | None = None) -> Watch:
-    """Return what is done about bad copies; roots that cannot be reached are told at once.
+    """Return what is done about bad replicas; roots that cannot be reached are told at once.
 
     Parameters
     ----------
     members : Members
     on_damage : {"continue", "repair", "raise"}
     options : Options, optional
-        Say how long a copy is waited for.
+        Say how long a replica is waited for.
 
     Raises
     ------
@@ -247,14 +247,14 @@ def watch(members: Members, on_damage: OnDamage, options: Options | None = None)
 
 
 def locate(
-    members: Members, taken: Taken, watch: Watch, names: Collection[str] | None = None
-) -> Located:
+    members: Members, taken: PinnedGeneration, watch: Watch, names: Collection[str] | None = None
+) -> LocatedSource:
     """Say which tensors a generation has, and where they lie. No shard is opened.
 
     Parameters
     ----------
     members : Members
-    taken : Taken
+    taken : PinnedGeneration
     watch : Watch
     names : collection of str, optional
         What will be asked for.
@@ -265,7 +265,7 @@ def locate(
         If the manifest says of its tensors what cannot be.
     """
     manifest = taken.named.manifest
-    with collector.Paused():
+    with collector.CollectorPaused():
         shards = []
         order = _Preference(members, taken)
         for entry in manifest.shards:
@@ -288,14 +288,14 @@ def locate(
     for name in cuts:
         if name in catalog:
             raise FormatError(members.name, f"its manifest has the tensor {shown(name)} twice")
-    again = functools.partial(_again, Pin.of(members, taken), watch.on_damage)
-    located = Located(catalog, cuts, manifest.metadata, watch, (members, taken), again)
+    again = functools.partial(_again, GenerationAddress.of(members, taken), watch.on_damage)
+    located = LocatedSource(catalog, cuts, manifest.metadata, watch, (members, taken), again)
     count = len(located.shards) if names is None else min(len(located.shards), len(names))
     make_room(2 * manifest.settings.replicas * count, located.source)  # shards stay open
     return located
 
 
-def _again(pin: Pin, on_damage: OnDamage, options: Options) -> Located:
+def _again(pin: GenerationAddress, on_damage: OnDamage, options: Options) -> LocatedSource:
     members, taken = pin.find()
     return locate(members, taken, watch(members, on_damage, options))
 
@@ -368,9 +368,9 @@ def _cuts(
 
 
 class _Preference:
-    """Which copy of each shard is asked first: so that every root has its share, by weight."""
+    """Which replica of each shard is asked first: so that every root has its share, by weight."""
 
-    def __init__(self, members: Members, taken: Taken) -> None:
+    def __init__(self, members: Members, taken: PinnedGeneration) -> None:
         self._entries = taken.named.manifest.roots
         self._roots = [members.roots.get(entry.uuid) for entry in self._entries]
         self._load = [0.0] * len(self._entries)

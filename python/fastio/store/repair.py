@@ -1,4 +1,4 @@
-"""A bad copy of a shard, written anew from whatever copies have its chunks."""
+"""A bad replica of a shard, written anew from whatever replicas have its chunks."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from fastio.host.replacement import Replacement
-from fastio.reading.replicas import Copies
+from fastio.reading.replicas import Replicas
 
 _STEP_BYTES = 2**24
 
 
-def rewrite(copies: Copies, path: str) -> None:
-    """Write one copy anew; it takes the place of the bad one when it is whole.
+def rewrite(replicas: Replicas, path: str) -> None:
+    """Write one replica anew; it takes the place of the bad one when it is whole.
 
     Parameters
     ----------
-    copies : Copies
+    replicas : Replicas
     path : str
         The bad one; need not be there. The new one has the mode of a good one.
 
     Raises
     ------
     WriteError
-        Also if the header, or a chunk, is left in no copy.
+        Also if the header, or a chunk, is left in no replica.
     """
     target = Path(path)
     # The bad one comes last: it has good chunks, too.
     sources = sorted(
-        (file for file in copies.files if file.path not in copies.watch.hung_paths),
+        (file for file in replicas.files if file.path not in replicas.watch.hung_paths),
         key=lambda file: file.path == path,
     )
     if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
         detail = "it would lie where a symlink leads, out of the root"
         raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
-    header = _header(copies, sources, target)
+    header = _header(replicas, sources, target)
     table = safetensors.locate(InMemory(path, sources[0].nbytes, header)).table
     assert table is not None  # the digest of the header is that of a sealed shard
     replacement = Replacement(target, 0o600, written_as=target.parent / "new")
@@ -54,7 +54,7 @@ def rewrite(copies: Copies, path: str) -> None:
         replacement.file.write(0, header)  # and all the rest in order, as some filesystems want it
         for begin in range(table.start, nbytes, _STEP_BYTES):
             end = min(begin + _STEP_BYTES, nbytes)
-            data = _sound(sources, table, begin, end, copies.watch.timeout_s)
+            data = _sound(sources, table, begin, end, replicas.watch.timeout_s)
             replacement.file.write(begin, data)
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
         replacement.commit()
@@ -62,19 +62,19 @@ def rewrite(copies: Copies, path: str) -> None:
         replacement.discard()
 
 
-def _header(copies: Copies, sources: list[_native.File], target: Path) -> bytes:
+def _header(replicas: Replicas, sources: list[_native.File], target: Path) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):
-            header = file.read(0, copies.start, timeout_s=copies.watch.timeout_s)
-            if hashlib.sha256(header).hexdigest() == copies.digest:
+            header = file.read(0, replicas.start, timeout_s=replicas.watch.timeout_s)
+            if hashlib.sha256(header).hexdigest() == replicas.digest:
                 return header
-    raise WriteError(errno.ENODATA, "read", target, 0, "no copy has its header")
+    raise WriteError(errno.ENODATA, "read", target, 0, "no replica has its header")
 
 
 def _sound(
     sources: list[_native.File], table: ChecksumTable, begin: int, end: int, timeout_s: float
 ) -> bytes:
-    """Bytes of whole chunks, from the first copy that has them."""
+    """Bytes of whole chunks, from the first replica that has them."""
     first = (begin - table.start) // table.chunk_bytes * 8
     last = -(-(end - table.start) // table.chunk_bytes) * 8
     reasons = []
@@ -87,7 +87,7 @@ def _sound(
         if _native.xxh3_64_chunks(data, table.chunk_bytes) == table.digests[first:last]:
             return data
         reasons.append(f"{file.path}: is damaged at byte {begin} or behind it")
-    if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another copy
+    if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another replica
         return b"".join(
             _sound(sources, table, at, min(at + table.chunk_bytes, end), timeout_s)
             for at in range(begin, end, table.chunk_bytes)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastio.arguments.anchored import anchored
 from fastio.errors import FastioError, ReplicaError, UsageError
-from fastio.reading.replicas import Copies
+from fastio.reading.replicas import Replicas
 from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced
@@ -58,7 +58,7 @@ def replace_root(
     UsageError
         If there is no such root.
     WriteError
-        If a root cannot be made of the folder; or a shard has no sound copy left.
+        If a root cannot be made of the folder; or a shard has no sound replica left.
     ReplicaError, ConflictError
         As a commit does.
     """
@@ -160,8 +160,8 @@ def _copy(
                 wanted.discard(file)
                 if is_cancelled():
                     raise ReplicaError(members.name, "the replacement was given up", {})
-                assert isinstance(shard.copies, Copies)
-                repair.rewrite(shard.copies, str(root.path / SHARDS / file))
+                assert isinstance(shard.replicas, Replicas)
+                repair.rewrite(shard.replicas, str(root.path / SHARDS / file))
         root.sync(SHARDS)
     finally:
         taken.held.close()

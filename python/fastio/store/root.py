@@ -1,4 +1,4 @@
-"""One root of a store: a folder on some device, and the small files in it."""
+"""One root of a store: a folder on some disk, and the small files in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fastio.store.layout import (
     manifest_name,
     record_name,
 )
-from fastio.store.manifest import MANIFEST_BYTES_MAX, Named, decode
+from fastio.store.manifest import MANIFEST_BYTES_MAX, EncodedManifest, decode
 from fastio.store.root_files import FILE_MODE, RootFiles
 
 _GENERATION = re.compile(r"[0-9a-f]{16}")
@@ -289,7 +289,7 @@ class Root(RootFiles):
         return found
 
     @asked
-    def manifest(self, digest: str) -> Named:
+    def manifest(self, digest: str) -> EncodedManifest:
         """Return a manifest.
 
         Raises
@@ -355,7 +355,7 @@ class Root(RootFiles):
             self.put(COMMITS, name, record.encode(), mode=mode, replace=True)
 
     @asked
-    def put_manifest(self, named: Named, *, mode: int = FILE_MODE) -> None:
+    def put_manifest(self, named: EncodedManifest, *, mode: int = FILE_MODE) -> None:
         """Write a manifest, unless it is there and whole.
 
         Raises

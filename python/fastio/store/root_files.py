@@ -179,8 +179,8 @@ class RootFiles:
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
     @asked
-    def device(self) -> int:
-        """Return the number of the device that it is on, as st_dev.
+    def disk(self) -> int:
+        """Return the number of the disk that it is on, as st_dev.
 
         Raises
         ------

@@ -13,15 +13,15 @@ from fastio.store import partition, placement, shards
 from fastio.store.commit import Session
 from fastio.store.manifest import (
     CutEntry,
+    EncodedManifest,
     Manifest,
-    Named,
     RootEntry,
     Settings,
     ShardEntry,
     encode,
 )
 from fastio.store.partition import Cut, Group, Partition
-from fastio.store.shards import ShardWriter, Wanted
+from fastio.store.shards import PlannedShard, ShardWriter
 
 
 class Plan:
@@ -65,7 +65,7 @@ class Plan:
                 session.failed,
             )
 
-    def lay_out(self, sources: Sources, order: Sequence[str]) -> list[Wanted]:
+    def lay_out(self, sources: Sources, order: Sequence[str]) -> list[PlannedShard]:
         """Say which shards there are to be.
 
         Parameters
@@ -144,7 +144,7 @@ class Plan:
     def _weight(self, uuid: str) -> float:
         return self._roots[uuid].identity.weight
 
-    def _recognise(self, wanted: Sequence[Wanted]) -> None:
+    def _recognise(self, wanted: Sequence[PlannedShard]) -> None:
         """Find the shards of the generation before that may be the same."""
         if self._parent is None:
             return
@@ -158,7 +158,7 @@ class Plan:
 
     def write(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[PlannedShard],
         options: Options,
         report: Report,
         progress: Progress,
@@ -168,7 +168,7 @@ class Plan:
 
         Parameters
         ----------
-        wanted : sequence of Wanted
+        wanted : sequence of PlannedShard
         options : Options
         report : Report
         progress : callable, optional
@@ -186,11 +186,11 @@ class Plan:
 
     def manifest(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[PlannedShard],
         metadata: Mapping[str, str],
         *,
         kept: Manifest | None = None,
-    ) -> Named:
+    ) -> EncodedManifest:
         """Return the manifest of these shards; with `kept`, of its ones besides.
 
         Raises

@@ -13,7 +13,7 @@ from fastio.errors import ConflictError
 from fastio.store.commit import Session
 from fastio.store.history import Standing
 from fastio.store.members import Members
-from fastio.store.taken import Taken
+from fastio.store.taken import PinnedGeneration
 
 _OVERTAKEN_MAX = 100  # how often roots may be replaced between a look and the locks
 
@@ -53,7 +53,7 @@ def seats(found: Sequence[Standing]) -> Seats:
 
 def begin(
     members: Members,
-    taken: Taken,
+    taken: PinnedGeneration,
     *,
     wait_s: float | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
@@ -65,7 +65,7 @@ def begin(
     Parameters
     ----------
     members : Members
-    taken : Taken
+    taken : PinnedGeneration
         The generation that is read, where no record can be read any more.
     wait_s : float, optional
         How long another writer is waited for.

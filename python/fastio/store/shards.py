@@ -37,7 +37,7 @@ _log = logging.getLogger("fastio")
 
 
 @dataclass
-class Wanted:
+class PlannedShard:
     """A shard that a generation is to have.
 
     Attributes
@@ -59,13 +59,13 @@ class Wanted:
     roots: tuple[str, ...]
     known: ShardEntry | None = None
     known_roots: tuple[str, ...] = ()
-    entry: Found | None = None
+    entry: WrittenShard | None = None
     header: bytes = b""
-    held_by: set[str] = field(default_factory=set)
+    framework: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Found:
+class WrittenShard:
     """What a shard has become: its name, size, and digest."""
 
     file: str
@@ -118,11 +118,11 @@ class ShardWriter:
         self._cancelled = threading.Event()
         self._is_cancelled = is_cancelled
         self._counting = threading.Lock()
-        self._bad: dict[str, list[str]] = {}  # by root, why copies are written again
+        self._bad: dict[str, list[str]] = {}  # by root, why replicas are written again
         self._done = 0
         self._total = 0
 
-    def write(self, shards: Sequence[Wanted], progress: Progress) -> None:
+    def write(self, shards: Sequence[PlannedShard], progress: Progress) -> None:
         """Have each shard on each of its roots, on the disk, under its name.
 
         Raises
@@ -131,38 +131,38 @@ class ShardWriter:
             If one of the roots cannot be read or written to.
         MemoryLimitError, MemoryError
         ReplicaError
-            If copies of one shard came out different: the tensors changed meanwhile.
+            If replicas of one shard came out different: the tensors changed meanwhile.
         """
         self._use_known([shard for shard in shards if shard.known is not None])
         self._total = sum(
-            shard.layout.sources.data_bytes * len(set(shard.roots) - shard.held_by)
+            shard.layout.sources.data_bytes * len(set(shard.roots) - shard.framework)
             for shard in shards
         )
         written = sum(
             shard.layout.sources.data_bytes
             for shard in shards
-            if not shard.held_by.issuperset(shard.roots)
+            if not shard.framework.issuperset(shard.roots)
         )
         self._check_space(shards)
         self._each_root(
             {
-                uuid: [s for s in shards if uuid in s.roots and uuid not in s.held_by]
+                uuid: [s for s in shards if uuid in s.roots and uuid not in s.framework]
                 for uuid in self._roots
             },
             lambda shard, root: self._write(shard, root, progress),
             lambda root: root.sync(SHARDS),
         )
-        self._report.files, self._report.nbytes = len(shards), written  # not once for each copy
+        self._report.files, self._report.nbytes = len(shards), written  # not once for each replica
 
     def _each_root(
         self,
-        shards: Mapping[str, Sequence[Wanted]],
-        do: Callable[[Wanted, Root], None],
+        shards: Mapping[str, Sequence[PlannedShard]],
+        do: Callable[[PlannedShard, Root], None],
         then: Callable[[Root], None] = lambda root: None,
     ) -> None:
         """Do something with some shards of each root, all roots at once."""
 
-        def run(uuid: str, own: Sequence[Wanted]) -> None:
+        def run(uuid: str, own: Sequence[PlannedShard]) -> None:
             root = self._roots[uuid]
             try:
                 for shard in own:
@@ -189,7 +189,7 @@ class ShardWriter:
 
     # ---- what is there already
 
-    def _use_known(self, shards: Sequence[Wanted]) -> None:
+    def _use_known(self, shards: Sequence[PlannedShard]) -> None:
         """Find out which shards are those of the generation before, and which roots have them
         sound: what is used again is read and verified, all of it.
         """
@@ -200,13 +200,13 @@ class ShardWriter:
         )
         self._tell_bad()
         for shard in same:
-            copies = len(shard.roots)
-            others = [uuid for uuid in shard.roots if uuid not in shard.held_by]
-            held = sorted(shard.held_by, key=lambda uuid: uuid not in shard.roots)
-            shard.roots = (*held[:copies], *others)[:copies]
-            self._report.bytes_reused += shard.layout.nbytes * len(held[:copies])
+            replicas = len(shard.roots)
+            others = [uuid for uuid in shard.roots if uuid not in shard.framework]
+            held = sorted(shard.framework, key=lambda uuid: uuid not in shard.roots)
+            shard.roots = (*held[:replicas], *others)[:replicas]
+            self._report.bytes_reused += shard.layout.nbytes * len(held[:replicas])
 
-    def _is_known(self, shard: Wanted) -> bool:
+    def _is_known(self, shard: PlannedShard) -> bool:
         self._go_on()
         known = shard.known
         first = next((self._roots[u] for u in shard.known_roots if u in self._roots), None)
@@ -223,7 +223,7 @@ class ShardWriter:
         shard.entry, shard.header = found, header
         return True
 
-    def _look_for(self, shard: Wanted, root: Root) -> None:
+    def _look_for(self, shard: PlannedShard, root: Root) -> None:
         entry = shard.entry
         assert entry is not None
         path = str(root.path / SHARDS / entry.file)
@@ -240,18 +240,18 @@ class ShardWriter:
                 self._bad.setdefault(root.uuid, []).append(f"{path} is written again: {error}")
             return
         with self._counting:
-            shard.held_by.add(root.uuid)
+            shard.framework.add(root.uuid)
 
     def _tell_bad(self) -> None:
-        """Say which copies were found damaged: in the log a line for each root."""
+        """Say which replicas were found damaged: in the log a line for each root."""
         for uuid, told in self._bad.items():
             more = f"; so are {len(told) - 1} more files of {self._roots[uuid].path}"
             _log.warning("%s%s", told[0], more if len(told) > 1 else "")
             self._report.fallbacks += tuple(told)
         self._bad = {}
 
-    def _verify(self, file: _native.File, shard: Wanted) -> None:
-        """Read all chunks of a copy past the page cache, and refuse one that is damaged."""
+    def _verify(self, file: _native.File, shard: PlannedShard) -> None:
+        """Read all chunks of a replica past the page cache, and refuse one that is damaged."""
         located = safetensors.locate(InMemory(file.path, file.nbytes, shard.header))
         found = survey(
             [replace(located, file=file)],
@@ -262,12 +262,12 @@ class ShardWriter:
         for event in found.damaged.values():
             raise FormatError(file.path, event.cause, offset=event.offset)
 
-    def _check_space(self, shards: Sequence[Wanted]) -> None:
+    def _check_space(self, shards: Sequence[PlannedShard]) -> None:
         for uuid, root in self._roots.items():
             needed = sum(
                 shard.layout.nbytes
                 for shard in shards
-                if uuid in shard.roots and uuid not in shard.held_by
+                if uuid in shard.roots and uuid not in shard.framework
             )
             try:
                 space = root.space()
@@ -280,7 +280,7 @@ class ShardWriter:
 
     # ---- what is written
 
-    def _write(self, shard: Wanted, root: Root, progress: Progress) -> None:
+    def _write(self, shard: PlannedShard, root: Root, progress: Progress) -> None:
         before = 0
 
         def advance(done: int, _: int) -> None:
@@ -308,20 +308,20 @@ class ShardWriter:
             self._report.add_saved(statistics)
             self._report.cache_reason = self._report.cache_reason or way.reason
             self._report.fall_back(writer.replacement.shortfalls)
-            shard.held_by.add(root.uuid)
+            shard.framework.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
             differs = shard.entry != found
         if differs:
             raise ReplicaError(
                 root.path,
-                f"copies of the shard {shard.label} differ: its tensors changed meanwhile",
+                f"replicas of the shard {shard.label} differ: its tensors changed meanwhile",
                 {},
                 shard.sources.names,
             )
 
     @contextlib.contextmanager
-    def _writer(self, shard: Wanted, root: Root) -> Iterator[FileWriter]:
+    def _writer(self, shard: PlannedShard, root: Root) -> Iterator[FileWriter]:
         folder = root.path / SHARDS
         root.answering.ask(lambda: _meet_symlink(root))
         writer = FileWriter(
@@ -342,15 +342,15 @@ def _meet_symlink(root: Root) -> None:
         pass
 
 
-def _found(shard: Wanted, header: bytes) -> Found:
+def _found(shard: PlannedShard, header: bytes) -> WrittenShard:
     digest = hashlib.sha256(header).hexdigest()
     file = f"{shard.label}.{digest[:16]}.safetensors"
-    return Found(file, shard.layout.nbytes, shard.layout.start, digest)
+    return WrittenShard(file, shard.layout.nbytes, shard.layout.start, digest)
 
 
 def wanted(
     label: str, sources: Sources, roots: tuple[str, ...], chunk_bytes: int, root: Root
-) -> Wanted:
+) -> PlannedShard:
     """Lay out a shard.
 
     Raises
@@ -360,15 +360,17 @@ def wanted(
     """
     path = root.path / SHARDS / f"{label}.safetensors"
     layout = lay_out(sources, path, None, chunk_bytes=chunk_bytes)
-    return Wanted(label, sources, layout, roots)
+    return PlannedShard(label, sources, layout, roots)
 
 
-def entry_of(shard: Wanted, index_of: Callable[[str], int], away: Sequence[str]) -> ShardEntry:
+def entry_of(
+    shard: PlannedShard, index_of: Callable[[str], int], away: Sequence[str]
+) -> ShardEntry:
     """Return what the manifest says of a shard that was written.
 
     Parameters
     ----------
-    shard : Wanted
+    shard : PlannedShard
     index_of : callable
         The place of a root's UUID among the manifest's roots.
     away : sequence of str

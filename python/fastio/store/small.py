@@ -64,7 +64,7 @@ class Problem:
 
 
 @dataclass
-class Kept:
+class KeptGenerations:
     """The generations that a store has, and what each of them needs.
 
     Attributes
@@ -101,7 +101,7 @@ class Kept:
                 )
 
 
-def kept(members: Members, newest: int) -> Kept:
+def kept(members: Members, newest: int) -> KeptGenerations:
     """Return the generations up to the newest that is there, and what they need.
 
     Parameters
@@ -114,7 +114,7 @@ def kept(members: Members, newest: int) -> Kept:
     ------
     Nothing: what no root has is part of the answer.
     """
-    found = Kept(established(members.standings(), newest))
+    found = KeptGenerations(established(members.standings(), newest))
     for standing in found.standings:
         try:
             named = members.manifest(standing.record)
@@ -131,7 +131,7 @@ def kept(members: Members, newest: int) -> Kept:
 # ---- one root
 
 
-def looked(root: Root, those: Kept, *, quick: bool) -> list[Problem]:
+def looked(root: Root, those: KeptGenerations, *, quick: bool) -> list[Problem]:
     """Return what `look` yields; of a root that does not answer, that.
 
     Raises
@@ -145,13 +145,13 @@ def looked(root: Root, those: Kept, *, quick: bool) -> list[Problem]:
         return [Problem("root", root.uuid, path, _cause(error, path))]
 
 
-def look(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
+def look(root: Root, those: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
     """Yield what is wrong with the small files of a root, and with its folders.
 
     Parameters
     ----------
     root : Root
-    those : Kept
+    those : KeptGenerations
     quick : bool
         Whether to take bytes from the page cache, and to compare only the first manifests as a
         whole; of others the size.
@@ -245,7 +245,7 @@ def _folder_problem(root: Root, sub: str) -> str:
         return "is missing" if not os.path.lexists(path) else _cause(error, str(path))
 
 
-def _manifests(root: Root, those: Kept, *, quick: bool) -> Iterator[Problem]:
+def _manifests(root: Root, those: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
     seen = set()
     left = _QUICK_BYTES_MAX
     for standing in those.standings:
@@ -345,7 +345,7 @@ def _cause(error: Exception, path: str) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def strays(root: Root, needed: Collection[str], those: Kept) -> tuple[int, int]:
+def strays(root: Root, needed: Collection[str], those: KeptGenerations) -> tuple[int, int]:
     """Return how many files of a root no generation names, and their bytes.
 
     Raises

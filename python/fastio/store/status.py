@@ -15,7 +15,7 @@ from fastio.store.history import in_doubt
 from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
 from fastio.store.members import Members
 from fastio.store.root import Root
-from fastio.store.small import Kept
+from fastio.store.small import KeptGenerations
 
 _IN_DOUBT_SHOWN_MAX = 10
 _PROBLEMS_SHOWN_MAX = 3  # of one kind on one root
@@ -30,7 +30,7 @@ class Generation:
     ----------
     number : int
     tensors, nbytes : int
-        How many it has, and their bytes (of one copy).
+        How many it has, and their bytes (of one replica).
     saved_at_s : int
         Seconds since 1970, by the clock of whoever saved it.
     decided : bool
@@ -188,7 +188,7 @@ def status(members: Members) -> Status:
     )
 
 
-def _looked_at(root: Root, those: Kept) -> list[str]:
+def _looked_at(root: Root, those: KeptGenerations) -> list[str]:
     try:
         return root.answering.ask(lambda: list(_problems(root, those)))
     except ReadError as error:
@@ -200,7 +200,7 @@ def _without(path: str, why: str) -> str:
     return why.removeprefix(f"{path}: ").removeprefix(f"{path}/")
 
 
-def _problems(root: Root, those: Kept) -> Iterator[str]:
+def _problems(root: Root, those: KeptGenerations) -> Iterator[str]:
     """The problems of a root; no shard is read."""
     yield from _cannot_write(root)
     by_kind: dict[str, list[str]] = {}
@@ -215,7 +215,7 @@ def _problems(root: Root, those: Kept) -> Iterator[str]:
         yield f"no root has the manifest of generation {generation}"
 
 
-def _shard_problems(root: Root, those: Kept) -> Iterator[str]:
+def _shard_problems(root: Root, those: KeptGenerations) -> Iterator[str]:
     """One line for all shards of a root that have the same problem."""
     own = {name: those.shards[name].nbytes for name in sorted(those.holders.get(root.uuid, ()))}
     try:

@@ -20,11 +20,11 @@ from fastio.store.keeping import Keeping
 from fastio.store.loads import Loads
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
-from fastio.store.opened import Opened, now_s
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
-from fastio.store.pinned import Pin
+from fastio.store.pinned import GenerationAddress
 from fastio.store.root_files import FILE_MODE
-from fastio.store.taken import Held, Taken
+from fastio.store.taken import Held, PinnedGeneration
 from fastio.store.verify import Verifying
 from fastio.store.writes import Writes
 
@@ -34,13 +34,15 @@ Placement = str | Mapping[str, int | Sequence[int]]
 class Store(Loads, Writes, Keeping, Verifying):
     """Tensors kept on several roots, in generations. `Store.create` and `Store.open` make one.
 
-    A root is a folder, on a device of its own as a rule. Every shard is on as many of them as there
-    are replicas; a load reads from all of them at once, and where a copy fails from the next one.
-    A save makes a new generation, which is there as a whole or not at all.
+    A root is a folder, usually on a disk of its own. Each shard has a replica on several roots. A
+    load reads from all roots at once, and from the next replica where one fails. A save makes a new
+    generation, which exists as a whole or not at all.
     """
 
-    def __init__(self, members: Members, taken: Taken, by: Partition | None = None) -> None:
-        self._opened = Opened(members, taken, by)
+    def __init__(
+        self, members: Members, taken: PinnedGeneration, by: Partition | None = None
+    ) -> None:
+        self._opened = OpenStore(members, taken, by)
 
     # ---- making and opening one
 
@@ -62,7 +64,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         Parameters
         ----------
         roots : sequence of path
-            1 to 64, best each on a device of its own, as `fastio.save` takes a path. A majority of
+            1 to 64, best each on a disk of its own, as `fastio.save` takes a path. A majority of
             them must be reachable to save, any that has what is asked for to load.
         replicas : int
             On how many roots each shard is.
@@ -224,7 +226,10 @@ class Store(Loads, Writes, Keeping, Verifying):
         self._opened.require_open()
         if callable(self._opened.by):
             raise UsageError("a store whose partition is a callable cannot be pickled")
-        return _reopen, (Pin.of(self._opened.members, self._opened.taken), self._opened.by)
+        return _reopen, (
+            GenerationAddress.of(self._opened.members, self._opened.taken),
+            self._opened.by,
+        )
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -242,5 +247,5 @@ def _timeout_s(options: Options | None) -> float:
     return (options or default_options()).root_timeout_s
 
 
-def _reopen(pin: Pin, by: str | None) -> Store:
+def _reopen(pin: GenerationAddress, by: str | None) -> Store:
     return Store(*pin.find(), by)

@@ -12,7 +12,7 @@ from fastio.errors import FastioError
 from fastio.host.flocks import Flock
 from fastio.store import locks
 from fastio.store.history import Standing
-from fastio.store.manifest import Named
+from fastio.store.manifest import EncodedManifest
 from fastio.store.root import Root
 
 
@@ -73,19 +73,19 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Taken:
+class PinnedGeneration:
     """A generation that is read.
 
     Attributes
     ----------
     standing : Standing
-    named : Named
+    named : EncodedManifest
     held : Held
         While it is open, the generation is not collected.
     """
 
     standing: Standing
-    named: Named
+    named: EncodedManifest
     held: Held
 
     @property

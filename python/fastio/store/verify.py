@@ -16,16 +16,16 @@ from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import Advance
-from fastio.store import answering, copies, mend, small
+from fastio.store import answering, mend, replicas, small
 from fastio.store.commit import Session
-from fastio.store.copies import Read
 from fastio.store.documents import Verified
 from fastio.store.history import established, outlived
 from fastio.store.layout import COMMITS, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
-from fastio.store.opened import Opened, now_s
+from fastio.store.opened import OpenStore, now_s
+from fastio.store.replicas import Read
 from fastio.store.root import Root
-from fastio.store.small import Kept, Problem
+from fastio.store.small import KeptGenerations, Problem
 from fastio.store.taken import Held
 
 # Each needs what stands before it.
@@ -38,14 +38,14 @@ _MENDED = "written anew from the other roots"
 class Verifying:
     """The part of a `Store` that verifies."""
 
-    _opened: Opened
+    _opened: OpenStore
 
     def verify(
         self, *, repair: bool = False, options: Options | None = None, progress: bool = False
     ) -> Verification:
-        """Read every copy of every shard of all generations, and every small file, on every root.
+        """Read every replica of every shard of all generations, and all small files of each root.
 
-        Bytes come from the disks, past the page cache; all devices are read at once, within 128 MiB
+        Bytes come from the disks, past the page cache; all disks are read at once, within 128 MiB
         of memory. A root on which nothing is damaged notes when that was: `status` says so.
 
         Parameters
@@ -109,7 +109,7 @@ class _Found:
 class _Run:
     """One verification of a store."""
 
-    opened: Opened
+    opened: OpenStore
     options: Options
     repair: bool
     found: dict[str, _Found] = field(default_factory=dict)  # by path
@@ -118,7 +118,7 @@ class _Run:
     reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
     notes: list[str] = field(default_factory=list)
     files: int = 0
-    those: Kept = field(default_factory=lambda: Kept([]))
+    those: KeptGenerations = field(default_factory=lambda: KeptGenerations([]))
     gone: set[int] = field(default_factory=set)  # generations that others have collected
 
     @contextlib.contextmanager
@@ -190,10 +190,10 @@ class _Run:
         return sum(entry.nbytes for root in roots for entry in self._entries(root))
 
     def read(self, advance: Advance | None) -> None:
-        """Read every copy of every shard."""
+        """Read every replica of every shard."""
         roots = self.roots.values()
         wanted = [(root, self._entries(root)) for root in roots]
-        self.reads = copies.read_all(wanted, self.options, advance)
+        self.reads = replicas.read_all(wanted, self.options, advance)
         for uuid, read in self.reads.items():
             self.files += read.files
             self.notes += read.notes
@@ -306,7 +306,7 @@ class _Run:
                 and each.problem.root == root.uuid
             ]
             wanted.append((root, [self.those.shards[name] for name in names]))
-        for uuid, read in copies.read_all(wanted, self.options, None).items():
+        for uuid, read in replicas.read_all(wanted, self.options, None).items():
             self.reads.setdefault(uuid, Read()).nbytes += read.nbytes
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])

@@ -9,7 +9,7 @@ from fastio.errors import FastioError, ReplicaError
 from fastio.store.documents import Record
 from fastio.store.history import Standing
 from fastio.store.layout import SHARDS
-from fastio.store.manifest import Manifest, Named, ShardEntry
+from fastio.store.manifest import EncodedManifest, Manifest, ShardEntry
 from fastio.store.root import Root
 
 Roots = Mapping[str, Root]
@@ -17,8 +17,8 @@ Roots = Mapping[str, Root]
 
 
 def newest(
-    found: Sequence[Standing], manifest_of: Callable[[Record], Named], roots: Roots
-) -> tuple[Standing, Named] | None:
+    found: Sequence[Standing], manifest_of: Callable[[Record], EncodedManifest], roots: Roots
+) -> tuple[Standing, EncodedManifest] | None:
     """Return the newest generation that there is; None if there is none.
 
     One that nobody was told of counts only where it is whole.
@@ -45,8 +45,8 @@ def newest(
 
 
 def existing(
-    standing: Standing, manifest_of: Callable[[Record], Named], roots: Roots
-) -> Named | None:
+    standing: Standing, manifest_of: Callable[[Record], EncodedManifest], roots: Roots
+) -> EncodedManifest | None:
     """Return the manifest of a generation; None where nobody was told of it, and it is not whole.
 
     Raises

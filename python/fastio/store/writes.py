@@ -18,7 +18,7 @@ from fastio.saving.sources import checked_metadata, sources
 from fastio.store import reading
 from fastio.store.commit import Session
 from fastio.store.manifest import Manifest
-from fastio.store.opened import Opened, now_s
+from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
 from fastio.store.saving import Plan
 from fastio.store.shards import RootFailed
@@ -27,7 +27,7 @@ from fastio.store.shards import RootFailed
 class Writes:
     """The part of a `Store` that writes."""
 
-    _opened: Opened
+    _opened: OpenStore
 
     def save(
         self,

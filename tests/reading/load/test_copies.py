@@ -81,7 +81,7 @@ def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
         "cause": "checksum",
         "detail": f"checksum {expected:016x} expected, {found:016x} found",
         "errno": None,
-        "remedy": "other_copy",
+        "remedy": "other_replica",
     }
     assert incidents == [told, told]  # it was read twice
 
@@ -96,7 +96,7 @@ def test_a_read_that_fails_is_told_also_where_no_copy_is_left(
         _native.load([request], _options(engine=engine), persistent=True, incidents=incidents)
     assert caught.value.errno == errno.ENXIO
     assert caught.value.filename == str(copies[1])
-    assert [incident["remedy"] for incident in incidents] == ["other_copy", "none", "none"]
+    assert [incident["remedy"] for incident in incidents] == ["other_replica", "none", "none"]
     assert [incident["errno"] for incident in incidents] == [errno.EIO, errno.EIO, errno.ENXIO]
     assert incidents[0]["detail"] == "Input/output error"
     assert {incident["cause"] for incident in incidents} == {"read"}
@@ -133,7 +133,7 @@ def test_a_stream_tells_what_failed_since_it_was_asked_last(
         )
         told.append([incident["offset"] // _CHUNK_BYTES for incident in stream.incidents()])
         loaded.release()
-        stream.let_go(index)
+        stream.release(index)
     assert [chunks for chunks in told if chunks] == [[1, 1], [30, 30]]
     stream.close()
     assert stream.incidents() == []
@@ -154,7 +154,7 @@ def test_a_fill_takes_what_is_sound_from_either_copy(copies: list[Path], engine:
     fill.run()
     assert target.tobytes() == data
     assert all(fill.placed(0))
-    assert [incident["remedy"] for incident in fill.incidents()] == ["other_copy"] * 2
+    assert [incident["remedy"] for incident in fill.incidents()] == ["other_replica"] * 2
     assert fill.incidents() == []
 
 
@@ -181,7 +181,7 @@ def test_a_file_is_opened_by_its_name_in_a_folder(copies: list[Path], tmp_path: 
     try:
         file = _native.File.open_in(folder_fd, "first", "shown/as")
         assert file.path == "shown/as"
-        assert file.device == os.stat(copies[0]).st_dev
+        assert file.disk == os.stat(copies[0]).st_dev
         assert file.read(0, _NBYTES) == copies[0].read_bytes()
         refused = {
             "link": errno.ELOOP,

@@ -236,7 +236,7 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
         ):
             fastio.load(sealed, options=options, report=report)
         assert canceller.error is None
-    parked = _native.parked_bytes()
+    parked = _native.testing.abandoned_bytes()
     assert 0 < parked <= (_CHUNKS + 1) * CHUNK_BYTES
     # It counts against the next load's limit.
     limited = fastio.Options(mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + parked - 1)
@@ -244,8 +244,8 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
         fastio.load(sealed, options=limited)
     assert raised.value.held_bytes == parked
 
-    _native.release_held_completions()
-    assert eventually(lambda: _native.parked_bytes() == 0)
+    _native.testing.release_held_completions()
+    assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
     assert eventually(lambda: native_threads() <= before)
     faults()
     assert same_bytes(fastio.load(sealed, options=limited), expected_bytes(sealed))

@@ -41,16 +41,16 @@ def sealed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def let_go() -> Iterator[Callable[[Elsewhere], bool]]:
-    """Hold a load at its first completion; a call releases it and returns whether it had ended."""
-    _native.set_completion_faults([(0, "never", 0)])
+    """Hold a load at its first completion; a call lets it go on, and says whether it ended."""
+    _native.testing.set_completion_faults([(0, "never", 0)])
 
     def release(loading: Elsewhere) -> bool:
-        _native.release_held_completions()
+        _native.testing.release_held_completions()
         return loading.done
 
     yield release
-    _native.set_completion_faults([])
-    _native.release_held_completions()
+    _native.testing.set_completion_faults([])
+    _native.testing.release_held_completions()
 
 
 def _one_by_one(engine: Any, cache: Any) -> fastio.Options:

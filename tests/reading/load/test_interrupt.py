@@ -30,7 +30,7 @@ def say(what):
 
 def held():
     files, threads = os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
-    return [len(files), len(threads), _native.parked_bytes()]
+    return [len(files), len(threads), _native.testing.abandoned_bytes()]
 
 located = huggingface.locate
 
@@ -215,11 +215,11 @@ def handle(*_):
     raise LookupError("from the handler")
 
 signal.signal(signal.SIGALRM, handle)
-fastio._native.set_completion_faults([(0, "late", 30_000)])
+fastio._native.testing.set_completion_faults([(0, "late", 30_000)])
 try:
     fastio.load(sys.argv[1], report=Interrupting(), options=fastio.Options(cache="bypass"))
 finally:
-    print(fastio._native.parked_bytes() > 0)
+    print(fastio._native.testing.abandoned_bytes() > 0)
 """
     result = testbed.run_python(code, path, timeout_s=25)
     assert (result.exception, result.message) == ("LookupError", "from the handler")

@@ -112,7 +112,7 @@ def test_a_child_of_a_process_that_loads_meanwhile_collects_garbage(sealed: Path
     code = """
 import gc
 from fastio.host import collector
-with collector.Paused():
+with collector.CollectorPaused():
     assert not gc.isenabled()
     assert ended(in_child(gc.isenabled)) == 0  # whoever paused it may be a thread that is not there
 
@@ -187,7 +187,7 @@ assert ended(in_child(lambda: whole(load()))) == 0
 @pytest.mark.parametrize("engine", _ENGINES)
 def test_a_child_does_not_wait_for_the_reads_of_its_parent(sealed: Path, engine: str) -> None:
     code = """
-fastio._native.set_completion_faults([(0, "never", 0)])
+fastio._native.testing.set_completion_faults([(0, "never", 0)])
 report = fastio.Report()
 def held():
     fastio.load(path, options=options, report=report)
@@ -196,9 +196,9 @@ parent.start()
 while not report.tensors:
     time.sleep(0.001)
 # The faults are the parent's, too: the child meets none.
-code = ended(in_child(lambda: whole(load()) and fastio._native.parked_bytes() == 0))
+code = ended(in_child(lambda: whole(load()) and fastio._native.testing.abandoned_bytes() == 0))
 while parent.is_alive():
-    fastio._native.release_held_completions()
+    fastio._native.testing.release_held_completions()
     time.sleep(0.001)
 assert code == 0
 """
@@ -272,7 +272,7 @@ def test_fifty_loads_leave_no_descriptor_and_no_thread(
     gc.collect()
     assert eventually(lambda: open_files() <= files)
     assert eventually(lambda: native_threads() <= threads)
-    assert _native.parked_bytes() == 0
+    assert _native.testing.abandoned_bytes() == 0
 
 
 def test_tensors_hold_no_descriptor(sealed: Path) -> None:

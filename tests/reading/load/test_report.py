@@ -65,12 +65,12 @@ _PARTS = [
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])
 @pytest.mark.parametrize("held_by", ["numpy", "load_into"])
-def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, held_by: str) -> None:
+def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: str) -> None:
     options = fastio.Options(engine=engine)
     into = {name: array.copy() for name, array in fastio.load(sealed).items()}
     testbed.evict(sealed)
     report = fastio.Report()
-    if held_by == "numpy":
+    if framework == "numpy":
         fastio.load(sealed, options=options, report=report)
     else:
         fastio.load_into(sealed, into, options=options, report=report)
@@ -342,15 +342,15 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     monkeypatch.setattr(rich.progress.Progress, "update", fail)
     testbed.evict(sealed)
     threads = native_threads()
-    # The first block comes late: the load is still running when the bar fails.
-    _native.set_completion_faults([(0, "late", 200)])
+    # The first block comes late: the load is on its way when the bar fails.
+    _native.testing.set_completion_faults([(0, "late", 200)])
     try:
         with pytest.raises(RuntimeError, match="the terminal is gone"):
             fastio.load(sealed, progress=True, options=fastio.Options(engine=engine))
-        assert eventually(lambda: _native.parked_bytes() == 0)
+        assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert eventually(lambda: native_threads() <= threads)
     finally:
-        _native.set_completion_faults([])
+        _native.testing.set_completion_faults([])
     monkeypatch.undo()
     assert same_bytes(fastio.load(sealed), expected_bytes(sealed))
 

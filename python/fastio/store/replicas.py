@@ -1,4 +1,4 @@
-"""Every copy of every shard on its root, read past the page cache: all devices at once."""
+"""Every replica of every shard on its root, read past the page cache: all disks at once."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Read:
     Attributes
     ----------
     damaged : dict of str to Event
-        By path: copies that are damaged, missing, or cannot be read.
+        By path: replicas that are damaged, missing, or cannot be read.
     files : int
-        Copies that were looked at.
+        Replicas that were looked at.
     nbytes : int
         Bytes that were read.
     notes : list of str
     silent : str
-        Why the root was left, if it does not answer; its other copies were not looked at.
+        Why the root was left, if it does not answer; its other replicas were not looked at.
     """
 
     damaged: dict[str, Event] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def read_all(
     options: Options,
     progress: Advance | None,
 ) -> dict[str, Read]:
-    """Read copies of shards on several roots. Roots of one device come one after another.
+    """Read replicas of shards on several roots. Roots of one disk come one after another.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ def read_all(
     KeyboardInterrupt
         Or whatever else interrupts this thread, once all reads are given up.
     """
-    devices: dict[int, list[tuple[Root, Sequence[ShardEntry]]]] = {}
+    disks: dict[int, list[tuple[Root, Sequence[ShardEntry]]]] = {}
     for root, entries in wanted:
-        devices.setdefault(_device(root), []).append((root, entries))
+        disks.setdefault(_disk(root), []).append((root, entries))
     budget = min(MEMORY_BYTES, options.memory_limit_bytes or MEMORY_BYTES)
     share_min = max([_SHARE_BYTES_MIN, *_largest_chunks(wanted)])
-    at_a_time = max(1, min(len(devices), budget // share_min))
+    at_a_time = max(1, min(len(disks), budget // share_min))
     slots = threading.Semaphore(at_a_time)
     cancelled = threading.Event()
     shown = _Progress(progress, sum(entry.nbytes for _, of in wanted for entry in of))
@@ -97,15 +97,15 @@ def read_all(
                 reader = _RootReader(root, options, budget // at_a_time, found[root.uuid])
                 reader.read(entries, shown.of_one(cancelled))
 
-    calls = [functools.partial(run, roots) for roots in devices.values()]
+    calls = [functools.partial(run, roots) for roots in disks.values()]
     for error in at_once(calls, interrupted=cancelled.set):
         raise error
     return found
 
 
-def _device(root: Root) -> int:
+def _disk(root: Root) -> int:
     try:
-        return root.device()
+        return root.disk()
     except FastioError:
         return -1
 
@@ -142,7 +142,7 @@ def _is_of(entry: ShardEntry, header: bytes) -> bool:
 
 
 class _RootReader:
-    """Reads copies of one root, some files at a time."""
+    """Reads replicas of one root, some files at a time."""
 
     def __init__(self, root: Root, options: Options, memory_bytes: int, found: Read) -> None:
         self._root = root

@@ -1,0 +1,180 @@
+#include "loader_lanes.h"
+
+#include <algorithm>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "assertions.h"
+#include "lanes.h"
+
+namespace fastio {
+namespace {
+
+// What becomes of a lane whose lost reads are all that it waits for.
+enum class LostReads : std::uint8_t {
+  waited_for,  // by its thread
+  abandoned,
+};
+
+void succeed(const std::shared_ptr<LoadState>& state, const Lane& lane);
+
+// Runs a lane to its end. Lost reads are waited for by nobody who waits for the job.
+void run_lane(const std::shared_ptr<LoadState>& state, std::unique_ptr<Lane> lane,
+              LostReads lost_reads) {
+  try {
+    lane->run();
+  } catch (const std::bad_alloc& error) {
+    state->fail_without_memory(error);
+  }
+  note_times(*state, lane->times());
+  const bool hangs = lane->lost() != 0 && lane->only_lost();
+  if (!hangs) {
+    lane.reset();  // waits for reads that are still out
+    return end_lane(*state);
+  }
+  lane->free_unused();
+  succeed(state, *lane);
+  end_lane(*state);
+  if (lost_reads == LostReads::abandoned) abandon(std::move(lane));
+}
+
+void note_no_thread(LoadState& state) {
+  try {
+    state.outcome.note_fallback(
+        state.options.window_bytes
+            ? "no thread could be started: read on the caller's, and nothing ahead"
+            : "no thread could be started: read on the caller's, where Ctrl-C has to wait");
+  } catch (const std::bad_alloc& error) {
+    state.fail_without_memory(error);
+  }
+}
+
+// Starts threads for the lanes. The lane of a windowed load without threads is returned in `solo`.
+StartedLanes run_lanes(const std::shared_ptr<LoadState>& state,
+                       std::vector<std::unique_ptr<Lane>> lanes) {
+  StartedLanes started;
+  started.count = start_lanes(
+      state->crew, std::move(lanes),
+      [state](std::unique_ptr<Lane> lane) {
+        run_lane(state, std::move(lane), LostReads::waited_for);
+      },
+      [&](std::unique_ptr<Lane> lane) {
+        note_no_thread(*state);
+        if (state->options.window_bytes) {
+          started.solo = std::move(lane);
+        } else {
+          run_lane(state, std::move(lane), LostReads::abandoned);
+        }
+      });
+  return started;
+}
+
+void succeed(const std::shared_ptr<LoadState>& state, const Lane& lane) {
+  auto next = successor_of(state, lane);
+  if (!next) return;
+  try {
+    std::vector<std::unique_ptr<Lane>> lanes;
+    lanes.push_back(std::move(next));
+    StartedLanes started = run_lanes(state, std::move(lanes));
+    if (started.solo) run_lane(state, std::move(started.solo), LostReads::waited_for);
+  } catch (const std::bad_alloc& error) {
+    state->fail_without_memory(error);
+  }
+}
+
+// How many slots a lane may have that succeeds another one; 0: it is not needed, or there is no
+// memory. Those that wait for lost reads keep their staging, which counts against the limit.
+unsigned take_slots(LoadState& state, const Lane& lane) {
+  const LoadOptions& options = state.options;
+  const std::uint64_t staging_bytes = state.layout.staging_bytes;
+  const MutexLock lock(state.crew.mutex);
+  if (state.crew.stopping() || state.replicas.dispatch().over()) return 0;
+  FASTIO_ASSERT(state.slots >= lane.slots() - lane.lost());
+  state.slots -= lane.slots() - lane.lost();
+  std::uint64_t slots = options.queue_depth;
+  const std::uint64_t limit = options.devices.empty()
+                                  ? options.memory_limit_bytes.value_or(UINT64_MAX)
+                                  : options.pinned_limit_bytes;
+  if (state.layout.fills && staging_bytes != 0) {
+    const std::uint64_t most = limit / staging_bytes;
+    slots = std::min(slots, most > state.slots ? most - state.slots : 0);
+  }
+  if (slots == 0) {
+    state.outcome.fail(MemoryLimitExceeded(staging_bytes, limit, lane.lost() * staging_bytes));
+    state.crew.stop();
+  }
+  state.slots += slots;
+  // As in start_lanes: what a lane tells at its end needs no memory.
+  state.outcome.make_room_for_lanes(1);
+  state.lane_times.reserve(state.lane_times.capacity() + 1);
+  return static_cast<unsigned>(slots);
+}
+
+}  // namespace
+
+StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
+  const LoadOptions& options = state->options;
+  const auto count = std::min<std::size_t>(options.lanes, state->layout.blocks.size());
+  EngineSet set;
+  if (state->layout.bytes_to_read != 0) {
+    try {
+      set = make_engines(options.engine, count, options.queue_depth);
+    } catch (const IoError& error) {
+      throw concerning(state->first_path(), Failure::Kind::read, error);
+    }
+  } else {
+    set.engines.resize(count);
+  }
+  std::vector<std::unique_ptr<Lane>> lanes;
+  lanes.reserve(set.engines.size());
+  for (auto& engine : set.engines) {
+    lanes.push_back(std::make_unique<Lane>(state, std::move(engine), options.queue_depth));
+  }
+  {
+    const MutexLock lock(state->crew.mutex);
+    state->slots = lanes.size() * options.queue_depth;
+    state->outcome.make_room_for_lanes(lanes.size());
+    state->lane_times.reserve(lanes.size());  // a lane that ends needs no memory for it
+  }
+  StartedLanes started = run_lanes(state, std::move(lanes));
+  if (state->layout.bytes_to_read != 0) {
+    started.engine = name_of(set.kind);
+    started.reason = std::move(set.reason);
+  }
+  return started;
+}
+
+std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state, const Lane& lane) {
+  try {
+    const unsigned slots = take_slots(*state, lane);
+    if (slots == 0) return nullptr;
+    EngineSet set = make_engines(state->options.engine, 1, slots);
+    return std::make_unique<Lane>(state, std::move(set.engines.front()), slots);
+  } catch (const IoError& error) {
+    state->fail(0, concerning(state->first_path(), Failure::Kind::read, error).failure());
+  } catch (const std::bad_alloc& error) {
+    state->fail_without_memory(error);
+  }
+  return nullptr;
+}
+
+void end_lane(LoadState& state) {
+  const MutexLock lock(state.crew.mutex);
+  state.crew.end_lane();
+}
+
+void note_times(LoadState& state, const LaneTimes& times) {
+  const MutexLock lock(state.crew.mutex);
+  state.lane_times.push_back(times);
+}
+
+void abandon(std::unique_ptr<Lane> lane) {
+  static std::mutex mutex;
+  static auto* const abandoned = new std::vector<std::unique_ptr<Lane>>();
+  const std::lock_guard lock(mutex);
+  abandoned->push_back(std::move(lane));
+}
+
+}  // namespace fastio

@@ -1,0 +1,193 @@
+#include "loader_layout.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "assertions.h"
+
+namespace fastio {
+namespace {
+
+constexpr std::uint64_t kRegionBytes = std::uint64_t{256} << 20;
+// Four of them fill a usual window, so that one is consumed while others are read.
+constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
+
+// A direct read lands where the address is congruent to the offset; one through the page cache
+// anywhere.
+std::vector<char> straight_extents(const ShardRequest& shard,
+                                   const std::vector<ShardAccess>& accesses,
+                                   std::uint64_t alignment, const Answers* answers) {
+  const bool anywhere = std::ranges::all_of(
+      accesses, [](const ShardAccess& access) { return access.mode == ReadMode::buffered; });
+  std::vector<char> straight;
+  for (std::size_t e = 0; e < shard.extents.size(); ++e) {
+    if (answers != nullptr) {  // a read that hangs there could not be abandoned
+      straight.push_back(0);
+      continue;
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
+    const bool congruent = anywhere || (address - shard.extents[e].begin) % alignment == 0;
+    const bool here = address != 0 && shard.device_of(e) == kHost;
+    straight.push_back(static_cast<char>(here && congruent));
+  }
+  return straight;
+}
+
+Plan plan_shard(const ShardRequest& shard, const std::vector<ShardAccess>& accesses,
+                const LoadOptions& options, const Answers* answers) {
+  PlanRequest request;
+  request.extents = shard.extents;
+  request.file_nbytes = shard.nbytes();
+  if (shard.table) request.grid = shard.table->grid;
+  for (const ShardAccess& access : accesses) {  // powers of two: the largest suits all
+    request.alignment = std::max(request.alignment, access.alignment);
+  }
+  request.block_bytes = options.block_bytes;
+  const std::uint64_t limit =
+      options.window_bytes.value_or(options.memory_limit_bytes.value_or(UINT64_MAX));
+  const std::uint64_t largest = options.window_bytes ? kWindowRegionBytes : kRegionBytes;
+  request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
+  request.whole_file_region = accesses.front().mode == ReadMode::mapped && !options.window_bytes;
+  if (options.surveys) {
+    return make_fill_plan(request, std::vector<char>(shard.extents.size(), 0));
+  }
+  if (shard.places.empty()) return make_plan(request);
+  return make_fill_plan(request, straight_extents(shard, accesses, request.alignment, answers));
+}
+
+// Adds the blocks of a shard whose plan is the last one.
+void add_blocks(LoadLayout& layout, std::size_t shard) {
+  const bool mapped = layout.maps(shard);
+  // A mapping has the bytes already: only what is to be verified is gone through.
+  if (mapped && !layout.shards[shard].table) return;
+  for (const PlannedBlock& block : layout.plans[shard].blocks) {
+    const std::uint64_t staged = staging_bytes_for(block.nbytes());
+    layout.largest_block_bytes = std::max(layout.largest_block_bytes, staged);
+    if (block.staged()) layout.staging_bytes = std::max(layout.staging_bytes, staged);
+    layout.blocks.push_back({shard, block});
+    layout.bytes_total += block.nbytes();
+    if (!mapped) layout.bytes_to_read += block.nbytes();
+  }
+}
+
+std::uint64_t memory_bytes_of(const LoadLayout& layout, std::size_t shard) {
+  if (!layout.maps(shard)) return layout.plans[shard].block_bytes_total;
+  std::uint64_t nbytes = 0;
+  for (const Extent& extent : layout.shards[shard].extents) nbytes += extent.nbytes();
+  return nbytes;
+}
+
+}  // namespace
+
+std::vector<std::vector<PlannedRegion>> LoadLayout::regions() const {
+  std::vector<std::vector<PlannedRegion>> regions;
+  regions.reserve(plans.size());
+  for (const Plan& plan : plans) regions.push_back(plan.regions);
+  return regions;
+}
+
+std::vector<std::vector<std::uint64_t>> LoadLayout::disks() const {
+  std::vector<std::vector<std::uint64_t>> disks;
+  disks.reserve(shards.size());
+  for (const ShardRequest& shard : shards) disks.push_back(disks_of(shard));
+  return disks;
+}
+
+std::size_t LoadLayout::disk_count() const {
+  std::set<std::uint64_t> known;
+  for (const auto& of_shard : disks()) known.insert(of_shard.begin(), of_shard.end());
+  return known.size();
+}
+
+std::uint64_t staging_bytes_for(std::uint64_t block_bytes) {
+  constexpr std::uint64_t kUnit = std::uint64_t{64} << 10;
+  return (block_bytes + kUnit - 1) / kUnit * kUnit;
+}
+
+FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOptions& options,
+                          const Answers* answers) {
+  FileAccesses files;
+  files.mappings.resize(shards.size());
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const ShardRequest& shard = shards[i];
+    LoadOptions allowed = options;
+    if (!shard.places.empty()) allowed.mapping = MappingMode::never;  // it would be one more copy
+    std::vector<ShardAccess>& accesses = files.replicas.emplace_back();
+    for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
+      if (shard.extents.empty()) {
+        accesses.push_back({ReadMode::buffered, "warm", "nothing to read", 4096});
+      } else if (answers != nullptr && owes_answer(shard.replicas[replica]->mount().disk)) {
+        accesses.push_back({ReadMode::buffered, "cold", "its disk does not answer", 4096});
+      } else {
+        accesses.push_back(choose_access(shard, replica, allowed));
+      }
+    }
+    ShardAccess& access = accesses.front();
+    if (access.mode != ReadMode::mapped) continue;
+    try {
+      files.mappings[i] = Region::map(*shard.replicas.front());
+    } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
+      access.mode = ReadMode::buffered;
+      access.reason +=
+          ", but read through the page cache: " + describe_error(error.failure().error);
+      files.fallbacks.push_back(std::string(error.what()) + ", read through the page cache");
+    }
+  }
+  return files;
+}
+
+LoadLayout lay_out(std::vector<ShardRequest> shards, std::vector<std::vector<ShardAccess>> accesses,
+                   const LoadOptions& options, const Answers* answers) {
+  FASTIO_ASSERT(shards.size() == accesses.size());
+  LoadLayout layout;
+  layout.shards = std::move(shards);
+  layout.accesses = std::move(accesses);
+  for (std::size_t i = 0; i < layout.shards.size(); ++i) {
+    layout.plans.push_back(plan_shard(layout.shards[i], layout.accesses[i], options, answers));
+    add_blocks(layout, i);
+    layout.memory_bytes += memory_bytes_of(layout, i);
+    layout.fills = layout.fills || !layout.shards[i].places.empty();
+  }
+  return layout;
+}
+
+LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
+  // A window without a limit is no bound on what a disk that hangs holds.
+  const bool counts = options.memory_limit_bytes || !options.window_bytes;
+  const std::uint64_t held = counts ? abandoned_bytes() : 0;
+  const auto require = [&](std::uint64_t asked, std::uint64_t limit) {
+    if (asked > limit || held > limit - asked) throw MemoryLimitExceeded(asked, limit, held);
+  };
+  if (options.window_bytes) {
+    for (const ShardRequest& shard : layout.shards) {
+      if (shard.table) require(shard.table->grid.chunk_bytes, *options.window_bytes);
+    }
+  }
+  const auto keep_slots = [&](std::uint64_t block_bytes, std::uint64_t room) {
+    const std::uint64_t slots = room / block_bytes;
+    FASTIO_ASSERT(slots != 0);
+    options.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options.lanes, slots));
+    options.queue_depth =
+        static_cast<unsigned>(std::min<std::uint64_t>(options.queue_depth, slots / options.lanes));
+  };
+  if (!options.devices.empty() && layout.staging_bytes != 0) {
+    std::uint64_t& pinned = options.pinned_limit_bytes;
+    pinned = std::min(pinned, options.memory_limit_bytes.value_or(pinned));
+    if (layout.staging_bytes > pinned) throw MemoryLimitExceeded(layout.staging_bytes, pinned, 0);
+    keep_slots(layout.staging_bytes, pinned);
+  }
+  if (!options.memory_limit_bytes || options.window_bytes) return options;
+  const std::uint64_t limit = *options.memory_limit_bytes;
+  if (!layout.fills && !options.surveys) {
+    require(layout.memory_bytes, limit);
+    return options;
+  }
+  // Of all blocks: those that go straight to their places count as well.
+  if (layout.largest_block_bytes == 0) return options;
+  require(layout.largest_block_bytes, limit);
+  keep_slots(layout.largest_block_bytes, limit - held);
+  return options;
+}
+
+}  // namespace fastio

@@ -1,0 +1,70 @@
+// The layout of a load: how each file is read, its regions, and the blocks of all files in order.
+//
+// A layout is made once, before any lane runs, and is only read afterwards, by any thread. Its
+// functions ask the kernel what is cached and what can be read past the cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "answers.h"
+#include "loader_request.h"
+#include "memory.h"
+#include "plan.h"
+
+namespace fastio {
+
+struct LoadLayout {
+  std::vector<ShardRequest> shards;
+  std::vector<std::vector<ShardAccess>> accesses;  // of each replica of each shard
+  std::vector<Plan> plans;                         // of each shard
+  std::vector<ShardBlock> blocks;                  // of all shards, in order
+  std::uint64_t bytes_total = 0;                   // of all blocks
+  std::uint64_t bytes_to_read = 0;                 // of those that are not mapped
+  std::uint64_t staging_bytes = 0;                 // of the largest block that is staged
+  std::uint64_t largest_block_bytes = 0;           // in units of staging
+  std::uint64_t memory_bytes = 0;                  // of regions, and of extents that are mapped
+  bool fills = false;                              // bytes go to places that are given
+
+  [[nodiscard]] const ShardAccess& access(std::size_t shard, std::size_t replica = 0) const {
+    return accesses[shard][replica];
+  }
+  [[nodiscard]] bool maps(std::size_t shard) const {
+    return access(shard).mode == ReadMode::mapped;
+  }
+  [[nodiscard]] const PlannedRegion& region(RegionId id) const {
+    return plans[id.shard].regions[id.region];
+  }
+  [[nodiscard]] std::vector<std::vector<PlannedRegion>> regions() const;
+  [[nodiscard]] std::vector<std::vector<std::uint64_t>> disks() const;
+  [[nodiscard]] std::size_t disk_count() const;
+};
+
+// How the files are read, and what of that is not as it was meant to be.
+struct FileAccesses {
+  std::vector<std::vector<ShardAccess>> replicas;  // of each shard
+  std::vector<std::shared_ptr<Region>> mappings;   // of each shard; null: not mapped
+  std::vector<std::string> fallbacks;
+};
+
+// A file that cannot be mapped is read through the page cache. `answers` is null where no disk is
+// watched.
+[[nodiscard]] FileAccesses access_files(const std::vector<ShardRequest>& shards,
+                                        const LoadOptions& options, const Answers* answers);
+
+// Throws std::invalid_argument for extents that no plan can be made of.
+[[nodiscard]] LoadLayout lay_out(std::vector<ShardRequest> shards,
+                                 std::vector<std::vector<ShardAccess>> accesses,
+                                 const LoadOptions& options, const Answers* answers);
+
+// The options with so many lanes and blocks in flight as the limits allow. Throws
+// MemoryLimitExceeded if one block does not fit, or the regions do not.
+[[nodiscard]] LoadOptions within_limits(LoadOptions options, const LoadLayout& layout);
+
+// The size of a slot's own memory for a block of so many bytes: whole units of direct I/O.
+[[nodiscard]] std::uint64_t staging_bytes_for(std::uint64_t block_bytes);
+
+}  // namespace fastio

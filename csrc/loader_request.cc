@@ -1,0 +1,153 @@
+// How each file is read: by a mapping, through the page cache, or past it.
+#include "loader_request.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+#include <utility>
+
+namespace fastio {
+namespace {
+
+constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1}
+                                             << 30;  // below what one read system call takes
+constexpr std::size_t kReplicasMost = 64;            // sets of them are the bits of one number
+
+// Reading a header brings this much of a cold file into the page cache (readahead); it is still
+// cold.
+constexpr std::uint64_t kHeaderTraceBytes = std::uint64_t{512} << 10;
+
+std::string megabytes(std::uint64_t nbytes) {
+  return std::to_string((nbytes + 500'000) / 1'000'000) + " MB";
+}
+
+// Second tries need memory that is no mapping, and so do bytes that come from several files.
+bool may_map(const ShardRequest& shard, const LoadOptions& options) {
+  return options.mapping == MappingMode::automatic && !options.persistent &&
+         shard.replicas.size() == 1 && shard.replicas.front()->mount().local;
+}
+
+ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
+                          const std::string& why) {
+  if (state == "warm" && may_map(shard, options)) {
+    return {ReadMode::mapped, std::move(state), why + ", mapped", 4096};
+  }
+  const bool resident = state == "warm";
+  return {ReadMode::buffered, std::move(state), why + ", read through the page cache", 4096,
+          resident};
+}
+
+ShardAccess past_cache(const ShardRequest& shard, std::size_t replica, ReadMode mode,
+                       std::string state, const std::string& why) {
+  const DirectAccess direct = direct_for(shard, replica);
+  if (!direct.possible) {
+    return {ReadMode::buffered, std::move(state),
+            why + ", read through the page cache: " + direct.reason, 4096};
+  }
+  return {mode, std::move(state), why + ", read with O_DIRECT", direct.alignment};
+}
+
+// One digest for each chunk, and chunks that one request can read.
+bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
+  const auto& [start, chunk_bytes] = table.grid;
+  if (chunk_bytes == 0 || chunk_bytes > kLargestBlockBytes) return false;
+  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
+  return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
+}
+
+void check_shard(const ShardRequest& shard, std::size_t places, std::size_t devices) {
+  const auto& replicas = shard.replicas;
+  if (replicas.empty() || replicas.size() > kReplicasMost)
+    throw std::invalid_argument("a file has 1 to 64 replicas");
+  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
+    throw std::invalid_argument("a replica is no file");
+  if (!std::all_of(replicas.begin(), replicas.end(),
+                   [&](const auto& replica) { return replica->nbytes() == shard.nbytes(); })) {
+    throw std::invalid_argument("the replicas of a file have different sizes");
+  }
+  if (shard.places.size() != places)
+    throw std::invalid_argument("places are given for every extent, or for none");
+  if (!shard.devices.empty() && shard.devices.size() != shard.places.size())
+    throw std::invalid_argument("devices are given for every place, or for none");
+  if (shard.table && !table_fits(*shard.table, shard.nbytes()))
+    throw std::invalid_argument("the chunk table does not fit the file");
+  for (const int device : shard.devices) {
+    if (device < kHost || device >= static_cast<int>(devices))
+      throw std::invalid_argument("a place is on a device that the job has not");
+  }
+}
+
+}  // namespace
+
+void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) {
+  if (options.queue_depth == 0 || options.queue_depth > 4096)
+    throw std::invalid_argument("queue_depth not in 1..4096");
+  if (options.lanes == 0 || options.lanes > 1024)
+    throw std::invalid_argument("lanes not in 1..1024");
+  if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes)
+    throw std::invalid_argument("block_bytes not in 1..1 GiB");
+  const bool fills = !shards.empty() && !shards.front().places.empty();
+  for (const ShardRequest& shard : shards) {
+    check_shard(shard, fills ? shard.extents.size() : 0, options.devices.size());
+  }
+}
+
+std::vector<std::uint64_t> disks_of(const ShardRequest& shard) {
+  std::vector<std::uint64_t> disks;
+  for (const auto& replica : shard.replicas) disks.push_back(replica->mount().disk);
+  return disks;
+}
+
+DirectAccess direct_for(const ShardRequest& shard, std::size_t replica) {
+  DirectAccess direct = shard.replicas[replica]->direct_access();
+  if (!direct.possible || !shard.table) return direct;
+  const ChunkGrid& grid = shard.table->grid;
+  if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
+    return {false, 0,
+            "chunks do not begin at multiples of the " + std::to_string(direct.alignment) +
+                " bytes that O_DIRECT needs here"};
+  }
+  return direct;
+}
+
+ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
+                          const LoadOptions& options) {
+  const File& file = *shard.replicas[replica];
+  const std::uint64_t nbytes = file.nbytes();
+  if (file.mount().memory_backed) {
+    return through_cache(shard, options, "warm", file.mount().filesystem + " is memory");
+  }
+  const std::optional<std::uint64_t> resident = file.resident_bytes(0, nbytes);
+  const bool warm = resident && *resident == nbytes;
+  const bool cold = !resident || *resident <= std::min(kHeaderTraceBytes, nbytes / 2);
+  const std::string state = warm ? "warm" : cold ? "cold" : "mixed";
+  const std::string why =
+      resident ? megabytes(*resident) + " of " + megabytes(nbytes) + " in the page cache"
+               : "the kernel does not say what is in the page cache";
+  if (options.cache == CacheMode::bypass)
+    return past_cache(shard, replica, ReadMode::direct, state, why);
+  if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
+  if (options.keep_cold)
+    return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
+  return past_cache(shard, replica, cold ? ReadMode::direct : ReadMode::by_block, state, why);
+}
+
+std::optional<Failure> populate(const File& file, const Region& region, std::uint64_t begin,
+                                std::uint64_t end) {
+#ifdef MADV_POPULATE_READ
+  const std::uint64_t page = begin / page_bytes() * page_bytes();
+  if (madvise(region.at(page), end - page, MADV_POPULATE_READ) != 0) {
+    const int error = last_error();
+    if (error == EFAULT || error == EHWPOISON || error == EIO) {
+      const std::string detail =
+          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
+      return Failure{error, "read from a mapping", file.path(), begin, detail};
+    }
+  }
+#endif
+  return std::nullopt;
+}
+
+}  // namespace fastio

@@ -1,0 +1,110 @@
+// What a load is asked for: files, extents, checksums, places, options; and how each file is read.
+//
+// All of it is plain data, written before a job is made and only read afterwards, by any thread.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "defaults.h"
+#include "device.h"
+#include "engine.h"
+#include "error.h"
+#include "file.h"
+#include "memory.h"
+#include "placement.h"
+#include "plan.h"
+
+namespace fastio {
+
+enum class CacheMode { automatic, bypass, keep };
+enum class MappingMode { automatic, never };
+
+struct ChunkTable {
+  ChunkGrid grid;
+  std::vector<std::uint64_t> digests;  // XXH3-64 of each chunk
+};
+
+struct ShardRequest {
+  std::vector<std::shared_ptr<File>> replicas;  // of the same bytes, the preferred one first
+  std::vector<Extent> extents;                  // ascending, disjoint
+  std::optional<ChunkTable> table;              // none: not verified
+  std::vector<Placement> places = {};           // of each extent; empty: regions are made for them
+  // Of each place: which of the job's devices it is on, or kHost; empty: the host's, all of them.
+  std::vector<int> devices = {};
+  // The files lie on roots of a store, perhaps only one of them: a root that hangs is not waited
+  // for. Of other files there is nothing else to read.
+  bool on_roots = false;
+
+  [[nodiscard]] int device_of(std::size_t extent) const {
+    return devices.empty() ? kHost : devices[extent];
+  }
+  [[nodiscard]] std::uint64_t nbytes() const { return replicas.front()->nbytes(); }
+};
+
+// The disks of a shard's replicas, by st_dev.
+[[nodiscard]] std::vector<std::uint64_t> disks_of(const ShardRequest& shard);
+
+struct LoadOptions {
+  EnginePreference engine = EnginePreference::automatic;
+  CacheMode cache = CacheMode::automatic;
+  MappingMode mapping = MappingMode::automatic;
+  HugePages huge_pages = HugePages::automatic;
+  // With `automatic`, cold files go through the page cache: others are about to read them.
+  bool keep_cold = false;
+  std::uint64_t block_bytes = kDefaultBlockBytes;
+  unsigned queue_depth = kDefaultQueueDepth;
+  unsigned lanes = 2;
+  std::optional<std::uint64_t> memory_limit_bytes;
+  // Places may be on these. What goes there is staged in pinned memory.
+  std::vector<DeviceTarget> devices = {};
+  std::uint64_t pinned_limit_bytes = kDefaultPinnedLimitBytes;  // in the whole process
+  // Places that touch are of one allocation, so that one copy may fill several.
+  bool joins_places = false;
+  // With it, regions are made as lanes come to them, and no more of them than this many bytes (or
+  // one) that were not released.
+  std::optional<std::uint64_t> window_bytes;
+  // What is damaged is read once more, past the page cache, and then from the other replicas; what
+  // cannot be read comes from the others. Otherwise the first failure ends the job.
+  bool persistent = false;
+  // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no replica
+  // has sound is an incident, and the job goes on. Goes with `persistent`.
+  bool surveys = false;
+  // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
+  // on roots: what it was asked for comes from other replicas.
+  std::optional<std::chrono::nanoseconds> root_timeout;
+};
+
+// Throws std::invalid_argument for requests and options that no job can be made of.
+void check(const std::vector<ShardRequest>& shards, const LoadOptions& options);
+
+// How the bytes of one replica are read. Only what has a single replica is mapped.
+enum class ReadMode { mapped, buffered, direct, by_block };
+
+struct ShardAccess {
+  ReadMode mode = ReadMode::direct;
+  std::string cache_state;  // "cold", "warm", "mixed"
+  std::string reason;
+  std::uint64_t alignment = 4096;  // bytes
+  bool resident = false;           // all of it was in memory: a read copies, and waits for nothing
+};
+
+// How a load with these options reads one replica.
+[[nodiscard]] ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
+                                        const LoadOptions& options);
+
+// Whether O_DIRECT can serve a replica: blocks must begin at multiples of its alignment.
+[[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t replica);
+
+// Brings the bytes [begin, end) of a mapping in at once, and finds out in a way that can be
+// reported whether they are there: touching a page behind the end of a file that shrank would be a
+// SIGBUS.
+[[nodiscard]] std::optional<Failure> populate(const File& file, const Region& region,
+                                              std::uint64_t begin, std::uint64_t end);
+
+}  // namespace fastio
