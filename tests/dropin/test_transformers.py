@@ -59,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> _Calls:
     made = _Calls()
 
     class OpenStore(fastio.safe_open):
-        """Counts what an open file is asked for."""
+        """Counts the calls on an open file."""
 
         def __init__(self, *args: Any, **arguments: Any) -> None:
             made["safe_open"] += 1

@@ -1,5 +1,5 @@
-// Which block comes next, and from where: disks that answer as fast as they are said to, without
-// any I/O.
+// The choice of the next block and its disk, with simulated disks of given speeds and without any
+// I/O.
 #include "dispatch.h"
 
 #include <doctest/doctest.h>
@@ -42,7 +42,7 @@ struct Read {
   double begin_s = 0, end_s = 0;
 };
 
-// Disks that serve one read after the other, and so many reads at a time over all of them.
+// Disks that serve one read after the other, and the number of reads in flight over all of them.
 class Simulation {
  public:
   Simulation(Dispatch& dispatch, Disks disks, std::vector<Dispatch::Block> blocks,
@@ -152,7 +152,7 @@ TEST_CASE(
   std::array<std::vector<std::size_t>, 3> taken;
   for (const Read& read : outcome.reads) taken[read.disk].push_back(read.block);
   for (const auto& of_disk : taken) CHECK(std::is_sorted(of_disk.begin(), of_disk.end()));
-  // The faster one takes some of the other's, which is never done with its own.
+  // The faster one takes some of the other's, which never finishes its own.
   CHECK(taken[1][99] == 99);
   CHECK(taken[1].size() > 120);
   CHECK(taken[2].front() == 100);

@@ -71,7 +71,7 @@ bool threads_become(std::size_t count) {
   return threads_of_this_process() <= count;
 }
 
-// What is abandoned goes with the thread that holds it, in either order.
+// Abandoned memory is freed with the thread that holds it, in either order.
 bool nothing_is_abandoned() {
   const auto end = Clock::now() + kPatience;
   while (abandoned_bytes() != 0 && Clock::now() < end) {

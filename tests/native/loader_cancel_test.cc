@@ -116,7 +116,7 @@ TEST_CASE("only regions with a read in them are abandoned") {
     REQUIRE(job->layout().plans[0].regions.size() == 4);
     wait_until_stuck(*job);
     job->cancel();
-    const auto end = Clock::now() + kPatience;  // for the lane to let go of the block it did last
+    const auto end = Clock::now() + kPatience;  // until the lane has released its last block
     while (abandoned_bytes() != 2 * kMiB && Clock::now() < end) std::this_thread::sleep_for(1ms);
     CHECK(abandoned_bytes() == 2 * kMiB);
     CHECK_FALSE(job->wait_for(0ms));

@@ -188,7 +188,7 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
       options.devices = devices.targets;
       const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
       CHECK(job->outcome().failure().has_value());
-      // The second lane has no stream, and the first is given up before it ran.
+      // The second lane has no stream, and the first is cancelled before it ran.
       fake_cuda_fail("cuStreamCreate", 3, 2, 0);
       CHECK_THROWS_AS(static_cast<void>(
                           LoadJob::start({filling.request(sample, true)}, devices.options(engine))),
@@ -253,7 +253,7 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
       CHECK(job->outcome().cancelled() ==
-            hangs);  // what only waits for its copies comes to its end
+            hangs);  // a job that waits only for its copies ends
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }

@@ -285,7 +285,7 @@ TEST_CASE("what is put behind the copies waits for them, and nobody has to wait 
       fake_cuda_fill(behind, there.address(), 0x11, 1);
       CHECK_FALSE(job->wait_for(30ms));
       CHECK(there.now() == filled(1, kPoison));
-      if (on == 1) job->cancel();  // changes nothing: all of it is on its way
+      if (on == 1) job->cancel();  // changes nothing: all blocks are in flight
       CHECK_FALSE(job->outcome().cancelled());
       fake_cuda_release_stream(fake_cuda_default_stream(0));
       REQUIRE(soon([&] { return there.now() == filled(1, std::byte{0x11}); }));

@@ -330,7 +330,7 @@ TEST_CASE("a mapped file that shrank is an error and no SIGBUS") {
       options.block_bytes = kBlock;
       const auto job = load_to_the_end({std::move(request)}, options);
       CHECK(job->layout().access(0).mode == ReadMode::mapped);
-      // What is cut off inside the last page reads as zeros there: the chunk does not verify.
+      // Bytes cut off inside the last page read as zeros: the chunk does not verify.
       CHECK((job->outcome().failure().has_value() || job->outcome().damage().has_value()));
       if (job->outcome().failure()) CHECK(job->outcome().failure()->error == EFAULT);
     }

@@ -92,7 +92,7 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
       });
       const auto job = testing::load_to_the_end({filling.request(sample, true)},
                                                 filling_options(engine, CacheMode::bypass));
-      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      if (!asked) continue;  // not requested, except as the gap between two requests
       REQUIRE(job->outcome().damage().has_value());
       CHECK(job->outcome().damage()->extent.begin <= at);
       check_nothing_unverified(filling, sample.bytes(), *job, job->outcome().damage()->extent);
@@ -112,7 +112,7 @@ TEST_CASE("whoever cancels waits until nothing is written to his memory any more
         LoadJob::start({filling.request(sample, true)}, filling_options(engine, CacheMode::bypass));
     testing::wait_until_held();
     job->cancel();
-    CHECK_FALSE(job->wait_until_released(50ms));  // the device still has a read
+    CHECK_FALSE(job->wait_until_released(50ms));  // a read is still in flight
     release_held_completions();
     REQUIRE(job->wait_until_released(kPatience));
     const auto before = std::vector<std::byte>(filling.targets[0].bytes().begin(),

@@ -1,5 +1,5 @@
-// Disks that hang: their reads are lost, other replicas have the bytes, and nothing that a lost
-// read may still write to is used by anybody else.
+// Disks that hang: their reads are lost, and other replicas have the bytes. Memory that a lost read
+// may still write to is never reused.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -179,7 +179,7 @@ TEST_CASE("regions of a window that were taken stay, the one that was hit is rea
     }
     CHECK(job->incidents().take().size() >= 1);
     CHECK(job->bytes_done() == job->bytes_total());
-    CHECK(job->wait_for(kPatience));  // though a read is out still
+    CHECK(job->wait_for(kPatience));  // though a read is still in flight
     CHECK(abandoned_bytes() > 0);
     release_held_completions();
     CHECK(soon([] { return abandoned_bytes() == 0; }));

@@ -113,7 +113,7 @@ TEST_CASE("damaged chunks come from another replica, and no others") {
   for (const std::uint64_t chunk : {12U, 13U, 17U}) file.damage(0, chunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = run(file, engine, cache);
-    // Each of the three was read twice more: there, and from the other replica.
+    // Each of the three was read twice more: from the same replica, and from the other one.
     CHECK(bytes_read(*job) == job->bytes_total() + 6 * kChunk);
     const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 6);
@@ -354,7 +354,7 @@ TEST_CASE(
     options.persistent = true;
     const InjectedFaults injected(faults);
     const auto job = load_to_the_end({file.request()}, options);
-    if (job->has_failed()) continue;  // a chunk that met a fault at each of its replicas
+    if (job->has_failed()) continue;  // a chunk that failed in each of its replicas
     ++whole;
     check_right(*job, file);
     for (const Incident& incident : job->incidents().take()) CHECK(incident.remedy != Remedy::none);

@@ -1,5 +1,5 @@
-// Replicas, read into memory of the caller: it is right where each chunk is sound somewhere, and
-// keeps nothing unverified where one is not.
+// Replicas, read into memory of the caller. It is right if each chunk is sound in one of them, and
+// otherwise keeps verified bytes only.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -112,7 +112,7 @@ TEST_CASE("what is read again into memory that does not suit O_DIRECT comes thro
     CHECK(job->counters().bytes_buffered == job->bytes_total() + kChunk);
     CHECK(job->outcome().fallbacks().empty());
     CHECK(filling.is_right(file.bytes()));
-    // The mount is not given up for it.
+    // One failure does not condemn the mount.
     const auto again = File::open(file.replica(0).path())->direct_access();
     CHECK(again.reason.find("EINVAL") == std::string::npos);
   }
@@ -133,7 +133,7 @@ TEST_CASE("where no replica is left, memory keeps no byte that was not verified"
       });
       const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))},
                                        persistent(engine, CacheMode::bypass));
-      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      if (!asked) continue;  // not requested, except as the gap between two requests
       REQUIRE(job->outcome().damage().has_value());
       CHECK(job->outcome().damage()->extent == bad);
       check_nothing_unverified(filling, file.bytes(), *job, bad);

@@ -77,7 +77,7 @@ TEST_CASE("only what has a single replica is mapped, and nothing where second tr
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::mapped);
   CHECK(choose_access(two.request(), 1, options).mode == ReadMode::buffered);
   const auto job = load_to_the_end({two.request()}, options);
-  CHECK(job->report().lanes > 0);  // also a small one is not done on the caller's thread
+  CHECK(job->report().lanes > 0);  // even a small job does not run on the caller's thread
   check_right(*job, two.bytes());
   options.persistent = true;
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::buffered);

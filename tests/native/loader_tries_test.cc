@@ -27,7 +27,7 @@ std::vector<DamagedChunk> damaged(const Tries& tries, const std::vector<std::uin
   return damaged;
 }
 
-// Notes the damage, and has it read from the same replica, or from that one.
+// Records the damage, and has it read from the same replica, or from the given one.
 void read_later(Tries& tries, const std::vector<std::uint64_t>& chunks, std::size_t other) {
   const auto found = damaged(tries, chunks);
   tries.note_damage(found);
@@ -99,7 +99,7 @@ TEST_CASE("what no replica could read is tried part by part, from the first one 
   Tries tries = tries_of(3, 1);
   tries.fail(kFailure);
   REQUIRE(tries.split(kChunk, 1));
-  CHECK_FALSE(tries.has_incidents());  // the parts tell more than the whole
+  CHECK_FALSE(tries.has_incidents());  // parts reveal more than the whole
   for (std::uint64_t chunk = 0; chunk < 3; ++chunk) {
     REQUIRE(tries.has_later());
     tries.next();

@@ -63,13 +63,13 @@ TEST_CASE("regions come whole and right, and no more of them are read than the w
     REQUIRE(count == 12);
     for (std::size_t r = 0; r < count; ++r) {
       REQUIRE(job->delivery().wait_for({0, r}, kPatience));
-      // Nobody has let go of more than r regions of 1 MiB.
+      // At most r regions of 1 MiB have been released.
       CHECK(job->counters().bytes_done <= (r + 4) * kMiB);
       const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, r, *region, sample));
       CHECK(job->delivery().take({0, r}) == nullptr);
-      if (r == 3) {  // the window is full: whatever the lanes do, they come no further
+      if (r == 3) {  // the window is full: the lanes get no further
         CHECK_FALSE(job->delivery().wait_for({0, 4}, 50ms));
         for (std::size_t before = 0; before < 3; ++before) job->delivery().release({0, before});
       }
@@ -106,7 +106,7 @@ TEST_CASE("what is let go before it was read is not read") {
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
     REQUIRE(job->delivery().wait_for({0, 3}, kPatience));
-    // From the end on, so that no lane gets room for a region that is let go next.
+    // From the end on, so that no lane gets room for the next released region.
     for (std::size_t r = 11; r-- > 0;) job->delivery().release({0, r});
     REQUIRE(job->delivery().wait_for({0, 11}, kPatience));
     const auto region = job->delivery().take({0, 11});
@@ -123,7 +123,7 @@ TEST_CASE("damage ends the wait for what is behind it, and what is whole can sti
   sample.overwrite(5 * kMiB + 7, std::byte{0x5a} ^ sample.bytes()[5 * kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
-    // All that the window holds is whole before there is room for what is damaged.
+    // The whole window is complete before there is room for the damaged block.
     for (std::size_t r = 0; r < 4; ++r) REQUIRE(job->delivery().wait_for({0, r}, kPatience));
     job->delivery().release({0, 0});
     job->delivery().release({0, 1});

@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// Completes what it was given in order, so many at a time; nothing on the first call.
+// Completes requests in order, a given number at a time; none on the first call.
 class SlowEngine : public Engine {
  public:
   explicit SlowEngine(std::size_t at_once, std::size_t* submitted)

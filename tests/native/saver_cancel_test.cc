@@ -82,7 +82,7 @@ TEST_CASE(
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
     CHECK(job->wait_until_released(kAtOnce));
-    sources.reset();  // nobody looks there any more
+    sources.reset();  // no thread reads it any more
     CHECK(becomes_true([] { return abandoned_bytes() >= kBlock; }));
     CHECK((abandoned_bytes() >= 4 * kMiB) == way.copied);
     CHECK_FALSE(job->wait_for(50ms));

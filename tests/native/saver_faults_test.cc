@@ -55,7 +55,7 @@ class FaultySave {
   void check_right(SaveJob& job) const {
     CHECK(first_difference(job, *file, sources, kChunk) == "");
     CHECK(job.bytes_done() == job.bytes_total());
-    CHECK(job.outcome().fallbacks().empty());  // as a write off the alignment would leave one
+    CHECK(job.outcome().fallbacks().empty());  // as an unaligned write would leave one
   }
 
   std::unique_ptr<WrittenFile> file;

@@ -204,7 +204,7 @@ TEST_CASE("blocks in flight never hold more memory than the limit") {
       job->cancel();
       while (abandoned_bytes() < in_flight && Clock::now() < end) std::this_thread::sleep_for(1ms);
       CHECK(abandoned_bytes() == in_flight);
-      // What is abandoned counts against the next limit.
+      // Abandoned memory counts against the next limit.
       CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), sources.sources(),
                                                       limited(engine, in_flight + 64 * kKiB - 1))),
                       MemoryLimitExceeded);

@@ -237,7 +237,7 @@ def test_an_error_is_not_held_back_by_a_read_that_hangs(
         assert raised.value.errno == errno.EIO
 
     def is_quiet() -> bool:
-        _native.testing.release_held_completions()  # the one that hangs may come only now
+        _native.testing.release_held_completions()  # the hanging one may be reached only now
         return _native.testing.abandoned_bytes() == 0 and native_threads() <= threads
 
     assert eventually(is_quiet)

@@ -129,7 +129,7 @@ def test_a_loop_that_is_left_half_way_is_let_go(path: Path, engine: Any) -> None
     assert eventually(lambda: open_files() <= files)
     assert eventually(lambda: native_threads() <= threads)
     assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
-    # What was counted stays to be read.
+    # The reader's counters stay readable.
     assert reader.report.tensors == _COUNT
     assert reader.report.chunks_verified >= 5
 

@@ -133,7 +133,7 @@ class World:
     def _written(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
     ) -> EncodedManifest:
-        """Put shards on roots; those where that fails are done without, as `Store.save` does."""
+        """Put shards on roots, except those that fail, as `Store.save` does."""
         while True:
             named = self._planned(session, members, payload, replicas, reuses)
             root = None

@@ -41,7 +41,7 @@ def sealed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def let_go() -> Iterator[Callable[[Elsewhere], bool]]:
-    """Hold a load at its first completion; a call lets it go on, and says whether it ended."""
+    """Hold a load at its first completion; a call releases it and returns whether it had ended."""
     _native.testing.set_completion_faults([(0, "never", 0)])
 
     def release(loading: Elsewhere) -> bool:

@@ -130,8 +130,8 @@ def test_64_kib_of_locked_memory_are_enough(sealed: Path, huge_pages: str) -> No
     said = _said(testbed.run_python(_LOAD, sealed, options, memlock=65536, uid=_ANOTHER_UID))
     _needs_io_uring(said)
     _assert_whole(said, sealed)
-    # BytesRead into memory that is not registered take no locked memory, rings of the usual depth
-    # little. (It is given back late: what an earlier process of this user held may still count.)
+    # Reads into unregistered memory take no locked memory, and rings of the usual depth take
+    # little. (The kernel frees it late: memory of this user's earlier processes may still count.)
     assert said["engine"] == "uring" or "RLIMIT_MEMLOCK is 65536" in said["reason"]
 
 

@@ -342,7 +342,7 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     monkeypatch.setattr(rich.progress.Progress, "update", fail)
     testbed.evict(sealed)
     threads = native_threads()
-    # The first block comes late: the load is on its way when the bar fails.
+    # The first block comes late: the load is still running when the bar fails.
     _native.testing.set_completion_faults([(0, "late", 200)])
     try:
         with pytest.raises(RuntimeError, match="the terminal is gone"):
