@@ -252,8 +252,8 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
       REQUIRE(job->wait_for(kPatience));
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
-      CHECK(job->outcome().cancelled() ==
-            hangs);  // a job that waits only for its copies ends
+      // A job that waits only for its copies ends.
+      CHECK(job->outcome().cancelled() == hangs);
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }

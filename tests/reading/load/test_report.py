@@ -64,7 +64,7 @@ _PARTS = [
 
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])
-@pytest.mark.parametrize("held_by", ["numpy", "load_into"])
+@pytest.mark.parametrize("framework", ["numpy", "load_into"])
 def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: str) -> None:
     options = fastio.Options(engine=engine)
     into = {name: array.copy() for name, array in fastio.load(sealed).items()}
