@@ -25,7 +25,7 @@ def test_an_absolute_path_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", "../a\0b"])
-def test_what_no_file_is_called_stays(text: str) -> None:
+def test_impossible_paths_stay_unchanged(text: str) -> None:
     assert anchored(text) == text
 
 

@@ -52,7 +52,7 @@ def test_equal_tensors_do_not_differ_and_one_byte_is_found_and_named():
     assert answers.differences(changed, tensors()) == ["large"]
 
 
-def test_what_is_not_contiguous_is_refused():
+def test_strided_arrays_are_refused():
     with pytest.raises(answers.AnswerError, match="matrix"):
         answers.digest({"matrix": tensors()["matrix"].T})
 

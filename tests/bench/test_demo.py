@@ -114,7 +114,7 @@ def is_in_file(path: Path, address: int) -> bool:
     return False
 
 
-def test_each_framework_has_a_table_of_its_own_that_says_who_maps_and_who_verifies(folder: Path):
+def test_each_frameworks_table_marks_the_loaders_that_map_and_verify(folder: Path):
     status, lines = shown(folder)
     assert status == 0
     fastio_rows = [
@@ -144,7 +144,7 @@ def test_speeds_are_compared_within_a_framework():
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.framework)
-def test_a_loader_that_is_said_to_map_does_and_no_other(folder: Path, block: demo.Block):
+def test_exactly_the_loaders_listed_as_mapping_map(folder: Path, block: demo.Block):
     folder.mkdir()
     path = Made(folder).get(SMALL.name)
     mapped = 0
@@ -159,7 +159,7 @@ def test_a_loader_that_is_said_to_map_does_and_no_other(folder: Path, block: dem
     assert mapped > 0
 
 
-def test_it_leaves_no_files_and_evicts_none_but_its_own(
+def test_the_demo_leaves_no_files_and_evicts_only_its_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     evicted: set[Path] = set()
@@ -225,7 +225,7 @@ def test_without_torch_numpy_is_compared_alone(folder: Path, monkeypatch: pytest
     assert lines[-1] == "OK: fastio and safetensors give the same bytes, with numpy."
 
 
-def test_it_ends_with_the_engine_that_works_here_and_the_result(folder: Path):
+def test_the_demo_ends_with_the_working_engine_and_the_result(folder: Path):
     _, lines = shown(folder)
     report = fastio.engine_report()
     assert lines[-2:] == [
@@ -235,7 +235,7 @@ def test_it_ends_with_the_engine_that_works_here_and_the_result(folder: Path):
     assert not [line for line in lines if "touched" in line or "operations" in line]
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_made(folder: Path):
+def test_a_disk_that_is_too_small_is_reported_before_any_file_is_made(folder: Path):
     status, lines = shown(folder, replace(SMALL, disk_bytes=10**18))
     assert status == 1
     assert "name another folder with --dir" in lines[-1]

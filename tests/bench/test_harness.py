@@ -63,7 +63,7 @@ def test_only_a_whole_interval_decides(value, bounds, target, sense, expected):
     assert harness.verdict(value, bounds, target, sense) == expected
 
 
-def test_a_verdict_refuses_what_cannot_be():
+def test_a_verdict_refuses_impossible_intervals():
     with pytest.raises(ValueError):
         harness.verdict(1.0, (1.0, 2.0), 1.0, ">")
     with pytest.raises(ValueError):
@@ -85,7 +85,7 @@ def test_differences_are_of_pairs():
 @pytest.mark.parametrize(
     ("ones", "others"), [([1.0], [1.0, 2.0]), ([], []), ([0.0], [1.0]), ([1.0], [-1.0])]
 )
-def test_what_cannot_be_paired_is_refused(ones, others):
+def test_unpaired_series_are_refused(ones, others):
     with pytest.raises(ValueError):
         harness.paired_ratio(ones, others)
 
@@ -126,7 +126,7 @@ def test_a_worker_answers_orders():
         assert worker.ask({"do": "it"}) == {"got": {"do": "it"}}
 
 
-def test_a_worker_that_says_what_went_wrong_is_believed():
+def test_a_workers_own_error_message_is_kept():
     failing = program("answer = {'error': 'no such file'}")
     with (
         pytest.raises(MeasureError, match="no such file"),

@@ -56,7 +56,7 @@ def test_a_disk_that_does_not_come_to_rest_voids_the_measurement(disk: Disk):
     assert disk.now_s >= outputs.TIMEOUT_S
 
 
-def test_what_was_written_goes_before_the_next_one_writes(
+def test_each_saved_file_is_removed_before_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(outputs, "wait_until_quiet", lambda statistics: None)

@@ -163,7 +163,7 @@ def test_panels_of_different_versions_name_both(loads: dict[str, Any]):
     assert "Measured 2026-11-21 to 2026-11-22." in footer
 
 
-def test_a_mapped_load_is_told_from_one_that_copies(loads: dict[str, Any]):
+def test_a_mapped_load_is_labelled_apart_from_one_that_copies(loads: dict[str, Any]):
     cold, warm = (labels(axes) for axes, _, _ in drawn(loads))
     copying = [f"{name}\n{placing.COPIES}" for name in ("fastsafetensors", "Run:ai streamer")]
     ours = ("fastio", "fastio, verify=False")
@@ -189,7 +189,7 @@ def test_reading_every_page_once_is_said_in_words(documents: list[dict[str, Any]
             assert not any("touched" in each for each in (*labels(axes), *notes))
 
 
-def test_what_durable_false_means_is_said(saves: dict[str, Any]):
+def test_the_picture_explains_durable_false(saves: dict[str, Any]):
     (_, durable, _), (axes, early, _) = drawn(saves)
     assert durable.limits
     assert "fastio.save, durable=False" in labels(axes)
@@ -198,7 +198,7 @@ def test_what_durable_false_means_is_said(saves: dict[str, Any]):
     assert "a power cut may lose or damage the file" in early.note
 
 
-def test_the_candidate_of_safetensors_has_a_bar_where_it_was_measured(loads: dict[str, Any]):
+def test_a_measured_candidate_of_safetensors_has_a_bar(loads: dict[str, Any]):
     without = [len(labels(axes)) for axes, _, _ in drawn(loads)]
     for measured in loads["cases"].values():
         found = measured["contenders"]

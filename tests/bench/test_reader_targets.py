@@ -50,7 +50,7 @@ def test_nothing_measured_is_nothing_met():
     assert len({row["text"] for row in rows}) == len(rows)
 
 
-def test_many_tensors_are_judged_by_the_loop_and_not_by_what_is_around_it():
+def test_many_tensors_are_judged_by_the_loop_alone():
     found = document(
         "get-many",
         {

@@ -63,7 +63,7 @@ def digest_of(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("saver", SAVERS.values(), ids=SAVERS)
-def test_what_each_saver_writes_is_the_model(folder: Path, saver: Saver):
+def test_each_saver_writes_the_model(folder: Path, saver: Saver):
     if reason := saver.missing():
         pytest.skip(reason)
     attempt = Attempt(str(folder / "saved"), saver.prepare(str(Made(folder).get("small"))))
@@ -88,7 +88,7 @@ def test_a_file_that_is_not_the_model_voids_the_contender(folder: Path, worker: 
     assert result["contenders"] == {}
 
 
-def test_memory_is_what_comes_to_the_tensors_that_were_there(folder: Path, worker: type[StandIn]):
+def test_memory_is_counted_above_the_tensors(folder: Path, worker: type[StandIn]):
     worker.answer = measured(digest_of(folder), sampled_peak_bytes=2**30 + 2**20)
     result = outcome(folder, "torch-save", memory=True)
     assert result["contenders"]["torch-save"]["peak_bytes"] == [2**20]
@@ -112,7 +112,7 @@ def test_the_disk_is_put_to_rest_when_the_tensors_are_there_and_before_the_clock
     assert not Path(worker.asked[0]["target"]).exists()
 
 
-def test_a_disk_that_is_never_at_rest_voids_what_was_to_be_measured(
+def test_a_disk_that_is_never_at_rest_voids_the_measurement(
     folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ):
     def busy(statistics: Path) -> None:

@@ -51,7 +51,7 @@ def _interrupted(double: Double, come_so_far: Any, stream: int) -> None:
 
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("first", ["queued", "wait"])
-def test_what_was_interrupted_is_not_handed_out_later(
+def test_tensors_of_an_interrupted_load_are_not_returned_later(
     double: Double, saved: Path, first: str
 ) -> None:
     stream = double.make_stream(0)

@@ -85,7 +85,7 @@ _WAYS = {
 
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("nth", [0, 7])
-def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
+def test_blocks_of_a_hung_disk_are_read_from_another_root(
     double: Double,
     store: fastio.Store,
     tensors: dict[str, Any],
@@ -104,7 +104,7 @@ def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
 
 
 @pytest.mark.parametrize("way", _WAYS)
-def test_where_every_disk_hangs_each_copy_is_named(
+def test_if_every_disk_hangs_each_replica_is_named(
     double: Double,
     store: fastio.Store,
     impatient: fastio.Options,

@@ -46,7 +46,7 @@ def _object(module: str, name: str) -> object:
 
 
 @pytest.mark.parametrize("module", _NAMES)
-def test_each_name_that_others_import_is_there(module: str) -> None:
+def test_each_name_that_others_import_exists(module: str) -> None:
     owner = f"safetensors.{module}" if module else "safetensors"
     for name in _NAMES[module].split():
         assert _object(owner, name) is not None
@@ -79,7 +79,7 @@ def _taken(path: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize("library", [*_LIBRARIES, "torch.distributed"])
-def test_whatever_an_installed_library_takes_is_there(library: str) -> None:
+def test_every_name_that_an_installed_library_imports_exists(library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     taken = {pair for path in _files(library) for pair in _taken(path)}
@@ -153,7 +153,7 @@ def _state() -> dict[str, torch.Tensor]:
     }
 
 
-def test_names_for_shared_memory_say_what_those_of_safetensors_say() -> None:
+def test_names_for_shared_memory_raise_the_errors_of_safetensors() -> None:
     state = _state()
     theirs: Any = safetensors.torch
     ours = _TORCH

@@ -225,7 +225,7 @@ def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
     ]
 
 
-def test_every_name_is_there(framework: Any) -> None:
+def test_every_name_of_safetensors_exists(framework: Any) -> None:
     theirs, ours = _sides(framework, Path(), Path())
     expected = _public(theirs.drop_in) - _FOR_ITS_OWN_USE
     assert {"deserialize", "load", "load_file", "safe_open", "save", "save_file"} <= expected
@@ -253,7 +253,7 @@ def test_functions_take_the_same_arguments(module: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deserialize", "serialize", "serialize_file", "TensorSpec"])
-def test_what_takes_bytes_and_addresses_takes_the_same_arguments(name: str) -> None:
+def test_functions_of_bytes_and_addresses_take_the_same_arguments(name: str) -> None:
     theirs, ours = getattr(safetensors, name), getattr(fastio, name)
     assert _parameters(ours) == _parameters(theirs)
 
@@ -318,13 +318,13 @@ def test_names_come_in_the_same_order(sides: tuple[_Side, _Side]) -> None:
     assert keys == sorted(offset_keys) != offset_keys
 
 
-def test_metadata_is_what_was_stored(sides: tuple[_Side, _Side]) -> None:
+def test_metadata_equals_the_stored_metadata(sides: tuple[_Side, _Side]) -> None:
     assert _same(sides, lambda side: _named(side.open().metadata())) == _named(_METADATA)
 
 
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("metadata", [None, {"a": ""}])
-def test_where_no_metadata_was_stored_there_is_none(
+def test_a_file_without_metadata_has_none(
     sealed: bool, metadata: Any, framework: Any, tmp_path: Path
 ) -> None:
     plain = write(tmp_path / "plain", {"w": ("F32", (3,))}, metadata=metadata)
@@ -366,7 +366,9 @@ def test_load_file(sides: tuple[_Side, _Side]) -> None:
         _same(sides, lambda side: side.drop_in.load_file(side.path, device="cpu"))
 
 
-def test_what_was_read_can_be_written_to_and_the_file_stays(sides: tuple[_Side, _Side]) -> None:
+def test_tensors_that_were_read_can_be_written_to_and_the_file_stays(
+    sides: tuple[_Side, _Side],
+) -> None:
     ours = sides[1]
     before = ours.path.read_bytes()
     for tensor in ours.open().get_tensors().values():
@@ -591,7 +593,9 @@ def test_any_index_of_torch(written: dict[tuple[str, bool], Path], index: tuple[
 @pytest.mark.parametrize(
     "name", ["W", "__metadata__", "layers", None, 3, b"w", ["w"], ("w",), np.str_("w"), True]
 )
-def test_a_name_that_is_not_there(plain_sides: tuple[_Side, _Side], method: str, name: Any) -> None:
+def test_a_missing_name_is_a_key_error(
+    plain_sides: tuple[_Side, _Side], method: str, name: Any
+) -> None:
     def asked(side: _Side) -> Any:
         got = getattr(side.open(), method)(name)
         return got if _is_tensor(got) else got.get_shape()
@@ -599,7 +603,7 @@ def test_a_name_that_is_not_there(plain_sides: tuple[_Side, _Side], method: str,
     _same(plain_sides, asked)
 
 
-def test_what_is_not_there_is_a_key_error_too(plain_sides: tuple[_Side, _Side]) -> None:
+def test_a_missing_name_is_a_python_key_error_too(plain_sides: tuple[_Side, _Side]) -> None:
     with pytest.raises(KeyError, match="did you mean 'layers"):
         plain_sides[1].open().get_tensor("layer.10")
 
@@ -618,7 +622,7 @@ def test_what_is_not_there_is_a_key_error_too(plain_sides: tuple[_Side, _Side]) 
         lambda file: file.__exit__(),
     ],
 )
-def test_what_it_cannot(plain_sides: tuple[_Side, _Side], call: Any) -> None:
+def test_unsupported_selections_are_refused(plain_sides: tuple[_Side, _Side], call: Any) -> None:
     assert isinstance(_same(plain_sides, lambda side: call(side.open())), _Refused)
 
 
@@ -801,7 +805,9 @@ def _with(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("file", list(_WRONG_FILES))
-def test_a_file_that_is_none(plain_sides: tuple[_Side, _Side], file: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(
+    plain_sides: tuple[_Side, _Side], file: str, tmp_path: Path
+) -> None:
     good = plain_sides[0].path.read_bytes()
     path = _WRONG_FILES[file](tmp_path, good)
     _same(plain_sides, lambda side: side.library.safe_open(path, side.framework).keys())
@@ -813,7 +819,7 @@ def test_a_file_that_is_none(plain_sides: tuple[_Side, _Side], file: str, tmp_pa
         path.close()
 
 
-def test_where_the_kernel_says_why_so_does_fastio(plain_sides: tuple[_Side, _Side]) -> None:
+def test_errors_of_the_kernel_keep_their_reason(plain_sides: tuple[_Side, _Side]) -> None:
     """safetensors raises FileNotFoundError for every error of open(2)."""
     theirs, ours = plain_sides
     below_a_file = theirs.path / "x"
@@ -831,13 +837,13 @@ def test_a_folder_is_no_file(plain_sides: tuple[_Side, _Side]) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["PT", "nope", "", "numpy ", None, 1, b"pt", ["pt"]])
-def test_a_framework_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
+def test_an_unknown_framework_name_is_refused(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
     refused = _same(plain_sides, lambda side: side.library.safe_open(side.path, wrong).keys())
     assert isinstance(refused, _Refused)
 
 
 @pytest.mark.parametrize("wrong", ["nope", "", "MMAP", "uring", None, 1, b"mmap"])
-def test_a_backend_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
+def test_an_invalid_backend_is_refused(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
     for call in (
         lambda side: side.open(backend=wrong).keys(),
         lambda side: side.drop_in.load_file(side.path, backend=wrong),
@@ -849,7 +855,7 @@ def test_a_backend_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) ->
 @pytest.mark.parametrize(
     "device", ["nope", "", "cuda:x", "meta", "CPU", -1, 1.5, b"cpu", ["cpu"], "disk", "mps"]
 )
-def test_a_device_that_is_none(plain_sides: tuple[_Side, _Side], device: Any) -> None:
+def test_an_invalid_device_is_refused(plain_sides: tuple[_Side, _Side], device: Any) -> None:
     for call in (
         lambda side: side.open(device=device).get_tensor("w"),
         lambda side: side.open(device=device).get_tensors(),
@@ -879,7 +885,7 @@ def test_tensors_go_to_a_gpu(written: dict[tuple[str, bool], Path], device: Any)
     _same(sides, moved)
 
 
-def test_torch_takes_a_device_of_torch_which_safetensors_does_not(
+def test_torch_devices_are_accepted_unlike_in_safetensors(
     written: dict[tuple[str, bool], Path],
 ) -> None:
     path = written["pt", False]
@@ -967,7 +973,7 @@ def test_bytes_are_loaded(
     ],
 )
 @pytest.mark.parametrize("call", ["deserialize", "load"])
-def test_bytes_that_are_none(
+def test_invalid_bytes_are_refused(
     framework: Any, contents: dict[tuple[str, bool], bytes], wrong: Any, call: str
 ) -> None:
     data = wrong(contents[framework, False])
@@ -1002,7 +1008,7 @@ _READS: dict[str, Callable[[_Side], Any]] = {
 
 
 @pytest.mark.parametrize("read", list(_READS))
-def test_a_damaged_file_is_refused_and_what_is_sound_of_it_is_not(
+def test_a_damaged_file_is_refused_and_its_sound_tensors_are_read(
     framework: Any,
     temperature: str,
     read: str,
@@ -1225,7 +1231,7 @@ def test_tied_names_that_a_hook_gives_are_loaded(tmp_path: Path) -> None:
         assert torch.equal(model.head.weight, saved.embed.weight)
 
 
-def test_what_save_model_wrote_is_loaded(tmp_path: Path) -> None:
+def test_a_file_of_save_model_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(1)
     saved = _Tied()
     path = tmp_path / "file"

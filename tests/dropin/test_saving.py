@@ -319,7 +319,9 @@ _REFUSED: dict[str, tuple[str, Any, Any]] = {
 
 @pytest.mark.parametrize("what", _REFUSED)
 @pytest.mark.parametrize("function", ["save", "save_file"])
-def test_what_safetensors_refuses_is_refused(what: str, function: str, tmp_path: Path) -> None:
+def test_inputs_that_safetensors_refuses_are_refused(
+    what: str, function: str, tmp_path: Path
+) -> None:
     framework, tensors, metadata = _REFUSED[what]
 
     def call(side: Side) -> Any:
@@ -363,7 +365,7 @@ _OTHERWISE: dict[str, tuple[str, Any, type[Exception] | None, type[Exception] | 
 
 
 @pytest.mark.parametrize("what", _OTHERWISE)
-def test_what_is_otherwise_on_purpose(what: str, tmp_path: Path) -> None:
+def test_deliberate_differences_to_safetensors(what: str, tmp_path: Path) -> None:
     framework, tensors, *expected = _OTHERWISE[what]
     answers = both(sides(framework, tmp_path), lambda side: side.drop_in.save(tensors))
     for answer, error in zip(answers, expected, strict=True):

@@ -313,7 +313,7 @@ def test_weights_that_were_offloaded(
     assert calls["safe_open"] == calls["get_tensor"] == calls["__exit__"] == len(state)
 
 
-def test_metadata_without_a_format_is_told_apart(
+def test_metadata_without_a_format_has_its_own_error(
     saved: dict[tuple[str, bool], Path], calls: _Calls, tmp_path: Path
 ) -> None:
     state = safetensors.torch.load_file(saved["whole", False] / "model.safetensors")

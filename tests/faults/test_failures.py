@@ -77,7 +77,7 @@ def _failing_at(n: int) -> Callable[[testbed.Stop], testbed.Answer]:
     return lambda stop: testbed.fail_with(errno.EIO) if stop.at == n else testbed.GO_ON
 
 
-def test_whichever_call_fails_the_old_checkpoint_is_left_bit_for_bit(
+def test_a_failure_of_any_call_leaves_the_old_checkpoint_bit_for_bit(
     forks: testbed.Forks,
     tmp_path: Path,
     engine: Engine,
@@ -134,7 +134,7 @@ def test_a_failed_fsync_is_not_tried_again(
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
-def test_where_no_space_can_be_set_aside_the_save_goes_on(
+def test_without_a_reservation_of_space_the_save_goes_on(
     forks: testbed.Forks, tmp_path: Path, engine: Engine, shape: Shape, error: int
 ) -> None:
     path = place(tmp_path, shape)
@@ -195,7 +195,7 @@ def test_a_failed_write_of_a_shard_leaves_the_folder_as_it_was(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINTR], ids=["EAGAIN", "EINTR"])
-def test_what_asks_for_another_try_gets_it(
+def test_a_call_that_returns_eagain_is_tried_again(
     tmp_path: Path, engine: Engine, cache: Any, shape: Shape, faults: Faults, code: int
 ) -> None:
     path = place(tmp_path, shape)
@@ -231,7 +231,7 @@ def test_faults_of_all_kinds_at_once_are_survived(
     assert held(path) == NEW
 
 
-def test_a_device_that_writes_nothing_is_given_up(
+def test_a_disk_that_writes_no_bytes_is_an_error(
     tmp_path: Path, engine: Engine, cache: Any, shape: Shape, faults: Faults
 ) -> None:
     path = place(tmp_path, shape)
@@ -242,7 +242,7 @@ def test_a_device_that_writes_nothing_is_given_up(
     assert "no progress" in str(raised)
 
 
-def test_a_device_that_writes_nothing_of_a_header_is_given_up(
+def test_a_disk_that_writes_no_bytes_of_a_header_is_an_error(
     forks: testbed.Forks, tmp_path: Path, engine: Engine, shape: Shape
 ) -> None:
     path = place(tmp_path, shape)
@@ -285,7 +285,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 
 
 @pytest.mark.root
-def test_a_full_disk_is_met_before_a_byte_is_written(
+def test_a_full_disk_is_found_before_a_byte_is_written(
     forks: testbed.Forks, small_disk: Path, engine: Engine, shape: Shape
 ) -> None:
     path = place(small_disk, shape)

@@ -158,7 +158,7 @@ def test_an_interrupt_is_answered_within_100_ms_by_a_save_on_a_disk_that_hangs(
     assert (held(path), strays(path)) == (NEXT, [])
 
 
-def test_a_filesystem_where_every_file_has_a_name_is_saved_to(
+def test_a_save_works_on_a_filesystem_without_unnamed_files(
     slow_mount: testbed.SlowMount, engine: Engine, shape: Shape
 ) -> None:
     path = place(slow_mount.path, shape)
@@ -174,7 +174,7 @@ def _killed_at(n: int) -> Callable[[testbed.Stop], testbed.Answer]:
 
 
 @pytest.mark.parametrize("shape", ["folder"])
-def test_a_kill_at_any_system_call_is_survived_where_names_cannot_be_exchanged(
+def test_a_kill_at_any_system_call_is_survived_without_exchanges_of_names(
     forks: testbed.Forks, slow_mount: testbed.SlowMount, engine: Engine, shape: Shape
 ) -> None:
     path = place(slow_mount.path, shape)

@@ -106,7 +106,7 @@ def test_a_save_that_is_killed_at_any_system_call_leaves_the_old_or_the_new_one(
 
 
 @pytest.mark.parametrize("before", [OLD, NOTHING], ids=["replacing", "fresh"])
-def test_a_save_that_is_killed_at_any_completion_leaves_what_was_there(
+def test_a_save_that_is_killed_at_any_completion_leaves_the_old_checkpoint(
     forks: testbed.Forks,
     tmp_path: Path,
     engine: Engine,

@@ -132,7 +132,7 @@ replacement.sync_folder = sync_folder
 
 @pytest.mark.parametrize("without", ["of the file", "of the folder"])
 @pytest.mark.parametrize("before", [OLD, NOTHING], ids=["replacing", "fresh"])
-def test_without_an_fsync_a_power_cut_loses_what_was_saved(
+def test_without_an_fsync_a_power_cut_loses_the_save(
     forks: testbed.Forks,
     disk: testbed.PowerMount,
     path: Path,
@@ -156,7 +156,7 @@ def test_without_an_fsync_a_power_cut_loses_what_was_saved(
 
 
 @pytest.mark.parametrize("shape", ["folder"])
-def test_without_the_fsync_of_an_index_a_power_cut_loses_what_was_saved(
+def test_without_the_fsync_of_an_index_a_power_cut_loses_the_save(
     forks: testbed.Forks, disk: testbed.PowerMount, path: Path, shape: Shape, engine: Engine
 ) -> None:
     _go_back_to(OLD, path, shape)
@@ -174,7 +174,7 @@ _REACHED = {"names": 0, "header": 4096, "half": 200_000, "all": 1 << 30}
 
 @pytest.mark.parametrize("reached", list(_REACHED))
 @pytest.mark.parametrize("cache", ["bypass", "keep"])
-def test_a_save_that_is_not_durable_never_leaves_what_loads_and_is_wrong(
+def test_a_save_that_is_not_durable_never_leaves_a_wrong_file_that_loads(
     forks: testbed.Forks,
     disk: testbed.PowerMount,
     path: Path,

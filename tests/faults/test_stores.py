@@ -152,7 +152,7 @@ def test_a_power_cut_at_any_step(
 
 
 @pytest.mark.root
-def test_a_root_whose_device_fails_is_done_without(
+def test_a_store_goes_on_without_a_root_whose_disk_fails(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, engine: Engine
 ) -> None:
     with testbed.failing_mount(tmp_path_factory.mktemp("failing")) as mount:

@@ -172,7 +172,7 @@ def test_chunks_of_every_size_are_verified(tmp_path: Path, chunk_bytes: int) -> 
         assert error.nbytes == len(data) - chunk * chunk_bytes
 
 
-def test_what_seal_writes_is_what_the_format_says(tmp_path: Path) -> None:
+def test_seal_writes_the_format_as_documented(tmp_path: Path) -> None:
     data = np.random.default_rng(1).bytes(3 * 2**20 + 1)
     path = tmp_path / "model.safetensors"
     save_file({"w": np.frombuffer(data, np.uint8)}, path, {"b": "ü", "a": '"'})
@@ -357,7 +357,7 @@ def test_an_unsound_table_is_refused(sealed: Path, what: str, verify: Any) -> No
 
 
 @pytest.mark.parametrize("what", _UNSOUND)
-def test_an_unsound_table_does_not_matter_where_nothing_is_verified(
+def test_an_unsound_table_is_harmless_without_verification(
     sealed: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = expected_bytes(sealed)

@@ -116,7 +116,7 @@ _WAYS_TO_LOAD: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", _WAYS_TO_LOAD)
-def test_it_loads_and_is_told_of_once(
+def test_a_file_with_copied_metadata_loads_and_is_reported_once(
     copied: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_it_loads_and_is_told_of_once(
     assert ("<bytes>" if "<bytes>" in record.getMessage() else str(copied)) in record.getMessage()
 
 
-def test_other_contents_of_the_same_name_are_told_of_again(
+def test_other_contents_of_the_same_name_are_reported_again(
     sealed: Path, copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fastio.load(copied)
@@ -137,7 +137,7 @@ def test_other_contents_of_the_same_name_are_told_of_again(
     assert len(caplog.records) == 2
 
 
-def test_whoever_listens_is_told(copied: Path) -> None:
+def test_listeners_receive_an_event(copied: Path) -> None:
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     try:
@@ -148,7 +148,7 @@ def test_whoever_listens_is_told(copied: Path) -> None:
     assert (event.kind, event.path) == ("fallback", str(copied))
 
 
-def test_it_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
+def test_a_file_with_copied_metadata_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
     report = fastio.Report()
     fastio.load([copied], report=report)
     assert (report.unverified, report.chunks_verified) == ((str(copied),), 0)
@@ -160,7 +160,7 @@ def test_it_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
     assert "lora.up" in fastio.load(sealed, verify="require")
 
 
-def test_it_is_refused_where_verification_is_required(
+def test_a_file_with_copied_metadata_is_refused_if_verification_is_required(
     copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arrays = {name: np.empty_like(value) for name, value in _CHANGED.items()}
@@ -305,7 +305,7 @@ def test_a_header_of_the_length_of_a_sealed_one_may_be_damaged(
     assert _same(fastio.load(sealed, verify="require"), _ARRAYS)
 
 
-def test_damage_is_told_before_the_names_that_it_changed(sealed: Path, tmp_path: Path) -> None:
+def test_damage_is_reported_before_the_names_that_it_changed(sealed: Path, tmp_path: Path) -> None:
     content = sealed.read_bytes()
     sealed.write_bytes(content.replace(b'"lora.up":', b'"lora.uq":'))
     arrays = {name: np.empty_like(value) for name, value in _ARRAYS.items()}
@@ -330,7 +330,7 @@ def test_damage_is_told_before_the_names_that_it_changed(sealed: Path, tmp_path:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_whatever_verify_says_offsets_that_do_not_fit_are_refused(
+def test_offsets_that_do_not_fit_are_refused_for_every_value_of_verify(
     sealed: Path, copied: Path, verify: bool
 ) -> None:
     for path in (sealed, copied):
@@ -393,7 +393,7 @@ def test_fastio_copies_the_users_part_only(sealed: Path, tmp_path: Path, way: st
     }
 
 
-def test_bytes_have_no_metadata_where_only_fastios_own_was_copied(sealed: Path) -> None:
+def test_bytes_with_only_fastios_copied_keys_have_no_metadata(sealed: Path) -> None:
     own = {key: value for key, value in _metadata(sealed).items() if key.startswith("fastio.")}
     assert fastio.numpy.save(_ARRAYS, own) == fastio.numpy.save(_ARRAYS)
     assert fastio.torch.save(_TENSORS, own) == fastio.torch.save(_TENSORS)

@@ -61,7 +61,7 @@ _READ: dict[str, str] = {
 
 
 @pytest.mark.parametrize("what", _READ)
-def test_what_others_write_is_read(tmp_path: Path, what: str) -> None:
+def test_headers_of_other_writers_are_read(tmp_path: Path, what: str) -> None:
     content = _file(_READ[what])
     _assert_same(content)
     path = tmp_path / "model.safetensors"
@@ -73,7 +73,7 @@ def test_what_others_write_is_read(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", _READ)
-def test_it_is_sealed_as_if_no_liberty_had_been_taken(tmp_path: Path, what: str) -> None:
+def test_a_header_with_a_liberty_seals_like_one_without(tmp_path: Path, what: str) -> None:
     paths = [tmp_path / "free.safetensors", tmp_path / "plain.safetensors"]
     for path, header in zip(paths, (_READ[what], f"{{{_W}}}"), strict=True):
         path.write_bytes(_file(header))
@@ -104,7 +104,7 @@ _REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", _REFUSED)
-def test_what_only_safetensors_reads_is_refused(what: str) -> None:
+def test_headers_that_only_safetensors_reads_are_refused(what: str) -> None:
     header, words = _REFUSED[what]
     content = _file(header)
     reference.deserialize(content)
@@ -217,7 +217,7 @@ def _headers(draw: st.DrawFn) -> str:
 
 @hypothesis.settings(max_examples=2000)
 @hypothesis.given(header=_headers())
-def test_a_header_is_read_where_safetensors_reads_it_and_it_is_not_listed(header: str) -> None:
+def test_a_header_that_safetensors_reads_is_read_or_listed(header: str) -> None:
     content = _file(header)
     try:
         reference.deserialize(content)

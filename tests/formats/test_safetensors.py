@@ -376,7 +376,7 @@ class _Recorded:
 
 
 @pytest.mark.parametrize("length", [0, 1, 100_000_001, 2**40, 2**63, 2**64 - 1])
-def test_of_a_file_with_an_impossible_header_only_the_start_is_read(length: int) -> None:
+def test_an_impossible_header_is_refused_after_its_first_bytes(length: int) -> None:
     file = _Recorded(struct.pack("<Q", length), 2**40)
     with pytest.raises(fastio.FormatError, match=f"gives its header {length} bytes"):
         safetensors.locate(cast(_native.File, file))
@@ -486,7 +486,7 @@ _GOOD: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("what", _GOOD)
-def test_what_the_format_allows_is_taken(tmp_path: Path, what: str) -> None:
+def test_valid_headers_are_accepted(tmp_path: Path, what: str) -> None:
     content, names = _GOOD[what]
     shard = _locate(tmp_path / "model.safetensors", content)
     assert shard.names == names
@@ -542,7 +542,7 @@ def test_a_table_can_be_left_out(tmp_path: Path) -> None:
     assert (shard.metadata, shard.names) == ({}, ["w"])
 
 
-def test_an_unsound_table_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
+def test_an_unsound_table_is_kept_on_request(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     text = '{"__metadata__":{"fastio.version":"0"},' + _W[1:] + "}"
     for length, is_copied in ((4096, False), (4104, True)):
@@ -553,7 +553,7 @@ def test_an_unsound_table_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
         assert shard.unsound.is_copied is is_copied
 
 
-def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:
+def test_headers_of_common_writers_take_the_fast_parser(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     arrays = {f"layer.{i}": np.zeros((2, i), np.float32) for i in range(3)}
     save_file(arrays, path, {"format": "np"})
@@ -614,7 +614,7 @@ def _same_as_reference(content: bytes, shard: Shard) -> None:
 
 
 @hypothesis.given(content=_files())
-def test_a_valid_file_means_what_the_safetensors_package_says(
+def test_a_valid_file_means_the_same_to_the_safetensors_package(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "valid.safetensors"
@@ -623,7 +623,7 @@ def test_a_valid_file_means_what_the_safetensors_package_says(
 
 
 @hypothesis.given(content=_files(), data=st.data())
-def test_what_is_taken_of_a_damaged_file_the_safetensors_package_takes_too(
+def test_a_damaged_file_that_is_accepted_is_accepted_by_safetensors_too(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     damaged = bytearray(content)

@@ -208,7 +208,7 @@ _CAUSES = {
 
 
 @pytest.mark.parametrize("kind", _CAUSES)
-def test_what_has_no_values_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_tensors_without_values_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     tensor = _without_values()[kind]
     model = torch.nn.Module()
     model.register_buffer("the one", tensor)
@@ -227,7 +227,7 @@ def test_what_has_no_values_is_refused_by_name(kind: str, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_transform_wraps_is_refused_by_name(tmp_path: Path) -> None:
+def test_tensors_wrapped_by_a_transform_are_refused_by_name(tmp_path: Path) -> None:
     def saves(values: torch.Tensor) -> torch.Tensor:
         fastio.save({"the one": values}, tmp_path / "file")
         return values.sum()

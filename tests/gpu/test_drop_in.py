@@ -73,7 +73,7 @@ def test_tensors_on_the_device_are_saved_as_they_are(
     assert_same(on_gpu(path, verify="require"), expected)
 
 
-def test_what_a_kernel_still_writes_is_saved_when_it_is_written(tmp_path: Path) -> None:
+def test_a_tensor_is_saved_after_queued_kernels_have_written_it(tmp_path: Path) -> None:
     tensor = torch.zeros(1_000_001, device="cuda:0")
     torch.cuda._sleep(500_000_000)
     tensor += 7

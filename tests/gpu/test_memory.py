@@ -117,7 +117,7 @@ def test_a_stream_stays_within_its_window(many: Path) -> None:
     gc.collect()
 
 
-def test_a_stream_that_is_left_gives_back_what_it_read(many: Path) -> None:
+def test_an_abandoned_stream_frees_its_memory(many: Path) -> None:
     before = torch.cuda.memory_allocated()
     with fastio.open(many, framework="torch") as reader:
         stream = reader.stream(device="cuda:0", memory_limit_bytes=96 * MIB)
@@ -127,7 +127,7 @@ def test_a_stream_that_is_left_gives_back_what_it_read(many: Path) -> None:
     assert torch.cuda.memory_allocated() == before
 
 
-def test_what_is_damaged_is_refused_and_nothing_is_held(many: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_and_no_memory_is_kept(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(many.read_bytes())
     flip(path, data_start(path) + 300 * MIB)

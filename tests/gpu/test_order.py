@@ -46,7 +46,7 @@ def _assert_behind(copy: torch.Tensor, address: int, found: dict[str, torch.Tens
     assert bool((copy == 0x5A).all())
 
 
-def test_what_the_current_stream_still_reads_is_not_overwritten(path: Path) -> None:
+def test_memory_that_the_current_stream_still_reads_is_not_overwritten(path: Path) -> None:
     copy, address = _copied_late(0x5A)
     found = on_gpu(path)
     _assert_behind(copy, address, found)
@@ -92,7 +92,7 @@ def test_the_default_stream_can_be_given_by_its_handles(path: Path, handle: int)
     assert_same(found, on_cpu(path))
 
 
-def test_a_stream_that_is_given_takes_nothing_that_another_still_reads(path: Path) -> None:
+def test_a_given_stream_takes_no_memory_that_another_still_reads(path: Path) -> None:
     copy, _ = _copied_late(0x5A)  # on the current stream, which the load does not wait for
     found = on_gpu(path, stream=torch.cuda.Stream())
     assert_same(found, on_cpu(path))
@@ -114,7 +114,7 @@ def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
     assert_same(found, on_cpu(path))
 
 
-def test_what_is_put_behind_the_copies_needs_nobody_to_wait(path: Path) -> None:
+def test_work_enqueued_behind_the_copies_needs_no_host_wait(path: Path) -> None:
     copy, address = _copied_late(0x5A)
     handle = fastio.start_load(path, framework="torch", device="cuda:0")
     other = torch.cuda.Stream()
@@ -140,7 +140,7 @@ def test_a_handle_that_is_dropped_leaves_nothing(path: Path) -> None:
     assert_same(on_gpu(path), on_cpu(path))
 
 
-def test_load_into_comes_behind_what_was_queued_before(path: Path) -> None:
+def test_load_into_runs_after_earlier_work_of_the_stream(path: Path) -> None:
     target = torch.empty(_NBYTES, dtype=torch.uint8, device="cuda:0")
     torch.cuda._sleep(_CYCLES)
     target.fill_(0xA5)

@@ -65,7 +65,7 @@ print(found["a"].device, torch.equal(found["a"].cpu(), expected["a"]))
 
 
 @pytest.mark.parametrize("loaded", [True, False], ids=["after a load", "after a tensor"])
-def test_a_child_of_a_process_with_cuda_is_told_so(sealed: Path, loaded: bool) -> None:
+def test_a_forked_child_of_a_process_with_cuda_gets_an_error(sealed: Path, loaded: bool) -> None:
     code = """
 import os, sys, traceback
 import fastio, torch

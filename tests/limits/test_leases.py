@@ -102,7 +102,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, way: str) -> None:
         call([pipe] if way == "shards" else pipe)
 
 
-def test_a_pipe_among_what_crashed_saves_left_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_among_the_leftovers_of_crashed_saves_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".model.{'0' * 16}.fastio-tmp")
     fastio.save({"a": np.arange(3)}, tmp_path / "model")
     assert len(fastio.load(tmp_path / "model")) == 1

@@ -60,7 +60,7 @@ for _ in range(2):
     )
 
 
-def test_a_stream_that_is_left_midway_leaves_nothing(sealed: Path) -> None:
+def test_a_stream_left_midway_leaves_no_threads(sealed: Path) -> None:
     _runs(
         """
 options = fastio.Options(cache="bypass")
@@ -76,7 +76,7 @@ same(fastio.load(path))
     )
 
 
-def test_a_stream_over_damage_raises_where_it_is(sealed: Path) -> None:
+def test_a_stream_raises_at_the_damaged_tensor(sealed: Path) -> None:
     with open(sealed, "r+b") as file:
         file.seek(6 * (1 << 20) + 5000)
         file.write(b"damage")

@@ -144,7 +144,9 @@ def test_a_slice_beside_the_damage_is_fine(tmp_path: Path, options: fastio.Optio
         assert raised.value.path == str(path)
 
 
-def test_verify_false_hands_out_what_is_there(damaged: Path, options: fastio.Options) -> None:
+def test_verify_false_returns_damaged_bytes_as_they_are(
+    damaged: Path, options: fastio.Options
+) -> None:
     expected = expected_bytes(damaged)  # the current contents
     with (
         testbed.kept_warm(damaged),
@@ -206,7 +208,7 @@ def test_faults_that_can_be_survived_are(
     ],
     ids=["error", "zero", "flip"],
 )
-def test_a_fault_is_told_by_the_tensor_it_is_in(
+def test_an_error_names_the_tensor_that_it_hit(
     sealed: Path, engine: Any, cache: Any, way: Any, script: Any, kind: Any, faults: Faults
 ) -> None:
     expected = expected_bytes(sealed)
@@ -245,7 +247,7 @@ def test_an_error_is_not_held_back_by_a_read_that_hangs(
 
 @_WAYS
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_file_that_shrank_is_an_error_of_its_own_kind(
+def test_a_file_that_shrank_has_its_own_error(
     sealed: Path, engine: Any, cache: Any, way: Any, warm: bool
 ) -> None:
     if not warm:

@@ -186,7 +186,7 @@ def test_interleaved_targets_that_share_no_byte_are_filled(tmp_path: Path) -> No
     assert same_bytes(targets, expected_bytes(path))
 
 
-def test_a_part_is_filled_where_names_need_not_be_complete(tmp_path: Path, engine: Any) -> None:
+def test_a_part_of_the_names_is_filled_on_request(tmp_path: Path, engine: Any) -> None:
     path = fastio.seal(write_even(tmp_path / "model", 8, CHUNK_BYTES))
     targets = {"t6": np.zeros(CHUNK_BYTES, np.uint8), "t2": np.zeros(CHUNK_BYTES, np.uint8)}
     report = fastio.Report()
@@ -216,7 +216,7 @@ def targets(request: pytest.FixtureRequest) -> dict[str, npt.NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("kind", ["damage", "error", "zero"])
-def test_what_fails_midway_leaves_no_byte_that_was_not_verified(
+def test_a_fill_that_fails_midway_leaves_verified_bytes_only(
     tmp_path: Path,
     engine: Any,
     cache: Any,

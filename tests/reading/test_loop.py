@@ -103,7 +103,7 @@ def _orders() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("limit", [None, 5 * CHUNK_BYTES])
 @pytest.mark.parametrize("order", _orders().values(), ids=_orders().keys())
-def test_in_any_order_tensors_are_right_and_nobody_elses(
+def test_in_any_order_tensors_are_right_and_share_no_memory(
     path: Path, expected: dict[str, bytes], engine: Any, order: list[str], limit: int | None
 ) -> None:
     options = _options(engine, memory_limit_bytes=limit)
@@ -120,7 +120,7 @@ def test_in_any_order_tensors_are_right_and_nobody_elses(
             assert bytes_of(reader.tensor(name)) == expected[name]
 
 
-def test_a_loop_that_is_left_half_way_is_let_go(path: Path, engine: Any) -> None:
+def test_a_loop_left_half_way_frees_its_reads(path: Path, engine: Any) -> None:
     files, threads = open_files(), native_threads()
     reader = fastio.open(path, options=_options(engine))
     for name in reader.keys()[:5]:

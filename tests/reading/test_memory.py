@@ -79,7 +79,7 @@ def test_a_tensor_above_the_limit_is_the_peak(uneven: Path, engine: str) -> None
     assert 96 * _MIB <= peak <= 96 * _MIB + _OVERHEAD_BYTES_MAX
 
 
-def test_what_the_caller_keeps_is_all_that_is_left(many: Path, engine: str) -> None:
+def test_only_the_tensors_that_the_caller_keeps_take_memory(many: Path, engine: str) -> None:
     code = """
 with fastio.open(path, options=options) as reader:
     before = status("RssAnon")
@@ -145,7 +145,7 @@ print(json.dumps([status("VmHWM") - before, status("RssAnon") - anonymous, repor
     [("bypass", True), ("bypass", False), ("keep", False)],
     ids=["straight", "staged", "through the page cache"],
 )
-def test_there_is_no_second_copy_of_what_load_into_fills(
+def test_load_into_makes_no_second_copy(
     uneven: Path, engine: str, cache: str, congruent: bool
 ) -> None:
     options: dict[str, Any] = {"engine": engine, "cache": cache, "block_bytes": _MIB}
@@ -192,7 +192,9 @@ print(json.dumps(total))
 
 
 @pytest.mark.root
-def test_a_stream_lives_where_a_load_is_killed(many: Path, engine: str, group: Path) -> None:
+def test_a_stream_survives_a_memory_limit_that_kills_a_load(
+    many: Path, engine: str, group: Path
+) -> None:
     def run(limit: int) -> testbed.ChildResult:
         options = json.dumps({"engine": engine, "cache": "bypass", "mapping": "never"})
         env = {"GROUP": str(group / "cgroup.procs")}

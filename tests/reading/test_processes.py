@@ -56,7 +56,7 @@ def test_many_threads_read_from_one_reader_at_once(sealed: Path, engine: Any, ma
             assert in_threads(8, work) == [True] * 8
 
 
-def test_no_bytes_are_lost_where_threads_count(
+def test_counters_of_several_threads_lose_no_bytes(
     sealed: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part causes reads
@@ -73,9 +73,7 @@ def test_no_bytes_are_lost_where_threads_count(
 
 
 @_MAPPINGS
-def test_closing_while_others_read_is_an_error_of_its_own_kind_to_them(
-    sealed: Path, engine: Any, mapping: Any
-) -> None:
+def test_closing_a_reader_in_use_has_its_own_error(sealed: Path, engine: Any, mapping: Any) -> None:
     expected = expected_bytes(sealed)
     options = fastio.Options(engine=engine, cache="keep", mapping=mapping)
     files = open_files()
@@ -202,7 +200,7 @@ with fastio.open(path, options=options) as reader:
     _run(sealed, engine, "never", code)
 
 
-def test_what_a_child_writes_the_parent_does_not_see(sealed: Path, engine: str) -> None:
+def test_a_childs_writes_do_not_reach_its_parent(sealed: Path, engine: str) -> None:
     code = """
 with fastio.open(path, options=options) as reader:
     tensors = [reader.tensor(name) for name in reader]

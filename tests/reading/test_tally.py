@@ -169,7 +169,7 @@ def test_reads_of_several_threads_take_no_longer_than_the_clock(
     assert report.nbytes == 4 * whole + sum(8 - i % 3 for i in range(8)) * _NBYTES
 
 
-def test_what_the_caller_does_between_tensors_is_not_counted(sources: dict[str, Path]) -> None:
+def test_the_callers_time_between_tensors_is_not_counted(sources: dict[str, Path]) -> None:
     options = fastio.Options(cache="bypass")
     own = 0.0
     with fastio.open(sources["sealed"], options=options) as reader:
@@ -203,7 +203,7 @@ class _Job:
         }
 
 
-def test_what_was_read_ahead_counts_for_no_longer_than_it_took(
+def test_readahead_counts_for_its_own_duration_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0

@@ -62,7 +62,7 @@ def test_the_handle_gives_the_path(
     assert report.nbytes == _BYTES
 
 
-def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., None]) -> None:
+def test_copied_tensors_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., None]) -> None:
     faults(*((at, "late", 200) for at in range(4)))
     tensors = _tensors(1)
     handle = fastio.start_save(tensors, tmp_path / "model")
@@ -74,7 +74,7 @@ def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., Non
     assert _marks(tmp_path / "model") == {1}
 
 
-def test_a_copy_is_written_from_where_it_lies(tmp_path: Path) -> None:
+def test_a_snapshot_is_written_without_another_copy(tmp_path: Path) -> None:
     report = fastio.Report()
     fastio.start_save(
         _tensors(),
@@ -85,7 +85,7 @@ def test_a_copy_is_written_from_where_it_lies(tmp_path: Path) -> None:
     assert report.bytes_gathered == 0
 
 
-def test_what_is_borrowed_is_held_until_it_is_released(
+def test_borrowed_tensors_are_held_until_their_release(
     tmp_path: Path, faults: Callable[..., None]
 ) -> None:
     faults((2, "never", 0))
@@ -186,7 +186,7 @@ def test_an_error_is_raised_when_the_result_is_asked_for(
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
+def test_errors_that_need_no_io_are_raised_at_the_call(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "model", tmp_path):
         with pytest.raises(fastio.WriteError):
@@ -194,7 +194,7 @@ def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shard_bytes", [None, 2**22])
-def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
+def test_a_snapshot_over_the_limit_is_refused_before_it_begins(
     tmp_path: Path, shard_bytes: int | None
 ) -> None:
     options = fastio.Options(memory_limit_bytes=_BYTES - 1)
@@ -208,7 +208,7 @@ def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
     fastio.start_save(_tensors(), tmp_path / "other", snapshot="borrow").result(60)
 
 
-def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
+def test_a_snapshot_larger_than_memory_is_an_error(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.uint8(1), (2**46,))
     with pytest.raises(fastio.MemoryLimitError) as raised:
         fastio.start_save({"a": huge}, tmp_path / "model")
@@ -216,7 +216,7 @@ def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_nothing_is_left_when_it_is_done(tmp_path: Path, engine: Any) -> None:
+def test_a_finished_save_leaves_no_threads_or_files(tmp_path: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine)
     before = threading.active_count()  # other tests' libraries may have threads
 
@@ -257,7 +257,7 @@ def test_a_save_that_begins_at_the_end_is_done(tmp_path: Path) -> None:
     assert _marks(tmp_path / "model") == {7}
 
 
-def test_an_error_that_nobody_asked_for_is_logged_at_the_end(tmp_path: Path) -> None:
+def test_an_unretrieved_error_is_logged_at_exit(tmp_path: Path) -> None:
     code = _PROGRAM + (
         'fastio._native.testing.set_completion_faults([(0, "error", 5)])\n'
         "handle = fastio.start_save(tensors, sys.argv[1])\n"

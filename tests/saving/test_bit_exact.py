@@ -212,7 +212,7 @@ def test_the_header_is_written_in_the_order_of_the_format(tmp_path: Path, checks
     assert path.stat().st_size == start + sum(array.nbytes for array in tensors.values())
 
 
-def test_a_saved_file_is_what_seal_would_make_of_it(tmp_path: Path) -> None:
+def test_a_saved_file_equals_the_sealed_one(tmp_path: Path) -> None:
     """The reference for the format is seal, which is plain Python."""
     tensors = _layouts()
     path = fastio.save(tensors, tmp_path / "saved", metadata={"some": "thing"})
@@ -243,7 +243,7 @@ def test_metadata_of_another_file_is_cleaned(tmp_path: Path) -> None:
     ],
     ids=["nothing", "numpy", "torch", "both", "given"],
 )
-def test_the_format_is_told(
+def test_a_saved_file_states_its_format(
     tmp_path: Path, tensors: dict[str, Any], given: Any, expected: str
 ) -> None:
     path = fastio.save(tensors, tmp_path / "a", metadata=given)

@@ -65,7 +65,7 @@ def test_the_file_verifies(tmp_path: Path, engine: Any, cache: Any, how: str) ->
             assert fastio.load(tmp_path / "model").keys() == tensors.keys()
 
 
-def test_what_changed_is_copied_and_written_again_and_it_is_told(
+def test_a_changed_block_is_copied_and_written_again_and_reported(
     tmp_path: Path,
     engine: Any,
     cache: Any,

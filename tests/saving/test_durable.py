@@ -38,7 +38,7 @@ arrays, path = {{"w": numpy.ones(3, numpy.float32)}}, sys.argv[1]
 
 
 @pytest.mark.parametrize("call", _CALLS)
-def test_the_variable_says_who_waits_for_the_disk(call: str, tmp_path: Path) -> None:
+def test_the_variable_decides_whether_a_save_waits_for_the_disk(call: str, tmp_path: Path) -> None:
     assert _called(_CALLS[call], tmp_path / "default") == "fastio.errors.WriteError"
     assert _called(_CALLS[call], tmp_path / "on", FASTIO_DURABLE="1") == "fastio.errors.WriteError"
     without = _called(_CALLS[call], tmp_path / "off", FASTIO_DURABLE="0")
@@ -61,7 +61,9 @@ def test_the_argument_beats_the_variable(tmp_path: Path) -> None:
         *((text, False) for text in ("0", "False", "no", "OFF\n")),
     ],
 )
-def test_its_values(text: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_accepts_these_values(
+    text: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fastio.saving.durability import is_durable
 
     monkeypatch.setenv("FASTIO_DURABLE", text)

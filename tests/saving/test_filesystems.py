@@ -225,7 +225,7 @@ def _report_of(path: Path, **more: Any) -> fastio.Report:
     return report
 
 
-def test_the_report_says_what_could_not_be_had(lacking_mount: Mounted) -> None:
+def test_the_report_names_the_missing_calls(lacking_mount: Mounted) -> None:
     refused = {**testbed.LIKE_S3, "fsync": errno.EINVAL, "fsyncdir": errno.EOPNOTSUPP}
     report = _report_of(lacking_mount(**refused).path / "model")
     assert report.cache == "kept"
@@ -238,7 +238,7 @@ def test_the_report_says_what_could_not_be_had(lacking_mount: Mounted) -> None:
     assert "fsync of a folder is refused here (ENOTSUP); whether the file's name" in said
 
 
-def test_the_report_of_a_folder_says_it_too(lacking_mount: Mounted) -> None:
+def test_the_report_of_a_folder_names_the_missing_calls(lacking_mount: Mounted) -> None:
     mount = lacking_mount(fsyncdir=errno.EINVAL)
     for _ in range(2):
         report = _report_of(mount.path / "model", shard_bytes=250_000)

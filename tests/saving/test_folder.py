@@ -82,7 +82,7 @@ def test_no_tensors_at_all_are_one_shard(tmp_path: Path) -> None:
     assert fastio.load(folder) == {}
 
 
-def test_whoever_loads_meanwhile_has_one_checkpoint_or_another(tmp_path: Path) -> None:
+def test_a_concurrent_load_gets_the_old_checkpoint_or_the_new_one(tmp_path: Path) -> None:
     folder = fastio.save(_tensors(0), tmp_path / "model", shard_bytes=13_000)
     ended = threading.Event()
 
@@ -194,7 +194,7 @@ def test_a_save_that_ends_midway_leaves_the_old_one(
     assert _same(folder, _tensors(3))
 
 
-def test_what_a_crash_left_is_removed_by_the_next_save(tmp_path: Path) -> None:
+def test_leftovers_of_a_crash_are_removed_by_the_next_save(tmp_path: Path) -> None:
     """An index under a temporary name lists the shards that its save had begun."""
     folder = fastio.save(_tensors(1), tmp_path / "model", shard_bytes=13_000)
     (shard, *_) = _shards(folder)

@@ -107,7 +107,7 @@ def test_a_child_that_is_forked_while_a_file_is_written_does_not_keep_it(
         child.__exit__(None, None, None)
 
 
-def test_a_wait_for_a_folder_is_told_and_ends(
+def test_a_wait_for_a_folder_is_reported_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(flocks, "WAIT_S", 0.3)

@@ -296,7 +296,7 @@ def test_the_thread_of_a_save_cannot_wait_for_it(
     assert handles[0].result(60) == tmp_path / "model"
 
 
-def test_who_is_called_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> None:
+def test_a_callback_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> None:
     results: list[Path] = []
     ended = threading.Event()
     handle = fastio.start_save({"a": np.ones(3)}, tmp_path / "model")
@@ -309,7 +309,7 @@ def test_who_is_called_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> No
 # ---- other threads
 
 
-def test_who_waits_is_not_held_up_by_a_turn_that_was_lost(tmp_path: Path) -> None:
+def test_a_waiter_is_not_held_up_by_a_lost_turn(tmp_path: Path) -> None:
     path = tmp_path / "model"
     lost: Turn | None = Turn(key_of(path))
     assert lost is not None

@@ -64,7 +64,7 @@ def test_a_symlink_is_followed(old: Path) -> None:
     _assert_holds(old, _NEW)
 
 
-def test_where_no_file_is_a_new_one_takes_its_place_as_ever(tmp_path: Path) -> None:
+def test_without_an_old_file_a_new_one_is_made_as_usual(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     dangling = tmp_path / "link.safetensors"
     dangling.symlink_to("gone")
@@ -112,7 +112,7 @@ fastio.save({"new": numpy.arange(3)}, sys.argv[1])
     assert list(fastio.load(old, verify="require")) == ["new"]
 
 
-def test_the_variable_serves_what_has_no_options(
+def test_the_variable_applies_to_calls_without_options(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTIO_IN_PLACE", "true")
@@ -156,7 +156,7 @@ _OVERTAKES = "this thread is in the middle of writing it in place"
 
 @pytest.mark.parametrize("options", [_IN_PLACE, None], ids=["in place", "beside it"])
 @pytest.mark.parametrize("save", [fastio.save, fastio.start_save])
-def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
+def test_a_handler_cannot_save_to_a_file_that_its_thread_writes_in_place(
     old: Path, monkeypatch: pytest.MonkeyPatch, options: fastio.Options | None, save: Any
 ) -> None:
     """The file would have parts of both."""
@@ -172,7 +172,7 @@ def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
     assert os.listdir(old.parent) == [old.name]
 
 
-def test_a_handler_cannot_wait_for_what_comes_after_a_save_in_place(
+def test_a_handler_cannot_wait_for_a_save_queued_behind_a_save_in_place(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handles = []
@@ -233,7 +233,7 @@ finally:
     _assert_holds(old, {"a": np.full(100, 2)})
 
 
-def test_in_the_background_a_copy_is_written(old: Path) -> None:
+def test_in_the_background_a_snapshot_is_written(old: Path) -> None:
     tensors = {"a": np.zeros(100_000)}
     handle = fastio.start_save(tensors, old, options=_IN_PLACE)
     tensors["a"][:] = 1
@@ -242,7 +242,7 @@ def test_in_the_background_a_copy_is_written(old: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_disk_that_is_too_full_is_met_while_the_old_file_is_whole(tmp_path: Path) -> None:
+def test_a_full_disk_is_found_while_the_old_file_is_whole(tmp_path: Path) -> None:
     with testbed.tmpfs_mount(tmp_path, nbytes=2**22) as mount:
         path = fastio.save(_OLD, mount.path / "model.safetensors")
         with pytest.raises(fastio.WriteError) as raised:
@@ -255,7 +255,7 @@ def test_a_disk_that_is_too_full_is_met_while_the_old_file_is_whole(tmp_path: Pa
         _assert_holds(path, larger)
 
 
-def test_what_is_no_file_is_refused_as_ever(tmp_path: Path) -> None:
+def test_pipes_and_folders_are_refused_in_place_too(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):

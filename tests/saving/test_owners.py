@@ -109,7 +109,7 @@ def test_a_member_of_the_files_group_keeps_it_in_a_folder_without_setgid(old: Pa
     ("before", "after"),
     [(0o660, 0o600), (0o664, 0o644), (0o666, 0o666), (0o604, 0o600), (0o646, 0o644)],
 )
-def test_whoever_cannot_keep_the_group_gives_his_own_no_more_than_others_had(
+def test_a_new_group_gets_no_more_rights_than_others_had(
     old: Path, before: int, after: int
 ) -> None:
     old.parent.chmod(0o777)
@@ -197,7 +197,7 @@ print(len(events), events[0].kind if events else "")
 @pytest.mark.parametrize(
     "code", [errno.EPERM, errno.EINVAL, errno.EOVERFLOW, errno.ENOSYS, errno.EOPNOTSUPP]
 )
-def test_an_owner_that_cannot_be_kept_is_told_once_and_stands_in_each_report(
+def test_a_lost_owner_is_logged_once_and_is_in_each_report(
     old: Path,
     monkeypatch: pytest.MonkeyPatch,
     events: list[fastio.Event],
@@ -260,7 +260,7 @@ def test_a_mode_that_is_right_already_need_not_be_set(
     assert (list(fastio.load(old)), _mode(old), events) == (["new"], 0o600, [])
 
 
-def test_a_mode_that_cannot_be_set_is_told_and_the_file_stays_tight(
+def test_a_mode_that_cannot_be_set_is_reported_and_the_file_stays_tight(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.chmod(0o644)
@@ -304,7 +304,7 @@ def test_no_umask_opens_or_shuts_a_file_that_is_replaced(
         assert _mode(old) == mode
 
 
-def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_to(
+def test_a_file_that_replaces_a_symlink_has_the_mode_of_its_target(
     old: Path, save_over: Callable[[Path], Path]
 ) -> None:
     old.chmod(0o600)
@@ -316,9 +316,7 @@ def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_
     assert list(fastio.load(old)) == ["old"]
 
 
-def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
-    old: Path, tmp_path: Path
-) -> None:
+def test_the_mode_of_a_file_removed_after_the_call_is_kept(old: Path, tmp_path: Path) -> None:
     """Of saves that wait for each other, one removes the shards that the next one took its mode
     from.
     """
@@ -410,7 +408,7 @@ def test_the_access_list_stays(listed: Path, save_over: Callable[[Path], Path]) 
 
 
 @pytest.mark.root
-def test_an_access_list_that_cannot_be_kept_is_told_and_opens_nothing(
+def test_a_lost_access_list_is_reported_and_gives_no_access(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The group bits of the mode are then the mask; as rights of the group they would open the
@@ -451,7 +449,7 @@ def test_a_lost_group_has_no_more_rights_by_the_list_than_others(
 # ---- a store's files
 
 
-def test_a_store_is_made_where_no_mode_can_be_set(
+def test_a_store_is_made_on_a_filesystem_without_modes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files and folders begin with the tightest mode, and keep it."""

@@ -71,7 +71,7 @@ _TENSORS: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("case", _TENSORS)
 @pytest.mark.parametrize("save", [fastio.save, fastio.start_save])
-def test_what_is_no_tensor_with_a_name(path: Path, case: str, save: Any) -> None:
+def test_invalid_tensors_and_names_are_refused(path: Path, case: str, save: Any) -> None:
     tensors, kind, named = _TENSORS[case]
     before = path.read_bytes()
     with pytest.raises(kind, match=named):
@@ -109,7 +109,7 @@ def test_arguments_that_cannot_be(path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [7, ["x"], None, 1.5])
-def test_a_path_that_is_none(bad: Any) -> None:
+def test_an_invalid_path_is_refused(bad: Any) -> None:
     with pytest.raises(TypeError, match="path"):
         fastio.save({"a": _GOOD}, bad)
 

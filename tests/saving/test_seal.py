@@ -140,7 +140,7 @@ def test_files_longer_than_a_step_are_sealed_whole(tmp_path: Path, more: int) ->
     assert report.chunks_verified == -(-(_STEP_BYTES + more) // CHUNK_BYTES)
 
 
-def test_damage_behind_the_first_step_is_told_with_its_place(tmp_path: Path) -> None:
+def test_damage_behind_the_first_step_is_reported_with_its_offset(tmp_path: Path) -> None:
     path = fastio.seal(write_even(tmp_path / "model.safetensors", 3, _STEP_BYTES * 2 // 3))
     start = data_start(path)
     flip(path, start + 21 * CHUNK_BYTES + 3, bit=7)
@@ -179,7 +179,7 @@ def test_the_smallest_files_can_be_sealed(tmp_path: Path, arrays: dict[str, Any]
     assert all(np.array_equal(loaded[name], arrays[name]) for name in arrays)
 
 
-def test_a_destination_is_a_copy(path: Path, tmp_path: Path) -> None:
+def test_sealing_to_a_destination_leaves_the_source(path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
     copy = tmp_path / "copy.safetensors"
     assert fastio.seal(str(path), str(copy)) == copy
@@ -272,7 +272,7 @@ def test_metadata_copied_from_another_file_is_replaced(
     assert fastio.seal(plain).read_bytes() == target.read_bytes()
 
 
-def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:
+def test_an_unsound_table_is_replaced_on_request_only(path: Path) -> None:
     expected = expected_bytes(path)
     fastio.seal(path)
     flip(path, 43)
@@ -283,7 +283,7 @@ def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_what_is_no_safetensors_file_is_never_sealed(tmp_path: Path, force: bool) -> None:
+def test_an_invalid_file_is_never_sealed(tmp_path: Path, force: bool) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"no")
     with pytest.raises(fastio.FormatError):
@@ -385,7 +385,7 @@ _STEPS = ("fallocate", "write", "fchmod", "fsync", "replace")
 @pytest.mark.usefixtures("beginning")
 @pytest.mark.parametrize("step", _STEPS)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_failed_step_leaves_what_was_there(
+def test_a_failed_step_leaves_the_old_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: int
 ) -> None:
     before = path.read_bytes()
@@ -435,7 +435,7 @@ def test_a_destination_that_cannot_be_written_is_an_error(
     assert os.listdir(tmp_path / "folder") == []
 
 
-def test_what_is_no_file_is_not_replaced(path: Path, tmp_path: Path) -> None:
+def test_pipes_and_folders_are_not_replaced(path: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(fastio.WriteError, match="is a pipe") as raised:
@@ -491,7 +491,9 @@ def test_a_source_that_shrinks_meanwhile_is_an_error(
     assert _left_overs(tmp_path) == []
 
 
-def test_a_failed_header_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_the_header_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
     fail_at(monkeypatch, "write", 2, errno.EIO)  # the data is one write, the header the next
     with pytest.raises(fastio.WriteError) as raised:
@@ -514,7 +516,7 @@ def test_when_the_folder_cannot_be_synced_the_error_says_so(
 
 
 @pytest.mark.usefixtures("beginning")
-def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def interrupted(name: str, *_: object) -> None:
@@ -582,7 +584,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-def test_a_full_disk_is_met_before_anything_is_written(small_disk: Path) -> None:
+def test_a_full_disk_is_found_before_any_file_is_written(small_disk: Path) -> None:
     path = write_even(small_disk / "model.safetensors", 12, CHUNK_BYTES)
     before = path.read_bytes()
     with pytest.raises(fastio.WriteError) as raised:

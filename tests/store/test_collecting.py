@@ -62,7 +62,7 @@ def no_collector() -> Iterator[None]:
 # ---- generations in use
 
 
-def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path: Path) -> None:
+def test_a_rewritten_record_keeps_a_generation_in_use_from_collection(tmp_path: Path) -> None:
     """A root comes back, and the next writer writes the record of the generation in use under his
     ballot.
     """
@@ -81,7 +81,7 @@ def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_what_was_read_is_let_go_of_at_once_where_a_root_lacks_it(tmp_path: Path) -> None:
+def test_collection_does_not_wait_for_a_root_without_the_generation(tmp_path: Path) -> None:
     """A root comes back without the generation in use; the collector does not wait for it."""
     roots = _roots(tmp_path, 3)
     create(tmp_path, 3).close()
@@ -94,7 +94,7 @@ def test_what_was_read_is_let_go_of_at_once_where_a_root_lacks_it(tmp_path: Path
         assert store.gc(keep=1).generations == (1, 0)
 
 
-def test_records_that_are_removed_let_nobody_collect_what_is_read(tmp_path: Path) -> None:
+def test_removed_records_keep_a_generation_in_use_from_collection(tmp_path: Path) -> None:
     roots = _roots(tmp_path)
     with create(tmp_path) as store:
         store.save(_tensors(1))
@@ -129,7 +129,7 @@ def test_a_root_that_comes_back_while_it_is_read_is_held_as_well(tmp_path: Path)
 
 
 @pytest.mark.parametrize("closed_by", ["parent", "child"])
-def test_what_a_forked_child_reads_is_not_collected_when_the_other_one_closes(
+def test_a_generation_in_use_by_a_forked_child_is_not_collected(
     tmp_path: Path, closed_by: str
 ) -> None:
     roots = _roots(tmp_path)
@@ -201,7 +201,7 @@ def _write_to_one_root(roots: list[Path], seed: int, last: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_what_nobody_was_told_of_and_is_not_whole_never_takes_the_place_of_what_is(
+def test_an_unreported_partial_generation_never_replaces_a_whole_one(
     tmp_path: Path,
 ) -> None:
     """A writer dies before his second record. The root without it is restored from an older backup,
@@ -237,7 +237,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, _zeroed, _cut])
-def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(
+def test_a_reported_generation_without_its_shards_does_not_count_as_kept(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
     """The newest generation has no sound shard; the one before is the last readable one."""
@@ -327,7 +327,7 @@ def _a_symlink(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_a_folder, _a_pipe, _a_symlink])
 @pytest.mark.parametrize("what", ["record", "manifest", "shard", "leftover"])
-def test_a_file_that_cannot_be_collected_is_done_without(
+def test_a_file_that_cannot_be_removed_does_not_stop_collection(
     tmp_path: Path, change: Callable[[Path], None], what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     roots = _roots(tmp_path, 3)
@@ -359,7 +359,7 @@ def test_a_file_that_cannot_be_collected_is_done_without(
         assert len(store.generations()) == 1
 
 
-def test_what_a_record_names_stays_where_the_record_cannot_be_removed(
+def test_files_of_a_record_that_cannot_be_removed_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One root fails to remove a record, as if another user owned its folder."""

@@ -130,7 +130,7 @@ def test_a_copy_of_one_root_beside_the_other_original_gives_way_to_its_own_origi
         assert _seed_of(store.load()) == 2
 
 
-def test_two_roots_with_one_uuid_are_one_and_a_copy(original: Path, copy: Path) -> None:
+def test_of_two_roots_with_one_uuid_one_is_a_copy(original: Path, copy: Path) -> None:
     for given in ([copy / "root0", *_roots(original)], [*_roots(original), copy / "root0"]):
         with fastio.Store.open(given) as store:
             assert sorted(store.roots) == _roots(original)
@@ -180,7 +180,7 @@ def test_a_copy_that_is_saved_to_later_does_not_join_a_store_that_is_open(
     assert _seed_of(fastio.load(copy / "root0")) == 9
 
 
-def test_a_root_that_was_restored_elsewhere_is_none_of_a_copy(
+def test_a_root_restored_elsewhere_does_not_belong_to_a_copy(
     original: Path, tmp_path: Path
 ) -> None:
     """Its own manifest names its old path, and so does the newer one."""
@@ -249,7 +249,7 @@ def test_a_mapping_of_names_to_roots_is_adopted_too(tmp_path: Path) -> None:
         assert any((_roots(tmp_path / "copy", 3)[at] / "shards").iterdir()) == count
 
 
-def test_what_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
+def test_a_store_that_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
     with pytest.raises(fastio.UsageError, match="no copy"):
         fastio.Store.adopt(_roots(original))
     with pytest.raises(fastio.ReplicaError, match="all roots of a copy have to be given"):
@@ -360,7 +360,7 @@ def _adopted(roots: list[Path]) -> fastio.Store | fastio.FastioError:
 
 @pytest.mark.parametrize("first_waits_at", [1, 2])
 @pytest.mark.parametrize("second_waits_at", [1, 2, None])
-def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
+def test_one_of_two_concurrent_adoptions_succeeds_and_the_other_is_refused(
     copy: Path,
     first_waits_at: int,
     second_waits_at: int | None,
@@ -418,7 +418,7 @@ def test_a_store_that_was_adopted_while_it_was_open_is_not_written_to(copy: Path
 # ---- links, and folders that are no roots
 
 
-def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> None:
+def test_a_root_that_leads_to_another_one_is_skipped(tmp_path: Path) -> None:
     """A mount that fell back to the other disk."""
     roots = _roots(tmp_path, 3)
     with create(tmp_path, 3) as store:
@@ -437,7 +437,7 @@ def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("write", ["save", "rollback_to", "replace_root"])
 @pytest.mark.parametrize("way", ["a link to the folder above", "a link to a root"])
-def test_what_is_written_by_way_of_an_alias_says_where_the_roots_are(
+def test_a_save_through_an_alias_records_the_real_paths(
     tmp_path: Path, way: str, write: str
 ) -> None:
     """The alias is temporary, and the store is still known by its old paths."""
@@ -491,7 +491,7 @@ def _a_dangling_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_a_file, os.mkfifo, os.mkdir, _a_dangling_link])
-def test_a_root_that_is_something_else_is_missing_and_told(
+def test_a_root_replaced_by_something_else_is_missing_and_reported(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     roots = _roots(tmp_path)

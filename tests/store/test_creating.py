@@ -58,7 +58,7 @@ def _makers(folders: list[list[Path]], apart: str) -> list[int]:
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_of_several_who_create_on_the_same_folders_one_does(tmp_path: Path, apart: str) -> None:
+def test_one_of_several_concurrent_creations_succeeds(tmp_path: Path, apart: str) -> None:
     for attempt in range(5):
         roots = [tmp_path / str(attempt) / name for name in "AB"]
         (winner,) = _makers([roots] * _COUNT, apart)
@@ -70,7 +70,9 @@ def test_of_several_who_create_on_the_same_folders_one_does(tmp_path: Path, apar
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, apart: str) -> None:
+def test_a_creation_that_fails_on_one_folder_leaves_no_files_on_the_others(
+    tmp_path: Path, apart: str
+) -> None:
     """Each shares one folder with the next one, and asks for them in another order."""
     for attempt in range(5):
         folder = tmp_path / str(attempt)
@@ -84,9 +86,7 @@ def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, ap
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
-    tmp_path: Path, apart: str
-) -> None:
+def test_no_two_creations_that_share_a_folder_both_succeed(tmp_path: Path, apart: str) -> None:
     """A caller that fails has met another one; an unreported store can be created afterwards."""
     for attempt in range(3):
         folders = [tmp_path / str(attempt) / str(at) for at in range(_COUNT)]
@@ -104,7 +104,7 @@ def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_a_creation_that_fails_removes_what_it_made(
+def test_a_failed_creation_removes_its_files(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "B").mkdir()
@@ -175,7 +175,7 @@ def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
     assert all("a root of a store, which fastio.Store.open opens" in each for each in there)
 
 
-def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_waiter_for_a_removed_lock_takes_the_new_store(tmp_path: Path) -> None:
     """A waiting caller takes the new store, and does not write beside its owner."""
     roots = [tmp_path / "A", tmp_path / "B"]
     with fastio.Store.create(roots, replicas=2) as store:

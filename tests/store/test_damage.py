@@ -69,7 +69,7 @@ def test_with_no_replica_left_every_root_is_named_with_its_reason(
         list(store.stream(options=options))
 
 
-def test_damage_in_different_chunks_of_all_copies_is_survived(
+def test_damage_in_different_chunks_of_all_replicas_is_survived(
     folder: Path, options: fastio.Options
 ) -> None:
     for root in (0, 1):
@@ -92,7 +92,7 @@ def test_on_damage_raise_stops_at_the_first(folder: Path, options: fastio.Option
         store.load(on_damage="raise", options=options)
 
 
-def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.Options) -> None:
+def test_on_damage_repair_writes_bad_replicas_anew(folder: Path, options: fastio.Options) -> None:
     with _open(folder) as store:
         names = {shard.file for shard in store._opened.taken.named.manifest.shards}
     shards = [shard for shard in shards_of(folder / "root1") if shard.name in names]
@@ -113,7 +113,7 @@ def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.O
     assert not list((folder / "root1").rglob(".*"))
 
 
-def test_who_listens_is_told(folder: Path, options: fastio.Options) -> None:
+def test_listeners_receive_each_event(folder: Path, options: fastio.Options) -> None:
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     try:
@@ -243,7 +243,7 @@ def test_names_that_lead_out_of_a_root_are_refused(name: str, tmp_path: Path) ->
         manifest.decode(hostile.data, hashlib.sha256(hostile.data).hexdigest(), "path")
 
 
-def test_a_copy_of_a_root_is_no_second_replica(tmp_path: Path) -> None:
+def test_a_copy_of_a_root_does_not_count_as_a_replica(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors())
     shutil.rmtree(tmp_path / "root1")
@@ -254,7 +254,7 @@ def test_a_copy_of_a_root_is_no_second_replica(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["removed", "flipped", "a folder"])
-def test_an_older_generation_is_read_where_the_manifest_of_the_newest_is_lost(
+def test_an_older_generation_is_read_if_the_manifest_of_the_newest_is_lost(
     folder: Path, damage: str
 ) -> None:
     with _open(folder) as store:

@@ -177,7 +177,7 @@ def test_a_root_below_a_file_is_refused_before_anything_is_made(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_root_whose_path_goes_up_from_a_symlink_is_where_the_kernel_finds_it(
+def test_a_root_path_that_goes_up_from_a_symlink_means_the_same_as_to_the_kernel(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "far" / "away").mkdir(parents=True)

@@ -72,7 +72,7 @@ def _loads(root: Path) -> bool:
     return True
 
 
-def test_it_is_waited_for_once_and_not_again_while_it_hangs(
+def test_a_hanging_root_is_waited_for_once(
     roots: list[Path], slow_mount: testbed.SlowMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[Any] = []

@@ -138,7 +138,7 @@ def test_a_writer_commits_on_the_other_roots_and_the_next_one_on_all(root: int) 
     _at_each_call(root, save, save_on_all)
 
 
-def test_what_a_root_does_after_two_more_commits_changes_nothing() -> None:
+def test_late_calls_of_a_root_after_two_more_commits_change_nothing() -> None:
     def save_twice(world: World) -> None:
         assert world.commit("while it hangs", replicas=2) == 2
         assert world.commit("and goes on to hang", replicas=2) == 3
@@ -153,7 +153,7 @@ def _collect(world: World) -> None:
     world.told.reported = {last: world.told.reported[last]}
 
 
-def test_what_is_newest_is_not_collected_while_a_root_hangs() -> None:
+def test_the_newest_generation_is_not_collected_while_a_root_hangs() -> None:
     def save_and_collect(world: World) -> None:
         world.commit("second", replicas=2)
         _collect(world)
@@ -161,7 +161,7 @@ def test_what_is_newest_is_not_collected_while_a_root_hangs() -> None:
     _at_each_call(1, save_and_collect)
 
 
-def test_what_is_read_is_not_collected_on_a_root_that_hangs_for_a_while(
+def test_a_generation_in_use_is_not_collected_on_a_root_that_hangs_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The query of its locks times out, and then the root answers again."""

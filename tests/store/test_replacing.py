@@ -92,7 +92,7 @@ def test_a_mapping_has_the_new_root_in_place_of_the_old_one(tmp_path: Path) -> N
         assert_same(store.load(), tensors(2))
 
 
-def test_a_shard_that_no_copy_is_left_of_replaces_nothing(tmp_path: Path) -> None:
+def test_a_shard_without_a_replica_stops_a_replacement(tmp_path: Path) -> None:
     with create(tmp_path, 3, replicas=1) as store:
         store.save(tensors(1))
     shutil.rmtree(tmp_path / "root1")
@@ -313,7 +313,7 @@ def test_a_root_that_hangs_in_writes_is_replaced_by_force(
         go_on.set()
 
 
-def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
+def test_force_does_not_lose_shards_only_on_an_unwritable_root(
     tmp_path: Path,
 ) -> None:
     """It was saved on two roots of three: one is lost, the other one is read-only now."""
@@ -378,7 +378,7 @@ def test_a_replacement_that_was_killed_at_any_step_goes_on_when_it_is_called_aga
     dying.at_each_step(run, again)
 
 
-def test_only_what_was_begun_by_a_replacement_is_taken_up(tmp_path: Path) -> None:
+def test_a_repeated_replacement_continues_only_its_own_root(tmp_path: Path) -> None:
     """Not a root that was replaced long ago, nor one of another store."""
     with create(tmp_path, 3) as store:
         store.save(tensors(1))

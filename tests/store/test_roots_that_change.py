@@ -87,7 +87,7 @@ def _save(roots: list[Path], begun: Any, seed: int) -> None:
         store.save(_tensors(seed))
 
 
-def test_who_waits_while_a_root_is_replaced_does_not_bring_the_old_one_back(
+def test_a_writer_that_waits_during_a_replacement_does_not_bring_the_old_root_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """He has checked the roots before; his check under the locks decides."""
@@ -121,7 +121,7 @@ def test_who_waits_while_a_root_is_replaced_does_not_bring_the_old_one_back(
     assert _holds(tmp_path / "new", 2)
 
 
-def test_a_rollback_to_before_a_replacement_is_on_the_roots_that_there_are(tmp_path: Path) -> None:
+def test_a_rollback_past_a_replacement_is_written_to_the_present_roots(tmp_path: Path) -> None:
     roots = _made(tmp_path)
     with fastio.Store.open(roots) as store:
         store.save(_tensors(2))
@@ -135,7 +135,7 @@ def test_a_rollback_to_before_a_replacement_is_on_the_roots_that_there_are(tmp_p
     assert _holds(tmp_path / "new", 3)
 
 
-def test_a_rollback_to_what_only_a_root_has_that_was_replaced_is_refused(tmp_path: Path) -> None:
+def test_a_rollback_to_a_generation_only_on_a_replaced_root_is_refused(tmp_path: Path) -> None:
     roots = _made(tmp_path, replicas=1)
     with fastio.Store.open(roots) as store:
         store.save(_tensors(2))
@@ -241,7 +241,7 @@ def test_a_new_root_that_takes_no_manifest_is_not_one_of_the_store(tmp_path: Pat
         assert set(store.roots) == set(roots)
 
 
-def test_force_where_a_majority_is_there_is_a_replacement_as_any_other(tmp_path: Path) -> None:
+def test_force_with_a_majority_is_an_ordinary_replacement(tmp_path: Path) -> None:
     """The new root gets it last: with the first record alone it would be a store by itself."""
     with create(tmp_path, 1) as store:
         store.save(_tensors(1))

@@ -49,7 +49,7 @@ def _holders(world: World, generation: int) -> list[int]:
     return found
 
 
-def test_a_record_that_nobody_was_told_of_does_not_outvote_one_that_was_reported(
+def test_an_unreported_record_does_not_outvote_a_reported_one(
     world: World,
 ) -> None:
     """A rule by majority of the present roots, and then by the lowest UUID, fails here. The first
@@ -89,7 +89,7 @@ def test_a_generation_is_decided_by_more_than_half_of_the_roots(count: int, majo
             assert standing.never_reported == (held + count - asked < majority)
 
 
-def test_what_is_in_doubt_is_said_until_a_writer_decides(world: World) -> None:
+def test_a_generation_in_doubt_is_reported_until_a_writer_decides(world: World) -> None:
     def in_doubt() -> tuple[bool, tuple[int, ...]]:
         members = Members.of([Root.open(path) for path in world.paths])
         try:
@@ -107,7 +107,7 @@ def test_what_is_in_doubt_is_said_until_a_writer_decides(world: World) -> None:
     assert in_doubt() == (False, ())
 
 
-def test_a_generation_whose_manifest_is_lost_is_passed_over_if_nobody_was_told_of_it(
+def test_an_unreported_generation_with_a_lost_manifest_is_passed_over(
     world: World,
 ) -> None:
     _die_with_records_on(world, "first", 1)

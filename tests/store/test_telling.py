@@ -148,7 +148,7 @@ def test_a_root_without_its_shards_is_some_lines_and_an_event_for_each(
     assert len(log()) < 24
 
 
-def test_copies_that_a_save_writes_again_are_a_line_for_each_root(
+def test_replicas_that_a_save_writes_again_are_a_line_for_each_root(
     tmp_path: Path, log: Callable[[], list[str]]
 ) -> None:
     store = create(tmp_path, 2)
@@ -179,7 +179,7 @@ def test_threads_that_meet_the_same_file_tell_of_it_once(
     assert len(paths) == len(set(paths))
 
 
-def test_reads_that_fail_are_told_like_damage(
+def test_failed_reads_are_reported_like_damage(
     tmp_path: Path, told: list[fastio.Event], log: Callable[[], list[str]]
 ) -> None:
     store, _, _ = _one_shard(tmp_path)
@@ -228,7 +228,7 @@ def test_status_of_a_store_fits_a_notebook(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "missing"])
-def test_a_report_of_a_repair_says_once_what_was_wrong(tmp_path: Path, damage: str) -> None:
+def test_a_report_of_a_repair_names_each_fault_once(tmp_path: Path, damage: str) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     for path in shards_of(tmp_path / "root0"):

@@ -11,7 +11,7 @@ from fastio.host import threads
 from fastio.store import together
 
 
-def test_all_have_ended_and_what_they_raised_is_returned() -> None:
+def test_all_calls_end_and_their_exceptions_are_returned() -> None:
     done = []
 
     def fails() -> None:

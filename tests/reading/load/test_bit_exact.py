@@ -90,7 +90,7 @@ def test_the_dtypes_tested_here_are_all_that_the_format_has() -> None:
 
 @pytest.mark.parametrize("framework", _FRAMEWORKS)
 @pytest.mark.parametrize("dtype", _NUMPY)
-def test_each_dtype_is_what_safetensors_gives(dtype: str, framework: Any, tmp_path: Path) -> None:
+def test_each_dtype_is_that_of_safetensors(dtype: str, framework: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "model", {name: (dtype, shape) for name, shape in _SHAPES.items()})
     tensors = fastio.load(path, framework=framework)
     assert same_bytes(tensors, expected_bytes(path))
@@ -120,7 +120,7 @@ def test_numpy_arrays_equal_those_of_load_file(dtype: str, tmp_path: Path) -> No
         assert found[name].tobytes() == array.tobytes()
 
 
-def test_packed_fp4_is_for_torch_what_safetensors_makes_of_it(tmp_path: Path) -> None:
+def test_packed_fp4_in_torch_is_that_of_safetensors(tmp_path: Path) -> None:
     path = write(tmp_path / "model", {"packed": ("F4", (6, 32)), "empty": ("F4", (0, 8))})
     expected, found = safetensors.torch.load_file(path), fastio.load(path, framework="torch")
     for name, tensor in expected.items():
@@ -264,7 +264,7 @@ def test_names_may_be_any_collection(names: Any, expected: list[str], tmp_path: 
     assert same_bytes(tensors, {name: whole[name] for name in expected})
 
 
-def test_a_missing_name_is_told_with_those_that_look_like_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_name_suggests_similar_ones(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model")
     with pytest.raises(fastio.TensorNotFoundError) as raised:
         fastio.load(path, names=["mask", "layers.0.wieght"])

@@ -83,7 +83,7 @@ def test_the_first_of_many_errors_is_the_one_reported(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINTR], ids=["EAGAIN", "EINTR"])
-def test_what_asks_for_another_try_gets_it(
+def test_a_call_that_returns_eagain_is_tried_again(
     sealed: Path, engine: Any, cache: Any, code: int, faults: Faults
 ) -> None:
     faults(*((at, "error", code) for at in range(0, 3 * _CHUNKS, 2)))
@@ -93,7 +93,7 @@ def test_what_asks_for_another_try_gets_it(
     assert report.chunks_verified == _CHUNKS
 
 
-def test_a_device_that_always_asks_for_another_try_is_given_up(
+def test_a_disk_that_returns_eagain_for_ever_is_an_error(
     sealed: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     faults(*((at, "error", errno.EAGAIN) for at in range(1, 1000)))
@@ -115,7 +115,7 @@ def test_a_short_read_is_resumed(
     assert report.chunks_verified == _CHUNKS
 
 
-def test_a_short_read_is_resumed_where_nothing_is_verified(
+def test_a_short_read_is_resumed_without_verification(
     tmp_path: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     path = write_model(tmp_path / "model")
@@ -135,7 +135,7 @@ def test_an_end_before_the_end_is_an_error_with_its_place(
 
 
 @pytest.mark.parametrize("at", [0, 7, _CHUNKS - 1])
-def test_a_flipped_bit_is_told_by_chunk_place_and_tensor(
+def test_a_flipped_bit_is_reported_with_chunk_offset_and_tensor(
     sealed: Path, engine: Any, cache: Any, at: int, faults: Faults
 ) -> None:
     faults((at, "flip", 12_345))
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_told_by_chunk_place_and_tensor(
     assert f"t{at}" in str(error)
 
 
-def test_the_seam_does_flip_what_nobody_verifies(
+def test_the_seam_flips_bits_of_unverified_bytes_too(
     sealed: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     faults((7, "flip", 12_345))
@@ -254,7 +254,7 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
 @pytest.mark.root
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "unsealed"])
 @pytest.mark.parametrize("failing", [0.0, 0.3, 0.95], ids=["start", "middle", "end"])
-def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
+def test_a_failing_disk_gives_an_error_and_never_wrong_bytes(
     failing_mount: testbed.FailingMount, engine: Any, cache: Any, failing: float, is_sealed: bool
 ) -> None:
     path = write_even(failing_mount.path / "model", _CHUNKS, CHUNK_BYTES)
@@ -282,7 +282,7 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
 
 
 @pytest.mark.root
-def test_a_device_that_fails_under_the_header_gives_an_error(
+def test_a_disk_that_fails_under_the_header_gives_an_error(
     failing_mount: testbed.FailingMount, engine: Any
 ) -> None:
     path = write_even(failing_mount.path / "model", 1, CHUNK_BYTES)

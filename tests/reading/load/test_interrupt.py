@@ -195,7 +195,7 @@ print(json.dumps([10 * wait, seconds]))
     assert min(interrupted) < whole / 2, (whole, interrupted)
 
 
-def test_what_a_signal_handler_raises_ends_the_load(tmp_path: Path) -> None:
+def test_an_exception_of_a_signal_handler_ends_the_load(tmp_path: Path) -> None:
     path = write_even(tmp_path / "model", 8, CHUNK_BYTES)
     testbed.evict(path)
     code = """

@@ -230,7 +230,7 @@ except MemoryError as error:
 )
 
 
-def test_memory_that_is_not_to_be_had_is_an_error_that_names_the_source(tmp_path: Path) -> None:
+def test_a_failed_allocation_is_an_error_that_names_the_source(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(_with_tensor(f"[{1 << 30}]", f"[0,{1 << 30}]", "U8"))
     os.truncate(path, path.stat().st_size + (1 << 30))
@@ -310,7 +310,7 @@ print(json.dumps(grown))
 @pytest.mark.parametrize("huge_pages", ["on", "off"])
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_a_tensor_that_goes_gives_its_memory_back_and_the_last_one_all(
+def test_each_freed_tensor_frees_its_memory_and_the_last_one_all(
     framework: Any, mapping: str, huge_pages: str, tmp_path: Path
 ) -> None:
     each = 8 * _MIB
@@ -346,7 +346,7 @@ def test_tensors_outlive_the_dict_and_the_file(
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
-def test_tensors_are_writable_and_nobody_elses(
+def test_tensors_are_writable_and_share_no_memory(
     framework: Any, mapping: Any, sealed: bool, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "model")

@@ -94,7 +94,7 @@ assert ended(in_child(lambda: ended(in_child(lambda: whole(load()))) == 0 and wh
 
 
 @pytest.mark.parametrize("cache", ["auto", "bypass"])
-def test_what_a_child_writes_the_parent_does_not_see(sealed: Path, cache: str) -> None:
+def test_a_childs_writes_do_not_reach_its_parent(sealed: Path, cache: str) -> None:
     code = """
 tensors = load()
 def scribble():

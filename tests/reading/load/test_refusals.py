@@ -60,7 +60,7 @@ def _assert_whole(said: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
-def test_where_io_uring_is_refused_pread_loads_and_the_reason_is_told(
+def test_if_io_uring_is_refused_pread_loads_and_reports_the_reason(
     sealed: Path, refusal: Any
 ) -> None:
     said = _said(testbed.run_python(_LOAD, sealed, "{}", seccomp=refusal))
@@ -137,7 +137,7 @@ def test_64_kib_of_locked_memory_are_enough(sealed: Path, huge_pages: str) -> No
 
 @pytest.mark.root
 @pytest.mark.parametrize(("memlock", "depth"), [(65536, 4096), (0, 8)])
-def test_where_memory_may_not_be_locked_pread_loads_and_the_limit_is_told(
+def test_if_memory_cannot_be_locked_pread_loads_and_reports_the_limit(
     sealed: Path, memlock: int, depth: int
 ) -> None:
     options = json.dumps({"queue_depth": depth, "lanes": 1})
@@ -162,7 +162,7 @@ def test_io_uring_that_was_asked_for_without_locked_memory_is_an_error(sealed: P
 
 @pytest.mark.root
 @pytest.mark.parametrize("engine", ["auto", "uring", "pread"])
-def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
+def test_a_user_at_the_limit_of_threads_still_loads(
     sealed: Path, tmpfs: testbed.Mount, engine: str
 ) -> None:
     # On a known local mount, and on one of an unknown kind.
@@ -180,7 +180,7 @@ def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
 @pytest.mark.parametrize("temperature", ["cold", "warm"])
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
 @pytest.mark.parametrize("engine", ["uring", "pread"])
-def test_a_file_of_somebody_else_is_right_and_not_believed_warm_when_cold(
+def test_a_file_of_another_user_is_right_and_not_taken_for_warm_when_cold(
     sealed: Path, engine: str, cache: str, temperature: str
 ) -> None:
     sealed.chmod(0o444)

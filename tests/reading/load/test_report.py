@@ -168,7 +168,7 @@ def test_a_notebook_shows_a_report_as_text_that_is_escaped() -> None:
         (0, 0, "0 B in 0.000 s (0.00 GB/s)"),
     ],
 )
-def test_what_is_small_or_fast_is_not_shown_as_nothing(
+def test_small_sizes_and_short_times_are_not_shown_as_zero(
     seconds: float, nbytes: int, shown: str
 ) -> None:
     report = fastio.Report(engine="uring", seconds=seconds, nbytes=nbytes)
@@ -385,7 +385,7 @@ def test_the_engine_report_tells_what_the_kernel_offers() -> None:
 
 
 @pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS", "not built"])
-def test_what_the_kernel_cannot_be_asked_has_a_reason(refusal: Any) -> None:
+def test_unavailable_kernel_features_have_a_reason(refusal: Any) -> None:
     code = """
 import sys
 if sys.argv[1] == "not built":

@@ -58,7 +58,7 @@ def _bytes_of(loaded: _native.Loaded, first: int, count: int) -> bytes:
     return b"".join(array.tobytes() for array in arrays)
 
 
-def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
+def test_a_damaged_chunk_is_read_from_the_other_replica_and_reported(
     copies: list[Path], engine: Any
 ) -> None:
     data = copies[0].read_bytes()
@@ -86,7 +86,7 @@ def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
     assert incidents == [told, told]  # it was read twice
 
 
-def test_a_read_that_fails_is_told_also_where_no_copy_is_left(
+def test_a_failed_read_is_reported_even_if_no_replica_is_left(
     copies: list[Path], engine: Any, faults: Faults
 ) -> None:
     request = _request(copies[0].read_bytes(), *map(_native.File, copies))
@@ -114,7 +114,7 @@ def test_a_load_that_does_not_persist_ends_with_the_first_failure(
     assert [incident["remedy"] for incident in incidents] == ["none"]
 
 
-def test_a_stream_tells_what_failed_since_it_was_asked_last(
+def test_a_stream_reports_the_failures_since_the_last_query(
     copies: list[Path], engine: Any
 ) -> None:
     data = copies[0].read_bytes()
@@ -139,7 +139,7 @@ def test_a_stream_tells_what_failed_since_it_was_asked_last(
     assert stream.incidents() == []
 
 
-def test_a_fill_takes_what_is_sound_from_either_copy(copies: list[Path], engine: Any) -> None:
+def test_a_fill_takes_sound_chunks_from_either_replica(copies: list[Path], engine: Any) -> None:
     data = copies[0].read_bytes()
     _damage(copies[0], 1)
     _damage(copies[1], 2)
@@ -159,13 +159,13 @@ def test_a_fill_takes_what_is_sound_from_either_copy(copies: list[Path], engine:
 
 
 @pytest.mark.parametrize("files", [[], [None], None, "ab", 7])
-def test_what_is_no_file_is_refused(files: Any) -> None:
+def test_anything_but_files_is_refused(files: Any) -> None:
     nothing = np.zeros(0, np.int64)
     with pytest.raises((TypeError, ValueError)):
         _native.load([(files, nothing, nothing, None)], _options())
 
 
-def test_copies_of_different_sizes_are_refused(copies: list[Path]) -> None:
+def test_replicas_of_different_sizes_are_refused(copies: list[Path]) -> None:
     copies[1].write_bytes(b"short")
     nothing = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match="different sizes"):
