@@ -193,7 +193,7 @@ def test_reads_left_in_flight_by_a_stream_do_not_use_up_the_limit(
                 stream: Any = reader.stream()
                 next(stream)
                 stream.close()
-                return _native.testing.abandoned_bytes() == 3 * CHUNK_BYTES
+                return bool(_native.testing.abandoned_bytes() == 3 * CHUNK_BYTES)
 
             assert eventually(leave_one_in_flight)
             assert bytes_of(read(reader)) == expected

@@ -74,7 +74,7 @@ def test_a_damaged_chunk_is_read_from_the_other_replica_and_reported(
     expected = _native.xxh3_64(data[5 * _CHUNK_BYTES : 6 * _CHUNK_BYTES])
     told: _native.Incident = {
         "shard": 0,
-        "copy": 0,
+        "replica": 0,
         "path": str(copies[0]),
         "offset": 5 * _CHUNK_BYTES,
         "nbytes": _CHUNK_BYTES,
