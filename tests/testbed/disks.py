@@ -38,7 +38,7 @@ class FailingMount:
         Raises
         ------
         ValueError
-            If the file lies on the device in such pieces that earlier bytes would fail as well.
+            If the file lies on the disk in such pieces that earlier bytes would fail as well.
         OSError
             If the file is not on this mount, or its pages do not leave the page cache.
         """
@@ -63,7 +63,7 @@ class FailingMount:
             or any(end > at[0] for end in before)
             or any(start < at[0] for start in after)
         ):
-            raise ValueError(f"{file} is scattered over the device: {extents}")
+            raise ValueError(f"{file} is scattered over the disk: {extents}")
         os.sync()
         evict(file)  # before: a sync afterwards, if only of a journal, may fail
         os.truncate(self.backing, at[0])
@@ -103,32 +103,32 @@ def throttled(path: Path, read_bytes_s: int) -> Iterator[None]:
     Raises
     ------
     pytest.skip.Exception
-        If the process is not root's, there is no blkio controller (cgroup v1), or no device under
+        If the process is not root's, there is no blkio controller (cgroup v1), or no disk under
         `path`.
     """
-    require_root("throttles a device through a cgroup")
+    require_root("throttles a disk through a cgroup")
     if not (_BLKIO / "blkio.throttle.read_bps_device").exists():
         pytest.skip("needs the blkio controller of cgroup v1")
-    device = _whole_disk(path)
+    disk = _whole_disk(path)
     group = _BLKIO / f"fastio-test-{os.getpid()}"
     before = _own_group()
     group.mkdir()
     try:
         limit = group / "blkio.throttle.read_bps_device"
-        limit.write_text(f"{device} {read_bytes_s}\n", encoding="ascii")
+        limit.write_text(f"{disk} {read_bytes_s}\n", encoding="ascii")
         _move_to(group)
         try:
             yield
         finally:
-            limit.write_text(f"{device} 0\n", encoding="ascii")  # for reads that still wait
+            limit.write_text(f"{disk} 0\n", encoding="ascii")  # for reads that still wait
             _move_to(before)
     finally:
         group.rmdir()
 
 
 def _whole_disk(path: Path) -> str:
-    device = os.stat(path).st_dev
-    node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    disk = os.stat(path).st_dev
+    node = Path(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}")
     if not node.exists():
         pytest.skip(f"no block device of its own under {path}")
     node = node.resolve()
