@@ -78,7 +78,7 @@ TEST_CASE_FIXTURE(Watched, "time in which the process did not run does not count
   CHECK(vigil.time() <= 51 * 100ms);
 }
 
-TEST_CASE_FIXTURE(Watched, "what one lane finds is found by all, once each") {
+TEST_CASE_FIXTURE(Watched, "every lane sees a finding of one lane, once each") {
   Vigil other(answers, kTimeout);
   auto its_now = now;
   const std::array<Read, 1> reads{{{0, {}}}};

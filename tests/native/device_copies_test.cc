@@ -200,7 +200,8 @@ TEST_CASE("an event is waited for until somebody lets its stream go on") {
 
 // ---- the caller's stream ----
 
-TEST_CASE("copies wait for what the caller's stream had, and the caller's stream for the copies") {
+TEST_CASE(
+    "copies wait for earlier work of the caller's stream, and the caller's stream for the copies") {
   const Double fresh;
   const auto device = Device::of(0);
   for (const bool is_default : {false, true}) {
@@ -296,7 +297,7 @@ TEST_CASE("a stream waits for an event of another device, and is not recorded by
   CHECK(told(behind.wait()) == "");
 }
 
-TEST_CASE("what was pending on a lost device never happens, and nobody waits for it for good") {
+TEST_CASE("pending work of a lost device never happens, and every wait for it ends") {
   const Double fresh;
   auto source = numbered(kBytes);
   const DeviceBytes target(0, kBytes);

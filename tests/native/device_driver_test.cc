@@ -141,7 +141,7 @@ TEST_CASE("a driver that cannot be used says why, and a device says the same") {
   }
 }
 
-TEST_CASE("a driver that can be used says what it is") {
+TEST_CASE("a usable driver describes itself") {
   const DriverStatus status = driver_status();
   CHECK(status.available);
   CHECK(status.reason == std::string(std::getenv("FASTIO_CUDA_LIBRARY")) + ", CUDA 12.4");

@@ -64,7 +64,7 @@ TEST_CASE("a device that does not exist is refused") {
   CHECK(fake_cuda_calls("cuDeviceGet") == 0);
 }
 
-TEST_CASE("what the driver refuses while a device is opened is thrown, and nothing is retained") {
+TEST_CASE("a refusal during the opening of a device is thrown, and nothing is retained") {
   const Double fresh;
   for (const char* name :
        {"cuDeviceGet", "cuDevicePrimaryCtxGetState", "cuDevicePrimaryCtxRetain"}) {
@@ -279,7 +279,7 @@ TEST_CASE("each call that the driver refuses is told with its name, its device a
   }
 }
 
-TEST_CASE("where a context cannot be made current, nothing else is called") {
+TEST_CASE("if a context cannot be made current, no other call is made") {
   const Double fresh;
   EveryCall every(Device::of(0));
   for (const Called& call : every.calls()) {
@@ -329,7 +329,7 @@ TEST_CASE("streams and events whose context cannot be made current are left to i
   fake_cuda_reset();
 }
 
-TEST_CASE("a lost device refuses all that comes, and what was made is released all the same") {
+TEST_CASE("a lost device refuses every call, and its objects are still released") {
   const Double fresh;
   const auto other = Device::of(1);
   Stream other_stream(other);

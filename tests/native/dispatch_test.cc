@@ -136,7 +136,7 @@ TEST_CASE("with one disk, blocks come in their order, and from the preferred rep
   }
 }
 
-TEST_CASE("two disks that are as fast as each other share evenly, whoever is preferred") {
+TEST_CASE("two disks of equal speed share evenly, whichever is preferred") {
   for (const Disks& disks : {Disks{{1, 2}}, Disks{{1, 2}, {2, 1}}}) {
     const std::vector<std::size_t> counts(disks.size(), 200 / disks.size());
     Outcome outcome = simulate(disks, counts, {{1, 1e9}, {2, 1e9}});
@@ -183,7 +183,7 @@ TEST_CASE("a slow disk does not get the last blocks") {
   }
 }
 
-TEST_CASE("what a disk becomes is seen: measurements fade") {
+TEST_CASE("a change of a disk's speed is seen: measurements fade") {
   const auto blocks = blocks_of({100'000});
   const Disks disks{{1, 2}};
   Dispatch dispatch(disks, blocks);
@@ -237,7 +237,7 @@ TEST_CASE("a block with a single replica waits for its disk, and its disk does n
   CHECK(outcome.of_disk[1] > 3980);
 }
 
-TEST_CASE("a disk that does not answer holds up no more than what it was given at first") {
+TEST_CASE("a disk that does not answer holds up only its first blocks") {
   const Disks disks{{1, 2}};
   const Outcome outcome = simulate(disks, {1000}, {{1, kBlock / kNever}, {2, 1e9}});
   CHECK(outcome.reads.size() == 1000);
@@ -264,7 +264,7 @@ TEST_CASE("a replica that is avoided is asked for nothing while there is another
   CHECK_FALSE(dispatch.avoided(0, 1));
 }
 
-TEST_CASE("what is skipped is not read") {
+TEST_CASE("skipped blocks are not read") {
   const Disks disks{{1, 2}};
   const auto blocks = blocks_of({30});
   Dispatch dispatch(disks, blocks);
@@ -280,7 +280,7 @@ TEST_CASE("what is skipped is not read") {
   CHECK(dispatch.over());
 }
 
-TEST_CASE("what is put back is read once more") {
+TEST_CASE("blocks that are put back are read once more") {
   const Disks disks{{1, 2}, {2, 1}};
   const auto blocks = blocks_of({6, 6});
   Dispatch dispatch(disks, blocks);
@@ -298,7 +298,7 @@ TEST_CASE("what is put back is read once more") {
   CHECK(dispatch.over());
 }
 
-TEST_CASE("a replica that is admitted again is asked for what was passed meanwhile") {
+TEST_CASE("a replica that is admitted again gets the blocks passed over meanwhile") {
   const Disks disks{{1, 2}};
   const auto blocks = blocks_of({6});
   Dispatch dispatch(disks, blocks);
@@ -351,7 +351,7 @@ class Window {
   std::size_t opened_ = 0, consumed_ = 0, used_ = 0;
 };
 
-TEST_CASE("a window never comes to a standstill, whoever has which replicas at which speed") {
+TEST_CASE("a window never comes to a standstill, for any replicas and speeds") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(300); ++i) {
     CAPTURE(i);
@@ -399,7 +399,7 @@ TEST_CASE("a window never comes to a standstill, whoever has which replicas at w
   }
 }
 
-TEST_CASE("more regions are opened only for who would stand idle") {
+TEST_CASE("more regions are opened only for a disk that would be idle") {
   const Disks disks{{1}};
   const auto blocks = blocks_of({6});
   Dispatch dispatch(disks, blocks);

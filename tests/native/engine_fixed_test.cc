@@ -100,7 +100,7 @@ TEST_CASE("pinned memory is registered once, when as many bytes have gone there"
   CHECK(soon([&] { return registered_bytes() == 0; }));  // with the rings
 }
 
-TEST_CASE("what is written from registered memory is what was there") {
+TEST_CASE("writes from registered memory write its bytes") {
   if (!has_ring()) return;
   const Devices devices;
   const SampleFile sample(Place::disk, kSlab);
@@ -120,7 +120,7 @@ TEST_CASE("what is written from registered memory is what was there") {
   CHECK(std::memcmp(found.data(), sample.bytes().data(), kSlab) == 0);
 }
 
-TEST_CASE("memory that comes in the place of what was given back is another one") {
+TEST_CASE("memory at the address of freed memory is another allocation") {
   if (!has_ring()) return;
   const Devices devices;
   const SampleFile sample(Place::disk, 1024 * kKiB);
@@ -135,7 +135,7 @@ TEST_CASE("memory that comes in the place of what was given back is another one"
   }
 }
 
-TEST_CASE("memory that nobody pinned is not registered") {
+TEST_CASE("memory that is not pinned is not registered") {
   if (!has_ring()) return;
   const SampleFile sample(Place::disk, 1024 * kKiB);
   const auto file = File::open(sample.path());
@@ -159,7 +159,7 @@ TEST_CASE("reads as a user who may lock no memory" * doctest::skip()) {
   CHECK(registered_bytes() == 0);
 }
 
-TEST_CASE("where RLIMIT_MEMLOCK leaves no room, reads find their pages themselves") {
+TEST_CASE("without room under RLIMIT_MEMLOCK, reads use unregistered memory") {
   if (!has_ring()) return;
   if (geteuid() != 0) {
     MESSAGE("only root can become somebody else");

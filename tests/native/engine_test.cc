@@ -215,7 +215,7 @@ TEST_CASE("a signal does not end a wait before its time, nor does it lose a read
   sigaction(SIGUSR1, &before, nullptr);
 }
 
-TEST_CASE("what does not fit into the answer is answered next time") {
+TEST_CASE("completions beyond the caller's buffer are returned next time") {
   const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
@@ -254,7 +254,7 @@ TEST_CASE("an engine of depth one reads one after the other") {
   }
 }
 
-TEST_CASE("what does not fit into a ring comes back as a failed completion") {
+TEST_CASE("requests that do not fit into a ring come back as failed completions") {
   if (!uring_status().available) {
     MESSAGE("not tested: ", uring_status().reason);
     return;

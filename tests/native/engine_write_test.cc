@@ -181,7 +181,7 @@ TEST_CASE("a direct write lands where it shall") {
   }
 }
 
-TEST_CASE("what is wrong with a write is an error of its request, and the others are written") {
+TEST_CASE("a failed write is an error of its request, and the others are written") {
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     Writes writes(kind);
@@ -229,7 +229,7 @@ TEST_CASE("a write that the kernel cuts short says how far it came") {
   sigaction(SIGXFSZ, &before, nullptr);
 }
 
-TEST_CASE("what is said to have failed is not in the file") {
+TEST_CASE("a write that is reported as failed is not in the file") {
   for (const EnginePreference kind : engines_here()) {
     for (const Place place : {Place::disk, Place::memory}) {
       CAPTURE(testing::name_of(kind));
@@ -291,7 +291,7 @@ TEST_CASE("a process that is killed at its third write" * doctest::skip()) {
   for (std::uint32_t tag = 0; tag < 4; ++tag) static_cast<void>(writes.run(writes.page(tag)));
 }
 
-TEST_CASE("a process can be killed at a write, and what it had written is there") {
+TEST_CASE("a process can be killed at a write, and its earlier writes are in the file") {
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     setenv("FASTIO_TEST_ENGINE", testing::name_of(kind).c_str(), 1);

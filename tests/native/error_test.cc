@@ -16,7 +16,7 @@ TEST_CASE(
         "block was expected");
 }
 
-TEST_CASE("a message leaves out what does not concern it") {
+TEST_CASE("a message leaves out fields that do not concern it") {
   CHECK(Failure{ENOMEM, "io_uring_setup", {}, {}, {}}.message() ==
         "io_uring_setup failed: ENOMEM (Cannot allocate memory)");
 }
@@ -44,7 +44,7 @@ TEST_CASE("an IoError carries its failure, and says the same") {
   }
 }
 
-TEST_CASE("a memory limit says what was asked, what is allowed and what is held") {
+TEST_CASE("a memory limit error names the requested, the permitted and the held bytes") {
   const MemoryLimitExceeded error(300, 200, 100);
   CHECK(error.asked_bytes == 300);
   CHECK(error.limit_bytes == 200);

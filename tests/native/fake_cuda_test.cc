@@ -104,7 +104,7 @@ TEST_CASE_FIXTURE(OneStream, "copies outside the memory of their device are refu
   CHECK(violation() == text);
 }
 
-TEST_CASE_FIXTURE(OneStream, "what the copy in is to write is gone when its turn comes") {
+TEST_CASE_FIXTURE(OneStream, "the destination of a pending copy in is poisoned") {
   Pinned source(device, numbered(kBytes));
   CHECK(told(stream.copy_in(memory.address(), source.data(), kBytes)) == "");
   CHECK(told(stream.drain()) == "");

@@ -68,7 +68,7 @@ TEST_CASE("no bytes are resident, and so is everything that is memory") {
   CHECK(File::open(memory.path())->resident_bytes(0, kMiB) == kMiB);
 }
 
-TEST_CASE("a read from the cache gets what is there, and never waits for what is not") {
+TEST_CASE("a read from the cache returns cached bytes, and never waits for the disk") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   const auto file = File::open(sample.path());
   sample.warm();

@@ -57,7 +57,7 @@ TEST_CASE("a target keeps the file, whatever becomes of the descriptor it came f
   CHECK(fcntl(target->buffered_fd(), F_GETFD) == FD_CLOEXEC);
 }
 
-TEST_CASE("what is no descriptor is refused") {
+TEST_CASE("invalid descriptors are refused") {
   const Failure failure =
       failure_of([] { static_cast<void>(TargetFile::adopt(1'000'000, "a name", "")); });
   CHECK(failure.error == EBADF);
@@ -83,7 +83,7 @@ TEST_CASE("a file is written, cut, made longer, and brought to the disk") {
   }
 }
 
-TEST_CASE("space that is reserved is there, and what was written stays") {
+TEST_CASE("reserved space is there, and written bytes stay") {
   for (const Place place : {Place::disk, Place::memory}) {
     const WrittenFile file(place);
     const auto target = file.target();

@@ -51,7 +51,7 @@ TEST_CASE("a file has its bytes, its size and its path") {
   }
 }
 
-TEST_CASE("a file is opened inside a folder by its name, and not by what leads out of it") {
+TEST_CASE("a file is opened inside a folder by its name, and not by a path that leads out of it") {
   const SampleFile sample(Place::disk, kMiB + 17);
   const std::string name = sample.path().substr(2);  // "./name"
   const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -184,7 +184,8 @@ TEST_CASE(
   CHECK(failure_of([&] { file->read(6000, bytes); }).offset == 4321);
 }
 
-TEST_CASE("a path that is replaced does not change what was opened, past the page cache neither") {
+TEST_CASE(
+    "a replaced path does not change the opened file, neither through the page cache nor past it") {
   const SampleFile sample(Place::disk, kMiB / 16, 1);
   const SampleFile other(Place::disk, kMiB / 16, 2);
   const auto file = File::open(sample.path());
@@ -209,7 +210,7 @@ TEST_CASE("a file that was removed can still be read, past the page cache too") 
   CHECK(file->direct_access().possible == File::open("/proc/self/exe")->direct_access().possible);
 }
 
-TEST_CASE("where O_DIRECT is possible, a read in units of its alignment works") {
+TEST_CASE("aligned reads with O_DIRECT work if the filesystem permits them") {
   for (const Place place : {Place::disk, Place::memory}) {
     const SampleFile sample(place, kMiB + 17);
     const auto file = File::open(sample.path());
@@ -280,7 +281,7 @@ TEST_CASE("a filesystem in memory is known as one") {
   CHECK(mount.local);
 }
 
-TEST_CASE("a filesystem that nobody knows is not taken for a local one") {
+TEST_CASE("an unknown filesystem is not taken for a local one") {
   const auto file = File::open("/proc/self/status");
   CHECK_FALSE(file->mount().local);
   CHECK(file->mount().filesystem == "filesystem 0x9fa0");

@@ -78,7 +78,7 @@ TEST_CASE_FIXTURE(Sample, "an extent is placed when all blocks with bytes of it 
   CHECK(ledger.is_placed(0, 2));
 }
 
-TEST_CASE_FIXTURE(Sample, "whoever writes to places is counted until the last one ends") {
+TEST_CASE_FIXTURE(Sample, "writers to places are counted until the last one ends") {
   const std::vector<Extent> extents{{0, 5 * kBlock}};
   ledger.expect_places(0, extents);
   CHECK_FALSE(ledger.is_placing());

@@ -186,7 +186,7 @@ TEST_CASE("a failure beside a read that hangs is known before that read returns"
   }
 }
 
-TEST_CASE("a job may be given up at any moment under load") {
+TEST_CASE("a job may be cancelled at any moment under load") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   INFO("FASTIO_TEST_SEED=", seed);
@@ -212,7 +212,7 @@ TEST_CASE("a job may be given up at any moment under load") {
   }
 }
 
-TEST_CASE("a job may be given up by several threads at once, and after its end") {
+TEST_CASE("a job may be cancelled by several threads at once, and after its end") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   const auto job =
       LoadJob::start({whole(sample)}, direct_small_blocks(EnginePreference::automatic));
@@ -225,7 +225,7 @@ TEST_CASE("a job may be given up by several threads at once, and after its end")
   CHECK(abandoned_bytes() == 0);
 }
 
-TEST_CASE("a job that nobody waits for comes to its end by itself, and leaves nothing") {
+TEST_CASE("a job that is not waited for ends by itself, and frees everything") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));

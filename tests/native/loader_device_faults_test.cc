@@ -73,7 +73,7 @@ TEST_CASE("no byte of a damaged chunk, nor any that was not verified, reaches a 
   }
 }
 
-TEST_CASE("what is verified before the damage is there, what comes after it is not") {
+TEST_CASE("bytes before the damage arrive, and later ones do not") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   const std::uint64_t at = kMiB + 5 * kChunkBytes + 3;
@@ -94,7 +94,8 @@ TEST_CASE("what is verified before the damage is there, what comes after it is n
   }
 }
 
-TEST_CASE("a damaged chunk comes from another copy while it is staged, and each byte goes once") {
+TEST_CASE(
+    "a damaged chunk comes from another replica while it is staged, and each byte is copied once") {
   Random random(testing::random_seed());
   const Devices devices;
   for (int i = 0; i < testing::random_cases(12); ++i) {
@@ -118,7 +119,7 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
   }
 }
 
-TEST_CASE("a chunk that is damaged in every copy ends the job, and stays away") {
+TEST_CASE("a chunk that is damaged in every replica ends the job, and reaches no device") {
   const Devices devices;
   const ReplicatedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
   for (const std::size_t copy : {0U, 1U}) file.damage(copy, 20);
@@ -201,7 +202,7 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
 
 // ---- cancelling ----
 
-TEST_CASE("whoever cancels while a read hangs waits until nothing is written any more") {
+TEST_CASE("a cancel during a hanging read waits until nothing is written any more") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -224,7 +225,7 @@ TEST_CASE("whoever cancels while a read hangs waits until nothing is written any
   }
 }
 
-TEST_CASE("whoever cancels while copies are out waits until they are done") {
+TEST_CASE("a cancel waits until the copies in flight are done") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -260,7 +261,7 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
   }
 }
 
-TEST_CASE("a job that nobody holds any more copies to its end") {
+TEST_CASE("a job without an owner copies to its end") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {

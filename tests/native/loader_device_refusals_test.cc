@@ -90,7 +90,7 @@ struct Refusals {
   }
 };
 
-TEST_CASE_FIXTURE(Refusals, "whichever call is refused once, the job fails and the next is right") {
+TEST_CASE_FIXTURE(Refusals, "after one refusal of any call the job fails, and the next is right") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name : calls_on_the_way()) {
       CAPTURE(testing::name_of(engine));
@@ -115,7 +115,7 @@ TEST_CASE_FIXTURE(Refusals, "whichever call is refused once, the job fails and t
   }
 }
 
-TEST_CASE_FIXTURE(Refusals, "whichever call a device is lost with, another one goes on") {
+TEST_CASE_FIXTURE(Refusals, "after any call that loses a device, another device goes on") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name : calls_on_the_way()) {
       for (const bool both : {false, true}) {
@@ -148,7 +148,7 @@ TEST_CASE_FIXTURE(Refusals, "whichever call a device is lost with, another one g
 
 // A copy is in flight and its query fails: the job waits for it in another way, which may fail once
 // too.
-TEST_CASE_FIXTURE(Refusals, "copies are waited for where what asks for them is refused") {
+TEST_CASE_FIXTURE(Refusals, "copies are waited for even if their query is refused") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name :
          std::vector<std::string>{"cuEventQuery", "cuEventSynchronize", "cuEventRecord"}) {

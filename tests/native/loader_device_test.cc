@@ -122,7 +122,7 @@ TEST_CASE("several files are one job") {
 
 // ---- copies ----
 
-TEST_CASE("what lies side by side in the file and on the device is one copy a block") {
+TEST_CASE("neighbours in the file and on the device are one copy a block") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   struct Case {
@@ -266,7 +266,7 @@ TEST_CASE("a block is on its way until each device that it goes to has its part"
   }
 }
 
-TEST_CASE("what is put behind the copies waits for them, and nobody has to wait on the host") {
+TEST_CASE("work enqueued behind the copies waits for them without a wait on the host") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -373,7 +373,7 @@ TEST_CASE("a job that fails is queued when nothing will be copied any more") {
   }
 }
 
-TEST_CASE("what the caller puts into his stream later is not waited for") {
+TEST_CASE("later work of the caller's stream is not waited for") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   for (const EnginePreference engine : engines_here()) {

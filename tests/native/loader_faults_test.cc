@@ -171,7 +171,7 @@ TEST_CASE("a read that brings nothing is the end of the file, with its offset") 
       });
 }
 
-TEST_CASE("a flipped bit names its chunk, with what was expected and what was found") {
+TEST_CASE("a flipped bit names its chunk, with the expected checksum and the found one") {
   on_every_engine_and_cache_mode(
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         for (const std::uint64_t block : {0U, 5U, 7U}) {

@@ -78,7 +78,7 @@ TEST_CASE("congruent memory is read straight into, and other memory is not") {
   }
 }
 
-TEST_CASE("damage leaves no byte that was not verified, and says what is complete") {
+TEST_CASE("damage leaves verified bytes only, and the job names the complete extents") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(12); ++i) {
     const SampleFile sample(Place::disk, 3 * kMiB, between(random, 1, 1000));
@@ -100,7 +100,7 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
   }
 }
 
-TEST_CASE("whoever cancels waits until nothing is written to his memory any more") {
+TEST_CASE("a cancel waits until no read writes to the caller's memory") {
   const SampleFile sample(Place::disk, 6 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));

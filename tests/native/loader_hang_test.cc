@@ -68,7 +68,7 @@ void check_right(LoadJob& job, const ReplicatedFile& file) {
   CHECK(first_difference(job, {file.bytes()}) == "");
 }
 
-TEST_CASE("what a hung disk was asked for is read from the other one, to other memory") {
+TEST_CASE("blocks of a hung disk are read from the other one, to other memory") {
   const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     for (const std::uint64_t nth : {0U, 5U, 20U}) {
@@ -99,7 +99,7 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
   }
 }
 
-TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
+TEST_CASE("if no other disk has the bytes, the job fails, and says why") {
   for (const auto& places : {std::vector{Place::disk}, std::vector{Place::disk, Place::disk}}) {
     const ReplicatedFile file(places, kBytes, 0, kChunk);
     for (const EnginePreference engine : engines_here()) {

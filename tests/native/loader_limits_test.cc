@@ -76,7 +76,7 @@ TEST_CASE("a job that just fits its limit is done") {
         "");
 }
 
-TEST_CASE("the limit is for all files together, and a mapping counts as what is handed out") {
+TEST_CASE("the limit is for all files together, and a mapping counts by the returned bytes") {
   const SampleFile first(Place::disk, 8 * kMiB);
   const SampleFile second(Place::memory, 8 * kMiB);
   LoadOptions options = direct();

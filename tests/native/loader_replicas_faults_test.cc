@@ -97,7 +97,7 @@ TEST_CASE("a bit that flips on its way is cured by reading its chunk once more")
   });
 }
 
-TEST_CASE("what is read again of a file in the page cache comes past it") {
+TEST_CASE("second tries of cached blocks read past the page cache") {
   const ReplicatedFile file(on_disk(1), kBytes, kStart, kChunk);
   if (!File::open(file.replica(0).path())->direct_access().possible) return;
   for (const EnginePreference engine : engines_here()) {
@@ -160,7 +160,7 @@ TEST_CASE("a read that fails is asked of the next replica at once, whole") {
   });
 }
 
-TEST_CASE("what is not verified comes from the next replica where a read fails") {
+TEST_CASE("unverified bytes come from the next replica after a failed read") {
   const ReplicatedFile file(on_disk(2), kBytes, kStart, kChunk);
   for (const EnginePreference engine : engines_here()) {
     const auto job = run(file, engine, CacheMode::bypass, {{2, FaultKind::error, EIO}}, false);
@@ -248,7 +248,7 @@ TEST_CASE("of the replicas that are left, one that failed three reads comes last
   }
 }
 
-TEST_CASE("without a replica that is left, the job ends with what the last one said") {
+TEST_CASE("without a replica that is left, the job ends with the last error") {
   const ReplicatedFile sound(on_disk(2), kBytes, kStart, kChunk);
   const ReplicatedFile rotten(on_disk(2), kBytes, kStart, kChunk);
   rotten.damage(0, 15);

@@ -96,7 +96,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("what is read again into memory that does not suit O_DIRECT comes through the cache") {
+TEST_CASE("second tries into unaligned memory read through the page cache") {
   const ReplicatedFile file({Place::disk}, 2 * kMiB, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     Filling filling;
@@ -118,7 +118,7 @@ TEST_CASE("what is read again into memory that does not suit O_DIRECT comes thro
   }
 }
 
-TEST_CASE("where no replica is left, memory keeps no byte that was not verified") {
+TEST_CASE("if no replica is left, memory keeps verified bytes only") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(12); ++i) {
     const ReplicatedFile file(some_places(random, 3), 3 * kMiB, 0, kChunk,
@@ -161,7 +161,7 @@ TEST_CASE("a read that fails everywhere leaves its place zeroed") {
   }
 }
 
-TEST_CASE("whoever cancels waits until no second try writes to his memory any more") {
+TEST_CASE("a cancel waits until no second try writes to the caller's memory") {
   const ReplicatedFile file({Place::disk, Place::disk}, 6 * kMiB, 0, kChunk);
   file.damage(0, 9);
   for (const EnginePreference engine : engines_here()) {

@@ -70,7 +70,7 @@ TEST_CASE("replicas on several disks are read at once") {
   }
 }
 
-TEST_CASE("only what has a single replica is mapped, and nothing where second tries need memory") {
+TEST_CASE("only a file with a single replica is mapped, and none if second tries need memory") {
   const ReplicatedFile two({Place::memory, Place::memory}, kMiB, 0, kChunk);
   const ReplicatedFile one({Place::memory}, kMiB, 0, kChunk);
   LoadOptions options;
@@ -203,7 +203,7 @@ TEST_CASE("regions of files on different disks are opened in order, and each com
   }
 }
 
-TEST_CASE("a job is given up at once while it tries again, and its memory is abandoned") {
+TEST_CASE("a job is cancelled at once during a second try, and its memory is abandoned") {
   const ReplicatedFile file({Place::disk, Place::disk}, 8 * kMiB, 0, kChunk);
   file.damage(0, 5);
   for (const EnginePreference engine : engines_here()) {

@@ -108,7 +108,7 @@ TEST_CASE("every engine, cache mode and mapping brings the bytes of a warm file,
   check_every_way(SampleFile(Place::disk, 6 * kMiB + 4321), false);
 }
 
-TEST_CASE("what is in memory is verified block by block, as it is copied") {
+TEST_CASE("cached blocks are verified one by one, as they are copied") {
   constexpr std::uint64_t kBytes = 6 * kMiB;  // more than is done without lanes
   const SampleFile sample(Place::disk, kBytes);
   for (const EnginePreference engine : engines_here()) {

@@ -213,7 +213,7 @@ TEST_CASE("a lane that waits for pinned memory counts it as that") {
   }
 }
 
-TEST_CASE("a lane of a job that fails has an account too, of what it did") {
+TEST_CASE("a lane of a failed job has an account of its work, too") {
   const SampleFile sample(Place::disk, 4 * kMiB);
   sample.overwrite(kMiB + 7, std::byte{0x5a} ^ sample.bytes()[kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {

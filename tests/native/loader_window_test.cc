@@ -101,7 +101,7 @@ TEST_CASE("a region larger than the window comes alone") {
   }
 }
 
-TEST_CASE("what is let go before it was read is not read") {
+TEST_CASE("regions released before their read are not read") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
@@ -118,7 +118,7 @@ TEST_CASE("what is let go before it was read is not read") {
   }
 }
 
-TEST_CASE("damage ends the wait for what is behind it, and what is whole can still be taken") {
+TEST_CASE("damage ends the wait for later regions, and whole ones can still be taken") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   sample.overwrite(5 * kMiB + 7, std::byte{0x5a} ^ sample.bytes()[5 * kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {
@@ -140,7 +140,7 @@ TEST_CASE("damage ends the wait for what is behind it, and what is whole can sti
   }
 }
 
-TEST_CASE("a cancelled job ends those who wait for it, and abandons what is still read") {
+TEST_CASE("a cancelled job ends every wait for it, and abandons memory with reads in flight") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const InjectedFaults faults({{5, FaultKind::never, 0}});  // a block of region 1

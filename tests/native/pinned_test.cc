@@ -85,7 +85,7 @@ TEST_CASE_FIXTURE(Pool, "leases start at pages, are large enough, and share no b
   }
 }
 
-TEST_CASE_FIXTURE(Pool, "what was given back is leased again, and pinned no second time") {
+TEST_CASE_FIXTURE(Pool, "returned memory is leased again, and pinned only once") {
   std::byte* first = nullptr;
   for (int i = 0; i < 5; ++i) {
     const PinnedLease lease = take(3 * kMiB);
@@ -136,7 +136,7 @@ TEST_CASE_FIXTURE(Pool, "free neighbours are one, in whatever order they come ba
 
 // ---- growth and limits ----
 
-TEST_CASE_FIXTURE(Pool, "the pool grows in slabs, and by what is larger than one") {
+TEST_CASE_FIXTURE(Pool, "the pool grows in slabs, and in larger steps for larger leases") {
   const PinnedLease one = take(kMiB);
   CHECK(pinned_account().bytes == kSlab);
   const PinnedLease large = take(kSlab + 1);
@@ -168,7 +168,7 @@ TEST_CASE_FIXTURE(Pool, "free slabs that are too small make room for one that is
   CHECK(pinned_account().bytes == 12 * kMiB);
 }
 
-TEST_CASE_FIXTURE(Pool, "only what nobody uses goes back to the system") {
+TEST_CASE_FIXTURE(Pool, "only unused memory goes back to the system") {
   auto one = std::make_optional(take(kSlab));
   const PinnedLease other = take(kMiB);
   CHECK(pinned_account().bytes == 2 * kSlab);
@@ -191,7 +191,7 @@ TEST_CASE_FIXTURE(Pool, "a lease keeps its device, and the pool until it is trim
 
 // ---- waiting and threads ----
 
-TEST_CASE_FIXTURE(Pool, "whoever waits for room is woken when a lease comes back") {
+TEST_CASE_FIXTURE(Pool, "a wait for room ends when a lease comes back") {
   std::atomic<bool> woken{false};
   const auto begin = std::chrono::steady_clock::now();
   std::thread waiting([&] {

@@ -323,7 +323,7 @@ TEST_CASE(
   CHECK(plan.block_bytes_total == 3 * kMiB);
 }
 
-TEST_CASE("a mapping is one region of the whole file, and only what is needed is gone through") {
+TEST_CASE("a mapping is one region of the whole file, and only needed chunks are verified") {
   PlanRequest request = ordinary(10 * kMiB);
   request.whole_file_region = true;
   request.region_bytes = kMiB;
@@ -334,7 +334,7 @@ TEST_CASE("a mapping is one region of the whole file, and only what is needed is
   CHECK(plan.block_bytes_total == 2 * kMiB);
 }
 
-TEST_CASE("a plan for what cannot be read is refused") {
+TEST_CASE("a plan for invalid extents or options is refused") {
   const PlanRequest good = ordinary(100);
   CHECK_NOTHROW(plan_of({{0, 50}, {50, 100}}, good));
   CHECK_THROWS_AS(plan_of({{0, 101}}, good), std::invalid_argument);

@@ -64,7 +64,7 @@ TEST_CASE_FIXTURE(Sample, "requests are submitted together, and in flight until 
   CHECK(requests.in_flight() == 0);
 }
 
-TEST_CASE_FIXTURE(Sample, "draining waits for what was submitted, and forgets what was not") {
+TEST_CASE_FIXTURE(Sample, "draining waits for submitted requests, and forgets the others") {
   for (const std::uint32_t tag : {0, 1, 2}) add(tag);
   requests.submit();
   add(3);

@@ -96,7 +96,7 @@ TEST_CASE(
   });
 }
 
-TEST_CASE("a save that hangs and that nobody gave up is done in the end, and right") {
+TEST_CASE("a save that hangs and is not cancelled is done in the end, and right") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     const WrittenFile file;
     const auto sources = gathered_sources();
@@ -163,7 +163,7 @@ TEST_CASE("a lane that hangs abandons the block that is out, and frees the other
   }
 }
 
-TEST_CASE("a save may be given up at any moment, and its tensors freed when they are left") {
+TEST_CASE("a save may be cancelled at any moment, and its tensors freed after their release") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   INFO("FASTIO_TEST_SEED=", seed);
@@ -193,7 +193,7 @@ TEST_CASE("a save may be given up at any moment, and its tensors freed when they
   }
 }
 
-TEST_CASE("a copy may be given up, too") {
+TEST_CASE("a copying leg may be cancelled, too") {
   const WrittenFile file;
   SampleSources sources(kStart);
   sources.add_strided(2000, 2000, 2);
@@ -228,7 +228,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("a save that nobody waits for comes to its end by itself, and leaves nothing") {
+TEST_CASE("a save that is not waited for ends by itself, and frees everything") {
   for (const EnginePreference engine : engines_here()) {
     const WrittenFile file;
     const auto sources = gathered_sources();

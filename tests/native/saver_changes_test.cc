@@ -139,7 +139,7 @@ TEST_CASE("blocks of an earlier leg are written again, too") {
   }
 }
 
-TEST_CASE("many lanes with many writes out leave a file that is what its table says") {
+TEST_CASE("many lanes with many writes in flight leave a file that agrees with its table") {
   for (const EnginePreference engine : engines_here()) {
     for (const Way& way : ways_here()) {
       if (way.copied) continue;
@@ -173,7 +173,7 @@ TEST_CASE("a write of a changed block that fails ends the job as any other") {
   }
 }
 
-TEST_CASE("what was copied first is not compared, and neither is what has no checksums") {
+TEST_CASE("tensors that were copied first are not compared, nor those without checksums") {
   for (const EnginePreference engine : engines_here()) {
     ChangingSave copied;
     const auto job = copied.make(engine);

@@ -205,7 +205,7 @@ TEST_CASE("a save without threads" * doctest::skip()) {
   setrlimit(RLIMIT_NPROC, &threads);  // the leak sanitizer needs one in the end
 }
 
-TEST_CASE("where no thread is to be had, the caller's does the work, and it is told") {
+TEST_CASE("without further threads the caller's does the work, and the report says so") {
 #if defined(__SANITIZE_THREAD__)
   MESSAGE("not tested: the thread sanitizer dies where a thread cannot be started");
 #else

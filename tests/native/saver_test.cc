@@ -144,7 +144,7 @@ TEST_CASE("bytes in one piece at an aligned address are written from where they 
   });
 }
 
-TEST_CASE("what cannot be written from where it lies is gathered, and told") {
+TEST_CASE("tensors that cannot be written straight from memory are gathered, and reported") {
   for (const EnginePreference engine : engines_here()) {
     for (const Way& way : ways_here()) {
       if (way.copied) continue;
@@ -208,7 +208,7 @@ TEST_CASE("legs follow one another over ranges of blocks, each in its own way") 
   }
 }
 
-TEST_CASE("what changes after everything was copied does not show") {
+TEST_CASE("changes after the copying leg do not reach the file") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     if (!way.copied) return;
     SampleSources sources(kStart);

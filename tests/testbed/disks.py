@@ -127,8 +127,8 @@ def throttled(path: Path, read_bytes_s: int) -> Iterator[None]:
 
 
 def _whole_disk(path: Path) -> str:
-    disk = os.stat(path).st_dev
-    node = Path(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}")
+    number = os.stat(path).st_dev
+    node = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not node.exists():
         pytest.skip(f"no block device of its own under {path}")
     node = node.resolve()
