@@ -194,7 +194,7 @@ bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc build/be
 	@.venv/bin/python -m bench.load_gpu
 
 .PHONY: gpu-kit
-gpu-kit: $(STAMPS)/tools | apt-build ## Gather in build/gpu-kit what a machine with a GPU lacks
+gpu-kit: $(STAMPS)/tools | apt-build ## Gather the packages for a machine with a GPU in build/gpu-kit
 	@.ci/gpu-kit
 
 .PHONY: cuda-torch
@@ -210,5 +210,5 @@ micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, h
 	@.venv/bin/python -m pytest bench/micro $(MICRO_ARGS)
 
 .PHONY: clean
-clean: ## Remove what was built and installed here
+clean: ## Remove everything that was built and installed here
 	@rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

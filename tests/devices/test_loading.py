@@ -495,7 +495,7 @@ def test_numpy_refuses_devices(saved: Path) -> None:
 def test_torch_without_a_device_says_so(saved: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
-        pytest.skip("there is one here")
+        pytest.skip("this machine has an accelerator")
     built = "without CUDA" if torch.version.cuda is None else "with CUDA, but finds no"
     with pytest.raises(RuntimeError, match=f"torch has no CUDA here: .* is built {built}"):
         fastio.load(saved, framework="torch", device="cuda")

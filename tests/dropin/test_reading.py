@@ -562,7 +562,7 @@ def _part(side: _Side, *, name: str, index: Any) -> Any:
 
 def test_a_slice_is_iterated_like_a_tensor(plain_sides: tuple[_Side, _Side]) -> None:
     if plain_sides[0].framework == "np":
-        pytest.skip("safetensors' own cannot be: it ends with no IndexError")
+        pytest.skip("safetensors' own loops for ever: it raises no IndexError")
     _same(plain_sides, lambda side: list(side.open().get_slice("w")))
 
 
@@ -867,7 +867,7 @@ def test_an_invalid_device_is_refused(plain_sides: tuple[_Side, _Side], device: 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0, np.int64(0)])
 def test_an_accelerator(plain_sides: tuple[_Side, _Side], device: Any) -> None:
     if torch.accelerator.is_available():
-        pytest.skip("there is one here")
+        pytest.skip("this machine has an accelerator")
     refused = _same(plain_sides, lambda side: side.open(device=device).get_tensor("w"))
     assert isinstance(refused, _Refused)
 

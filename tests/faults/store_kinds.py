@@ -101,7 +101,7 @@ def copied(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
 
 
 def replaced(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
-    """One root is lost, or given up, and another one replaces it, at its path in the end."""
+    """One root is lost, or abandoned, and another one replaces it, at its path in the end."""
     old = rng.choice(roots)
     spare = old.with_name("spare")
     is_lost = rng.random() < 0.5

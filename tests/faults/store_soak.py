@@ -193,7 +193,7 @@ class Soak:
         if hasattr(fastio.Store, "verify"):
             found.append(self.mended_root)
         else:
-            print("nothing is mended: stores have no verify")
+            print("no repairs: stores have no verify")
         return found
 
 

@@ -52,7 +52,7 @@ def cancelling() -> Iterator[None]:
 
 @pytest.mark.parametrize("ended_by", ["signal", "error"])
 @pytest.mark.usefixtures("cancelling")
-def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
+def test_memory_with_a_write_still_in_it_is_abandoned_until_the_write_returns(
     tmp_path: Path,
     engine: Engine,
     cache: Any,
@@ -150,11 +150,11 @@ def test_an_interrupt_is_answered_within_100_ms_by_a_save_on_a_disk_that_hangs(
     ended = forks.run(
         _INTERRUPT, path, NEW, NEXT, engine, operation, slow_mount.control, timeout_s=90
     ).check()
-    ((seconds, unchanged, more_descriptors, parked),) = ended.said
+    ((seconds, unchanged, more_descriptors, abandoned),) = ended.said
     assert len(seconds) == 3
     # The best of three: a busy machine may delay a process for longer than the promise.
     assert min(seconds) < 0.1, seconds
-    assert (unchanged, more_descriptors, parked) == (True, 0, 0)
+    assert (unchanged, more_descriptors, abandoned) == (True, 0, 0)
     assert (held(path), strays(path)) == (NEXT, [])
 
 

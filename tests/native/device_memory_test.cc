@@ -44,7 +44,7 @@ long refused_until_made(Make&& make) {
   return n - 1;
 }
 
-TEST_CASE("whatever runs out of memory while it is made keeps nothing") {
+TEST_CASE("an object that runs out of memory during its construction keeps nothing") {
   const testing::Double fresh;
   CHECK(refused_until_made([] { return Device::of(0); }) > 0);
   const auto device = Device::of(0);

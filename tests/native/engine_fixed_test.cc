@@ -162,7 +162,7 @@ TEST_CASE("reads as a user who may lock no memory" * doctest::skip()) {
 TEST_CASE("without room under RLIMIT_MEMLOCK, reads use unregistered memory") {
   if (!has_ring()) return;
   if (geteuid() != 0) {
-    MESSAGE("only root can become somebody else");
+    MESSAGE("only root can become another user");
     return;
   }
   const auto child = testing::run_skipped_test_case("reads as a user who may lock no memory");

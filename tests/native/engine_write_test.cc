@@ -177,7 +177,7 @@ TEST_CASE("a direct write lands where it shall") {
     CHECK(bytes[2 * direct.alignment] == std::byte{0x3C});
     request.offset += 1;  // direct writes need aligned offsets
     if (const std::int32_t result = writes.run(request); result != -EINVAL)
-      MESSAGE("a direct write off the alignment is taken here: ", result);
+      MESSAGE("this filesystem accepts an unaligned direct write: ", result);
   }
 }
 

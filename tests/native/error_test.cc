@@ -8,8 +8,8 @@ namespace fastio {
 namespace {
 
 TEST_CASE(
-    "a message names the operation, the path, the offset, what the kernel said and what was "
-    "expected") {
+    "a message names the operation, the path, the offset, the kernel's error and the expected "
+    "bytes") {
   const Failure failure{EIO, "read", "/models/a.safetensors", 4096, "a whole block was expected"};
   CHECK(failure.message() ==
         "read failed: /models/a.safetensors at offset 4096: EIO (Input/output error): a whole "

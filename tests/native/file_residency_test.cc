@@ -22,7 +22,7 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 bool made_cold(const SampleFile& sample) {
   if (sample.evict()) return true;
-  MESSAGE("not tested: the working folder does not let go of its pages");
+  MESSAGE("not tested: the working folder keeps its pages");
   return false;
 }
 
@@ -96,7 +96,7 @@ int say_of_foreign_file(const SampleFile& sample, int times) {
 
 TEST_CASE("a cold file that somebody else owns is not called warm, however often one asks") {
   if (geteuid() != 0) {
-    MESSAGE("not tested: only root can become somebody else");
+    MESSAGE("not tested: only root can become another user");
     return;
   }
   const SampleFile sample(Place::disk, 32 * kMiB);
@@ -104,7 +104,7 @@ TEST_CASE("a cold file that somebody else owns is not called warm, however often
   if (!made_cold(sample)) return;
   const int status = testing::in_forked_child([&] { return say_of_foreign_file(sample, 4); });
   if (status == 124) {
-    MESSAGE("not tested: nobody may enter the working folder");
+    MESSAGE("not tested: the user nobody cannot enter the working folder");
     return;
   }
   CHECK(status == 0);

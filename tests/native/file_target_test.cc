@@ -105,7 +105,7 @@ TEST_CASE("space that there is not is refused with ENOSPC") {
   struct statvfs status {};
   REQUIRE(statvfs("/dev/shm", &status) == 0);
   if (status.f_blocks == 0) {
-    MESSAGE("not tested: /dev/shm has no end");
+    MESSAGE("not tested: /dev/shm has no size limit");
     return;
   }
   const Failure failure = failure_of(
@@ -160,7 +160,7 @@ TEST_CASE(
     return file.bytes().size() == kMiB + 1 ? 0 : 4;
   });
   if (status == kNoMount) {
-    MESSAGE("not tested: nothing may be mounted here");
+    MESSAGE("not tested: this machine refuses mounts");
   } else {
     CHECK(status == 0);
   }
@@ -208,7 +208,7 @@ TEST_CASE("a sealed file can be neither cut nor made longer") {
   CHECK(failure_of([&] { target->truncate(10); }).error == EPERM);
 }
 
-TEST_CASE("what lies in memory, or can no more be opened as it was, is not written direct") {
+TEST_CASE("files in memory, or that cannot be reopened, are not written direct") {
   const auto in_memory = WrittenFile(Place::memory).target()->direct_access();
   CHECK_FALSE(in_memory.possible);
   CHECK(in_memory.reason.find("is memory") != std::string::npos);

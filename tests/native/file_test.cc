@@ -87,7 +87,7 @@ TEST_CASE("a file is opened inside a folder by its name, and not by a path that 
   unlink((name + "-pipe").c_str());
 }
 
-TEST_CASE("what lies where a file of a folder is said to lie is not opened for it") {
+TEST_CASE("direct reads use the opened file, whatever path it is shown under") {
   const SampleFile sample(Place::disk, kMiB);
   const SampleFile other(Place::disk, kMiB, 2);
   const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -168,7 +168,7 @@ TEST_CASE("a read that goes past the end says where the file ends") {
 }
 
 TEST_CASE(
-    "a file that shrinks keeps its size at open, and a read of what went is an error with the "
+    "a file that shrinks keeps its size at open, and a read past its end is an error with the "
     "offset") {
   const SampleFile sample(Place::disk, 10'000);
   const auto file = File::open(sample.path());

@@ -77,7 +77,7 @@ std::uint64_t bytes_kept_from_children() {
 }
 
 TEST_CASE(
-    "a job on a disk that hangs is given up at once; its memory is abandoned until the read "
+    "a job on a disk that hangs is cancelled at once; its memory is abandoned until the read "
     "returns") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {

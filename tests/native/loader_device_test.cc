@@ -73,7 +73,7 @@ TEST_CASE("every byte is right on one device, on two, and on the host beside the
   }
 }
 
-TEST_CASE("whatever the sizes, delays, and orders are") {
+TEST_CASE("every byte is right for random sizes, delays and orders") {
   Random random(testing::random_seed());
   const Devices devices;
   for (int i = 0; i < testing::random_cases(30); ++i) {

@@ -44,7 +44,7 @@ class FaultyLoad {
                                bool verified = true) const {
     const InjectedFaults injected(std::move(faults));
     ShardRequest request{{File::open(sample.path())}, {{kStart, sample.bytes().size()}}, {}};
-    if (!sample.evict()) MESSAGE("the working folder does not let go of its pages");
+    if (!sample.evict()) MESSAGE("the working folder keeps its pages");
     if (verified) request.table = table;
     return load_to_the_end({std::move(request)}, options);
   }
@@ -249,7 +249,7 @@ TEST_CASE("completions may come in any order") {
       });
 }
 
-TEST_CASE("whatever comes late, short, again or in another order: the bytes are right") {
+TEST_CASE("the bytes are right after late, short, repeated and reordered completions") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const FaultyLoad load;

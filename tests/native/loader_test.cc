@@ -63,7 +63,7 @@ void check_every_way(const SampleFile& sample, bool cold) {
           CAPTURE(static_cast<int>(mapping));
           CAPTURE(verified);
           if (cold && !sample.evict()) {
-            MESSAGE("not tested: the working folder does not let go of its pages");
+            MESSAGE("not tested: the working folder keeps its pages");
             return;
           }
           if (!cold) sample.warm();
@@ -187,7 +187,7 @@ TEST_CASE("a file that is half in the page cache is taken from there block by bl
   }
 }
 
-TEST_CASE("whatever the table, the extents, the blocks and the depth are, the bytes are right") {
+TEST_CASE("the bytes are right for random tables, extents, blocks and depths") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const SampleFile sample(Place::disk, 5 * kMiB + 1234);

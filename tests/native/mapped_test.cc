@@ -119,7 +119,7 @@ TEST_CASE("two mappings of one extent are not each other's") {
   CHECK(std::memcmp(file->bytes({5000, 90000}).data(), sample.bytes().data() + 5000, 85000) == 0);
 }
 
-TEST_CASE("where a load would not map, there is no mapped file") {
+TEST_CASE("a mapped file is refused where a load would not map") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   sample.warm();
   LoadOptions options;

@@ -164,8 +164,8 @@ TEST_CASE("returned leases are not held any more") {
 }
 
 TEST_CASE(
-    "a mapping has the file's bytes, is written privately, and what is given back reads as the "
-    "file again") {
+    "a mapping has the file's bytes, is written privately, and its freed pages read as the file "
+    "again") {
   for (const Place place : {Place::disk, Place::memory}) {
     const SampleFile sample(place, 5 * kPage + 17);
     const auto file = File::open(sample.path());

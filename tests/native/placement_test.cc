@@ -127,7 +127,7 @@ TEST_CASE("every byte is taken from its place, in any layout and in any pieces")
   }
 }
 
-TEST_CASE("what was put is taken") {
+TEST_CASE("scattered bytes are gathered again") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(1000); ++i) {
     const Layout layout = random_layout(random);
@@ -164,7 +164,7 @@ TEST_CASE("nothing is taken from a tensor without elements, and none is put ther
   }
 }
 
-TEST_CASE("what lies together is known, and nothing else is") {
+TEST_CASE("contiguous places are recognised, and no others") {
   std::vector<std::byte> memory(1000);
   std::byte* data = memory.data();
   CHECK(Placement(data, 4, {}).contiguous() == data);

@@ -222,7 +222,7 @@ std::string fresh_from_counts_each_chunk_once(const Case& made, const Plan& plan
   return fresh == distinct.size() ? "" : "a chunk is counted twice or never";
 }
 
-TEST_CASE("whatever the extents, units and sizes are, a plan keeps its promises") {
+TEST_CASE("a plan keeps its promises for random extents, units and sizes") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   for (int i = 0; i < 4000; ++i) {

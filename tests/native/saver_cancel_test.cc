@@ -65,7 +65,7 @@ bool gets_stuck(SaveJob& job) {
 }
 
 TEST_CASE(
-    "a save on a disk that hangs is given up at once; its memory is abandoned until the write "
+    "a save on a disk that hangs is cancelled at once; its memory is abandoned until the write "
     "returns") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     REQUIRE(abandoned_bytes() == 0);
@@ -210,7 +210,7 @@ TEST_CASE("a copying leg may be cancelled, too") {
 }
 
 TEST_CASE(
-    "a save may be given up by several threads at once, before its start, and after its end") {
+    "a save may be cancelled by several threads at once, before its start, and after its end") {
   const WrittenFile file;
   const auto sources = gathered_sources();
   for (const bool started : {false, true}) {

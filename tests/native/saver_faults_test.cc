@@ -193,7 +193,7 @@ TEST_CASE("late writes are waited for, and may come in any order") {
   });
 }
 
-TEST_CASE("whatever comes late, short, again or in another order: the file is right") {
+TEST_CASE("the file is right after late, short, repeated and reordered completions") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   FaultySave save;

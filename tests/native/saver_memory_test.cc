@@ -207,7 +207,7 @@ TEST_CASE("a save without threads" * doctest::skip()) {
 
 TEST_CASE("without further threads the caller's does the work, and the report says so") {
 #if defined(__SANITIZE_THREAD__)
-  MESSAGE("not tested: the thread sanitizer dies where a thread cannot be started");
+  MESSAGE("not tested: the thread sanitizer dies when a thread cannot be started");
 #else
   const auto child = testing::run_skipped_test_case("a save without threads");
   CAPTURE(child.text);

@@ -33,7 +33,7 @@ std::shared_ptr<SaveJob> make(const WrittenFile& file, const SampleSources& sour
   return SaveJob::make(file.target(), sources.sources(), options);
 }
 
-TEST_CASE("whatever tensors lie like, the file holds their bytes and the digests are theirs") {
+TEST_CASE("the file has the bytes and digests of tensors of any layout") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const auto engines = engines_here();

@@ -238,7 +238,7 @@ print(json.dumps(refused))
 
 def _by_transformers_4(code: str, *paths: Path) -> Any:
     if not _TRANSFORMERS_4.is_dir():
-        pytest.skip(f"{_TRANSFORMERS_4} is not there: make pytest installs it")
+        pytest.skip(f"{_TRANSFORMERS_4} is missing: make pytest installs it")
     env = {"PYTHONPATH": str(_TRANSFORMERS_4), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     return json.loads(run_python(code, *paths, env=env).check().stdout.splitlines()[-1])
 

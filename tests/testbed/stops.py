@@ -174,7 +174,7 @@ class Forks:
                 held.callback(os.close, fds[0])
             if "refused" in message:
                 self._receive()
-                pytest.skip(f"this machine does not tell of system calls: {message['refused']}")
+                pytest.skip(f"this machine does not report system calls: {message['refused']}")
             pid: int = message["listener"] if fds else message["begun"]
             try:
                 self._attend(ended, pid, fds[0] if fds else None, at, kill_after_s, timeout_s)

@@ -216,7 +216,7 @@ def _cancel_when_held(report: fastio.Report) -> None:
 
 @pytest.mark.parametrize("ended_by", ["signal", "error"])
 @pytest.mark.usefixtures("cancelling")
-def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
+def test_memory_with_a_read_still_in_it_is_abandoned_until_the_read_returns(
     sealed: Path, engine: Any, cache: Any, faults: Faults, ended_by: str
 ) -> None:
     before = native_threads()
@@ -236,13 +236,15 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
         ):
             fastio.load(sealed, options=options, report=report)
         assert canceller.error is None
-    parked = _native.testing.abandoned_bytes()
-    assert 0 < parked <= (_CHUNKS + 1) * CHUNK_BYTES
+    abandoned = _native.testing.abandoned_bytes()
+    assert 0 < abandoned <= (_CHUNKS + 1) * CHUNK_BYTES
     # It counts against the next load's limit.
-    limited = fastio.Options(mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + parked - 1)
+    limited = fastio.Options(
+        mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + abandoned - 1
+    )
     with pytest.raises(fastio.MemoryLimitError) as raised:
         fastio.load(sealed, options=limited)
-    assert raised.value.held_bytes == parked
+    assert raised.value.held_bytes == abandoned
 
     _native.testing.release_held_completions()
     assert eventually(lambda: _native.testing.abandoned_bytes() == 0)

@@ -81,7 +81,7 @@ def temperature(
     request: pytest.FixtureRequest, mount: testbed.Mount, model: _Model
 ) -> Iterator[str]:
     if request.param == "cold" and mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     with _held(model.path, request.param, mount.kind):
         yield request.param
 
@@ -135,7 +135,7 @@ def test_a_cold_file_is_in_the_page_cache_afterwards_only_when_kept(
     mount: testbed.Mount, model: _Model, engine: Any, cache: Any, mapping: Any
 ) -> None:
     if mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     options = fastio.Options(engine=engine, cache=cache, mapping=mapping)
 
     def left_by_a_load() -> int:
@@ -156,7 +156,7 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
     mount: testbed.Mount, model: _Model, engine: Any, cache: Any
 ) -> None:
     if mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     testbed.evict(model.path)
     report = fastio.Report()
     options = fastio.Options(engine=engine, cache=cache, block_bytes=CHUNK_BYTES)

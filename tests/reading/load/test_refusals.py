@@ -145,7 +145,7 @@ def test_if_memory_cannot_be_locked_pread_loads_and_reports_the_limit(
     _needs_io_uring(said)
     _assert_whole(said, sealed)
     if said["engine"] == "uring":
-        pytest.skip("this kernel charges rings to nobody")
+        pytest.skip("this kernel does not charge rings")
     assert said["engine"] == "pread"
     assert f"RLIMIT_MEMLOCK is {memlock}" in said["reason"]
 
@@ -155,7 +155,7 @@ def test_io_uring_that_was_asked_for_without_locked_memory_is_an_error(sealed: P
     options = json.dumps({"engine": "uring"})
     result = testbed.run_python(_LOAD, sealed, options, memlock=0, uid=_ANOTHER_UID)
     if result.exception is None:
-        pytest.skip("this kernel charges rings to nobody")
+        pytest.skip("this kernel does not charge rings")
     assert result.exception == "fastio.errors.ReadError"
     assert "RLIMIT_MEMLOCK is 0" in (result.message or "")
 
