@@ -1,7 +1,7 @@
 """Prints the download size of an installation before pip starts it: `download_size.py REPORT WHAT`.
 
-REPORT is what `pip install --dry-run --report` wrote. pip does not say sizes, so each server is
-asked for the length of its file.
+REPORT is the output of `pip install --dry-run --report`. pip does not print sizes, so each server
+is asked for the length of its file.
 """
 
 import json

@@ -223,7 +223,7 @@ from testbed import resident_bytes
 print(resident_bytes(sys.argv[1]))
 """
     result = testbed.run_python(code, file, Path(__file__).parent, uid=65534)
-    # cachestat refuses; kernels without it use mincore, which says that all of it is there.
+    # cachestat refuses; kernels without it use mincore, which calls the whole file cached.
     assert result.exception == "PermissionError" or result.stdout == "8192\n"
 
 

@@ -92,7 +92,7 @@ def held(path: Path) -> int:
     Raises
     ------
     AssertionError
-        If it loads and is none that was saved.
+        If it loads and differs from every saved one.
     FormatError, ChecksumError
         If it is damaged.
     """

@@ -163,7 +163,7 @@ def cycle(place: Place, forks: testbed.Forks, rng: random.Random) -> tuple[Endin
         return ending, f"lost: the save raised {ended.exception}: {ended.message}"
     if new.is_held(path):
         place.held[path] = new
-        # A power cut may bring back what was removed; the next save removes it again.
+        # A power cut may bring back removed files; the next save removes them again.
         if ending == "finished" and (left := _left_behind(path)):
             return ending, f"lost: left behind: {', '.join(left)}"
         return ending, "new"

@@ -47,7 +47,7 @@ def held(roots: Sequence[Path], generation: int | None = None) -> int:
     Raises
     ------
     AssertionError
-        If it loads and is none that was saved.
+        If it loads and differs from every saved one.
     """
     with fastio.Store.open(roots, generation=generation) as store:
         found = {name: tensor.tobytes() for name, tensor in store.load(verify="require").items()}

@@ -32,7 +32,7 @@ def _left(path: Path) -> int:
 def _each(
     forks: testbed.Forks, path: Path, engine: Engine, answer: testbed.Answer
 ) -> list[tuple[testbed.Ended, int]]:
-    """For each n: the result of a save whose n-th call got this answer, and its leftovers."""
+    """For each n: the result of a save whose n-th call got the given answer, and its leftovers."""
     ends = []
     for n in itertools.count():
         save(path, OLD, "file", one_by_one(engine), durable=False)

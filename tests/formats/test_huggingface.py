@@ -193,7 +193,7 @@ def test_an_only_index_of_a_variant_is_taken(tmp_path: Path, spelling: str) -> N
     two = _shard(tmp_path, spelling.format("00002-of-00002"), "b")
     index = _index(tmp_path, {"a": one.name}, "model.safetensors.index.fp16.json")
     assert list(fastio.load(tmp_path)) == ["a"]
-    # The checkpoint itself precedes its variants, whatever other files there are.
+    # The checkpoint itself precedes its variants and all other files.
     _shard(tmp_path, "model.safetensors", "z")
     assert list(fastio.load(tmp_path)) == ["z"]
     assert list(fastio.load(index)) == ["a"]

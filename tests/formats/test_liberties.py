@@ -115,7 +115,7 @@ def test_headers_that_only_safetensors_reads_are_refused(what: str) -> None:
 
 
 class _Doubled(Exception):
-    """A key stands twice in one object."""
+    """A key occurs twice in one object."""
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import testbed
 
 _BYTES = 96 << 20
 
-# Lets this process allocate at most so many more bytes.
+# Lets this process allocate only the given number of further bytes.
 _BOUND = """
 import resource, sys
 from pathlib import Path

@@ -203,7 +203,7 @@ TEST_CASE("the bytes are right for random tables, extents, blocks and depths") {
     const std::uint64_t chunk_bytes = std::uint64_t{1} << between(random, 12, 22);
     if (between(random, 0, 3) != 0) request.table = sample.table(start, chunk_bytes);
     LoadOptions options;
-    // Not io_uring alone: the limit on locked memory may refuse so many rings.
+    // Not io_uring alone: the limit on locked memory may refuse that many rings.
     options.engine =
         between(random, 0, 1) != 0 ? EnginePreference::automatic : EnginePreference::pread;
     options.cache =

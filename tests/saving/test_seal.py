@@ -529,7 +529,7 @@ def test_ctrl_c_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(KeyboardInterrupt):
         fastio.seal(path)
     assert path.read_bytes() == before
-    # An interrupt does not wait for the disk: its leftovers are removed beside it.
+    # An interrupt does not wait for the disk: a thread removes the leftovers later.
     assert eventually(lambda: _left_overs(path.parent) == [] and open_files() <= descriptors)
 
 

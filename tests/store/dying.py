@@ -32,7 +32,7 @@ class Steps:
     Attributes
     ----------
     proposed : set of str
-        Digests of the manifests that somebody has begun to commit.
+        Digests of the manifests whose commit has begun.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:

@@ -78,11 +78,11 @@ def run_python(
         System calls by name that fail, each with an error by name: {"fallocate": "EPERM"}. They are
         those of `testbed.calls`, refused before the code runs. Needs no privilege.
     memlock
-        RLIMIT_MEMLOCK in bytes. It binds nobody who is root, so give `uid` as well.
+        RLIMIT_MEMLOCK in bytes. It does not bind root, so give `uid` as well.
     uid
         User and group of the child. Of root's capabilities it keeps the
         right to read and enter everything, so that neither the virtual environment nor a test's
-        folder needs to be opened for it; it owns nothing and may write nothing of another's.
+        folder needs to be opened for it; it owns no files and may not write files of others.
     groups
         Further groups of that user.
     under
@@ -90,7 +90,7 @@ def run_python(
     env
         Variables on top of this process's own.
     inject
-        What `strace -e inject=` takes, such as "preadv2:error=EIO:when=2"; counted for each
+        The argument of `strace -e inject=`, such as "preadv2:error=EIO:when=2"; counted for each
         thread apart.
     inject_path
         Only system calls on this file count and are injected.

@@ -43,9 +43,9 @@ def fuse_mount(program: Path, source: Path, path: Path, *arguments: str | Path) 
     Parameters
     ----------
     program
-        What `build_filesystem` returned.
+        The result of `build_filesystem`.
     source, path
-        Both are there.
+        Both exist.
     arguments
         Those behind the two folders.
 

@@ -52,7 +52,7 @@ def lacking_mount(
     Parameters
     ----------
     program
-        What `build_lacking_filesystem` returned.
+        The result of `build_lacking_filesystem`.
     folder
         An empty folder; its source/ stays.
     refused

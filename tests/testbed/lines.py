@@ -29,7 +29,7 @@ def at_each_line(
     folder
         Lines of files below it count, on this thread: the first time that each one is run.
     call, inside
-        What is made, and what happens in the middle of it; either may raise `Interrupted`.
+        The call, and the one in the middle of it; either may raise `Interrupted`.
     begin, end
         Called before and after each round.
     hangs_after_s
@@ -37,7 +37,7 @@ def at_each_line(
 
     Returns
     -------
-    How many rounds there were: lines.
+    The number of rounds, one a line.
     """
     rounds = 0
     while True:
@@ -53,7 +53,7 @@ def at_each_line(
 def _at_line(
     number: int, folder: str, call: Callable[[], object], inside: Callable[[], object]
 ) -> bool:
-    """Whether the call has so many lines."""
+    """Whether the call has that many lines."""
     seen: set[tuple[str, int]] = set()
     left = number
 

@@ -54,7 +54,7 @@ def slow_mount(program: Path, folder: Path) -> Iterator[SlowMount]:
     Parameters
     ----------
     program
-        What `build_slow_filesystem` returned.
+        The result of `build_slow_filesystem`.
     folder
         An empty folder; its source/ stays.
 

@@ -155,7 +155,7 @@ class Forks:
         Raises
         ------
         pytest.skip.Exception
-            If this machine does not tell of system calls.
+            If this machine does not report system calls.
         """
         numbers = [call.number for call in CALLS.values()] if at is not None else []
         asked = {

@@ -59,7 +59,7 @@ def watch_targets(monkeypatch: pytest.MonkeyPatch, before: Before) -> None:
 
 
 def refuse_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let O_TMPFILE fail on every filesystem, as it does on some."""
+    """Let O_TMPFILE fail on every filesystem, as some lack it."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:

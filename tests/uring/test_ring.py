@@ -65,7 +65,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def _only(ring: Ring) -> int:
-    """Submit what is queued, which is one request, and return its result."""
+    """Submit the one queued request, and return its result."""
     assert ring.submit() == 1
     (completion,) = ring.wait(timeout_s=60)
     return completion.result
