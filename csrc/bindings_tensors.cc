@@ -94,7 +94,7 @@ py::list numpy_arrays(const Loaded& loaded, std::size_t shard, const py::list& d
   py::list arrays(dtypes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     answer_signals(i);
-    const Extent& extent = loaded.job().request(shard).extents[first + i];
+    const Extent& extent = loaded.job().layout().shards[shard].extents[first + i];
     const auto dtype = py::reinterpret_borrow<py::dtype>(
         PyList_GET_ITEM(dtypes.ptr(), static_cast<Py_ssize_t>(i)));
     std::unique_ptr<TensorMemory> memory;
@@ -252,7 +252,7 @@ py::list dlpack_capsules(const Loaded& loaded, std::size_t shard, const py::byte
   py::list capsules(shapes.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
     answer_signals(i);
-    const Extent& extent = loaded.job().request(shard).extents[first + i];
+    const Extent& extent = loaded.job().layout().shards[shard].extents[first + i];
     const auto item_bits = static_cast<std::uint8_t>(width[i]);
     std::unique_ptr<TensorMemory> memory;
     if (regions[i] != nullptr) {
