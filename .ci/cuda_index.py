@@ -1,8 +1,8 @@
-"""Writes a folder of wheels in which pip finds what PyPI has of PyTorch: `cuda_index.py FOLDER`.
+"""Writes a folder of wheels that offers pip the same PyTorch as PyPI: `cuda_index.py FOLDER`.
 
 The CUDA build takes gigabytes, so a stand-in has its name, its version and its requirements. It is
-the PyTorch of this interpreter, built for the CPU, with the manners of a CUDA build that finds no
-GPU. With `--cpu` a build that is tagged +cpu lies beside it.
+the PyTorch of this interpreter, built for the CPU, and behaves like a CUDA build that finds no GPU.
+With `--cpu`, the folder also has a build that is tagged +cpu.
 """
 
 import importlib.metadata
@@ -14,8 +14,8 @@ _RELEASE = importlib.metadata.version("torch").partition("+")[0]
 _LIBRARIES = ("nvidia-cublas", "nvidia-cudnn-cu13", "cuda-toolkit")
 _LIBRARY_BYTES = 40_000_000
 
-# Seen of torch 2.13.0+cu130 on a machine without a driver: it names its accelerator and numbers it.
-# The import system takes what stands in sys.modules when this ends.
+# Copied from torch 2.13.0+cu130 on a machine without a driver: it names its accelerator and numbers
+# it. The import system takes the entry of sys.modules at the end of this file.
 _TORCH = """
 import sys
 
@@ -74,7 +74,7 @@ def _wheel(
 def _main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    # A file that lies beside the package, as wheels have it.
+    # A file beside the package, as wheels have it.
     site = str(Path(importlib.metadata.distribution("torch").locate_file("")))
     stand_in = {"torch/__init__.py": _TORCH.format(site=site, release=_RELEASE)}
     _wheel(folder, "torch", _RELEASE, stand_in, *_LIBRARIES)

@@ -1,7 +1,7 @@
-"""Says what an installation will take: `download_size.py REPORT WHAT`, before pip does it.
+"""Prints the download size of an installation before pip starts it: `download_size.py REPORT WHAT`.
 
-REPORT is what `pip install --dry-run --report` wrote. pip does not say sizes, so each server is
-asked for the length of its file.
+REPORT is the output of `pip install --dry-run --report`. pip does not print sizes, so each server
+is asked for the length of its file.
 """
 
 import json
@@ -16,7 +16,7 @@ _CUDA_PREFIXES = ("nvidia-", "cuda-")
 
 
 def _nbytes(url: str) -> int | None:
-    """The length of a file; None where its server does not say it."""
+    """The length of a file; None if its server does not send it."""
     parts = urllib.parse.urlsplit(url)
     try:
         if parts.scheme == "file":

@@ -59,7 +59,7 @@ def _main() -> None:
     assert report.chunks_verified > 0
     assert report.engine == expected, f"{report.engine} was chosen, {expected} expected"
     if expected == "pread":
-        print("why there is no io_uring:", fastio.engine_report().engines["uring"].reason)
+        print("io_uring is unavailable:", fastio.engine_report().engines["uring"].reason)
 
 
 _main()

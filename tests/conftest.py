@@ -84,7 +84,7 @@ def storage(request: pytest.FixtureRequest, filesystem: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def failing_mount(tmp_path: Path) -> Iterator[testbed.FailingMount]:
-    """A filesystem whose device fails when told to."""
+    """A filesystem whose disk fails on request."""
     folder = tmp_path / "failing"
     folder.mkdir()
     with testbed.failing_mount(folder) as mount:
@@ -148,5 +148,5 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=["bypass", "keep"])
 def cache(request: pytest.FixtureRequest) -> Any:
-    """Past the page cache, then through it."""
+    """With O_DIRECT, then through the page cache."""
     return request.param

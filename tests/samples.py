@@ -1,4 +1,4 @@
-"""Safetensors files for these tests, and what the safetensors package makes of them."""
+"""Safetensors files for these tests, and their tensors by the safetensors package."""
 
 import ctypes
 import json
@@ -58,7 +58,7 @@ def write(
     header += b" " * ((start_modulo_8 - len(header)) % 8)
     content = len(header).to_bytes(8, "little") + header + b"".join(data)
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, len(content))  # in one piece on the device
+        os.posix_fallocate(file.fileno(), 0, len(content))  # contiguous on the disk
         file.write(content)
     return path
 
@@ -93,7 +93,7 @@ def data_start(path: Path) -> int:
 
 
 def chunk_count(path: Path) -> int:
-    """How many chunks a sealed file has."""
+    """The number of chunks of a sealed file."""
     return -(-(path.stat().st_size - data_start(path)) // CHUNK_BYTES)
 
 
@@ -119,7 +119,7 @@ def loaded_bytes(tensors: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def same_bytes(tensors: Mapping[str, Any], expected: Mapping[str, bytes]) -> bool:
-    """Whether these are the tensors expected, byte by byte; a failed `==` would print them."""
+    """Whether these are the expected tensors, byte by byte; a failed `==` would print them."""
     return loaded_bytes(tensors) == dict(expected)
 
 
@@ -133,7 +133,7 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 def eventually(condition: Callable[[], bool], *, within_s: float = 10) -> bool:
-    """Whether something that other threads bring about comes true."""
+    """Whether a condition that other threads bring about comes true."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
@@ -143,17 +143,17 @@ def eventually(condition: Callable[[], bool], *, within_s: float = 10) -> bool:
 
 
 def open_files() -> int:
-    """How many descriptors this process has open."""
+    """The number of open descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def native_threads() -> int:
-    """How many threads this process has, Python's and others."""
+    """The number of threads of this process, Python's and others."""
     return len(os.listdir("/proc/self/task"))
 
 
 def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call it in so many threads that all begin together."""
+    """Call it in the given number of threads, which begin together."""
     barrier = threading.Barrier(count)
 
     def begin(i: int) -> Any:
@@ -165,7 +165,7 @@ def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 class Elsewhere:
-    """A call on a thread of its own, and how it ended."""
+    """A call on a thread of its own, and its result."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.result: Any = None

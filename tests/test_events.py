@@ -1,4 +1,4 @@
-"""What the log says of many files at once: the first few, and how many more."""
+"""A log line about many files names the first few, and the number of the others."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ def test_the_first_few_of_a_kind_are_logged_and_the_others_counted(
     assert [record.levelno for record in caplog.records[-3:-1]] == [logging.WARNING, logging.INFO]
 
 
-def test_what_other_threads_log_meanwhile_is_theirs(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_of_other_threads_pass_unfiltered(caplog: pytest.LogCaptureFixture) -> None:
     def work() -> None:
         for at in range(9):
             _log.warning("another %d", at)

@@ -1,5 +1,5 @@
-"""What a call needs later is imported when it is made: a process may give up its rights, or lose
-sight of its files, at any moment.
+"""A call imports everything that it needs later at once: the process may then lose its rights, or
+its view of its files.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 import fastio
 import testbed
 
-# No module is found from the moment on when `refuse` is called.
+# After the call of `refuse`, no module can be imported.
 _REFUSE = """
 import os, sys, threading
 import numpy, fastio
@@ -70,7 +70,7 @@ def test_saves_loads_and_their_errors_import_nothing_late(tmp_path: Path) -> Non
 
 
 def test_a_save_in_the_background_imports_nothing_late(tmp_path: Path) -> None:
-    """Also its progress bar is imported at the call."""
+    """The call imports its progress bar, too."""
     code = """
 fastio._native.testing.set_completion_faults([(0, "late", 100)])
 handles = [
@@ -108,7 +108,7 @@ print("done")
 
 @pytest.mark.root
 def test_a_process_that_sees_nothing_but_an_empty_folder_saves_and_loads(tmp_path: Path) -> None:
-    """As a server that gives up its rights: there is no Python, no /proc and no /dev."""
+    """Like a server that drops its rights: there is no Python, no /proc and no /dev."""
     inside = tmp_path / "root"
     inside.mkdir()
     os.chown(inside, 65534, 65534)
@@ -127,8 +127,8 @@ path = "/new/model"
 
 @pytest.mark.root
 def test_a_process_gives_up_its_rights_while_it_saves_in_the_background() -> None:
-    """Where the kernel lets nobody link a file that root has opened (fs.protected_hardlinks), the
-    error says so; nothing else is in the way.
+    """If the kernel forbids links to files that root has opened (fs.protected_hardlinks), the error
+    says so; there is no other obstacle.
     """
     code = """
 os.chown(path, 65534, 65534)

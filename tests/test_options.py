@@ -305,7 +305,7 @@ def test_every_number_of_bytes_is_read_as_it_is_written(number: int, unit: str) 
 
 
 @pytest.mark.parametrize("value", [1.5, "1.5", -1.0, float("nan"), float("inf"), "-8M", "8e-1", ""])
-def test_a_number_that_is_none_or_not_whole_is_refused(value: Any) -> None:
+def test_an_invalid_or_fractional_number_is_refused(value: Any) -> None:
     for name in ("block_bytes", "lanes", "memory_limit_bytes"):
         with pytest.raises(ValueError, match=name):
             fastio.Options(**{name: value})
@@ -388,14 +388,14 @@ def _warned(variables: dict[str, str], code: str = "fastio.Options()") -> str:
         ("fastio_engine", "FASTIO_ENGINE"),
     ],
 )
-def test_an_unknown_variable_is_told_once_with_the_one_that_was_meant(
+def test_an_unknown_variable_gets_one_warning_with_the_likely_name(
     variable: str, meant: str
 ) -> None:
     told = _warned({variable: "8M"})
     assert told.count(f"{variable} is no variable of fastio; did you mean {meant}") == 1
 
 
-def test_an_unknown_variable_like_none_is_told_with_all_that_there_are() -> None:
+def test_an_unknown_variable_like_no_other_gets_a_warning_with_all_names() -> None:
     told = _warned({"FASTIO_QWXZ": "1"})
     assert all(f"FASTIO_{name.upper()}" in told for name in _FIELDS)
 
@@ -410,7 +410,7 @@ def test_an_unknown_variable_like_none_is_told_with_all_that_there_are() -> None
     ],
     ids=lambda variables: " ".join(variables)[:40],
 )
-def test_no_word_about_variables_that_are_known_or_empty_or_of_others(
+def test_known_empty_and_foreign_variables_get_no_warning(
     variables: dict[str, str],
 ) -> None:
     assert _warned(variables) == ""
@@ -456,7 +456,7 @@ def test_a_time_longer_than_anybody_can_wait_has_no_end(tmp_path: Path, value: A
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0, -1, "-1e300"])
-def test_a_time_that_is_none_is_refused_with_what_it_may_be(
+def test_the_error_for_an_invalid_time_names_the_valid_ones(
     monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
     expected = "expected seconds, more than 0, or inf"

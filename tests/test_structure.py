@@ -1,4 +1,4 @@
-"""The house stays as it is drawn: what is public, who may use whom, how long a file may get."""
+"""The structure of the code is as drawn: public names, permitted imports, lengths of files."""
 
 import builtins
 import importlib
@@ -116,14 +116,14 @@ def test_the_public_names_are_exactly_these() -> None:
 
 
 @pytest.mark.parametrize("module", ["", ".numpy", ".torch", ".uring", ".store"])
-def test_dir_lists_what_is_public_and_nothing_else(module: str) -> None:
+def test_dir_lists_exactly_the_public_names(module: str) -> None:
     found = importlib.import_module(f"fastio{module}")
     besides = {"open", "numpy", "torch", "uring"} if not module else set()
     assert dir(found) == sorted({*found.__all__, *besides})
     assert all(getattr(found, name) is not None for name in dir(found))
 
 
-def test_dir_does_not_list_what_is_not_installed() -> None:
+def test_dir_does_not_list_frameworks_that_are_not_installed() -> None:
     code = """
 import sys
 sys.modules["torch"] = sys.modules["fastio._uring"] = None

@@ -1,4 +1,4 @@
-"""Each tool of the testbed does what it claims; else, what the other tests show is worth little."""
+"""Each tool of the testbed works as documented; the other tests rely on it."""
 
 import ctypes
 import errno
@@ -57,7 +57,7 @@ def test_no_more_of_a_file_is_kept_warm_than_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_file_that_is_kept_warm_stays_until_it_is_let_go(tmp_path: Path) -> None:
+def test_a_file_that_is_kept_warm_stays_until_its_release(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(1 << 20))
     with testbed.kept_warm(file):
@@ -135,7 +135,7 @@ def test_mounts_are_seen_by_this_process_alone(tmpfs: testbed.Mount) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("read", [_read_direct, lambda path, n, at: path.read_bytes()[at : at + n]])
-def test_a_failing_device_gives_eio_from_where_it_was_told(
+def test_a_failing_disk_gives_eio_from_the_given_offset(
     failing_mount: testbed.FailingMount, read: Callable[[Path, int, int], bytes]
 ) -> None:
     file = failing_mount.path / "file"
@@ -148,7 +148,7 @@ def test_a_failing_device_gives_eio_from_where_it_was_told(
 
 
 @pytest.mark.root
-def test_a_throttled_device_takes_its_time(ext4: testbed.Mount) -> None:
+def test_a_throttled_disk_reads_at_the_given_rate(ext4: testbed.Mount) -> None:
     file = ext4.path / "throttled"
     nbytes = 32 << 20
     file.write_bytes(os.urandom(nbytes))
@@ -212,7 +212,7 @@ open(sys.argv[1], "ab")
 
 
 @pytest.mark.root
-def test_another_user_is_not_told_that_a_file_is_evicted(tmp_path: Path) -> None:
+def test_another_user_cannot_see_that_a_file_is_evicted(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 8192)
     testbed.evict(file)
@@ -223,11 +223,11 @@ from testbed import resident_bytes
 print(resident_bytes(sys.argv[1]))
 """
     result = testbed.run_python(code, file, Path(__file__).parent, uid=65534)
-    # cachestat refuses; mincore, asked by kernels without it, says that all of it is there.
+    # cachestat refuses; kernels without it use mincore, which calls the whole file cached.
     assert result.exception == "PermissionError" or result.stdout == "8192\n"
 
 
-def test_a_child_tells_what_it_raised_and_how_it_ended() -> None:
+def test_a_child_reports_its_exception_and_its_end() -> None:
     result = testbed.run_python("import json; print(1); json.loads('{')")
     assert (result.returncode, result.stdout, result.exception) == (
         1,
@@ -265,7 +265,7 @@ os.pread(fd, 4096, 0)
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_a_slow_mount_is_as_late_as_it_was_told(
+def test_a_slow_mount_delays_reads_by_the_given_time(
     slow_mount: testbed.SlowMount, direct: bool
 ) -> None:
     (slow_mount.source / "file").write_bytes(b"x" * 4096)
@@ -346,7 +346,7 @@ def _fsync(path: Path) -> None:
 
 
 def _fallocate(path: Path) -> None:
-    """The call itself; os.posix_fallocate writes bytes where there is no such call."""
+    """The call itself; os.posix_fallocate writes bytes if the call is missing."""
     libc = ctypes.CDLL(None, use_errno=True)
     with path.open("r+b") as file:
         if libc.fallocate(file.fileno(), 0, ctypes.c_long(0), ctypes.c_long(10)) != 0:
@@ -381,7 +381,7 @@ _WRITES = ("truncate", "fallocate")
 
 
 @pytest.mark.parametrize("call", _LACKS)
-def test_a_lacking_mount_refuses_the_calls_that_it_was_told_to_and_no_others(
+def test_a_lacking_mount_refuses_exactly_the_given_calls(
     lacking_mount: Callable[..., testbed.LackingMount], call: str
 ) -> None:
     mount = lacking_mount(**{call: errno.EOPNOTSUPP})
@@ -399,7 +399,7 @@ def test_a_lacking_mount_refuses_the_calls_that_it_was_told_to_and_no_others(
     assert raised.value.errno == errno.EOPNOTSUPP
 
 
-def test_a_lacking_mount_is_full_where_it_was_told(
+def test_a_lacking_mount_is_full_at_the_given_byte(
     lacking_mount: Callable[..., testbed.LackingMount],
 ) -> None:
     mount = lacking_mount(full=10)
@@ -456,7 +456,7 @@ rounds(lambda: time.sleep(60), hangs_after_s=0.5)
 
 
 @pytest.mark.root
-def test_a_frozen_filesystem_is_read_and_hangs_who_changes_it(ext4: testbed.Mount) -> None:
+def test_a_frozen_filesystem_answers_reads_and_hangs_on_writes(ext4: testbed.Mount) -> None:
     path = ext4.path / "frozen"
     path.write_bytes(b"before")
     made = threading.Event()

@@ -1,4 +1,4 @@
-"""The tools that cut off a process and the power do what they claim."""
+"""The tools that cut off a process and the power work as documented."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def test_a_process_is_killed_before_the_call_that_it_is_stopped_at(
     assert there.read_bytes() == b"onetwo"[: 3 * kill_at]
 
 
-def test_a_call_fails_or_returns_as_it_was_told(tmp_path: Path) -> None:
+def test_a_call_fails_or_returns_on_request(tmp_path: Path) -> None:
     def at(stop: testbed.Stop) -> testbed.Answer:
         if stop.name == "fsync":
             return testbed.fail_with(errno.EIO)
@@ -63,7 +63,7 @@ def test_a_process_that_takes_too_long_is_killed() -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_a_power_cut_loses_what_was_not_brought_to_the_disk(tmp_path: Path, kind: Any) -> None:
+def test_a_power_cut_loses_unsynced_bytes(tmp_path: Path, kind: Any) -> None:
     with testbed.power_mount(tmp_path, kind) as disk:
         for name in ("synced", "not"):
             with (disk.path / name).open("wb") as file:

@@ -1,4 +1,4 @@
-"""A path that is kept for later leads where it led when the call was made."""
+"""A path that is kept for later leads to the place that it led to at the call."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_an_absolute_path_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", "../a\0b"])
-def test_what_no_file_is_called_stays(text: str) -> None:
+def test_impossible_paths_stay_unchanged(text: str) -> None:
     assert anchored(text) == text
 
 
@@ -62,7 +62,7 @@ def test_a_removed_working_directory_leaves_the_path_as_it_is(inside: Path) -> N
 def test_a_path_stays_relative_where_its_absolute_one_leads_elsewhere(
     inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a process that was moved to another root folder."""
+    """A process with another root folder, simulated."""
     (inside / "other").mkdir()
     for elsewhere in (str(inside / "other"), str(inside / "nowhere")):
         monkeypatch.setattr(os, "getcwd", lambda elsewhere=elsewhere: elsewhere)

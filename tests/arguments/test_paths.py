@@ -1,4 +1,4 @@
-"""Paths as people type them are taken; of those that are not there it is said what to do."""
+"""Paths are accepted as people type them; errors about missing ones suggest a remedy."""
 
 import errno
 import os
@@ -94,14 +94,14 @@ def test_the_home_of_a_user_is_read(model: Path, monkeypatch: pytest.MonkeyPatch
         "org/model",
     ],
 )
-def test_what_is_really_called_so_is_read_and_written(model: Path, name: str) -> None:
+def test_a_file_named_like_an_address_is_read_and_written(model: Path, name: str) -> None:
     path = Path.cwd() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, {"w": ("U8", (3,))}, seed=2)
     expected = expected_bytes(path)
     for reader in ("load", "open", "safe_open", "seal"):
         assert same_bytes(_READERS[reader](name), expected)
-    if name != "~/x":  # not a file of it, but the user's home is what is written to
+    if name != "~/x":  # writes to the user's home, not to a file inside it
         assert Path(fastio.save(_TENSORS, name)).resolve() == path
         assert same_bytes(fastio.load(path), {"w": _TENSORS["w"].tobytes()})
 
@@ -191,7 +191,7 @@ def test_several_paths_are_any_iterable_of_them(
     assert again.keys() == names
 
 
-def test_what_glob_finds_is_a_source(tmp_path: Path) -> None:
+def test_the_result_of_glob_is_a_source(tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path / f"{name}.safetensors", {name: ("U8", (5,))}, seed=1)
     assert sorted(fastio.load(tmp_path.glob("*.safetensors"))) == ["a", "b"]
@@ -205,7 +205,7 @@ def test_what_glob_finds_is_a_source(tmp_path: Path) -> None:
     ],
     ids=lambda source: f"{type(source).__name__} {source}"[:9],
 )
-def test_what_is_no_source_is_refused_by_its_type(source: Any) -> None:
+def test_a_wrong_source_is_refused_with_its_type(source: Any) -> None:
     for read in (fastio.load, fastio.open, _load_into):
         with pytest.raises((TypeError, ValueError), match=r"path|empty|0-d"):
             read(source)
@@ -216,7 +216,7 @@ def test_an_open_file_is_no_source(model: Path) -> None:
         fastio.load(file)
 
 
-def test_what_a_file_holds_is_no_path_to_it(model: Path) -> None:
+def test_contents_of_a_file_are_not_taken_for_its_path(model: Path) -> None:
     with pytest.raises(ValueError, match=r"null byte.*fastio\.torch\.load") as raised:
         fastio.load(model.read_bytes())
     assert len(str(raised.value)) < 600
@@ -231,7 +231,7 @@ def test_a_file_that_is_listed_twice_is_named(model: Path) -> None:
             fastio.load(files)
 
 
-# ---- what is not there
+# ---- missing paths
 
 _HUB = r'snapshot_download\("org/model"\) gives a folder that load takes'
 _MISSING = [
@@ -287,7 +287,9 @@ def here(model: Path) -> Path:
 
 
 @pytest.mark.parametrize(("source", "advice"), _MISSING, ids=lambda value: str(value)[:50])
-def test_a_source_that_is_not_there_says_what_to_do(here: Path, source: Any, advice: str) -> None:
+def test_the_error_for_a_missing_source_suggests_a_remedy(
+    here: Path, source: Any, advice: str
+) -> None:
     reads: list[Callable[[Any], object]] = [fastio.load, fastio.open, _load_into, fastio.seal]
     reads.append(lambda s: fastio.load([s]))
     if not isinstance(source, bytes):  # safetensors takes none
@@ -300,7 +302,7 @@ def test_a_source_that_is_not_there_says_what_to_do(here: Path, source: Any, adv
         assert str(raised.value).startswith("[Errno 2] No such file or directory; ")
 
 
-def test_a_store_that_is_not_there_says_what_to_do(here: Path) -> None:
+def test_the_error_for_a_missing_store_suggests_a_remedy(here: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No such store.*s3:// is an address"):
         fastio.Store.open(["s3://bucket/store"])
     with pytest.raises(fastio.WriteError, match="s3:// is an address"):
@@ -345,7 +347,7 @@ def test_a_message_does_not_grow_with_the_folder(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("how", [{}, {"shard_bytes": 100}, {"wait": False}])
-def test_nothing_is_written_to_what_no_file_is_meant_by(
+def test_a_path_that_means_no_file_gets_no_write(
     here: Path, path: Any, advice: str, how: dict[str, Any]
 ) -> None:
     before = sorted(os.listdir())

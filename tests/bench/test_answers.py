@@ -1,4 +1,4 @@
-"""The digest that all contenders must share, and the touch that all of them pay for."""
+"""The digest that all contenders share, and the touch of pages that all of them pay for."""
 
 import mmap
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_equal_tensors_do_not_differ_and_one_byte_is_found_and_named():
     assert answers.differences(changed, tensors()) == ["large"]
 
 
-def test_what_is_not_contiguous_is_refused():
+def test_strided_arrays_are_refused():
     with pytest.raises(answers.AnswerError, match="matrix"):
         answers.digest({"matrix": tensors()["matrix"].T})
 

@@ -1,4 +1,4 @@
-"""The bare reader is a limit only if it reads all that it was asked to."""
+"""The bare reader is a limit only if it reads every requested byte."""
 
 import os
 import shutil
@@ -75,7 +75,7 @@ def test_less_than_a_block_for_each_thread_is_refused(reader: Path, file: Path):
         bare_reader.read(file, Settings(4, 4, 2))
 
 
-def test_a_file_that_is_not_there_is_named(reader: Path, file: Path):
+def test_a_missing_file_is_named(reader: Path, file: Path):
     file.rename(file.with_name("away"))
     file.touch()
     with pytest.raises(MeasureError, match="smaller than a block"):
@@ -89,7 +89,7 @@ def test_less_read_than_asked_for_is_no_limit(file: Path, monkeypatch: pytest.Mo
         bare_reader.read(file, Settings(1, 4, 1))
 
 
-def test_where_it_is_not_compiled_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_uncompiled_reader_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bare_reader, "PROGRAM", tmp_path / "read-limit")
     assert bare_reader.missing() == "read-limit is not compiled"
     (tmp_path / "read-limit").touch()

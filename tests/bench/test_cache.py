@@ -34,7 +34,7 @@ def test_a_file_is_populated_to_its_last_page(file: Path):
     assert cache.is_resident(file)
 
 
-def test_a_file_that_is_half_there_is_not_called_warm(file: Path):
+def test_a_file_that_is_half_cached_is_not_called_warm(file: Path):
     cache.evict(file)
     with file.open("rb", buffering=0) as opened:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)

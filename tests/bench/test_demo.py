@@ -1,4 +1,4 @@
-"""The demo compares like with like, says who maps the file, and leaves nothing behind."""
+"""The demo compares like with like, names the loaders that map the file, and leaves no files."""
 
 import importlib
 import io
@@ -24,7 +24,7 @@ from bench.suites import demo
 from bench.suites.campaign import run
 from testbed.stand_in import Made
 
-# Larger than what the kernel reads ahead when a header is read.
+# Larger than the kernel's readahead of a header.
 TENSORS = tuple(models.Tensor(f"layers.{index}", (128, 1024)) for index in range(8))
 SMALL = demo.Model("demo", "a small model", 10**6)
 # Lines that follow a table begin so.
@@ -33,7 +33,7 @@ BLOCKS = (demo.NUMPY, demo.TORCH)
 
 
 class InProcess:
-    """The worker without a process of its own: what it says of a load is of a real one."""
+    """The worker, run in this process. Its answers about a load are real."""
 
     def __init__(self, job: dict[str, Any], timeout_s: float) -> None:
         contender = worker.contender_of(job["contender"])
@@ -118,7 +118,7 @@ def is_in_file(path: Path, address: int) -> bool:
     return False
 
 
-def test_each_framework_has_a_table_of_its_own_that_says_who_maps_and_who_verifies(folder: Path):
+def test_each_frameworks_table_marks_the_loaders_that_map_and_verify(folder: Path):
     status, lines = shown(folder)
     assert status == 0
     fastio_rows = [
@@ -148,7 +148,7 @@ def test_speeds_are_compared_within_a_framework():
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.framework)
-def test_a_loader_that_is_said_to_map_does_and_no_other(folder: Path, block: demo.Block):
+def test_exactly_the_loaders_listed_as_mapping_map(folder: Path, block: demo.Block):
     folder.mkdir()
     path = Made(folder).get(SMALL.name)
     mapped = 0
@@ -163,7 +163,7 @@ def test_a_loader_that_is_said_to_map_does_and_no_other(folder: Path, block: dem
     assert mapped > 0
 
 
-def test_it_leaves_no_files_and_evicts_none_but_its_own(
+def test_the_demo_leaves_no_files_and_evicts_only_its_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     evicted: set[Path] = set()
@@ -229,7 +229,7 @@ def test_without_torch_numpy_is_compared_alone(folder: Path, monkeypatch: pytest
     assert lines[-1] == "OK: fastio and safetensors give the same bytes, with numpy."
 
 
-def test_it_ends_with_the_engine_that_works_here_and_the_result(folder: Path):
+def test_the_demo_ends_with_the_working_engine_and_the_result(folder: Path):
     _, lines = shown(folder)
     report = fastio.engine_report()
     assert lines[-2:] == [
@@ -239,7 +239,7 @@ def test_it_ends_with_the_engine_that_works_here_and_the_result(folder: Path):
     assert not [line for line in lines if "touched" in line or "operations" in line]
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_made(folder: Path):
+def test_a_disk_that_is_too_small_is_reported_before_any_file_is_made(folder: Path):
     status, lines = shown(folder, replace(SMALL, disk_bytes=10**18))
     assert status == 1
     assert "name another folder with --dir" in lines[-1]

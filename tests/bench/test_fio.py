@@ -1,4 +1,4 @@
-"""fio is the limit that saves and loads are held against: it must do what it is asked to."""
+"""fio is the limit for saves and loads: it must do exactly the work that it is given."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SETTINGS = Settings(1, 4, 1)
 
 
 class Shell:
-    """Says of each command what fio would say of it, and keeps it."""
+    """Answers each command as fio would, and records it."""
 
     def __init__(self, io_bytes: int) -> None:
         self.commands: list[list[str]] = []

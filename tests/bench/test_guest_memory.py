@@ -41,7 +41,7 @@ def test_freeing_waits_for_memory_that_is_still_being_taken(monkeypatch: pytest.
             real(order)
 
         monkeypatch.setattr(ballast, "_tell", tell)
-        # As it was when the block began; what comes twice is told once.
+        # As at the start of the block; a repeated message is printed once.
         ballast.fill()
         ballast.free()
         ballast.free()
@@ -69,7 +69,7 @@ def test_a_child_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch):
         assert ballast._process.pid != first.pid
 
 
-def test_more_is_held_than_is_measured_and_less_than_there_is(monkeypatch: pytest.MonkeyPatch):
+def test_a_ballast_exceeds_the_measured_size_and_fits_in_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(guest_memory, "available_bytes", lambda: 2**34)
     assert guest_memory.wanted_bytes(0) == guest_memory.BYTES_MIN
     assert guest_memory.wanted_bytes(2**31) == 3 * 2**31

@@ -1,4 +1,4 @@
-"""The sweep of lanes over loads to host memory: which rows there are, and what is told of them."""
+"""The sweep of lanes over loads to host memory: its rows, and their text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_each_way_is_measured_in_whole_rounds(
     assert rows.cold["bare reader, 2 threads"] == [round(path.stat().st_size / 1e9, 6)]
 
 
-def test_the_rows_are_told_with_the_default_marked() -> None:
+def test_the_rows_are_printed_with_the_default_marked() -> None:
     found: dict[str, Any] = {
         "file_bytes": 2_000_000_000,
         "default_lanes": 2,

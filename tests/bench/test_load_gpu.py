@@ -1,6 +1,6 @@
 """Loads onto a GPU are judged by the right figures, compared there, and refused without a GPU.
 
-What a GPU is needed for is not here: the digest is torch's on the CPU, the worker a stand-in.
+These tests need no GPU: torch computes the digest on the CPU, and the worker is a stand-in.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_a_cold_load_is_held_to_the_slower_of_storage_and_bus(ours_s, storage, c
     assert judged(found, "beside the slower of storage and pinned copies") == expected
 
 
-def test_a_limit_that_was_not_measured_is_none():
+def test_a_limit_without_a_measurement_is_none():
     found = document(COLD, fastio_gpu=1.0, copy_pinned=1.0)
     assert judged(found, "storage and pinned copies") == (None, "not measured")
     found = document(COLD, fastio_gpu=1.0, native_reader=1.0)
@@ -105,7 +105,7 @@ def test_a_warm_load_is_held_to_the_slower_of_bus_and_cache():
 
 
 @pytest.mark.parametrize("case", [COLD, WARM])
-def test_the_best_rival_is_whoever_has_the_least_median(case: str):
+def test_the_best_rival_has_the_least_median(case: str):
     found = document(case, fastio_gpu=1.0, runai_gpu=3.0, safetensors_gpu=1.2)
     assert judged(found, f"{case.removeprefix('gpu-')}, beside the best rival") == (1.2, "met")
     found["cases"][case]["contenders"].pop("safetensors-gpu")
@@ -138,7 +138,7 @@ def test_pinning_is_judged_by_the_loads_after_the_first():
     assert judged(found, "time that a second load spends pinning") == (5.0, "met")
 
 
-def test_tables_name_the_gpu_and_who_is_missing():
+def test_tables_name_the_gpu_and_the_missing_contenders():
     found = document(COLD, fastio_gpu=1.0, copy_pinned=0.5)
     about = {
         "cpu": "abacus",
@@ -258,12 +258,12 @@ def test_the_digest_sees_every_byte_and_its_place():
     seen.add(gpu_answers.digest({"t": base.view(torch.int8)}))
     seen.add(gpu_answers.digest({"t": base[:-1].clone()}))
     assert len(seen) == 1 + len(base) + 5
-    # Where a tensor lies is nothing to its digest.
+    # The digest ignores a tensor's address.
     shifted = torch.cat([torch.zeros(3, dtype=torch.uint8), base])[3:]
     assert gpu_answers.digest({"t": shifted}) in seen
 
 
-def test_what_no_file_could_hold_is_no_answer():
+def test_impossible_tensors_are_no_answer():
     with pytest.raises(answers.AnswerError, match="contiguous: False"):
         gpu_answers.digest({"t": torch.zeros(4, 4).T})
     with pytest.raises(answers.AnswerError, match="complex128"):
@@ -341,7 +341,7 @@ def test_tensors_are_compared_by_their_digest_on_the_device(folder: Path, stand_
     assert "wrong answer" in outcome(folder, "fastio-gpu")["failed"]["fastio-gpu"]
 
 
-def test_who_fails_leaves_and_the_others_go_on(folder: Path, stand_in: type[StandIn]):
+def test_a_contender_that_fails_leaves_and_the_others_go_on(folder: Path, stand_in: type[StandIn]):
     class Failing(StandIn):
         def ask(self, order: dict[str, Any], **more: Any) -> dict[str, Any]:
             if self.job["contender"] == "runai-gpu" and order["do"] == "measure":
@@ -375,7 +375,7 @@ def test_loads_are_rehearsed_on_the_cpu(folder: Path, monkeypatch: pytest.Monkey
     assert gpu.describe(folder)["gpu"]["rehearsal"] is True
 
 
-# ---- the trace, and what is printed of a run
+# ---- the trace, and the printed text of a run
 
 
 def test_the_trace_tells_each_lane_and_the_fastest_settings(
@@ -418,7 +418,7 @@ def test_settings_that_do_not_fit_into_pinned_memory_are_not_tried():
         assert gpu_trace.sweep(state, MIB) == []
 
 
-def test_a_run_is_shown_with_what_it_lacks_and_what_failed(tmp_path: Path):
+def test_a_run_is_shown_with_its_missing_parts_and_its_failures(tmp_path: Path):
     (tmp_path / "tests.xml").write_text(
         "<testsuites><testsuite><testcase classname='a' name='good'/>"
         "<testcase classname='a' name='bad'><failure/></testcase>"
@@ -432,7 +432,7 @@ def test_a_run_is_shown_with_what_it_lacks_and_what_failed(tmp_path: Path):
     assert "tests: 1 passed, 1 failed, 1 skipped\n  a::bad" in said
 
 
-def test_facts_that_were_not_had_are_told_as_such():
+def test_missing_facts_are_marked_as_missing():
     facts = {
         "machine": {"gpu": {"name": "NVIDIA H200"}},
         "bus": {"to_device_gb_s": 51.23456, "from_device_gb_s": 49.0},

@@ -1,4 +1,4 @@
-"""Made models are valid, always the same, and like what they stand for."""
+"""Made models are valid, reproducible, and shaped like the real ones."""
 
 import math
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_values_are_finite_repeatable_and_differ_between_blocks(dtype: str):
     assert np.mean(values[0] == values[1]) < 0.01
 
 
-def test_a_made_file_is_what_safetensors_reads(tmp_path: Path):
+def test_safetensors_reads_a_made_file(tmp_path: Path):
     path = models.make("small", tmp_path)
     numpy = pytest.importorskip("safetensors.numpy")
     assert answers.digest(numpy.load_file(path)) == answers.file_digest(path)
@@ -42,7 +42,7 @@ def test_a_made_file_is_what_safetensors_reads(tmp_path: Path):
     assert [each.name for each in tmp_path.iterdir()] == ["small.safetensors"]
 
 
-def test_a_file_that_is_there_is_not_made_again(tmp_path: Path):
+def test_an_existing_file_is_not_made_again(tmp_path: Path):
     path = models.make("tiny", tmp_path)
     made = path.stat().st_mtime_ns
     assert models.make("tiny", tmp_path).stat().st_mtime_ns == made

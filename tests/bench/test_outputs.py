@@ -1,4 +1,4 @@
-"""A save is timed only on a disk that has done with what came before."""
+"""A save is timed only on a disk that has finished the writes before it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from bench.measure import outputs
 
 
 class Disk:
-    """A clock that goes only while somebody sleeps, and a disk that is busy part of that time."""
+    """A clock that advances only during sleeps, and a disk that is busy part of that time."""
 
     def __init__(self, path: Path, shares: list[float]) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class Disk:
         return self.now_s
 
     def _write(self) -> None:
-        # As block/stat.rst has them: the tenth number is the one.
+        # The layout of block/stat.rst: the tenth number.
         self.path.write_text(f"1 1 8 1 1 1 8 1 0 {self._busy_ms:.0f} 2 0 0 0 0 0 0\n")
 
 
@@ -56,7 +56,7 @@ def test_a_disk_that_does_not_come_to_rest_voids_the_measurement(disk: Disk):
     assert disk.now_s >= outputs.TIMEOUT_S
 
 
-def test_what_was_written_goes_before_the_next_one_writes(
+def test_each_saved_file_is_removed_before_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(outputs, "wait_until_quiet", lambda statistics: None)

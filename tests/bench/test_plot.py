@@ -1,4 +1,4 @@
-"""A picture holds all that it draws, and says when, on what and with what it was measured."""
+"""A picture contains its whole drawing and names date, machine and versions of the measurement."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def case(date: str, contenders: Contenders) -> dict[str, Any]:
 
 @pytest.fixture
 def loads() -> dict[str, Any]:
-    """Return a result file of loads, with a bar of every contender."""
+    """Return a result file of loads, with a bar for every contender."""
     rivals: Contenders = {
         "runai": (2.0, {}),
         "fastsafetensors": (3.0, {}),
@@ -82,24 +82,24 @@ def saves() -> dict[str, Any]:
 
 @pytest.fixture
 def documents(loads: dict[str, Any], saves: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return both, and every result file of which there is a picture."""
+    """Return both, and every result file that has a picture."""
     return [loads, saves, *(json.loads(path.read_text()) for path in RESULTS)]
 
 
 def drawn(document: dict[str, Any]) -> Iterator[tuple["Axes", plot.Panel, dict[str, Any]]]:
-    """Draw the document and return its panels with what each is about."""
+    """Draw the document and return its panels with their subjects."""
     panels = plot.panels_of(document)
     for axes, panel in zip(plot.figure_of(document).axes, panels, strict=True):
         yield axes, panel, document["cases"][panel.case]
 
 
 def labels(axes: "Axes") -> list[str]:
-    """Return what bars are called, from the bottom up."""
+    """Return the labels of the bars, from the bottom up."""
     return [each.get_text() for each in axes.get_yticklabels()]
 
 
 def text_of(figure: "Figure") -> str:
-    """Return what stands below the panels, with the breaks of its lines as spaces."""
+    """Return the text below the panels, with its line breaks as spaces."""
     return " ".join(figure.get_supxlabel().split())
 
 
@@ -164,7 +164,7 @@ def test_panels_of_different_versions_name_both(loads: dict[str, Any]):
     assert "Measured 2026-11-21 to 2026-11-22." in footer
 
 
-def test_a_mapped_load_is_told_from_one_that_copies(loads: dict[str, Any]):
+def test_a_mapped_load_is_labelled_apart_from_one_that_copies(loads: dict[str, Any]):
     cold, warm = (labels(axes) for axes, _, _ in drawn(loads))
     copying = [f"{name}\n{placement.COPIES}" for name in ("fastsafetensors", "Run:ai streamer")]
     ours = ("fastio", "fastio, verify=False")
@@ -190,7 +190,7 @@ def test_reading_every_page_once_is_said_in_words(documents: list[dict[str, Any]
             assert not any("touched" in each for each in (*labels(axes), *notes))
 
 
-def test_what_durable_false_means_is_said(saves: dict[str, Any]):
+def test_the_picture_explains_durable_false(saves: dict[str, Any]):
     (_, durable, _), (axes, early, _) = drawn(saves)
     assert durable.limits
     assert "fastio.save, durable=False" in labels(axes)
@@ -199,7 +199,7 @@ def test_what_durable_false_means_is_said(saves: dict[str, Any]):
     assert "a power cut may lose or damage the file" in early.note
 
 
-def test_the_candidate_of_safetensors_has_a_bar_where_it_was_measured(loads: dict[str, Any]):
+def test_a_measured_candidate_of_safetensors_has_a_bar(loads: dict[str, Any]):
     without = [len(labels(axes)) for axes, _, _ in drawn(loads)]
     for measured in loads["cases"].values():
         found = measured["contenders"]

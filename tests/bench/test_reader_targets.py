@@ -1,4 +1,4 @@
-"""What was promised of the reader is judged by the right figures of its result file."""
+"""The reader's targets are judged by the right figures of its result file."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def test_nothing_measured_is_nothing_met():
     assert len({row["text"] for row in rows}) == len(rows)
 
 
-def test_many_tensors_are_judged_by_the_loop_and_not_by_what_is_around_it():
+def test_many_tensors_are_judged_by_the_loop_alone():
     found = document(
         "get-many",
         {

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measured(digest: str, **more: Any) -> dict[str, Any]:
-    """Return what a worker says of a measurement, and of its answer."""
+    """Return a worker's answer about a measurement and its result."""
     return {
         "seconds": 0.5,
         "anonymous_bytes": 0,
@@ -44,7 +44,7 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 
 
 def outcome(folder: Path, contender: str, **case: Any) -> tuple[dict[str, Any], run.Run]:
-    """Run two rounds of a small cold case that one contender takes part in."""
+    """Run two rounds of a small cold case with one contender."""
     pytest.importorskip("safetensors.torch")
     described = LoadCase("case", "made up", "small", (contender,), cold=True, **case)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
@@ -133,7 +133,7 @@ def test_no_round_begins_after_the_deadline(folder: Path, worker: type[StandIn])
     assert (result["rounds"], result["orders"], result["contenders"]) == (0, [], {})
 
 
-def test_what_there_is_is_kept_after_each_round(folder: Path, worker: type[StandIn]):
+def test_results_are_stored_after_each_round(folder: Path, worker: type[StandIn]):
     worker.answer = measured(digest_of(folder))
     described = LoadCase("case", "made up", "small", ("safetensors-get",), cold=True)
     whole = load_run.LoadRun(described, Made(folder), NOTHING, lambda text: None)
@@ -179,7 +179,7 @@ def test_a_kernel_that_does_not_count_reads_is_no_witness(
     assert "/proc/self/io" in result["failed"]["safetensors-stream"]
 
 
-def test_memory_over_time_is_kept_above_what_was_there_before(folder: Path, worker: type[StandIn]):
+def test_memory_over_time_is_counted_above_the_level_before(folder: Path, worker: type[StandIn]):
     samples = [(0.001 * index, 2**20 * (1 + index % 8)) for index in range(500)]
     worker.answer = measured(digest_of(folder), samples=samples, sampled_peak_bytes=2**20 * 8)
     result, _ = outcome(folder, "safetensors-stream", memory=True, over_time=True)

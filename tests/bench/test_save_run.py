@@ -1,4 +1,4 @@
-"""A save counts only if what it wrote is read back right; and nothing of it is left."""
+"""A save counts only if its file reads back right, and the benchmark removes every file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from testbed.stand_in import Made, StandIn
 
 @pytest.fixture(autouse=True)
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else the disk does is of no matter where nothing is timed."""
+    """Other disk traffic is harmless where nothing is timed."""
     monkeypatch.setattr(outputs, "wait_until_quiet", lambda statistics: None)
 
 
@@ -37,7 +37,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
 
 
 def measured(digest: str, **more: Any) -> dict[str, Any]:
-    """Return what a worker says of a save, and of what it wrote."""
+    """Return a worker's answer about a save and its file."""
     return {
         "seconds": 0.5,
         "anonymous_bytes": 0,
@@ -48,7 +48,7 @@ def measured(digest: str, **more: Any) -> dict[str, Any]:
 
 
 def outcome(folder: Path, *contenders: str, **case: Any) -> dict[str, Any]:
-    """Run one round of a small case, and see that only the models are left."""
+    """Run one round of a small case, and check that only the models are left."""
     for name in contenders:
         reason = (SAVERS[name] if name in SAVERS else limits.LIMITS[name]).missing()
         if reason:
@@ -65,7 +65,7 @@ def digest_of(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("saver", SAVERS.values(), ids=SAVERS)
-def test_what_each_saver_writes_is_the_model(folder: Path, saver: Saver):
+def test_each_saver_writes_the_model(folder: Path, saver: Saver):
     if reason := saver.missing():
         pytest.skip(reason)
     attempt = Attempt(str(folder / "saved"), saver.prepare(str(Made(folder).get("small"))))
@@ -90,7 +90,7 @@ def test_a_file_that_is_not_the_model_voids_the_contender(folder: Path, worker: 
     assert result["contenders"] == {}
 
 
-def test_memory_is_what_comes_to_the_tensors_that_were_there(folder: Path, worker: type[StandIn]):
+def test_memory_is_counted_above_the_tensors(folder: Path, worker: type[StandIn]):
     worker.answer = measured(digest_of(folder), sampled_peak_bytes=2**30 + 2**20)
     result = outcome(folder, "torch-save", memory=True)
     assert result["contenders"]["torch-save"]["peak_bytes"] == [2**20]
@@ -114,7 +114,7 @@ def test_the_disk_is_put_to_rest_when_the_tensors_are_there_and_before_the_clock
     assert not Path(worker.asked[0]["target"]).exists()
 
 
-def test_a_disk_that_is_never_at_rest_voids_what_was_to_be_measured(
+def test_a_disk_that_is_never_at_rest_voids_the_measurement(
     folder: Path, worker: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ):
     def busy(statistics: Path) -> None:

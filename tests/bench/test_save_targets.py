@@ -1,4 +1,4 @@
-"""What was promised of saves is judged by the right figures of its result file, and drawn."""
+"""The targets of saves are judged by the right figures of the result file, and drawn."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_nothing_measured_is_nothing_met():
         ("fio-write", "durable, beside fio with end_fsync", 0.95),
     ],
 )
-def test_a_durable_save_is_compared_with_what_is_durable(rival: str, text: str, bound: float):
+def test_durable_saves_are_compared_with_durable_saves(rival: str, text: str, bound: float):
     contenders = {"fastio-save": {"seconds": 2.0}, "fastio-save-not-durable": {"seconds": 0.1}}
     met = document("save-llama", contenders | {rival: {"seconds": 2.0 * bound}})
     assert judged(met, text) == (bound, "met")
@@ -59,7 +59,7 @@ def test_a_durable_save_is_compared_with_what_is_durable(rival: str, text: str, 
     assert judged(missed, text)[1] == "missed"
 
 
-def test_checksums_cost_what_a_save_without_them_does_not():
+def test_the_cost_of_checksums_is_the_difference_to_a_save_without_them():
     found = document(
         "save-llama", {"fastio-save": {"seconds": 1.04}, "fastio-save-unsummed": {"seconds": 1.0}}
     )
@@ -67,7 +67,7 @@ def test_checksums_cost_what_a_save_without_them_does_not():
 
 
 @pytest.mark.parametrize(("peak_mib", "expected"), [(64, "met"), (65, "missed")])
-def test_the_tensors_that_were_there_are_not_counted(peak_mib: int, expected: str):
+def test_the_memory_of_the_saved_tensors_is_not_counted(peak_mib: int, expected: str):
     found = document("save-memory", {"fastio-save": {"peak_bytes": peak_mib * MIB}})
     assert judged(found, "peak memory beside the tensors") == (peak_mib, expected)
 

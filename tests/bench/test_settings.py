@@ -1,4 +1,4 @@
-"""The settings of a limit are those that are fast on the whole file."""
+"""The settings of a limit are the fastest ones on the whole file."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from bench.measure import settings
 from bench.measure.settings import Grid, Settings
 
 
-def test_the_search_prefers_what_is_fast_on_everything_and_tries_the_jobs_it_is_given():
+def test_the_search_prefers_settings_fast_on_the_whole_file_and_keeps_the_given_jobs():
     def run(tried: Settings, nbytes: int | None) -> dict[str, float]:
         assert tried.jobs == 1
         best = (tried.block_mib, tried.depth) == (2, 16)
@@ -38,6 +38,6 @@ def test_settings_are_read_as_they_are_written(each: Settings):
 
 
 @pytest.mark.parametrize("text", ["", "1:2", "1:2:3:4", "a:b:c"])
-def test_what_is_not_three_numbers_is_refused(text: str):
+def test_anything_but_three_numbers_is_refused(text: str):
     with pytest.raises(ValueError):
         Settings.parse(text)

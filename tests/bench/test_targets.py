@@ -123,7 +123,7 @@ def test_json_is_folded_and_says_the_same():
     assert len(text.splitlines()) < 80
 
 
-def test_tables_name_what_is_missing():
+def test_tables_name_missing_contenders():
     found = document(1.0, 2.8)
     text = tables.markdown(found, LOAD_TARGETS)
     assert "Without Run:ai streamer: runai_model_streamer not installed." in text

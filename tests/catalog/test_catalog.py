@@ -1,4 +1,4 @@
-"""The catalog: names in file order, found, selected, and suggested when they are wrong."""
+"""The catalog: names in file order, found, selected, and suggested for misspelled ones."""
 
 import difflib
 from collections.abc import Iterable
@@ -138,7 +138,7 @@ def test_a_hostile_name_is_answered_too(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     "name", ["xayers.1500.weight", "layers.1500.weighx", "layers.15000.weight"]
 )
-def test_of_a_large_catalog_few_names_are_compared(
+def test_suggestions_compare_few_names_of_a_large_catalog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     layers = {f"layers.{i}.weight": ("U8", (0,)) for i in range(3000)}

@@ -1,4 +1,4 @@
-"""Loads to devices meet the double of the CUDA driver; nothing measured on it is a result."""
+"""Loads to devices run on the double of the CUDA driver; no measurement on it is a result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def options(request: pytest.FixtureRequest) -> fastio.Options:
 
 @pytest.fixture
 def interrupts() -> Iterator[None]:
-    """Ctrl-C is answered also where whoever started the tests had it ignored."""
+    """Ctrl-C is answered even if the parent process had it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

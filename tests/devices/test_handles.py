@@ -1,4 +1,4 @@
-"""A handle tells the truth whatever came before: interrupts, threads, forks, bad streams."""
+"""A handle tells the truth after interrupts, threads, forks and bad streams."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _interrupted(double: Double, come_so_far: Any, stream: int) -> None:
 
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("first", ["queued", "wait"])
-def test_what_was_interrupted_is_not_handed_out_later(
+def test_tensors_of_an_interrupted_load_are_not_returned_later(
     double: Double, saved: Path, first: str
 ) -> None:
     stream = double.make_stream(0)
@@ -246,7 +246,7 @@ def test_a_stream_of_tensors_keeps_to_the_devices_limit(double: Double, tmp_path
             seen = 0
             for name, tensor in reader.stream(device="cuda", memory_limit_bytes=window):
                 assert isinstance(tensor, OnDouble)
-                assert double.device_bytes() <= limit + 2**18  # and that which was taken
+                assert double.device_bytes() <= limit + 2**18  # and the memory that was taken
                 assert (tensor.numpy() == int(name)).all()
                 seen += 1
                 del tensor

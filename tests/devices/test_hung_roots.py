@@ -21,7 +21,7 @@ _EVERY = [(at, "never", 0) for at in range(10_000)]
 
 @pytest.fixture
 def store(tensors: dict[str, Any], tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[fastio.Store]:
-    """On two disks, each with a copy of all."""
+    """On two disks, each with a replica of everything."""
     with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
         roots = [tmp_path / "root0", Path(other) / "root1"]
         with fastio.Store.create(roots, replicas=2, shard_bytes=2**20, chunk_bytes=2**16) as made:
@@ -54,12 +54,12 @@ def _later(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
 def _queued(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
     handle = store.start_load(device="cuda:0", options=options)
     tensors = handle.queued()
-    handle.wait()  # for the copies: the host looks at them
+    handle.wait()  # until the copies are done: the host checks them
     return tensors
 
 
 def _unattended(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    """Nobody waits for it while the disk hangs, and none but `done` is asked."""
+    """No call waits for it while the disk hangs; the test asks `done` only."""
     handle = store.start_load(device="cuda:0", options=options)
     assert eventually(handle.done)
     return handle.wait()
@@ -85,7 +85,7 @@ _WAYS = {
 
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("nth", [0, 7])
-def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
+def test_blocks_of_a_hung_disk_are_read_from_another_root(
     double: Double,
     store: fastio.Store,
     tensors: dict[str, Any],
@@ -104,7 +104,7 @@ def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
 
 
 @pytest.mark.parametrize("way", _WAYS)
-def test_where_every_disk_hangs_each_copy_is_named(
+def test_if_every_disk_hangs_each_replica_is_named(
     double: Double,
     store: fastio.Store,
     impatient: fastio.Options,

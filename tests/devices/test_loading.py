@@ -1,4 +1,4 @@
-"""Tensors come to devices as they were saved, verified before they are copied, or not at all."""
+"""Tensors reach a device as they were saved, verified before the copy, or not at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("cache", ["bypass", "keep", "auto"])
-def test_what_is_loaded_is_what_was_saved(
+def test_loaded_tensors_equal_the_saved_ones(
     double: Double, saved: Path, tensors: dict[str, Any], cache: Any, options: fastio.Options
 ) -> None:
     report = fastio.Report()
@@ -124,7 +124,7 @@ def test_the_callers_stream_comes_first(
 
 
 @pytest.mark.parametrize("by", ["handle", "event"])
-def test_what_is_put_behind_the_copies_needs_nobody_to_wait(
+def test_work_enqueued_behind_the_copies_needs_no_host_wait(
     double: Double, saved: Path, tensors: dict[str, Any], by: str
 ) -> None:
     first, behind = double.make_stream(0), double.make_stream(0)
@@ -155,7 +155,7 @@ def test_what_is_put_behind_the_copies_needs_nobody_to_wait(
     assert report.tensors == len(tensors)
 
 
-def test_tensors_whose_copies_are_on_their_way_outlive_their_handle(
+def test_tensors_with_copies_in_flight_outlive_their_handle(
     double: Double, saved: Path, tensors: dict[str, Any]
 ) -> None:
     stream = double.make_stream(0)
@@ -220,9 +220,7 @@ def test_a_handle_that_is_dropped_leaves_nothing(double: Double, saved: Path) ->
     assert _native.pinned_account()["leased_bytes"] == 0
 
 
-def test_memory_outlives_the_copies_that_are_on_their_way_there(
-    double: Double, saved: Path
-) -> None:
+def test_memory_outlives_the_copies_in_flight_to_it(double: Double, saved: Path) -> None:
     double.set_delay(100_000, 1)
     asked = fastio.Options(block_bytes=2**18, lanes=1, queue_depth=2)
     handle = fastio.start_load(saved, device="cuda", options=asked)
@@ -250,7 +248,7 @@ def test_pinned_memory_is_bounded_kept_and_given_back(
     assert fastio.trim() == 0
 
 
-def test_what_cannot_fit_fails_before_it_starts(double: Double, saved: Path) -> None:
+def test_a_load_over_the_limits_fails_before_it_starts(double: Double, saved: Path) -> None:
     for asked in (
         fastio.Options(pinned_limit_bytes=2**16),
         fastio.Options(memory_limit_bytes=2**16),
@@ -262,7 +260,7 @@ def test_what_cannot_fit_fails_before_it_starts(double: Double, saved: Path) -> 
         assert double.device_bytes() == 0
 
 
-def test_a_device_without_memory_is_an_error_and_nothing_is_held(
+def test_a_device_without_memory_is_an_error_and_no_memory_is_kept(
     double: Double, saved: Path, tensors: dict[str, Any]
 ) -> None:
     double.set_device_bytes(2**20)
@@ -285,7 +283,7 @@ def test_memory_that_cannot_be_registered_is_the_drivers(
 
 @pytest.mark.parametrize("call", ["cuMemcpyHtoDAsync", "cuEventRecord", "cuEventQuery"])
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_device_that_fails_midway_hands_out_nothing(
+def test_a_device_that_fails_midway_returns_no_tensor(
     double: Double, saved: Path, tensors: dict[str, Any], call: str, lost: bool
 ) -> None:
     asked = fastio.Options(block_bytes=2**18, lanes=2)
@@ -298,7 +296,7 @@ def test_a_device_that_fails_midway_hands_out_nothing(
     gc.collect()
     assert double.device_bytes() == 0
     assert _native.pinned_account()["leased_bytes"] == 0
-    if lost:  # which unpins nothing any more, and neither does its driver
+    if lost:  # it no longer unpins anything, and neither does its driver
         fastio.trim()
         double.reset()
     else:
@@ -306,7 +304,7 @@ def test_a_device_that_fails_midway_hands_out_nothing(
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_ctrl_c_in_a_copy_leaves_nothing(
+def test_ctrl_c_during_a_copy_frees_all_memory(
     double: Double, saved: Path, tensors: dict[str, Any]
 ) -> None:
     asked = fastio.Options(block_bytes=2**18, lanes=1, queue_depth=2)
@@ -317,7 +315,7 @@ def test_ctrl_c_in_a_copy_leaves_nothing(
         while not double.copies_pending():
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
-        time.sleep(0.2)  # nobody leaves while the memory may still be written
+        time.sleep(0.2)  # the call returns only when the memory is no longer written
         double.release_stream(stream)
 
     interrupting = threading.Thread(target=interrupt)
@@ -353,7 +351,7 @@ def test_a_file_that_is_cut_short_is_an_error(double: Double, saved: Path) -> No
     assert double.device_bytes() == 0
 
 
-def test_there_is_no_such_device(double: Double, saved: Path) -> None:
+def test_an_unknown_device_is_refused(double: Double, saved: Path) -> None:
     with pytest.raises(DeviceError, match="no such device"):
         fastio.load(saved, device="cuda:7")
 
@@ -440,7 +438,7 @@ def test_a_handle_of_a_store_outlives_it_and_repairs(
     double.release_stream(stream)
     _assert_same(handle.wait(), tensors)
     assert report.fallbacks
-    # Of the bad shards those that were read from.
+    # The bad shards among those that were read.
     assert any(
         shard.read_bytes() == (tmp_path / "b/shards" / shard.name).read_bytes()
         for shard in (tmp_path / "a/shards").iterdir()
@@ -487,7 +485,7 @@ def test_two_threads_load_to_two_devices(
     assert double.pinned_bytes() <= 2**21
 
 
-def test_numpy_itself_has_no_devices(saved: Path) -> None:
+def test_numpy_refuses_devices(saved: Path) -> None:
     with pytest.raises(fastio.UsageError, match="numpy has its arrays on the CPU"):
         fastio.load(saved, device="cuda")
     with pytest.raises(fastio.UsageError, match="stream="):
@@ -497,7 +495,7 @@ def test_numpy_itself_has_no_devices(saved: Path) -> None:
 def test_torch_without_a_device_says_so(saved: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
-        pytest.skip("there is one here")
+        pytest.skip("this machine has an accelerator")
     built = "without CUDA" if torch.version.cuda is None else "with CUDA, but finds no"
     with pytest.raises(RuntimeError, match=f"torch has no CUDA here: .* is built {built}"):
         fastio.load(saved, framework="torch", device="cuda")

@@ -1,4 +1,4 @@
-"""Tensors on devices are saved as those on the host are, with no copy of the model beside them."""
+"""Tensors on devices are saved like those on the host, without a second copy of the model."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pinned_memory_is_bounded(
     assert not (tmp_path / "other").exists()
 
 
-def test_what_the_callers_stream_does_comes_first(double: Double, tmp_path: Path) -> None:
+def test_work_on_the_callers_stream_comes_first(double: Double, tmp_path: Path) -> None:
     tensor = tensor_of(double, np.zeros(100_000, np.uint8))
     stream = double.default_stream(0)
     double.hold_stream(stream)
@@ -66,7 +66,7 @@ def test_what_the_callers_stream_does_comes_first(double: Double, tmp_path: Path
     assert (fastio.load(tmp_path / "model")["a"] == 7).all()
 
 
-def test_a_copy_is_taken_before_the_save_goes_on(
+def test_tensors_are_copied_before_the_save_goes_on(
     double: Double, there: dict[str, Any], tensors: dict[str, Any], tmp_path: Path
 ) -> None:
     handle = fastio.start_save(there, tmp_path / "model", snapshot="copy")

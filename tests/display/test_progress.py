@@ -1,4 +1,4 @@
-"""The progress bar: bytes, speed and the time that is left, wherever it is shown."""
+"""The progress bar shows bytes, speed and remaining time on every output."""
 
 import builtins
 import io
@@ -133,7 +133,7 @@ def test_a_terminal_gets_a_bar_with_the_time_that_is_left(monkeypatch: pytest.Mo
     assert re.search(r"B/s +0:00:00", plain)
 
 
-def test_a_total_of_nothing_is_what_is_known_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_total_of_zero_is_replaced_by_the_known_size(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = _bar(monkeypatch, [(0, 0)], 7_000_000)
     assert "7.0/7.0 MB" in shown
     assert "0/0" not in shown

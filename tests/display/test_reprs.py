@@ -1,4 +1,4 @@
-"""Every public class says what an object of it is, in one short line, whatever state it is in."""
+"""Every public class has a repr of one short line in every state."""
 
 import concurrent.futures
 import os
@@ -84,7 +84,7 @@ def path(tmp_path: Path) -> Path:
     return fastio.save(tensors, folder / "model.safetensors")
 
 
-def test_what_reads_says_so_at_each_stage(path: Path) -> None:
+def test_readers_have_a_repr_at_each_stage(path: Path) -> None:
     reader = fastio.open(path)
     assert _assert_short(reader).endswith("model.safetensors>")
     views = list(reader.values())
@@ -104,7 +104,7 @@ def test_what_reads_says_so_at_each_stage(path: Path) -> None:
         fastio.open(path.with_name("nowhere"))
 
 
-def test_what_saves_says_so_at_each_stage(path: Path) -> None:
+def test_saves_have_a_repr_at_each_stage(path: Path) -> None:
     handle = fastio.start_save({"t": np.zeros(3)}, path)
     assert "SaveHandle" in _assert_short(handle)
     handle.result()
@@ -129,7 +129,7 @@ def test_a_handle_has_a_repr_while_another_thread_holds_its_lock(path: Path) -> 
     assert "waiting" in shown
 
 
-def test_a_store_says_how_it_is(tmp_path: Path) -> None:
+def test_a_store_has_a_repr_of_its_state(tmp_path: Path) -> None:
     store = fastio.Store.create([tmp_path / "a", tmp_path / "b"])
     assert "generation 0" in _assert_short(store)
     store.save({"t": np.zeros(3)})
@@ -225,7 +225,7 @@ def test_text_that_is_cut_keeps_both_ends_and_fits() -> None:
     assert cut("\udcff", 20) == "\\udcff"
 
 
-def test_what_fails_in_a_repr_is_said_in_it() -> None:
+def test_a_repr_shows_its_own_failure() -> None:
     class Broken:
         @one_line
         def __repr__(self) -> str:

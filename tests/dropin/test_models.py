@@ -1,5 +1,5 @@
-"""save_model beside that of safetensors: the names that stand in the file, what its metadata says
-of the others, and that both packages load it back.
+"""save_model beside that of safetensors: the same names and metadata in the file, and both packages
+load it back.
 """
 
 import inspect
@@ -27,7 +27,7 @@ from saving.beside import (
 
 
 class _Tied(torch.nn.Module):
-    """Two layers with one weight, and one of their own."""
+    """Two layers that share a weight, and one with its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Tied(torch.nn.Module):
 
 
 class _Views(torch.nn.Module):
-    """Buffers made of one storage of twelve values, by name."""
+    """Buffers in one storage of twelve values, by name."""
 
     def __init__(self, **views: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_the_same_names_and_metadata_are_saved(
 
 
 @pytest.mark.parametrize("what", _MODELS)
-def test_what_one_saved_the_other_loads(what: str, pair: tuple[Side, Side]) -> None:
+def test_each_package_loads_the_models_of_the_other(what: str, pair: tuple[Side, Side]) -> None:
     saved = _seeded(_MODELS[what])
     for writer, reader in itertools.product(pair, repeat=2):
         writer.drop_in.save_model(saved, writer.path)
@@ -119,7 +119,7 @@ def test_the_file_is_sealed(tmp_path: Path) -> None:
     assert len(fastio.load(tmp_path / "file", framework="torch", verify="require")) == 3
 
 
-def test_what_the_user_says_of_a_name_stays(pair: tuple[Side, Side]) -> None:
+def test_the_users_metadata_of_a_name_stays(pair: tuple[Side, Side]) -> None:
     for side in pair:
         side.drop_in.save_model(_Tied(), side.path, {"head.weight": "mine"})
         assert metadata_seen_by_safetensors(side.path)[0] == {"head.weight": "mine"}
@@ -182,7 +182,7 @@ _REFUSED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("what", _REFUSED)
-def test_what_safetensors_refuses_is_refused(what: str, pair: tuple[Side, Side]) -> None:
+def test_inputs_that_safetensors_refuses_are_refused(what: str, pair: tuple[Side, Side]) -> None:
     theirs, ours = both(pair, lambda side: side.drop_in.save_model(_REFUSED[what](), side.path))
     assert isinstance(theirs, Refused)
     assert isinstance(ours, Refused)
@@ -194,7 +194,7 @@ def test_what_safetensors_refuses_is_refused(what: str, pair: tuple[Side, Side])
 @pytest.mark.parametrize(
     ("make", "theirs", "ours"),
     [
-        # Where safetensors stumbles over what it did not look for.
+        # Inputs that safetensors does not check and fails on.
         (_WithExtraState, AttributeError, ValueError),
         (lambda: _Views(a=lambda storage: storage.to_sparse()), RuntimeError, ValueError),
         (
@@ -204,7 +204,7 @@ def test_what_safetensors_refuses_is_refused(what: str, pair: tuple[Side, Side])
         ),
     ],
 )
-def test_what_is_refused_otherwise(
+def test_errors_that_differ_from_those_of_safetensors(
     make: Any, theirs: Any, ours: Any, pair: tuple[Side, Side]
 ) -> None:
     answers = both(pair, lambda side: side.drop_in.save_model(make(), side.path))

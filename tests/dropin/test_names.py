@@ -1,4 +1,4 @@
-"""fastio under the names of safetensors: what others import from there is here, and works."""
+"""fastio under the names of safetensors: every name that others import exists and works."""
 
 import ast
 import importlib.util
@@ -17,13 +17,13 @@ import fastio.numpy
 import fastio.torch
 import testbed
 
-# By these names they are not checked: most are not public.
+# Their signatures are not checked: most are not public.
 _FASTIO: Any = fastio
 _TORCH: Any = fastio.torch
 _NUMPY: Any = fastio.numpy
 
-# Each is taken by a release of transformers, accelerate, peft, diffusers, huggingface_hub, vLLM or
-# torch itself.
+# A release of transformers, accelerate, peft, diffusers, huggingface_hub, vLLM or torch itself
+# imports each of them.
 _NAMES = {
     "": (
         "SafetensorError safe_open serialize serialize_file deserialize TensorSpec TensorMeta "
@@ -40,13 +40,13 @@ _LIBRARIES = ("transformers", "accelerate", "huggingface_hub", "peft", "diffuser
 
 
 def _object(module: str, name: str) -> object:
-    """What fastio has under a name of safetensors."""
+    """fastio's object for a name of safetensors."""
     owner = importlib.import_module("fastio" + module.removeprefix("safetensors"))
     return getattr(owner, name)
 
 
 @pytest.mark.parametrize("module", _NAMES)
-def test_each_name_that_others_import_is_there(module: str) -> None:
+def test_each_name_that_others_import_exists(module: str) -> None:
     owner = f"safetensors.{module}" if module else "safetensors"
     for name in _NAMES[module].split():
         assert _object(owner, name) is not None
@@ -60,7 +60,7 @@ def _files(library: str) -> Iterator[Path]:
 
 
 def _taken(path: Path) -> Iterator[tuple[str, str]]:
-    """Modules and names of safetensors that a file takes."""
+    """The safetensors modules and names that a file imports."""
     text = path.read_text(encoding="utf-8", errors="ignore")
     if "safetensors" not in text:
         return
@@ -79,7 +79,7 @@ def _taken(path: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize("library", [*_LIBRARIES, "torch.distributed"])
-def test_whatever_an_installed_library_takes_is_there(library: str) -> None:
+def test_every_name_that_an_installed_library_imports_exists(library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     taken = {pair for path in _files(library) for pair in _taken(path)}
@@ -137,7 +137,7 @@ print(all(torch.equal(found[name], state[name]) for name in state))
     assert testbed.run_python(code, tmp_path).check().stdout.split()[-1] == "True"
 
 
-# ---- what they do -------------------------------------------------------------------------------
+# ---- behaviour ----------------------------------------------------------------------------------
 
 
 def _state() -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def _state() -> dict[str, torch.Tensor]:
     }
 
 
-def test_names_for_shared_memory_say_what_those_of_safetensors_say() -> None:
+def test_names_for_shared_memory_raise_the_errors_of_safetensors() -> None:
     state = _state()
     theirs: Any = safetensors.torch
     ours = _TORCH

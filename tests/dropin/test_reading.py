@@ -1,6 +1,6 @@
-"""fastio under safetensors' names beside safetensors: each call is made on both, and has the same
-answer, or an error of the kind that the caller of the other catches. What fastio does otherwise on
-purpose stands in `_TAKES_MORE` and `_REFUSES`, with the reason.
+"""fastio under safetensors' names beside safetensors. Each call is made on both and has the same
+answer, or an error that the other's `except` catches. Deliberate differences are in `_TAKES_MORE`
+and `_REFUSES`, with the reason.
 """
 
 import contextlib
@@ -57,7 +57,9 @@ _SPEC: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 class _Side(NamedTuple):
-    """One of the two libraries, and a file that only it reads, so that it is as cold as it was."""
+    """One of the two libraries, and a file that it alone reads, so that its page cache stays as
+    set.
+    """
 
     library: types.ModuleType
     drop_in: types.ModuleType
@@ -119,7 +121,7 @@ def _assert_equal(ours: Any, theirs: Any) -> None:
 
 
 def _kind(error: Exception) -> type[Exception]:
-    """What our error has to be, where safetensors raises this one."""
+    """The error that fastio must raise for this error of safetensors."""
     if isinstance(error, safetensors.SafetensorError):
         return fastio.FastioError
     return next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
@@ -136,14 +138,14 @@ def _assert_same_outcome(ours: Any, theirs: Any) -> None:
 
 
 def _same(sides: tuple[_Side, _Side], call: Callable[[_Side], Any]) -> Any:
-    """Make a call on both; return what it came to."""
+    """Make a call on both; return its result."""
     theirs, ours = (_outcome(functools.partial(call, side)) for side in sides)
     _assert_same_outcome(ours, theirs)
     return ours
 
 
 def _named(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Sorted by name: what safetensors makes of bytes comes in an order of chance."""
+    """Sorted by name: safetensors returns the tensors of bytes in random order."""
     return {name: answer[name] for name in sorted(answer)}
 
 
@@ -195,7 +197,7 @@ def sides(
 
 @pytest.fixture
 def plain_sides(framework: Any, written: dict[tuple[str, bool], Path]) -> tuple[_Side, _Side]:
-    """Both with the same plain file, for what no reading has a part in."""
+    """Both with the same plain file, for tests in which reading plays no part."""
     return _sides(framework, written[framework, False], written[framework, False])
 
 
@@ -215,7 +217,7 @@ def _public(module: types.ModuleType) -> set[str]:
 
 
 def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
-    """Name, kind, and whether there is a default, of what a caller passes."""
+    """Name, kind, and whether there is a default, of each parameter."""
     return [
         (parameter.name, parameter.kind, parameter.default is not parameter.empty)
         for parameter in inspect.signature(function).parameters.values()
@@ -223,7 +225,7 @@ def _parameters(function: Any) -> list[tuple[str, Any, bool]]:
     ]
 
 
-def test_every_name_is_there(framework: Any) -> None:
+def test_every_name_of_safetensors_exists(framework: Any) -> None:
     theirs, ours = _sides(framework, Path(), Path())
     expected = _public(theirs.drop_in) - _FOR_ITS_OWN_USE
     assert {"deserialize", "load", "load_file", "safe_open", "save", "save_file"} <= expected
@@ -251,7 +253,7 @@ def test_functions_take_the_same_arguments(module: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deserialize", "serialize", "serialize_file", "TensorSpec"])
-def test_what_takes_bytes_and_addresses_takes_the_same_arguments(name: str) -> None:
+def test_functions_of_bytes_and_addresses_take_the_same_arguments(name: str) -> None:
     theirs, ours = getattr(safetensors, name), getattr(fastio, name)
     assert _parameters(ours) == _parameters(theirs)
 
@@ -307,7 +309,7 @@ def test_frameworks_have_all_their_names(name: str, written: dict[tuple[str, boo
     _same(sides, lambda side: side.library.safe_open(path, name).get_tensor("w"))
 
 
-# ---- what comes back ----------------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------------
 
 
 def test_names_come_in_the_same_order(sides: tuple[_Side, _Side]) -> None:
@@ -316,13 +318,13 @@ def test_names_come_in_the_same_order(sides: tuple[_Side, _Side]) -> None:
     assert keys == sorted(offset_keys) != offset_keys
 
 
-def test_metadata_is_what_was_stored(sides: tuple[_Side, _Side]) -> None:
+def test_metadata_equals_the_stored_metadata(sides: tuple[_Side, _Side]) -> None:
     assert _same(sides, lambda side: _named(side.open().metadata())) == _named(_METADATA)
 
 
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("metadata", [None, {"a": ""}])
-def test_where_no_metadata_was_stored_there_is_none(
+def test_a_file_without_metadata_has_none(
     sealed: bool, metadata: Any, framework: Any, tmp_path: Path
 ) -> None:
     plain = write(tmp_path / "plain", {"w": ("F32", (3,))}, metadata=metadata)
@@ -364,7 +366,9 @@ def test_load_file(sides: tuple[_Side, _Side]) -> None:
         _same(sides, lambda side: side.drop_in.load_file(side.path, device="cpu"))
 
 
-def test_what_was_read_can_be_written_to_and_the_file_stays(sides: tuple[_Side, _Side]) -> None:
+def test_tensors_that_were_read_can_be_written_to_and_the_file_stays(
+    sides: tuple[_Side, _Side],
+) -> None:
     ours = sides[1]
     before = ours.path.read_bytes()
     for tensor in ours.open().get_tensors().values():
@@ -492,7 +496,7 @@ _OTHERWISE: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def _by_numpy(path: Path, name: str, index: Any, framework: Any) -> Any:
-    """What numpy makes of an index on all of the tensor."""
+    """The part that numpy selects from the whole tensor."""
     whole = safetensors.numpy.load_file(path)[name]
     if isinstance(index, torch.Tensor):
         index = index.numpy()
@@ -525,7 +529,7 @@ def _compare_slices(sides: tuple[_Side, _Side], name: str, index: str, path: Pat
         assert index in _REFUSES[framework][0], ours.error
         assert isinstance(ours.error, fastio.FastioError)
     elif isinstance(theirs, _Refused) and (name == "scalar" or framework == "np"):
-        # More than one thing is wrong here, and either may be the one that is told.
+        # The call has several errors; either may be reported.
         assert isinstance(ours.error, (fastio.FastioError, _kind(theirs.error)))
     else:
         _assert_same_outcome(ours, theirs)
@@ -558,7 +562,7 @@ def _part(side: _Side, *, name: str, index: Any) -> Any:
 
 def test_a_slice_is_iterated_like_a_tensor(plain_sides: tuple[_Side, _Side]) -> None:
     if plain_sides[0].framework == "np":
-        pytest.skip("safetensors' own cannot be: it ends with no IndexError")
+        pytest.skip("safetensors' own loops for ever: it raises no IndexError")
     _same(plain_sides, lambda side: list(side.open().get_slice("w")))
 
 
@@ -582,14 +586,16 @@ def test_any_index_of_torch(written: dict[tuple[str, bool], Path], index: tuple[
     _same(sides, lambda side: side.open().get_slice("w")[index])
 
 
-# ---- names that are not there -------------------------------------------------------------------
+# ---- missing names ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["get_tensor", "get_slice"])
 @pytest.mark.parametrize(
     "name", ["W", "__metadata__", "layers", None, 3, b"w", ["w"], ("w",), np.str_("w"), True]
 )
-def test_a_name_that_is_not_there(plain_sides: tuple[_Side, _Side], method: str, name: Any) -> None:
+def test_a_missing_name_is_a_key_error(
+    plain_sides: tuple[_Side, _Side], method: str, name: Any
+) -> None:
     def asked(side: _Side) -> Any:
         got = getattr(side.open(), method)(name)
         return got if _is_tensor(got) else got.get_shape()
@@ -597,7 +603,7 @@ def test_a_name_that_is_not_there(plain_sides: tuple[_Side, _Side], method: str,
     _same(plain_sides, asked)
 
 
-def test_what_is_not_there_is_a_key_error_too(plain_sides: tuple[_Side, _Side]) -> None:
+def test_a_missing_name_is_a_python_key_error_too(plain_sides: tuple[_Side, _Side]) -> None:
     with pytest.raises(KeyError, match="did you mean 'layers"):
         plain_sides[1].open().get_tensor("layer.10")
 
@@ -616,7 +622,7 @@ def test_what_is_not_there_is_a_key_error_too(plain_sides: tuple[_Side, _Side]) 
         lambda file: file.__exit__(),
     ],
 )
-def test_what_it_cannot(plain_sides: tuple[_Side, _Side], call: Any) -> None:
+def test_unsupported_selections_are_refused(plain_sides: tuple[_Side, _Side], call: Any) -> None:
     assert isinstance(_same(plain_sides, lambda side: call(side.open())), _Refused)
 
 
@@ -665,9 +671,7 @@ def test_a_file_is_closed_with_its_last_slice(sides: tuple[_Side, _Side]) -> Non
     for name in file.offset_keys()[:4]:  # a loop, which is read ahead
         file.get_tensor(name)
     file.__exit__(None, None, None)
-    assert (
-        part._reader._access._ahead is None
-    )  # nothing that was read ahead waits in memory for nobody
+    assert part._reader._access._ahead is None  # no tensor that was read ahead stays in memory
     assert part[0].shape == (1000,)
     del part
     assert eventually(lambda: open_files() == before)
@@ -801,7 +805,9 @@ def _with(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("file", list(_WRONG_FILES))
-def test_a_file_that_is_none(plain_sides: tuple[_Side, _Side], file: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(
+    plain_sides: tuple[_Side, _Side], file: str, tmp_path: Path
+) -> None:
     good = plain_sides[0].path.read_bytes()
     path = _WRONG_FILES[file](tmp_path, good)
     _same(plain_sides, lambda side: side.library.safe_open(path, side.framework).keys())
@@ -813,8 +819,8 @@ def test_a_file_that_is_none(plain_sides: tuple[_Side, _Side], file: str, tmp_pa
         path.close()
 
 
-def test_where_the_kernel_says_why_so_does_fastio(plain_sides: tuple[_Side, _Side]) -> None:
-    """safetensors calls whatever open(2) says a FileNotFoundError."""
+def test_errors_of_the_kernel_keep_their_reason(plain_sides: tuple[_Side, _Side]) -> None:
+    """safetensors raises FileNotFoundError for every error of open(2)."""
     theirs, ours = plain_sides
     below_a_file = theirs.path / "x"
     with pytest.raises(FileNotFoundError):
@@ -831,13 +837,13 @@ def test_a_folder_is_no_file(plain_sides: tuple[_Side, _Side]) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["PT", "nope", "", "numpy ", None, 1, b"pt", ["pt"]])
-def test_a_framework_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
+def test_an_unknown_framework_name_is_refused(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
     refused = _same(plain_sides, lambda side: side.library.safe_open(side.path, wrong).keys())
     assert isinstance(refused, _Refused)
 
 
 @pytest.mark.parametrize("wrong", ["nope", "", "MMAP", "uring", None, 1, b"mmap"])
-def test_a_backend_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
+def test_an_invalid_backend_is_refused(plain_sides: tuple[_Side, _Side], wrong: Any) -> None:
     for call in (
         lambda side: side.open(backend=wrong).keys(),
         lambda side: side.drop_in.load_file(side.path, backend=wrong),
@@ -845,11 +851,11 @@ def test_a_backend_that_is_none(plain_sides: tuple[_Side, _Side], wrong: Any) ->
         assert isinstance(_same(plain_sides, call), _Refused)
 
 
-# For torch a device that is not here: safetensors opens, and the first tensor is a RuntimeError.
+# A device that torch lacks here: safetensors opens, and the first tensor is a RuntimeError.
 @pytest.mark.parametrize(
     "device", ["nope", "", "cuda:x", "meta", "CPU", -1, 1.5, b"cpu", ["cpu"], "disk", "mps"]
 )
-def test_a_device_that_is_none(plain_sides: tuple[_Side, _Side], device: Any) -> None:
+def test_an_invalid_device_is_refused(plain_sides: tuple[_Side, _Side], device: Any) -> None:
     for call in (
         lambda side: side.open(device=device).get_tensor("w"),
         lambda side: side.open(device=device).get_tensors(),
@@ -861,7 +867,7 @@ def test_a_device_that_is_none(plain_sides: tuple[_Side, _Side], device: Any) ->
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0, np.int64(0)])
 def test_an_accelerator(plain_sides: tuple[_Side, _Side], device: Any) -> None:
     if torch.accelerator.is_available():
-        pytest.skip("there is one here")
+        pytest.skip("this machine has an accelerator")
     refused = _same(plain_sides, lambda side: side.open(device=device).get_tensor("w"))
     assert isinstance(refused, _Refused)
 
@@ -879,7 +885,7 @@ def test_tensors_go_to_a_gpu(written: dict[tuple[str, bool], Path], device: Any)
     _same(sides, moved)
 
 
-def test_torch_takes_a_device_of_torch_which_safetensors_does_not(
+def test_torch_devices_are_accepted_unlike_in_safetensors(
     written: dict[tuple[str, bool], Path],
 ) -> None:
     path = written["pt", False]
@@ -967,7 +973,7 @@ def test_bytes_are_loaded(
     ],
 )
 @pytest.mark.parametrize("call", ["deserialize", "load"])
-def test_bytes_that_are_none(
+def test_invalid_bytes_are_refused(
     framework: Any, contents: dict[tuple[str, bool], bytes], wrong: Any, call: str
 ) -> None:
     data = wrong(contents[framework, False])
@@ -1002,7 +1008,7 @@ _READS: dict[str, Callable[[_Side], Any]] = {
 
 
 @pytest.mark.parametrize("read", list(_READS))
-def test_a_damaged_file_is_refused_and_what_is_sound_of_it_is_not(
+def test_a_damaged_file_is_refused_and_its_sound_tensors_are_read(
     framework: Any,
     temperature: str,
     read: str,
@@ -1065,7 +1071,7 @@ def test_each_dtype_is_held_as_safetensors_holds_it_or_better(
         return
     for call in calls:
         expected, got = (_outcome(functools.partial(call, side)) for side in sides)
-        if isinstance(expected, _Refused):  # fastio has a name for it, safetensors has none there
+        if isinstance(expected, _Refused):  # fastio has a name for it, safetensors does not
             assert dtype in _NOT_IN_LOAD or (framework == "np" and dtype not in _IN_NUMPY)
             assert not isinstance(got, _Refused), got.error
         else:
@@ -1101,7 +1107,7 @@ class _Views(torch.nn.Module):
 
 
 def _loaded(side: _Side, make: Callable[[], torch.nn.Module], path: Path, **arguments: Any) -> Any:
-    """What load_model returns, sorted, and what the model holds then."""
+    """The sorted result of load_model, and the model's values afterwards."""
     torch.manual_seed(0)
     model = make()
     answer = side.drop_in.load_model(model, path, **arguments)
@@ -1113,7 +1119,7 @@ def _loaded(side: _Side, make: Callable[[], torch.nn.Module], path: Path, **argu
 
 
 def _same_load(path: Path, make: Callable[[], torch.nn.Module], folder: Path) -> Any:
-    """Load it by both, plain and sealed, strictly and not; return what the loose one came to."""
+    """Load it with both, plain and sealed, strictly and loosely; return the loose result."""
     sealed = fastio.seal(path, folder / "sealed")
     for ours in (path, sealed):
         for strict in (True, False):
@@ -1225,7 +1231,7 @@ def test_tied_names_that_a_hook_gives_are_loaded(tmp_path: Path) -> None:
         assert torch.equal(model.head.weight, saved.embed.weight)
 
 
-def test_what_save_model_wrote_is_loaded(tmp_path: Path) -> None:
+def test_a_file_of_save_model_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(1)
     saved = _Tied()
     path = tmp_path / "file"

@@ -1,6 +1,6 @@
-"""fastio under safetensors' names where it saves: bytes that are safetensors' own, files that it
-reads, and errors of the kind that the caller of the other catches. What fastio does otherwise on
-purpose stands in `_OTHERWISE`, with the reason.
+"""fastio's saves under safetensors' names: the bytes are safetensors' own, safetensors reads the
+files, and the caller's `except` catches the errors. Deliberate differences are in `_OTHERWISE`,
+with the reason.
 """
 
 import collections
@@ -35,7 +35,7 @@ from saving.beside import (
 )
 
 _OWN_KEYS = {"fastio.header", "fastio.version", "fastio.checksums"}
-# F4 has no dtype in numpy; what is saved there is saved as uint8.
+# F4 has no dtype in numpy; it is saved there as uint8.
 _DTYPES = {
     framework: sorted(frameworks.framework(framework).DTYPES.keys() - _left_out)
     for framework, _left_out in (("pt", set[str]()), ("np", {"F4"}))
@@ -89,9 +89,9 @@ def test_saved_bytes_are_those_of_safetensors(framework: Any, data: st.DataObjec
         for library in (safetensors, fastio)
     )
     tensors = data.draw(_tensors(framework))
-    # With more keys safetensors has them in an order of chance.
+    # With more keys safetensors orders them at random.
     metadata = data.draw(st.none() | st.dictionaries(_TEXT, _TEXT, max_size=1))
-    hypothesis.assume(tensors or metadata != {})  # what safetensors writes then is no file
+    hypothesis.assume(tensors or metadata != {})  # safetensors then writes an invalid file
     same = ours.save(tensors, metadata) == theirs.save(tensors, metadata)
     assert same
 
@@ -120,7 +120,7 @@ def test_no_tensors_and_empty_metadata_come_to_a_file(framework: Any, tmp_path: 
     theirs, ours = sides(framework, tmp_path)
     saved = ours.drop_in.save({}, {})
     assert safetensors.deserialize(saved) == []
-    with pytest.raises(safetensors.SafetensorError):  # which does not read what it wrote
+    with pytest.raises(safetensors.SafetensorError):  # which cannot read its own output
         safetensors.deserialize(theirs.drop_in.save({}, {}))
 
 
@@ -138,7 +138,7 @@ def test_a_file_is_read_by_both_and_has_the_metadata_that_was_given(
     tensors, ours = _all_kinds(framework), pair[1]
     answers = both(pair, lambda side: side.drop_in.save_file(tensors, side.path, metadata))
     assert answers == (None, None)
-    # Of some that it saves safetensors has no dtypes when it loads.
+    # safetensors saves some dtypes that it cannot load.
     loadable = {name: tensor for name, tensor in tensors.items() if _is_loaded(tensor)}
     with safetensors.safe_open(ours.path, framework) as file:
         assert_same_tensors({name: file.get_tensor(name) for name in loadable}, loadable)
@@ -182,7 +182,7 @@ def test_metadata_of_a_sealed_file_may_be_handed_on(
 
 
 class _Path:
-    """What `os.fspath` takes."""
+    """An argument for `os.fspath`."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -319,7 +319,9 @@ _REFUSED: dict[str, tuple[str, Any, Any]] = {
 
 @pytest.mark.parametrize("what", _REFUSED)
 @pytest.mark.parametrize("function", ["save", "save_file"])
-def test_what_safetensors_refuses_is_refused(what: str, function: str, tmp_path: Path) -> None:
+def test_inputs_that_safetensors_refuses_are_refused(
+    what: str, function: str, tmp_path: Path
+) -> None:
     framework, tensors, metadata = _REFUSED[what]
 
     def call(side: Side) -> Any:
@@ -348,22 +350,22 @@ def test_a_filename_that_safetensors_refuses_is_refused(
 
 _COMPLEX = torch.complex(torch.zeros(2), torch.ones(2)).conj()
 _OTHERWISE: dict[str, tuple[str, Any, type[Exception] | None, type[Exception] | None]] = {
-    # Where safetensors stumbles over what it did not look for.
+    # Inputs that safetensors does not check and fails on.
     "a list of arrays": ("np", [_A], AttributeError, TypeError),
     "no array": ("np", {"w": [1.0]}, AttributeError, TypeError),
     "a scalar of numpy": ("np", {"w": np.float32(1)}, AttributeError, TypeError),
     "complex128": ("pt", {"w": _W.to(torch.complex128)}, KeyError, fastio.DtypeError),
     "text that is no UTF-8": ("pt", {"\ud800": _W}, UnicodeEncodeError, fastio.UsageError),
-    # Files that nothing can read, or that lack what was to be saved.
+    # Unreadable files, or files that lack tensors of the caller.
     "the name of the metadata": ("np", {"__metadata__": _A}, None, fastio.UsageError),
     "a mask": ("np", {"w": np.ma.masked_array(_A, _A > 3)}, None, TypeError),
-    # There is no reason to refuse it.
+    # fastio has no reason to refuse it.
     "a tensor in numpy": ("np", {"w": _W}, AttributeError, None),
 }
 
 
 @pytest.mark.parametrize("what", _OTHERWISE)
-def test_what_is_otherwise_on_purpose(what: str, tmp_path: Path) -> None:
+def test_deliberate_differences_to_safetensors(what: str, tmp_path: Path) -> None:
     framework, tensors, *expected = _OTHERWISE[what]
     answers = both(sides(framework, tmp_path), lambda side: side.drop_in.save(tensors))
     for answer, error in zip(answers, expected, strict=True):

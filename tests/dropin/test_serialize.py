@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> tuple[Side, Side]:
 
 
 def _changes() -> Iterator[dict[str, Any]]:
-    """One argument after another, as it might be given."""
+    """One argument after another, as a caller might pass it."""
     for dtype in (*_DTYPES, "F32", "float", "complex128", "float4_e2m1fn", "", 1, None, b"bool"):
         yield {"dtype": dtype, "shape": [2, 4]}
     yield {"dtype": np.dtype("float32")}
@@ -66,7 +66,7 @@ def _changes() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("changed", tuple(_changes()), ids=repr)
-def test_a_spec_takes_and_says_what_that_of_safetensors_does(changed: dict[str, Any]) -> None:
+def test_a_spec_has_the_arguments_and_fields_of_safetensors_own(changed: dict[str, Any]) -> None:
     theirs, ours = (outcome(functools.partial(_spec, library, **changed)) for library in _LIBRARIES)
     if isinstance(theirs, Refused):
         assert isinstance(ours, Refused)
@@ -153,7 +153,7 @@ class _Duck:
         (lambda spec: {"w": spec()}, [("a", "b")]),
     ],
 )
-def test_what_safetensors_refuses_is_refused(
+def test_inputs_that_safetensors_refuses_are_refused(
     tensors: Any, metadata: Any, pair: tuple[Side, Side]
 ) -> None:
     def specs(side: Side) -> Any:

@@ -1,5 +1,5 @@
-"""transformers and accelerate load a real model through fastio in the place of safetensors: their
-own code, with fastio's names under those that they import.
+"""transformers and accelerate load a real model through fastio in the place of safetensors. Their
+code is unchanged; its imports find fastio's names.
 
 They keep several `safe_open` objects in a set, without `with`, close them by hand, pass `backend=`,
 read slices with `...` from four threads, and want `format` in the metadata.
@@ -35,7 +35,7 @@ _INTEGRATION = importlib.import_module("transformers.integrations.accelerate")
 _ACCELERATE_MODELING = importlib.import_module("accelerate.utils.modeling")
 _ACCELERATE_OFFLOAD = importlib.import_module("accelerate.utils.offload")
 
-# Warnings of theirs are not ours to mend.
+# Warnings of their code are not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 _SHARD_BYTES = "20MB"
@@ -55,11 +55,11 @@ class _Calls(Counter[str]):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> _Calls:
-    """Put fastio where transformers and accelerate have safetensors, and count what is used."""
+    """Put fastio in the place of safetensors in both libraries, and count the calls."""
     made = _Calls()
 
     class OpenStore(fastio.safe_open):
-        """Counts what an open file is asked for."""
+        """Counts the calls on an open file."""
 
         def __init__(self, *args: Any, **arguments: Any) -> None:
             made["safe_open"] += 1
@@ -133,7 +133,7 @@ def folder(
 
 @pytest.fixture(scope="module")
 def expected(saved: dict[tuple[str, bool], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The model as safetensors gives it to transformers, from a file that nobody else reads."""
+    """The model as safetensors gives it to transformers, from a separate file."""
     own = shutil.copytree(saved["whole", False], tmp_path_factory.mktemp("expected") / "whole")
     return transformers.BertModel.from_pretrained(own).eval()
 
@@ -246,7 +246,7 @@ def test_from_pretrained_with_a_part_on_the_disk(
     opened = calls["safe_open"]
     assert opened
     _assert_same_answer(model, expected)
-    assert calls["safe_open"] > opened  # what is on the disk was read for the answer
+    assert calls["safe_open"] > opened  # the tensors on the disk were read for the answer
     assert calls["get_tensor"]
 
 
@@ -260,7 +260,7 @@ def test_load_checkpoint_and_dispatch(
     folder: Path, calls: _Calls, expected: Any, devices: Any
 ) -> None:
     blank = _blank() if devices else transformers.BertModel(_config())
-    # Which one is the checkpoint is told by its name, or that of its index.
+    # The checkpoint is chosen by its name, or that of its index.
     model = accelerate.load_checkpoint_and_dispatch(blank, folder, device_map=devices)
     assert calls["safe_open"] == calls["load_file"] == len(_files(folder))
     _assert_same_parameters(model, expected)
@@ -313,7 +313,7 @@ def test_weights_that_were_offloaded(
     assert calls["safe_open"] == calls["get_tensor"] == calls["__exit__"] == len(state)
 
 
-def test_metadata_without_a_format_is_told_apart(
+def test_metadata_without_a_format_has_its_own_error(
     saved: dict[tuple[str, bool], Path], calls: _Calls, tmp_path: Path
 ) -> None:
     state = safetensors.torch.load_file(saved["whole", False] / "model.safetensors")

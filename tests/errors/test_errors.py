@@ -1,4 +1,4 @@
-"""Errors say what was found and where, and travel between processes."""
+"""Errors report their finding and its place, and travel between processes."""
 
 import copy
 import errno
@@ -37,7 +37,7 @@ def test_an_error_survives_pickling_and_copying(error: fastio.FastioError) -> No
         assert vars(twin) == vars(error)
 
 
-def test_what_was_added_to_an_error_survives_pickling() -> None:
+def test_attributes_added_to_an_error_survive_pickling() -> None:
     error = fastio.FormatError("/data/m", "is empty")
     error.seen_by = "rank 3"  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(error)).seen_by == "rank 3"
@@ -116,7 +116,7 @@ def test_a_failed_system_call_looks_like_any_other_oserror() -> None:
 
 
 @pytest.mark.parametrize("twin", [pickle.loads(pickle.dumps(_READ)), copy.copy(_READ)])
-def test_what_every_oserror_has_survives_pickling(twin: fastio.ReadError) -> None:
+def test_the_fields_of_every_oserror_survive_pickling(twin: fastio.ReadError) -> None:
     assert (twin.errno, twin.strerror, twin.filename) == (5, "Input/output error", "/data/m")
 
 
@@ -140,7 +140,7 @@ def test_a_failed_system_call_is_also_what_python_calls_its_number(kind: Any, nu
 
 @pytest.mark.parametrize("kind", _SYSTEM_ERRORS)
 def test_a_failed_system_call_is_never_a_wait_that_timed_out(kind: Any) -> None:
-    # `except TimeoutError` around SaveHandle.result(timeout) means: the save still goes on.
+    # `except TimeoutError` around SaveHandle.result(timeout) means: the save still runs.
     assert not isinstance(kind(errno.ETIMEDOUT, "write", "/data/m"), TimeoutError)
 
 
@@ -160,7 +160,7 @@ def test_a_failed_system_call_takes_its_arguments_by_name() -> None:
     assert str(error) == "/data/m: open failed: EACCES (Permission denied): why"
 
 
-def test_what_is_not_known_is_not_mentioned() -> None:
+def test_unknown_fields_are_not_mentioned() -> None:
     assert str(fastio.FormatError("/data/m", "is empty")) == "/data/m: is empty"
     assert "held" not in str(fastio.MemoryLimitError(300, 200))
     assert "byte" not in str(_WRITE)
@@ -171,14 +171,14 @@ def test_what_is_not_known_is_not_mentioned() -> None:
 def test_a_key_error_is_a_sentence_and_not_a_quoted_one() -> None:
     assert not str(_NOT_FOUND).startswith(("'", '"'))
     assert "did you mean" not in str(fastio.TensorNotFoundError("w", "/data/m"))
-    assert _NOT_FOUND.args == ("wieght",)  # what every KeyError has there
+    assert _NOT_FOUND.args == ("wieght",)  # as in every KeyError
 
 
 @pytest.mark.parametrize(
     ("count", "end"),
     [(1, "'0'"), (3, "'0', '1', '2'"), (4, "'0', '1', '2' and 1 more")],
 )
-def test_of_many_tensors_the_first_are_named(count: int, end: str) -> None:
+def test_an_error_about_many_tensors_names_the_first(count: int, end: str) -> None:
     names = [str(number) for number in range(count)]
     error = fastio.ChecksumError(
         "m", chunk=0, offset=0, nbytes=1, expected="", found="", tensors=names

@@ -10,7 +10,7 @@ import testbed
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[testbed.Forks]:
-    """Runs code in a fork of a process that has fastio and `faults.samples` imported."""
+    """Runs code in a fork of a process that has imported fastio and `faults.samples`."""
     before = (
         "import ctypes, os, signal, fastio\nfrom pathlib import Path\n"
         "from samples import eventually\nfrom faults.samples import *"
@@ -27,6 +27,6 @@ def shape(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(params=["nameless", "named"])
 def beginning(request: pytest.FixtureRequest) -> str:
-    """How a new file begins: without a name, or with a temporary one where that cannot be."""
+    """The start of a new file: unnamed, or under a temporary name where O_TMPFILE fails."""
     way: str = request.param
     return way

@@ -1,4 +1,4 @@
-"""Small checkpoints to save, told apart by their seeds; and what of them a path holds."""
+"""Small checkpoints to save, identified by their seeds; and the checkpoint at a path."""
 
 import json
 import os
@@ -39,7 +39,7 @@ BLOCKS = 6
 def tensors_of(seed: int) -> dict[str, Any]:
     """365 kB of tensors, of three shards, whose bytes are random for each seed.
 
-    None begins where a direct write could take it from: all blocks are gathered.
+    No tensor is aligned for a direct write: all blocks are gathered.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -82,17 +82,17 @@ def save(path: Path | str, seed: int, shape: Shape, options: fastio.Options, **m
 
 
 def place(folder: Path, shape: Shape) -> Path:
-    """Where a checkpoint of this shape goes, in a folder that is there."""
+    """The path of a checkpoint of this shape, in an existing folder."""
     return folder / ("model.safetensors" if shape == "file" else "checkpoint")
 
 
 def held(path: Path) -> int:
-    """The seed of the checkpoint that a path holds, whole and verified; NOTHING if it has none.
+    """The seed of the whole, verified checkpoint at a path; NOTHING if the path has none.
 
     Raises
     ------
     AssertionError
-        If it loads and is none that was saved.
+        If it loads and differs from every saved one.
     FormatError, ChecksumError
         If it is damaged.
     """
@@ -112,7 +112,7 @@ def held(path: Path) -> int:
 
 
 def strays(path: Path) -> list[str]:
-    """Files that are no part of what is saved at a path: temporary ones, shards no index names."""
+    """Files at a path outside its checkpoint: temporary ones, and shards that no index names."""
     folder = path if path.is_dir() else path.parent
     names = os.listdir(folder)
     named = set()
@@ -134,7 +134,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 
 def refuse_nameless() -> None:
-    """From now on this process can make no file without a name, as on many filesystems."""
+    """From now on O_TMPFILE fails in this process, as on many filesystems."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:

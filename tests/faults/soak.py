@@ -1,7 +1,7 @@
-"""Saves, kills, power cuts and loads at random, for as long as asked: `make soak`.
+"""Random saves, kills, power cuts and loads for a given time: `make soak`.
 
-Counts how many saves were cut off, how many left a whole checkpoint, the old one or the new one,
-and how many lost one; ends with 1 if any did.
+Counts the interrupted saves and their results: the old checkpoint, the new one, or a lost one. Ends
+with 1 if any was lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import testbed
 
 Ending = Literal["finished", "killed at a completion", "killed", "power cut"]
 
-# Saves tensors that a seed makes; says when the save has returned.
+# Saves tensors made from a seed; reports when the save has returned.
 _SAVE = """
 path, seed, nbytes, shard_bytes, engine, lanes, durable, kill_at = argv
 if kill_at is not None:
@@ -41,7 +41,7 @@ _LARGEST_BYTES = 4 << 20
 
 
 def tensors_of(seed: int, nbytes: int) -> dict[str, Any]:
-    """Some tensors of random sizes and bytes, of so many bytes together."""
+    """Tensors of random sizes and bytes with the given total of bytes."""
     rng = np.random.default_rng(seed)
     bounds = np.sort(rng.integers(0, nbytes + 1, 6)).tolist()
     data = rng.integers(0, 256, nbytes, np.uint8)
@@ -58,7 +58,7 @@ def save(
     lanes: int,
     durable: bool,
 ) -> None:
-    """Save what a seed makes."""
+    """Save the tensors of a seed."""
     fastio.save(
         tensors_of(seed, nbytes),
         path,
@@ -71,13 +71,13 @@ def save(
 
 @dataclass(frozen=True)
 class Saved:
-    """What a path is to hold: nothing, where `nbytes` is None."""
+    """The expected checkpoint at a path; `nbytes` None means no file."""
 
     seed: int = 0
     nbytes: int | None = None
 
     def is_held(self, path: Path) -> bool:
-        """Whether it does, verified and byte by byte."""
+        """Whether the path holds it, verified and byte by byte."""
         try:
             found = fastio.load(path, verify="require")
         except (FileNotFoundError, fastio.FastioError):
@@ -99,7 +99,7 @@ def _loads(path: Path) -> bool:
 
 
 class Place:
-    """A folder that is saved to, with what it is to hold as one file and as a folder of shards."""
+    """A folder for saves, with the expected contents of one file and of a folder of shards."""
 
     def __init__(self, folder: Path, disk: testbed.PowerMount | None) -> None:
         self.name = disk.kind if disk is not None else "here"
@@ -120,7 +120,7 @@ def _sync(folder: Path) -> None:
 def _cut_off(
     place: Place, path: Path, forks: testbed.Forks, rng: random.Random, new: Saved
 ) -> tuple[Ending, testbed.Ended]:
-    """Save what is new, and let something happen meanwhile."""
+    """Save a new checkpoint, and let something happen meanwhile."""
     endings: list[Ending] = ["finished", "killed at a completion", "killed"]
     ending = rng.choice([*endings, "power cut"] if place.disk is not None else endings)
     assert new.nbytes is not None
@@ -134,7 +134,7 @@ def _cut_off(
         return ending, forks.run(_SAVE, *arguments, None)
     after_s = rng.uniform(0, 0.15)
     if place.disk is not None and ending == "power cut":
-        # In half of them a call is waited for; in the others the clock decides.
+        # Half of them wait for a system call; the others go by the clock.
         n = rng.randrange(60) if rng.random() < 0.5 else None
         begin = time.monotonic()
         disk = place.disk
@@ -154,7 +154,7 @@ def _cut_off(
 
 
 def cycle(place: Place, forks: testbed.Forks, rng: random.Random) -> tuple[Ending, str]:
-    """One save that may be cut off; what became of it: "new", "old", or "lost: " and how."""
+    """One save that may be cut off; its result: "new", "old", or "lost: " and the reason."""
     path = rng.choice(list(place.held))
     old = place.held[path]
     new = Saved(rng.randrange(1 << 30), rng.randrange(_LARGEST_BYTES))
@@ -163,7 +163,7 @@ def cycle(place: Place, forks: testbed.Forks, rng: random.Random) -> tuple[Endin
         return ending, f"lost: the save raised {ended.exception}: {ended.message}"
     if new.is_held(path):
         place.held[path] = new
-        # A power cut may bring back what was removed; the next save removes it again.
+        # A power cut may bring back removed files; the next save removes them again.
         if ending == "finished" and (left := _left_behind(path)):
             return ending, f"lost: left behind: {', '.join(left)}"
         return ending, "new"
@@ -175,7 +175,7 @@ def cycle(place: Place, forks: testbed.Forks, rng: random.Random) -> tuple[Endin
 
 
 def _left_behind(path: Path) -> list[str]:
-    """What is there beside what is held."""
+    """Files beside the expected ones."""
     folder = path if path.is_dir() else path.parent
     stem = f".{path.name}" if path.is_file() else "."
     names = [name for name in os.listdir(folder) if name.startswith(stem)]
@@ -188,7 +188,7 @@ def _left_behind(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def places(folder: Path) -> Iterator[list[Place]]:
-    """This folder, and disks whose power can be cut, where this machine has them."""
+    """This folder, and, if the machine permits them, disks whose power can be cut."""
     (folder / "here").mkdir()
     found = [Place(folder / "here", None)]
     kinds: tuple[Literal["ext4", "xfs"], ...] = ("ext4", "xfs")
@@ -238,7 +238,7 @@ def run(cycles: int | None, seconds: float | None, seed: int) -> int:
 
 
 def asked(description: str | None) -> tuple[int | None, float | None, int]:
-    """Read from the command line how many cycles, for how many seconds, and by which seed."""
+    """Read the command line: number of cycles, seconds, seed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--cycles", type=int, help="end after so many; 200 unless --minutes is given"

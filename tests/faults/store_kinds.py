@@ -1,5 +1,5 @@
-"""What happens to stores in `store_soak` besides damage: copies, backups, forks, full disks, roots
-that are replaced. Each has its own store, or leaves the one that it is given as it was.
+"""Events of stores in `store_soak` besides damage: copies, backups, forks, full disks, replaced
+roots. Each has its own store, or leaves the given one unchanged.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DISK_BYTES = 12 << 20
 
 
 def roots_of(folder: Path, count: int = 3) -> list[Path]:
-    """Where the roots of a store are."""
+    """The paths of a store's roots."""
     return [folder / f"root{at}" for at in range(count)]
 
 
 def create(folder: Path, seed: int, count: int = 3) -> list[Path]:
-    """A store with two replicas that holds what a seed makes."""
+    """A store with two replicas that holds the tensors of a seed."""
     roots = roots_of(folder, count)
     with fastio.Store.create(
         roots, replicas=2, shard_bytes=SHARD_BYTES, chunk_bytes=CHUNK_BYTES
@@ -40,14 +40,14 @@ def create(folder: Path, seed: int, count: int = 3) -> list[Path]:
 
 
 def holds(roots: Sequence[Path] | Path, seed: int) -> bool:
-    """Whether a store does, verified and byte by byte."""
+    """Whether a store holds them, verified and byte by byte."""
     with fastio.Store.open(roots) as store:
         found = store.load(verify="require")
     return is_made_by(found, seed)
 
 
 def is_made_by(found: Mapping[str, object], seed: int) -> bool:
-    """Whether these are the tensors that a seed makes."""
+    """Whether these are the tensors of a seed."""
     try:
         assert_same(found, tensors(seed))
     except AssertionError:
@@ -56,8 +56,8 @@ def is_made_by(found: Mapping[str, object], seed: int) -> bool:
 
 
 def _is_healthy(store: fastio.Store) -> bool:
-    """Whether the newest generation is, as the status says; what is wrong is printed. Of what is
-    older, a root that was replaced or restored from a backup may lack its copies.
+    """Whether the status calls the newest generation whole; its faults are printed. A root that was
+    replaced or restored from a backup may lack shards of older generations.
     """
     store.gc()
     status = store.status()
@@ -76,7 +76,7 @@ def _files(roots: Sequence[Path]) -> dict[str, bytes]:
 
 
 def copied(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
-    """A copy is opened by one root, saved to, and adopted; the original is as it was."""
+    """A copy is opened by one root, saved to, and adopted; the original stays unchanged."""
     folder = roots[0].parent / "copy"
     before = _files(roots)
     copies = [folder / root.name for root in roots]
@@ -90,7 +90,8 @@ def copied(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
                 store.gc()
         with fastio.Store.open(rng.choice(copies)) as store:
             own = own and {root.parent for root in store.roots} == {folder}
-        # It was saved to, and is where its manifest says: that it is a copy has to be said.
+        # The copy was saved to, and lies at the path in its manifest: only its owner can tell that
+        # it is a copy.
         with fastio.Store.adopt(copies, force=True) as adopted:
             adopted.save(tensors(seed + 2))
         held = holds(rng.choice(copies), seed + 2)
@@ -100,7 +101,7 @@ def copied(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
 
 
 def replaced(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
-    """One root is lost, or given up, and another one takes its place, at its path in the end."""
+    """One root is lost, or abandoned, and another one replaces it, at its path in the end."""
     old = rng.choice(roots)
     spare = old.with_name("spare")
     is_lost = rng.random() < 0.5
@@ -124,7 +125,7 @@ def replaced(roots: Sequence[Path], seed: int, rng: random.Random) -> bool:
 
 
 def replaced_by_force(folder: Path, seed: int, rng: random.Random) -> bool:
-    """A store of two has lost one: without force nothing is changed, and with it goes on."""
+    """A store of two has lost one: without force nothing changes; with force the call goes on."""
     try:
         roots = create(folder, seed, 2)
         lost = rng.choice(roots)
@@ -146,7 +147,9 @@ def replaced_by_force(folder: Path, seed: int, rng: random.Random) -> bool:
 
 
 def read_in_a_fork(folder: Path, seed: int) -> str:
-    """A child reads on what its parent has opened, closed, saved over and collected."""
+    """A child goes on reading a generation that its parent has opened, closed, saved over and
+    collected.
+    """
     store = fastio.Store.open(roots_of(folder))
     reader = store.reader()
     go_on, write = os.pipe()
@@ -168,7 +171,7 @@ def read_in_a_fork(folder: Path, seed: int) -> str:
 
 
 def save_in_a_fork(folder: Path, seed: int, after_s: float) -> str:
-    """A child that is forked while a thread saves keeps nobody from saving."""
+    """A child that is forked while a thread saves blocks no later save."""
     go_on, write = os.pipe()
     with fastio.Store.open(roots_of(folder)) as store:
         thread = threading.Thread(target=store.save, args=(tensors(seed + 1),))
@@ -193,7 +196,7 @@ def save_in_a_fork(folder: Path, seed: int, after_s: float) -> str:
 
 @contextlib.contextmanager
 def small_disks(folder: Path) -> Iterator[list[Path] | None]:
-    """Roots on disks of their own that are soon full; None where they cannot be mounted."""
+    """Roots on disks of their own that fill up soon; None if they cannot be mounted."""
     with contextlib.ExitStack() as mounted:
         disks = []
         try:
@@ -213,7 +216,7 @@ def small_disks(folder: Path) -> Iterator[list[Path] | None]:
 
 
 def _fill(disk: Path) -> None:
-    """Write until not a byte is left."""
+    """Write until the disk is full."""
     with (disk / "filler").open("ab", buffering=0) as file:
         nbytes = 1 << 20
         while nbytes:
@@ -224,7 +227,7 @@ def _fill(disk: Path) -> None:
 
 
 def full(roots: Sequence[Path], seed: int) -> bool:
-    """On full disks a save fails and changes nothing; what is collected makes room for one."""
+    """On full disks a save fails and changes nothing; collecting makes room for one."""
     with fastio.Store.open(roots) as store:
         store.gc()
         store.save(tensors(seed))
@@ -247,11 +250,11 @@ def full(roots: Sequence[Path], seed: int) -> bool:
 
 
 def mended(roots: Sequence[Path], seed: int, damage: Callable[[Path], object]) -> bool:
-    """What is damaged on one root is mended there: another one can then be lost."""
+    """Damage on one root is repaired from the other: afterwards the other can be lost."""
     rng = random.Random(seed)
     root = rng.choice(roots)
     with fastio.Store.open(roots) as store:
-        store.gc()  # of what is older, a root that was replaced may have had the other copy
+        store.gc()  # a replaced root may have had the other replica of older shards
     damage(root)
     with fastio.Store.open([each for each in roots if each.exists()]) as store:
         verify: Callable[..., object] = getattr(store, "verify")  # noqa: B009

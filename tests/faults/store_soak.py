@@ -1,8 +1,8 @@
 """Faults of a store at random, for as long as asked: part of `make soak`.
 
-Roots are damaged in every way that there is, lost and brought back, restored from backups, replaced
-and copied; writers are killed, processes forked, disks filled. Counts how many faults were tried,
-how many the store has survived with the right bytes, and how many lost any.
+Roots are damaged in every known way, lost and brought back, restored from backups, replaced and
+copied. Writers are killed, processes forked, disks filled. Counts the faults, those that the store
+survived with the right bytes, and those that lost any.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _roots = store_kinds.roots_of
 
 
 def save(folder: Path, seed: int) -> None:
-    """Save what a seed makes, to the roots that are there."""
+    """Save the tensors of a seed to the present roots."""
     with fastio.Store.open([root for root in _roots(folder) if root.exists()]) as store:
         store.save(tensors(seed))
 
 
 class Soak:
-    """A store of three roots with two replicas, and what it is to hold."""
+    """A store of three roots with two replicas, and its expected tensors."""
 
     def __init__(
         self,
@@ -61,13 +61,15 @@ class Soak:
         store_kinds.create(folder, 0)
 
     def _holds(self, seed: int) -> bool:
-        """Whether it does, verified and byte by byte, seen from any of its roots first."""
+        """Whether the store holds them, verified and byte by byte, seen from any of its roots
+        first.
+        """
         roots = [root for root in _roots(self._folder) if root.exists()]
         self._rng.shuffle(roots)
         return store_kinds.holds(roots, seed)
 
     def damaged_root(self) -> bool:
-        """One root is damaged in some way, and mended afterwards."""
+        """One root is damaged in some way, and repaired afterwards."""
         root = self._rng.choice(_roots(self._folder))
         kept = self._folder / "kept"
         shutil.copytree(root, kept, symlinks=True)
@@ -101,7 +103,7 @@ class Soak:
         survived = self._rng.choice([self._saved, self.killed_writer])()
         shutil.rmtree(root)
         backup.rename(root)
-        # What nobody was told of may be whole no more.
+        # An unreported generation may have lost shards.
         if not self._holds(self._seed):
             self._seed -= 1
             survived = survived and not self._is_reported and self._holds(self._seed)
@@ -114,7 +116,7 @@ class Soak:
         return self._holds(self._seed)
 
     def killed_writer(self) -> bool:
-        """A writer is killed at some system call: there is what was there, or what is new."""
+        """A writer is killed at some system call: the old generation or the new one is there."""
         at = self._rng.randrange(_STEPS_MOST)
         ended = self._forks.run(
             _SAVE,
@@ -130,13 +132,13 @@ class Soak:
         return "returned" not in ended.said and self._holds(self._seed)
 
     def collected(self) -> bool:
-        """Old generations are removed, and what dead writers left."""
+        """Old generations are removed, and the leftovers of dead writers."""
         with fastio.Store.open(_roots(self._folder)) as store:
             store.gc(keep=self._rng.randrange(1, 4))
         return self._holds(self._seed)
 
     def rolled_back(self) -> bool:
-        """The generation before is the newest one again, and then the newest one is."""
+        """A rollback makes the generation before the newest one again; a second one undoes it."""
         with fastio.Store.open(_roots(self._folder)) as store:
             newest = store.generation
             if len(store.generations()) > 1:
@@ -181,7 +183,7 @@ class Soak:
         )
 
     def kinds(self) -> list[Callable[[], bool]]:
-        """What is tried, some more often than others."""
+        """The kinds of faults, some more often than others."""
         found = [self.damaged_root] * 5 + [self.killed_writer] * 3
         found += [self.lost_root, self.collected, self.rolled_back, self.restored_backup]
         found += [self.copied_store, self.replaced_root, self.replaced_root_by_force]
@@ -191,7 +193,7 @@ class Soak:
         if hasattr(fastio.Store, "verify"):
             found.append(self.mended_root)
         else:
-            print("nothing is mended: stores have no verify")
+            print("no repairs: stores have no verify")
         return found
 
 

@@ -11,7 +11,7 @@ SHARD_BYTES = 200_000
 
 
 def roots_in(folder: Path) -> list[Path]:
-    """Where the roots of a store are."""
+    """The paths of a store's roots."""
     return [folder / "root0", folder / "root1"]
 
 
@@ -25,7 +25,7 @@ def create(folder: Path) -> None:
 
 
 def change(folder: Path, what: str, engine: Engine) -> None:
-    """Save the new tensors; or do what comes back to the old ones; or collect."""
+    """Save the new tensors; or roll back to the old ones; or collect."""
     with fastio.Store.open(roots_in(folder)) as store:
         if what == "save":
             store.save(tensors_of(NEW), options=in_few_writes(engine))
@@ -36,7 +36,7 @@ def change(folder: Path, what: str, engine: Engine) -> None:
 
 
 def save_next(folder: Path) -> None:
-    """Save what comes after that."""
+    """Save the tensors that follow."""
     with fastio.Store.open(roots_in(folder)) as store:
         store.save(tensors_of(NEXT))
 
@@ -47,7 +47,7 @@ def held(roots: Sequence[Path], generation: int | None = None) -> int:
     Raises
     ------
     AssertionError
-        If it loads and is none that was saved.
+        If it loads and differs from every saved one.
     """
     with fastio.Store.open(roots, generation=generation) as store:
         found = {name: tensor.tobytes() for name, tensor in store.load(verify="require").items()}

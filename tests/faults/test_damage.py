@@ -1,4 +1,4 @@
-"""Any bit of a saved file that flips is met when it is loaded."""
+"""Every flipped bit of a saved file is found by a load."""
 
 import random
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_every_engine_saves_the_same_bytes(saved: Path, tmp_path: Path, engine: 
 
 
 def _unseen(path: Path, bits: list[int], error: type[Exception]) -> list[int]:
-    """Flip bits of a file, one at a time, and return those of which a load tells nothing."""
+    """Flip bits of a file, one at a time, and return those that a load does not report."""
     unseen = []
     with path.open("r+b", buffering=0) as file:
         content = path.read_bytes()

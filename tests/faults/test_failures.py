@@ -1,4 +1,6 @@
-"""A save that fails says what, where and why; what was there is there, and nothing else."""
+"""A failed save names the operation, the file and the reason. It leaves the old files, and nothing
+else.
+"""
 
 import errno
 import itertools
@@ -32,8 +34,8 @@ from samples import data_start, eventually, open_files
 
 Faults = Callable[..., None]
 
-# Says, while the error is still held, what failed, whether what was there is there bit for bit and
-# alone, how many descriptors are open more than before, and what is there; then saves once more.
+# Reports the failure while the error is still held: whether the old files are intact and alone, the
+# number of new descriptors, and the checkpoint at the path. Then saves once more.
 _SAVE_TWICE = """
 path, seed, again, shape, engine, beginning = argv
 if beginning == "named":
@@ -58,7 +60,7 @@ say("saved")
 def _each_call(
     forks: testbed.Forks, path: Path, shape: Shape, engine: Engine, beginning: str
 ) -> Iterator[tuple[testbed.Stop, testbed.Ended]]:
-    """Let each call of a save fail in turn; what was there before is there again each time."""
+    """Let each call of a save fail in turn; the old checkpoint is there again each time."""
     save(path, OLD, shape, one_by_one(engine), durable=False)
     for n in itertools.count():
         ended = forks.run(_SAVE_TWICE, path, NEW, OLD, shape, engine, beginning, at=_failing_at(n))
@@ -75,7 +77,7 @@ def _failing_at(n: int) -> Callable[[testbed.Stop], testbed.Answer]:
     return lambda stop: testbed.fail_with(errno.EIO) if stop.at == n else testbed.GO_ON
 
 
-def test_whichever_call_fails_the_old_checkpoint_is_left_bit_for_bit(
+def test_a_failure_of_any_call_leaves_the_old_checkpoint_bit_for_bit(
     forks: testbed.Forks,
     tmp_path: Path,
     engine: Engine,
@@ -104,7 +106,7 @@ def test_whichever_call_fails_the_old_checkpoint_is_left_bit_for_bit(
         assert blamed.startswith(str(path)), what
         if unchanged:
             assert (left, seed) == ([], OLD), what
-        else:  # it had its name already, which could not be brought to the disk
+        else:  # it had its name already, but the fsync of the folder failed
             assert (failed.name, failed.path, seed) == ("fsync", str(folder), NEW), what
     assert {"fallocate", "ftruncate", "pwrite64", "fchmod", "fsync", "rename"} <= seen
     assert strays(path) == []
@@ -132,7 +134,7 @@ def test_a_failed_fsync_is_not_tried_again(
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
-def test_where_no_space_can_be_set_aside_the_save_goes_on(
+def test_without_a_reservation_of_space_the_save_goes_on(
     forks: testbed.Forks, tmp_path: Path, engine: Engine, shape: Shape, error: int
 ) -> None:
     path = place(tmp_path, shape)
@@ -149,7 +151,7 @@ def test_where_no_space_can_be_set_aside_the_save_goes_on(
 
 
 def _unharmed(path: Path, attempt: Callable[[], Any]) -> fastio.WriteError:
-    """What a save fails with that leaves everything as it was, open files too."""
+    """Failures of a save that leave all files, open ones included, as they were."""
     files, descriptors = bytes_below(path.parent), open_files()
     with pytest.raises(fastio.WriteError) as raised:
         attempt()
@@ -193,7 +195,7 @@ def test_a_failed_write_of_a_shard_leaves_the_folder_as_it_was(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINTR], ids=["EAGAIN", "EINTR"])
-def test_what_asks_for_another_try_gets_it(
+def test_a_call_that_returns_eagain_is_tried_again(
     tmp_path: Path, engine: Engine, cache: Any, shape: Shape, faults: Faults, code: int
 ) -> None:
     path = place(tmp_path, shape)
@@ -207,7 +209,7 @@ def test_a_short_write_is_resumed(
     tmp_path: Path, engine: Engine, cache: Any, faults: Faults, nbytes: int
 ) -> None:
     path = place(tmp_path, "file")
-    # What was said not to be written is a hole: it has to be written, not only believed.
+    # The skipped bytes are a hole: a save that only assumed the write would leave it.
     faults((0, "short", nbytes), (3, "short", nbytes), (4, "short", nbytes))
     save(path, NEW, "file", one_by_one(engine, cache=cache))
     assert held(path) == NEW
@@ -229,7 +231,7 @@ def test_faults_of_all_kinds_at_once_are_survived(
     assert held(path) == NEW
 
 
-def test_a_device_that_writes_nothing_is_given_up(
+def test_a_disk_that_writes_no_bytes_is_an_error(
     tmp_path: Path, engine: Engine, cache: Any, shape: Shape, faults: Faults
 ) -> None:
     path = place(tmp_path, shape)
@@ -240,7 +242,7 @@ def test_a_device_that_writes_nothing_is_given_up(
     assert "no progress" in str(raised)
 
 
-def test_a_device_that_writes_nothing_of_a_header_is_given_up(
+def test_a_disk_that_writes_no_bytes_of_a_header_is_an_error(
     forks: testbed.Forks, tmp_path: Path, engine: Engine, shape: Shape
 ) -> None:
     path = place(tmp_path, shape)
@@ -259,14 +261,14 @@ def test_a_device_that_writes_nothing_of_a_header_is_given_up(
 
 
 def _free_bytes(folder: Path) -> int:
-    """For root, who may take what is kept from others."""
+    """Root may use space that is reserved from others."""
     status = os.statvfs(folder)
     return status.f_bfree * status.f_frsize
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A filesystem that has room for a checkpoint and no second one."""
+    """A filesystem with room for one checkpoint only."""
     folder = tmp_path / "small"
     folder.mkdir()
     if request.param == "tmpfs":
@@ -283,7 +285,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 
 
 @pytest.mark.root
-def test_a_full_disk_is_met_before_a_byte_is_written(
+def test_a_full_disk_is_found_before_a_byte_is_written(
     forks: testbed.Forks, small_disk: Path, engine: Engine, shape: Shape
 ) -> None:
     path = place(small_disk, shape)

@@ -1,4 +1,4 @@
-"""A disk that does not answer: Ctrl-C does, an error elsewhere does, and nothing is lost to it."""
+"""While a disk hangs, Ctrl-C and errors of other operations still end a save; no file is lost."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def cancelling() -> Iterator[None]:
 
 @pytest.mark.parametrize("ended_by", ["signal", "error"])
 @pytest.mark.usefixtures("cancelling")
-def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
+def test_memory_with_a_write_still_in_it_is_abandoned_until_the_write_returns(
     tmp_path: Path,
     engine: Engine,
     cache: Any,
@@ -86,14 +86,14 @@ def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
 
         def cancel_when_held() -> None:
             assert begun.wait(10)
-            time.sleep(0.3)  # by then all is written but the one write that never ends
+            time.sleep(0.3)  # by then only the one write that never ends is missing
             os.kill(os.getpid(), signal.SIGUSR1)
 
         with elsewhere(cancel_when_held) as canceller, pytest.raises(_CancelledError):
             save(path, NEW, shape, options)
         assert canceller.error is None
     assert bytes_below(tmp_path) == files
-    # The job's own memory is kept; what is written from where the tensors lie is theirs.
+    # The job keeps its own memory; a block written straight from a tensor is the caller's memory.
     assert native_threads() > threads, "nothing was held"
     assert eventually(lambda: _native.testing.abandoned_bytes() > 0 or cache == "keep")
 
@@ -106,7 +106,7 @@ def test_memory_with_a_write_still_in_it_is_parked_until_the_write_returns(
     assert (held(path), strays(path)) == (NEXT, [])
 
 
-# Interrupts saves while the disk hangs, and says how long each took to end, and what it left.
+# Interrupts saves while the disk hangs. Prints the time that each took to end, and its leftovers.
 _INTERRUPT = """
 import threading, time
 path, seed, again, engine, operation, control = argv
@@ -150,15 +150,15 @@ def test_an_interrupt_is_answered_within_100_ms_by_a_save_on_a_disk_that_hangs(
     ended = forks.run(
         _INTERRUPT, path, NEW, NEXT, engine, operation, slow_mount.control, timeout_s=90
     ).check()
-    ((seconds, unchanged, more_descriptors, parked),) = ended.said
+    ((seconds, unchanged, more_descriptors, abandoned),) = ended.said
     assert len(seconds) == 3
-    # The best of three: a busy machine may hold a process up for longer than the promise.
+    # The best of three: a busy machine may delay a process for longer than the promise.
     assert min(seconds) < 0.1, seconds
-    assert (unchanged, more_descriptors, parked) == (True, 0, 0)
+    assert (unchanged, more_descriptors, abandoned) == (True, 0, 0)
     assert (held(path), strays(path)) == (NEXT, [])
 
 
-def test_a_filesystem_where_every_file_has_a_name_is_saved_to(
+def test_a_save_works_on_a_filesystem_without_unnamed_files(
     slow_mount: testbed.SlowMount, engine: Engine, shape: Shape
 ) -> None:
     path = place(slow_mount.path, shape)
@@ -174,7 +174,7 @@ def _killed_at(n: int) -> Callable[[testbed.Stop], testbed.Answer]:
 
 
 @pytest.mark.parametrize("shape", ["folder"])
-def test_a_kill_at_any_system_call_is_survived_where_names_cannot_be_exchanged(
+def test_a_kill_at_any_system_call_is_survived_without_exchanges_of_names(
     forks: testbed.Forks, slow_mount: testbed.SlowMount, engine: Engine, shape: Shape
 ) -> None:
     path = place(slow_mount.path, shape)

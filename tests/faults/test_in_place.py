@@ -1,4 +1,4 @@
-"""A save into the file that is there: cut off, it leaves the old file or one that is refused."""
+"""A save into the existing file: cut off, it leaves the old file or one that is refused."""
 
 import errno
 import itertools
@@ -32,7 +32,7 @@ def _left(path: Path) -> int:
 def _each(
     forks: testbed.Forks, path: Path, engine: Engine, answer: testbed.Answer
 ) -> list[tuple[testbed.Ended, int]]:
-    """How a save ended that met this answer at its n-th call, and what it left, for each n."""
+    """For each n: the result of a save whose n-th call got the given answer, and its leftovers."""
     ends = []
     for n in itertools.count():
         save(path, OLD, "file", one_by_one(engine), durable=False)
@@ -58,7 +58,7 @@ def test_a_save_in_place_that_is_killed_leaves_nothing_that_passes_for_whole(
     assert set(left) <= {OLD, _REFUSED, NEW}
     assert left[-1] == NEW
     assert _REFUSED in left
-    # Once the header is there, everything before it is on the disk.
+    # Once the header is written, everything before it is on the disk.
     names = ends[-1][0].names()
     assert names[-3:] == ["fsync", "pwrite64", "fsync"]
 
@@ -72,6 +72,6 @@ def test_a_save_in_place_that_fails_says_that_the_old_file_is_lost(
     for n, (ended, seed) in enumerate(ends[:-1]):
         (code, _, blamed, kinds), failed = ended.check().said[0], ended.stops[n]
         assert (code, blamed, kinds) == (errno.EIO, str(path), ["failure"]), failed
-        # All is written when the last fsync fails, and whether it is on the disk is not known.
+        # All is written when the last fsync fails; whether it is on the disk is unknown.
         assert seed == _REFUSED or failed.name == "fsync", failed
     assert (ends[-1][0].check().said, ends[-1][1]) == ([[0, "", "", []]], NEW)

@@ -1,4 +1,4 @@
-"""A save that is killed anywhere leaves the old checkpoint or the new one; the next cleans up."""
+"""A killed save leaves the old checkpoint or the new one; the next save removes its leftovers."""
 
 import itertools
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _try_each(
     before: int,
     attempt: Callable[[Path, int], testbed.Ended],
 ) -> tuple[list[int], testbed.Ended]:
-    """Let the n-th attempt be killed at its n-th step, until one survives: what each of them left.
+    """Kill the n-th attempt at its n-th step, until one survives; yield the leftovers of each.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def test_a_save_that_is_killed_at_any_system_call_leaves_the_old_or_the_new_one(
         )
 
     left, survivor = _try_each(tmp_path, engine, shape, before, attempt)
-    # Up to some step the old one, from there on the new one; each step was come to.
+    # Up to some step the old one, from there on the new one; every step was reached.
     assert left == sorted(left)
     assert set(left) == {before, NEW}
     assert len(left) == len(survivor.stops) + 1
@@ -106,7 +106,7 @@ def test_a_save_that_is_killed_at_any_system_call_leaves_the_old_or_the_new_one(
 
 
 @pytest.mark.parametrize("before", [OLD, NOTHING], ids=["replacing", "fresh"])
-def test_a_save_that_is_killed_at_any_completion_leaves_what_was_there(
+def test_a_save_that_is_killed_at_any_completion_leaves_the_old_checkpoint(
     forks: testbed.Forks,
     tmp_path: Path,
     engine: Engine,
@@ -143,7 +143,7 @@ def test_the_temporary_file_of_a_save_that_still_runs_is_left_alone(
 
     forks.run(_SAVE, path, NEW, "file", engine, beginning, at=save_meanwhile).check()
     ((before, after, seed),) = meanwhile
-    # A file without a name has one just before it is renamed.
+    # An unnamed file gets a name just before it is renamed.
     assert len(before) == (1 if beginning == "named" or call == "rename" else 0)
     assert (after, seed) == (before, NEXT)
     assert (held(path), strays(path)) == (NEW, [])

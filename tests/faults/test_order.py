@@ -1,4 +1,4 @@
-"""In which order a save makes its calls: what a power cut on these filesystems does not show."""
+"""The order of a save's calls: a power cut on these filesystems does not reveal it."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def _go_on(_: testbed.Stop) -> testbed.Answer:
 
 
 def _steps(stops: list[testbed.Stop], folder: Path) -> list[str]:
-    """The calls in short: one for many writes in a row, and what each is of."""
+    """The calls in short: many writes in a row are one, and each names its kind of file."""
     steps = []
     for stop in stops:
         name = {"linkat": "link", "renameat2": "exchange", "unlinkat": "unlink"}.get(
@@ -74,7 +74,7 @@ def test_shards_and_their_names_are_on_the_disk_before_their_index_counts(
     shards = sorted(name for name in (file.name for file in path.iterdir()) if name != INDEX)
     assert steps[steps.index("link") - 1 :][: len(shards) * 2 + 7] == [
         "fsync",  # of the index, after that of each shard
-        "link",  # of the index: from here on a crash can be cleaned up
+        "link",  # of the index: from here on the next save can remove a crash's leftovers
         "fsync of the folder",
         *(step for name in shards for step in ("link", f"rename to {name}")),
         "fsync of the folder",
@@ -114,6 +114,6 @@ def test_a_save_that_is_not_durable_waits_for_no_disk(
     path = place(tmp_path, shape)
     path.parent.mkdir(exist_ok=True)
     if shape == "folder":
-        path.mkdir()  # a new folder's name is brought to the disk
+        path.mkdir()  # the name of a new folder is synced
     ended = forks.run(_SAVE, path, NEW, shape, engine, "nameless", False, at=_go_on).check()
     assert {"fsync", "fdatasync"}.isdisjoint(ended.names())

@@ -1,5 +1,5 @@
-"""A power cut at any moment of a save leaves the old checkpoint or the new one; once `save` has
-returned, the new one.
+"""A power cut during a save leaves the old checkpoint or the new one; after `save` has returned,
+the new one.
 """
 
 import itertools
@@ -46,7 +46,7 @@ def disk(
 
 @pytest.fixture
 def path(disk: testbed.PowerMount, shape: Shape, tmp_path: Path) -> Path:
-    """Where a checkpoint goes, in a folder that is on the disk."""
+    """The path of a checkpoint, in a folder that is on the disk."""
     folder = disk.path / tmp_path.name
     folder.mkdir()
     _sync(disk.path)
@@ -62,7 +62,7 @@ def _sync(folder: Path) -> None:
 
 
 def _go_back_to(before: int, path: Path, shape: Shape) -> None:
-    """Have the old checkpoint on the disk, or nothing."""
+    """Put the old checkpoint on the disk, or nothing."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -100,13 +100,13 @@ def test_a_power_cut_at_any_step_leaves_the_old_or_the_new_one(
             break
         disk.restart()
         left.append(held(path))
-        if left[-1] == NEW or before == NOTHING:  # also what was cut off would be there
+        if left[-1] == NEW or before == NOTHING:  # leftovers would be there as well
             _go_back_to(before, path, shape)
     assert ended.check().said == ["returned"]
     disk.cut()
     disk.restart()
     assert held(path) == NEW
-    # Up to some step the old one, from there on the new one; the last step may be what makes it so.
+    # Up to some step the old one, from there on the new one; the last step may make the change.
     left.append(NEW)
     assert left == sorted(left)
     assert set(left) == {before, NEW}
@@ -132,7 +132,7 @@ replacement.sync_folder = sync_folder
 
 @pytest.mark.parametrize("without", ["of the file", "of the folder"])
 @pytest.mark.parametrize("before", [OLD, NOTHING], ids=["replacing", "fresh"])
-def test_without_an_fsync_a_power_cut_loses_what_was_saved(
+def test_without_an_fsync_a_power_cut_loses_the_save(
     forks: testbed.Forks,
     disk: testbed.PowerMount,
     path: Path,
@@ -156,7 +156,7 @@ def test_without_an_fsync_a_power_cut_loses_what_was_saved(
 
 
 @pytest.mark.parametrize("shape", ["folder"])
-def test_without_the_fsync_of_an_index_a_power_cut_loses_what_was_saved(
+def test_without_the_fsync_of_an_index_a_power_cut_loses_the_save(
     forks: testbed.Forks, disk: testbed.PowerMount, path: Path, shape: Shape, engine: Engine
 ) -> None:
     _go_back_to(OLD, path, shape)
@@ -167,14 +167,14 @@ def test_without_the_fsync_of_an_index_a_power_cut_loses_what_was_saved(
         held(path)
 
 
-# What of a file reaches the disk before the power is cut, where nothing waits for it: the names,
-# with the first bytes that went through the page cache, or with all of them.
+# The parts of a file that reach the disk before the power cut if no call waits for it: the names,
+# and either all bytes or only those of the page cache.
 _REACHED = {"names": 0, "header": 4096, "half": 200_000, "all": 1 << 30}
 
 
 @pytest.mark.parametrize("reached", list(_REACHED))
 @pytest.mark.parametrize("cache", ["bypass", "keep"])
-def test_a_save_that_is_not_durable_never_leaves_what_loads_and_is_wrong(
+def test_a_save_that_is_not_durable_never_leaves_a_wrong_file_that_loads(
     forks: testbed.Forks,
     disk: testbed.PowerMount,
     path: Path,
@@ -207,7 +207,7 @@ os.fsync(folder)
     disk.cut()
     disk.restart()
     try:
-        seed = held(path)  # raises AssertionError for what loads and is wrong
+        seed = held(path)  # raises AssertionError for a checkpoint that loads and is wrong
     except (fastio.FormatError, fastio.ChecksumError):
         return
     assert seed in (OLD, NEW)

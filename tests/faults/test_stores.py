@@ -1,5 +1,5 @@
-"""A store whose writer is killed anywhere, or whose power is cut, has the generation before or the
-one after, on all of its roots together and on each of them; and the next writer goes on.
+"""A store whose writer is killed, or whose power is cut, has the old generation or the new one. So
+has each root by itself; and the next writer goes on.
 """
 
 import itertools
@@ -25,8 +25,8 @@ _AFTER = {"save": NEW, "rollback": OLD, "gc": NEW}
 
 
 def _prepare(folder: Path, what: str) -> None:
-    """A store before it is changed: with the old tensors, or where these are to come back, with
-    the new ones after them.
+    """A store before the change: with the old tensors, or, before a rollback, with the new ones
+    after them.
     """
     for root in stores.roots_in(folder):
         shutil.rmtree(root, ignore_errors=True)
@@ -36,17 +36,17 @@ def _prepare(folder: Path, what: str) -> None:
 
 
 def _check(folder: Path, what: str) -> int:
-    """What the newest generation has, seen from all roots and from each one."""
+    """The tensors of the newest generation, seen from all roots and from each one."""
     roots = stores.roots_in(folder)
     seen = stores.held(roots)
     allowed = {"save": {OLD, NEW}, "rollback": {OLD, NEW}, "gc": {NEW}}[what]
     assert seen in allowed
-    # A record that stands on one root only is not seen from the other; neither is torn.
+    # The other root does not show a record that is on one root only; neither is torn.
     assert {stores.held([root]) for root in roots} <= allowed
     return seen
 
 
-# What writes no shards has no engine.
+# Calls that write no shards use no engine.
 _CHANGES = [("save", "uring"), ("save", "pread"), ("rollback", "pread"), ("gc", "pread")]
 
 
@@ -152,7 +152,7 @@ def test_a_power_cut_at_any_step(
 
 
 @pytest.mark.root
-def test_a_root_whose_device_fails_is_done_without(
+def test_a_store_goes_on_without_a_root_whose_disk_fails(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, engine: Engine
 ) -> None:
     with testbed.failing_mount(tmp_path_factory.mktemp("failing")) as mount:

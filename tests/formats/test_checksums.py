@@ -1,4 +1,4 @@
-"""The format of a sealed file, computed a second time here; and every table that is not sound."""
+"""The format of a sealed file, computed by a second implementation; and every unsound table."""
 
 import base64
 import json
@@ -172,7 +172,7 @@ def test_chunks_of_every_size_are_verified(tmp_path: Path, chunk_bytes: int) -> 
         assert error.nbytes == len(data) - chunk * chunk_bytes
 
 
-def test_what_seal_writes_is_what_the_format_says(tmp_path: Path) -> None:
+def test_seal_writes_the_format_as_documented(tmp_path: Path) -> None:
     data = np.random.default_rng(1).bytes(3 * 2**20 + 1)
     path = tmp_path / "model.safetensors"
     save_file({"w": np.frombuffer(data, np.uint8)}, path, {"b": "ü", "a": '"'})
@@ -204,7 +204,7 @@ def test_a_file_without_data_has_a_table_without_checksums(tmp_path: Path) -> No
 
 
 def _resign(header: bytes) -> bytes:
-    """The header with a digest that is right, so that only what was changed in it is wrong."""
+    """The header with a correct digest, so that the change in it is its only fault."""
     blank = header[:42] + b"0" * 16 + header[58:]
     return header[:42] + f"{_native.xxh3_64(blank):016x}".encode() + header[58:]
 
@@ -259,7 +259,7 @@ def _in_turn(*changes: Callable[[dict[str, str]], None]) -> Callable[[dict[str, 
 
 
 def _stray_bits(chunks: str) -> str:
-    """Another last digit that decodes to the same bytes, unless it is looked at closely."""
+    """Another last digit that a lax decoder turns into the same bytes."""
     digits = chunks.rstrip("=")
     assert digits != chunks
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -357,7 +357,7 @@ def test_an_unsound_table_is_refused(sealed: Path, what: str, verify: Any) -> No
 
 
 @pytest.mark.parametrize("what", _UNSOUND)
-def test_an_unsound_table_does_not_matter_where_nothing_is_verified(
+def test_an_unsound_table_is_harmless_without_verification(
     sealed: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = expected_bytes(sealed)

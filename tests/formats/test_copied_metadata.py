@@ -1,5 +1,5 @@
-"""Metadata that another tool copied out of a sealed file: its file is an unsealed one, which loads,
-is told of once, and can be sealed.
+"""Metadata that another tool copied from a sealed file: the new file is an unsealed one. It loads,
+is reported once, and can be sealed.
 """
 
 import json
@@ -34,13 +34,13 @@ Metadata = dict[str, str]
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
-    # Of no other test: a file is told of once in a process.
+    # No other test uses this file: each file is reported once in a process.
     metadata = {"tag": tmp_path.name}
     return fastio.save(_ARRAYS, tmp_path / "sealed.safetensors", metadata=metadata)
 
 
 def _metadata(path: Path) -> Metadata:
-    """As every tool sees it."""
+    """Metadata as every tool sees it."""
     with safetensors.safe_open(path, "np") as file:
         found: Metadata = file.metadata()
     assert found.keys() >= _OWN_KEYS
@@ -116,7 +116,7 @@ _WAYS_TO_LOAD: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", _WAYS_TO_LOAD)
-def test_it_loads_and_is_told_of_once(
+def test_a_file_with_copied_metadata_loads_and_is_reported_once(
     copied: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_it_loads_and_is_told_of_once(
     assert ("<bytes>" if "<bytes>" in record.getMessage() else str(copied)) in record.getMessage()
 
 
-def test_other_contents_of_the_same_name_are_told_of_again(
+def test_other_contents_of_the_same_name_are_reported_again(
     sealed: Path, copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fastio.load(copied)
@@ -137,7 +137,7 @@ def test_other_contents_of_the_same_name_are_told_of_again(
     assert len(caplog.records) == 2
 
 
-def test_whoever_listens_is_told(copied: Path) -> None:
+def test_listeners_receive_an_event(copied: Path) -> None:
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     try:
@@ -148,7 +148,7 @@ def test_whoever_listens_is_told(copied: Path) -> None:
     assert (event.kind, event.path) == ("fallback", str(copied))
 
 
-def test_it_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
+def test_a_file_with_copied_metadata_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
     report = fastio.Report()
     fastio.load([copied], report=report)
     assert (report.unverified, report.chunks_verified) == ((str(copied),), 0)
@@ -160,7 +160,7 @@ def test_it_is_listed_as_unverified(sealed: Path, copied: Path) -> None:
     assert "lora.up" in fastio.load(sealed, verify="require")
 
 
-def test_it_is_refused_where_verification_is_required(
+def test_a_file_with_copied_metadata_is_refused_if_verification_is_required(
     copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arrays = {name: np.empty_like(value) for name, value in _CHANGED.items()}
@@ -173,7 +173,7 @@ def test_it_is_refused_where_verification_is_required(
         with pytest.raises(fastio.FormatError, match="copied from a sealed file") as raised:
             load()
         assert "fastio.seal" in str(raised.value)
-    assert caplog.messages == []  # what is refused is not told of besides
+    assert caplog.messages == []  # a refused file is not reported as well
 
 
 def test_one_file_of_a_folder_may_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -305,7 +305,7 @@ def test_a_header_of_the_length_of_a_sealed_one_may_be_damaged(
     assert _same(fastio.load(sealed, verify="require"), _ARRAYS)
 
 
-def test_damage_is_told_before_the_names_that_it_changed(sealed: Path, tmp_path: Path) -> None:
+def test_damage_is_reported_before_the_names_that_it_changed(sealed: Path, tmp_path: Path) -> None:
     content = sealed.read_bytes()
     sealed.write_bytes(content.replace(b'"lora.up":', b'"lora.uq":'))
     arrays = {name: np.empty_like(value) for name, value in _ARRAYS.items()}
@@ -330,7 +330,7 @@ def test_damage_is_told_before_the_names_that_it_changed(sealed: Path, tmp_path:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_whatever_verify_says_offsets_that_do_not_fit_are_refused(
+def test_offsets_that_do_not_fit_are_refused_for_every_value_of_verify(
     sealed: Path, copied: Path, verify: bool
 ) -> None:
     for path in (sealed, copied):
@@ -347,7 +347,7 @@ def test_whatever_verify_says_offsets_that_do_not_fit_are_refused(
             fastio.load(path, verify=verify)
 
 
-# ---- every way of fastio's to write it ----------------------------------------------------------
+# ---- every way fastio writes it -----------------------------------------------------------------
 
 
 def _saved_in_a_store(folder: Path, metadata: Metadata) -> Metadata:
@@ -393,7 +393,7 @@ def test_fastio_copies_the_users_part_only(sealed: Path, tmp_path: Path, way: st
     }
 
 
-def test_bytes_have_no_metadata_where_only_fastios_own_was_copied(sealed: Path) -> None:
+def test_bytes_with_only_fastios_copied_keys_have_no_metadata(sealed: Path) -> None:
     own = {key: value for key, value in _metadata(sealed).items() if key.startswith("fastio.")}
     assert fastio.numpy.save(_ARRAYS, own) == fastio.numpy.save(_ARRAYS)
     assert fastio.torch.save(_TENSORS, own) == fastio.torch.save(_TENSORS)

@@ -16,12 +16,12 @@ from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
 from samples import data_start
 
-# Characters of a header, and some that it has not.
+# The characters of a header, and some others.
 _VALUES = sorted({*b'"\\{}[]:,. 0189aAfFnulltruefastio', 0, 1, 9, 10, 13, 0x7F, 0x80, 0xFF})
 
 
 def _is_refused(content: bytes) -> bool:
-    """With a FormatError, whatever is done about unsound tables."""
+    """Refused with a FormatError, even if unsound tables are accepted."""
     try:
         shard = safetensors.locate(InMemory("damaged", len(content), content), keep_unsound=True)
     except fastio.FormatError:
@@ -80,7 +80,7 @@ def test_no_damage_of_several_bytes_is_taken(content: bytes, data: st.DataObject
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(8, _text_end(content)) | st.integers(8, 4095))
         run = data.draw(st.binary(min_size=1, max_size=40) | st.text(max_size=20).map(str.encode))
-        # A run of the header somewhere else in it, as by a block that was written to another place.
+        # A run of the header at another place in it, as from a misplaced block.
         begin = data.draw(st.integers(8, 4095))
         moved = content[begin : begin + data.draw(st.integers(1, 600))]
         run = data.draw(st.sampled_from([run, moved]))[: 4096 - at]
@@ -88,7 +88,7 @@ def test_no_damage_of_several_bytes_is_taken(content: bytes, data: st.DataObject
     assert len(damaged) == len(content)
     if bytes(damaged) == content:
         return
-    # Where it took all three keys with it, nothing says any more that the file was sealed.
+    # If the damage removes all three keys, the header no longer says that the file was sealed.
     hypothesis.assume(b'"fastio.' in damaged[:4096])
     assert _is_refused(bytes(damaged))
 
@@ -102,7 +102,7 @@ def test_no_bit_of_the_length_is_taken(content: bytes) -> None:
 
 _DATA = {
     "numbers": np.arange(6000, dtype=np.float32),
-    # A longer header ends with them, and is valid all the same.
+    # A longer header ends with them, and is still valid.
     "spaces": np.full(24_000, ord(" "), np.uint8),
     "newlines": np.full(24_000, ord("\n"), np.uint8),
     "braces": np.full(24_000, ord("}"), np.uint8),
@@ -134,7 +134,7 @@ def test_no_cut_off_file_is_taken(tmp_path: Path, what: str) -> None:
 def test_no_mixture_of_two_headers_is_taken(
     tmp_path: Path, content: bytes, block_bytes: int
 ) -> None:
-    """As a write that was cut off leaves it, in place of another file of the same size."""
+    """The result of an interrupted write over another file of the same size."""
     arrays = {"w": np.arange(1, 21, dtype=np.float32), "v": np.arange(1, 4, dtype=np.uint8)}
     other = _sealed(tmp_path, arrays, metadata={"a": "c", "long": "y" * 60})
     assert len(other) == len(content)

@@ -1,4 +1,4 @@
-"""What people hand over as a source, and what a checkpoint's index may say."""
+"""The sources that callers pass, and the contents of a checkpoint's index."""
 
 import errno
 import json
@@ -76,7 +76,7 @@ def test_a_folder_may_be_a_link(checkpoint: Path) -> None:
     assert list(fastio.load(link)) == ["a", "b", "c"]
 
 
-def test_what_an_index_says_beside_the_map_does_not_matter(checkpoint: Path) -> None:
+def test_other_keys_of_an_index_than_its_map_are_ignored(checkpoint: Path) -> None:
     index = checkpoint / "model.safetensors.index.json"
     decoded = json.loads(index.read_text())
     for more in ({"metadata": None}, {"metadata": [1]}, {"other": {"a": {"b": 1}}}):
@@ -92,7 +92,7 @@ def test_files_that_the_index_does_not_name_are_not_even_opened(checkpoint: Path
     assert list(fastio.load(checkpoint)) == ["a", "b", "c"]
 
 
-def test_of_a_file_only_the_tensors_are_offered_that_the_index_names(checkpoint: Path) -> None:
+def test_a_file_offers_only_the_tensors_that_the_index_names(checkpoint: Path) -> None:
     _index(checkpoint, {"b": "model-00001-of-00002.safetensors"})
     assert list(fastio.load(checkpoint)) == ["b"]
     with pytest.raises(fastio.TensorNotFoundError, match="'c'"):
@@ -137,7 +137,7 @@ def test_an_only_index_is_taken_whatever_its_name(tmp_path: Path) -> None:
     _shard(tmp_path, "model.safetensors", "z")
     _index(tmp_path, {"a": "x.safetensors"}, "other.safetensors.index.json")
     assert list(fastio.load(tmp_path)) == ["a"]
-    # One called model.* comes before all others.
+    # A file called model.* precedes all others.
     _index(tmp_path, {"z": "model.safetensors"})
     assert list(fastio.load(tmp_path)) == ["z"]
 
@@ -193,7 +193,7 @@ def test_an_only_index_of_a_variant_is_taken(tmp_path: Path, spelling: str) -> N
     two = _shard(tmp_path, spelling.format("00002-of-00002"), "b")
     index = _index(tmp_path, {"a": one.name}, "model.safetensors.index.fp16.json")
     assert list(fastio.load(tmp_path)) == ["a"]
-    # Whatever else there is, the checkpoint itself comes before a variant of it.
+    # The checkpoint itself precedes its variants and all other files.
     _shard(tmp_path, "model.safetensors", "z")
     assert list(fastio.load(tmp_path)) == ["z"]
     assert list(fastio.load(index)) == ["a"]
@@ -306,7 +306,7 @@ def test_a_file_of_the_index_that_is_damaged_is_named(checkpoint: Path) -> None:
     assert raised.value.path == str(path)
 
 
-def test_a_folder_that_is_called_like_a_file_is_none(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_file_is_read_as_a_folder(tmp_path: Path) -> None:
     path = _shard(tmp_path, "model-1.safetensors", "a")
     (tmp_path / "old.safetensors").mkdir()
     assert same_bytes(fastio.load(tmp_path), expected_bytes(path))
@@ -333,13 +333,13 @@ def test_a_link_to_nowhere_is_a_missing_file(checkpoint: Path) -> None:
 
 @pytest.fixture
 def lacking(checkpoint: Path) -> Path:
-    """A checkpoint whose index lists 'gone' and 'lost' in files that do not have them."""
+    """A checkpoint whose index lists 'gone' and 'lost' in files that lack them."""
     one, two = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     _index(checkpoint, {"a": one, "b": one, "gone": one, "c": two, "lost": two})
     return checkpoint
 
 
-def test_loading_all_names_what_the_files_lack_of_their_index(lacking: Path) -> None:
+def test_loading_everything_names_the_tensors_that_the_files_lack(lacking: Path) -> None:
     with pytest.raises(fastio.FormatError, match=r"no tensor 'gone'.*index\.json") as raised:
         fastio.load(lacking)
     assert raised.value.path.endswith("model-00001-of-00002.safetensors")
@@ -349,7 +349,7 @@ def test_loading_all_names_what_the_files_lack_of_their_index(lacking: Path) -> 
         fastio.load_into(lacking, {name: np.zeros(10, np.uint8) for name in "abc"})
 
 
-def test_what_the_files_have_of_their_index_is_loaded_by_name(lacking: Path) -> None:
+def test_present_tensors_of_an_incomplete_index_are_loaded_by_name(lacking: Path) -> None:
     expected = expected_bytes(*lacking.glob("*.safetensors"))
     assert same_bytes(fastio.load(lacking, names=["a", "c"]), {n: expected[n] for n in "ac"})
     tensors = {"b": np.zeros(10, np.uint8)}
@@ -357,7 +357,7 @@ def test_what_the_files_have_of_their_index_is_loaded_by_name(lacking: Path) -> 
     assert same_bytes(tensors, {"b": expected["b"]})
 
 
-def test_a_reader_has_what_the_files_have_and_names_the_rest(
+def test_a_reader_has_the_tensors_of_its_files_and_names_the_missing_ones(
     lacking: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", logger="fastio"), fastio.open(lacking) as reader:
@@ -433,7 +433,7 @@ def test_an_index_names_no_file_outside_its_folder(checkpoint: Path, file: objec
     ],
     ids=lambda text: text[:60] or "empty",
 )
-def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_index_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_bytes(text.encode("latin-1"))
     with pytest.raises(fastio.FormatError) as raised:

@@ -1,4 +1,4 @@
-"""A file of another format is called by that format: its bytes tell it, not its name."""
+"""The error for a file of another format names that format, by its bytes and not by its name."""
 
 import bz2
 import gzip
@@ -94,7 +94,7 @@ _FILES: dict[str, tuple[bytes, str, str]] = {
 
 @pytest.mark.parametrize("case", _FILES)
 @pytest.mark.parametrize("ending", [".safetensors", ".bin"])
-def test_a_file_of_another_format_is_called_what_it_is(
+def test_the_error_for_another_format_names_that_format(
     tmp_path: Path, case: str, ending: str
 ) -> None:
     data, name, way_on = _FILES[case]
@@ -138,7 +138,7 @@ def test_a_file_of_zeros_may_be_a_download_that_was_cut_off(tmp_path: Path, nbyt
 
 
 @pytest.mark.parametrize("length", [100_000_001, 2**40 + 1, 2**63])
-def test_what_is_no_known_format_is_given_no_name(tmp_path: Path, length: int) -> None:
+def test_an_unknown_format_is_given_no_name(tmp_path: Path, length: int) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"\xfe" * 100)
     with pytest.raises(fastio.FormatError, match=f": gives its header {length} bytes"):

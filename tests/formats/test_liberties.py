@@ -1,5 +1,5 @@
-"""The liberties that other writers take with a header: what safetensors reads of them is read here,
-means the same, and can be sealed. What safetensors reads and is refused here is listed.
+"""The liberties that other writers take with a header. fastio reads those that safetensors reads,
+with the same meaning, and can seal them. The exceptions are listed here.
 """
 
 import json
@@ -42,7 +42,7 @@ def _assert_same(content: bytes) -> None:
         assert content[begin:end] == bytes(expected[name]["data"])
 
 
-# ---- what is read -------------------------------------------------------------------------------
+# ---- headers that fastio reads ------------------------------------------------------------------
 
 _READ: dict[str, str] = {
     # huggingface/safetensors#823, foundation-model-stack/fastsafetensors#96
@@ -61,7 +61,7 @@ _READ: dict[str, str] = {
 
 
 @pytest.mark.parametrize("what", _READ)
-def test_what_others_write_is_read(tmp_path: Path, what: str) -> None:
+def test_headers_of_other_writers_are_read(tmp_path: Path, what: str) -> None:
     content = _file(_READ[what])
     _assert_same(content)
     path = tmp_path / "model.safetensors"
@@ -73,7 +73,7 @@ def test_what_others_write_is_read(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", _READ)
-def test_it_is_sealed_as_if_no_liberty_had_been_taken(tmp_path: Path, what: str) -> None:
+def test_a_header_with_a_liberty_seals_like_one_without(tmp_path: Path, what: str) -> None:
     paths = [tmp_path / "free.safetensors", tmp_path / "plain.safetensors"]
     for path, header in zip(paths, (_READ[what], f"{{{_W}}}"), strict=True):
         path.write_bytes(_file(header))
@@ -83,7 +83,7 @@ def test_it_is_sealed_as_if_no_liberty_had_been_taken(tmp_path: Path, what: str)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-# ---- what safetensors alone reads ---------------------------------------------------------------
+# ---- headers that only safetensors reads --------------------------------------------------------
 
 _REFUSED: dict[str, tuple[str, str]] = {
     "a tensor twice": (f"{{{_W},{_W}}}", "'w' twice"),
@@ -104,7 +104,7 @@ _REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", _REFUSED)
-def test_what_only_safetensors_reads_is_refused(what: str) -> None:
+def test_headers_that_only_safetensors_reads_are_refused(what: str) -> None:
     header, words = _REFUSED[what]
     content = _file(header)
     reference.deserialize(content)
@@ -115,7 +115,7 @@ def test_what_only_safetensors_reads_is_refused(what: str) -> None:
 
 
 class _Doubled(Exception):
-    """A key stands twice in one object."""
+    """A key occurs twice in one object."""
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_listed(header: str) -> bool:
-    """Whether a header that safetensors reads is among those that are refused."""
+    """Whether a header that safetensors reads is one of those that fastio refuses."""
     try:
         members = json.loads(header, object_pairs_hook=_each_once)
     except _Doubled:
@@ -171,7 +171,7 @@ def _is_rare(draw: st.DrawFn) -> bool:
 
 
 def _entry(draw: st.DrawFn, begin: int, end: int) -> str:
-    """What a header says of some bytes."""
+    """The entry of a header for some bytes."""
     number = _pick(draw, ["{}"], ["{}.0", "{}e0", "-{}", "0{}", '"{}"'])
     count = number.format(end - begin)
     fields = {
@@ -217,7 +217,7 @@ def _headers(draw: st.DrawFn) -> str:
 
 @hypothesis.settings(max_examples=2000)
 @hypothesis.given(header=_headers())
-def test_a_header_is_read_where_safetensors_reads_it_and_it_is_not_listed(header: str) -> None:
+def test_a_header_that_safetensors_reads_is_read_or_listed(header: str) -> None:
     content = _file(header)
     try:
         reference.deserialize(content)

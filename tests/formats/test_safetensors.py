@@ -1,4 +1,4 @@
-"""The header parser: takes what the format allows, and refuses everything else, saying where."""
+"""The header parser accepts the format and refuses everything else with the offset."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def _locate(path: Path, content: bytes) -> Shard:
 _W = '{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 _DEEP = '{"w":' * 50_000
 
-# What is wrong, the file, words of the message, and the offset it has to name (None: some offset).
+# The fault, the file, words of the message, and its offset (None: any offset).
 _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "empty": (b"", ("0 bytes long",), 0),
     "7 bytes": (b"\x02" + bytes(6), ("7 bytes long",), 0),
@@ -360,7 +360,7 @@ def test_a_header_beyond_the_formats_limit_is_refused_unread(tmp_path: Path) -> 
 
 
 class _Recorded:
-    """A file that is all zeros behind its first bytes, and notes what is read of it."""
+    """A file that is all zeros behind its first bytes, and records the ranges that are read."""
 
     path = "model.safetensors"
 
@@ -376,7 +376,7 @@ class _Recorded:
 
 
 @pytest.mark.parametrize("length", [0, 1, 100_000_001, 2**40, 2**63, 2**64 - 1])
-def test_of_a_file_with_an_impossible_header_only_the_start_is_read(length: int) -> None:
+def test_an_impossible_header_is_refused_after_its_first_bytes(length: int) -> None:
     file = _Recorded(struct.pack("<Q", length), 2**40)
     with pytest.raises(fastio.FormatError, match=f"gives its header {length} bytes"):
         safetensors.locate(cast(_native.File, file))
@@ -389,7 +389,7 @@ def test_a_header_longer_than_the_first_read_is_taken_whole(end: int) -> None:
     file = _Recorded(_content(padded), end + 8)
     shard = safetensors.locate(cast(_native.File, file))
     assert (shard.names, shard.begins.tolist(), shard.ends.tolist()) == (["w"], [end], [end + 8])
-    # No byte of the data is asked for behind a long header.
+    # The data behind a long header is never read.
     assert max(offset + nbytes for offset, nbytes in file.reads) <= max(end, 2**17)
 
 
@@ -486,7 +486,7 @@ _GOOD: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("what", _GOOD)
-def test_what_the_format_allows_is_taken(tmp_path: Path, what: str) -> None:
+def test_valid_headers_are_accepted(tmp_path: Path, what: str) -> None:
     content, names = _GOOD[what]
     shard = _locate(tmp_path / "model.safetensors", content)
     assert shard.names == names
@@ -499,7 +499,7 @@ def _assert_both_ways_agree(content: bytes) -> None:
     raw = content[: _HEADER_AT + int.from_bytes(content[:8], "little")]
     fast = safetensors._decode_fast("m", raw)
     if fast is not None:
-        careful = safetensors._decode_carefully("m", raw)  # which raises if it does not take it
+        careful = safetensors._decode_carefully("m", raw)  # which raises if it does not accept it
         assert list(fast.entries.items()) == list(careful.entries.items())
         assert fast.metadata == careful.metadata
 
@@ -512,7 +512,7 @@ def test_both_ways_of_parsing_agree(what: str) -> None:
 @pytest.mark.parametrize("character", ["x", "é", "😀", "}", '\\"', ":"])
 @pytest.mark.parametrize("nbytes", [4090, 65500])
 def test_metadata_may_end_anywhere(tmp_path: Path, nbytes: int, character: str) -> None:
-    # It is decoded by pieces of growing sizes, which may end within a character.
+    # It is decoded in pieces of growing sizes, which may end within a character.
     for size in range(nbytes, nbytes + 50):
         value = "x" * (size % 7) + character * (size // len(character.encode()))
         header = f'{{"__metadata__":{{"a":"{value}"}},' + _W[1:] + "}"
@@ -542,7 +542,7 @@ def test_a_table_can_be_left_out(tmp_path: Path) -> None:
     assert (shard.metadata, shard.names) == ({}, ["w"])
 
 
-def test_an_unsound_table_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
+def test_an_unsound_table_is_kept_on_request(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     text = '{"__metadata__":{"fastio.version":"0"},' + _W[1:] + "}"
     for length, is_copied in ((4096, False), (4104, True)):
@@ -553,7 +553,7 @@ def test_an_unsound_table_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
         assert shard.unsound.is_copied is is_copied
 
 
-def test_what_every_writer_makes_goes_the_fast_way(tmp_path: Path) -> None:
+def test_headers_of_common_writers_take_the_fast_parser(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     arrays = {f"layer.{i}": np.zeros((2, i), np.float32) for i in range(3)}
     save_file(arrays, path, {"format": "np"})
@@ -589,7 +589,7 @@ def _files(draw: st.DrawFn) -> bytes:
         entries.append((name, dict(draw(st.permutations(list(entry.items()))))))
     if draw(st.booleans()):
         entries.append(("__metadata__", draw(st.dictionaries(st.text(), st.text(), max_size=3))))
-    # Keys that begin so are fastio's own, and mean a table.
+    # Such keys are fastio's own, and mean a table.
     hypothesis.assume("fastio." not in repr(entries))
     text = json.dumps(
         dict(draw(st.permutations(entries))),
@@ -614,7 +614,7 @@ def _same_as_reference(content: bytes, shard: Shard) -> None:
 
 
 @hypothesis.given(content=_files())
-def test_a_valid_file_means_what_the_safetensors_package_says(
+def test_a_valid_file_means_the_same_to_the_safetensors_package(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "valid.safetensors"
@@ -623,7 +623,7 @@ def test_a_valid_file_means_what_the_safetensors_package_says(
 
 
 @hypothesis.given(content=_files(), data=st.data())
-def test_what_is_taken_of_a_damaged_file_the_safetensors_package_takes_too(
+def test_a_damaged_file_that_is_accepted_is_accepted_by_safetensors_too(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     damaged = bytearray(content)

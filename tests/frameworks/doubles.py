@@ -1,7 +1,7 @@
 """JAX, TensorFlow, MLX and PaddlePaddle as far as fastio needs them, made of numpy arrays.
 
-They name their classes and modules as the real ones do, and refuse the same dtypes. Where a real
-one is installed, the tests use that one.
+Their classes and modules have the real names, and they refuse the same dtypes. The tests use a real
+framework if it is installed.
 """
 
 import types
@@ -27,7 +27,7 @@ def _class(module: str, name: str, **members: Any) -> Any:
 
 
 def jax() -> dict[str, types.ModuleType]:
-    """An array is taken by `numpy.asarray`, and made so by ``jax.numpy.asarray``."""
+    """`numpy.asarray` reads an array, and ``jax.numpy.asarray`` makes one."""
     array = _class("jaxlib._jax", "ArrayImpl", __array__=_as_array)
     package, numpy = types.ModuleType("jax"), types.ModuleType("jax.numpy")
     numpy.asarray = array  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ def jax() -> dict[str, types.ModuleType]:
 
 
 def tensorflow() -> dict[str, types.ModuleType]:
-    """A tensor has ``numpy()``, which of a scalar is one of numpy's scalars."""
+    """A tensor has ``numpy()``; for a scalar it returns a numpy scalar."""
     tensor = _class("tensorflow.python.framework.ops", "Tensor", numpy=lambda self: self.array[()])
     package = types.ModuleType("tensorflow")
     package.convert_to_tensor = tensor  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def mlx() -> dict[str, types.ModuleType]:
 
 
 def paddle() -> dict[str, types.ModuleType]:
-    """Its numpy interface knows none of ml_dtypes."""
+    """Its numpy interface has no dtype of ml_dtypes."""
 
     def plain(array: Any) -> Any:
         if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8")):

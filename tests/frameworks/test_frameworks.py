@@ -1,4 +1,4 @@
-"""The names of frameworks: a type checker knows those that work, and no others."""
+"""The names of frameworks: a type checker accepts those that work, and no others."""
 
 from pathlib import Path
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Frameworks that fastio reaches by way of numpy: each way to load and save, by each name."""
+"""Frameworks that fastio reaches through numpy: each way to load and save, by each name."""
 
 import importlib
 import importlib.util
@@ -100,7 +100,7 @@ def test_its_tensors_are_saved_and_the_drop_in_has_its_calls(name: Any, tmp_path
     _assert_same(held, drop_in.load(drop_in.save(tensors)), expected)
 
 
-def test_what_it_cannot_do_is_refused_by_name(name: Any, tmp_path: Path) -> None:
+def test_unsupported_calls_are_refused_by_name(name: Any, tmp_path: Path) -> None:
     held: Any = frameworks.framework(name)
     path = fastio.save({"w": np.ones(3, np.float32)}, tmp_path / "file")
     for call in (

@@ -1,4 +1,4 @@
-"""Whatever mode of torch a caller is in, every way to load treats every tensor alike.
+"""In every torch mode of the caller, all ways to load treat every tensor alike.
 
 The default device decides nothing, as in safetensors (huggingface/safetensors#588): `device=` does.
 A mode that dispatches gets each tensor, as it does from `torch.from_numpy`: inside FakeTensorMode
@@ -91,7 +91,7 @@ def _default_dtype() -> Iterator[None]:
 
 
 class _Watching(TorchDispatchMode):
-    """Does what there is to be done."""
+    """Does the part's work."""
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return call(*args, **(kwargs or {}))
@@ -189,7 +189,7 @@ def _without_values() -> dict[str, Any]:
     made["meta empty"] = torch.ones(0, 3, device="meta")
     made["lazy"] = torch.nn.UninitializedParameter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told once: they are a prototype
+        warnings.simplefilter("ignore")  # one warning: they are a prototype
         made["nested"] = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
     return made
 
@@ -208,7 +208,7 @@ _CAUSES = {
 
 
 @pytest.mark.parametrize("kind", _CAUSES)
-def test_what_has_no_values_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_tensors_without_values_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     tensor = _without_values()[kind]
     model = torch.nn.Module()
     model.register_buffer("the one", tensor)
@@ -227,7 +227,7 @@ def test_what_has_no_values_is_refused_by_name(kind: str, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_transform_wraps_is_refused_by_name(tmp_path: Path) -> None:
+def test_tensors_wrapped_by_a_transform_are_refused_by_name(tmp_path: Path) -> None:
     def saves(values: torch.Tensor) -> torch.Tensor:
         fastio.save({"the one": values}, tmp_path / "file")
         return values.sum()
@@ -237,7 +237,7 @@ def test_what_a_transform_wraps_is_refused_by_name(tmp_path: Path) -> None:
             transform(saves)(torch.ones(2, 3))
 
 
-# Dynamo says that it goes round what it cannot trace.
+# Dynamo reports code that it cannot trace.
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 def test_compiled_code_may_load(path: Path) -> None:
     @torch.compile(backend="eager")

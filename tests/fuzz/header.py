@@ -1,10 +1,10 @@
-"""Fuzz target: whatever bytes a file holds, its header is refused with a FormatError or means one
-thing only.
+"""Fuzz target: for any bytes of a file, the header is refused with a FormatError or has one
+meaning.
 
     python tests/fuzz/header.py -max_total_time=45 build/fuzz/corpus
 
-Three oracles: the fast and the careful way of parsing agree; what is accepted covers the data
-without a hole; what is accepted here is accepted by the safetensors package, with the same tensors.
+Three oracles: the fast and the careful parser agree; accepted headers cover the data without a
+hole; the safetensors package accepts them, too, with the same tensors.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _check_accepted(content: bytes, shard: Shard) -> None:
 
 
 def test_one_input(data: bytes) -> None:
-    """What the fuzzer calls."""
+    """The fuzzer's entry point."""
     content = _file(data)
     shard = _locate(content)
     if len(content) >= 8:

@@ -1,4 +1,4 @@
-"""Each test here begins and ends with a device that holds nothing of another."""
+"""Each test here begins and ends with a device that holds no memory of another test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clean() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sealed file of about 13 MB in the shapes of `MODEL`; not to be written to."""
+    """A sealed file of about 13 MB in the shapes of `MODEL`; read-only."""
     path = write(tmp_path_factory.mktemp("sealed") / "model.safetensors", MODEL)
     fastio.seal(path)
     return path

@@ -1,4 +1,4 @@
-"""What loads to a GPU are compared with, and how: byte by byte, on the device."""
+"""The tensors that loads to a GPU are compared with: byte by byte, on the device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from samples import MODEL as OF_LOADS
 from samples import Spec
 
 MIB = 2**20
-# A single tensor of torch's allocator may be of a segment whose rest is too small to be split off.
+# A single tensor may be in a segment of torch's allocator whose rest is too small to split.
 ROUNDING_BYTES = 2 * MIB
 
-# Beside what loads have: what no other tensor's size keeps aligned, and packed and short dtypes.
+# Besides the dtypes of other loads: sizes that break the alignment of the next tensor, and packed
+# and short dtypes.
 MODEL: Spec = {
     **OF_LOADS,
     "odd.bytes": ("U8", (3_000_001,)),
@@ -28,7 +29,7 @@ MODEL: Spec = {
 
 
 def data_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a contiguous tensor as (n,) uint8, where they are."""
+    """The bytes of a contiguous tensor as (n,) uint8, on the same device."""
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
@@ -50,7 +51,7 @@ def assert_same(
 
 
 def on_cpu(path: Path, **given: Any) -> dict[str, torch.Tensor]:
-    """The same tensors by a load to host memory, of which the file's pages are no part."""
+    """The same tensors by a load to host memory that does not map the file."""
     given.setdefault("options", fastio.Options(mapping="never"))
     tensors: dict[str, torch.Tensor] = fastio.load(path, framework="torch", **given)
     return tensors

@@ -1,4 +1,4 @@
-"""What comes to a GPU is what is in the file, bit by bit, each tensor in a storage of its own."""
+"""A GPU receives the bytes of the file, each tensor in its own storage."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_tensor_has_a_storage_of_exactly_its_bytes(sealed: Path) -> None:
     _assert_alone(found)
     for tensor in found.values():
         assert not tensor.requires_grad
-    # Writing to one is seen by no other.
+    # A write to one changes no other.
     others = {name: tensor for name, tensor in on_cpu(sealed).items() if name != "odd.bytes"}
     data_of(found.pop("odd.bytes")).fill_(0xA5)
     assert_same(found, others)
@@ -154,7 +154,7 @@ def test_a_folder_of_several_files(tmp_path: Path) -> None:
 
 
 def _assert_alone(tensors: dict[str, torch.Tensor]) -> None:
-    """No tensor reaches into another, and each begins where it can be used."""
+    """No tensor overlaps another, and each begins at an aligned address."""
     spans = []
     for name, tensor in tensors.items():
         nbytes = tensor.numel() * tensor.element_size()

@@ -1,4 +1,4 @@
-"""Code that knows safetensors gets its tensors on the GPU; and what is there can be saved."""
+"""Code that knows safetensors gets its tensors on the GPU; tensors there can be saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_safe_open_gives_what_it_gives_on_the_cpu(sealed: Path, device: Any) -> 
 
 
 def test_load_file_is_that_of_safetensors(tmp_path: Path) -> None:
-    # safetensors knows no packed dtypes on a device everywhere.
+    # safetensors supports packed dtypes on some devices only.
     spec = {name: what for name, what in MODEL.items() if what[0] != "F4"}
     path = write(tmp_path / "model.safetensors", spec)
     theirs = safetensors.torch.load_file(path, device="cuda:0")
@@ -73,7 +73,7 @@ def test_tensors_on_the_device_are_saved_as_they_are(
     assert_same(on_gpu(path, verify="require"), expected)
 
 
-def test_what_a_kernel_still_writes_is_saved_when_it_is_written(tmp_path: Path) -> None:
+def test_a_tensor_is_saved_after_queued_kernels_have_written_it(tmp_path: Path) -> None:
     tensor = torch.zeros(1_000_001, device="cuda:0")
     torch.cuda._sleep(500_000_000)
     tensor += 7

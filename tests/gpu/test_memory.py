@@ -1,4 +1,4 @@
-"""A load takes its tensors' bytes of the device and no more, and gives all back when it fails."""
+"""A load takes its tensors' bytes of the device and no more; a failed load frees all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Peak:
-    """The most that torch's allocator gave away, above what it had before."""
+    """The peak of torch's allocator above its previous level."""
 
     nbytes = 0
 
@@ -117,7 +117,7 @@ def test_a_stream_stays_within_its_window(many: Path) -> None:
     gc.collect()
 
 
-def test_a_stream_that_is_left_gives_back_what_it_read(many: Path) -> None:
+def test_an_abandoned_stream_frees_its_memory(many: Path) -> None:
     before = torch.cuda.memory_allocated()
     with fastio.open(many, framework="torch") as reader:
         stream = reader.stream(device="cuda:0", memory_limit_bytes=96 * MIB)
@@ -127,7 +127,7 @@ def test_a_stream_that_is_left_gives_back_what_it_read(many: Path) -> None:
     assert torch.cuda.memory_allocated() == before
 
 
-def test_what_is_damaged_is_refused_and_nothing_is_held(many: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_and_no_memory_is_kept(many: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(many.read_bytes())
     flip(path, data_start(path) + 300 * MIB)
@@ -186,7 +186,7 @@ def test_a_limit_on_the_device_refuses_before_anything_is_allocated(many: Path) 
 def test_pinned_memory_is_bounded_kept_and_given_back(many: Path, budget: int) -> None:
     fastio.trim()
     assert _native.pinned_account()["nbytes"] == 0
-    # Eight blocks of 4 MiB: what the pool grows by at once is enough for them.
+    # Eight blocks of 4 MiB: one growth step of the pool holds them.
     asked = fastio.Options(pinned_limit_bytes=budget, lanes=2, queue_depth=4)
     expected = on_cpu(many)
     assert_same(on_gpu(many, options=asked), expected)
@@ -197,7 +197,7 @@ def test_pinned_memory_is_bounded_kept_and_given_back(many: Path, budget: int) -
     assert_same(on_gpu(many, options=asked), expected)
     second = _native.pinned_account()
     assert second["nbytes"] <= budget
-    if budget >= 64 * MIB:  # all lanes have what they want: nothing is pinned anew
+    if budget >= 64 * MIB:  # all lanes have their memory: no more is pinned
         assert (second["nbytes"], second["seconds"]) == (first["nbytes"], first["seconds"])
     assert fastio.trim() == second["nbytes"]
     assert _native.pinned_account()["nbytes"] == 0

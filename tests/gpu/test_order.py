@@ -1,4 +1,4 @@
-"""A load comes behind the caller's stream: what queued kernels still use is not overwritten."""
+"""A load is ordered behind the caller's stream: memory in use by queued kernels stays intact."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from samples import write
 
 pytestmark = pytest.mark.gpu
 
-# A load asks for one byte more: so its memory has the size of what the allocator has just got back.
+# A load asks for one byte more: so its size is that of the memory just returned to the allocator.
 _NBYTES = 64 * MIB - 1
 _CYCLES = 1_500_000_000  # the better part of a second, at the clocks that GPUs have
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One tensor: loaded, it is one range, which the allocator has just got back."""
+    """One tensor: loaded, it is one range, just returned to the allocator."""
     made = tmp_path_factory.mktemp("order") / "model.safetensors"
     write(made, {"t": ("U8", (_NBYTES,))})
     fastio.seal(made)
@@ -32,7 +32,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _copied_late(pattern: int) -> tuple[torch.Tensor, int]:
-    """Memory that is free again, and a copy of it that the current stream has not come to yet."""
+    """Freed memory, and a copy of it that is still queued on the current stream."""
     used = torch.full((_NBYTES,), pattern, dtype=torch.uint8, device="cuda:0")
     copy = torch.empty_like(used)
     torch.cuda._sleep(_CYCLES)
@@ -46,7 +46,7 @@ def _assert_behind(copy: torch.Tensor, address: int, found: dict[str, torch.Tens
     assert bool((copy == 0x5A).all())
 
 
-def test_what_the_current_stream_still_reads_is_not_overwritten(path: Path) -> None:
+def test_memory_that_the_current_stream_still_reads_is_not_overwritten(path: Path) -> None:
     copy, address = _copied_late(0x5A)
     found = on_gpu(path)
     _assert_behind(copy, address, found)
@@ -92,7 +92,7 @@ def test_the_default_stream_can_be_given_by_its_handles(path: Path, handle: int)
     assert_same(found, on_cpu(path))
 
 
-def test_a_stream_that_is_given_takes_nothing_that_another_still_reads(path: Path) -> None:
+def test_a_given_stream_takes_no_memory_that_another_still_reads(path: Path) -> None:
     copy, _ = _copied_late(0x5A)  # on the current stream, which the load does not wait for
     found = on_gpu(path, stream=torch.cuda.Stream())
     assert_same(found, on_cpu(path))
@@ -105,7 +105,7 @@ def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
     handle = fastio.start_load(path, framework="torch", device="cuda:0")
     assert not handle.done()
     found = handle.wait()
-    # Right after, on the caller's stream, without a word to the device.
+    # Right after, on the caller's stream, without a synchronization.
     total = found["t"].sum(dtype=torch.int64)
     assert handle.done()
     assert handle.wait() is found
@@ -114,7 +114,7 @@ def test_a_load_goes_on_alone_behind_a_busy_stream(path: Path) -> None:
     assert_same(found, on_cpu(path))
 
 
-def test_what_is_put_behind_the_copies_needs_nobody_to_wait(path: Path) -> None:
+def test_work_enqueued_behind_the_copies_needs_no_host_wait(path: Path) -> None:
     copy, address = _copied_late(0x5A)
     handle = fastio.start_load(path, framework="torch", device="cuda:0")
     other = torch.cuda.Stream()
@@ -140,7 +140,7 @@ def test_a_handle_that_is_dropped_leaves_nothing(path: Path) -> None:
     assert_same(on_gpu(path), on_cpu(path))
 
 
-def test_load_into_comes_behind_what_was_queued_before(path: Path) -> None:
+def test_load_into_runs_after_earlier_work_of_the_stream(path: Path) -> None:
     target = torch.empty(_NBYTES, dtype=torch.uint8, device="cuda:0")
     torch.cuda._sleep(_CYCLES)
     target.fill_(0xA5)

@@ -1,5 +1,5 @@
-"""What a process has of a GPU: nothing before it asks, nothing after a fork, and what it had before
-after Ctrl-C.
+"""A process has no context on a GPU before it loads to one, nor after a fork. After Ctrl-C it has
+the same memory as before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from testbed import run_python
 
 pytestmark = pytest.mark.gpu
 
-# Whether the primary context of the first device is there, asked of the driver itself.
+# Asks the driver itself whether the primary context of the first device is active.
 _ACTIVE = """
 import ctypes
 
@@ -42,7 +42,7 @@ print(torch.cuda.is_initialized(), active())
 torch.empty(1, device="cuda")
 print(torch.cuda.is_initialized(), active())
 """
-    # The second line shows that the question can be answered with yes.
+    # The second line shows that the answer can be yes.
     result = run_python(code, sealed, timeout_s=120).check()
     assert result.stdout == "False False\nTrue True\n"
     assert "devices: libcuda.so.1, CUDA" in result.stderr
@@ -65,7 +65,7 @@ print(found["a"].device, torch.equal(found["a"].cpu(), expected["a"]))
 
 
 @pytest.mark.parametrize("loaded", [True, False], ids=["after a load", "after a tensor"])
-def test_a_child_of_a_process_with_cuda_is_told_so(sealed: Path, loaded: bool) -> None:
+def test_a_forked_child_of_a_process_with_cuda_gets_an_error(sealed: Path, loaded: bool) -> None:
     code = """
 import os, sys, traceback
 import fastio, torch
@@ -101,7 +101,8 @@ print(len(found))
     assert int(count) > 0
 
 
-# Loads again and again until Ctrl-C comes; what is held then, and whether the next load is right.
+# Loads again and again until Ctrl-C comes. Prints the memory held then, and whether the next load
+# is right.
 _INTERRUPT = """
 import gc, json, os, signal, sys, threading, time
 import fastio, torch

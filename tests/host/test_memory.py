@@ -1,4 +1,4 @@
-"""How much memory there is: the least of what the host and the control groups leave."""
+"""The usable memory is the least of the host's and the control groups' limits."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def _group(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(f"{text}\n")
 
 
-def test_this_host_has_some() -> None:
+def test_this_host_reports_usable_memory() -> None:
     available = available_bytes()
     assert available is not None
     assert available > 2**20

@@ -1,4 +1,4 @@
-"""System calls that only help may be refused: files and tensors are the same without them."""
+"""Optional system calls may be refused: files and tensors are the same without them."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import fastio
 import testbed
 
-# What a seccomp profile, or a kernel older than the call, refuses; each with what goes without it.
+# System calls that a seccomp profile or an old kernel refuses; each with its fallback.
 _OPTIONAL = {
     "cachestat": "what is in the page cache",
     "fadvise64": "advice",

@@ -1,4 +1,4 @@
-"""Many files and few descriptors: the limit is raised where it may be, and named where not."""
+"""Many files and few descriptors: the limit is raised if permitted, else the error names it."""
 
 import errno
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An interpreter beside the main one cannot have fastio, and is told so at once."""
+"""A subinterpreter cannot import fastio, and the error says so at once."""
 
 import testbed
 

@@ -1,4 +1,4 @@
-"""A file that another process has a lease on is waited for; a pipe never is."""
+"""fastio waits for a file under another process's lease, and never for a pipe."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 import fastio
 
-# Takes a write lease on argv[1] and gives it back when it is told that somebody wants the file.
+# Takes a write lease on argv[1] and gives it back when another process opens the file.
 _HOLDER = """
 import fcntl, os, signal, sys
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -28,14 +28,14 @@ print("asked", flush=True)
 
 @contextlib.contextmanager
 def _leased(path: Path) -> Iterator[None]:
-    """Somebody has a lease on the file, and is asked to give it back."""
+    """Another process has a lease on the file, and is asked to give it back."""
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     try:
         if holder.stdout.readline() != "held\n":
-            pytest.skip("no lease can be had on this filesystem")
+            pytest.skip("this filesystem has no leases")
         yield
         assert holder.stdout.readline() == "asked\n"
         assert holder.wait(60) == 0
@@ -102,7 +102,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, way: str) -> None:
         call([pipe] if way == "shards" else pipe)
 
 
-def test_a_pipe_among_what_crashed_saves_left_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_among_the_leftovers_of_crashed_saves_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".model.{'0' * 16}.fastio-tmp")
     fastio.save({"a": np.arange(3)}, tmp_path / "model")
     assert len(fastio.load(tmp_path / "model")) == 1

@@ -1,4 +1,4 @@
-"""Where there is no memory, it is a MemoryError that names what it was for, and how much."""
+"""A failed allocation is a MemoryError that names its purpose and size."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import testbed
 
 _BYTES = 96 << 20
 
-# Lets this process have so many bytes more than it has now.
+# Lets this process allocate only the given number of further bytes.
 _BOUND = """
 import resource, sys
 from pathlib import Path

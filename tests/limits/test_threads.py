@@ -1,4 +1,4 @@
-"""A process that gets no further thread: the caller's does the work, and nothing waits for ever."""
+"""In a process that gets no more threads, the caller's thread does the work, and nothing hangs."""
 
 import tempfile
 from pathlib import Path
@@ -36,7 +36,7 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def _runs(code: str, *args: str | Path) -> testbed.ChildResult:
-    # numpy's linear algebra would not start without threads of its own.
+    # numpy's linear algebra would not start without threads.
     env = {"OPENBLAS_NUM_THREADS": "1"}
     result = testbed.run_python(_BEGIN + code, *args, refuse=_NO_THREADS, env=env, timeout_s=60)
     return result.check()
@@ -60,7 +60,7 @@ for _ in range(2):
     )
 
 
-def test_a_stream_that_is_left_midway_leaves_nothing(sealed: Path) -> None:
+def test_a_stream_left_midway_leaves_no_threads(sealed: Path) -> None:
     _runs(
         """
 options = fastio.Options(cache="bypass")
@@ -76,7 +76,7 @@ same(fastio.load(path))
     )
 
 
-def test_a_stream_over_damage_raises_where_it_is(sealed: Path) -> None:
+def test_a_stream_raises_at_the_damaged_tensor(sealed: Path) -> None:
     with open(sealed, "r+b") as file:
         file.seek(6 * (1 << 20) + 5000)
         file.write(b"damage")
@@ -196,7 +196,7 @@ same(sorted(fastio.open(roots[0]).stream(memory_limit_bytes=8 << 20)))
 def test_a_limit_of_threads_that_also_binds_the_kernels_own(
     tmp_path: Path, more: int, cache: str
 ) -> None:
-    # io_uring has requests that wait for threads of its own, which count against RLIMIT_NPROC.
+    # Some io_uring requests wait for threads of io_uring, which count against RLIMIT_NPROC.
     tmp_path.chmod(0o777)
     path = tmp_path / "model"
     fastio.save({f"t{i:02}": np.full(1 << 20, i, np.uint8) for i in range(_COUNT)}, path)

@@ -1,4 +1,4 @@
-// Which disks hang, with a clock of the test's own.
+// Which disks hang, by a fake clock.
 #include "answers.h"
 
 #include <doctest/doctest.h>
@@ -13,7 +13,7 @@ using Read = Vigil::Read;
 
 constexpr auto kTimeout = 10s;
 
-// Looks every 20 ms for so long, as a lane does that waits; true when something was found.
+// Polls every 20 ms for the given time, as a lane does; true if it found an answer.
 bool watch(Vigil& vigil, Vigil::Clock::time_point& now, Vigil::Duration how_long,
            std::span<const Read> reads) {
   for (const auto end = now + how_long; now < end;) {
@@ -54,7 +54,7 @@ TEST_CASE_FIXTURE(Watched, "one that brings other reads does not") {
     CHECK_FALSE(watch(vigil, now, 9s, reads));
     answers.came(0);
   }
-  answers.came(1);  // that does not count for the other one
+  answers.came(1);  // it does not count for the other one
   CHECK(watch(vigil, now, 11s, reads));
 }
 
@@ -78,7 +78,7 @@ TEST_CASE_FIXTURE(Watched, "time in which the process did not run does not count
   CHECK(vigil.time() <= 51 * 100ms);
 }
 
-TEST_CASE_FIXTURE(Watched, "what one lane finds is found by all, once each") {
+TEST_CASE_FIXTURE(Watched, "every lane sees a finding of one lane, once each") {
   Vigil other(answers, kTimeout);
   auto its_now = now;
   const std::array<Read, 1> reads{{{0, {}}}};
@@ -86,11 +86,11 @@ TEST_CASE_FIXTURE(Watched, "what one lane finds is found by all, once each") {
   const std::array<Read, 1> young{{{0, other.time()}}};
   CHECK(watch(other, its_now, 100ms, young));
   CHECK(other.found(0));
-  // What is asked for now is judged anew.
+  // New requests are judged anew.
   const std::array<Read, 1> again{{{0, other.time()}}};
   CHECK_FALSE(watch(other, its_now, 9s, again));
   CHECK(watch(other, its_now, 2s, again));
-  // Who comes later deals with reads of its own.
+  // A later job has its own reads.
   Vigil later(answers, kTimeout);
   auto later_now = now;
   const std::array<Read, 1> its{{{0, later.time()}}};

@@ -34,7 +34,7 @@ struct Published {
   std::uint64_t digest;
 };
 
-// XSUM_XXH3_testdata of the same file, the rows with seed 0. Each length takes another way through
+// XSUM_XXH3_testdata of the same file, the rows with seed 0. Each length takes another branch of
 // the code.
 constexpr std::array kPublished = {
     Published{0, 0x2D06800538D394C2},    Published{1, 0xC44BDFF4074EECDB},
@@ -66,7 +66,7 @@ TEST_CASE("both variants agree on every length up to 2048 at every alignment") {
   const auto bytes = published_bytes(2048 + kAlignments);
   std::size_t differences = 0;
   for (std::size_t nbytes = 0; nbytes <= 2048; ++nbytes) {
-    // Longer inputs take one way through the code: every alignment is tried on every 64th length of
+    // Longer inputs take one branch of the code: every alignment is tried on every 64th length of
     // them.
     const std::size_t step = nbytes <= 1100 || nbytes % 64 == 0 ? 1 : 13;
     for (std::size_t at = 0; at < kAlignments; at += step) {

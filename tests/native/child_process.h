@@ -1,4 +1,4 @@
-// Tests whose subject is a process: one that was forked, one that a sanitizer is to end.
+// Tests of whole processes: forked ones, and ones that a sanitizer must end.
 #pragma once
 
 #include <functional>
@@ -6,20 +6,20 @@
 
 namespace fastio::testing {
 
-// Forks; the child leaves with what `body` returns, by _exit, so that nothing of the parent runs in
-// it. The answer is its exit status, or -N when signal N ended it. `body` must not use doctest's
-// assertions: nobody counts them.
+// Forks; the child exits with the result of `body`, by _exit, so that no code of the parent runs in
+// it. Returns its exit status, or -N when signal N ended it. `body` must not use doctest's
+// assertions: they are not counted.
 [[nodiscard]] int in_forked_child(const std::function<int()>& body);
 
 struct ChildOutput {
   int status = 0;    // as above
-  std::string text;  // what it said on stdout and stderr
+  std::string text;  // its output on stdout and stderr
 };
 
-// Runs one test case of this executable, one that is skipped otherwise, in a fresh process.
+// Runs one otherwise skipped test case of this executable in a fresh process.
 [[nodiscard]] ChildOutput run_skipped_test_case(const std::string& name);
 
-// Only for root: becomes a user who owns nothing here.
+// Only for root: becomes a user without any files here.
 [[nodiscard]] bool become_nobody();
 
 }  // namespace fastio::testing

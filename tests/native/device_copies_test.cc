@@ -27,7 +27,7 @@ bool reached(const Event& event) {
   return answer.reached;
 }
 
-// Goes on for as long as the test lets it, as a stream of the caller's does.
+// Runs until the test releases it, like a stream of the caller.
 class CallersStream {
  public:
   explicit CallersStream(int ordinal, bool is_default = false)
@@ -172,7 +172,7 @@ TEST_CASE("an event that is recorded again stands for the later point alone") {
   const CallersStream callers(0);
   CHECK(told(device->record(callers.handle(), event)) == "");
   CHECK_FALSE(reached(event));
-  // Who was held back by it goes on when that point is reached, although it was recorded again.
+  // A waiter goes on when that point is reached, although the event was recorded again.
   CHECK(told(stream.hold_back(event)) == "");
   CHECK(told(stream.record(event)) == "");
   CHECK_FALSE(reached(event));
@@ -200,7 +200,8 @@ TEST_CASE("an event is waited for until somebody lets its stream go on") {
 
 // ---- the caller's stream ----
 
-TEST_CASE("copies wait for what the caller's stream had, and the caller's stream for the copies") {
+TEST_CASE(
+    "copies wait for earlier work of the caller's stream, and the caller's stream for the copies") {
   const Double fresh;
   const auto device = Device::of(0);
   for (const bool is_default : {false, true}) {
@@ -220,7 +221,7 @@ TEST_CASE("copies wait for what the caller's stream had, and the caller's stream
     CHECK(told(stream.copy_in(target.address(), source.data(), kBytes)) == "");
     CHECK(told(stream.record(copied)) == "");
     CHECK(told(device->hold_back(callers.handle(), copied)) == "");
-    callers.fill(target, 0x22, 1);  // must find what was copied
+    callers.fill(target, 0x22, 1);  // must find the copied bytes
     Event end(device);
     CHECK(told(device->record(callers.handle(), end)) == "");
 
@@ -296,7 +297,7 @@ TEST_CASE("a stream waits for an event of another device, and is not recorded by
   CHECK(told(behind.wait()) == "");
 }
 
-TEST_CASE("what was pending on a lost device never happens, and nobody waits for it for good") {
+TEST_CASE("pending work of a lost device never happens, and every wait for it ends") {
   const Double fresh;
   auto source = numbered(kBytes);
   const DeviceBytes target(0, kBytes);

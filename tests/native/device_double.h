@@ -1,5 +1,5 @@
-// What the tests of devices share: the double of the CUDA driver, fresh for each test and clean
-// after it, and memory that is pinned for as long as somebody holds it.
+// The fixture of the device tests: the double of the CUDA driver, fresh before each test and clean
+// after it, and memory that is pinned for the life of its owner.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -79,7 +79,7 @@ class DeviceBytes {
   ~DeviceBytes() { fake_cuda_free(address_); }
 
   [[nodiscard]] DeviceAddress address() const { return address_; }
-  // As they are now: the double's addresses are plain ones.
+  // The bytes as they are now: the double's addresses are plain ones.
   [[nodiscard]] std::vector<std::byte> now() const {
     std::vector<std::byte> bytes(nbytes_);
     fake_cuda_read(bytes.data(), address_, nbytes_);
@@ -91,7 +91,7 @@ class DeviceBytes {
   std::size_t nbytes_;
 };
 
-// What a value of this kind says: "cuEventQuery 700".
+// Describes a value of this kind: "cuEventQuery 700".
 inline std::string told(const std::optional<Failure>& failure) {
   if (!failure) return "";
   CHECK(failure->kind == Failure::Kind::device);

@@ -1,5 +1,5 @@
-// How the driver is opened, and what is said where it cannot be. A process opens it once: what is
-// to go wrong goes wrong in a process of its own.
+// The opening of the driver, and its error messages. A process opens it once, so each failure has
+// its own process.
 #include <doctest/doctest.h>
 
 #include <cstdlib>
@@ -123,7 +123,7 @@ TEST_CASE("driver: a process leaves with copies pending" * doctest::skip()) {
   CHECK_FALSE(stream.copy_in(fake_cuda_allocate(0, 4096), bytes.data(), 4096).has_value());
 }
 
-// ---- and what becomes of them ----
+// ---- and their results ----
 
 TEST_CASE("a driver that cannot be used says why, and a device says the same") {
   for (const std::string name :
@@ -141,7 +141,7 @@ TEST_CASE("a driver that cannot be used says why, and a device says the same") {
   }
 }
 
-TEST_CASE("a driver that can be used says what it is") {
+TEST_CASE("a usable driver describes itself") {
   const DriverStatus status = driver_status();
   CHECK(status.available);
   CHECK(status.reason == std::string(std::getenv("FASTIO_CUDA_LIBRARY")) + ", CUDA 12.4");
@@ -161,7 +161,7 @@ TEST_CASE("a child cannot use the driver that its parent has initialised, and is
           if (status.reason.find("a process that was forked after it was initialised") ==
               std::string::npos)
             return 3;
-          // What it has from its parent is refused, not used.
+          // A child refuses the driver handles of its parent.
           std::byte data{};
           const auto refused = device->pin(&data, 1);
           if (!refused || refused->error != 3) return 4;

@@ -1,5 +1,5 @@
-// Memory on devices and on the host for tests to load into, all of it between bytes that nobody may
-// touch; and a pool of pinned memory that is empty before each test and after it.
+// Memory on devices and on the host for tests to load into, all of it between guard bytes. The pool
+// of pinned memory is empty before and after each test.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -26,7 +26,7 @@
 
 namespace fastio::testing {
 
-// Waits for what a lane or the double does in its own time.
+// Waits for an asynchronous action of a lane or of the double.
 template <typename Condition>
 [[nodiscard]] bool soon(Condition&& condition) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -36,7 +36,7 @@ template <typename Condition>
   return condition();
 }
 
-// Both devices of the double, their default streams as those of the caller. Outlives the jobs.
+// Both devices of the double, with their default streams as the caller's. Outlives the jobs.
 class Devices {
  public:
   Devices() {
@@ -47,7 +47,7 @@ class Devices {
   Devices& operator=(const Devices&) = delete;
   ~Devices() {
     targets.clear();
-    // A lane's thread lets go of its job a moment after the job is over.
+    // A lane's thread releases its job a moment after the job is over.
     CHECK(soon([] {
       trim_pinned();
       return fake_cuda_contexts_retained() == 0;
@@ -57,7 +57,7 @@ class Devices {
     CHECK(pinned_account().unpinned_bytes == 0);
   }
 
-  // After a fault: nothing wrong was seen so far, and no device is lost any more.
+  // After a fault: checks that no error was recorded so far, and revives lost devices.
   static void recover() {
     CHECK(std::string(fake_cuda_first_violation()) == "");
     fake_cuda_clear();
@@ -83,7 +83,7 @@ class Devices {
   std::vector<DeviceTarget> targets;
 };
 
-// What a job has failed with; "" for nothing.
+// The error of a job; "" for none.
 inline std::string failure_of(const LoadJob& job) {
   const auto failure = job.outcome().failure();
   return failure ? failure->message() : job.outcome().damage() ? "damaged" : "";
@@ -94,12 +94,12 @@ class DeviceFilling {
   std::vector<Extent> extents;
 
   // The place of the next extent, on a device of the job or on the host: right behind the one
-  // before, or so far behind the start of a page.
+  // before, or at the given offset from a page boundary.
   void add(const Extent& extent, int device, std::optional<std::uint64_t> lead = {}) {
     const std::uint64_t nbytes = extent.end - extent.begin;
     add(extent, {device, start(device, lead), 1, {{nbytes, 1}}}, nbytes);
   }
-  // In rows, with bytes between them that stay as they are.
+  // In rows, separated by bytes that do not change.
   void add_rows(const Extent& extent, int device, std::uint64_t row_bytes,
                 std::uint64_t stride_bytes) {
     const std::uint64_t rows = (extent.end - extent.begin) / row_bytes;
@@ -126,7 +126,7 @@ class DeviceFilling {
     return made;
   }
 
-  // What is wrong: the first byte that is not the file's, or was changed and is none of ours.
+  // Describes the first byte that differs from the file, or the first changed guard byte.
   [[nodiscard]] std::string difference(std::span<const std::byte> bytes) const {
     return compare([&](int device) { return image(device, bytes, {}); }, false);
   }
@@ -134,8 +134,8 @@ class DeviceFilling {
     return difference(sample.bytes());
   }
 
-  // The first byte that is not as before, though it is not the file's or lies in `bad` of the file.
-  // On the host it may be zero, too.
+  // Describes the first byte that differs from both its old value and the file, or is the file's in
+  // `bad`. On the host it may be zero, too.
   [[nodiscard]] std::string unverified(std::span<const std::byte> bytes, const Extent& bad) const {
     return compare([&](int device) { return image(device, bytes, bad); }, true);
   }
@@ -152,7 +152,7 @@ class DeviceFilling {
     return nbytes;
   }
 
-  // All that there is, to see that it does not change.
+  // All the memory, to check that it does not change.
   [[nodiscard]] std::vector<std::vector<std::byte>> now() const {
     std::vector<std::vector<std::byte>> all;
     for (const Memory& memory : memories_) all.push_back(memory.now());
@@ -210,7 +210,7 @@ class DeviceFilling {
     spots_.push_back(std::move(spot));
   }
 
-  // The memory as it has to be, where `bad` of the file stays away.
+  // The expected memory if no byte of `bad` arrives.
   [[nodiscard]] std::vector<std::byte> image(int device, std::span<const std::byte> bytes,
                                              const Extent& bad) const {
     const Memory& memory = memories_.at(static_cast<std::size_t>(device) + 1);
@@ -230,7 +230,7 @@ class DeviceFilling {
 
   template <typename Image>
   [[nodiscard]] std::string compare(Image&& image_of, bool may_lack) const {
-    constexpr std::size_t kRun = 4096;  // as a whole where it is right: sanitizers are slow
+    constexpr std::size_t kRun = 4096;  // one comparison of the whole first: sanitizers are slow
     for (const Memory& memory : memories_) {
       if (memory.ours && !memory.ours->fences_stand()) return "a fence of the host fell";
       const auto found = memory.now();

@@ -1,5 +1,5 @@
-// Memory that runs out at any allocation while a device, a stream or an event is made: it is thrown
-// or told, and nothing is kept. In an executable of its own, for its operator new.
+// Memory that runs out at any allocation while a device, a stream or an event is made: the failure
+// is thrown or returned, and nothing is kept. In an executable of its own, for its operator new.
 #include <doctest/doctest.h>
 
 #include <new>
@@ -12,7 +12,7 @@ namespace {
 
 using testing::FailingAllocation;
 
-// Makes one while the n-th allocation fails. Whether there was an n-th.
+// Makes one while the n-th allocation fails. Returns whether there was an n-th.
 template <typename Make>
 bool make_with_failure(long n, Make&& make) {
   decltype(make()) made;
@@ -31,7 +31,7 @@ bool make_with_failure(long n, Make&& make) {
 
 template <typename Make>
 long refused_until_made(Make&& make) {
-  static_cast<void>(make());  // what is allocated once for good
+  static_cast<void>(make());  // one-time allocations
   const int retained = fake_cuda_contexts_retained();
   long n = 0;
   for (bool came = true; came; ++n) {
@@ -44,7 +44,7 @@ long refused_until_made(Make&& make) {
   return n - 1;
 }
 
-TEST_CASE("whatever runs out of memory while it is made keeps nothing") {
+TEST_CASE("an object that runs out of memory during its construction keeps nothing") {
   const testing::Double fresh;
   CHECK(refused_until_made([] { return Device::of(0); }) > 0);
   const auto device = Device::of(0);

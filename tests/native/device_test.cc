@@ -22,7 +22,7 @@ using testing::told;
 
 constexpr std::size_t kBytes = 4096;
 
-// What making it throws.
+// The exception that its construction throws.
 template <typename Make>
 Failure refusal_of(Make&& make) {
   try {
@@ -64,7 +64,7 @@ TEST_CASE("a device that does not exist is refused") {
   CHECK(fake_cuda_calls("cuDeviceGet") == 0);
 }
 
-TEST_CASE("what the driver refuses while a device is opened is thrown, and nothing is retained") {
+TEST_CASE("a refusal during the opening of a device is thrown, and nothing is retained") {
   const Double fresh;
   for (const char* name :
        {"cuDeviceGet", "cuDevicePrimaryCtxGetState", "cuDevicePrimaryCtxRetain"}) {
@@ -114,7 +114,7 @@ TEST_CASE("a device is near the node that the system says, where it says one") {
   if (!std::filesystem::exists("/sys/bus/pci/devices")) {
     MESSAGE("not tested: no PCI devices are listed here");
   } else {
-    // The driver has the address in upper case, the system has it in lower case.
+    // The driver prints the address in upper case, the system in lower case.
     const std::string id = "../../../../TMP/GPU-" + std::to_string(getpid());
     fake_cuda_set_bus_id(0, id.c_str());
     CHECK(says("1\n") == 1);
@@ -174,9 +174,9 @@ TEST_CASE("a driver that refuses to pin, to allocate, or both is told as it says
   CHECK(none.data == nullptr);
 }
 
-// ---- whatever is called ----
+// ---- every call ----
 
-// Each call of the driver that needs a context, by the name that its failure has.
+// Each call of the driver that needs a context, by the name in its error.
 struct Called {
   const char* operation;
   std::function<std::optional<Failure>()> run;
@@ -274,12 +274,12 @@ TEST_CASE("each call that the driver refuses is told with its name, its device a
     CHECK(refused->detail == "CUDA_ERROR_ECC_UNCORRECTABLE, uncorrectable ECC error encountered");
   }
   CHECK_FALSE(every.reached());
-  for (int i = 0; i < 2; ++i) {  // twice: it is asked before it is waited for
+  for (int i = 0; i < 2; ++i) {  // twice: it is queried before the wait
     for (const Called& call : every.calls()) CHECK(told(call.run()) == "");
   }
 }
 
-TEST_CASE("where a context cannot be made current, nothing else is called") {
+TEST_CASE("if a context cannot be made current, no other call is made") {
   const Double fresh;
   EveryCall every(Device::of(0));
   for (const Called& call : every.calls()) {
@@ -329,7 +329,7 @@ TEST_CASE("streams and events whose context cannot be made current are left to i
   fake_cuda_reset();
 }
 
-TEST_CASE("a lost device refuses all that comes, and what was made is released all the same") {
+TEST_CASE("a lost device refuses every call, and its objects are still released") {
   const Double fresh;
   const auto other = Device::of(1);
   Stream other_stream(other);

@@ -1,5 +1,5 @@
-// Which block comes next, and from where: disks that answer as fast as they are said to, without
-// any I/O.
+// The choice of the next block and its disk, with simulated disks of given speeds and without any
+// I/O.
 #include "dispatch.h"
 
 #include <doctest/doctest.h>
@@ -42,7 +42,7 @@ struct Read {
   double begin_s = 0, end_s = 0;
 };
 
-// Disks that serve one read after the other, and so many reads at a time over all of them.
+// Disks that serve one read after the other, and the number of reads in flight over all of them.
 class Simulation {
  public:
   Simulation(Dispatch& dispatch, Disks disks, std::vector<Dispatch::Block> blocks,
@@ -53,7 +53,7 @@ class Simulation {
         bytes_s_(std::move(bytes_s)),
         slots_(slots) {}
 
-  // Takes all that there is to take now.
+  // Takes every available block.
   void top_up() {
     while (out_.size() < slots_) {
       const auto pick = dispatch_.pick(at(now_s_));
@@ -67,7 +67,7 @@ class Simulation {
     }
   }
 
-  // Brings the read home that comes first. False where none comes.
+  // Completes the earliest read. False if there is none.
   bool step() {
     const auto first = std::min_element(
         out_.begin(), out_.end(), [](const Read& a, const Read& b) { return a.end_s < b.end_s; });
@@ -136,7 +136,7 @@ TEST_CASE("with one disk, blocks come in their order, and from the preferred rep
   }
 }
 
-TEST_CASE("two disks that are as fast as each other share evenly, whoever is preferred") {
+TEST_CASE("two disks of equal speed share evenly, whichever is preferred") {
   for (const Disks& disks : {Disks{{1, 2}}, Disks{{1, 2}, {2, 1}}}) {
     const std::vector<std::size_t> counts(disks.size(), 200 / disks.size());
     Outcome outcome = simulate(disks, counts, {{1, 1e9}, {2, 1e9}});
@@ -152,7 +152,7 @@ TEST_CASE(
   std::array<std::vector<std::size_t>, 3> taken;
   for (const Read& read : outcome.reads) taken[read.disk].push_back(read.block);
   for (const auto& of_disk : taken) CHECK(std::is_sorted(of_disk.begin(), of_disk.end()));
-  // The faster one takes some of the other's, which is never done with its own.
+  // The faster one takes some of the other's, which never finishes its own.
   CHECK(taken[1][99] == 99);
   CHECK(taken[1].size() > 120);
   CHECK(taken[2].front() == 100);
@@ -183,7 +183,7 @@ TEST_CASE("a slow disk does not get the last blocks") {
   }
 }
 
-TEST_CASE("what a disk becomes is seen: measurements fade") {
+TEST_CASE("a change of a disk's speed is seen: measurements fade") {
   const auto blocks = blocks_of({100'000});
   const Disks disks{{1, 2}};
   Dispatch dispatch(disks, blocks);
@@ -215,7 +215,7 @@ TEST_CASE("what a disk becomes is seen: measurements fade") {
     const double ratio = static_cast<double>(latest[2]) / static_cast<double>(latest[1]);
     CHECK(ratio > (slower ? 7 : 0.9));
     CHECK(ratio < (slower ? 12 : 1.1));
-    // What is on its way to each is what it does in the same time.
+    // The blocks in flight on each are in proportion to its speed.
     const auto on_its_way =
         std::count_if(out.begin(), out.end(), [](const Read& read) { return read.disk == 1; });
     CHECK(on_its_way >= (slower ? 1 : 13));
@@ -237,7 +237,7 @@ TEST_CASE("a block with a single replica waits for its disk, and its disk does n
   CHECK(outcome.of_disk[1] > 3980);
 }
 
-TEST_CASE("a disk that does not answer holds up no more than what it was given at first") {
+TEST_CASE("a disk that does not answer holds up only its first blocks") {
   const Disks disks{{1, 2}};
   const Outcome outcome = simulate(disks, {1000}, {{1, kBlock / kNever}, {2, 1e9}});
   CHECK(outcome.reads.size() == 1000);
@@ -264,7 +264,7 @@ TEST_CASE("a replica that is avoided is asked for nothing while there is another
   CHECK_FALSE(dispatch.avoided(0, 1));
 }
 
-TEST_CASE("what is skipped is not read") {
+TEST_CASE("skipped blocks are not read") {
   const Disks disks{{1, 2}};
   const auto blocks = blocks_of({30});
   Dispatch dispatch(disks, blocks);
@@ -280,7 +280,7 @@ TEST_CASE("what is skipped is not read") {
   CHECK(dispatch.over());
 }
 
-TEST_CASE("what is put back is read once more") {
+TEST_CASE("blocks that are put back are read once more") {
   const Disks disks{{1, 2}, {2, 1}};
   const auto blocks = blocks_of({6, 6});
   Dispatch dispatch(disks, blocks);
@@ -298,7 +298,7 @@ TEST_CASE("what is put back is read once more") {
   CHECK(dispatch.over());
 }
 
-TEST_CASE("a replica that is admitted again is asked for what was passed meanwhile") {
+TEST_CASE("a replica that is admitted again gets the blocks passed over meanwhile") {
   const Disks disks{{1, 2}};
   const auto blocks = blocks_of({6});
   Dispatch dispatch(disks, blocks);
@@ -330,7 +330,7 @@ class Window {
     }
   }
 
-  // Lets go of the next region if all its blocks are there.
+  // Releases the next region if all its blocks are there.
   bool consume(const Simulation& simulation) {
     if (consumed_ == opened_) return false;
     for (std::size_t b = bounds_[consumed_]; b < bounds_[consumed_ + 1]; ++b) {
@@ -351,7 +351,7 @@ class Window {
   std::size_t opened_ = 0, consumed_ = 0, used_ = 0;
 };
 
-TEST_CASE("a window never comes to a standstill, whoever has which replicas at which speed") {
+TEST_CASE("a window never comes to a standstill, for any replicas and speeds") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(300); ++i) {
     CAPTURE(i);
@@ -399,7 +399,7 @@ TEST_CASE("a window never comes to a standstill, whoever has which replicas at w
   }
 }
 
-TEST_CASE("more regions are opened only for who would stand idle") {
+TEST_CASE("more regions are opened only for a disk that would be idle") {
   const Disks disks{{1}};
   const auto blocks = blocks_of({6});
   Dispatch dispatch(disks, blocks);

@@ -1,5 +1,5 @@
-// Which engine is taken, also where io_uring is refused. Refusals are tried in children: a filter
-// is for good.
+// The chosen engine, also if io_uring is refused. Refusals are tried in children: a filter cannot
+// be removed.
 #include <doctest/doctest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -24,7 +24,7 @@ namespace {
 
 using testing::in_forked_child;
 
-// As a container's profile does: io_uring's three system calls answer with `error`.
+// As in a container's profile, io_uring's three system calls return `error`.
 bool refuse_io_uring(int error) {
   std::array filter = {
       sock_filter{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
@@ -55,7 +55,7 @@ TEST_CASE("io_uring is taken where it works") {
     CHECK(make_engines(EnginePreference::uring, 1, 4).kind == EngineKind::uring);
 }
 
-TEST_CASE("where a filter refuses io_uring, threads read and the reason says so") {
+TEST_CASE("if a filter refuses io_uring, threads read and the reason says so") {
   for (const int error : {EPERM, ENOSYS}) {
     CAPTURE(error);
     const int status = in_forked_child([&] {
@@ -83,7 +83,7 @@ TEST_CASE("a ring that is refused after the probe was granted leads to threads a
   CHECK(status == 0);
 }
 
-TEST_CASE("who asks for io_uring where it is refused is told why") {
+TEST_CASE("a refused request for io_uring names the reason") {
   const int status = in_forked_child([] {
     if (!refuse_io_uring(EPERM)) return 10;
     try {

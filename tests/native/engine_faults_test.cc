@@ -1,4 +1,5 @@
-// The seam at the completion queue does what the tests of the loader rely on, on every engine.
+// The seam at the completion queue does the faults that the loader's tests rely on, on every
+// engine.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -57,7 +58,7 @@ class FaultyReads {
     return *completion;
   }
 
-  // How many bytes at the beginning of a tag's page are those of the file.
+  // The number of bytes at the beginning of a tag's page that are the file's.
   std::size_t right_bytes(std::uint32_t tag) {
     const auto expected = sample_.bytes().subspan(std::size_t{tag} * kReadBytes, kReadBytes);
     return static_cast<std::size_t>(
@@ -140,8 +141,7 @@ TEST_CASE("a completion that is swapped comes after the next one") {
       REQUIRE(completion.has_value());
       order.push_back(completion->tag);
     }
-    // Threads may complete in any order by themselves: the first of them is the one that is
-    // swapped.
+    // Threads complete in any order: the first completion is the one that is swapped.
     CHECK(((order == std::vector<std::uint32_t>{1, 0}) || kind == EnginePreference::pread));
     CHECK(order[0] != order[1]);
   }

@@ -1,5 +1,5 @@
-// A ring's fixed buffers: pinned memory is registered with it when that pays, every byte is right
-// before and after, and where the kernel refuses, too.
+// A ring's fixed buffers: pinned memory is registered with it if that pays. Every byte is right
+// before and after, and if the kernel refuses.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -31,7 +31,7 @@ constexpr std::uint64_t kSlab = 256 * kKiB;
 constexpr std::uint32_t kPart = 64 * kKiB;
 constexpr std::uint64_t kPartsInSlab = kSlab / kPart;
 
-// What rings have pinned for this process.
+// The bytes that this process's rings have pinned.
 std::uint64_t registered_bytes() {
   std::ifstream status("/proc/self/status");
   std::string word;
@@ -57,7 +57,7 @@ std::int32_t done(Engine& engine, const IoRequest& request) {
   return completion.result;
 }
 
-// Reads part after part of a file into part after part of the memory; counts what is wrong.
+// Reads part after part of a file into part after part of the memory; counts the wrong bytes.
 std::size_t wrong_reads(Engine& engine, const SampleFile& sample, int fd, std::byte* memory,
                         std::uint64_t parts) {
   std::size_t wrong = 0;
@@ -74,7 +74,7 @@ std::size_t wrong_reads(Engine& engine, const SampleFile& sample, int fd, std::b
 
 bool has_ring() {
   if (uring_status().available) {
-    REQUIRE(soon([] { return registered_bytes() == 0; }));  // of rings of before
+    REQUIRE(soon([] { return registered_bytes() == 0; }));  // of earlier rings
     return true;
   }
   MESSAGE("no io_uring: " << uring_status().reason);
@@ -100,7 +100,7 @@ TEST_CASE("pinned memory is registered once, when as many bytes have gone there"
   CHECK(soon([&] { return registered_bytes() == 0; }));  // with the rings
 }
 
-TEST_CASE("what is written from registered memory is what was there") {
+TEST_CASE("writes from registered memory write its bytes") {
   if (!has_ring()) return;
   const Devices devices;
   const SampleFile sample(Place::disk, kSlab);
@@ -120,7 +120,7 @@ TEST_CASE("what is written from registered memory is what was there") {
   CHECK(std::memcmp(found.data(), sample.bytes().data(), kSlab) == 0);
 }
 
-TEST_CASE("memory that comes in the place of what was given back is another one") {
+TEST_CASE("memory at the address of freed memory is another allocation") {
   if (!has_ring()) return;
   const Devices devices;
   const SampleFile sample(Place::disk, 1024 * kKiB);
@@ -135,7 +135,7 @@ TEST_CASE("memory that comes in the place of what was given back is another one"
   }
 }
 
-TEST_CASE("memory that nobody pinned is not registered") {
+TEST_CASE("memory that is not pinned is not registered") {
   if (!has_ring()) return;
   const SampleFile sample(Place::disk, 1024 * kKiB);
   const auto file = File::open(sample.path());
@@ -152,17 +152,17 @@ TEST_CASE("reads as a user who may lock no memory" * doctest::skip()) {
   const PinnedLease lease = take(devices);
   const rlimit little{kPart, kPart};
   REQUIRE(setrlimit(RLIMIT_MEMLOCK, &little) == 0);
-  REQUIRE(unlink(sample.path().c_str()) == 0);  // nobody may not
+  REQUIRE(unlink(sample.path().c_str()) == 0);  // the user nobody may not
   REQUIRE(testing::become_nobody());
   const auto engine = make_uring_engine(2);
   CHECK(wrong_reads(*engine, sample, file->buffered_fd(), lease.data(), 3 * kPartsInSlab) == 0);
   CHECK(registered_bytes() == 0);
 }
 
-TEST_CASE("where RLIMIT_MEMLOCK leaves no room, reads find their pages themselves") {
+TEST_CASE("without room under RLIMIT_MEMLOCK, reads use unregistered memory") {
   if (!has_ring()) return;
   if (geteuid() != 0) {
-    MESSAGE("only root can become somebody else");
+    MESSAGE("only root can become another user");
     return;
   }
   const auto child = testing::run_skipped_test_case("reads as a user who may lock no memory");

@@ -1,4 +1,4 @@
-// What both engines promise, each test on each of them.
+// The contract of both engines; each test runs on each of them.
 #include "engine.h"
 
 #include <doctest/doctest.h>
@@ -36,7 +36,7 @@ std::unique_ptr<Engine> make_engine(EnginePreference kind, unsigned queue_depth)
                                          : make_pread_engine(queue_depth);
 }
 
-// Waits until `count` requests have completed; fewer come back when that takes too long.
+// Waits until `count` requests have completed; a timeout returns fewer.
 std::vector<Completion> wait_for(Engine& engine, std::size_t count) {
   std::vector<Completion> completions(count);
   std::size_t taken = 0;
@@ -215,7 +215,7 @@ TEST_CASE("a signal does not end a wait before its time, nor does it lose a read
   sigaction(SIGUSR1, &before, nullptr);
 }
 
-TEST_CASE("what does not fit into the answer is answered next time") {
+TEST_CASE("completions beyond the caller's buffer are returned next time") {
   const SampleFile sample(Place::disk, 16 * kPage);
   const auto file = File::open(sample.path());
   for (const EnginePreference kind : engines_here()) {
@@ -254,7 +254,7 @@ TEST_CASE("an engine of depth one reads one after the other") {
   }
 }
 
-TEST_CASE("what does not fit into a ring comes back as a failed completion") {
+TEST_CASE("requests that do not fit into a ring come back as failed completions") {
   if (!uring_status().available) {
     MESSAGE("not tested: ", uring_status().reason);
     return;

@@ -1,5 +1,5 @@
-// What both engines promise of writes, each test on each of them, and what the seam at the
-// completion queue does to them.
+// The contract of writes for both engines, each test on each of them, and the faults at the
+// completion queue.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -36,7 +36,7 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::uint32_t kPage = 4096;
 constexpr auto kWhole = static_cast<std::int32_t>(kPage);
 
-// One engine, with the faults that are set, that writes the pages of a file, tag by tag.
+// One engine, with the given faults, that writes the pages of a file, tag by tag.
 class Writes {
  public:
   explicit Writes(EnginePreference kind, Place place = Place::disk)
@@ -73,7 +73,7 @@ class Writes {
     return completion.result;
   }
 
-  // How many bytes at the beginning of a tag's page are in the file; what lies behind has to be a
+  // The number of bytes at the beginning of a tag's page that are in the file; the rest must be a
   // hole.
   [[nodiscard]] std::size_t right_bytes(std::uint32_t tag) const {
     auto bytes = file.bytes();
@@ -101,7 +101,7 @@ TEST_CASE("all bytes are written, and read, with many requests in flight in any 
     CAPTURE(testing::name_of(kind));
     Random random(seed);
     const auto expected = random_bytes(random, 8 * kMiB + 17);
-    std::vector<std::byte> memory = expected;  // written from here, never to here
+    std::vector<std::byte> memory = expected;  // memory to write from, never to read into
     std::vector<std::byte> read(std::size_t{kDepth} * kSlotBytes);
     const WrittenFile file;
     const auto set = make_engines(kind, 1, kDepth);
@@ -175,13 +175,13 @@ TEST_CASE("a direct write lands where it shall") {
     REQUIRE(bytes.size() == 3 * direct.alignment);
     CHECK(std::count(bytes.begin(), bytes.end(), std::byte{0x3C}) == nbytes);
     CHECK(bytes[2 * direct.alignment] == std::byte{0x3C});
-    request.offset += 1;  // what the device cannot do
+    request.offset += 1;  // direct writes need aligned offsets
     if (const std::int32_t result = writes.run(request); result != -EINVAL)
-      MESSAGE("a direct write off the alignment is taken here: ", result);
+      MESSAGE("this filesystem accepts an unaligned direct write: ", result);
   }
 }
 
-TEST_CASE("what is wrong with a write is an error of its request, and the others are written") {
+TEST_CASE("a failed write is an error of its request, and the others are written") {
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     Writes writes(kind);
@@ -207,7 +207,7 @@ TEST_CASE("what is wrong with a write is an error of its request, and the others
 }
 
 TEST_CASE("a write that the kernel cuts short says how far it came") {
-  // The limit of a file's size cuts the last write that fits in part. SIGXFSZ comes behind it.
+  // The file size limit cuts the last write that fits in part. SIGXFSZ follows.
   struct sigaction ignore {};
   struct sigaction before {};
   ignore.sa_handler = SIG_IGN;
@@ -229,7 +229,7 @@ TEST_CASE("a write that the kernel cuts short says how far it came") {
   sigaction(SIGXFSZ, &before, nullptr);
 }
 
-TEST_CASE("what is said to have failed is not in the file") {
+TEST_CASE("a write that is reported as failed is not in the file") {
   for (const EnginePreference kind : engines_here()) {
     for (const Place place : {Place::disk, Place::memory}) {
       CAPTURE(testing::name_of(kind));
@@ -248,7 +248,7 @@ TEST_CASE("what is said to have failed is not in the file") {
       CHECK(writes.right_bytes(1) == 0);
       CHECK(writes.right_bytes(2) == 100);
       for (std::uint32_t tag = 3; tag < 6; ++tag) CHECK(writes.right_bytes(tag) == kPage);
-      CHECK(writes.memory == memory);  // a write leaves it as it is, whatever the fault
+      CHECK(writes.memory == memory);  // a write leaves its memory unchanged under every fault
     }
   }
 }
@@ -267,7 +267,7 @@ TEST_CASE("writes come late, swapped, or never, and are in the file all the same
     const std::uint32_t first = writes.next().tag;
     const std::uint32_t second = writes.next().tag;
     CHECK(first + second == 3);
-    // Threads may complete in any order by themselves.
+    // Threads complete in any order.
     if (kind == EnginePreference::uring) CHECK(first >= 1);
     writes.submit(writes.page(3));
     CHECK_FALSE(writes.wait(50ms).has_value());
@@ -291,7 +291,7 @@ TEST_CASE("a process that is killed at its third write" * doctest::skip()) {
   for (std::uint32_t tag = 0; tag < 4; ++tag) static_cast<void>(writes.run(writes.page(tag)));
 }
 
-TEST_CASE("a process can be killed at a write, and what it had written is there") {
+TEST_CASE("a process can be killed at a write, and its earlier writes are in the file") {
   for (const EnginePreference kind : engines_here()) {
     CAPTURE(testing::name_of(kind));
     setenv("FASTIO_TEST_ENGINE", testing::name_of(kind).c_str(), 1);

@@ -8,15 +8,15 @@ namespace fastio {
 namespace {
 
 TEST_CASE(
-    "a message names the operation, the path, the offset, what the kernel said and what was "
-    "expected") {
+    "a message names the operation, the path, the offset, the kernel's error and the expected "
+    "bytes") {
   const Failure failure{EIO, "read", "/models/a.safetensors", 4096, "a whole block was expected"};
   CHECK(failure.message() ==
         "read failed: /models/a.safetensors at offset 4096: EIO (Input/output error): a whole "
         "block was expected");
 }
 
-TEST_CASE("a message leaves out what does not concern it") {
+TEST_CASE("a message leaves out fields that do not concern it") {
   CHECK(Failure{ENOMEM, "io_uring_setup", {}, {}, {}}.message() ==
         "io_uring_setup failed: ENOMEM (Cannot allocate memory)");
 }
@@ -44,7 +44,7 @@ TEST_CASE("an IoError carries its failure, and says the same") {
   }
 }
 
-TEST_CASE("a memory limit says what was asked, what is allowed and what is held") {
+TEST_CASE("a memory limit error names the requested, the permitted and the held bytes") {
   const MemoryLimitExceeded error(300, 200, 100);
   CHECK(error.asked_bytes == 300);
   CHECK(error.limit_bytes == 200);

@@ -33,7 +33,7 @@ bool fails_now() {
 
 }  // namespace
 
-// NOLINTBEGIN(cppcoreguidelines-no-malloc): what operator new is made of.
+// NOLINTBEGIN(cppcoreguidelines-no-malloc): operator new is made of it.
 void* operator new(std::size_t nbytes) {
   void* memory = fails_now() ? nullptr : std::malloc(nbytes == 0 ? 1 : nbytes);
   if (memory == nullptr) throw std::bad_alloc();
@@ -71,7 +71,7 @@ bool threads_become(std::size_t count) {
   return threads_of_this_process() <= count;
 }
 
-// What is abandoned goes with the thread that holds it, in either order.
+// Abandoned memory is freed with the thread that holds it, in either order.
 bool nothing_is_abandoned() {
   const auto end = Clock::now() + kPatience;
   while (abandoned_bytes() != 0 && Clock::now() < end) {

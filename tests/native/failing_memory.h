@@ -1,13 +1,13 @@
-// An operator new that fails when it is asked to, for tests in an executable of their own; and what
-// has to be gone after a job that met it.
+// An operator new that fails on request, for tests in an executable of their own; and the checks
+// that a failed job keeps no memory.
 #pragma once
 
 #include <cstddef>
 
 namespace fastio::testing {
 
-// Of the allocations from now on, the n-th (from 0) of this thread fails, while this lives. That
-// one failure is all; what cleans up after it finds memory again.
+// While this lives, the n-th allocation (from 0) of this thread from now on fails. Only that one
+// fails; cleaning up finds memory again.
 class FailingAllocation {
  public:
   explicit FailingAllocation(long n);
@@ -18,7 +18,7 @@ class FailingAllocation {
   [[nodiscard]] static bool came();  // whether there was an n-th one
 };
 
-// The same of all threads but the main one, which says so first.
+// The same for all threads but the main one, which calls this first.
 void this_is_the_main_thread();
 void fail_allocation_elsewhere(long n);
 [[nodiscard]] bool allocation_failed_elsewhere();  // since then; none fails any more

@@ -52,7 +52,7 @@ const Code* find_code(int code) {
 
 bool is_device(int device) { return device >= 0 && device < kDevices; }
 
-// The fault that this call meets, if any.
+// The fault of this call, if any.
 std::optional<Fault> take_fault(State& state, std::string_view name) {
   std::optional<Fault> met;
   for (Fault& fault : state.faults) {
@@ -69,7 +69,7 @@ void lose(State& state, int device, int code) {
 
 }  // namespace
 
-// Static, so that a child has one as fresh as its state.
+// Static, so that a child's is as fresh as its state.
 State& state() { return fastio::process_state<State>(); }
 
 bool is_forked_off() {

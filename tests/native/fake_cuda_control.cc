@@ -1,4 +1,4 @@
-// The double of the CUDA driver: what a test tells it and asks of it.
+// The double of the CUDA driver: the functions by which a test controls and inspects it.
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,8 +30,8 @@ std::byte* on_any_device(State& state, Address address, std::size_t nbytes) {
 
 }  // namespace
 
-// Resets are counted from another number in each process: a child's thread begins with the contexts
-// that were current in its parent's.
+// Each process counts resets from another number: a child's thread begins with the contexts that
+// were current in its parent's.
 State::State() : resets(static_cast<std::uint64_t>(getpid()) << 32U) {
   contexts[0].bus_id = "0000:17:00.0";
   contexts[1].bus_id = "0000:CA:00.0";
@@ -84,7 +84,7 @@ void fake_cuda_clear() {
   with_state([](State& state) { state.clear(); });
 }
 
-// ---- what a framework does ----
+// ---- the part of a framework ----
 
 int fake_cuda_activate(int ordinal) {
   return with_state([&](State& state) {
@@ -162,7 +162,7 @@ void fake_cuda_fill(std::uintptr_t stream, std::uint64_t address, int value, std
   });
 }
 
-// ---- what the driver is like ----
+// ---- properties of the driver ----
 
 void fake_cuda_set_version(int version) {
   with_state([&](State& state) { state.version = version; });
@@ -222,7 +222,7 @@ void fake_cuda_hold_all(int held) {
   });
 }
 
-// ---- what was seen ----
+// ---- records ----
 
 int fake_cuda_violations() {
   return with_state([](State& state) { return state.violations; });

@@ -59,7 +59,7 @@ void pending_at(State& state, Address address, std::size_t nbytes, Visit&& visit
   }
 }
 
-// Memory is gone: the copies that need it have no effect, and that they are pending is wrong.
+// Memory is freed: copies that need it have no effect, and a pending one is a violation.
 void forget_copies(State& state, const std::byte* data, std::size_t nbytes, const char* how) {
   pending_at(state, address_of(data), nbytes, [&](Operation& operation, bool) {
     state.violated(std::string("memory was ") + how + " while a copy was pending");
@@ -88,7 +88,7 @@ int put_copy(State& state, Lock& lock, int device, void* stream, Operation copy,
     used_before = true;
     written_before |= writes;
   });
-  // A copy that waits for another one's bytes has no source yet, and none to be poisoned.
+  // A copy that waits for another copy's bytes has no source yet, and so nothing to poison.
   if (copy.kind == Operation::Kind::copy_in && !written_before)
     copy.source_hash = hash_of(copy.from, copy.nbytes);
   if (copy.kind == Operation::Kind::copy_out && !used_before)
@@ -111,7 +111,8 @@ std::byte* in_device(State& state, int device, Address address, std::size_t nbyt
   return memory.data + (address - begin);
 }
 
-// What a copy in is to write is not there until it is done, even where it was there before.
+// The destination of a copy in is poisoned until the copy is done, even if the bytes were there
+// before.
 void begin_copy(const Operation& operation) {
   if (operation.kind == Operation::Kind::copy_in && !operation.touches_nothing)
     std::memset(operation.to, kPoison, operation.nbytes);

@@ -1,6 +1,6 @@
-// What the double of the CUDA driver knows, under one lock, and how its calls begin. Contexts are
-// in fake_cuda.cc, streams and events in fake_cuda_streams.cc, memory in fake_cuda_memory.cc, and
-// what tests tell it in fake_cuda_control.cc.
+// The state of the double of the CUDA driver, under one lock, and the common start of its calls.
+// Contexts are in fake_cuda.cc, streams and events in fake_cuda_streams.cc, memory in
+// fake_cuda_memory.cc, controls for tests in fake_cuda_control.cc.
 #pragma once
 
 #include <array>
@@ -54,14 +54,14 @@ struct Operation {
   enum class Kind { copy_in, copy_out, fill, record, wait };
 
   Kind kind;
-  std::shared_ptr<Point> point;  // that it reaches, or waits for
+  std::shared_ptr<Point> point;  // the one that it records, or waits for
   std::byte* to = nullptr;
   const std::byte* from = nullptr;
   std::size_t nbytes = 0;
   int value = 0;                               // of a fill
-  std::optional<std::uint64_t> source_hash{};  // when it was put here
-  bool touches_nothing = false;                // its memory is gone
-  std::optional<Clock::time_point> due{};      // from when it is at the head
+  std::optional<std::uint64_t> source_hash{};  // the time of the call
+  bool touches_nothing = false;                // its memory is freed
+  std::optional<Clock::time_point> due{};      // set when it is at the head
 
   [[nodiscard]] bool is_copy() const { return kind == Kind::copy_in || kind == Kind::copy_out; }
 };
@@ -69,7 +69,7 @@ struct Operation {
 struct Stream {
   int device = 0;
   void* handle = nullptr;
-  bool counted = true;  // of whom is tested, not of the test
+  bool counted = true;  // made by the tested code, not by the test
   bool destroyed = false;
   std::deque<Operation> operations;
   std::vector<std::shared_ptr<Point>> holds;
@@ -119,7 +119,7 @@ struct State {
   std::map<Address, Event> events;
   std::map<Address, HostMemory> host;
   std::map<Address, DeviceMemory> device;
-  std::deque<char> handles;  // one each, never used again: a handle that is gone is known as such
+  std::deque<char> handles;  // one per object, never reused: a stale handle is recognised
   std::uint64_t resets = 0;
 
   int version = 0;
@@ -162,7 +162,7 @@ ContextStack& current_contexts(const State& state);
 
 std::string_view plain_name(std::string_view name);  // without "_v2"
 
-// ---- how a call begins ----
+// ---- the start of a call ----
 
 enum class Needs { nothing, driver, context, release };
 
@@ -186,19 +186,19 @@ int call(const char* name, Needs needs, Body&& body) {
 
 std::shared_ptr<Stream> make_stream(State& state, int device);
 std::shared_ptr<Stream> default_stream(State& state, int device);
-// None where there is no such stream of this device.
+// Null if this device has no such stream.
 std::shared_ptr<Stream> find_stream(State& state, Address stream, int device);
 std::shared_ptr<Stream> any_stream(State& state, Address stream);
 void put(State& state, Stream& stream, Operation operation);
 int wait_for(State& state, Lock& lock, const Point& point, int device);
-// Nothing that is pending on the device happens any more.
+// No pending operation of the device happens any more.
 void drop_pending(State& state, int device);
 void release_holds(State& state, Stream& stream);
 
 // ---- memory ----
 
-// The allocation of this device that has the whole range, as a pointer to where the range begins;
-// null where there is none.
+// The allocation of this device that has the whole range, as a pointer to the start of the range;
+// null if there is none.
 std::byte* in_device(State& state, int device, Address address, std::size_t nbytes);
 void begin_copy(const Operation& operation);
 void execute_copy(State& state, const Operation& operation);

@@ -1,4 +1,4 @@
-// The double of the CUDA driver: streams and events, and the thread that does what is in them.
+// The double of the CUDA driver: streams and events, and the thread that runs their operations.
 #include <algorithm>
 
 #include "fake_cuda_state.h"
@@ -10,7 +10,8 @@ Address address_of(const void* handle) { return reinterpret_cast<Address>(handle
 
 constexpr Address kLegacyStream = 1;  // CU_STREAM_LEGACY
 
-// Whether the stream got one operation on; otherwise when to look again, if time alone will do it.
+// Whether the stream advanced by one operation; otherwise the time of the next look, if it waits
+// for time only.
 bool advance(State& state, Stream& stream, Clock::time_point& next) {
   if (stream.operations.empty()) return false;
   Operation& head = stream.operations.front();
@@ -56,7 +57,7 @@ void work(State& state) {
   }
 }
 
-// Whoever still calls at the exit is told that the driver is gone, as the driver itself does.
+// A call at the exit returns "driver shutting down", as the driver's own does.
 struct AtExit {
   AtExit() = default;
   AtExit(const AtExit&) = delete;
@@ -74,7 +75,7 @@ struct AtExit {
 };
 const AtExit at_exit;
 
-// An event that lives; those of other contexts only where they may be.
+// A live event; one of another context only if the call permits it.
 Event* find_event(State& state, void* handle) {
   const auto found = state.events.find(address_of(handle));
   if (found == state.events.end()) {
@@ -168,7 +169,7 @@ FAKE_CUDA_EXPORT int cuStreamCreate(void** stream, unsigned) {
   });
 }
 
-// What is pending in it still happens.
+// Its pending operations still happen.
 FAKE_CUDA_EXPORT int cuStreamDestroy_v2(void* stream) {
   return call("cuStreamDestroy_v2", Needs::release, [&](State& state, Lock&, int device) {
     const auto destroyed = find_stream(state, address_of(stream), device);

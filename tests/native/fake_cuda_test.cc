@@ -1,4 +1,4 @@
-// The double of the CUDA driver is as strict as it claims: each mistake is seen, and named.
+// The double of the CUDA driver is as strict as it claims: it sees and names each mistake.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -18,7 +18,8 @@ using testing::told;
 
 constexpr std::size_t kBytes = 4096;
 
-// What the double has seen, which the test's end is not to see again.
+// The violation that the double has recorded; cleared, so that the end of the test does not report
+// it.
 std::string violation() {
   std::string first = fake_cuda_first_violation();
   CHECK(fake_cuda_violations() == (first.empty() ? 0 : 1));
@@ -103,7 +104,7 @@ TEST_CASE_FIXTURE(OneStream, "copies outside the memory of their device are refu
   CHECK(violation() == text);
 }
 
-TEST_CASE_FIXTURE(OneStream, "what the copy in is to write is gone when its turn comes") {
+TEST_CASE_FIXTURE(OneStream, "the destination of a pending copy in is poisoned") {
   Pinned source(device, numbered(kBytes));
   CHECK(told(stream.copy_in(memory.address(), source.data(), kBytes)) == "");
   CHECK(told(stream.drain()) == "");
@@ -112,7 +113,7 @@ TEST_CASE_FIXTURE(OneStream, "what the copy in is to write is gone when its turn
   while (memory.now() != filled(kBytes, kPoison)) {
   }
   CHECK(fake_cuda_copies_pending() == 1);
-  fake_cuda_fail("cuEventCreate", 1, 700, 1);  // or it would be waited for
+  fake_cuda_fail("cuEventCreate", 1, 700, 1);  // or the test would wait for it
   CHECK_THROWS_AS(Event{device}, IoError);
   CHECK(fake_cuda_copies_pending() == 0);
   fake_cuda_clear();

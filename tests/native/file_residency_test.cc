@@ -1,5 +1,4 @@
-// What is said of the page cache is true: for the owner of a file, and for somebody who may only
-// read it.
+// The residency reported for a file is true, for its owner and for a user who may only read it.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -23,7 +22,7 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 bool made_cold(const SampleFile& sample) {
   if (sample.evict()) return true;
-  MESSAGE("not tested: the working folder does not let go of its pages");
+  MESSAGE("not tested: the working folder keeps its pages");
   return false;
 }
 
@@ -69,7 +68,7 @@ TEST_CASE("no bytes are resident, and so is everything that is memory") {
   CHECK(File::open(memory.path())->resident_bytes(0, kMiB) == kMiB);
 }
 
-TEST_CASE("a read from the cache gets what is there, and never waits for what is not") {
+TEST_CASE("a read from the cache returns cached bytes, and never waits for the disk") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   const auto file = File::open(sample.path());
   sample.warm();
@@ -80,7 +79,7 @@ TEST_CASE("a read from the cache gets what is there, and never waits for what is
   CHECK_FALSE(file->read_cached(kMiB, bytes));
 }
 
-// Exit statuses of the children below, who own nothing and may only read.
+// Exit statuses of the children below, who own no files and may only read.
 int say_of_foreign_file(const SampleFile& sample, int times) {
   if (!testing::become_nobody()) return 10;
   const auto file = File::open(sample.path());
@@ -89,7 +88,7 @@ int say_of_foreign_file(const SampleFile& sample, int times) {
     if (!resident) return 3;
     const int answer = *resident == file->nbytes() ? 1 : *resident <= file->nbytes() / 4 ? 0 : 2;
     if (answer != 0 || i + 1 == times) return answer;
-    // For what asking brings in to arrive.
+    // Time for the readahead of the question to arrive.
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return 11;
@@ -97,7 +96,7 @@ int say_of_foreign_file(const SampleFile& sample, int times) {
 
 TEST_CASE("a cold file that somebody else owns is not called warm, however often one asks") {
   if (geteuid() != 0) {
-    MESSAGE("not tested: only root can become somebody else");
+    MESSAGE("not tested: only root can become another user");
     return;
   }
   const SampleFile sample(Place::disk, 32 * kMiB);
@@ -105,11 +104,11 @@ TEST_CASE("a cold file that somebody else owns is not called warm, however often
   if (!made_cold(sample)) return;
   const int status = testing::in_forked_child([&] { return say_of_foreign_file(sample, 4); });
   if (status == 124) {
-    MESSAGE("not tested: nobody may enter the working folder");
+    MESSAGE("not tested: the user nobody cannot enter the working folder");
     return;
   }
   CHECK(status == 0);
-  CHECK(sample.resident_pages() * 4096 < 4 * kMiB);  // asking brought little of it in
+  CHECK(sample.resident_pages() * 4096 < 4 * kMiB);  // the question brought in little of it
 }
 
 TEST_CASE("a warm file that somebody else owns is called warm") {

@@ -1,4 +1,4 @@
-// A file that is being written: its space, its bytes, its way to the disk, and what is refused.
+// A file that is being written: its space, its bytes, its sync, and its refusals.
 #include "file_target.h"
 
 #include <doctest/doctest.h>
@@ -27,7 +27,7 @@ using testing::WrittenFile;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-// The failure that a call throws; errno 0 where it throws none.
+// The error of a call; errno 0 if it throws none.
 Failure failure_of(const std::function<void()>& call) {
   try {
     call();
@@ -57,7 +57,7 @@ TEST_CASE("a target keeps the file, whatever becomes of the descriptor it came f
   CHECK(fcntl(target->buffered_fd(), F_GETFD) == FD_CLOEXEC);
 }
 
-TEST_CASE("what is no descriptor is refused") {
+TEST_CASE("invalid descriptors are refused") {
   const Failure failure =
       failure_of([] { static_cast<void>(TargetFile::adopt(1'000'000, "a name", "")); });
   CHECK(failure.error == EBADF);
@@ -83,7 +83,7 @@ TEST_CASE("a file is written, cut, made longer, and brought to the disk") {
   }
 }
 
-TEST_CASE("space that is reserved is there, and what was written stays") {
+TEST_CASE("reserved space is there, and written bytes stay") {
   for (const Place place : {Place::disk, Place::memory}) {
     const WrittenFile file(place);
     const auto target = file.target();
@@ -105,7 +105,7 @@ TEST_CASE("space that there is not is refused with ENOSPC") {
   struct statvfs status {};
   REQUIRE(statvfs("/dev/shm", &status) == 0);
   if (status.f_blocks == 0) {
-    MESSAGE("not tested: /dev/shm has no end");
+    MESSAGE("not tested: /dev/shm has no size limit");
     return;
   }
   const Failure failure = failure_of(
@@ -146,7 +146,7 @@ TEST_CASE("a file that would be larger than its process may make one is refused 
 
 TEST_CASE(
     "a filesystem that sets nothing aside is asked what is free, and the file has its length") {
-  // ramfs has no fallocate, and no end either. Mounted where nobody else sees it.
+  // ramfs has no fallocate and no size limit. Mounted in a private namespace.
   constexpr int kNoMount = 77;
   const int status = testing::in_forked_child([] {
     if (unshare(CLONE_NEWNS) != 0 || mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0)
@@ -160,7 +160,7 @@ TEST_CASE(
     return file.bytes().size() == kMiB + 1 ? 0 : 4;
   });
   if (status == kNoMount) {
-    MESSAGE("not tested: nothing may be mounted here");
+    MESSAGE("not tested: this machine refuses mounts");
   } else {
     CHECK(status == 0);
   }
@@ -208,7 +208,7 @@ TEST_CASE("a sealed file can be neither cut nor made longer") {
   CHECK(failure_of([&] { target->truncate(10); }).error == EPERM);
 }
 
-TEST_CASE("what lies in memory, or can no more be opened as it was, is not written direct") {
+TEST_CASE("files in memory, or that cannot be reopened, are not written direct") {
   const auto in_memory = WrittenFile(Place::memory).target()->direct_access();
   CHECK_FALSE(in_memory.possible);
   CHECK(in_memory.reason.find("is memory") != std::string::npos);

@@ -26,7 +26,7 @@ using testing::SampleFile;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-// The failure of an open or a read that must fail.
+// The error of an open or a read that must fail.
 template <typename Operation>
 Failure failure_of(Operation&& operation) {
   try {
@@ -51,7 +51,7 @@ TEST_CASE("a file has its bytes, its size and its path") {
   }
 }
 
-TEST_CASE("a file is opened inside a folder by its name, and not by what leads out of it") {
+TEST_CASE("a file is opened inside a folder by its name, and not by a path that leads out of it") {
   const SampleFile sample(Place::disk, kMiB + 17);
   const std::string name = sample.path().substr(2);  // "./name"
   const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -87,7 +87,7 @@ TEST_CASE("a file is opened inside a folder by its name, and not by what leads o
   unlink((name + "-pipe").c_str());
 }
 
-TEST_CASE("what lies where a file of a folder is said to lie is not opened for it") {
+TEST_CASE("direct reads use the opened file, whatever path it is shown under") {
   const SampleFile sample(Place::disk, kMiB);
   const SampleFile other(Place::disk, kMiB, 2);
   const Descriptor here(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -168,7 +168,7 @@ TEST_CASE("a read that goes past the end says where the file ends") {
 }
 
 TEST_CASE(
-    "a file that shrinks keeps its size at open, and a read of what went is an error with the "
+    "a file that shrinks keeps its size at open, and a read past its end is an error with the "
     "offset") {
   const SampleFile sample(Place::disk, 10'000);
   const auto file = File::open(sample.path());
@@ -184,7 +184,8 @@ TEST_CASE(
   CHECK(failure_of([&] { file->read(6000, bytes); }).offset == 4321);
 }
 
-TEST_CASE("a path that is replaced does not change what was opened, past the page cache neither") {
+TEST_CASE(
+    "a replaced path does not change the opened file, neither through the page cache nor past it") {
   const SampleFile sample(Place::disk, kMiB / 16, 1);
   const SampleFile other(Place::disk, kMiB / 16, 2);
   const auto file = File::open(sample.path());
@@ -209,7 +210,7 @@ TEST_CASE("a file that was removed can still be read, past the page cache too") 
   CHECK(file->direct_access().possible == File::open("/proc/self/exe")->direct_access().possible);
 }
 
-TEST_CASE("where O_DIRECT is possible, a read in units of its alignment works") {
+TEST_CASE("aligned reads with O_DIRECT work if the filesystem permits them") {
   for (const Place place : {Place::disk, Place::memory}) {
     const SampleFile sample(place, kMiB + 17);
     const auto file = File::open(sample.path());
@@ -257,7 +258,7 @@ TEST_CASE("a mount that refused once is not asked again, and the first reason st
 }
 
 TEST_CASE("a refusal holds for every file of the mount, also for those that are open") {
-  // In a child: what is remembered there is forgotten with it.
+  // In a child: its exit forgets the remembered refusals.
   const SampleFile sample(Place::disk, 4096);
   const SampleFile other(Place::disk, 4096);
   const auto file = File::open(sample.path());
@@ -280,7 +281,7 @@ TEST_CASE("a filesystem in memory is known as one") {
   CHECK(mount.local);
 }
 
-TEST_CASE("a filesystem that nobody knows is not taken for a local one") {
+TEST_CASE("an unknown filesystem is not taken for a local one") {
   const auto file = File::open("/proc/self/status");
   CHECK_FALSE(file->mount().local);
   CHECK(file->mount().filesystem == "filesystem 0x9fa0");

@@ -1,4 +1,4 @@
-// The plan for bytes whose places are given.
+// The plan for bytes with given places.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -45,7 +45,7 @@ Case random_case(Random& random) {
   return made;
 }
 
-// The empty string where every promise holds.
+// The empty string if every promise holds.
 std::string broken(const Case& made, const Plan& plan) {
   const PlanRequest& request = made.request;
   const std::uint64_t unit = request.grid ? request.grid->chunk_bytes : request.alignment;

@@ -1,4 +1,5 @@
-// Memory of the caller for tests to load into, between fences, and what may be in it afterwards.
+// Memory of the caller for tests to load into, between fences, and its permitted contents
+// afterwards.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -17,7 +18,7 @@ namespace fastio::testing {
 inline constexpr std::byte kFence{0xA5};
 inline constexpr std::uint64_t kChunkBytes = std::uint64_t{64} << 10;
 
-// Memory for one extent: `lead` bytes past a page, between fences that nobody may touch.
+// Memory for one extent: `lead` bytes past a page, between guard pages.
 class Target {
  public:
   Target(std::uint64_t nbytes, std::uint64_t lead)
@@ -92,8 +93,8 @@ inline Filling random_filling(Random& random, std::uint64_t file_bytes) {
   return made;
 }
 
-// What is left of a load that met damage or an error: only bytes of the file that were verified,
-// zeros, or what was there before.
+// Checks memory after damage or an error: it holds only verified bytes of the file, zeros, or its
+// old bytes.
 inline void check_nothing_unverified(const Filling& filling, std::span<const std::byte> bytes,
                                      const LoadJob& job, const Extent& bad) {
   constexpr std::size_t kRun = 4096;

@@ -1,10 +1,9 @@
-// A FUSE filesystem for tests: passes a folder through, delays reads, and hangs when told to.
+// A FUSE filesystem for tests: passes a folder through, delays reads, and hangs on request.
 //
 //   fuse_delay SOURCE MOUNTPOINT CONTROL
 //
-// Each read looks into the file CONTROL: a number is the microseconds to sleep first, "hang" means
-// to wait until something else stands there. With "hang open", "hang write" or "hang fsync" these
-// wait, and no read does.
+// Each read looks into the file CONTROL. A number is a delay in microseconds; "hang" waits until the
+// file changes. With "hang open", "hang write" or "hang fsync" these wait, and reads do not.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>

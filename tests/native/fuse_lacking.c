@@ -1,11 +1,11 @@
-// A FUSE filesystem for tests: passes a folder through, and refuses the calls that it is told to.
+// A FUSE filesystem for tests: passes a folder through, and refuses given calls.
 //
 //   fuse_lacking SOURCE MOUNTPOINT [CALL=ERRNO]...
 //
 // CALL is rename, link, truncate, chmod, chown, fallocate, fsync, fsyncdir, flock, or:
 //   direct     Open with O_DIRECT.
-//   order      A write of any byte but the next one. It gives the upload up: every later write is
-//              refused, and a new file goes when it is closed.
+//   order      A write of any byte but the next one. It ends the upload: every later write is
+//              refused, and a new file is removed at its close.
 //   overwrite  Open to write, without O_TRUNC, of a file that has bytes.
 //
 // Two more have no errno:

@@ -98,7 +98,7 @@ static int pass_fallocate(const char* path, int mode, off_t offset, off_t nbytes
 
 static int pass_truncate(const char* path, off_t nbytes, struct fuse_file_info* info) {
   (void)path;
-  if (info == NULL) return -EROFS;  // by name: nobody here does that
+  if (info == NULL) return -EROFS;  // by name: no test does that
   return ftruncate((int)info->fh, nbytes) == 0 ? 0 : -errno;
 }
 
@@ -142,11 +142,10 @@ static int serve(char* program, const char* source, char* mountpoint, const char
   }
   char options[160];
   snprintf(options, sizeof options, "fsname=%s,default_permissions", name);
-  // Anybody may look at what root mounts; an ordinary user would have to be allowed that in
-  // fuse.conf.
+  // All users may look at root's mount; an ordinary user would need a permission in fuse.conf.
   if (geteuid() == 0) strcat(options, ",allow_other");
 #if FUSE_MINOR_VERSION >= 12
-  strcat(options, ",max_threads=64");  // ten by default: the eleventh read would wait for a first
+  strcat(options, ",max_threads=64");  // ten by default: the eleventh read would have to wait
 #endif
   char* fuse_argv[] = {program, "-f", "-o", options, mountpoint, NULL};
   return fuse_main(5, fuse_argv, operations, NULL);

@@ -37,7 +37,7 @@ TEST_CASE_FIXTURE(Sample, "a block that is not sound never makes its region whol
 }
 
 TEST_CASE_FIXTURE(Sample, "all is queued when every block has ended, staged or not, sound or not") {
-  ledger.queue();  // the one that is staged
+  ledger.queue();  // the staged one
   for (const std::size_t block : {0, 1, 2}) ledger.end_block(blocks[block], Soundness::sound);
   CHECK_FALSE(ledger.all_queued());
   ledger.end_block(blocks[3], Soundness::unsound);
@@ -78,7 +78,7 @@ TEST_CASE_FIXTURE(Sample, "an extent is placed when all blocks with bytes of it 
   CHECK(ledger.is_placed(0, 2));
 }
 
-TEST_CASE_FIXTURE(Sample, "whoever writes to places is counted until the last one ends") {
+TEST_CASE_FIXTURE(Sample, "writers to places are counted until the last one ends") {
   const std::vector<Extent> extents{{0, 5 * kBlock}};
   ledger.expect_places(0, extents);
   CHECK_FALSE(ledger.is_placing());

@@ -1,5 +1,5 @@
-// Giving up: at once, also on a disk that hangs, and without a byte that is lost or written to
-// after it was freed.
+// A cancel takes effect at once, also on a hanging disk. No byte is lost, and none is written to
+// freed memory.
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -31,8 +31,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-// Far more than it takes, for a machine that is busy elsewhere. That a read which is out is not
-// waited for is shown by a read that never returns.
+// Far more than a cancel takes, for a busy machine. A read that never returns shows that the cancel
+// does not wait for reads.
 constexpr auto kAtOnce = 5000ms;
 
 ShardRequest whole(const SampleFile& sample) {
@@ -77,7 +77,7 @@ std::uint64_t bytes_kept_from_children() {
 }
 
 TEST_CASE(
-    "a job on a disk that hangs is given up at once; its memory is abandoned until the read "
+    "a job on a disk that hangs is cancelled at once; its memory is abandoned until the read "
     "returns") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -116,7 +116,7 @@ TEST_CASE("only regions with a read in them are abandoned") {
     REQUIRE(job->layout().plans[0].regions.size() == 4);
     wait_until_stuck(*job);
     job->cancel();
-    const auto end = Clock::now() + kPatience;  // for the lane to let go of the block it did last
+    const auto end = Clock::now() + kPatience;  // until the lane has released its last block
     while (abandoned_bytes() != 2 * kMiB && Clock::now() < end) std::this_thread::sleep_for(1ms);
     CHECK(abandoned_bytes() == 2 * kMiB);
     CHECK_FALSE(job->wait_for(0ms));
@@ -164,7 +164,7 @@ TEST_CASE("while one job hangs, others load") {
       CHECK_FALSE(hung->wait_for(0ms));
     }
     REQUIRE(hung->wait_for(kPatience));
-    CHECK(first_difference(*hung, sample) == "");  // nobody gave it up: it is done in the end
+    CHECK(first_difference(*hung, sample) == "");  // without a cancel, it is done in the end
   }
 }
 
@@ -186,7 +186,7 @@ TEST_CASE("a failure beside a read that hangs is known before that read returns"
   }
 }
 
-TEST_CASE("a job may be given up at any moment under load") {
+TEST_CASE("a job may be cancelled at any moment under load") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   INFO("FASTIO_TEST_SEED=", seed);
@@ -212,7 +212,7 @@ TEST_CASE("a job may be given up at any moment under load") {
   }
 }
 
-TEST_CASE("a job may be given up by several threads at once, and after its end") {
+TEST_CASE("a job may be cancelled by several threads at once, and after its end") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   const auto job =
       LoadJob::start({whole(sample)}, direct_small_blocks(EnginePreference::automatic));
@@ -225,7 +225,7 @@ TEST_CASE("a job may be given up by several threads at once, and after its end")
   CHECK(abandoned_bytes() == 0);
 }
 
-TEST_CASE("a job that nobody waits for comes to its end by itself, and leaves nothing") {
+TEST_CASE("a job that is not waited for ends by itself, and frees everything") {
   const SampleFile sample(Place::disk, 8 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     auto job = LoadJob::start({whole(sample)}, direct_small_blocks(engine));

@@ -1,6 +1,5 @@
-// Loads to devices that meet damage, errors of reads and of the driver, or are given up: no byte
-// that was not verified reaches a device, nothing is left behind, and nothing is written any more
-// once the job says so.
+// Loads to devices that meet damage, failing reads, driver errors or a cancel. Only verified bytes
+// reach a device. All memory is freed, and no write follows the end of the job.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -74,7 +73,7 @@ TEST_CASE("no byte of a damaged chunk, nor any that was not verified, reaches a 
   }
 }
 
-TEST_CASE("what is verified before the damage is there, what comes after it is not") {
+TEST_CASE("bytes before the damage arrive, and later ones do not") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   const std::uint64_t at = kMiB + 5 * kChunkBytes + 3;
@@ -95,7 +94,8 @@ TEST_CASE("what is verified before the damage is there, what comes after it is n
   }
 }
 
-TEST_CASE("a damaged chunk comes from another copy while it is staged, and each byte goes once") {
+TEST_CASE(
+    "a damaged chunk comes from another replica while it is staged, and each byte is copied once") {
   Random random(testing::random_seed());
   const Devices devices;
   for (int i = 0; i < testing::random_cases(12); ++i) {
@@ -119,7 +119,7 @@ TEST_CASE("a damaged chunk comes from another copy while it is staged, and each 
   }
 }
 
-TEST_CASE("a chunk that is damaged in every copy ends the job, and stays away") {
+TEST_CASE("a chunk that is damaged in every replica ends the job, and reaches no device") {
   const Devices devices;
   const ReplicatedFile file({Place::disk, Place::disk}, 2 * kMiB, 0, kChunkBytes);
   for (const std::size_t copy : {0U, 1U}) file.damage(copy, 20);
@@ -189,7 +189,7 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
       options.devices = devices.targets;
       const auto job = testing::load_to_the_end({filling.request(sample, true)}, options);
       CHECK(job->outcome().failure().has_value());
-      // The second lane has no stream, and the first is given up before it ran.
+      // The second lane has no stream, and the first is cancelled before it ran.
       fake_cuda_fail("cuStreamCreate", 3, 2, 0);
       CHECK_THROWS_AS(static_cast<void>(
                           LoadJob::start({filling.request(sample, true)}, devices.options(engine))),
@@ -200,9 +200,9 @@ TEST_CASE("a job that copied nothing ends without waiting for the caller's strea
   }
 }
 
-// ---- giving up ----
+// ---- cancelling ----
 
-TEST_CASE("whoever cancels while a read hangs waits until nothing is written any more") {
+TEST_CASE("a cancel during a hanging read waits until nothing is written any more") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -225,7 +225,7 @@ TEST_CASE("whoever cancels while a read hangs waits until nothing is written any
   }
 }
 
-TEST_CASE("whoever cancels while copies are out waits until they are done") {
+TEST_CASE("a cancel waits until the copies in flight are done") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -253,15 +253,15 @@ TEST_CASE("whoever cancels while copies are out waits until they are done") {
       REQUIRE(job->wait_for(kPatience));
       CHECK(before == filling.now());
       CHECK_FALSE(job->has_failed());
-      CHECK(job->outcome().cancelled() ==
-            hangs);  // what only waits for its copies comes to its end
+      // A job that waits only for its copies ends.
+      CHECK(job->outcome().cancelled() == hangs);
       CHECK(pinned_account().leased_bytes == 0);
       Devices::recover();
     }
   }
 }
 
-TEST_CASE("a job that nobody holds any more copies to its end") {
+TEST_CASE("a job without an owner copies to its end") {
   const Devices devices;
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {

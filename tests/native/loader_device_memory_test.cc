@@ -1,6 +1,6 @@
-// Memory that runs out at any allocation of a load to devices: it is refused or fails, keeps
-// nothing, and leaves the caller's memory alone when it says so. In an executable of its own, for
-// its operator new.
+// Memory that runs out at any allocation of a load to devices: the load is refused or fails, keeps
+// nothing, and leaves the caller's memory alone after its end. In an executable of its own, for its
+// operator new.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -34,7 +34,7 @@ struct Loads {
   Devices devices{};
   SampleFile sample{Place::memory, 512 * kKiB};
 
-  // Rows on the host need memory while they are put, in a block that also goes to both devices.
+  // Rows on the host need memory during the scatter, in a block that also goes to both devices.
   [[nodiscard]] static DeviceFilling filling() {
     DeviceFilling filling;
     for (std::uint64_t at = 0; at < 512 * kKiB; at += 128 * kKiB) {
@@ -50,7 +50,7 @@ struct Loads {
     return options;
   }
 
-  // What is allocated once for good, such as the double's thread and the names of its calls.
+  // One-time allocations, such as the double's thread and the names of its calls.
   void warm_up() const {
     for (const EnginePreference engine : engines_here()) {
       auto filled = filling();
@@ -96,7 +96,7 @@ TEST_CASE_FIXTURE(Loads, "a load that runs out of memory while it starts is refu
       }
       if (job == nullptr) {
         ++refused;
-        const auto before = filled.now();  // who is refused has his memory back at once
+        const auto before = filled.now();  // a refused job has released its memory at once
         CHECK(filled.unverified(sample.bytes(), {}) == "");
         REQUIRE(threads_become(threads));
         CHECK(before == filled.now());

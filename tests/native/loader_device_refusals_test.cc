@@ -1,5 +1,5 @@
-// A driver that refuses any of the calls on the way of a load, once or with the device lost: the
-// job fails and says so, nothing is left behind, and the next one is right.
+// A driver that refuses any call of a load, once or with the device lost. The job fails and reports
+// it, frees everything, and the next one is right.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr int kLaunchFailed = 719;
 
-// What came of a job: "" where it was right, else the call that the driver refused.
+// The result of a job: "" if it was right, else the call that the driver refused.
 struct Outcome {
   std::string operation;
   int error = 0;
@@ -60,7 +60,7 @@ struct Refusals {
     auto filled = filling(where);
     try {
       ShardRequest request = filled.request(sample, true);
-      for (int& device : request.devices) {  // where the job has only one of them
+      for (int& device : request.devices) {  // if the job has only one of them
         device = std::min(device, static_cast<int>(options.devices.size()) - 1);
       }
       const auto job = testing::load_to_the_end({request}, options);
@@ -84,13 +84,13 @@ struct Refusals {
 
   void nothing_is_left() const {
     CHECK(pinned_account().leased_bytes == 0);
-    // The thread of a lane lets go of its job after it is over.
+    // A lane's thread releases its job after its end.
     CHECK(soon([] { return fake_cuda_events_alive() == 0; }));
     CHECK(fake_cuda_streams_alive() == 0);
   }
 };
 
-TEST_CASE_FIXTURE(Refusals, "whichever call is refused once, the job fails and the next is right") {
+TEST_CASE_FIXTURE(Refusals, "after one refusal of any call the job fails, and the next is right") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name : calls_on_the_way()) {
       CAPTURE(testing::name_of(engine));
@@ -115,7 +115,7 @@ TEST_CASE_FIXTURE(Refusals, "whichever call is refused once, the job fails and t
   }
 }
 
-TEST_CASE_FIXTURE(Refusals, "whichever call a device is lost with, another one goes on") {
+TEST_CASE_FIXTURE(Refusals, "after any call that loses a device, another device goes on") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name : calls_on_the_way()) {
       for (const bool both : {false, true}) {
@@ -146,8 +146,9 @@ TEST_CASE_FIXTURE(Refusals, "whichever call a device is lost with, another one g
   }
 }
 
-// A copy is out and asking for it fails: it is waited for in another way, which may fail once too.
-TEST_CASE_FIXTURE(Refusals, "copies are waited for where what asks for them is refused") {
+// A copy is in flight and its query fails: the job waits for it in another way, which may fail once
+// too.
+TEST_CASE_FIXTURE(Refusals, "copies are waited for even if their query is refused") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::string& name :
          std::vector<std::string>{"cuEventQuery", "cuEventSynchronize", "cuEventRecord"}) {
@@ -171,7 +172,7 @@ TEST_CASE_FIXTURE(Refusals,
                   "where one device refuses, copies to the other are waited for all the same") {
   for (const EnginePreference engine : engines_here()) {
     auto filled = filling({0, 1});
-    fake_cuda_hold_stream(fake_cuda_default_stream(1));  // of which nothing gets on
+    fake_cuda_hold_stream(fake_cuda_default_stream(1));  // which makes no progress
     fake_cuda_set_delay(0, 0);
     fake_cuda_fail("cuEventQuery", 1, kLaunchFailed, 0);
     fake_cuda_fail("cuEventSynchronize", 1, kLaunchFailed, 0);

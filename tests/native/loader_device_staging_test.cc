@@ -1,5 +1,5 @@
-// The pinned memory that loads to devices are staged in: its limit is kept, jobs wait for each
-// other without end nowhere, and where memory cannot be pinned they are right all the same.
+// The pinned memory that loads to devices are staged in. Its limit is kept, and no job waits for
+// another without end. If memory cannot be pinned, loads are right all the same.
 #include <doctest/doctest.h>
 
 #include <string>
@@ -73,7 +73,8 @@ TEST_CASE_FIXTURE(Staged, "a block above a limit is refused before anything star
   }
 }
 
-TEST_CASE_FIXTURE(Staged, "lanes and depth shrink to what may be pinned, which is never exceeded") {
+TEST_CASE_FIXTURE(Staged,
+                  "lanes and depth shrink to the limit of pinned memory, which is never exceeded") {
   for (const EnginePreference engine : engines_here()) {
     for (const std::uint64_t blocks : {1U, 2U, 3U, 5U}) {
       auto filled = filling();
@@ -135,7 +136,7 @@ TEST_CASE_FIXTURE(Staged, "several jobs and lanes share a pool of a few blocks")
   }
 }
 
-TEST_CASE_FIXTURE(Staged, "a job that finds no pinned memory waits for some, or is given up") {
+TEST_CASE_FIXTURE(Staged, "a job that finds no pinned memory waits for some, or is cancelled") {
   for (const EnginePreference engine : engines_here()) {
     for (const bool given_up : {false, true}) {
       auto filled = filling();
@@ -158,7 +159,7 @@ TEST_CASE_FIXTURE(Staged, "a job that finds no pinned memory waits for some, or 
   }
 }
 
-TEST_CASE_FIXTURE(Staged, "a job goes on while another one hangs with what it has pinned") {
+TEST_CASE_FIXTURE(Staged, "a job goes on while another one hangs with pinned memory") {
   for (const EnginePreference engine : engines_here()) {
     auto hung = filling();
     auto filled = filling();
@@ -181,7 +182,8 @@ TEST_CASE_FIXTURE(Staged, "a job goes on while another one hangs with what it ha
   }
 }
 
-TEST_CASE_FIXTURE(Staged, "where the driver pins no memory of ours it has some of its own") {
+TEST_CASE_FIXTURE(
+    Staged, "if the driver refuses to register our memory, it allocates pinned memory itself") {
   for (const EnginePreference engine : engines_here()) {
     auto filled = filling();
     fake_cuda_refuse_registration(801);
@@ -209,7 +211,7 @@ TEST_CASE_FIXTURE(Staged,
     CHECK(account.unpinned_bytes == account.bytes);
     CHECK(account.refusal.find("cuMemHostRegister") != std::string::npos);
     CHECK(account.refusal.find("CUDA_ERROR_NOT_SUPPORTED") != std::string::npos);
-    // The double takes such copies for a mistake, which here they are not.
+    // The double counts such copies as mistakes; here they are intended.
     CHECK(std::string(fake_cuda_first_violation()) ==
           "a copy from or to host memory that is not pinned");
     fake_cuda_clear();

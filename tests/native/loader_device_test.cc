@@ -73,7 +73,7 @@ TEST_CASE("every byte is right on one device, on two, and on the host beside the
   }
 }
 
-TEST_CASE("whatever the sizes, delays, and orders are") {
+TEST_CASE("every byte is right for random sizes, delays and orders") {
   Random random(testing::random_seed());
   const Devices devices;
   for (int i = 0; i < testing::random_cases(30); ++i) {
@@ -122,7 +122,7 @@ TEST_CASE("several files are one job") {
 
 // ---- copies ----
 
-TEST_CASE("what lies side by side in the file and on the device is one copy a block") {
+TEST_CASE("neighbours in the file and on the device are one copy a block") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   struct Case {
@@ -225,7 +225,7 @@ TEST_CASE("nothing is copied before the caller's stream comes to where it was at
           by_default ? fake_cuda_default_stream(1) : fake_cuda_make_stream(1);
       if (!by_default) devices.targets[1].stream = stream;
       fake_cuda_hold_stream(stream);
-      // A kernel of before, that still writes to the memory that is filled.
+      // An earlier kernel that still writes to the destination memory.
       fake_cuda_fill(stream, reinterpret_cast<std::uintptr_t>(request.places[0].contiguous()), 0x11,
                      sample.bytes().size());
       const auto job = LoadJob::start({request}, devices.options(engine));
@@ -266,7 +266,7 @@ TEST_CASE("a block is on its way until each device that it goes to has its part"
   }
 }
 
-TEST_CASE("what is put behind the copies waits for them, and nobody has to wait on the host") {
+TEST_CASE("work enqueued behind the copies waits for them without a wait on the host") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   for (const EnginePreference engine : engines_here()) {
@@ -285,14 +285,14 @@ TEST_CASE("what is put behind the copies waits for them, and nobody has to wait 
       fake_cuda_fill(behind, there.address(), 0x11, 1);
       CHECK_FALSE(job->wait_for(30ms));
       CHECK(there.now() == filled(1, kPoison));
-      if (on == 1) job->cancel();  // changes nothing: all of it is on its way
+      if (on == 1) job->cancel();  // changes nothing: all blocks are in flight
       CHECK_FALSE(job->outcome().cancelled());
       fake_cuda_release_stream(fake_cuda_default_stream(0));
       REQUIRE(soon([&] { return there.now() == filled(1, std::byte{0x11}); }));
       CHECK(filling.difference(sample) == "");
       REQUIRE(job->wait_for(kPatience));
       check_right(*job, filling, sample);
-      REQUIRE_FALSE(job->hold_back({devices.targets[0].device, 0}));  // of no use any more
+      REQUIRE_FALSE(job->hold_back({devices.targets[0].device, 0}));  // no longer needed
     }
   }
 }
@@ -348,7 +348,7 @@ TEST_CASE("a job that is prepared writes nothing before it is launched") {
   for (const EnginePreference engine : engines_here()) {
     auto filling = whole_on(0, sample);
     const ShardRequest request = filling.request(sample, true);
-    static_cast<void>(LoadJob::prepare({request}, devices.options(engine)));  // and left
+    static_cast<void>(LoadJob::prepare({request}, devices.options(engine)));  // and kept
     const auto job = LoadJob::prepare({request}, devices.options(engine));
     CHECK(fake_cuda_calls("cuStreamCreate") == 0);
     CHECK(filling.changed() == "");
@@ -373,7 +373,7 @@ TEST_CASE("a job that fails is queued when nothing will be copied any more") {
   }
 }
 
-TEST_CASE("what the caller puts into his stream later is not waited for") {
+TEST_CASE("later work of the caller's stream is not waited for") {
   const Devices devices;
   const SampleFile sample(Place::disk, kMiB);
   for (const EnginePreference engine : engines_here()) {

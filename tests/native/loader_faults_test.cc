@@ -1,5 +1,5 @@
-// What devices do once in a million reads: retried, resumed, or an error that says where. Never a
-// wrong byte.
+// One-in-a-million errors of disks on reads: retried, resumed, or an error with its place. A wrong
+// byte is never returned.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -29,8 +29,8 @@ constexpr std::uint64_t kChunk = 64 * kKiB;
 constexpr std::uint64_t kChunksPerBlock = 10;
 constexpr std::uint64_t kBlock = kChunksPerBlock * kChunk;
 
-// A sealed file of eight blocks, the last one short, that is read past the page cache or through
-// it.
+// A sealed file of eight blocks, the last one short, that is read with O_DIRECT or through the page
+// cache.
 class FaultyLoad {
  public:
   std::shared_ptr<LoadJob> run(EnginePreference engine, CacheMode cache, std::vector<Fault> faults,
@@ -44,7 +44,7 @@ class FaultyLoad {
                                bool verified = true) const {
     const InjectedFaults injected(std::move(faults));
     ShardRequest request{{File::open(sample.path())}, {{kStart, sample.bytes().size()}}, {}};
-    if (!sample.evict()) MESSAGE("the working folder does not let go of its pages");
+    if (!sample.evict()) MESSAGE("the working folder keeps its pages");
     if (verified) request.table = table;
     return load_to_the_end({std::move(request)}, options);
   }
@@ -129,7 +129,7 @@ TEST_CASE("a short read is resumed at the aligned offset below") {
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         for (const std::int64_t kept : {4096LL, 4097LL, 100'001LL, 655'359LL}) {
           CAPTURE(kept);
-          // Block 2 is short, and so is what is read of it next.
+          // Block 2 is short, and so is the next read of it.
           const auto job =
               load.run(engine, cache, {{2, FaultKind::cut, kept}, {3, FaultKind::cut, kept}});
           check_right(load, *job);
@@ -171,7 +171,7 @@ TEST_CASE("a read that brings nothing is the end of the file, with its offset") 
       });
 }
 
-TEST_CASE("a flipped bit names its chunk, with what was expected and what was found") {
+TEST_CASE("a flipped bit names its chunk, with the expected checksum and the found one") {
   on_every_engine_and_cache_mode(
       [](const FaultyLoad& load, EnginePreference engine, CacheMode cache) {
         for (const std::uint64_t block : {0U, 5U, 7U}) {
@@ -249,7 +249,7 @@ TEST_CASE("completions may come in any order") {
       });
 }
 
-TEST_CASE("whatever comes late, short, again or in another order: the bytes are right") {
+TEST_CASE("the bytes are right after late, short, repeated and reordered completions") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const FaultyLoad load;
@@ -330,7 +330,7 @@ TEST_CASE("a mapped file that shrank is an error and no SIGBUS") {
       options.block_bytes = kBlock;
       const auto job = load_to_the_end({std::move(request)}, options);
       CHECK(job->layout().access(0).mode == ReadMode::mapped);
-      // What is cut off inside the last page reads as zeros there: the chunk does not verify.
+      // Bytes cut off inside the last page read as zeros: the chunk does not verify.
       CHECK((job->outcome().failure().has_value() || job->outcome().damage().has_value()));
       if (job->outcome().failure()) CHECK(job->outcome().failure()->error == EFAULT);
     }

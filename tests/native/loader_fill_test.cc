@@ -1,5 +1,5 @@
-// Loads into memory of the caller: every byte at its place, none behind it, none that was not
-// verified, and nobody who writes there when the caller goes on.
+// Loads into memory of the caller: every byte at its place, none behind it, and only verified ones.
+// No write follows the end of the job.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -78,7 +78,7 @@ TEST_CASE("congruent memory is read straight into, and other memory is not") {
   }
 }
 
-TEST_CASE("damage leaves no byte that was not verified, and says what is complete") {
+TEST_CASE("damage leaves verified bytes only, and the job names the complete extents") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(12); ++i) {
     const SampleFile sample(Place::disk, 3 * kMiB, between(random, 1, 1000));
@@ -92,7 +92,7 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
       });
       const auto job = testing::load_to_the_end({filling.request(sample, true)},
                                                 filling_options(engine, CacheMode::bypass));
-      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      if (!asked) continue;  // not requested, except as the gap between two requests
       REQUIRE(job->outcome().damage().has_value());
       CHECK(job->outcome().damage()->extent.begin <= at);
       check_nothing_unverified(filling, sample.bytes(), *job, job->outcome().damage()->extent);
@@ -100,7 +100,7 @@ TEST_CASE("damage leaves no byte that was not verified, and says what is complet
   }
 }
 
-TEST_CASE("whoever cancels waits until nothing is written to his memory any more") {
+TEST_CASE("a cancel waits until no read writes to the caller's memory") {
   const SampleFile sample(Place::disk, 6 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
@@ -112,7 +112,7 @@ TEST_CASE("whoever cancels waits until nothing is written to his memory any more
         LoadJob::start({filling.request(sample, true)}, filling_options(engine, CacheMode::bypass));
     testing::wait_until_held();
     job->cancel();
-    CHECK_FALSE(job->wait_until_released(50ms));  // the device still has a read
+    CHECK_FALSE(job->wait_until_released(50ms));  // a read is still in flight
     release_held_completions();
     REQUIRE(job->wait_until_released(kPatience));
     const auto before = std::vector<std::byte>(filling.targets[0].bytes().begin(),

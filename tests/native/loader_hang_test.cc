@@ -1,5 +1,5 @@
-// Disks that hang: their reads are lost, other replicas have the bytes, and nothing that a lost
-// read may still write to is used by anybody else.
+// Disks that hang: their reads are lost, and other replicas have the bytes. Memory that a lost read
+// may still write to is never reused.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -68,7 +68,7 @@ void check_right(LoadJob& job, const ReplicatedFile& file) {
   CHECK(first_difference(job, {file.bytes()}) == "");
 }
 
-TEST_CASE("what a hung disk was asked for is read from the other one, to other memory") {
+TEST_CASE("blocks of a hung disk are read from the other one, to other memory") {
   const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     for (const std::uint64_t nth : {0U, 5U, 20U}) {
@@ -90,7 +90,7 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
       REQUIRE(regions[0].size() == 1);
       std::byte* bytes = regions[0][0]->at(0);
       CHECK(testing::same(file.bytes(), {bytes, kBytes}));
-      std::memset(bytes, 0x77, kBytes);  // whoever has it writes to it
+      std::memset(bytes, 0x77, kBytes);  // its next owner writes to it
       release_held_completions();
       CHECK(soon([] { return abandoned_bytes() == 0; }));
       CHECK(std::all_of(bytes, bytes + kBytes, [](std::byte b) { return b == std::byte{0x77}; }));
@@ -99,7 +99,7 @@ TEST_CASE("what a hung disk was asked for is read from the other one, to other m
   }
 }
 
-TEST_CASE("where no other disk has the bytes, the job fails, and says why") {
+TEST_CASE("if no other disk has the bytes, the job fails, and says why") {
   for (const auto& places : {std::vector{Place::disk}, std::vector{Place::disk, Place::disk}}) {
     const ReplicatedFile file(places, kBytes, 0, kChunk);
     for (const EnginePreference engine : engines_here()) {
@@ -179,7 +179,7 @@ TEST_CASE("regions of a window that were taken stay, the one that was hit is rea
     }
     CHECK(job->incidents().take().size() >= 1);
     CHECK(job->bytes_done() == job->bytes_total());
-    CHECK(job->wait_for(kPatience));  // though a read is out still
+    CHECK(job->wait_for(kPatience));  // though a read is still in flight
     CHECK(abandoned_bytes() > 0);
     release_held_completions();
     CHECK(soon([] { return abandoned_bytes() == 0; }));

@@ -1,4 +1,4 @@
-// What is refused before anything is done.
+// Requests that are refused before any I/O.
 #include <dirent.h>
 #include <doctest/doctest.h>
 
@@ -76,7 +76,7 @@ TEST_CASE("a job that just fits its limit is done") {
         "");
 }
 
-TEST_CASE("the limit is for all files together, and a mapping counts as what is handed out") {
+TEST_CASE("the limit is for all files together, and a mapping counts by the returned bytes") {
   const SampleFile first(Place::disk, 8 * kMiB);
   const SampleFile second(Place::memory, 8 * kMiB);
   LoadOptions options = direct();

@@ -25,7 +25,7 @@ TEST_CASE(
   const SampleFile sample(Place::disk, 8 * kMiB, 1);
   const SampleFile other(Place::disk, 8 * kMiB, 2);
   if (sample.in_memory()) {
-    MESSAGE("not tested: the working folder lies in memory, where nothing is read direct");
+    MESSAGE("not tested: the working folder lies in memory, without direct reads");
     return;
   }
   const auto file = File::open(sample.path());

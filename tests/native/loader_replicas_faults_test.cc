@@ -1,5 +1,5 @@
-// What a job that persists does about each failure: which bytes it reads again, from where, and
-// what it tells.
+// A job that persists, after each kind of failure: the ranges that it reads again, their replica,
+// and its notes.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -97,7 +97,7 @@ TEST_CASE("a bit that flips on its way is cured by reading its chunk once more")
   });
 }
 
-TEST_CASE("what is read again of a file in the page cache comes past it") {
+TEST_CASE("second tries of cached blocks read past the page cache") {
   const ReplicatedFile file(on_disk(1), kBytes, kStart, kChunk);
   if (!File::open(file.replica(0).path())->direct_access().possible) return;
   for (const EnginePreference engine : engines_here()) {
@@ -113,7 +113,7 @@ TEST_CASE("damaged chunks come from another replica, and no others") {
   for (const std::uint64_t chunk : {12U, 13U, 17U}) file.damage(0, chunk);
   on_every_engine_and_cache_mode([&](EnginePreference engine, CacheMode cache) {
     const auto job = run(file, engine, cache);
-    // Each of the three was read twice more: there, and from the other replica.
+    // Each of the three was read twice more: from the same replica, and from the other one.
     CHECK(bytes_read(*job) == job->bytes_total() + 6 * kChunk);
     const auto incidents = job->incidents().take();
     REQUIRE(incidents.size() == 6);
@@ -160,7 +160,7 @@ TEST_CASE("a read that fails is asked of the next replica at once, whole") {
   });
 }
 
-TEST_CASE("what is not verified comes from the next replica where a read fails") {
+TEST_CASE("unverified bytes come from the next replica after a failed read") {
   const ReplicatedFile file(on_disk(2), kBytes, kStart, kChunk);
   for (const EnginePreference engine : engines_here()) {
     const auto job = run(file, engine, CacheMode::bypass, {{2, FaultKind::error, EIO}}, false);
@@ -201,7 +201,7 @@ TEST_CASE("a replica that shrank after it was opened is made up for by another o
         const auto job = load_to_the_end({std::move(request)}, options);
         const auto incidents = job->incidents().take();
         REQUIRE(!incidents.empty());
-        // What failed three times is not asked any more.
+        // A replica that failed three times gets no more reads.
         CHECK(incidents.size() <= 3);
         for (const Incident& incident : incidents) {
           CHECK(incident.replica == 0);
@@ -248,7 +248,7 @@ TEST_CASE("of the replicas that are left, one that failed three reads comes last
   }
 }
 
-TEST_CASE("without a replica that is left, the job ends with what the last one said") {
+TEST_CASE("without a replica that is left, the job ends with the last error") {
   const ReplicatedFile sound(on_disk(2), kBytes, kStart, kChunk);
   const ReplicatedFile rotten(on_disk(2), kBytes, kStart, kChunk);
   rotten.damage(0, 15);
@@ -278,8 +278,8 @@ TEST_CASE("without a replica that is left, the job ends with what the last one s
     CHECK(incidents.size() == 4);
     for (const Incident& incident : incidents) CHECK(incident.remedy == Remedy::none);
 
-    // Damage in one, and the other does not read: completions 0 and 1 are blocks, 2 is the second
-    // try.
+    // One replica is damaged, and the other fails to read: completions 0 and 1 are blocks, 2 is the
+    // second try.
     job = run(half_rotten, engine, cache, {{3, FaultKind::error, EIO}});
     REQUIRE(job->outcome().failure().has_value());
     CHECK(job->outcome().failure()->path == half_rotten.replica(1).path());
@@ -354,7 +354,7 @@ TEST_CASE(
     options.persistent = true;
     const InjectedFaults injected(faults);
     const auto job = load_to_the_end({file.request()}, options);
-    if (job->has_failed()) continue;  // a chunk that met a fault at each of its replicas
+    if (job->has_failed()) continue;  // a chunk that failed in each of its replicas
     ++whole;
     check_right(*job, file);
     for (const Incident& incident : job->incidents().take()) CHECK(incident.remedy != Remedy::none);

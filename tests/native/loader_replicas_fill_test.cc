@@ -1,5 +1,5 @@
-// Replicas, read into memory of the caller: it is right where each chunk is sound somewhere, and
-// keeps nothing unverified where one is not.
+// Replicas, read into memory of the caller. It is right if each chunk is sound in one of them, and
+// otherwise keeps verified bytes only.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -96,7 +96,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("what is read again into memory that does not suit O_DIRECT comes through the cache") {
+TEST_CASE("second tries into unaligned memory read through the page cache") {
   const ReplicatedFile file({Place::disk}, 2 * kMiB, 0, kChunk);
   for (const EnginePreference engine : engines_here()) {
     Filling filling;
@@ -112,13 +112,13 @@ TEST_CASE("what is read again into memory that does not suit O_DIRECT comes thro
     CHECK(job->counters().bytes_buffered == job->bytes_total() + kChunk);
     CHECK(job->outcome().fallbacks().empty());
     CHECK(filling.is_right(file.bytes()));
-    // The mount is not given up for it.
+    // One failure does not condemn the mount.
     const auto again = File::open(file.replica(0).path())->direct_access();
     CHECK(again.reason.find("EINVAL") == std::string::npos);
   }
 }
 
-TEST_CASE("where no replica is left, memory keeps no byte that was not verified") {
+TEST_CASE("if no replica is left, memory keeps verified bytes only") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(12); ++i) {
     const ReplicatedFile file(some_places(random, 3), 3 * kMiB, 0, kChunk,
@@ -133,7 +133,7 @@ TEST_CASE("where no replica is left, memory keeps no byte that was not verified"
       });
       const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))},
                                        persistent(engine, CacheMode::bypass));
-      if (!asked) continue;  // nobody reads this chunk, but for what is between two requests
+      if (!asked) continue;  // not requested, except as the gap between two requests
       REQUIRE(job->outcome().damage().has_value());
       CHECK(job->outcome().damage()->extent == bad);
       check_nothing_unverified(filling, file.bytes(), *job, bad);
@@ -150,7 +150,7 @@ TEST_CASE("a read that fails everywhere leaves its place zeroed") {
     LoadOptions options = persistent(engine, CacheMode::bypass);
     options.lanes = 1;
     options.queue_depth = 1;
-    // What the failing reads bring is overwritten with bytes of no file.
+    // The bytes of failing reads are overwritten with bytes of no file.
     const InjectedFaults faults({{3, FaultKind::error, EIO}, {4, FaultKind::error, EIO}});
     const auto job = load_to_the_end({filling.with_places(file.request(filling.extents))}, options);
     REQUIRE(job->outcome().failure().has_value());
@@ -161,7 +161,7 @@ TEST_CASE("a read that fails everywhere leaves its place zeroed") {
   }
 }
 
-TEST_CASE("whoever cancels waits until no second try writes to his memory any more") {
+TEST_CASE("a cancel waits until no second try writes to the caller's memory") {
   const ReplicatedFile file({Place::disk, Place::disk}, 6 * kMiB, 0, kChunk);
   file.damage(0, 9);
   for (const EnginePreference engine : engines_here()) {

@@ -1,5 +1,5 @@
-// A file that lies in several places is read from all of them at once; a job that persists needs
-// each chunk to be sound in only one.
+// A file with several replicas is read from all of them at once. A job that persists needs each
+// chunk to be sound in only one.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -70,14 +70,14 @@ TEST_CASE("replicas on several disks are read at once") {
   }
 }
 
-TEST_CASE("only what has a single replica is mapped, and nothing where second tries need memory") {
+TEST_CASE("only a file with a single replica is mapped, and none if second tries need memory") {
   const ReplicatedFile two({Place::memory, Place::memory}, kMiB, 0, kChunk);
   const ReplicatedFile one({Place::memory}, kMiB, 0, kChunk);
   LoadOptions options;
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::mapped);
   CHECK(choose_access(two.request(), 1, options).mode == ReadMode::buffered);
   const auto job = load_to_the_end({two.request()}, options);
-  CHECK(job->report().lanes > 0);  // also a small one is not done on the caller's thread
+  CHECK(job->report().lanes > 0);  // even a small job does not run on the caller's thread
   check_right(*job, two.bytes());
   options.persistent = true;
   CHECK(choose_access(one.request(), 0, options).mode == ReadMode::buffered);
@@ -203,7 +203,7 @@ TEST_CASE("regions of files on different disks are opened in order, and each com
   }
 }
 
-TEST_CASE("a job is given up at once while it tries again, and its memory is abandoned") {
+TEST_CASE("a job is cancelled at once during a second try, and its memory is abandoned") {
   const ReplicatedFile file({Place::disk, Place::disk}, 8 * kMiB, 0, kChunk);
   file.damage(0, 5);
   for (const EnginePreference engine : engines_here()) {

@@ -1,4 +1,4 @@
-// A survey tells of all damage and of all bytes that cannot be read, and keeps nothing.
+// A survey reports all damage and all unreadable bytes, and keeps no data.
 #include <doctest/doctest.h>
 
 #include <cerrno>

@@ -1,4 +1,4 @@
-// A job brings the bytes of its files, by every way there is.
+// A job brings the bytes of its files in every mode.
 #include "loader.h"
 
 #include <doctest/doctest.h>
@@ -63,7 +63,7 @@ void check_every_way(const SampleFile& sample, bool cold) {
           CAPTURE(static_cast<int>(mapping));
           CAPTURE(verified);
           if (cold && !sample.evict()) {
-            MESSAGE("not tested: the working folder does not let go of its pages");
+            MESSAGE("not tested: the working folder keeps its pages");
             return;
           }
           if (!cold) sample.warm();
@@ -108,7 +108,7 @@ TEST_CASE("every engine, cache mode and mapping brings the bytes of a warm file,
   check_every_way(SampleFile(Place::disk, 6 * kMiB + 4321), false);
 }
 
-TEST_CASE("what is in memory is verified block by block, as it is copied") {
+TEST_CASE("cached blocks are verified one by one, as they are copied") {
   constexpr std::uint64_t kBytes = 6 * kMiB;  // more than is done without lanes
   const SampleFile sample(Place::disk, kBytes);
   for (const EnginePreference engine : engines_here()) {
@@ -116,7 +116,7 @@ TEST_CASE("what is in memory is verified block by block, as it is copied") {
     LoadOptions options = small_blocks(engine);
     options.lanes = 1;
     options.mapping = MappingMode::never;
-    // The first block is damaged: of those behind it none was copied when that was found.
+    // The first block is damaged: none of the later blocks was copied before that was found.
     const testing::InjectedFaults faults({{0, FaultKind::flip, 0}});
     sample.warm();
     const auto job =
@@ -147,7 +147,7 @@ TEST_CASE("a cold file read direct stays cold") {
   }
 }
 
-// Loads a cold file, and again where the machine took pages back before they were counted.
+// Loads a cold file, and again if the machine reclaimed pages before they were counted.
 void check_that_it_is_kept(const LoadOptions& options) {
   const SampleFile sample(Place::disk, 8 * kMiB);
   std::size_t kept = 0;
@@ -187,7 +187,7 @@ TEST_CASE("a file that is half in the page cache is taken from there block by bl
   }
 }
 
-TEST_CASE("whatever the table, the extents, the blocks and the depth are, the bytes are right") {
+TEST_CASE("the bytes are right for random tables, extents, blocks and depths") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const SampleFile sample(Place::disk, 5 * kMiB + 1234);
@@ -203,7 +203,7 @@ TEST_CASE("whatever the table, the extents, the blocks and the depth are, the by
     const std::uint64_t chunk_bytes = std::uint64_t{1} << between(random, 12, 22);
     if (between(random, 0, 3) != 0) request.table = sample.table(start, chunk_bytes);
     LoadOptions options;
-    // Not io_uring alone: a limit on locked memory may refuse so many rings.
+    // Not io_uring alone: the limit on locked memory may refuse that many rings.
     options.engine =
         between(random, 0, 1) != 0 ? EnginePreference::automatic : EnginePreference::pread;
     options.cache =

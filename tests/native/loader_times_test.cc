@@ -1,5 +1,5 @@
-// The account of a lane's time: its parts never come to more than the whole, and each wait is found
-// in the part that has its name.
+// The account of a lane's time: its parts sum to at most the whole, and each wait is in the part of
+// its name.
 #include "loader_times.h"
 
 #include <doctest/doctest.h>
@@ -29,7 +29,7 @@ using Duration = LaneTimes::Clock::duration;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::uint64_t kBlock = kMiB / 4;
-constexpr Duration kHeld = 20ms;  // what a test makes a lane wait, at least
+constexpr Duration kHeld = 20ms;  // the minimum of a wait that a test causes
 
 LoadOptions small_blocks(EnginePreference engine) {
   LoadOptions options;
@@ -43,7 +43,7 @@ ShardRequest whole(const SampleFile& sample) {
   return {{File::open(sample.path())}, {{0, sample.bytes().size()}}, sample.table(0, 65536)};
 }
 
-// What the lanes of a job have together; each was checked by itself.
+// The sum over the lanes of a job; each was checked by itself.
 LaneTimes sum_of(const LoadJob& job) {
   REQUIRE(job.report().lane_times.size() == job.report().lanes);
   LaneTimes sum;
@@ -118,7 +118,7 @@ TEST_CASE("a mapped file is not submitted, but brought in and verified") {
 TEST_CASE("a lane that waits for a read counts it as that") {
   const SampleFile sample(Place::disk, kMiB);
   for (const EnginePreference engine : engines_here()) {
-    // Again where the lane was busy, or got no processor, while it was to wait.
+    // Again if the lane was busy, or got no processor, during the wait.
     CHECK(soon([&] {
       const testing::InjectedFaults faults({{0, FaultKind::never, 0}});
       LoadOptions options = small_blocks(engine);
@@ -139,7 +139,7 @@ TEST_CASE("a lane that waits for a read counts it as that") {
 TEST_CASE("a lane that waits for room in the window counts it as that") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
-    // Again where the lane came to ask for room only after there was some.
+    // Again if the lane asked for room only after there was some.
     CHECK(soon([&] {
       LoadOptions options = small_blocks(engine);
       options.cache = CacheMode::bypass;
@@ -173,7 +173,7 @@ TEST_CASE("a lane that waits for its copies counts it as that") {
     const int waits = fake_cuda_calls("cuEventSynchronize");
     const auto job = LoadJob::start({filling.request(sample, true)}, options);
     REQUIRE(soon([&] { return fake_cuda_calls("cuEventSynchronize") > waits; }));
-    // The lane waits by now, and will until it is released.
+    // The lane waits by now, until the test releases it.
     const auto seen = LaneTimes::Clock::now();
     std::this_thread::sleep_for(kHeld);
     const Duration held = LaneTimes::Clock::now() - seen;
@@ -193,7 +193,7 @@ TEST_CASE("a lane that waits for pinned memory counts it as that") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     CAPTURE(testing::name_of(engine));
-    // Again where the lane came to ask for it only after it was given back.
+    // Again if the lane asked for it only after its return.
     CHECK(soon([&] {
       DeviceFilling filling;
       filling.add({0, 2 * kMiB}, 0);
@@ -213,7 +213,7 @@ TEST_CASE("a lane that waits for pinned memory counts it as that") {
   }
 }
 
-TEST_CASE("a lane of a job that fails has an account too, of what it did") {
+TEST_CASE("a lane of a failed job has an account of its work, too") {
   const SampleFile sample(Place::disk, 4 * kMiB);
   sample.overwrite(kMiB + 7, std::byte{0x5a} ^ sample.bytes()[kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {

@@ -27,7 +27,7 @@ std::vector<DamagedChunk> damaged(const Tries& tries, const std::vector<std::uin
   return damaged;
 }
 
-// Notes the damage, and has it read from the same replica, or from that one.
+// Records the damage, and has it read from the same replica, or from the given one.
 void read_later(Tries& tries, const std::vector<std::uint64_t>& chunks, std::size_t other) {
   const auto found = damaged(tries, chunks);
   tries.note_damage(found);
@@ -48,7 +48,7 @@ TEST_CASE("damaged chunks are read again from the same replica, in order, neighb
   CHECK_FALSE(tries.has_later());
 }
 
-TEST_CASE("what is damaged twice is asked of another replica, and not of this one") {
+TEST_CASE("chunks that are damaged twice are read from another replica") {
   Tries tries = tries_of(2);
   read_later(tries, {0}, 9);
   tries.next();
@@ -62,7 +62,8 @@ TEST_CASE("what is damaged twice is asked of another replica, and not of this on
   CHECK(tries.now().useless() == only(0));
 }
 
-TEST_CASE("an incident is remedied when no later try concerns its bytes, by whoever read them") {
+TEST_CASE(
+    "an incident is remedied if no later try concerns its bytes, by the replica that was read") {
   Tries tries = tries_of(4);
   read_later(tries, {0, 3}, 9);
   CHECK(tries.take_remedied().empty());
@@ -95,11 +96,11 @@ TEST_CASE("a failed read is asked of another replica, which may still have parts
   CHECK(tries.now().useless() == 0);
 }
 
-TEST_CASE("what no replica could read is tried part by part, from the first one on") {
+TEST_CASE("blocks that no replica could read are tried part by part, from the first one on") {
   Tries tries = tries_of(3, 1);
   tries.fail(kFailure);
   REQUIRE(tries.split(kChunk, 1));
-  CHECK_FALSE(tries.has_incidents());  // the parts tell more than the whole
+  CHECK_FALSE(tries.has_incidents());  // parts reveal more than the whole
   for (std::uint64_t chunk = 0; chunk < 3; ++chunk) {
     REQUIRE(tries.has_later());
     tries.next();

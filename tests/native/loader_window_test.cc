@@ -1,5 +1,5 @@
-// A load that is taken region by region: never more than its window, in any order, and stopped at
-// any time.
+// A load that is consumed region by region: within its window, in any order, and stopped at any
+// time.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -63,13 +63,13 @@ TEST_CASE("regions come whole and right, and no more of them are read than the w
     REQUIRE(count == 12);
     for (std::size_t r = 0; r < count; ++r) {
       REQUIRE(job->delivery().wait_for({0, r}, kPatience));
-      // Nobody has let go of more than r regions of 1 MiB.
+      // At most r regions of 1 MiB have been released.
       CHECK(job->counters().bytes_done <= (r + 4) * kMiB);
       const auto region = job->delivery().take({0, r});
       REQUIRE(region != nullptr);
       CHECK(is_right(*job, r, *region, sample));
       CHECK(job->delivery().take({0, r}) == nullptr);
-      if (r == 3) {  // the window is full: whatever the lanes do, they come no further
+      if (r == 3) {  // the window is full: the lanes get no further
         CHECK_FALSE(job->delivery().wait_for({0, 4}, 50ms));
         for (std::size_t before = 0; before < 3; ++before) job->delivery().release({0, before});
       }
@@ -101,12 +101,12 @@ TEST_CASE("a region larger than the window comes alone") {
   }
 }
 
-TEST_CASE("what is let go before it was read is not read") {
+TEST_CASE("regions released before their read are not read") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
     REQUIRE(job->delivery().wait_for({0, 3}, kPatience));
-    // From the end on, so that no lane gets room for a region that is let go next.
+    // From the end on, so that no lane gets room for the next released region.
     for (std::size_t r = 11; r-- > 0;) job->delivery().release({0, r});
     REQUIRE(job->delivery().wait_for({0, 11}, kPatience));
     const auto region = job->delivery().take({0, 11});
@@ -118,12 +118,12 @@ TEST_CASE("what is let go before it was read is not read") {
   }
 }
 
-TEST_CASE("damage ends the wait for what is behind it, and what is whole can still be taken") {
+TEST_CASE("damage ends the wait for later regions, and whole ones can still be taken") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   sample.overwrite(5 * kMiB + 7, std::byte{0x5a} ^ sample.bytes()[5 * kMiB + 7]);
   for (const EnginePreference engine : engines_here()) {
     const auto job = LoadJob::start({sliced(sample)}, in_window(engine, 4 * kMiB));
-    // All that the window holds is whole before there is room for what is damaged.
+    // The whole window is complete before there is room for the damaged block.
     for (std::size_t r = 0; r < 4; ++r) REQUIRE(job->delivery().wait_for({0, r}, kPatience));
     job->delivery().release({0, 0});
     job->delivery().release({0, 1});
@@ -140,7 +140,7 @@ TEST_CASE("damage ends the wait for what is behind it, and what is whole can sti
   }
 }
 
-TEST_CASE("a cancelled job ends those who wait for it, and abandons what is still read") {
+TEST_CASE("a cancelled job ends every wait for it, and abandons memory with reads in flight") {
   const SampleFile sample(Place::disk, 12 * kMiB);
   for (const EnginePreference engine : engines_here()) {
     const InjectedFaults faults({{5, FaultKind::never, 0}});  // a block of region 1

@@ -1,5 +1,4 @@
-// What the loader's tests have in common: every way to read, a job brought to its end, its bytes
-// compared.
+// The fixture of the loader's tests: every way to read, a job run to its end, its bytes compared.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -13,7 +12,7 @@
 #include "loader.h"
 #include "sample_file.h"
 
-// An optional in a failed assertion is shown with what is in it.
+// Prints the value of an optional in a failed assertion.
 template <typename Value>
 struct doctest::StringMaker<std::optional<Value>> {
   static String convert(const std::optional<Value>& value) {
@@ -29,8 +28,8 @@ inline constexpr std::chrono::milliseconds kPatience{60'000};  // a job that tak
 [[nodiscard]] std::vector<EnginePreference> engines_here();
 [[nodiscard]] std::string name_of(EnginePreference engine);
 
-// Completion faults for the engines of the jobs started while this lives. What was held is released
-// at the end.
+// Completion faults for the engines of the jobs started while this lives. Its destructor releases
+// held completions.
 class InjectedFaults {
  public:
   explicit InjectedFaults(std::vector<Fault> faults) { set_completion_faults(std::move(faults)); }
@@ -51,8 +50,8 @@ void wait_until_held();
 [[nodiscard]] std::shared_ptr<LoadJob> load_to_the_end(std::vector<ShardRequest> shards,
                                                        const LoadOptions& options);
 
-// Takes the job's regions and says where the first tensor differs from the file; empty when none
-// does.
+// Consumes the job's regions and describes the first tensor that differs from the file; empty if
+// none does.
 [[nodiscard]] std::string first_difference(LoadJob& job,
                                            const std::vector<std::span<const std::byte>>& expected);
 [[nodiscard]] std::string first_difference(LoadJob& job, const SampleFile& file);

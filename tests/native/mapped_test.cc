@@ -56,7 +56,7 @@ TEST_CASE("a damaged chunk is told each time, and its neighbours are sound") {
 TEST_CASE("a part by strides is copied in its order, and verifies what it lies in") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   sample.warm();
-  // Rows of 64 KiB, by value of 4 bytes.
+  // Rows of 64 KiB, of 4-byte values.
   constexpr std::uint64_t kRow = 65536;
   constexpr std::int64_t kStride = 65536;
   struct Case {
@@ -119,7 +119,7 @@ TEST_CASE("two mappings of one extent are not each other's") {
   CHECK(std::memcmp(file->bytes({5000, 90000}).data(), sample.bytes().data() + 5000, 85000) == 0);
 }
 
-TEST_CASE("where a load would not map, there is no mapped file") {
+TEST_CASE("a mapped file is refused where a load would not map") {
   const SampleFile sample(Place::disk, 2 * kMiB);
   sample.warm();
   LoadOptions options;

@@ -36,7 +36,7 @@ bool all_are(const std::byte* data, std::size_t nbytes, std::byte value) {
   return std::all_of(data, data + nbytes, [=](std::byte byte) { return byte == value; });
 }
 
-// Whether the address is mapped at all, asked in a way that survives a no.
+// Whether the address is mapped at all, by a system call that survives an unmapped one.
 bool is_mapped(const std::byte* data) {
   unsigned char resident = 0;
   void* page = const_cast<std::byte*>(data - address_of(data) % kPage);
@@ -110,17 +110,17 @@ TEST_CASE("a region maps no more than its pages") {
   const auto region = Region::allocate(0, 2 * kHuge + kPage, HugePages::on);
   const std::byte* end = region->at(2 * kHuge + kPage);
   CHECK(is_mapped(end - 1));
-  // Neighbours in the address space may belong to somebody else, but then not with a region's
-  // permissions and flags.
+  // Neighbours in the address space may belong to others, but then they differ in permissions or
+  // flags.
   if (is_mapped(end)) CHECK_FALSE(has_flag(end, "hg"));
 }
 
-TEST_CASE("memory that nobody has is refused") {
+TEST_CASE("an impossible allocation is refused") {
   CHECK_THROWS_AS(Region::allocate(0, std::size_t{1} << 62U, HugePages::off), std::bad_alloc);
   CHECK_THROWS_AS(Region::allocate(0, std::size_t{1} << 62U, HugePages::on), std::bad_alloc);
 }
 
-TEST_CASE("a region's memory goes with the last who holds it") {
+TEST_CASE("a region's memory is freed with its last owner") {
   auto region = Region::allocate(0, 3 * kHuge, HugePages::on);
   const std::byte* data = region->at(kHuge);
   auto second = region;
@@ -130,7 +130,7 @@ TEST_CASE("a region's memory goes with the last who holds it") {
   CHECK_FALSE(is_mapped(data));
 }
 
-TEST_CASE("what is given back reads as zeros, and the pages at its borders stay") {
+TEST_CASE("freed pages read as zeros, and the pages at their borders stay") {
   for (const HugePages huge_pages : kEveryKind) {
     constexpr std::uint64_t kOffset = 1000;
     const std::size_t nbytes = kHuge + 10 * kPage;
@@ -154,7 +154,7 @@ TEST_CASE("what is given back reads as zeros, and the pages at its borders stay"
   }
 }
 
-TEST_CASE("what is given back is not held any more") {
+TEST_CASE("returned leases are not held any more") {
   const auto region = Region::allocate(0, 8 * kPage, HugePages::off);
   std::memset(region->at(0), 1, 8 * kPage);
   REQUIRE(is_resident(region->at(3 * kPage)));
@@ -164,8 +164,8 @@ TEST_CASE("what is given back is not held any more") {
 }
 
 TEST_CASE(
-    "a mapping has the file's bytes, is written privately, and what is given back reads as the "
-    "file again") {
+    "a mapping has the file's bytes, is written privately, and its freed pages read as the file "
+    "again") {
   for (const Place place : {Place::disk, Place::memory}) {
     const SampleFile sample(place, 5 * kPage + 17);
     const auto file = File::open(sample.path());

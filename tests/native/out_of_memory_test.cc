@@ -1,6 +1,5 @@
 // Memory that runs out at any allocation, one after the other: a job ends with an error, and keeps
-// nothing. In an executable of its own, whose operator new (failing_memory.cc) fails when it is
-// asked to.
+// nothing. In an executable of its own, whose operator new (failing_memory.cc) fails on request.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -54,8 +53,8 @@ class ManyReads {
   ChunkTable table_ = sample.table(0, kChunk);
 };
 
-// Starts a job whose n-th allocation fails; null when it did. `n` is given back as -1 when there
-// was no n-th one.
+// Starts a job whose n-th allocation fails; null when it did. `n` is -1 afterwards if there was no
+// n-th one.
 std::shared_ptr<LoadJob> start_with_failure(const ManyReads& reads, EnginePreference engine,
                                             long& n) {
   auto request = reads.request();
@@ -140,7 +139,7 @@ TEST_CASE("a lane that runs out of memory while it tries again fails its job as 
         request[0].replicas.push_back(copies.request()[0].replicas[0]);
         LoadOptions options = ManyReads::options(engine);
         options.persistent = true;
-        options.lanes = 1;  // else the second fault may meet the second try, and no copy is left
+        options.lanes = 1;  // else the second fault may hit the second try, and no replica is left
         const InjectedFaults faults({{20, fault, fault == FaultKind::error ? EIO : 1},
                                      {40, fault, fault == FaultKind::error ? EIO : 1}});
         testing::fail_allocation_elsewhere(n);

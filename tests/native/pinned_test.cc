@@ -1,5 +1,5 @@
-// The pool of pinned memory: leases that nobody shares, a limit that is kept, slabs that are pinned
-// once, and nothing that stays behind.
+// The pool of pinned memory: exclusive leases, a limit that is kept, slabs that are pinned once,
+// and a complete release.
 #include "pinned.h"
 
 #include <doctest/doctest.h>
@@ -85,7 +85,7 @@ TEST_CASE_FIXTURE(Pool, "leases start at pages, are large enough, and share no b
   }
 }
 
-TEST_CASE_FIXTURE(Pool, "what was given back is leased again, and pinned no second time") {
+TEST_CASE_FIXTURE(Pool, "returned memory is leased again, and pinned only once") {
   std::byte* first = nullptr;
   for (int i = 0; i < 5; ++i) {
     const PinnedLease lease = take(3 * kMiB);
@@ -136,7 +136,7 @@ TEST_CASE_FIXTURE(Pool, "free neighbours are one, in whatever order they come ba
 
 // ---- growth and limits ----
 
-TEST_CASE_FIXTURE(Pool, "the pool grows in slabs, and by what is larger than one") {
+TEST_CASE_FIXTURE(Pool, "the pool grows in slabs, and in larger steps for larger leases") {
   const PinnedLease one = take(kMiB);
   CHECK(pinned_account().bytes == kSlab);
   const PinnedLease large = take(kSlab + 1);
@@ -168,7 +168,7 @@ TEST_CASE_FIXTURE(Pool, "free slabs that are too small make room for one that is
   CHECK(pinned_account().bytes == 12 * kMiB);
 }
 
-TEST_CASE_FIXTURE(Pool, "only what nobody uses goes back to the system") {
+TEST_CASE_FIXTURE(Pool, "only unused memory goes back to the system") {
   auto one = std::make_optional(take(kSlab));
   const PinnedLease other = take(kMiB);
   CHECK(pinned_account().bytes == 2 * kSlab);
@@ -191,17 +191,17 @@ TEST_CASE_FIXTURE(Pool, "a lease keeps its device, and the pool until it is trim
 
 // ---- waiting and threads ----
 
-TEST_CASE_FIXTURE(Pool, "whoever waits for room is woken when a lease comes back") {
+TEST_CASE_FIXTURE(Pool, "a wait for room ends when a lease comes back") {
   std::atomic<bool> woken{false};
   const auto begin = std::chrono::steady_clock::now();
   std::thread waiting([&] {
     PinnedLease::wait_for_room(kPatience);
     woken = true;
   });
-  while (!woken) static_cast<void>(take(kMiB));  // until one comes back after the wait began
+  while (!woken) static_cast<void>(take(kMiB));  // until the return of one after the wait began
   waiting.join();
   CHECK(std::chrono::steady_clock::now() - begin < kPatience);
-  PinnedLease::wait_for_room(1ms);  // nobody gives anything back: it ends all the same
+  PinnedLease::wait_for_room(1ms);  // no lease is returned: the wait ends all the same
 }
 
 TEST_CASE_FIXTURE(Pool, "threads that lease at once share no byte, and keep the limit") {
@@ -231,7 +231,7 @@ TEST_CASE_FIXTURE(Pool, "threads that lease at once share no byte, and keep the 
   CHECK(wrong == 0);
 }
 
-// ---- what the system and the driver refuse ----
+// ---- refusals of the system and the driver ----
 
 TEST_CASE_FIXTURE(Pool, "memory that the driver does not pin is the driver's, or not pinned") {
   fake_cuda_refuse_registration(801);
@@ -248,7 +248,7 @@ TEST_CASE_FIXTURE(Pool, "memory that the driver does not pin is the driver's, or
     CHECK(fake_cuda_pinned_bytes() == kMiB);
   }
   CHECK(trim_pinned() == 3 * kMiB);
-  CHECK(pinned_account().refusal == "");  // what is pinned next may be pinned
+  CHECK(pinned_account().refusal == "");  // later slabs may be pinned
   CHECK(fake_cuda_calls("cuMemHostUnregister") == 0);
   CHECK(fake_cuda_calls("cuMemFreeHost") == 1);
 }
@@ -282,7 +282,7 @@ TEST_CASE_FIXTURE(Pool, "the node that a device is near to is advice") {
   std::filesystem::remove_all(folder);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // whose runtime does not let a child of threads go on
+#if !defined(__SANITIZE_THREAD__)  // TSan stops a child of a process with threads
 TEST_CASE_FIXTURE(Pool, "a forked child has a pool of its own, and the parent's is left alone") {
   const PinnedLease lease = take(kMiB);
   std::memset(lease.data(), 7, lease.nbytes());
@@ -290,7 +290,7 @@ TEST_CASE_FIXTURE(Pool, "a forked child has a pool of its own, and the parent's 
     if (pinned_account().bytes != 0 || pinned_account().leased_bytes != 0) return 1;
     if (trim_pinned() != 0) return 2;
     {
-      // The driver is of no use to a child: its memory is its own, and not pinned.
+      // The driver is useless to a child: the child's memory is a private copy, and not pinned.
       const auto own = try_take(kMiB, 2 * kMiB);
       if (!own || own->data() == lease.data()) return 3;
       std::memset(own->data(), 8, own->nbytes());

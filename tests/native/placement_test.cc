@@ -17,7 +17,7 @@ using testing::Random;
 struct Layout {
   std::uint64_t item_bytes = 1;
   std::vector<Axis> axes;
-  std::int64_t first = 0;  // where the element of indices 0 is, in `memory_bytes`
+  std::int64_t first = 0;  // the position of the element with indices 0 in `memory_bytes`
   std::uint64_t memory_bytes = 0;
 
   [[nodiscard]] std::uint64_t nbytes() const {
@@ -25,7 +25,7 @@ struct Layout {
                            [](std::uint64_t n, const Axis& axis) { return n * axis.length; });
   }
 
-  // Where byte `at` of the row-major tensor is: the definition that put() is compared with.
+  // The place of byte `at` of the row-major tensor: the reference for put().
   [[nodiscard]] std::uint64_t place_of(std::uint64_t at) const {
     std::int64_t place = first + static_cast<std::int64_t>(at % item_bytes);
     std::uint64_t element = at / item_bytes;
@@ -37,7 +37,7 @@ struct Layout {
   }
 };
 
-// Axes in any order in memory, each stepping over what the inner ones span, with gaps or without,
+// Axes in any order in memory, each stepping over the span of the inner ones, with gaps or without,
 // forwards or backwards.
 Layout random_layout(Random& random) {
   Layout layout;
@@ -83,7 +83,7 @@ TEST_CASE(
   }
 }
 
-// The same, and axes along which all elements are one and the same: what is broadcast is only read.
+// The same, and axes of stride 0, whose elements are all one: broadcast tensors are only read.
 Layout random_layout_to_read(Random& random) {
   Layout layout = random_layout(random);
   for (Axis& axis : layout.axes) {
@@ -127,7 +127,7 @@ TEST_CASE("every byte is taken from its place, in any layout and in any pieces")
   }
 }
 
-TEST_CASE("what was put is taken") {
+TEST_CASE("scattered bytes are gathered again") {
   Random random(testing::random_seed());
   for (int i = 0; i < testing::random_cases(1000); ++i) {
     const Layout layout = random_layout(random);
@@ -164,7 +164,7 @@ TEST_CASE("nothing is taken from a tensor without elements, and none is put ther
   }
 }
 
-TEST_CASE("what lies together is known, and nothing else is") {
+TEST_CASE("contiguous places are recognised, and no others") {
   std::vector<std::byte> memory(1000);
   std::byte* data = memory.data();
   CHECK(Placement(data, 4, {}).contiguous() == data);

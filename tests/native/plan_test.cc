@@ -17,7 +17,7 @@ using testing::Random;
 
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kMiB = 1024 * kKiB;
-constexpr std::uint64_t kGapBytes = 128 * kKiB;  // what plan.cc reads rather than splits at
+constexpr std::uint64_t kGapBytes = 128 * kKiB;  // smaller gaps are read, larger ones split
 
 struct Case {
   std::vector<Extent> extents;
@@ -28,7 +28,7 @@ std::uint64_t power_of_two(Random& random, unsigned low, unsigned high) {
   return std::uint64_t{1} << between(random, low, high);
 }
 
-// A size from any magnitude: as many of a few bytes as of megabytes.
+// A size of any magnitude: a few bytes are as frequent as megabytes.
 std::uint64_t any_size(Random& random, unsigned bits) {
   return between(random, 0, power_of_two(random, 0, bits));
 }
@@ -49,14 +49,14 @@ Case random_case(Random& random) {
   const std::uint64_t count = between(random, 0, 40);
   for (std::uint64_t i = 0; i < count; ++i) {
     if (between(random, 0, 2) == 0)
-      at += any_size(random, 20);  // a hole: a tensor nobody asked for
+      at += any_size(random, 20);  // a hole: a tensor that was not requested
     const std::uint64_t nbytes = between(random, 0, 4) == 0 ? 0 : any_size(random, 21);
     made.extents.push_back({at, at + nbytes});
     at += nbytes;
   }
   request.file_nbytes = at + (between(random, 0, 1) != 0 ? any_size(random, 20) : 0);
   request.whole_file_region = between(random, 0, 7) == 0;
-  // A thousand blocks are enough to find what is wrong with a million.
+  // A thousand blocks are enough to find the faults of a million.
   request.block_bytes = std::max(request.block_bytes, request.file_nbytes / 1000);
   return made;
 }
@@ -77,7 +77,7 @@ Extent covered(const PlanRequest& request, const Extent& extent) {
           std::min(start + (extent.end - start + unit - 1) / unit * unit, request.file_nbytes)};
 }
 
-// Each of these answers the empty string where the promise holds.
+// Each of these returns the empty string if the promise holds.
 
 std::string every_extent_has_one_region(const Case& made, const Plan& plan) {
   std::size_t next = 0;
@@ -146,8 +146,8 @@ std::string blocks_are_whole_units_inside_region_and_file(const Case& made, cons
 std::string only_what_is_needed_is_read(const Case& made, const Plan& plan) {
   std::size_t e = 0;
   for (const PlannedBlock& block : plan.blocks) {
-    // Every byte of a block lies in a needed unit, or in a gap between two that is too small to be
-    // left out.
+    // Every byte of a block lies in a needed unit, or in a gap between two that is too small to
+    // split at.
     const PlannedRegion& region = plan.regions[block.region];
     std::uint64_t needed_until = block.begin;
     bool near_before = false;
@@ -207,7 +207,7 @@ std::string regions_keep_their_size(const Case& made, const Plan& plan) {
   return {};
 }
 
-// Whoever counts only what begins at fresh_from or later counts each chunk once.
+// A consumer that counts only chunks from fresh_from on counts each chunk once.
 std::string fresh_from_counts_each_chunk_once(const Case& made, const Plan& plan) {
   if (!made.request.grid) return {};
   const std::uint64_t unit = unit_of(made.request);
@@ -222,7 +222,7 @@ std::string fresh_from_counts_each_chunk_once(const Case& made, const Plan& plan
   return fresh == distinct.size() ? "" : "a chunk is counted twice or never";
 }
 
-TEST_CASE("whatever the extents, units and sizes are, a plan keeps its promises") {
+TEST_CASE("a plan keeps its promises for random extents, units and sizes") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   for (int i = 0; i < 4000; ++i) {
@@ -323,7 +323,7 @@ TEST_CASE(
   CHECK(plan.block_bytes_total == 3 * kMiB);
 }
 
-TEST_CASE("a mapping is one region of the whole file, and only what is needed is gone through") {
+TEST_CASE("a mapping is one region of the whole file, and only needed chunks are verified") {
   PlanRequest request = ordinary(10 * kMiB);
   request.whole_file_region = true;
   request.region_bytes = kMiB;
@@ -334,7 +334,7 @@ TEST_CASE("a mapping is one region of the whole file, and only what is needed is
   CHECK(plan.block_bytes_total == 2 * kMiB);
 }
 
-TEST_CASE("a plan for what cannot be read is refused") {
+TEST_CASE("a plan for invalid extents or options is refused") {
   const PlanRequest good = ordinary(100);
   CHECK_NOTHROW(plan_of({{0, 50}, {50, 100}}, good));
   CHECK_THROWS_AS(plan_of({{0, 101}}, good), std::invalid_argument);

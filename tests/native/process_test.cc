@@ -31,7 +31,7 @@ struct Raced {
   std::atomic<int> value{0};
 };
 
-TEST_CASE("state is made once for all threads, whoever comes first") {
+TEST_CASE("state is made once for all threads, by the first of them") {
   std::vector<std::thread> threads;
   threads.reserve(8);
   std::atomic<bool> go{false};
@@ -70,7 +70,7 @@ TEST_CASE(
   CHECK(state.value == 5);
 }
 
-TEST_CASE("what a process knows of its parking, faults and mounts is not its child's") {
+TEST_CASE("the abandoned memory, faults and mounts of a process are not its child's") {
   constexpr dev_t kNoDevice = ~dev_t{0};
   const auto region = Region::allocate(0, 4096, HugePages::off);
   region->abandon();

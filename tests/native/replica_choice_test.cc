@@ -19,7 +19,7 @@ ReplicaChoice choice_of(const Disks& disks, std::size_t blocks) {
   return choice;
 }
 
-// Finds a disk to hang, as a lane does that has a read there.
+// Makes a disk count as hung, like a lane that waits for a read of it.
 void let_hang(Answers& answers, std::size_t disk) {
   using namespace std::chrono_literals;
   Vigil vigil(answers, 100ms);

@@ -1,5 +1,4 @@
-// A sealed file that lies in several places, for tests of jobs that read from whichever replica is
-// sound.
+// A sealed file with several replicas, for tests of jobs that read whichever one is sound.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +33,7 @@ class ReplicatedFile {
     replicas_[replica]->overwrite(at, bytes()[at] ^ std::byte{0x10});
   }
 
-  // The replicas are opened now, cold as far as that can be had.
+  // The replicas, opened now, as cold as possible.
   [[nodiscard]] ShardRequest request(std::vector<Extent> extents) const {
     ShardRequest request{{}, std::move(extents), table_};
     for (const auto& replica : replicas_) {

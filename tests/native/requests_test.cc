@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// Completes what it was given in order, so many at a time; nothing on the first call.
+// Completes requests in order, a given number at a time; none on the first call.
 class SlowEngine : public Engine {
  public:
   explicit SlowEngine(std::size_t at_once, std::size_t* submitted)
@@ -64,7 +64,7 @@ TEST_CASE_FIXTURE(Sample, "requests are submitted together, and in flight until 
   CHECK(requests.in_flight() == 0);
 }
 
-TEST_CASE_FIXTURE(Sample, "draining waits for what was submitted, and forgets what was not") {
+TEST_CASE_FIXTURE(Sample, "draining waits for submitted requests, and forgets the others") {
   for (const std::uint32_t tag : {0, 1, 2}) add(tag);
   requests.submit();
   add(3);

@@ -77,7 +77,7 @@ bool SampleFile::evict() const {
   for (int tries = 0; tries < 100; ++tries) {
     posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
     if (resident_pages() == 0) return true;
-    // Another processor still has pages in hand.
+    // Another processor still holds pages.
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return false;
@@ -98,7 +98,8 @@ void SampleFile::warm(std::size_t begin, std::size_t end) const {
   if (mapped == MAP_FAILED) throw_last_error("mmap", path_, begin);
   kept_warm_ = {mapped, [nbytes](void* held) { munmap(held, nbytes); }};
   madvise(mapped, nbytes, MADV_RANDOM);
-  // Not mlock(3), which the sanitizers leave out. Who may not lock as much has it warm, not kept.
+  // Not mlock(3), which the sanitizers leave out. Without the right to lock that much, the file is
+  // only warm.
   syscall(SYS_mlock, mapped, nbytes);
 }
 

@@ -1,4 +1,4 @@
-// Files for the tests to read: random bytes that are known, on a disk or in memory, cold or warm.
+// Files for the tests to read: known random bytes, on a disk or in memory, cold or warm.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace fastio::testing {
 
 using Random = std::mt19937_64;
 
-// FASTIO_TEST_SEED where it is set, else a new one; printed, so that a failure can be had again.
+// FASTIO_TEST_SEED if it is set, else a new one; printed, so that a failure can be reproduced.
 [[nodiscard]] std::uint64_t random_seed();
 
 // How many random cases a test tries: fewer under TSan, which is some ten times slower.
@@ -27,8 +27,7 @@ using Random = std::mt19937_64;
 #endif
 }
 
-// A number in [low, high].
-// As a whole: a comparison byte by byte takes minutes under the sanitizers.
+// Compares all bytes at once: byte by byte takes minutes under the sanitizers.
 [[nodiscard]] bool same(std::span<const std::byte> one, std::span<const std::byte> other);
 [[nodiscard]] std::uint64_t between(Random& random, std::uint64_t low, std::uint64_t high);
 
@@ -47,9 +46,8 @@ class SampleFile {
 
   [[nodiscard]] bool in_memory() const { return in_memory_; }  // the working folder may be as well
 
-  // Drops the file from the page cache, or brings it in, no more than [begin, end) of it, and keeps
-  // it there until it is evicted, whatever the machine reclaims meanwhile. `evict` is false where
-  // the file does not go: it lies in memory.
+  // Drops the file from the page cache, or brings it in, at most [begin, end) of it, and locks it
+  // there until it is evicted. `evict` is false if the file stays: it lies in memory.
   [[nodiscard]] bool evict() const;
   void warm() const { warm(0, bytes_.size()); }
   void warm(std::size_t begin, std::size_t end) const;

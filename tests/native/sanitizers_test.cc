@@ -1,6 +1,6 @@
-// The annotations of sanitizers.h are heard: mistakes made on purpose, each in a process of its own
-// that its sanitizer must end. Without them the kernel's writes through a ring are invisible, and
-// all would be silent.
+// The annotations of sanitizers.h work: the mistakes here are deliberate, each in a process that
+// its sanitizer must end. Without annotations the sanitizers cannot see the kernel's writes through
+// a ring.
 #include "sanitizers.h"
 
 #include <doctest/doctest.h>
@@ -25,7 +25,7 @@ using testing::SampleFile;
 
 constexpr std::uint32_t kReadBytes = 4096;
 
-// A ring with one read of one page, whose memory the mistakes below treat badly.
+// A ring with one read of one page, whose memory the mistakes below misuse.
 class OneRead {
  public:
   OneRead()
@@ -34,7 +34,7 @@ class OneRead {
         memory_(std::make_unique<std::byte[]>(kReadBytes)),
         data_(memory_.get()) {}
 
-  // Atomic, so that the compiler does not see the mistakes that the sanitizers are to see.
+  // Atomic: it hides the mistakes from the compiler, and not from the sanitizers.
   std::byte* data() { return data_.load(std::memory_order_relaxed); }
   void free_memory() { memory_.reset(); }
   void submit(std::byte* data) {
@@ -75,7 +75,7 @@ TEST_CASE("mistake: a thread looks at memory that a read is writing to" * doctes
   std::atomic<bool> submitted{false};
   std::atomic<bool> looked{false};
   std::atomic<int> seen{0};
-  // Relaxed, so that the order of events is known to this test and not to the sanitizer.
+  // Relaxed: this test knows the order of events, and the sanitizer does not.
   std::thread reader([&] {
     while (!submitted.load(std::memory_order_relaxed)) std::this_thread::yield();
     seen.store(static_cast<int>(read.data()[100]), std::memory_order_relaxed);
@@ -102,7 +102,7 @@ TEST_CASE("no mistake: a thread looks at what was read when it is told to" * doc
   reader.join();
 }
 
-// ---- and what becomes of them ----
+// ---- and their results ----
 
 bool tested_here([[maybe_unused]] bool address) {
   if (!uring_status().available) {

@@ -1,5 +1,5 @@
-// Giving up a save: at once, also on a disk that hangs; the caller's memory is let go, and what a
-// write still reads is freed when it returns.
+// The cancel of a save takes effect at once, also on a hanging disk. The caller's memory is
+// released; memory of a write in flight is freed when it returns.
 #include <dirent.h>
 #include <doctest/doctest.h>
 
@@ -31,12 +31,12 @@ constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kStart = 4096;
 constexpr std::uint64_t kBlock = 256 * kKiB;
 
-// Far more than it takes, for a machine that is busy elsewhere. That a write which is out is not
-// waited for is shown by a write that never returns.
+// Far more than a cancel takes, for a busy machine. A write that never returns shows that the
+// cancel does not wait for writes.
 constexpr auto kAtOnce = 5000ms;
 
-// Every block of them is gathered: what is caught by a sanitizer when it is freed is the memory
-// that lanes look at, not what a device does.
+// Every block of them is gathered: a sanitizer that sees the freed memory catches reads of lanes,
+// not reads of the kernel.
 SampleSources gathered_sources(std::uint64_t nbytes = 4 * kMiB) {
   SampleSources sources(kStart);
   sources.add_swapped(nbytes / 4, 4);
@@ -65,7 +65,7 @@ bool gets_stuck(SaveJob& job) {
 }
 
 TEST_CASE(
-    "a save on a disk that hangs is given up at once; its memory is abandoned until the write "
+    "a save on a disk that hangs is cancelled at once; its memory is abandoned until the write "
     "returns") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     REQUIRE(abandoned_bytes() == 0);
@@ -82,7 +82,7 @@ TEST_CASE(
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
     CHECK(job->wait_until_released(kAtOnce));
-    sources.reset();  // nobody looks there any more
+    sources.reset();  // no thread reads it any more
     CHECK(becomes_true([] { return abandoned_bytes() >= kBlock; }));
     CHECK((abandoned_bytes() >= 4 * kMiB) == way.copied);
     CHECK_FALSE(job->wait_for(50ms));
@@ -96,7 +96,7 @@ TEST_CASE(
   });
 }
 
-TEST_CASE("a save that hangs and that nobody gave up is done in the end, and right") {
+TEST_CASE("a save that hangs and is not cancelled is done in the end, and right") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     const WrittenFile file;
     const auto sources = gathered_sources();
@@ -163,7 +163,7 @@ TEST_CASE("a lane that hangs abandons the block that is out, and frees the other
   }
 }
 
-TEST_CASE("a save may be given up at any moment, and its tensors freed when they are left") {
+TEST_CASE("a save may be cancelled at any moment, and its tensors freed after their release") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   INFO("FASTIO_TEST_SEED=", seed);
@@ -193,7 +193,7 @@ TEST_CASE("a save may be given up at any moment, and its tensors freed when they
   }
 }
 
-TEST_CASE("a copy may be given up, too") {
+TEST_CASE("a copying leg may be cancelled, too") {
   const WrittenFile file;
   SampleSources sources(kStart);
   sources.add_strided(2000, 2000, 2);
@@ -210,7 +210,7 @@ TEST_CASE("a copy may be given up, too") {
 }
 
 TEST_CASE(
-    "a save may be given up by several threads at once, before its start, and after its end") {
+    "a save may be cancelled by several threads at once, before its start, and after its end") {
   const WrittenFile file;
   const auto sources = gathered_sources();
   for (const bool started : {false, true}) {
@@ -228,7 +228,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("a save that nobody waits for comes to its end by itself, and leaves nothing") {
+TEST_CASE("a save that is not waited for ends by itself, and frees everything") {
   for (const EnginePreference engine : engines_here()) {
     const WrittenFile file;
     const auto sources = gathered_sources();

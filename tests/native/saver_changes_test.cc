@@ -1,4 +1,4 @@
-// Memory that changes while it is saved: the file is what its table says, whatever the memory was.
+// Memory that changes during a save: the file agrees with its table in every case.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ constexpr std::uint64_t kChunk = std::uint64_t{64} << 10;
 constexpr std::uint64_t kBlock = 2 * kChunk;
 constexpr std::uint64_t kBlocks = 6;
 
-// Tensors that are written from where they lie, while a fault changes them.
+// Tensors that are written straight from their memory, while a fault changes them.
 class ChangingSave {
  public:
   explicit ChangingSave(std::uint64_t nbytes = kBlocks * kBlock) { sources.add_aligned(nbytes); }
@@ -44,7 +44,7 @@ class ChangingSave {
     return bytes;
   }
 
-  // Of what the file has.
+  // The bytes of the file.
   [[nodiscard]] std::vector<std::uint64_t> digests() const {
     const auto bytes = data();
     std::vector<std::uint64_t> found;
@@ -67,8 +67,8 @@ class ChangingSave {
 
 std::uint64_t rewritten(const SaveJob& job) { return job.counters().bytes_rewritten; }
 
-// Those before the block that changed, too: they may have changed and changed back. The one behind
-// it may be on its way to a device before the change is seen.
+// Blocks before the changed one, too: they may have changed and changed back. The next block may be
+// in flight before the change is seen.
 void check_rewritten(const SaveJob& job, std::uint64_t changed) {
   CHECK(rewritten(job) >= (changed + 1) * kBlock);
   CHECK(rewritten(job) <= std::min(changed + 2, kBlocks) * kBlock);
@@ -139,14 +139,14 @@ TEST_CASE("blocks of an earlier leg are written again, too") {
   }
 }
 
-TEST_CASE("many lanes with many writes out leave a file that is what its table says") {
+TEST_CASE("many lanes with many writes in flight leave a file that agrees with its table") {
   for (const EnginePreference engine : engines_here()) {
     for (const Way& way : ways_here()) {
       if (way.copied) continue;
       for (std::uint64_t at = 0; at < 24; at += 3) {
         CAPTURE(at);
         ChangingSave save(24 * kBlock);
-        // All writes that are done before the change is seen are from memory.
+        // All writes that end before the change is seen are from memory.
         std::vector<Fault> faults;
         for (std::uint64_t n = 0; n < at; ++n) faults.push_back({n, FaultKind::waver, 6});
         faults.push_back({at, FaultKind::change, 5});
@@ -173,7 +173,7 @@ TEST_CASE("a write of a changed block that fails ends the job as any other") {
   }
 }
 
-TEST_CASE("what was copied first is not compared, and neither is what has no checksums") {
+TEST_CASE("tensors that were copied first are not compared, nor those without checksums") {
   for (const EnginePreference engine : engines_here()) {
     ChangingSave copied;
     const auto job = copied.make(engine);

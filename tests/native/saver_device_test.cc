@@ -1,5 +1,5 @@
-// Saves of what lies on devices: read back behind the caller's stream by way of pinned memory,
-// summed and written from there.
+// Saves of tensors on devices: copied behind the caller's stream to pinned memory, summed and
+// written from there.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -88,7 +88,7 @@ SaveOptions options_of(const Devices& devices, EnginePreference engine) {
   return options;
 }
 
-TEST_CASE("what lies on devices and on the host is one file, each byte right and summed") {
+TEST_CASE("tensors on devices and on the host make one file, each byte right and summed") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     const Devices devices;
     const Spread spread(3 * kMiB + 777);
@@ -102,7 +102,7 @@ TEST_CASE("what lies on devices and on the host is one file, each byte right and
   });
 }
 
-TEST_CASE("checksums alone are those of what lies there") {
+TEST_CASE("checksums alone are those of the present bytes") {
   const Devices devices;
   const Spread spread(kMiB + 5);
   const WrittenFile file;
@@ -117,7 +117,7 @@ TEST_CASE("checksums alone are those of what lies there") {
   }
 }
 
-TEST_CASE("what the caller's streams still do comes first") {
+TEST_CASE("earlier work of the caller's streams comes first") {
   for (const EnginePreference engine : engines_here()) {
     const Devices devices;
     const Spread spread(kMiB);
@@ -167,7 +167,7 @@ TEST_CASE("a device that fails ends the save, and nothing is left") {
   }
 }
 
-TEST_CASE("a save that is given up leaves the devices' memory alone when it says so") {
+TEST_CASE("a cancelled save leaves the devices' memory alone after its end") {
   const Devices devices;
   const Spread spread(2 * kMiB);
   const WrittenFile file;

@@ -1,5 +1,5 @@
-// What devices do once in a million writes: retried, resumed, or an error that says where. Never a
-// wrong byte that nobody hears of.
+// One-in-a-million errors of disks on writes: retried, resumed, or an error with its place. A wrong
+// byte is always reported.
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -29,7 +29,7 @@ constexpr std::uint64_t kBlock = kChunksPerBlock * kChunk;
 constexpr std::uint64_t kBlocks = 8;  // the last one is short
 
 // One block at a time in file order, so that the n-th completion is that of the n-th block. The
-// first blocks are written from where they lie, those behind from staging.
+// first blocks are written straight from memory, later ones from staging.
 class FaultySave {
  public:
   FaultySave() {
@@ -55,7 +55,7 @@ class FaultySave {
   void check_right(SaveJob& job) const {
     CHECK(first_difference(job, *file, sources, kChunk) == "");
     CHECK(job.bytes_done() == job.bytes_total());
-    CHECK(job.outcome().fallbacks().empty());  // as a write off the alignment would leave one
+    CHECK(job.outcome().fallbacks().empty());  // as an unaligned write would leave one
   }
 
   std::unique_ptr<WrittenFile> file;
@@ -193,7 +193,7 @@ TEST_CASE("late writes are waited for, and may come in any order") {
   });
 }
 
-TEST_CASE("whatever comes late, short, again or in another order: the file is right") {
+TEST_CASE("the file is right after late, short, repeated and reordered completions") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   FaultySave save;

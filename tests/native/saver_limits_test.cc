@@ -1,4 +1,4 @@
-// What is refused before anything is done, and how much memory a save may take.
+// Requests that are refused before any I/O, and the memory limit of a save.
 #include <dirent.h>
 #include <doctest/doctest.h>
 
@@ -74,7 +74,7 @@ TEST_CASE("sources that do not follow each other, or cut a value, are refused") 
   refused({{8, 16}, {0, 8}}, {1, 1}, 2);  // backwards
   refused({{0, 8}}, {0}, 1);
   refused({{0, 8}}, {3}, 1);
-  refused({{0, 32}}, {32}, 1);            // no value is so large
+  refused({{0, 32}}, {32}, 1);            // no value is that large
   refused({{0, 6}}, {4}, 1);              // half a value
   refused({{0, 2}, {2, 10}}, {1, 4}, 2);  // a block could end inside a value
 }
@@ -182,7 +182,7 @@ TEST_CASE("blocks in flight never hold more memory than the limit") {
     for (const std::uint64_t limit : {64 * kKiB, 200 * kKiB, kMiB, 3 * kMiB + 12'345}) {
       CAPTURE(testing::name_of(engine));
       CAPTURE(limit);
-      std::vector<Fault> faults;  // nothing ever completes: every block that may be is in flight
+      std::vector<Fault> faults;  // no write completes: every permitted block is in flight
       for (std::uint64_t at = 0; at < 200; ++at) faults.push_back({at, FaultKind::never, 0});
       const InjectedFaults injected(std::move(faults));
       const WrittenFile file;
@@ -204,7 +204,7 @@ TEST_CASE("blocks in flight never hold more memory than the limit") {
       job->cancel();
       while (abandoned_bytes() < in_flight && Clock::now() < end) std::this_thread::sleep_for(1ms);
       CHECK(abandoned_bytes() == in_flight);
-      // What is abandoned counts against the next limit.
+      // Abandoned memory counts against the next limit.
       CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), sources.sources(),
                                                       limited(engine, in_flight + 64 * kKiB - 1))),
                       MemoryLimitExceeded);

@@ -1,4 +1,4 @@
-// A save whose memory runs out at any allocation, one after the other, or that gets no thread: it
+// A save whose memory runs out at any allocation, one after the other, or that gets no thread. It
 // ends with an error, or with the file, and keeps nothing.
 #include <doctest/doctest.h>
 #include <sys/resource.h>
@@ -102,7 +102,7 @@ TEST_CASE("a leg that runs out of memory while it starts is refused and leaves n
           CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
           continue;
         }
-        try {  // a job that was not stopped by it can go on, and is right then
+        try {  // a job that survives it goes on, and is right
           run_to_the_end(*job, {way.leg, false});
           CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
         } catch (const std::logic_error&) {
@@ -137,7 +137,7 @@ TEST_CASE("a lane that runs out of memory fails its save, and no write is lost")
         }
         CHECK(failure.has_value() == (fault == FaultKind::error));
         if (!failure) CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
-        CHECK(n > 0);  // what is strided has its indices
+        CHECK(n > 0);  // strided tensors have their indices
         break;
       }
     }
@@ -148,7 +148,7 @@ TEST_CASE("a lane that runs out of memory waits for the writes that are out") {
   testing::this_is_the_main_thread();
   const ManyWrites writes;
   on_every_engine_and_way([&](EnginePreference engine, Way way) {
-    if (way.copied) return;  // nothing is gathered from strides then
+    if (way.copied) return;  // then there are no strides to gather
     const InjectedFaults faults({{0, FaultKind::never, 0}});
     const WrittenFile file;
     SaveOptions options = ManyWrites::options(engine);
@@ -170,12 +170,12 @@ TEST_CASE("a lane that runs out of memory waits for the writes that are out") {
 }
 
 TEST_CASE("a save without threads" * doctest::skip()) {
-  // Ways that are open to a user who owns nothing here: the file is opened by its descriptor.
+  // The modes open to a user without files here: the file is opened by its descriptor.
   const ManyWrites writes;
   const WrittenFile file;
   REQUIRE(fchmod(file.fd(), 0666) == 0);
   if (geteuid() == 0) {
-    REQUIRE(unlink(file.path().c_str()) == 0);  // nobody may not
+    REQUIRE(unlink(file.path().c_str()) == 0);  // the user nobody may not
     REQUIRE(testing::become_nobody());
   }
   rlimit threads{};
@@ -202,12 +202,12 @@ TEST_CASE("a save without threads" * doctest::skip()) {
       CHECK(job->outcome().fallbacks()[0].find("no thread") != std::string::npos);
     }
   }
-  setrlimit(RLIMIT_NPROC, &threads);  // the leak sanitizer wants one in the end
+  setrlimit(RLIMIT_NPROC, &threads);  // the leak sanitizer needs one in the end
 }
 
-TEST_CASE("where no thread is to be had, the caller's does the work, and it is told") {
+TEST_CASE("without further threads the caller's does the work, and the report says so") {
 #if defined(__SANITIZE_THREAD__)
-  MESSAGE("not tested: the thread sanitizer dies where a thread cannot be started");
+  MESSAGE("not tested: the thread sanitizer dies when a thread cannot be started");
 #else
   const auto child = testing::run_skipped_test_case("a save without threads");
   CAPTURE(child.text);

@@ -1,4 +1,4 @@
-// Bytes in memory out to a file, whatever they lie like, in every way and on every engine.
+// Tensors in memory are written to a file, in every layout, every way and on every engine.
 #include "saver.h"
 
 #include <doctest/doctest.h>
@@ -33,7 +33,7 @@ std::shared_ptr<SaveJob> make(const WrittenFile& file, const SampleSources& sour
   return SaveJob::make(file.target(), sources.sources(), options);
 }
 
-TEST_CASE("whatever tensors lie like, the file holds their bytes and the digests are theirs") {
+TEST_CASE("the file has the bytes and digests of tensors of any layout") {
   const std::uint64_t seed = testing::random_seed();
   Random random(seed);
   const auto engines = engines_here();
@@ -84,7 +84,7 @@ TEST_CASE("blocks that are written in order reach the file one behind the other"
       if (copied) run_leg(*job, Leg::copied, 0, job->block_count());
       run_leg(*job, Leg::summed, 0, job->block_count());
       CHECK(job->digests() == sources.digests(options.chunk_bytes));
-      // Linux appends what is written to such a descriptor, whatever the offset is.
+      // Linux appends each write to such a descriptor, whatever the offset is.
       file.target()->truncate(kStart);
       const Descriptor appending(::open(file.path().c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
       REQUIRE(appending.valid());
@@ -144,7 +144,7 @@ TEST_CASE("bytes in one piece at an aligned address are written from where they 
   });
 }
 
-TEST_CASE("what cannot be written from where it lies is gathered, and told") {
+TEST_CASE("tensors that cannot be written straight from memory are gathered, and reported") {
   for (const EnginePreference engine : engines_here()) {
     for (const Way& way : ways_here()) {
       if (way.copied) continue;
@@ -152,7 +152,7 @@ TEST_CASE("what cannot be written from where it lies is gathered, and told") {
       SampleSources sources(kStart);
       sources.add_unaligned(kMiB);       // gathered only for a direct write
       sources.add_swapped(kMiB / 8, 8);  // always
-      sources.add_aligned(kMiB + 100);   // but for the end, that no direct write takes
+      sources.add_aligned(kMiB + 100);   // except for the end, which no direct write takes
       const WrittenFile file;
       const auto job = make(file, sources, save_options(engine, 256 * kKiB));
       run_to_the_end(*job, way);
@@ -168,7 +168,7 @@ TEST_CASE("a direct write fills the last unit with zeros, and the file is cut af
       if (way.leg != Leg::direct) continue;
       for (const std::uint64_t nbytes : {1U, 4095U, 4096U, 4097U, 65'537U, 300'000U}) {
         CAPTURE(nbytes);
-        SampleSources sources(2 * kStart);  // gathered in one place, which other bytes were in
+        SampleSources sources(2 * kStart);  // gathered into a buffer that held other bytes before
         sources.add_unaligned(nbytes);
         const WrittenFile file;
         const auto job = make(file, sources, save_options(engine, 64 * kKiB, 1, 1));
@@ -208,7 +208,7 @@ TEST_CASE("legs follow one another over ranges of blocks, each in its own way") 
   }
 }
 
-TEST_CASE("what changes after everything was copied does not show") {
+TEST_CASE("changes after the copying leg do not reach the file") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     if (!way.copied) return;
     SampleSources sources(kStart);

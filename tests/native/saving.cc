@@ -62,7 +62,7 @@ void SampleSources::add_aligned(std::uint64_t nbytes) {
 
 void SampleSources::add_unaligned(std::uint64_t nbytes) {
   auto& memory = memories_.emplace_back(random_bytes(random_, nbytes + 2));
-  // An odd address where the tensor begins at an even offset, and the other way round.
+  // An odd address if the tensor begins at an even offset, and the other way round.
   const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
   std::byte* data = memory.data() + (address % 2 == end() % 2 ? 1 : 0);
   add({data, nbytes, {}}, nbytes, 1);

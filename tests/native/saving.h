@@ -1,5 +1,5 @@
-// What the saver's tests have in common: files to write, tensors to write into them, every way to
-// write, and what has to come of it.
+// The fixture of the saver's tests: files to write, tensors to write into them, every way to write,
+// and the expected bytes.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -36,18 +36,17 @@ class WrittenFile {
 
 [[nodiscard]] std::vector<std::byte> random_bytes(Random& random, std::size_t nbytes);
 
-// Tensors one behind the other, with what the file shall hold of them: put together value by value.
+// Tensors one behind the other, with their expected bytes in the file, assembled value by value.
 class SampleSources {
  public:
   explicit SampleSources(std::uint64_t begin, std::uint64_t seed = 1)
       : begin_(begin), random_(seed) {}
 
-  // In one piece, at an address that direct writes take, if its place in the file is one; or at one
-  // that they never take.
+  // In one piece, at an address that direct writes accept, if its place in the file is aligned; or
+  // at one that they never accept.
   void add_aligned(std::uint64_t nbytes);
   void add_unaligned(std::uint64_t nbytes);
-  // In one piece, of values that are stored the other way round; behind them lies what fills the
-  // gap.
+  // In one piece, with its values in the other byte order; the padding of the gap follows.
   void add_swapped(std::uint64_t values, std::uint8_t value_bytes);
   // (rows, columns), stored column by column with gaps, perhaps backwards, each row the same one,
   // or swapped.
@@ -89,12 +88,13 @@ struct Way {
 void run_leg(SaveJob& job, Leg leg, std::size_t first, std::size_t last);
 void run_to_the_end(SaveJob& job, Way way);
 
-// Cuts the file to its length and says where it differs from what it shall hold, or its digests do.
+// Cuts the file to its length and describes the first difference from the expected bytes or
+// digests.
 [[nodiscard]] std::string first_difference(const SaveJob& job, const WrittenFile& file,
                                            const SampleSources& sources,
                                            std::uint64_t chunk_bytes = 0);
 
-// Calls test(engine, way) for every engine and way that there are here.
+// Calls test(engine, way) for every engine and way of this host.
 template <typename Test>
 void on_every_engine_and_way(Test&& test) {
   for (const EnginePreference engine : engines_here()) {

@@ -60,7 +60,7 @@ TEST_CASE("without a limit there is always room") {
   CHECK(window.admits({0, 1}));
 }
 
-TEST_CASE("what is open is the sum of the regions that are opened and not released") {
+TEST_CASE("the open bytes are those of the regions opened and not released") {
   std::mt19937_64 random(5);
   for (int round = 0; round < 200; ++round) {
     std::vector<std::uint64_t> sizes(1 + random() % 20);

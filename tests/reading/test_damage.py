@@ -1,4 +1,4 @@
-"""Damage and devices that fail, met through every way to read: told where it is, and only there."""
+"""Damage and failing disks, in every way to read: reported with their place, and only there."""
 
 import errno
 import os
@@ -63,7 +63,7 @@ def _check(error: fastio.ChecksumError, path: Path) -> None:
 
 @pytest.fixture(params=["bypass", "keep", "mapped"])
 def options(request: pytest.FixtureRequest, engine: Any) -> fastio.Options:
-    """Each way to the bytes."""
+    """Each way to read the bytes."""
     if request.param == "mapped":
         return fastio.Options(engine=engine, cache="keep")
     return _options(engine, request.param)
@@ -115,7 +115,7 @@ def test_a_stream_yields_all_that_comes_before_the_damage(
             next(stream)
         _check(raised.value, damaged)
         assert list(stream) == []
-        # What is fine can be streamed, read and cut.
+        # Sound tensors can be streamed, read and cut.
         assert [name for name, _ in reader.stream(_FINE)] == _FINE
         assert list(reader.read(_FINE)) == _FINE
     del stream, raised, tensor
@@ -144,8 +144,10 @@ def test_a_slice_beside_the_damage_is_fine(tmp_path: Path, options: fastio.Optio
         assert raised.value.path == str(path)
 
 
-def test_verify_false_hands_out_what_is_there(damaged: Path, options: fastio.Options) -> None:
-    expected = expected_bytes(damaged)  # as it is now
+def test_verify_false_returns_damaged_bytes_as_they_are(
+    damaged: Path, options: fastio.Options
+) -> None:
+    expected = expected_bytes(damaged)  # the current contents
     with (
         testbed.kept_warm(damaged),
         fastio.open(damaged, verify=False, options=options) as reader,
@@ -206,7 +208,7 @@ def test_faults_that_can_be_survived_are(
     ],
     ids=["error", "zero", "flip"],
 )
-def test_a_fault_is_told_by_the_tensor_it_is_in(
+def test_an_error_names_the_tensor_that_it_hit(
     sealed: Path, engine: Any, cache: Any, way: Any, script: Any, kind: Any, faults: Faults
 ) -> None:
     expected = expected_bytes(sealed)
@@ -215,12 +217,12 @@ def test_a_fault_is_told_by_the_tensor_it_is_in(
         with pytest.raises(kind) as raised:
             way(reader)
         assert raised.value.path == str(sealed)
-        # The first tensor of a loop is taken out of the page cache without any completion.
+        # The first tensor of a loop is copied from the page cache without any completion.
         chunk = 6 if way is _looped and cache == "keep" else 5
         at = data_start(sealed) + chunk * CHUNK_BYTES
         assert at <= raised.value.offset < at + CHUNK_BYTES
         faults()
-        # The reader is none the worse for it.
+        # The reader works on.
         assert {name: bytes_of(tensor) for name, tensor in way(reader).items()} == expected
 
 
@@ -230,14 +232,14 @@ def test_an_error_is_not_held_back_by_a_read_that_hangs(
 ) -> None:
     threads = native_threads()
     with fastio.open(sealed, options=_options(engine, cache, lanes=3, queue_depth=4)) as reader:
-        # The first tensor of a loop is read on its own.
+        # The first tensor of a loop is read alone.
         faults((6, "never", 0), (1, "error", errno.EIO), (2, "error", errno.EIO))
         with pytest.raises(fastio.ReadError) as raised:
             way(reader)
         assert raised.value.errno == errno.EIO
 
     def is_quiet() -> bool:
-        _native.testing.release_held_completions()  # the one that hangs may come only now
+        _native.testing.release_held_completions()  # the hanging one may be reached only now
         return _native.testing.abandoned_bytes() == 0 and native_threads() <= threads
 
     assert eventually(is_quiet)
@@ -245,7 +247,7 @@ def test_an_error_is_not_held_back_by_a_read_that_hangs(
 
 @_WAYS
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_file_that_shrank_is_an_error_of_its_own_kind(
+def test_a_file_that_shrank_has_its_own_error(
     sealed: Path, engine: Any, cache: Any, way: Any, warm: bool
 ) -> None:
     if not warm:

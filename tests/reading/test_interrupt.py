@@ -8,9 +8,9 @@ import pytest
 import testbed
 from samples import CHUNK_BYTES, write_even
 
-# Interrupts a read of each file of argv[4:] while the disk hangs, and prints how long each took to
-# end, and what was open and running before, while the disk still hung, and after it answered.
-# argv: engine, way, control file, files.
+# Interrupts a read of each file of argv[4:] while the disk hangs. Prints how long each took to end.
+# Prints the open files and threads before, during the hang, and after the disk answered. argv:
+# engine, way, control file, files.
 _INTERRUPT = """
 import gc, json, os, signal, sys, threading, time
 import numpy as np
@@ -107,18 +107,18 @@ print(json.dumps(dict(seconds=seconds, before=before, hung=hung, after=after, lo
 def test_an_interrupt_is_answered_within_100_ms_and_leaves_nothing_behind(
     slow_mount: testbed.SlowMount, engine: str, way: str
 ) -> None:
-    # A file for each try: the kernel itself does not open one again whose pages a hung read holds.
+    # A file for each try: the kernel itself cannot reopen a file with pages that a hung read holds.
     for i in range(4):
         write_even(slow_mount.source / f"model{i}", 8, CHUNK_BYTES, seed=i)
     paths = [slow_mount.path / f"model{i}" for i in range(4)]
     result = testbed.run_python(_INTERRUPT, engine, way, slow_mount.control, *paths)
     said: Any = json.loads(result.check().stdout)
     assert len(said["seconds"]) == 3
-    # The best of three: a busy machine may hold a process up for longer than the promise.
+    # The best of three: a busy machine may delay a process for longer than the promise.
     assert min(said["seconds"]) < 0.1, said
-    files, threads, parked = said["hung"]
+    files, threads, abandoned = said["hung"]
     assert threads > said["before"][1], "nothing was hung"
-    assert parked > 0
+    assert abandoned > 0
     assert files > said["before"][0]
     assert all(now <= then for now, then in zip(said["after"], said["before"], strict=True)), said
     assert said["loaded"] == 8

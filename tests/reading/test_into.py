@@ -1,4 +1,4 @@
-"""load_into: the bytes of each tensor into memory of any layout, or none of them."""
+"""load_into fills memory of any layout with the bytes of each tensor, or fails as a whole."""
 
 import errno
 from collections.abc import Callable
@@ -186,7 +186,7 @@ def test_interleaved_targets_that_share_no_byte_are_filled(tmp_path: Path) -> No
     assert same_bytes(targets, expected_bytes(path))
 
 
-def test_a_part_is_filled_where_names_need_not_be_complete(tmp_path: Path, engine: Any) -> None:
+def test_a_part_of_the_names_is_filled_on_request(tmp_path: Path, engine: Any) -> None:
     path = fastio.seal(write_even(tmp_path / "model", 8, CHUNK_BYTES))
     targets = {"t6": np.zeros(CHUNK_BYTES, np.uint8), "t2": np.zeros(CHUNK_BYTES, np.uint8)}
     report = fastio.Report()
@@ -210,13 +210,13 @@ def _aligned(nbytes: int, modulo: int) -> npt.NDArray[np.uint8]:
 
 @pytest.fixture(params=["straight", "staged"])
 def targets(request: pytest.FixtureRequest) -> dict[str, npt.NDArray[np.uint8]]:
-    """Memory that is read straight into, or that blocks are copied to."""
+    """Memory that takes direct reads, or gets copies of blocks."""
     modulo = 0 if request.param == "straight" else 1
     return {f"t{i}": _aligned(2 * CHUNK_BYTES, modulo) for i in range(6)}
 
 
 @pytest.mark.parametrize("kind", ["damage", "error", "zero"])
-def test_what_fails_midway_leaves_no_byte_that_was_not_verified(
+def test_a_fill_that_fails_midway_leaves_verified_bytes_only(
     tmp_path: Path,
     engine: Any,
     cache: Any,

@@ -1,4 +1,4 @@
-"""load_into refuses what it cannot fill before the first byte: all targets stay as they are."""
+"""load_into refuses unsuitable targets before the first byte: all targets stay unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ _REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("kind", _REFUSED)
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_what_cannot_be_filled_is_refused_by_name(path: Path, name: str, kind: str) -> None:
+def test_unsuitable_targets_are_refused_by_name(path: Path, name: str, kind: str) -> None:
     make, error, words = _REFUSED[kind]
     fine = np.full(_SHAPE, 7, np.float32)
     targets = {"a": fine, "b": fine, name: make()}
@@ -77,7 +77,7 @@ def test_complex_values_that_are_conjugated_in_no_memory_are_refused(tmp_path: P
         fastio.load_into(path, {"c": target})
 
 
-def test_a_dtype_that_the_framework_has_not_is_refused(tmp_path: Path) -> None:
+def test_a_dtype_that_the_framework_lacks_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "model", {"f6": ("F6_E2M3", (4,))})
     with pytest.raises(TypeError, match="F6_E2M3"):
         fastio.load_into(path, {"f6": np.zeros(3, np.uint8)})
@@ -145,7 +145,7 @@ def test_names_are_checked_first(path: Path) -> None:
         ({"report": {}}, TypeError),
     ],
 )
-def test_arguments_that_are_none_are_refused(path: Path, arguments: Any, kind: Any) -> None:
+def test_invalid_arguments_are_refused(path: Path, arguments: Any, kind: Any) -> None:
     fine = {name: np.full(_SHAPE, 7, np.float32) for name in ("a", "b")}
     with pytest.raises(kind):
         fastio.load_into(path, fine, **arguments)

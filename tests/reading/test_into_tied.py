@@ -1,4 +1,4 @@
-"""load_into where names are the same memory, as a model's tied parameters are."""
+"""load_into with names that share memory, as a model's tied parameters do."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_a_name_that_nothing_stands_for_is_refused(tmp_path: Path) -> None:
 
 
 class _Fused(torch.nn.Module):
-    """As attention whose q, k and v are ranges of one parameter."""
+    """Like attention whose q, k and v are ranges of one parameter."""
 
     def __init__(self) -> None:
         super().__init__()

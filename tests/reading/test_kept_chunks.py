@@ -1,4 +1,4 @@
-"""Chunks that were verified for a part, and kept: no disk is asked for them again."""
+"""Chunks that were verified for a part, and kept: later parts read no disk for them."""
 
 import threading
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_only_the_chunks_that_are_missing_are_read(reader: fastio.Reader, whole:
 
 def test_the_chunks_that_were_used_last_are_kept(reader: fastio.Reader, whole: Any) -> None:
     chunks = CACHED_BYTES_MAX // CHUNK_BYTES
-    for chunk in (*range(chunks), 0, chunks):  # the last one takes the place of 1
+    for chunk in (*range(chunks), 0, chunks):  # the last one replaces 1
         assert np.array_equal(reader["t"][chunk * 256], whole[chunk * 256])
     assert reader.report.bytes_read == (chunks + 1) * CHUNK_BYTES
     reader["t"][1]
@@ -75,7 +75,9 @@ def test_no_more_is_kept_than_the_limit_allows(path: Path, whole: Any) -> None:
             assert reader.report.bytes_read == reads * CHUNK_BYTES
 
 
-def test_what_is_handed_out_is_never_what_is_kept(reader: fastio.Reader, whole: Any) -> None:
+def test_returned_tensors_share_no_memory_with_kept_chunks(
+    reader: fastio.Reader, whole: Any
+) -> None:
     for index in (5, slice(5, 6), (slice(5, 7), slice(3, 5)), [5, 6], (5, 5)):
         part = reader["t"][index]
         part[...] = 0
@@ -92,7 +94,7 @@ def test_small_tensors_and_parts_share_what_is_kept(tmp_path: Path, engine: Any)
         assert reader.report.bytes_read == CHUNK_BYTES
 
 
-def test_what_carries_no_checksums_is_not_kept(path: Path, whole: Any) -> None:
+def test_chunks_without_checksums_are_not_kept(path: Path, whole: Any) -> None:
     options = fastio.Options(cache="bypass", mapping="never")
     with fastio.open(path, verify=False, options=options) as reader:
         for _ in range(2):
@@ -130,14 +132,14 @@ def test_threads_may_read_the_same_chunks_at_once(reader: fastio.Reader, whole: 
     assert wrong == []
 
 
-def test_what_is_kept_stays_within_its_bound_when_chunks_are_read_twice(path: Path) -> None:
+def test_kept_chunks_stay_within_their_bound_when_chunks_are_read_twice(path: Path) -> None:
     shard = safetensors.locate(_native.File(path))
     table = shard.table
     assert table is not None
     chunks = Chunks(None)
 
     def read(ranges: list[tuple[int, int]]) -> list[Any]:
-        # Another thread reads and keeps the same ones meanwhile.
+        # Another thread reads and keeps the same chunks meanwhile.
         made = [np.zeros(end - begin, np.uint8) for begin, end in ranges]
         if depth:
             depth.pop()

@@ -1,5 +1,5 @@
-"""A loop over the names: read ahead in the order of the file or of the names; whatever the order,
-each tensor is right and nobody else's.
+"""A loop over the names reads ahead in the order of the file or of the names. In every order, each
+tensor is right and independent of the others.
 """
 
 import random
@@ -41,7 +41,7 @@ def expected(path: Path) -> dict[str, bytes]:
 
 
 def _calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which native jobs are started."""
+    """The native jobs that start."""
     started: list[str] = []
 
     def noted(kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +76,7 @@ def test_a_loop_is_read_ahead_and_reads_each_byte_about_once(
             tensor = reader.tensor(name) if by == "tensor" else reader[name][...]
             assert bytes_of(tensor) == expected[name]
         report = reader.report
-    # The first one is alone; the second one shows the loop.
+    # The first read is alone; the second one reveals the loop.
     assert started == ["load", "Stream"]
     assert report.bytes_read <= sum(map(len, expected.values())) + 4 * CHUNK_BYTES
     assert report.engine == engine
@@ -103,7 +103,7 @@ def _orders() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("limit", [None, 5 * CHUNK_BYTES])
 @pytest.mark.parametrize("order", _orders().values(), ids=_orders().keys())
-def test_in_any_order_tensors_are_right_and_nobody_elses(
+def test_in_any_order_tensors_are_right_and_share_no_memory(
     path: Path, expected: dict[str, bytes], engine: Any, order: list[str], limit: int | None
 ) -> None:
     options = _options(engine, memory_limit_bytes=limit)
@@ -120,7 +120,7 @@ def test_in_any_order_tensors_are_right_and_nobody_elses(
             assert bytes_of(reader.tensor(name)) == expected[name]
 
 
-def test_a_loop_that_is_left_half_way_is_let_go(path: Path, engine: Any) -> None:
+def test_a_loop_left_half_way_frees_its_reads(path: Path, engine: Any) -> None:
     files, threads = open_files(), native_threads()
     reader = fastio.open(path, options=_options(engine))
     for name in reader.keys()[:5]:
@@ -129,7 +129,7 @@ def test_a_loop_that_is_left_half_way_is_let_go(path: Path, engine: Any) -> None
     assert eventually(lambda: open_files() <= files)
     assert eventually(lambda: native_threads() <= threads)
     assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
-    # What was counted stays to be read.
+    # The reader's counters stay readable.
     assert reader.report.tensors == _COUNT
     assert reader.report.chunks_verified >= 5
 

@@ -1,5 +1,5 @@
-"""What a stream, a loop and load_into take at their peak: by what the kernel counts in a child, and
-in a control group that kills whoever takes more.
+"""The peak memory of a stream, a loop and load_into: by the kernel's counters in a child, and in a
+control group that kills above its limit.
 """
 
 import json
@@ -79,7 +79,7 @@ def test_a_tensor_above_the_limit_is_the_peak(uneven: Path, engine: str) -> None
     assert 96 * _MIB <= peak <= 96 * _MIB + _OVERHEAD_BYTES_MAX
 
 
-def test_what_the_caller_keeps_is_all_that_is_left(many: Path, engine: str) -> None:
+def test_only_the_tensors_that_the_caller_keeps_take_memory(many: Path, engine: str) -> None:
     code = """
 with fastio.open(path, options=options) as reader:
     before = status("RssAnon")
@@ -99,7 +99,7 @@ print(json.dumps([nbytes, grown, status("RssAnon") - before]))
     }
     nbytes, grown, left = _run(many, code, limit=32 * _MIB, **options)
     assert nbytes == 16 * 2 * _MIB
-    # Each has the parts of pages at its ends to itself.
+    # Each tensor has its own partial pages at both ends.
     assert nbytes <= grown <= nbytes + 8 * _MIB
     assert left <= 6 * _MIB
 
@@ -117,7 +117,7 @@ def test_a_loop_stays_within_the_limit_of_the_options(many: Path, engine: str) -
     options: dict[str, Any] = {"engine": engine, "cache": "bypass", "mapping": "never"}
     peak, read = _run(many, _LOOP, **options, memory_limit_bytes=32 * _MIB)
     assert peak <= 32 * _MIB + _OVERHEAD_BYTES_MAX
-    assert 320 * _MIB <= read <= 400 * _MIB  # it was read ahead, not again and again
+    assert 320 * _MIB <= read <= 400 * _MIB  # one read ahead, no repeated ones
 
 
 _INTO = """
@@ -145,7 +145,7 @@ print(json.dumps([status("VmHWM") - before, status("RssAnon") - anonymous, repor
     [("bypass", True), ("bypass", False), ("keep", False)],
     ids=["straight", "staged", "through the page cache"],
 )
-def test_there_is_no_second_copy_of_what_load_into_fills(
+def test_load_into_makes_no_second_copy(
     uneven: Path, engine: str, cache: str, congruent: bool
 ) -> None:
     options: dict[str, Any] = {"engine": engine, "cache": cache, "block_bytes": _MIB}
@@ -192,7 +192,9 @@ print(json.dumps(total))
 
 
 @pytest.mark.root
-def test_a_stream_lives_where_a_load_is_killed(many: Path, engine: str, group: Path) -> None:
+def test_a_stream_survives_a_memory_limit_that_kills_a_load(
+    many: Path, engine: str, group: Path
+) -> None:
     def run(limit: int) -> testbed.ChildResult:
         options = json.dumps({"engine": engine, "cache": "bypass", "mapping": "never"})
         env = {"GROUP": str(group / "cgroup.procs")}

@@ -1,4 +1,4 @@
-"""A reader by name: like a mapping of views, none of which is read."""
+"""A reader by name: a mapping of views; none is read."""
 
 from collections.abc import ItemsView, ValuesView
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_names_are_completed_in_a_shell(reader: fastio.Reader) -> None:
         assert file._ipython_key_completions_() == sorted(MODEL)
 
 
-def test_a_notebook_shows_a_table_of_what_there_is(reader: fastio.Reader) -> None:
+def test_a_notebook_shows_a_table_of_the_tensors(reader: fastio.Reader) -> None:
     shown = reader._repr_html_()
     assert shown.count("<tr>") == 1 + len(MODEL)
     for name, (dtype, shape) in MODEL.items():

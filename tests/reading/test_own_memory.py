@@ -1,5 +1,5 @@
-"""What was handed out is the caller's: what he writes is seen by nobody else, and never taken for
-damage.
+"""Returned tensors belong to the caller: his writes show in no other tensor, and are never taken
+for damage.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("limit", _LIMITS)
 @pytest.mark.parametrize("mapping", ["auto", "never"])
-def test_writing_into_what_a_stream_yields_is_no_damage(
+def test_writes_into_tensors_of_a_stream_are_not_taken_for_damage(
     model: Path, limit: int | None, mapping: Any
 ) -> None:
     expected = expected_bytes(model)
@@ -94,7 +94,7 @@ def test_a_step_beyond_all_strides_takes_one_row(model: Path, step: int) -> None
         assert np.array_equal(reader["t5"][::step], whole[::step])
 
 
-def test_modules_are_there_when_they_are_used() -> None:
+def test_modules_are_imported_when_they_are_used() -> None:
     testbed.run_python("import fastio; fastio.uring.Ring; fastio.torch.load_file").check()
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
         _ = fastio.nothing_of_that_name

@@ -1,5 +1,5 @@
-"""What a part of a tensor takes at its peak: its result and a constant, whatever the index and
-wherever the bytes lie.
+"""The peak memory of a part of a tensor: its result and a constant, for every index and wherever
+the bytes lie.
 """
 
 import json
@@ -126,7 +126,7 @@ def test_a_part_of_a_mapped_file_does_too(request: pytest.FixtureRequest, kind: 
         _check(_beside(path))
 
 
-def test_the_limit_bounds_the_result_and_what_reading_it_takes(sealed: Path, plain: Path) -> None:
+def test_the_limit_bounds_the_result_and_the_reads_for_it(sealed: Path, plain: Path) -> None:
     for path in (sealed, plain):
         options = fastio.Options(cache="bypass", mapping="never", memory_limit_bytes=8 * _MIB)
         with fastio.open(path, options=options) as reader:
@@ -139,7 +139,7 @@ def test_the_limit_bounds_the_result_and_what_reading_it_takes(sealed: Path, pla
         assert reader.report.bytes_read >= _TENSOR_BYTES
 
 
-def test_what_the_limit_leaves_beside_the_result_is_enough_for_two_chunks(sealed: Path) -> None:
+def test_a_limit_with_room_for_two_chunks_beside_the_result_suffices(sealed: Path) -> None:
     options = fastio.Options(cache="bypass", mapping="never", memory_limit_bytes=8 * _MIB)
     with fastio.open(sealed, options=options) as reader:
         assert reader["x"][:, :30].shape == (_ROWS, 30)

@@ -1,4 +1,4 @@
-"""Views of tensors: what they say, and that a part of one is numpy's and costs no more than it."""
+"""Views of tensors: their properties. A part equals numpy's; a read of it costs its own bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ _indices = st.one_of(
 
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(_SPEC)), index=_indices)
-def test_a_part_is_what_numpy_takes_of_the_whole(
+def test_a_part_equals_the_part_that_numpy_takes_of_the_whole(
     reader: fastio.Reader, whole: dict[str, npt.NDArray[Any]], name: str, index: Any
 ) -> None:
     try:
@@ -83,7 +83,7 @@ def test_a_part_is_what_numpy_takes_of_the_whole(
     assert part.flags.c_contiguous
 
 
-def test_a_part_is_nobody_elses(reader: fastio.Reader, whole: dict[str, npt.NDArray[Any]]) -> None:
+def test_a_part_shares_no_memory(reader: fastio.Reader, whole: dict[str, npt.NDArray[Any]]) -> None:
     view = reader["F32.2"]
     for index in (..., slice(None), slice(10, 20), (slice(None), slice(3, 4)), [5, 5], (7, 8)):
         first = view[index]
@@ -179,7 +179,7 @@ def test_a_part_reads_its_chunks_and_no_others(
     assert report.bytes_direct == report.bytes_read
 
 
-def test_a_part_that_nobody_verifies_reads_pages(large: Path, engine: Any) -> None:
+def test_an_unverified_part_reads_whole_pages_only(large: Path, engine: Any) -> None:
     whole = fastio.load(large, options=fastio.Options(mapping="never"))["t"]
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     with fastio.open(large, verify=False, options=options) as reader:

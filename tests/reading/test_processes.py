@@ -56,10 +56,10 @@ def test_many_threads_read_from_one_reader_at_once(sealed: Path, engine: Any, ma
             assert in_threads(8, work) == [True] * 8
 
 
-def test_no_bytes_are_lost_where_threads_count(
+def test_counters_of_several_threads_lose_no_bytes(
     sealed: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part is read
+    monkeypatch.setattr("fastio.reading.chunks.CACHED_BYTES_MAX", 0)  # each part causes reads
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -73,9 +73,7 @@ def test_no_bytes_are_lost_where_threads_count(
 
 
 @_MAPPINGS
-def test_closing_while_others_read_is_an_error_of_its_own_kind_to_them(
-    sealed: Path, engine: Any, mapping: Any
-) -> None:
+def test_closing_a_reader_in_use_has_its_own_error(sealed: Path, engine: Any, mapping: Any) -> None:
     expected = expected_bytes(sealed)
     options = fastio.Options(engine=engine, cache="keep", mapping=mapping)
     files = open_files()
@@ -102,7 +100,7 @@ def test_closing_while_others_read_is_an_error_of_its_own_kind_to_them(
     assert eventually(lambda: open_files() <= files)
 
 
-# argv: the file, engine, mapping. A child ends with 0 if all was well.
+# argv: the file, engine, mapping. A child ends with 0 on success.
 _CHILD = """
 import os, sys, threading
 import fastio
@@ -202,7 +200,7 @@ with fastio.open(path, options=options) as reader:
     _run(sealed, engine, "never", code)
 
 
-def test_what_a_child_writes_the_parent_does_not_see(sealed: Path, engine: str) -> None:
+def test_a_childs_writes_do_not_reach_its_parent(sealed: Path, engine: str) -> None:
     code = """
 with fastio.open(path, options=options) as reader:
     tensors = [reader.tensor(name) for name in reader]
@@ -256,7 +254,7 @@ class _Rows(Dataset[Any]):
         return part.to(torch.int64).sum()
 
 
-# Two warnings are torch's own, of a fork beside threads, in some releases of Python.
+# Two warnings are torch's own, about a fork beside threads, in some releases of Python.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
 def test_workers_of_a_data_loader_read_from_the_reader_they_are_given(

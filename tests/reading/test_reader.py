@@ -1,4 +1,4 @@
-"""open: what a reader says of its source, what it refuses, and when it is closed."""
+"""open: a reader's properties, its refusals, and its closing."""
 
 import gc
 import os
@@ -33,7 +33,7 @@ def sealed(tmp_path: Path) -> Path:
     return fastio.seal(write_model(tmp_path / "model"))
 
 
-def test_a_reader_says_what_there_is(sealed: Path) -> None:
+def test_a_reader_lists_its_names_and_files(sealed: Path) -> None:
     with fastio.open(sealed) as reader:
         assert reader.keys() == list(reader) == list(MODEL)
         assert len(reader) == len(MODEL)
@@ -66,7 +66,7 @@ def test_metadata_is_the_users_and_the_first_files_first(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("temperature", ["cold", "warm", "mapped"])
-def test_load_and_read_give_what_load_gives(
+def test_a_readers_load_and_read_give_the_tensors_of_load(
     sealed: Path, engine: Any, framework: Any, temperature: str
 ) -> None:
     expected = expected_bytes(sealed)
@@ -88,9 +88,7 @@ def test_load_and_read_give_what_load_gives(
 
 
 @pytest.mark.parametrize("call", ["info", "tensor", "__getitem__"])
-def test_a_name_that_is_not_there_comes_with_those_that_look_like_it(
-    sealed: Path, call: str
-) -> None:
+def test_the_error_for_a_missing_name_suggests_similar_ones(sealed: Path, call: str) -> None:
     with fastio.open(sealed) as reader:
         with pytest.raises(fastio.TensorNotFoundError, match="did you mean") as raised:
             getattr(reader, call)("layers.0.wieght")
@@ -108,7 +106,7 @@ def test_a_name_that_is_not_there_comes_with_those_that_look_like_it(
                 read("mask")
 
 
-def test_what_the_framework_has_not_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_dtype_that_the_framework_lacks_is_refused_at_its_read(tmp_path: Path) -> None:
     path = write(tmp_path / "model", {"f6": ("F6_E3M2", (4,)), "fine": ("U8", (4,))})
     with fastio.open(path) as reader:
         calls: list[Any] = [
@@ -135,14 +133,14 @@ def test_what_the_framework_has_not_is_refused_where_it_is_asked_for(tmp_path: P
         ({"options": {"lanes": 2}}, TypeError),
     ],
 )
-def test_arguments_that_are_none_are_refused(sealed: Path, arguments: Any, kind: Any) -> None:
+def test_invalid_arguments_are_refused(sealed: Path, arguments: Any, kind: Any) -> None:
     files = open_files()
     with pytest.raises(kind):
         fastio.open(sealed, **arguments)
     assert open_files() <= files
 
 
-def test_sources_that_are_none_are_refused_as_load_does(tmp_path: Path) -> None:
+def test_a_reader_refuses_the_same_sources_as_load(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"no tensors at all")
     for source in (tmp_path / "nothing", tmp_path / "text", tmp_path, [tmp_path], [], 7):
         with pytest.raises(Exception) as by_load:
@@ -171,7 +169,7 @@ def test_a_closed_reader_says_so(sealed: Path) -> None:
         kept = view[3:5]
         expected = bytes_of(kept)
         reader.load()
-    reader.close()  # once more, which does nothing
+    reader.close()  # once more, to no effect
     calls: list[Any] = [
         reader.keys,
         lambda: len(reader),
@@ -229,7 +227,7 @@ with fastio.open(sys.argv[1]) as reader:
     assert said[1] != "mmap"
 
 
-def test_what_was_read_is_counted_over_all_ways_to_read(sealed: Path, engine: Any) -> None:
+def test_bytes_are_counted_over_all_ways_to_read(sealed: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")
     with fastio.open(sealed, options=options) as reader:
         counted = [0]

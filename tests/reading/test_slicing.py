@@ -1,5 +1,5 @@
-"""fastio.reading.slicing against numpy: each index gives the same values or the same error,
-however it is cut into segments.
+"""fastio.reading.slicing against numpy: each index gives the same values or the same error, for
+every cut into segments.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ _Shape = tuple[int, ...]
 
 
 def _array(shape: _Shape, item_bytes: int) -> npt.NDArray[Any]:
-    """Values that are all different as long as their type has so many."""
+    """Values that are all different if their type has enough of them."""
     count = int(np.prod(shape))
     values: npt.NDArray[Any] = np.arange(count).astype(f"u{item_bytes}").reshape(shape)
     return values
 
 
 def _selected(array: npt.NDArray[Any], index: Any, segment_bytes: int) -> npt.NDArray[Any]:
-    """What the segments of a selection make of the array's bytes; each is looked at on its own."""
+    """The values that a selection's segments make of the bytes; each is checked separately."""
     selected = slicing.select(index, array.shape, array.itemsize)
     if selected.is_empty:
         return np.empty(selected.shape, array.dtype)
@@ -98,7 +98,7 @@ def _with_array(draw: st.DrawFn) -> tuple[_Shape, Any]:
     return shape, (*before, array, *behind)
 
 
-# Small ones, so that every way to cut a selection into segments is met.
+# Small limits, so that every cut of a selection into segments occurs.
 _every_cut = pytest.mark.parametrize(
     "limits",
     [(2**17, 2**24), (0, 1), (0, 64), (3, 7), (16, 40)],
@@ -109,7 +109,7 @@ _every_cut = pytest.mark.parametrize(
 @_every_cut
 @settings(max_examples=100)
 @given(shape=_shapes, index=_basic, item_bytes=st.sampled_from([1, 2, 4, 8]))
-def test_ints_slices_ellipsis_and_none_give_what_numpy_gives(
+def test_ints_slices_ellipsis_and_none_select_as_in_numpy(
     limits: tuple[int, int], shape: _Shape, index: Any, item_bytes: int
 ) -> None:
     assert _same(_array(shape, item_bytes), index, limits)
@@ -118,7 +118,7 @@ def test_ints_slices_ellipsis_and_none_give_what_numpy_gives(
 @_every_cut
 @settings(max_examples=100)
 @given(case=_with_array(), item_bytes=st.sampled_from([1, 2, 8]))
-def test_an_array_along_the_first_axis_gives_what_numpy_gives(
+def test_an_array_along_the_first_axis_selects_as_in_numpy(
     limits: tuple[int, int], case: tuple[_Shape, Any], item_bytes: int
 ) -> None:
     shape, index = case
@@ -130,7 +130,7 @@ def _read_bytes(shape: _Shape, index: Any, item_bytes: int = 4) -> int:
     return sum(segment.end - segment.begin for segment in segments)
 
 
-_LARGE = (1000, 1000, 1000)  # 4 GB, of which nothing is ever made
+_LARGE = (1000, 1000, 1000)  # 4 GB, never allocated
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ _LARGE = (1000, 1000, 1000)  # 4 GB, of which nothing is ever made
     ],
     ids=str,
 )
-def test_what_lies_far_apart_is_not_read_with_it(index: Any, nbytes: int) -> None:
+def test_far_elements_are_read_separately(index: Any, nbytes: int) -> None:
     assert _read_bytes(_LARGE, index) == nbytes
 
 
-def test_what_lies_near_is_read_in_one_piece() -> None:
+def test_near_elements_are_read_in_one_piece() -> None:
     assert len(list(slicing.select((0, slice(None), 0), _LARGE, 4).segments())) == 1
     assert _read_bytes(_LARGE, (0, slice(None), 0)) == 999 * 4000 + 4
 
@@ -213,7 +213,7 @@ def test_a_result_that_lies_in_one_piece_is_known_as_such(
     ],
     ids=repr,
 )
-def test_what_numpy_refuses_is_refused_the_same_way(index: Any) -> None:
+def test_indices_that_numpy_refuses_are_refused_the_same_way(index: Any) -> None:
     with pytest.raises((IndexError, ValueError)):  # numpy's, for lists that are no arrays
         np.zeros((4, 3), np.int32)[index]
     with pytest.raises(IndexError):
@@ -232,13 +232,13 @@ def test_other_errors_of_a_slice_are_numpys_too() -> None:
 @pytest.mark.parametrize(
     "index", [True, False, np.True_, (0, [0, 1]), (slice(None), np.zeros(3, bool))], ids=repr
 )
-def test_what_only_numpy_takes_is_refused_and_not_misread(index: Any) -> None:
+def test_indices_that_only_numpy_takes_are_refused_and_not_misread(index: Any) -> None:
     assert isinstance(np.zeros((4, 3))[index], np.ndarray)
     with pytest.raises(IndexError):
         slicing.select(index, (4, 3), 8)
 
 
-def test_whatever_counts_as_an_int_or_an_array_is_an_index() -> None:
+def test_int_like_and_array_like_objects_are_indices() -> None:
     array = _array((4, 3), 4)
     for index in (np.int8(-1), np.uint64(2), np.array(3), [True, False, True, False], [], range(2)):
         assert _same_as_cut(array, index), index

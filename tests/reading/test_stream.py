@@ -1,4 +1,4 @@
-"""stream: name and tensor in file order, within a limit; at its end nothing is left behind."""
+"""stream: name and tensor in file order, within a limit; its end frees everything."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def test_a_limit_of_the_options_is_the_streams(sealed: Path, engine: Any) -> Non
     ("limit", "kind"),
     [(0, ValueError), (-1, ValueError), (1.5, ValueError), (True, TypeError), ("1 x", ValueError)],
 )
-def test_a_limit_that_is_none_is_refused_before_the_first_tensor(
+def test_an_invalid_limit_is_refused_before_the_first_tensor(
     sealed: Path, limit: Any, kind: type[Exception]
 ) -> None:
     with fastio.open(sealed) as reader, pytest.raises(kind, match="memory_limit_bytes"):
@@ -170,7 +170,7 @@ def test_a_stream_that_ends_early_leaves_nothing_behind(
         assert same_bytes(dict(reader.stream()), expected_bytes(sealed))
 
 
-def test_what_a_stream_left_in_flight_does_not_use_up_the_limit(
+def test_reads_left_in_flight_by_a_stream_do_not_use_up_the_limit(
     tmp_path: Path, engine: Any, faults: Callable[..., None]
 ) -> None:
     spec = {
@@ -189,7 +189,7 @@ def test_what_a_stream_left_in_flight_does_not_use_up_the_limit(
         with fastio.open(path, options=options) as reader:
 
             def leave_one_in_flight(reader: fastio.Reader = reader) -> bool:
-                faults((1, "late", 50))  # "b", where the threads do not bring it first
+                faults((1, "late", 50))  # "b", if the threads do not bring it first
                 stream: Any = reader.stream()
                 next(stream)
                 stream.close()

@@ -1,4 +1,4 @@
-"""What a reader says of all that it has read: every field, after every way to read."""
+"""The report of a reader over all its reads: every field, after every way to read."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def _some_of_a_stream(reader: fastio.Reader) -> int:
     stream = reader.stream(["t1", "t2", "t5"])
     next(stream)
     next(stream)
-    assert reader.report.nbytes == 2 * _NBYTES  # also while it is on its way
+    assert reader.report.nbytes == 2 * _NBYTES  # also while the read is running
     assert reader.report.seconds > 0
     return 2 * _NBYTES
 
@@ -169,7 +169,7 @@ def test_reads_of_several_threads_take_no_longer_than_the_clock(
     assert report.nbytes == 4 * whole + sum(8 - i % 3 for i in range(8)) * _NBYTES
 
 
-def test_what_the_caller_does_between_tensors_is_not_counted(sources: dict[str, Path]) -> None:
+def test_the_callers_time_between_tensors_is_not_counted(sources: dict[str, Path]) -> None:
     options = fastio.Options(cache="bypass")
     own = 0.0
     with fastio.open(sources["sealed"], options=options) as reader:
@@ -181,13 +181,13 @@ def test_what_the_caller_does_between_tensors_is_not_counted(sources: dict[str, 
             own += time.perf_counter() - at
         elapsed = time.perf_counter() - begun
         report = reader.report
-    # What the lanes read while nobody waited counts.
+    # The lanes' reads count although the caller did not wait for them.
     lanes = max((lane.total_s - lane.room_wait_s for lane in report.lane_times), default=0.0)
     assert 0 < report.seconds <= elapsed - own + lanes
 
 
 class _Job:
-    """A stream whose lanes worked for so long."""
+    """A stream whose lanes worked for the given time."""
 
     def __init__(self, *busy_s: float) -> None:
         lanes = [{"total_s": busy + 1.0, "room_wait_s": 1.0} for busy in busy_s]
@@ -203,7 +203,7 @@ class _Job:
         }
 
 
-def test_what_was_read_ahead_counts_for_no_longer_than_it_took(
+def test_readahead_counts_for_its_own_duration_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
@@ -242,7 +242,7 @@ def test_time_that_overlaps_counts_once() -> None:
     ended = clock.seconds
     assert running <= ended <= time.perf_counter() - begun
     assert clock.seconds == ended
-    clock.stop()  # started before a fork, as far as it knows
+    clock.stop()  # started before a fork, by its record
     clock.start()
     clock.start()
     clock.stop_all()

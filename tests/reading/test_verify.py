@@ -1,4 +1,4 @@
-"""fastio.verify: every damaged range of every file is a finding, and a sound file stays unread."""
+"""fastio.verify: every damaged range of every file is a finding, and a sound file has none."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ import fastio
 from fastio import _native
 from testbed import run_python
 
-_CHUNK = 2**20  # bytes of a chunk, as `fastio.save` makes it
+_CHUNK = 2**20  # bytes of a chunk in `fastio.save`
 
 
 def _tensors(megabytes: int = 5, seed: int = 0) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def test_one_bad_file_does_not_hide_the_others(tmp_path: Path, source: str) -> N
     assert found.damaged[1].ranges
 
 
-def test_a_file_that_an_index_names_and_is_not_there_is_damage(tmp_path: Path) -> None:
+def test_a_missing_file_of_an_index_is_damage(tmp_path: Path) -> None:
     _folder(tmp_path / "model")
     first, second, *_ = sorted((tmp_path / "model").glob("*.safetensors"))
     first.unlink()
@@ -216,7 +216,7 @@ def test_a_root_of_a_store_is_verified_as_a_store(tmp_path: Path) -> None:
     assert set(found.roots) == set(map(str, roots))
 
 
-def test_what_is_not_there_and_what_is_no_source_is_an_error(tmp_path: Path) -> None:
+def test_missing_and_invalid_sources_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fastio.verify(tmp_path / "nothing.safetensors")
     path = _saved(tmp_path / "x.safetensors")

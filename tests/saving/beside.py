@@ -1,6 +1,4 @@
-"""safetensors and fastio beside each other where they save: the same call on both, and what it came
-to.
-"""
+"""safetensors and fastio beside each other for saves: the same call on both, and its results."""
 
 import functools
 import types
@@ -8,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401 (numpy knows its dtypes by name then)
+import ml_dtypes  # noqa: F401 (registers numpy's dtypes by name)
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -25,7 +23,7 @@ FRAMEWORKS = ("pt", "np")
 
 
 class Side(NamedTuple):
-    """One of the two libraries, and a folder of its own."""
+    """One of the two libraries, and its own folder."""
 
     library: types.ModuleType
     drop_in: types.ModuleType
@@ -33,7 +31,7 @@ class Side(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """What it saves to, mostly."""
+        """The usual path of its saves."""
         return self.folder / "saved.safetensors"
 
 
@@ -49,13 +47,13 @@ def sides(framework: Any, folder: Path) -> tuple[Side, Side]:
 
 
 class Refused(NamedTuple):
-    """An error, where there might have been an answer."""
+    """An error in place of a result."""
 
     error: Exception
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call came to."""
+    """The result of a call."""
     try:
         return call()
     except Exception as error:
@@ -69,7 +67,7 @@ def both(pair: tuple[Side, Side], call: Callable[[Side], Any]) -> tuple[Any, Any
 
 
 def kind(error: Exception) -> type[Exception]:
-    """What our error has to be, where safetensors raises this one."""
+    """The error that fastio must raise for this error of safetensors."""
     if isinstance(error, safetensors.SafetensorError):
         return fastio.FastioError
     return next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
@@ -104,7 +102,7 @@ def assert_same_tensors(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> N
 
 
 def metadata_seen_by_safetensors(path: Path) -> tuple[dict[str, str] | None, set[str]]:
-    """What of a file's metadata is the user's, and the keys that are fastio's."""
+    """The user's part of a file's metadata, and the keys that are fastio's."""
     with safetensors.safe_open(path, "np") as file:
         found = file.metadata()
     if found is None:

@@ -1,4 +1,4 @@
-"""A save that goes on while its caller does."""
+"""A save that runs beside its caller."""
 
 import concurrent.futures
 import functools
@@ -25,7 +25,7 @@ def _tensors(mark: int = 0) -> dict[str, Any]:
 
 
 def _when_released(handle: fastio.SaveHandle) -> Any:
-    """The result of a save of which a write hangs; that may come to hang only now."""
+    """The result of a save with a hanging write; the write may hang only now."""
 
     def ended() -> bool:
         fastio._native.testing.release_held_completions()
@@ -62,7 +62,7 @@ def test_the_handle_gives_the_path(
     assert report.nbytes == _BYTES
 
 
-def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., None]) -> None:
+def test_copied_tensors_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., None]) -> None:
     faults(*((at, "late", 200) for at in range(4)))
     tensors = _tensors(1)
     handle = fastio.start_save(tensors, tmp_path / "model")
@@ -74,7 +74,7 @@ def test_a_copy_may_be_changed_at_once(tmp_path: Path, faults: Callable[..., Non
     assert _marks(tmp_path / "model") == {1}
 
 
-def test_a_copy_is_written_from_where_it_lies(tmp_path: Path) -> None:
+def test_a_snapshot_is_written_without_another_copy(tmp_path: Path) -> None:
     report = fastio.Report()
     fastio.start_save(
         _tensors(),
@@ -85,7 +85,7 @@ def test_a_copy_is_written_from_where_it_lies(tmp_path: Path) -> None:
     assert report.bytes_gathered == 0
 
 
-def test_what_is_borrowed_is_held_until_it_is_released(
+def test_borrowed_tensors_are_held_until_their_release(
     tmp_path: Path, faults: Callable[..., None]
 ) -> None:
     faults((2, "never", 0))
@@ -123,14 +123,14 @@ def test_saves_to_one_path_come_in_the_order_in_which_they_were_asked_for(
         handle.add_done_callback(functools.partial(note, mark))
         handles.append(handle)
     (tmp_path / "link").symlink_to(tmp_path)
-    fastio.save(_tensors(6), tmp_path / "link" / "model")  # the same path, and it waits
+    fastio.save(_tensors(6), tmp_path / "link" / "model")  # the same path, so it waits
     assert ended == [1, 2, 3, 4, 5]
     assert all(handle.done() for handle in handles)
     assert _marks(path) == {6}
 
 
 def test_saves_to_other_paths_do_not_wait(tmp_path: Path, faults: Callable[..., None]) -> None:
-    faults((0, "never", 0))  # of whichever writes first
+    faults((0, "never", 0))  # of the first one to write
     handles = [fastio.start_save(_tensors(mark), tmp_path / f"{mark}") for mark in (1, 2)]
     done, held = concurrent.futures.wait(
         handles, timeout=60, return_when=concurrent.futures.FIRST_COMPLETED
@@ -186,7 +186,7 @@ def test_an_error_is_raised_when_the_result_is_asked_for(
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
+def test_errors_that_need_no_io_are_raised_at_the_call(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "model", tmp_path):
         with pytest.raises(fastio.WriteError):
@@ -194,7 +194,7 @@ def test_what_can_be_known_at_once_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shard_bytes", [None, 2**22])
-def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
+def test_a_snapshot_over_the_limit_is_refused_before_it_begins(
     tmp_path: Path, shard_bytes: int | None
 ) -> None:
     options = fastio.Options(memory_limit_bytes=_BYTES - 1)
@@ -208,7 +208,7 @@ def test_a_copy_that_would_not_fit_is_refused_before_it_is_begun(
     fastio.start_save(_tensors(), tmp_path / "other", snapshot="borrow").result(60)
 
 
-def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
+def test_a_snapshot_larger_than_memory_is_an_error(tmp_path: Path) -> None:
     huge = np.broadcast_to(np.uint8(1), (2**46,))
     with pytest.raises(fastio.MemoryLimitError) as raised:
         fastio.start_save({"a": huge}, tmp_path / "model")
@@ -216,16 +216,16 @@ def test_a_copy_larger_than_the_memory_there_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_nothing_is_left_when_it_is_done(tmp_path: Path, engine: Any) -> None:
+def test_a_finished_save_leaves_no_threads_or_files(tmp_path: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine)
-    before = threading.active_count()  # libraries of other tests may have threads of their own
+    before = threading.active_count()  # other tests' libraries may have threads
 
     def save() -> None:
         fastio.start_save(_tensors(), tmp_path / "model", options=options).result(60)
         assert eventually(lambda: threading.active_count() <= before)
 
     save()
-    # A thread of the one before may be about to end.
+    # A thread of the test before may be about to end.
     files, threads = open_files(), native_threads()
     for _ in range(3):
         save()
@@ -257,7 +257,7 @@ def test_a_save_that_begins_at_the_end_is_done(tmp_path: Path) -> None:
     assert _marks(tmp_path / "model") == {7}
 
 
-def test_an_error_that_nobody_asked_for_is_logged_at_the_end(tmp_path: Path) -> None:
+def test_an_unretrieved_error_is_logged_at_exit(tmp_path: Path) -> None:
     code = _PROGRAM + (
         'fastio._native.testing.set_completion_faults([(0, "error", 5)])\n'
         "handle = fastio.start_save(tensors, sys.argv[1])\n"

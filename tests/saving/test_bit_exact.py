@@ -1,4 +1,4 @@
-"""What was saved is what is loaded, bit by bit, by fastio and by others, whatever it was before."""
+"""fastio and others load the saved tensors bit by bit, whatever the source of the save."""
 
 import enum
 import json
@@ -37,7 +37,7 @@ def _random(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int = 0) -> npt.
 
 
 def _as_saved(tensor: Any) -> bytes:
-    """The bytes that a file is to hold: row by row, the low byte first."""
+    """The expected bytes of a file: row by row, the low byte first."""
     if isinstance(tensor, torch.Tensor):
         return bytes_of(tensor.contiguous())
     return np.ascontiguousarray(tensor.astype(tensor.dtype.newbyteorder("<"))).tobytes()
@@ -212,7 +212,7 @@ def test_the_header_is_written_in_the_order_of_the_format(tmp_path: Path, checks
     assert path.stat().st_size == start + sum(array.nbytes for array in tensors.values())
 
 
-def test_a_saved_file_is_what_seal_would_make_of_it(tmp_path: Path) -> None:
+def test_a_saved_file_equals_the_sealed_one(tmp_path: Path) -> None:
     """The reference for the format is seal, which is plain Python."""
     tensors = _layouts()
     path = fastio.save(tensors, tmp_path / "saved", metadata={"some": "thing"})
@@ -243,7 +243,7 @@ def test_metadata_of_another_file_is_cleaned(tmp_path: Path) -> None:
     ],
     ids=["nothing", "numpy", "torch", "both", "given"],
 )
-def test_the_format_is_told(
+def test_a_saved_file_states_its_format(
     tmp_path: Path, tensors: dict[str, Any], given: Any, expected: str
 ) -> None:
     path = fastio.save(tensors, tmp_path / "a", metadata=given)
@@ -272,7 +272,9 @@ def test_chunks_have_the_size_asked_for(tmp_path: Path, chunk_bytes: int, engine
 
 
 def test_bytes_that_lie_as_a_file_has_them_are_not_copied(tmp_path: Path, engine: Any) -> None:
-    """What fastio loads begins on a page as the file does, and so it can be written from there."""
+    """A tensor that fastio loaded begins on a page, as in the file: it can be written straight from
+    there.
+    """
     tensors = {"a": _random(np.dtype(np.uint8), (2**22,))}
     path = fastio.save(tensors, tmp_path / "a")
     loaded = fastio.load(path, options=fastio.Options(cache="bypass"))

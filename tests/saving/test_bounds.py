@@ -1,4 +1,4 @@
-"""What a save takes of memory beside the tensors, by what the kernel counts in a child."""
+"""The memory of a save besides the tensors, by the kernel's counters in a child."""
 
 import json
 from pathlib import Path
@@ -67,5 +67,5 @@ def test_one_in_the_background_takes_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [4 * _MIB, 16 * _MIB])
 def test_a_limit_holds(tmp_path: Path, engine: str, limit: int) -> None:
     few = _taken(tmp_path / "a", "transposed", engine=engine, memory_limit_bytes=limit)
-    # Beside the staging there are stacks of threads, a ring, and the digests.
+    # Besides the staging: stacks of threads, a ring, and the digests.
     assert few <= limit + 8 * _MIB

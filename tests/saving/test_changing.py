@@ -1,4 +1,4 @@
-"""Tensors that change while they are saved: the file is what its table says all the same."""
+"""Tensors that change while they are saved: the file still agrees with its table."""
 
 import itertools
 import logging
@@ -17,7 +17,7 @@ _BYTES = 24 << 20
 
 
 def _aligned(nbytes: int) -> Any:
-    """Bytes that a direct write takes from where they lie."""
+    """Bytes that a direct write takes without staging."""
     raw = np.zeros(nbytes + 4096, np.uint8)
     begin = -raw.ctypes.data % 4096
     return raw[begin : begin + nbytes]
@@ -65,7 +65,7 @@ def test_the_file_verifies(tmp_path: Path, engine: Any, cache: Any, how: str) ->
             assert fastio.load(tmp_path / "model").keys() == tensors.keys()
 
 
-def test_what_changed_is_copied_and_written_again_and_it_is_told(
+def test_a_changed_block_is_copied_and_written_again_and_reported(
     tmp_path: Path,
     engine: Any,
     cache: Any,

@@ -1,4 +1,4 @@
-"""Who waits for the disk: the argument says so, else FASTIO_DURABLE, else it is waited for."""
+"""A save waits for the disk by its argument, else by FASTIO_DURABLE, else always."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ _CALLS = {
     "store": "fastio.Store.create([path], replicas=1).save(arrays)",
     "seal": "fastio.seal(fastio.save(arrays, path, checksums=False, durable=False))",
 }
-# A store's protocol and the replacement of a file by `seal` are wrong without it.
+# A store's protocol and `seal` replacing a file are wrong without it.
 _ALWAYS = ("store", "seal")
 _NO_SYNC = "fsync,fdatasync:error=EIO"
 
 
 def _called(call: str, path: Path, **env: str) -> str | None:
-    """What a child that cannot sync raises."""
+    """The error of a child that cannot sync."""
     code = f"""
 import sys, numpy, fastio, fastio.numpy
 arrays, path = {{"w": numpy.ones(3, numpy.float32)}}, sys.argv[1]
@@ -38,7 +38,7 @@ arrays, path = {{"w": numpy.ones(3, numpy.float32)}}, sys.argv[1]
 
 
 @pytest.mark.parametrize("call", _CALLS)
-def test_the_variable_says_who_waits_for_the_disk(call: str, tmp_path: Path) -> None:
+def test_the_variable_decides_whether_a_save_waits_for_the_disk(call: str, tmp_path: Path) -> None:
     assert _called(_CALLS[call], tmp_path / "default") == "fastio.errors.WriteError"
     assert _called(_CALLS[call], tmp_path / "on", FASTIO_DURABLE="1") == "fastio.errors.WriteError"
     without = _called(_CALLS[call], tmp_path / "off", FASTIO_DURABLE="0")
@@ -61,7 +61,9 @@ def test_the_argument_beats_the_variable(tmp_path: Path) -> None:
         *((text, False) for text in ("0", "False", "no", "OFF\n")),
     ],
 )
-def test_its_values(text: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_accepts_these_values(
+    text: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fastio.saving.durability import is_durable
 
     monkeypatch.setenv("FASTIO_DURABLE", text)

@@ -28,7 +28,7 @@ _NEW: dict[str, Any] = {
     "b": np.asfortranarray(np.arange(60_000, dtype=np.int32).reshape(200, 300)),
     "c": np.arange(77, dtype=np.int8),
 }
-# Most FUSE filesystems lack it; other calls are then tried.
+# Most FUSE filesystems lack it; fastio then tries other calls.
 _PLAIN = {"fallocate": _NO_SUPPORT}
 
 _RENAMING: Mapping[str, Mapping[str, int]] = {
@@ -115,7 +115,7 @@ def _names_below(folder: Path) -> list[str]:
 
 
 def _only(folder: Path, count: int) -> bool:
-    """Whether there are so many files; FUSE removes one that was open when it is closed."""
+    """Whether there are that many files; FUSE removes one that was open when it is closed."""
     return eventually(lambda: len(_names_below(folder)) == count)
 
 
@@ -216,7 +216,7 @@ def test_a_store_says_that_it_needs_locks(lacking_mount: Mounted) -> None:
         fastio.Store.create([mount.path / "root"], replicas=1).save(_NEW)
 
 
-# ---- what is said
+# ---- reports
 
 
 def _report_of(path: Path, **more: Any) -> fastio.Report:
@@ -225,7 +225,7 @@ def _report_of(path: Path, **more: Any) -> fastio.Report:
     return report
 
 
-def test_the_report_says_what_could_not_be_had(lacking_mount: Mounted) -> None:
+def test_the_report_names_the_missing_calls(lacking_mount: Mounted) -> None:
     refused = {**testbed.LIKE_S3, "fsync": errno.EINVAL, "fsyncdir": errno.EOPNOTSUPP}
     report = _report_of(lacking_mount(**refused).path / "model")
     assert report.cache == "kept"
@@ -238,7 +238,7 @@ def test_the_report_says_what_could_not_be_had(lacking_mount: Mounted) -> None:
     assert "fsync of a folder is refused here (ENOTSUP); whether the file's name" in said
 
 
-def test_the_report_of_a_folder_says_it_too(lacking_mount: Mounted) -> None:
+def test_the_report_of_a_folder_names_the_missing_calls(lacking_mount: Mounted) -> None:
     mount = lacking_mount(fsyncdir=errno.EINVAL)
     for _ in range(2):
         report = _report_of(mount.path / "model", shard_bytes=250_000)
@@ -270,7 +270,7 @@ def test_a_listener_hears_of_a_lack_once_a_mount(
     assert [(event.kind, event.path) for event in told] == [("fallback", str(mount.path / "one"))]
 
 
-# ---- what fails
+# ---- failures
 
 
 def test_a_real_failure_to_bring_a_name_to_the_disk_is_an_error(lacking_mount: Mounted) -> None:
@@ -293,7 +293,7 @@ def test_a_disk_that_runs_full_leaves_nothing(lacking_mount: Mounted, lacks: str
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EXDEV])
 @pytest.mark.parametrize("way", [_save, _in_the_background, _shards])
 def test_a_rename_that_fails_leaves_nothing(lacking_mount: Mounted, code: int, way: Any) -> None:
-    """Nor can an open file be removed there: FUSE renames it meanwhile."""
+    """Nor can it remove an open file: FUSE renames it meanwhile."""
     mount = lacking_mount(rename=code)
     with pytest.raises(fastio.WriteError) as raised:
         way(mount.path / "model", _NEW)
@@ -304,7 +304,7 @@ def test_a_rename_that_fails_leaves_nothing(lacking_mount: Mounted, code: int, w
 def test_a_tensor_that_changes_while_it_is_written_in_order_is_an_error(
     lacking_mount: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checksums are in the file by then."""
+    """The file has its checksums by then."""
     mount = lacking_mount(**testbed.LIKE_HDFS)
     tensors = {"a": np.zeros(100_000, np.float32)}
     headers = itertools.count()
@@ -341,7 +341,7 @@ def _refuse_once_named(monkeypatch: pytest.MonkeyPatch, call: str, code: int) ->
 def test_a_file_that_gets_no_name_is_written_again_under_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, way: Any
 ) -> None:
-    """linkat from /proc/self/fd is refused by AppArmor and gVisor, or where /proc is another's."""
+    """AppArmor and gVisor refuse linkat from /proc/self/fd, as does another process's /proc."""
     path = tmp_path / "model"
     way(path, _OLD)
     modes = {name: (tmp_path / name).stat().st_mode for name in _names_below(tmp_path)}
@@ -370,7 +370,7 @@ def test_a_new_file_gets_its_name_without_rename(
 def test_a_new_file_gets_its_name_without_rename_and_link(
     lacking_mount: Mounted,
 ) -> None:
-    """Only the last step shows it here, as space could be set aside."""
+    """Only the last step shows it here, since space could be reserved."""
     mount = lacking_mount(rename=_NO_CALL, link=_NO_CALL)
     report = _report_of(mount.path / "model")
     _assert_holds(mount.source / "model", _NEW)

@@ -1,4 +1,4 @@
-"""A folder of shards: the layout that others read, and one checkpoint in the place of another."""
+"""A folder of shards: the common layout, and one checkpoint in the place of another."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_no_tensors_at_all_are_one_shard(tmp_path: Path) -> None:
     assert fastio.load(folder) == {}
 
 
-def test_whoever_loads_meanwhile_has_one_checkpoint_or_another(tmp_path: Path) -> None:
+def test_a_concurrent_load_gets_the_old_checkpoint_or_the_new_one(tmp_path: Path) -> None:
     folder = fastio.save(_tensors(0), tmp_path / "model", shard_bytes=13_000)
     ended = threading.Event()
 
@@ -134,12 +134,12 @@ def test_one_checkpoint_takes_the_place_of_another(tmp_path: Path, shard_bytes: 
         "config.json",
         "other-00001-of-00001.safetensors",
     }
-    # The pattern by which transformers finds shards to remove.
+    # transformers finds shards to remove by this pattern.
     assert all(re.fullmatch(r"(.*?)-\d{5}-of-\d{5}.safetensors", name) for name in named)
 
 
 def test_a_checkpoint_of_one_file_does_not_shadow_the_new_one(tmp_path: Path) -> None:
-    """transformers takes model.safetensors, where there is one, and no index."""
+    """transformers prefers model.safetensors to an index."""
     folder = tmp_path / "model"
     folder.mkdir()
     fastio.save(_tensors(1), folder / "model.safetensors")
@@ -194,8 +194,8 @@ def test_a_save_that_ends_midway_leaves_the_old_one(
     assert _same(folder, _tensors(3))
 
 
-def test_what_a_crash_left_is_removed_by_the_next_save(tmp_path: Path) -> None:
-    """An index under a temporary name lists what its save had begun."""
+def test_leftovers_of_a_crash_are_removed_by_the_next_save(tmp_path: Path) -> None:
+    """An index under a temporary name lists the shards that its save had begun."""
     folder = fastio.save(_tensors(1), tmp_path / "model", shard_bytes=13_000)
     (shard, *_) = _shards(folder)
     stray = folder / "model-01234567-00001-of-00002.safetensors"

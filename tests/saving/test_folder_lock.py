@@ -1,4 +1,4 @@
-"""The lock of a folder that is saved to: nobody keeps it who does not save, and a wait ends."""
+"""The lock of a folder during a save: only a save holds it, and each wait for it ends."""
 
 import fcntl
 import logging
@@ -59,7 +59,7 @@ def test_a_child_that_is_forked_while_a_folder_is_locked_does_not_keep_it(tmp_pa
 
 
 def test_a_child_of_a_process_that_is_killed_does_not_keep_the_folder(tmp_path: Path) -> None:
-    """Nobody lets go of the lock by name then."""
+    """No call releases the lock by name then."""
     forked, told = os.pipe()
     lives, ends = os.pipe()
     parent = os.fork()
@@ -107,7 +107,7 @@ def test_a_child_that_is_forked_while_a_file_is_written_does_not_keep_it(
         child.__exit__(None, None, None)
 
 
-def test_a_wait_for_a_folder_is_told_and_ends(
+def test_a_wait_for_a_folder_is_reported_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(flocks, "WAIT_S", 0.3)

@@ -1,4 +1,4 @@
-"""An argument that is no mapping of tensors by name is called by its type, with the cure."""
+"""The error for an argument that is no mapping by name states its type and the remedy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ _NO_TENSOR: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", _NO_MAPPING)
-def test_what_is_no_mapping_is_told_what_to_do(kind: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_container_suggests_a_remedy(kind: str, tmp_path: Path) -> None:
     given, message = _NO_MAPPING[kind]
     path = fastio.save({"w": np.ones(2)}, tmp_path / "there")
     calls: list[Callable[[], Any]] = [
@@ -66,7 +66,9 @@ def test_what_is_no_mapping_is_told_what_to_do(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", _NO_TENSOR)
-def test_what_is_no_tensor_is_named_and_told_what_to_do(kind: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_value_names_it_and_suggests_a_remedy(
+    kind: str, tmp_path: Path
+) -> None:
     given, message = _NO_TENSOR[kind]
     path = fastio.save({"the.key": np.ones(2)}, tmp_path / "there")
     calls: list[Callable[[], Any]] = [

@@ -79,7 +79,7 @@ def _lines(code: str, where: Path, shard_bytes: int | None = None) -> testbed.Ch
 
 @_SHAPES
 def test_a_handler_saves_in_the_middle_of_any_line(tmp_path: Path, shard_bytes: int | None) -> None:
-    """It is in place when it returns; the outer one takes the place afterwards, or had it."""
+    """The inner save is complete when it returns; the outer one replaces it, or came before it."""
     code = """
 def inside():
     save(2)
@@ -192,7 +192,7 @@ fastio.save(tensors(1), path)
 
 
 def test_a_handler_waits_for_a_save_that_was_to_come_after_its_own_threads(tmp_path: Path) -> None:
-    """That save cannot wait for the one that the handler interrupts: it goes before it."""
+    """That save cannot wait for the interrupted one: it goes before it."""
     code = """
 handles = []
 def inside():
@@ -256,7 +256,7 @@ def test_a_finalizer_saves_in_the_middle_of_a_save(
 def test_a_finalizer_cannot_change_a_folder_in_the_middle_of_its_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told at once. Python says so on standard error, as of any error in a finalizer."""
+    """It raises at once. Python reports it on standard error, like any error in a finalizer."""
     path = tmp_path / "model"
     errors: list[BaseException] = []
     real = Replacement.link
@@ -296,7 +296,7 @@ def test_the_thread_of_a_save_cannot_wait_for_it(
     assert handles[0].result(60) == tmp_path / "model"
 
 
-def test_who_is_called_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> None:
+def test_a_callback_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> None:
     results: list[Path] = []
     ended = threading.Event()
     handle = fastio.start_save({"a": np.ones(3)}, tmp_path / "model")
@@ -309,7 +309,7 @@ def test_who_is_called_at_the_end_of_a_save_has_its_result(tmp_path: Path) -> No
 # ---- other threads
 
 
-def test_who_waits_is_not_held_up_by_a_turn_that_was_lost(tmp_path: Path) -> None:
+def test_a_waiter_is_not_held_up_by_a_lost_turn(tmp_path: Path) -> None:
     path = tmp_path / "model"
     lost: Turn | None = Turn(key_of(path))
     assert lost is not None
@@ -337,7 +337,7 @@ def test_who_waits_is_not_held_up_by_a_turn_that_was_lost(tmp_path: Path) -> Non
 def test_a_finalizer_saves_when_the_interpreter_ends(
     tmp_path: Path, call: str, before: str
 ) -> None:
-    """No thread begins then, and no module is found any more."""
+    """No thread can start then, and no module can be imported."""
     code = f"""
 import sys
 import numpy, fastio, fastio.numpy

@@ -1,4 +1,4 @@
-"""Options(in_place=True): the file that is there stays, and its bytes become others."""
+"""Options(in_place=True): the existing file stays, and its bytes are overwritten."""
 
 import errno
 import gc
@@ -64,7 +64,7 @@ def test_a_symlink_is_followed(old: Path) -> None:
     _assert_holds(old, _NEW)
 
 
-def test_where_no_file_is_a_new_one_takes_its_place_as_ever(tmp_path: Path) -> None:
+def test_without_an_old_file_a_new_one_is_made_as_usual(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     dangling = tmp_path / "link.safetensors"
     dangling.symlink_to("gone")
@@ -77,7 +77,7 @@ def test_where_no_file_is_a_new_one_takes_its_place_as_ever(tmp_path: Path) -> N
 
 @pytest.mark.root
 def test_a_file_that_is_a_mount_of_its_own(old: Path) -> None:
-    """As containers mount single files: no other file can take that name."""
+    """Like single files mounted into a container: no other file can take that name."""
     target = old.with_name("mounted.safetensors")
     target.write_bytes(b"")
     run_tool_or_skip("mount", "--bind", str(old), str(target))
@@ -112,7 +112,7 @@ fastio.save({"new": numpy.arange(3)}, sys.argv[1])
     assert list(fastio.load(old, verify="require")) == ["new"]
 
 
-def test_the_variable_serves_what_has_no_options(
+def test_the_variable_applies_to_calls_without_options(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTIO_IN_PLACE", "true")
@@ -123,7 +123,7 @@ def test_the_variable_serves_what_has_no_options(
 
 
 def test_tensors_that_are_a_mapping_of_the_file_are_not_lost(old: Path) -> None:
-    """A file that is emptied under a mapping is a SIGBUS."""
+    """A mapping of a truncated file is a SIGBUS."""
     report = fastio.Report()
     with testbed.kept_warm(old):
         mapped = fastio.load(old, report=report)
@@ -133,14 +133,14 @@ def test_tensors_that_are_a_mapping_of_the_file_are_not_lost(old: Path) -> None:
         fastio.save(mapped, old, options=_IN_PLACE)
     assert raised.value.errno == errno.EBUSY
     np.testing.assert_array_equal(mapped["old"], _OLD["old"])
-    del mapped, raised  # the error holds what was to be saved
+    del mapped, raised  # the error holds the tensors of the save
     gc.collect()
     fastio.save(_NEW, old, options=_IN_PLACE)
     _assert_holds(old, _NEW)
 
 
 def _interrupt(monkeypatch: pytest.MonkeyPatch, handler: Callable[[], None]) -> None:
-    """Have something called in the middle of the next save, on its thread, as a handler is."""
+    """Run a call in the middle of the next save, on its thread, as a handler is."""
     real = FileWriter.write_data
 
     def interrupted(self: Any, **more: Any) -> Any:
@@ -156,7 +156,7 @@ _OVERTAKES = "this thread is in the middle of writing it in place"
 
 @pytest.mark.parametrize("options", [_IN_PLACE, None], ids=["in place", "beside it"])
 @pytest.mark.parametrize("save", [fastio.save, fastio.start_save])
-def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
+def test_a_handler_cannot_save_to_a_file_that_its_thread_writes_in_place(
     old: Path, monkeypatch: pytest.MonkeyPatch, options: fastio.Options | None, save: Any
 ) -> None:
     """The file would have parts of both."""
@@ -172,7 +172,7 @@ def test_a_handler_cannot_save_to_what_its_thread_writes_in_place(
     assert os.listdir(old.parent) == [old.name]
 
 
-def test_a_handler_cannot_wait_for_what_comes_after_a_save_in_place(
+def test_a_handler_cannot_wait_for_a_save_queued_behind_a_save_in_place(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handles = []
@@ -191,7 +191,7 @@ def test_a_handler_cannot_wait_for_what_comes_after_a_save_in_place(
 
 
 def test_one_save_at_a_time_writes_into_a_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may have several names, which take no turns."""
+    """It may have several names, whose saves take no turns."""
     other = old.with_name("other.safetensors")
     other.hardlink_to(old)
 
@@ -208,7 +208,7 @@ def test_one_save_at_a_time_writes_into_a_file(old: Path, monkeypatch: pytest.Mo
 
 
 def test_a_forked_child_holds_no_file_up(old: Path) -> None:
-    """It has the descriptors that its parent had."""
+    """It has the descriptors of its parent."""
     code = """
 import os, signal, sys
 import numpy, fastio
@@ -233,7 +233,7 @@ finally:
     _assert_holds(old, {"a": np.full(100, 2)})
 
 
-def test_in_the_background_a_copy_is_written(old: Path) -> None:
+def test_in_the_background_a_snapshot_is_written(old: Path) -> None:
     tensors = {"a": np.zeros(100_000)}
     handle = fastio.start_save(tensors, old, options=_IN_PLACE)
     tensors["a"][:] = 1
@@ -242,20 +242,20 @@ def test_in_the_background_a_copy_is_written(old: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_disk_that_is_too_full_is_met_while_the_old_file_is_whole(tmp_path: Path) -> None:
+def test_a_full_disk_is_found_while_the_old_file_is_whole(tmp_path: Path) -> None:
     with testbed.tmpfs_mount(tmp_path, nbytes=2**22) as mount:
         path = fastio.save(_OLD, mount.path / "model.safetensors")
         with pytest.raises(fastio.WriteError) as raised:
             fastio.save({"large": np.zeros(2**20)}, path, options=_IN_PLACE)
         assert (raised.value.errno, raised.value.operation) == (errno.ENOSPC, "reserve")
         _assert_holds(path, _OLD)
-        # The space of the old file is free for the new one.
+        # The old file's space is free for the new one.
         larger = {"larger": np.zeros(2**22 - 2**16, np.uint8)}
         fastio.save(larger, path, options=_IN_PLACE)
         _assert_holds(path, larger)
 
 
-def test_what_is_no_file_is_refused_as_ever(tmp_path: Path) -> None:
+def test_pipes_and_folders_are_refused_in_place_too(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):
@@ -265,7 +265,7 @@ def test_what_is_no_file_is_refused_as_ever(tmp_path: Path) -> None:
 
 
 def test_shards_get_names_of_their_own_and_the_index_is_written_into(tmp_path: Path) -> None:
-    """Also where the old shards have the names that new ones have in an empty folder."""
+    """Also if the old shards have the names of new ones in an empty folder."""
     fastio.save(_NEW, tmp_path, shard_bytes=100_000)
     index = tmp_path / "model.safetensors.index.json"
     before = index.stat().st_ino

@@ -1,7 +1,7 @@
-"""Whatever wrote it, a file of fastio's is opened by every library that opens safetensors' own.
+"""Every library that opens safetensors' own files opens fastio's, from every way to write them.
 
-Loaders of models look at the metadata: none is right to them, and so is the format pt. Those that
-are installed are asked here as they are, and transformers 4 by a process of its own.
+Loaders of models check the metadata: both no metadata and the format pt are right for them. The
+installed ones are tested as they are, and transformers 4 in its own process.
 """
 
 import json
@@ -22,7 +22,7 @@ from testbed import run_python
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which transformers looks at when it is imported
 
-# Warnings of theirs are not ours to mend.
+# Warnings of their code are not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 _TRANSFORMERS_4 = Path(__file__).parents[2] / "build" / "rivals" / "transformers-4.57.1"
@@ -54,7 +54,7 @@ def _sealed_with_null(path: Path) -> None:
 
 
 def _sealed_again(path: Path) -> None:
-    """With nothing but the keys of another sealed file as metadata."""
+    """With only the keys of another sealed file as metadata."""
     fastio.save(_TENSORS, path)
     with safetensors.safe_open(path, "pt") as file:
         own = {k: v for k, v in file.metadata().items() if k.startswith("fastio.")}
@@ -238,7 +238,7 @@ print(json.dumps(refused))
 
 def _by_transformers_4(code: str, *paths: Path) -> Any:
     if not _TRANSFORMERS_4.is_dir():
-        pytest.skip(f"{_TRANSFORMERS_4} is not there: make pytest installs it")
+        pytest.skip(f"{_TRANSFORMERS_4} is missing: make pytest installs it")
     env = {"PYTHONPATH": str(_TRANSFORMERS_4), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     return json.loads(run_python(code, *paths, env=env).check().stdout.splitlines()[-1])
 

@@ -1,5 +1,5 @@
-"""Owner, group, mode and access list after a file was replaced. They stay where they can, a loss is
-told, and the file is never more open than before.
+"""Owner, group, mode and access list of a replaced file. They stay if possible, a loss is reported,
+and the file is never more open than before.
 """
 
 import errno
@@ -25,7 +25,7 @@ from testbed.requirements import run_tool
 _NEW = {"new": np.arange(300, dtype=np.float32)}
 _ACL, _DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 _TEAM, _STRANGER = 23000, 24000
-_fresh_ids = itertools.count(30000)  # the loss of one owner is told once a mount
+_fresh_ids = itertools.count(30000)  # the loss of one owner is reported once a mount
 
 
 def _mode(path: Path) -> int:
@@ -68,7 +68,7 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def events() -> Iterator[list[fastio.Event]]:
-    """What `fastio.on_event` is told."""
+    """The events that `fastio.on_event` receives."""
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     yield told
@@ -109,7 +109,7 @@ def test_a_member_of_the_files_group_keeps_it_in_a_folder_without_setgid(old: Pa
     ("before", "after"),
     [(0o660, 0o600), (0o664, 0o644), (0o666, 0o666), (0o604, 0o600), (0o646, 0o644)],
 )
-def test_whoever_cannot_keep_the_group_gives_his_own_no_more_than_others_had(
+def test_a_new_group_gets_no_more_rights_than_others_had(
     old: Path, before: int, after: int
 ) -> None:
     old.parent.chmod(0o777)
@@ -186,7 +186,7 @@ print(len(events), events[0].kind if events else "")
     done = testbed.run_python(code, path, under=under)
     if done.returncode != 0 and "unshare" in done.stderr:
         pytest.skip(f"this machine refuses user namespaces: {done.stderr.strip()}")
-    # The index and its shard lie in one folder: what both lack is said once.
+    # The index and its shard lie in one folder: their common loss is reported once.
     assert done.check().stdout.split() == ["1", "fallback"]
     changed = path if "checkpoint" not in save else path.parent / "checkpoint"
     assert list(fastio.load(changed, verify="require")) == (["old"] if "seal" in save else ["new"])
@@ -197,7 +197,7 @@ print(len(events), events[0].kind if events else "")
 @pytest.mark.parametrize(
     "code", [errno.EPERM, errno.EINVAL, errno.EOVERFLOW, errno.ENOSYS, errno.EOPNOTSUPP]
 )
-def test_an_owner_that_cannot_be_kept_is_told_once_and_stands_in_each_report(
+def test_a_lost_owner_is_logged_once_and_is_in_each_report(
     old: Path,
     monkeypatch: pytest.MonkeyPatch,
     events: list[fastio.Event],
@@ -260,7 +260,7 @@ def test_a_mode_that_is_right_already_need_not_be_set(
     assert (list(fastio.load(old)), _mode(old), events) == (["new"], 0o600, [])
 
 
-def test_a_mode_that_cannot_be_set_is_told_and_the_file_stays_tight(
+def test_a_mode_that_cannot_be_set_is_reported_and_the_file_stays_tight(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.chmod(0o644)
@@ -304,7 +304,7 @@ def test_no_umask_opens_or_shuts_a_file_that_is_replaced(
         assert _mode(old) == mode
 
 
-def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_to(
+def test_a_file_that_replaces_a_symlink_has_the_mode_of_its_target(
     old: Path, save_over: Callable[[Path], Path]
 ) -> None:
     old.chmod(0o600)
@@ -316,10 +316,10 @@ def test_what_takes_the_place_of_a_symlink_has_the_mode_of_the_file_that_it_led_
     assert list(fastio.load(old)) == ["old"]
 
 
-def test_what_is_removed_after_the_call_is_inherited_from_all_the_same(
-    old: Path, tmp_path: Path
-) -> None:
-    """Of saves that wait for each other, one removes the shards that the next was opened like."""
+def test_the_mode_of_a_file_removed_after_the_call_is_kept(old: Path, tmp_path: Path) -> None:
+    """Of saves that wait for each other, one removes the shards that the next one took its mode
+    from.
+    """
     old.chmod(0o664)
     with Turn(key_of(old)):
         handle = fastio.start_save(_NEW, old)
@@ -408,10 +408,12 @@ def test_the_access_list_stays(listed: Path, save_over: Callable[[Path], Path]) 
 
 
 @pytest.mark.root
-def test_an_access_list_that_cannot_be_kept_is_told_and_opens_nothing(
+def test_a_lost_access_list_is_reported_and_gives_no_access(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mode's group bits are the mask then; as rights of the group they would open the file."""
+    """The group bits of the mode are then the mask; as rights of the group they would open the
+    file.
+    """
     assert _mode(listed) == 0o660
     _refuse(monkeypatch, "setxattr", errno.EOPNOTSUPP)
     report = fastio.Report()
@@ -447,7 +449,7 @@ def test_a_lost_group_has_no_more_rights_by_the_list_than_others(
 # ---- a store's files
 
 
-def test_a_store_is_made_where_no_mode_can_be_set(
+def test_a_store_is_made_on_a_filesystem_without_modes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files and folders begin with the tightest mode, and keep it."""
@@ -511,7 +513,7 @@ def test_a_sticky_folder_says_so(old: Path) -> None:
 def test_a_folder_that_may_be_written_to_and_not_read_takes_a_save(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its fsync cannot be asked for; the file is in place, and no error says otherwise."""
+    """Its fsync fails; the file is in place, and no error contradicts that."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:

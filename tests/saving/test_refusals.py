@@ -17,14 +17,14 @@ _GOOD = np.arange(3)
 
 
 def _taken_away(step: int = 1) -> torch.Tensor:
-    """As training in shards leaves the tensors that it gathers."""
+    """Like sharded training, which gathers its tensors."""
     tensor = torch.ones(10)[::step]
     tensor.untyped_storage().resize_(0)
     return tensor
 
 
 class _Name(str):
-    """A str that is equal to nothing but itself."""
+    """A str that equals only itself."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ _TENSORS: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("case", _TENSORS)
 @pytest.mark.parametrize("save", [fastio.save, fastio.start_save])
-def test_what_is_no_tensor_with_a_name(path: Path, case: str, save: Any) -> None:
+def test_invalid_tensors_and_names_are_refused(path: Path, case: str, save: Any) -> None:
     tensors, kind, named = _TENSORS[case]
     before = path.read_bytes()
     with pytest.raises(kind, match=named):
@@ -109,7 +109,7 @@ def test_arguments_that_cannot_be(path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [7, ["x"], None, 1.5])
-def test_a_path_that_is_none(bad: Any) -> None:
+def test_an_invalid_path_is_refused(bad: Any) -> None:
     with pytest.raises(TypeError, match="path"):
         fastio.save({"a": _GOOD}, bad)
 
@@ -118,7 +118,7 @@ def test_a_path_that_is_none(bad: Any) -> None:
 def test_a_header_that_would_be_too_long(
     path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool
 ) -> None:
-    # Less than the format's 100 MB, so that this takes no minute.
+    # Below the format's 100 MB, so that this takes less than a minute.
     for module in (checksums, headers):
         monkeypatch.setattr(module, "HEADER_BYTES_MAX", 100_000)
     before = path.read_bytes()
@@ -164,7 +164,7 @@ def test_a_failed_save_leaves_its_report_empty(path: Path) -> None:
 
 
 def _wrapped() -> torch.Tensor:
-    """As DTensor is, and tensors that hold quantized ones."""
+    """Like DTensor, and tensors that hold quantized ones."""
 
     class Wrapper(torch.Tensor):
         @staticmethod

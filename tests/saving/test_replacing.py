@@ -1,4 +1,4 @@
-"""What stands at the path before and afterwards: a file, a symlink, nothing, the wrong thing."""
+"""The object at the path before and after a save: a file, a symlink, nothing, or a wrong one."""
 
 import errno
 import fcntl
@@ -45,7 +45,7 @@ def test_the_new_file_takes_mode_and_owner_of_the_old(old: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_a_file_where_none_was_has_the_mode_of_every_new_file(tmp_path: Path, umask: int) -> None:
+def test_a_new_file_has_the_mode_of_every_new_file(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         (tmp_path / "usual").touch()
@@ -59,7 +59,7 @@ def test_a_file_where_none_was_has_the_mode_of_every_new_file(tmp_path: Path, um
 
 
 def test_a_symlink_is_replaced_and_not_followed(old: Path, tmp_path: Path) -> None:
-    """A hub's cache has links to files that are named by their content."""
+    """A hub's cache has links to files with hashes as names."""
     before = old.read_bytes()
     link = tmp_path / "link.safetensors"
     link.symlink_to(old.name)
@@ -71,7 +71,7 @@ def test_a_symlink_is_replaced_and_not_followed(old: Path, tmp_path: Path) -> No
 
 
 def test_a_file_that_was_loaded_can_be_saved_over(old: Path) -> None:
-    """A warm file is mapped: what was loaded of it must not change when its name does."""
+    """A warm file is mapped: its loaded tensors must not change when its name does."""
     mapped = fastio.load(old)
     fastio.save({"old": mapped["old"], "new": _ARRAY}, old)
     np.testing.assert_array_equal(mapped["old"], np.arange(5))
@@ -88,7 +88,7 @@ def test_a_file_that_was_loaded_can_be_saved_over(old: Path) -> None:
     ],
     ids=["folder", "pipe"],
 )
-def test_what_is_no_file_is_not_replaced(tmp_path: Path, make: Any, code: int) -> None:
+def test_pipes_and_folders_are_not_replaced(tmp_path: Path, make: Any, code: int) -> None:
     path = tmp_path / "it"
     make(path)
     before = path.lstat()
@@ -99,7 +99,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, make: Any, code: int) -
     assert os.listdir(tmp_path) == ["it"]
 
 
-def test_a_file_where_a_folder_is_wanted_is_an_error(old: Path) -> None:
+def test_a_file_in_the_place_of_a_folder_is_an_error(old: Path) -> None:
     before = old.read_bytes()
     with pytest.raises(fastio.WriteError, match="folder") as raised:
         fastio.save(_NEW, old, shard_bytes=100)
@@ -119,7 +119,7 @@ def test_a_read_only_filesystem_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_folder_of_somebody_else_is_an_error(old: Path) -> None:
+def test_a_folder_of_another_user_is_an_error(old: Path) -> None:
     code = """
 import sys, numpy, fastio
 fastio.save({"new": numpy.arange(3)}, sys.argv[1])
@@ -131,7 +131,7 @@ fastio.save({"new": numpy.arange(3)}, sys.argv[1])
 
 
 @pytest.mark.root
-def test_a_full_disk_is_met_before_anything_is_written(tmp_path: Path, engine: Any) -> None:
+def test_a_full_disk_is_found_before_any_file_is_written(tmp_path: Path, engine: Any) -> None:
     with testbed.tmpfs_mount(tmp_path, nbytes=2**22) as mount:
         path = fastio.save({"old": np.arange(5)}, mount.path / "model.safetensors")
         for shard_bytes, target in ((None, path), (2**20, mount.path / "folder")):
@@ -148,7 +148,7 @@ def test_a_full_disk_is_met_before_anything_is_written(tmp_path: Path, engine: A
         assert sorted(os.listdir(mount.path)) == ["folder", path.name]
 
 
-def test_what_a_crashed_save_left_behind_is_removed_by_the_next(old: Path) -> None:
+def test_leftovers_of_a_crash_are_removed_by_the_next_save(old: Path) -> None:
     leftover = old.parent / f".{old.name}.0123456789abcdef.fastio-tmp"
     others = [
         old.parent / f".{old.name}.0123456789abcdef",
@@ -162,7 +162,7 @@ def test_what_a_crashed_save_left_behind_is_removed_by_the_next(old: Path) -> No
     assert all(path.exists() for path in others)
 
 
-def test_what_somebody_else_is_writing_is_left_alone(old: Path) -> None:
+def test_files_in_use_by_another_writer_are_left_alone(old: Path) -> None:
     temporary = old.parent / f".{old.name}.0123456789abcdef.fastio-tmp"
     with temporary.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -184,10 +184,10 @@ def test_a_file_that_is_on_its_way_is_locked_from_the_start(
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_descriptors_are_given_back(old: Path, engine: Any) -> None:
+def test_descriptors_are_closed(old: Path, engine: Any) -> None:
     options = fastio.Options(engine=engine)
     fastio.save(_NEW, old, options=options)
-    gc.collect()  # what other tests left
+    gc.collect()  # leftovers of other tests
     before = open_files()
     for shard_bytes in (None, 1000):
         target = old if shard_bytes is None else old.parent / "folder"

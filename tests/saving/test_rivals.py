@@ -1,5 +1,5 @@
-"""What others make of the files: safetensors, transformers, fastsafetensors, Run:ai's streamer,
-each as it is installed, on a real model.
+"""safetensors, transformers, fastsafetensors and Run:ai's streamer, as installed, read a real model
+that fastio saved.
 """
 
 import json
@@ -19,7 +19,7 @@ from samples import bytes_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which transformers looks at when it is imported
 
-# Warnings of theirs are not ours to mend.
+# Warnings of their code are not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["nameless", "named"])
 def beginning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the new file begins: without a name, or with a temporary one where that cannot be."""
+    """The start of the new file: unnamed, or under a temporary name where O_TMPFILE fails."""
     way: str = request.param
     if way == "named":
         refuse_nameless_files(monkeypatch)
@@ -91,7 +91,7 @@ def test_any_valid_file_can_be_sealed_and_is_the_same_for_everybody(
     }
     # safetensors 0.8 writes broken JSON for no tensors with empty metadata.
     save_file(arrays, path, metadata or None)
-    # Of empty tensors, safetensors tells no order: they may share an offset.
+    # safetensors gives empty tensors no order: they may share an offset.
     with safe_open(path, "np") as file:
         order = [name for name in file.offset_keys() if arrays[name].size]
     expected = expected_bytes(path)
@@ -127,7 +127,7 @@ def test_the_order_of_the_data_stays_whatever_that_of_the_header(tmp_path: Path)
     assert expected_bytes(path) == expected
 
 
-_STEP_BYTES = 2**24  # what seal reads at a time
+_STEP_BYTES = 2**24  # the size of seal's reads
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1, _STEP_BYTES + 7])
@@ -140,7 +140,7 @@ def test_files_longer_than_a_step_are_sealed_whole(tmp_path: Path, more: int) ->
     assert report.chunks_verified == -(-(_STEP_BYTES + more) // CHUNK_BYTES)
 
 
-def test_damage_behind_the_first_step_is_told_with_its_place(tmp_path: Path) -> None:
+def test_damage_behind_the_first_step_is_reported_with_its_offset(tmp_path: Path) -> None:
     path = fastio.seal(write_even(tmp_path / "model.safetensors", 3, _STEP_BYTES * 2 // 3))
     start = data_start(path)
     flip(path, start + 21 * CHUNK_BYTES + 3, bit=7)
@@ -179,13 +179,13 @@ def test_the_smallest_files_can_be_sealed(tmp_path: Path, arrays: dict[str, Any]
     assert all(np.array_equal(loaded[name], arrays[name]) for name in arrays)
 
 
-def test_a_destination_is_a_copy(path: Path, tmp_path: Path) -> None:
+def test_sealing_to_a_destination_leaves_the_source(path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
     copy = tmp_path / "copy.safetensors"
     assert fastio.seal(str(path), str(copy)) == copy
     assert path.read_bytes() == before
     assert same_bytes(fastio.load(copy, verify="require"), expected_bytes(path))
-    # Sealing what is sealed gives the same bytes again.
+    # Sealing a sealed file gives the same bytes again.
     again = fastio.seal(copy, tmp_path / "again.safetensors")
     assert again.read_bytes() == copy.read_bytes()
 
@@ -244,7 +244,7 @@ def test_a_damaged_source_is_not_sealed_again(path: Path, tmp_path: Path, in_pla
     assert path.read_bytes() == damaged
     assert in_place or not target.exists()
     assert _left_overs(tmp_path) == []
-    # Told that the bytes are good, it takes them as they are.
+    # With the bytes declared good, it does not verify them.
     fastio.seal(path, target, force=True)
     assert same_bytes(fastio.load(target, verify="require"), expected_bytes(path))
 
@@ -266,13 +266,13 @@ def test_metadata_copied_from_another_file_is_replaced(
         found = file.metadata()
     assert found["format"] == "np"
     assert found["fastio.header"] != copied["fastio.header"]
-    # It is what it would be if nothing had been copied.
+    # It equals the seal of a file without copied metadata.
     plain = tmp_path / "plain.safetensors"
     save_file({"w": np.arange(4)}, plain, {"format": "np"})
     assert fastio.seal(plain).read_bytes() == target.read_bytes()
 
 
-def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:
+def test_an_unsound_table_is_replaced_on_request_only(path: Path) -> None:
     expected = expected_bytes(path)
     fastio.seal(path)
     flip(path, 43)
@@ -283,7 +283,7 @@ def test_an_unsound_table_is_replaced_only_when_told(path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_what_is_no_safetensors_file_is_never_sealed(tmp_path: Path, force: bool) -> None:
+def test_an_invalid_file_is_never_sealed(tmp_path: Path, force: bool) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"no")
     with pytest.raises(fastio.FormatError):
@@ -329,13 +329,13 @@ def _not_permitted(*_: object) -> None:
 def test_an_owner_that_cannot_be_set_is_a_warning(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, uid: int
 ) -> None:
-    os.chown(path, 12345, 54321 + uid)  # what was told of one mount is not told again
+    os.chown(path, 12345, 54321 + uid)  # each mount is reported once
     path.chmod(0o640)
     monkeypatch.setattr(os, "fchown", _not_permitted)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     with caplog.at_level(logging.WARNING, "fastio"):
         status = fastio.seal(path).stat()
-    # The new group is not the one that the mode opened the file to.
+    # The new group is not the one that the mode gave access to.
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.getuid(), 0o600)
     (record,) = caplog.records
     assert f"12345:{54321 + uid}" in record.getMessage()
@@ -385,7 +385,7 @@ _STEPS = ("fallocate", "write", "fchmod", "fsync", "replace")
 @pytest.mark.usefixtures("beginning")
 @pytest.mark.parametrize("step", _STEPS)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_failed_step_leaves_what_was_there(
+def test_a_failed_step_leaves_the_old_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: int
 ) -> None:
     before = path.read_bytes()
@@ -435,7 +435,7 @@ def test_a_destination_that_cannot_be_written_is_an_error(
     assert os.listdir(tmp_path / "folder") == []
 
 
-def test_what_is_no_file_is_not_replaced(path: Path, tmp_path: Path) -> None:
+def test_pipes_and_folders_are_not_replaced(path: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(fastio.WriteError, match="is a pipe") as raised:
@@ -491,7 +491,9 @@ def test_a_source_that_shrinks_meanwhile_is_an_error(
     assert _left_overs(tmp_path) == []
 
 
-def test_a_failed_header_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_the_header_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
     fail_at(monkeypatch, "write", 2, errno.EIO)  # the data is one write, the header the next
     with pytest.raises(fastio.WriteError) as raised:
@@ -514,7 +516,7 @@ def test_when_the_folder_cannot_be_synced_the_error_says_so(
 
 
 @pytest.mark.usefixtures("beginning")
-def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def interrupted(name: str, *_: object) -> None:
@@ -522,12 +524,12 @@ def test_ctrl_c_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
 
     watch_targets(monkeypatch, interrupted)
-    gc.collect()  # what tests before left open, whose errors were kept
+    gc.collect()  # files that earlier tests left open, since their errors were kept
     descriptors = open_files()
     with pytest.raises(KeyboardInterrupt):
         fastio.seal(path)
     assert path.read_bytes() == before
-    # An interrupt does not wait for the disk: what it leaves ends beside it.
+    # An interrupt does not wait for the disk: a thread removes the leftovers later.
     assert eventually(lambda: _left_overs(path.parent) == [] and open_files() <= descriptors)
 
 
@@ -582,7 +584,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-def test_a_full_disk_is_met_before_anything_is_written(small_disk: Path) -> None:
+def test_a_full_disk_is_found_before_any_file_is_written(small_disk: Path) -> None:
     path = write_even(small_disk / "model.safetensors", 12, CHUNK_BYTES)
     before = path.read_bytes()
     with pytest.raises(fastio.WriteError) as raised:

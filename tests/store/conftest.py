@@ -1,4 +1,4 @@
-"""A store that tests damage, and that they find as it was before."""
+"""A store that tests damage, and that each test finds intact."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(pristine: Path) -> Path:
-    """The store, to be damaged; where its manifests say that it is."""
+    """The store, to be damaged, at the paths in its manifests."""
     for path in pristine.iterdir():
         if path.is_symlink():
             path.unlink()

@@ -1,4 +1,4 @@
-"""What may be wrong with one root of a store, as functions that make it so."""
+"""Possible damage to one root of a store, as functions that do it."""
 
 import os
 import shutil
@@ -142,7 +142,7 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
     "shards folders": lambda root: each_shard(root, _to_a_folder),
     "shards pipes": lambda root: each_shard(root, _to_a_pipe),
 }
-# Not looked at where another root has what is needed.
+# Skipped if another root has the bytes.
 UNSEEN = {
     "no commits",
     "no manifests",

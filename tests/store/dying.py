@@ -27,12 +27,12 @@ class Crash(BaseException):
 
 
 class Steps:
-    """Counts what a writer does to roots, and lets it die at one of these steps.
+    """Counts a writer's steps on roots, and kills it at one of them.
 
     Attributes
     ----------
     proposed : set of str
-        Digests of the manifests that somebody has begun to commit.
+        Digests of the manifests whose commit has begun.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ class Steps:
 
     @contextmanager
     def dying_after(self, steps: int | None) -> Iterator[None]:
-        """Die after so many steps, if there are so many; None: never."""
+        """Die after that many steps, if there are as many; None: never."""
         self._left, self._is_dead = steps, False
         try:
             yield
@@ -86,7 +86,7 @@ class Steps:
 
 
 def copy_shards(manifest: Manifest, members: Members, leaving: str, root: Root, _: Any) -> None:
-    """What stands for the copy of real shards when a root is replaced: by name and size."""
+    """Replaces the copy of real shards when a root is replaced: by name and size."""
     place = [entry.uuid for entry in manifest.roots].index(leaving)
     for shard in manifest.shards:
         if place not in shard.roots:
@@ -103,7 +103,7 @@ class Dying:
     """A call of a `Store` that dies before or after a file that it puts, copies or removes; it is
     made in a `with`.
 
-    Who dies tidies nothing up, and leaves what he was in the middle of.
+    A dead writer cleans nothing up, and leaves its half-done step.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,9 @@ class Dying:
         self._is_in = False
 
     def at_each_step(self, run: Callable[[int], object], again: Callable[[int], object]) -> None:
-        """Let a call die at each of its steps, and make it again: `again` does and looks."""
+        """Kill a call at each of its steps, and make it again: `again` makes it and checks the
+        result.
+        """
         for step in itertools.count():
             self._left, self.is_dead = step, False
             with contextlib.suppress(Crash):

@@ -1,7 +1,7 @@
-"""A store in miniature, and what its users were told of it: the world of `test_protocol`.
+"""A miniature store, and the record of its reported commits: the world of `test_protocol`.
 
 Generations have a payload in their metadata and shards of a few zeros, a header of eight first.
-Who writes, collects and replaces roots does so through the store's own sessions.
+Writers, collectors and replacements use the store's own sessions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SETTINGS = Settings(1, None, 2**20, "size", "rendezvous", (), 0o600)
 
 
 class World:
-    """Roots, some of which are away, and what was reported of commits."""
+    """Roots, some of which are away, and the commits that were reported."""
 
     def __init__(self, count: int, steps: Steps) -> None:
         self.steps = steps
@@ -68,11 +68,11 @@ class World:
         return [at for at in range(len(self.told.uuids)) if at not in self.told.away]
 
     def seats(self, among: Collection[int]) -> list[int]:
-        """Those that are roots of the newest reported generation."""
+        """The given roots that belong to the newest reported generation."""
         return [at for at in among if self.told.uuids[at] in self.told.last.roots]
 
     def trusted(self) -> list[int]:
-        """Those of its roots that are here, and that have all that they ever had."""
+        """Its present roots that still have everything they ever had."""
         return [at for at in self.seats(self.here()) if at not in self.told.stale]
 
     def may_write(self) -> bool:
@@ -101,7 +101,7 @@ class World:
         given: Sequence[int] | None = None,
         saved_at_s: int = 0,
     ) -> int | None:
-        """What a writer reports; None where he dies. `given`: the roots that he opens it by."""
+        """The reported generation; None if the writer dies. `given`: the roots to open it by."""
         try:
             with self.steps.dying_after(dying_after), self.session(given) as (session, members):
                 named = self._written(session, members, payload, replicas, reuses)
@@ -133,7 +133,7 @@ class World:
     def _written(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
     ) -> EncodedManifest:
-        """Put shards on roots; those where that fails are done without, as `Store.save` does."""
+        """Put shards on roots, except those that fail, as `Store.save` does."""
         while True:
             named = self._planned(session, members, payload, replicas, reuses)
             root = None
@@ -167,10 +167,10 @@ class World:
         return self._encoded(entries, tuple(shards), payload)
 
     def collect(self, keep: int, *, dying_after: int | None = None) -> collect.Collected | None:
-        """Remove old generations. Those that may be gone are no longer looked for.
+        """Remove old generations. Generations that may be gone are no longer checked.
 
         A whole generation counts as reported from now on: it may have replaced the last reported
-        one among those that are kept.
+        one among the kept generations.
         """
         reported = self.told.reported
         reported.update(
@@ -194,7 +194,7 @@ class World:
     def replace(
         self, old: int, *, dying_after: int | None = None, forced: bool = False
     ) -> int | None:
-        """What is reported of a root that is replaced by a new one; None where that dies."""
+        """The report of replacing a root by a new one; None if the call dies."""
         told = self.told
         new = len(told.uuids)
         session = None
@@ -218,14 +218,14 @@ class World:
             return None
 
     def _learn(self, at: int) -> None:
-        """Count a new root, or throw away what is none yet."""
+        """Count a new root, or discard an unfinished one."""
         file = self.path(at) / IDENTITY
         if file.exists():
             self.told.uuids.append(RootIdentity.decode(file.read_bytes(), str(file)).root)
         else:
             shutil.rmtree(self.path(at), ignore_errors=True)
 
-    # ---- what becomes of roots
+    # ---- events of roots
 
     def lose(self, at: int) -> None:
         self.path(at).rename(self.folder / f"away{at}")
@@ -250,11 +250,11 @@ class World:
         self.told.thin.add(at)
 
     def has_fresh_backup(self, at: int) -> bool:
-        """Whether nothing was reported since a root was backed up."""
+        """Whether no commit was reported since the backup of a root."""
         return self.told.backed_up.get(at) == max(self.told.reported)
 
     def nothing_newer_is_away(self) -> bool:
-        """Whether roots that are away have no record that those here have not."""
+        """Whether the present roots have every record of those that are away."""
         here = {
             (path.name, path.read_bytes())
             for at in self.here()
@@ -269,7 +269,7 @@ class World:
         )
 
     def copied(self) -> World:
-        """All roots copied to another folder, side by side as they were."""
+        """All roots copied to another folder, side by side as before."""
         world = World.__new__(World)
         vars(world).update(vars(self))
         world.folder = self.folder.parent / "copy"
@@ -279,7 +279,7 @@ class World:
         return world
 
     def bytes_there(self) -> dict[str, bytes]:
-        """All files but the locks, in which each writer says who he is."""
+        """All files but the locks, in which each writer puts his name."""
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in self.folder.rglob("*")
@@ -312,7 +312,9 @@ class World:
                 root.close()
 
     def check(self) -> None:
-        """Look at the store from all choices of roots, of many roots from the telling ones."""
+        """Check the view of the store from all choices of roots; with many roots, from selected
+        counts.
+        """
         trusted = set(self.trusted())
         with self._opened() as roots:
             sizes = range(1, len(roots) + 1)
@@ -348,7 +350,9 @@ class World:
                 assert found == reported.digest, "a reported commit was replaced, or is gone"
 
     def _check_shards(self, trusted: dict[str, Root]) -> None:
-        """No shard of the newest reported generation is gone from a root that was written to."""
+        """Every shard of the newest reported generation is still on each root that it was written
+        to.
+        """
         thin = {self.told.uuids[at] for at in self.told.thin}
         for file, nbytes, uuids in self.told.last.shards:
             for one in (trusted.keys() & set(uuids)) - thin:
@@ -359,7 +363,7 @@ class World:
             return standings({root.uuid: root.records() for root in roots.values()})
 
     def whole(self) -> dict[int, Reported]:
-        """Generations that stand on a majority and are whole on the roots that are here."""
+        """Generations that are on a majority and whole on the present roots."""
         found = {}
         with self._opened() as roots:
             there = {
@@ -386,7 +390,7 @@ class World:
 
 
 def _lacking(manifest: Manifest, roots: Mapping[str, Root]) -> Iterator[tuple[Root, str, int]]:
-    """Shards that roots are to have and have not."""
+    """Assigned shards that roots lack."""
     for shard in manifest.shards:
         for at in shard.roots:
             root = roots.get(manifest.roots[at].uuid)
@@ -398,7 +402,7 @@ def _has(root: Root, shard: ShardEntry) -> bool:
     try:
         return root.sizes(SHARDS).get(shard.file) == shard.nbytes
     except FastioError:
-        return False  # it is found out when the shard is put there
+        return False  # a put of the shard finds out
 
 
 def _newest(members: Members) -> tuple[int, str]:

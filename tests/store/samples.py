@@ -31,7 +31,7 @@ def tensors(seed: int = 0) -> dict[str, Any]:
 
 
 def create(folder: Path, count: int = 2, **options: Any) -> fastio.Store:
-    """A store of so many roots in a folder."""
+    """A store of the given number of roots in a folder."""
     given = {"shard_bytes": SHARD_BYTES, "chunk_bytes": CHUNK_BYTES, **options}
     given.setdefault("replicas", min(2, count))
     folder.mkdir(exist_ok=True)

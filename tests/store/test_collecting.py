@@ -1,6 +1,6 @@
-"""Collection keeps the generations that somebody reads, and the last one that can be read.
+"""Collection keeps the generations in use by readers, and the last readable one.
 
-It needs no free space, and does without files that it cannot remove.
+It needs no free space, and leaves files that it cannot remove.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def _tensors(seed: int) -> dict[str, Any]:
 
 
 def _seed_of(found: Any) -> int:
-    """The seed of what is loaded, or read by a reader; each value is looked at."""
+    """The seed of the loaded or read tensors; each value is checked."""
     seeds = set()
     for at in range(_COUNT):
         values = np.unique(found[f"t{at}"][...])
@@ -59,11 +59,13 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-# ---- what is read
+# ---- generations in use
 
 
-def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path: Path) -> None:
-    """A root comes back, and the next writer writes the record of what is read with his ballot."""
+def test_a_rewritten_record_keeps_a_generation_in_use_from_collection(tmp_path: Path) -> None:
+    """A root comes back, and the next writer writes the record of the generation in use under his
+    ballot.
+    """
     roots = _roots(tmp_path, 3)
     create(tmp_path, 3).close()
     roots[2].rename(tmp_path / "away")
@@ -79,8 +81,8 @@ def test_a_record_that_is_written_anew_lets_nobody_collect_what_is_read(tmp_path
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_what_was_read_is_let_go_of_at_once_where_a_root_lacks_it(tmp_path: Path) -> None:
-    """A root comes back without the generation that is read; nothing waits for the collector."""
+def test_collection_does_not_wait_for_a_root_without_the_generation(tmp_path: Path) -> None:
+    """A root comes back without the generation in use; the collector does not wait for it."""
     roots = _roots(tmp_path, 3)
     create(tmp_path, 3).close()
     roots[2].rename(tmp_path / "away")
@@ -92,7 +94,7 @@ def test_what_was_read_is_let_go_of_at_once_where_a_root_lacks_it(tmp_path: Path
         assert store.gc(keep=1).generations == (1, 0)
 
 
-def test_records_that_are_removed_let_nobody_collect_what_is_read(tmp_path: Path) -> None:
+def test_removed_records_keep_a_generation_in_use_from_collection(tmp_path: Path) -> None:
     roots = _roots(tmp_path)
     with create(tmp_path) as store:
         store.save(_tensors(1))
@@ -108,8 +110,8 @@ def test_records_that_are_removed_let_nobody_collect_what_is_read(tmp_path: Path
 
 
 def test_a_root_that_comes_back_while_it_is_read_is_held_as_well(tmp_path: Path) -> None:
-    """The reader had one root; the other two come back, and the one goes. No lock of the first
-    root is seen by who collects then.
+    """The reader had one root; the other two come back, and the one leaves. The collector then sees
+    no lock of the first root.
     """
     roots = _roots(tmp_path, 3)
     with create(tmp_path, 3) as store:
@@ -119,7 +121,7 @@ def test_a_root_that_comes_back_while_it_is_read_is_held_as_well(tmp_path: Path)
     with fastio.Store.open(roots[:1]) as store:
         for root in roots[1:]:
             root.with_suffix(".away").rename(root)
-        reader = store.reader()  # which looks again for what is missing
+        reader = store.reader()  # which looks again for missing roots
         roots[0].rename(tmp_path / "gone")
         assert _save_and_collect(roots[1:], 2).in_use == (1,)
         assert _seed_of(reader) == 1
@@ -127,7 +129,7 @@ def test_a_root_that_comes_back_while_it_is_read_is_held_as_well(tmp_path: Path)
 
 
 @pytest.mark.parametrize("closed_by", ["parent", "child"])
-def test_what_a_forked_child_reads_is_not_collected_when_the_other_one_closes(
+def test_a_generation_in_use_by_a_forked_child_is_not_collected(
     tmp_path: Path, closed_by: str
 ) -> None:
     roots = _roots(tmp_path)
@@ -163,7 +165,7 @@ def test_what_a_forked_child_reads_is_not_collected_when_the_other_one_closes(
 
 
 def test_a_manifest_that_two_generations_have_stays_while_one_of_them_does(tmp_path: Path) -> None:
-    """As after a rollback: the older generation is no longer there, and what it was made of is."""
+    """As after a rollback: the older generation is gone, and its shards remain."""
     roots = _roots(tmp_path)
     with create(tmp_path) as store:
         store.save(_tensors(1))
@@ -175,11 +177,11 @@ def test_a_manifest_that_two_generations_have_stays_while_one_of_them_does(tmp_p
     assert _seed_of(fastio.load(roots[1])) == 1
 
 
-# ---- what is the last that can be read
+# ---- the last readable generation
 
 
 def _write_to_one_root(roots: list[Path], seed: int, last: str) -> None:
-    """A writer dies right before his record comes to the last root: nobody was told."""
+    """A writer dies right before his record reaches the last root: the commit was not reported."""
     child = os.fork()
     if child == 0:
         real = Root.put_record
@@ -199,11 +201,11 @@ def _write_to_one_root(roots: list[Path], seed: int, last: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_what_nobody_was_told_of_and_is_not_whole_never_takes_the_place_of_what_is(
+def test_an_unreported_partial_generation_never_replaces_a_whole_one(
     tmp_path: Path,
 ) -> None:
-    """A writer dies before his second record; the root without it is restored from a backup of
-    before, and so lacks his shards. Readers, writers and whoever collects pass it over alike.
+    """A writer dies before his second record. The root without it is restored from an older backup,
+    and so lacks his shards. Readers, writers and collectors pass it over alike.
     """
     roots = _roots(tmp_path)
     with create(tmp_path, 2, replicas=1, shard_bytes=2**18) as store:
@@ -235,10 +237,10 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, _zeroed, _cut])
-def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(
+def test_a_reported_generation_without_its_shards_does_not_count_as_kept(
     tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
-    """Of the newest generation no shard is sound; the one before is the last that can be read."""
+    """The newest generation has no sound shard; the one before is the last readable one."""
     roots = _roots(tmp_path)
     with create(tmp_path) as store:
         store.save(_tensors(1))
@@ -253,7 +255,7 @@ def test_what_was_reported_and_lost_its_shards_does_not_count_as_kept(
 
 
 def test_a_generation_in_doubt_does_not_count_as_kept(tmp_path: Path) -> None:
-    """It stands on one root of three, with which it would be gone, and the one before as well."""
+    """It is on one root of three; that root's loss would take it, and the one before as well."""
     roots = _roots(tmp_path, 3)
     with create(tmp_path, 3, replicas=3) as store:
         store.save(_tensors(1))
@@ -274,7 +276,7 @@ def test_a_generation_in_doubt_does_not_count_as_kept(tmp_path: Path) -> None:
         assert (store.generation, _seed_of(store.load())) == (1, 1)
 
 
-# ---- what is done without
+# ---- failures that collection tolerates
 
 
 @pytest.mark.root
@@ -325,7 +327,7 @@ def _a_symlink(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [_a_folder, _a_pipe, _a_symlink])
 @pytest.mark.parametrize("what", ["record", "manifest", "shard", "leftover"])
-def test_a_file_that_cannot_be_collected_is_done_without(
+def test_a_file_that_cannot_be_removed_does_not_stop_collection(
     tmp_path: Path, change: Callable[[Path], None], what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     roots = _roots(tmp_path, 3)
@@ -357,10 +359,10 @@ def test_a_file_that_cannot_be_collected_is_done_without(
         assert len(store.generations()) == 1
 
 
-def test_what_a_record_names_stays_where_the_record_cannot_be_removed(
+def test_files_of_a_record_that_cannot_be_removed_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One root does not let go of a record, as where somebody else owns its folder."""
+    """One root fails to remove a record, as if another user owned its folder."""
     remove = Root.remove
 
     def refused(root: Root, sub: str, name: str) -> None:
@@ -384,7 +386,7 @@ def test_what_a_record_names_stays_where_the_record_cannot_be_removed(
 
 @pytest.mark.root
 def test_a_filesystem_that_does_not_say_how_large_it_is_holds_a_store(tmp_path: Path) -> None:
-    """ramfs says 0 blocks, as some filesystems of the network do."""
+    """ramfs reports 0 blocks, like some network filesystems."""
     require_root("mounts a ramfs")
     folder = _made(tmp_path / "mnt")
     run_tool_or_skip("mount", "-t", "ramfs", "ramfs", str(folder))

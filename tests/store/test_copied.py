@@ -1,6 +1,6 @@
-"""Roots that are not where their manifest says: copies of a store, stores that were moved, links.
+"""Roots at other paths than in their manifest: copies of a store, stores that were moved, links.
 
-A copy has the UUIDs of its original, and its manifests say where that is. It never joins it.
+A copy has the UUIDs of its original, whose path is in its manifests. It never joins its original.
 """
 
 import os
@@ -72,7 +72,7 @@ def test_a_copy_that_is_opened_by_one_root_joins_no_root_of_its_original(
     assert any("fastio.Store.adopt" in line for line in report.fallbacks)
     with _events() as told, fastio.Store.open(_roots(copy)[first]) as store:
         assert any("is not where its manifest says" in event.cause for event in told)
-        assert sorted(store.roots) == _roots(copy)  # which was copied alike
+        assert sorted(store.roots) == _roots(copy)  # which was copied as well
         assert store.save(_tensors(9)) == 2
         assert store.gc().generations == (1, 0)
     assert _seed_of(fastio.load(_roots(original)[first])) == 2
@@ -82,7 +82,7 @@ def test_a_copy_that_is_opened_by_one_root_joins_no_root_of_its_original(
 def test_a_single_root_that_was_copied_finds_nothing_and_says_how_to_go_on(
     original: Path, tmp_path: Path
 ) -> None:
-    """Where the other root would be beside it, there is none; or there is the original's."""
+    """At the path of the other root beside it there is nothing, or the original's root."""
     for place in (tmp_path / "elsewhere" / "root0", original / "root0.copy"):
         shutil.copytree(original / "root0", place)
         report = fastio.Report()
@@ -102,7 +102,7 @@ def test_a_copy_without_its_original_is_opened_by_one_root(original: Path, copy:
         assert sorted(store.roots) == _roots(copy)
         assert store.save(_tensors(3)) == 2
     with _events() as told, fastio.Store.open(copy / "root0") as store:
-        assert (_seed_of(store.load()), told) == (3, [])  # the new manifest says where it is
+        assert (_seed_of(store.load()), told) == (3, [])  # the new manifest names its path
 
 
 def test_a_store_that_was_moved_is_opened_by_all_roots(original: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_copy_of_one_root_beside_the_other_original_gives_way_to_its_own_origi
         assert _seed_of(store.load()) == 2
 
 
-def test_two_roots_with_one_uuid_are_one_and_a_copy(original: Path, copy: Path) -> None:
+def test_of_two_roots_with_one_uuid_one_is_a_copy(original: Path, copy: Path) -> None:
     for given in ([copy / "root0", *_roots(original)], [*_roots(original), copy / "root0"]):
         with fastio.Store.open(given) as store:
             assert sorted(store.roots) == _roots(original)
@@ -180,10 +180,10 @@ def test_a_copy_that_is_saved_to_later_does_not_join_a_store_that_is_open(
     assert _seed_of(fastio.load(copy / "root0")) == 9
 
 
-def test_a_root_that_was_restored_elsewhere_is_none_of_a_copy(
+def test_a_root_restored_elsewhere_does_not_belong_to_a_copy(
     original: Path, tmp_path: Path
 ) -> None:
-    """Its own manifest says where it was; the newer one says the same."""
+    """Its own manifest names its old path, and so does the newer one."""
     shutil.copytree(original / "root1", tmp_path / "backup")
     with fastio.Store.open(_roots(original)) as store:
         store.save(_tensors(3))
@@ -249,7 +249,7 @@ def test_a_mapping_of_names_to_roots_is_adopted_too(tmp_path: Path) -> None:
         assert any((_roots(tmp_path / "copy", 3)[at] / "shards").iterdir()) == count
 
 
-def test_what_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
+def test_a_store_that_is_no_copy_is_not_adopted(original: Path, copy: Path) -> None:
     with pytest.raises(fastio.UsageError, match="no copy"):
         fastio.Store.adopt(_roots(original))
     with pytest.raises(fastio.ReplicaError, match="all roots of a copy have to be given"):
@@ -297,7 +297,7 @@ def _bytes_of(folder: Path) -> dict[Path, bytes]:
 def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When its generation stands on a majority it is done, and that is said."""
+    """After its generation is on a majority, the call is complete, and reports it."""
     original = tmp_path / "original"
     with create(original, count) as store:
         store.save(_tensors(1))
@@ -340,7 +340,7 @@ def test_an_adoption_that_was_killed_at_any_step_goes_on_when_it_is_called_again
 
 
 def _assert_adopting_again_is_told(roots: list[Path]) -> None:
-    """Where some roots of a copy were made others, and the rest was not."""
+    """Some roots of a copy were adopted, and the rest was not."""
     try:
         with fastio.Store.open(roots) as store:
             why = str(store.status())
@@ -360,14 +360,14 @@ def _adopted(roots: list[Path]) -> fastio.Store | fastio.FastioError:
 
 @pytest.mark.parametrize("first_waits_at", [1, 2])
 @pytest.mark.parametrize("second_waits_at", [1, 2, None])
-def test_of_two_who_adopt_a_copy_one_does_and_the_other_is_told(
+def test_one_of_two_concurrent_adoptions_succeeds_and_the_other_is_refused(
     copy: Path,
     first_waits_at: int,
     second_waits_at: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one stops before he takes locks, once or once more; the second one begins then,
-    and ends, or stops there, too, until the first one has ended.
+    """The first one stops before he takes locks, once or once more. The second one begins then and
+    ends, or stops there, too, until the first one has ended.
     """
     real = Session
     waits, go_on = threading.Event(), threading.Event()
@@ -415,10 +415,10 @@ def test_a_store_that_was_adopted_while_it_was_open_is_not_written_to(copy: Path
         assert not adopted.status().degraded
 
 
-# ---- links, and what is no root
+# ---- links, and folders that are no roots
 
 
-def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> None:
+def test_a_root_that_leads_to_another_one_is_skipped(tmp_path: Path) -> None:
     """A mount that fell back to the other disk."""
     roots = _roots(tmp_path, 3)
     with create(tmp_path, 3) as store:
@@ -437,10 +437,10 @@ def test_a_root_that_leads_to_another_one_is_done_without(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("write", ["save", "rollback_to", "replace_root"])
 @pytest.mark.parametrize("way", ["a link to the folder above", "a link to a root"])
-def test_what_is_written_by_way_of_an_alias_says_where_the_roots_are(
+def test_a_save_through_an_alias_records_the_real_paths(
     tmp_path: Path, way: str, write: str
 ) -> None:
-    """The alias passes, and the store is still known by the paths that it had."""
+    """The alias is temporary, and the store is still known by its old paths."""
     folder, alias = tmp_path / "original", tmp_path / "alias"
     with create(folder, 3) as store:
         store.save(_tensors(1))
@@ -491,7 +491,7 @@ def _a_dangling_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_a_file, os.mkfifo, os.mkdir, _a_dangling_link])
-def test_a_root_that_is_something_else_is_missing_and_told(
+def test_a_root_replaced_by_something_else_is_missing_and_reported(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     roots = _roots(tmp_path)

@@ -1,4 +1,6 @@
-"""Several who create a store on the same folders at once: one does, and the others are told."""
+"""Several callers create a store on the same folders at once: one succeeds, and the others get an
+error.
+"""
 
 import multiprocessing
 import os
@@ -18,7 +20,7 @@ _COUNT = 4
 
 
 def _make(roots: list[Path], seed: int) -> int | None:
-    """The seed, if this one was told that it has made the store."""
+    """The seed, if this caller's creation was reported."""
     try:
         store = fastio.Store.create(roots, replicas=2)
     except (fastio.WriteError, fastio.ReplicaError, fastio.ConflictError):
@@ -29,7 +31,7 @@ def _make(roots: list[Path], seed: int) -> int | None:
 
 
 def _makers(folders: list[list[Path]], apart: str) -> list[int]:
-    """Who was told so, of one maker for each choice of folders."""
+    """The caller whose creation was reported, of one for each choice of folders."""
     if apart == "threads":
         made = in_threads(len(folders), lambda at: _make(folders[at], at))
     else:
@@ -56,7 +58,7 @@ def _makers(folders: list[list[Path]], apart: str) -> list[int]:
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_of_several_who_create_on_the_same_folders_one_does(tmp_path: Path, apart: str) -> None:
+def test_one_of_several_concurrent_creations_succeeds(tmp_path: Path, apart: str) -> None:
     for attempt in range(5):
         roots = [tmp_path / str(attempt) / name for name in "AB"]
         (winner,) = _makers([roots] * _COUNT, apart)
@@ -68,7 +70,9 @@ def test_of_several_who_create_on_the_same_folders_one_does(tmp_path: Path, apar
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, apart: str) -> None:
+def test_a_creation_that_fails_on_one_folder_leaves_no_files_on_the_others(
+    tmp_path: Path, apart: str
+) -> None:
     """Each shares one folder with the next one, and asks for them in another order."""
     for attempt in range(5):
         folder = tmp_path / str(attempt)
@@ -82,10 +86,8 @@ def test_who_fails_on_one_folder_leaves_nothing_on_the_others(tmp_path: Path, ap
 
 
 @pytest.mark.parametrize("apart", ["threads", "processes"])
-def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
-    tmp_path: Path, apart: str
-) -> None:
-    """Whoever fails has met somebody; what nobody was told of can be created afterwards."""
+def test_no_two_creations_that_share_a_folder_both_succeed(tmp_path: Path, apart: str) -> None:
+    """A caller that fails has met another one; an unreported store can be created afterwards."""
     for attempt in range(3):
         folders = [tmp_path / str(attempt) / str(at) for at in range(_COUNT)]
         choices = [[folders[at], folders[(at + 1) % _COUNT]] for at in range(_COUNT)]
@@ -102,7 +104,7 @@ def test_of_those_who_share_folders_in_a_ring_no_two_neighbours_are_told_so(
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_a_creation_that_fails_removes_what_it_made(
+def test_a_failed_creation_removes_its_files(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "B").mkdir()
@@ -144,7 +146,7 @@ def test_a_creation_that_was_killed_can_be_made_again(
 def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the empty generation stands on a majority, there is a store, and that is said."""
+    """After the empty generation is on a majority, the store exists, and the call reports it."""
 
     def roots(step: int) -> list[Path]:
         return [tmp_path / f"{step}-{at}" for at in range(count)]
@@ -173,8 +175,8 @@ def test_a_creation_that_was_killed_at_any_step_can_be_made_again(
     assert all("a root of a store, which fastio.Store.open opens" in each for each in there)
 
 
-def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
-    """Who waited for it takes the new one, and does not write beside who has that."""
+def test_a_waiter_for_a_removed_lock_takes_the_new_store(tmp_path: Path) -> None:
+    """A waiting caller takes the new store, and does not write beside its owner."""
     roots = [tmp_path / "A", tmp_path / "B"]
     with fastio.Store.create(roots, replicas=2) as store:
         inside, go = threading.Event(), threading.Event()

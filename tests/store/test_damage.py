@@ -1,4 +1,4 @@
-"""Whatever is wrong with one root, the bytes are the same; with no replica left, it says why."""
+"""With any fault of one root, the bytes are the same; with no sound replica, the error says why."""
 
 import hashlib
 import shutil
@@ -69,7 +69,7 @@ def test_with_no_replica_left_every_root_is_named_with_its_reason(
         list(store.stream(options=options))
 
 
-def test_damage_in_different_chunks_of_all_copies_is_survived(
+def test_damage_in_different_chunks_of_all_replicas_is_survived(
     folder: Path, options: fastio.Options
 ) -> None:
     for root in (0, 1):
@@ -92,7 +92,7 @@ def test_on_damage_raise_stops_at_the_first(folder: Path, options: fastio.Option
         store.load(on_damage="raise", options=options)
 
 
-def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.Options) -> None:
+def test_on_damage_repair_writes_bad_replicas_anew(folder: Path, options: fastio.Options) -> None:
     with _open(folder) as store:
         names = {shard.file for shard in store._opened.taken.named.manifest.shards}
     shards = [shard for shard in shards_of(folder / "root1") if shard.name in names]
@@ -104,7 +104,7 @@ def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.O
     with _open(folder) as store:
         assert_same(store.load(on_damage="repair", options=options, report=report), tensors(2))
     repaired = [shard for shard in shards if shard.exists() and shard.read_bytes() == sound[shard]]
-    # A load looks only at the copies that it reads from.
+    # A load checks only the replicas that it reads.
     assert len(repaired) >= len(shards) // 3
     assert shards[0] in repaired
     for shard in repaired:
@@ -113,7 +113,7 @@ def test_on_damage_repair_writes_bad_copies_anew(folder: Path, options: fastio.O
     assert not list((folder / "root1").rglob(".*"))
 
 
-def test_who_listens_is_told(folder: Path, options: fastio.Options) -> None:
+def test_listeners_receive_each_event(folder: Path, options: fastio.Options) -> None:
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
     try:
@@ -179,7 +179,7 @@ def test_every_byte_of_a_record_that_is_changed_is_noticed(folder: Path) -> None
 
 
 def test_flips_all_over_the_payload_are_survived(folder: Path) -> None:
-    """Sampled: each in one copy, many at a time, and in no chunk of both copies."""
+    """Sampled: each in one replica, many at a time, and in no chunk of both replicas."""
     random = np.random.default_rng(5)
     shards = shards_of(folder / "root0")
     flips = 0
@@ -243,7 +243,7 @@ def test_names_that_lead_out_of_a_root_are_refused(name: str, tmp_path: Path) ->
         manifest.decode(hostile.data, hashlib.sha256(hostile.data).hexdigest(), "path")
 
 
-def test_a_copy_of_a_root_is_no_second_replica(tmp_path: Path) -> None:
+def test_a_copy_of_a_root_does_not_count_as_a_replica(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors())
     shutil.rmtree(tmp_path / "root1")
@@ -254,7 +254,7 @@ def test_a_copy_of_a_root_is_no_second_replica(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["removed", "flipped", "a folder"])
-def test_an_older_generation_is_read_where_the_manifest_of_the_newest_is_lost(
+def test_an_older_generation_is_read_if_the_manifest_of_the_newest_is_lost(
     folder: Path, damage: str
 ) -> None:
     with _open(folder) as store:

@@ -1,4 +1,4 @@
-"""A root that is read and hangs whoever changes something on it: writers go on without it."""
+"""A root that can be read and hangs on writes: writers go on without it."""
 
 import contextlib
 import shutil
@@ -27,7 +27,8 @@ _CHANGES: dict[str, _Change] = {
 
 
 class Freezing:
-    """A folder on a filesystem that can be frozen. It is waited for long, but soon given up then.
+    """A folder on a filesystem that can be frozen. Timeouts are long before, and short during the
+    freeze.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def test_a_change_goes_on_without_a_root_that_takes_no_writes(
             change(store, tmp_path)
             expected = store.load()
         assert_same(store.load(), expected)
-    # When it answers again, it is brought up to the others.
+    # After the thaw, it is brought up to date.
     with fastio.Store.open(roots[1]) as store:
         assert_same(store.load(), expected)
         assert eventually(lambda: store.verify(repair=True).ok)
@@ -115,7 +116,7 @@ def test_a_folder_that_takes_no_writes_becomes_no_root(freezing: Freezing, tmp_p
         fastio.Store.open(paths[0])
 
     def is_created() -> bool:
-        """Not while the call that was left is still under way."""
+        """Not while the abandoned call is still running."""
         with contextlib.suppress(fastio.ReadError), fastio.Store.create(paths, replicas=2) as store:
             return store.save(tensors(1)) == 1
         return False

@@ -1,4 +1,4 @@
-"""A store that is written to while its own thread is in the middle of writing to it."""
+"""A write to a store in the middle of another write by the same thread."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def tensors(mark):
 
 
 def test_a_handler_saves_in_the_middle_of_any_line_of_a_save(tmp_path: Path) -> None:
-    """It waits for the save that it interrupts, if that has begun: generations never fork."""
+    """It waits for the interrupted save, if that has begun: generations never fork."""
     code = """
 generations = []
 def begin():
@@ -145,7 +145,7 @@ def test_a_finalizer_cannot_write_to_a_store_in_the_middle_of_its_threads_save(
 def test_threads_that_save_to_one_store_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not for the time only that a writer waits for another process."""
+    """Its wait is longer than a writer's for another process."""
     monkeypatch.setattr("fastio.host.flocks.WAIT_S", 0.0)
     create(tmp_path)
     stores = [fastio.Store.open(tmp_path / "root0") for _ in range(4)]
@@ -177,7 +177,7 @@ def test_a_root_below_a_file_is_refused_before_anything_is_made(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_root_whose_path_goes_up_from_a_symlink_is_where_the_kernel_finds_it(
+def test_a_root_path_that_goes_up_from_a_symlink_means_the_same_as_to_the_kernel(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "far" / "away").mkdir(parents=True)

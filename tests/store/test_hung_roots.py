@@ -1,4 +1,4 @@
-"""A root whose disk does not answer while it is opened: the others are read, and it is told."""
+"""A root whose disk does not answer during the open: the others are read, and it is reported."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ _SHORT = fastio.Options(root_timeout_s=3)
 
 @pytest.fixture
 def roots(slow_mount: testbed.SlowMount, tmp_path: Path) -> Iterator[list[Path]]:
-    """Of a store with two replicas; the last root is on a disk that can be told to hang."""
+    """Of a store with two replicas; the last root is on a disk that hangs on request."""
     found = [tmp_path / "root0", tmp_path / "root1", slow_mount.path / "root2"]
     with fastio.Store.create(found, replicas=2, shard_bytes=2**18) as store:
         store.save(tensors(1))
@@ -72,7 +72,7 @@ def _loads(root: Path) -> bool:
     return True
 
 
-def test_it_is_waited_for_once_and_not_again_while_it_hangs(
+def test_a_hanging_root_is_waited_for_once(
     roots: list[Path], slow_mount: testbed.SlowMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[Any] = []
@@ -95,7 +95,7 @@ def test_it_is_waited_for_once_and_not_again_while_it_hangs(
 def test_a_disk_that_is_slow_and_goes_on_is_waited_for(
     roots: list[Path], slow_mount: testbed.SlowMount
 ) -> None:
-    """All of it takes longer than one step may."""
+    """The whole open takes longer than the limit of one step."""
     with fastio.Store.open(roots) as store:
         for seed in range(2, 24):
             store.save({"a": np.full(10, seed)})
@@ -132,7 +132,7 @@ def test_threads_and_descriptors_of_a_root_that_hung_are_gone_when_it_answered(
     roots: list[Path], slow_mount: testbed.SlowMount
 ) -> None:
     def ours() -> int:
-        gc.collect()  # an error that a filesystem without a call gave may still have its frames
+        gc.collect()  # an error from a missing call may still hold its frames
         return sum(thread.name == f"fastio root {roots[2]}" for thread in threading.enumerate())
 
     def descriptors() -> int:

@@ -1,6 +1,6 @@
-"""A root that hangs at each call that its thread makes, for who reads and for who writes.
+"""A root hangs at each call of its thread in turn, for readers and for writers.
 
-It is the root that is waited for in vain; the time that the others take does not matter.
+The wait for the hanging root is in vain; the time of the others does not matter.
 """
 
 import itertools
@@ -25,8 +25,8 @@ _CALLS_MOST = 300
 
 
 class Hang:
-    """One root's thread stays in its call number `at`, before it is made, until `go_on`; or for
-    a while: until nobody waits for it any more.
+    """One root's thread stops before its call number `at` until `go_on`. With `for_a_while`, until
+    its waiters have given up.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Hang:
         patch.setattr(answering, "of", impatient)
 
     def go_on(self) -> None:
-        """Let it do late what it was asked for, and wait until it has."""
+        """Let it make its late call, and wait until it has."""
         self._go_on.set()
         if self.is_met:
             assert self._ended.wait(60)
@@ -87,7 +87,7 @@ def _world(patch: pytest.MonkeyPatch) -> Iterator[World]:
 def _at_each_call(
     root: int, do: Callable[[World], None], then: Callable[[World], None] = World.check
 ) -> None:
-    """Do something to a store while a root hangs, look, and do something when it has answered."""
+    """Use a store while a root hangs, check it, and use it again after the root has answered."""
     for at in range(_CALLS_MOST):
         with pytest.MonkeyPatch.context() as patch, _world(patch) as world:
             with _hanging(world, root, at) as hang:
@@ -125,7 +125,7 @@ def test_a_reader_that_is_given_the_hanging_root_alone_says_so(
 
 @pytest.mark.parametrize("root", [0, 2])
 def test_a_writer_commits_on_the_other_roots_and_the_next_one_on_all(root: int) -> None:
-    """What the root does late, perhaps after the commit, contradicts nothing."""
+    """The root's late calls, perhaps after the commit, contradict nothing."""
 
     def save(world: World) -> None:
         assert world.commit("while it hangs", replicas=2) == 2
@@ -138,7 +138,7 @@ def test_a_writer_commits_on_the_other_roots_and_the_next_one_on_all(root: int) 
     _at_each_call(root, save, save_on_all)
 
 
-def test_what_a_root_does_after_two_more_commits_changes_nothing() -> None:
+def test_late_calls_of_a_root_after_two_more_commits_change_nothing() -> None:
     def save_twice(world: World) -> None:
         assert world.commit("while it hangs", replicas=2) == 2
         assert world.commit("and goes on to hang", replicas=2) == 3
@@ -153,7 +153,7 @@ def _collect(world: World) -> None:
     world.told.reported = {last: world.told.reported[last]}
 
 
-def test_what_is_newest_is_not_collected_while_a_root_hangs() -> None:
+def test_the_newest_generation_is_not_collected_while_a_root_hangs() -> None:
     def save_and_collect(world: World) -> None:
         world.commit("second", replicas=2)
         _collect(world)
@@ -161,10 +161,10 @@ def test_what_is_newest_is_not_collected_while_a_root_hangs() -> None:
     _at_each_call(1, save_and_collect)
 
 
-def test_what_is_read_is_not_collected_on_a_root_that_hangs_for_a_while(
+def test_a_generation_in_use_is_not_collected_on_a_root_that_hangs_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whether somebody holds it there was asked in vain, and then the root answers again."""
+    """The query of its locks times out, and then the root answers again."""
     for at in range(_CALLS_MOST):
         with _world(monkeypatch) as world:
             reader = Reader(world.paths, [1], None)

@@ -1,5 +1,5 @@
-"""Stores that are closed, copied, collected and forked while somebody uses them; and roots that
-fail while others do not.
+"""Stores that are closed, copied, collected and forked during use; and roots that fail while others
+do not.
 """
 
 import os
@@ -15,7 +15,7 @@ from samples import flip
 from store.samples import assert_same, create, shards_of, tensors
 
 
-def test_a_bad_copy_is_not_used_again_but_written(tmp_path: Path) -> None:
+def test_a_bad_replica_is_written_anew_and_not_reused(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     sound = {path: path.read_bytes() for at in (0, 1) for path in shards_of(tmp_path / f"root{at}")}
@@ -53,7 +53,7 @@ def test_a_store_travels_and_its_locks_do_not(tmp_path: Path) -> None:
             pickle.dumps(part)
 
 
-def test_what_a_reader_reads_is_not_collected_when_its_store_goes_on_or_is_closed(
+def test_a_readers_generation_is_not_collected_when_its_store_moves_on_or_closes(
     tmp_path: Path,
 ) -> None:
     store = create(tmp_path, 2)
@@ -100,7 +100,7 @@ def test_a_child_keeps_what_its_parent_read_and_not_the_locks_of_a_writer(tmp_pa
     assert store.gc().generations == (0,)
 
 
-def test_one_root_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:
+def test_a_store_saves_without_one_unwritable_root(tmp_path: Path) -> None:
     store = create(tmp_path, 3)
     store.save(tensors(1))
     shutil.rmtree(tmp_path / "root0" / "shards")
@@ -113,7 +113,7 @@ def test_one_root_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> N
     assert "shards is missing" in store.status().roots[str(tmp_path / "root0")]
 
 
-def test_status_sees_shards_that_are_not_there(tmp_path: Path) -> None:
+def test_status_reports_missing_shards(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     assert not store.status().degraded

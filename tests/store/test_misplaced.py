@@ -1,5 +1,5 @@
-"""A root has something else in the place of a file or a folder. It is skipped, and writers, status
-and verification say what stands there and what to do.
+"""A root has a wrong object in the place of a file or a folder. It is skipped. Writers, status and
+verification name the object and the remedy.
 """
 
 import os
@@ -47,7 +47,7 @@ _CASES = [
     for kind in _STANDS
     if kind != but
 ]
-# A save puts a new promise into the place of whatever can be replaced, and needs no note.
+# A save replaces such objects by a new promise, and needs no note.
 _SAVED = {("promise", kind) for kind in ("pipe", "link", "loop")}
 
 
@@ -73,9 +73,7 @@ def _create(folder: Path, roots: int) -> fastio.Store:
 
 
 @pytest.mark.parametrize(("name", "kind"), _CASES)
-def test_a_root_that_is_needed_is_named_with_what_to_do(
-    tmp_path: Path, name: str, kind: str
-) -> None:
+def test_a_needed_root_is_named_with_the_remedy(tmp_path: Path, name: str, kind: str) -> None:
     store = _create(tmp_path, 2)
     says = _misplace(tmp_path / "root0", name, kind)
     assert says in store.status().roots[str(tmp_path / "root0")]
@@ -97,7 +95,7 @@ def test_a_root_that_is_needed_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize(("name", "kind"), _CASES)
-def test_other_roots_do_without_it_and_what_it_lost_comes_back(
+def test_other_roots_go_on_without_it_and_restore_its_files(
     tmp_path: Path, name: str, kind: str
 ) -> None:
     store = _create(tmp_path, 3)
@@ -134,7 +132,7 @@ def test_a_manifest_in_whose_place_a_folder_stands_is_mended_once_that_is_empty(
     assert path.is_file()
 
 
-def test_a_root_that_became_another_one_is_not_written_to_as_what_it_was(tmp_path: Path) -> None:
+def test_a_root_that_became_another_one_gets_no_writes_for_the_old_one(tmp_path: Path) -> None:
     """A store that is adopted while it is open elsewhere."""
     create(tmp_path / "original", 2).save(tensors(1))
     shutil.copytree(tmp_path / "original", tmp_path / "copy")

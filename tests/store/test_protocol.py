@@ -1,5 +1,5 @@
-"""The commit: what was reported stays while a majority lives, and readers see whole generations
-only, wherever writers crash and whichever roots come and go.
+"""The commit: reported generations survive while a majority lives, and readers see whole
+generations only. Writers crash anywhere, and any roots come and go.
 """
 
 import pytest
@@ -19,14 +19,14 @@ from store.dying import STEPS_MOST, Steps
 from store.protocol import World
 from store.told import Reader
 
-_ROOTS_MORE_MOST = 2  # that take the place of others in one life of a store
+_ROOTS_MORE_MOST = 2  # the spares for replacements in one life of a store
 _READERS_MOST = 3
 _roots = st.integers(0, 6)
 
 
 class Protocol(RuleBasedStateMachine):
-    """Writers that die at any step; roots that go, come back, are old backups, or are replaced;
-    readers that keep what they read, collectors that remove the rest, and copies of the store.
+    """Writers that die at any step. Roots that leave, come back, are old backups, or are replaced.
+    Readers that keep their generation, collectors that remove the rest, and copies of the store.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class Protocol(RuleBasedStateMachine):
         return f"save {self.serial}"
 
     def _may_be_refused(self, world: World) -> bool:
-        """Whether a majority of other roots may be needed, which somebody began to use."""
+        """Whether a majority of other roots may be needed, because a replacement began."""
         return world.told.in_doubt and bool(world.told.away)
 
     def _is_expected(self, error: FastioError) -> bool:
-        """Whether a root may not be replaced: no replica is left, or somebody began to do so."""
+        """Whether a root cannot be replaced: no replica is left, or another call has begun to."""
         refused = isinstance(error, ReplicaError) and self._may_be_refused(self.world)
         replaced = isinstance(error, UsageError) and self.world.told.in_doubt
         return refused or replaced or "no copy is left" in str(error)
@@ -118,7 +118,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(at=_roots)
     def replay(self, at: int) -> None:
-        """Also after a crash: a backup that has all that was reported, and not what is in doubt."""
+        """Also after a crash: the backup has every reported commit, but none in doubt."""
         world = self.world
         if at not in world.here() or at not in world.told.backed_up:
             return
@@ -149,7 +149,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self._may_replace() and not self.world.may_write())
     @rule(at=_roots, steps=st.none() | st.integers(0, STEPS_MOST))
     def replace_by_force(self, at: int, steps: int | None) -> None:
-        """Where a majority is lost for good, and had nothing that the others have not."""
+        """A majority is lost for good, and the other roots have all of its records."""
         world = self.world
         seats = world.seats(range(len(world.told.uuids)))
         enough = 0 < len(world.trusted()) >= len(seats) // 2
@@ -168,7 +168,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(chosen=st.sets(_roots, min_size=1), back=st.integers(0, 3))
     def read(self, chosen: set[int], back: int) -> None:
-        """Somebody takes the newest generation that he sees, or an older one."""
+        """A reader takes the newest generation that he sees, or an older one."""
         at = sorted(chosen.intersection(self.world.here()))
         if not at or len(self.readers) == _READERS_MOST:
             return
@@ -176,7 +176,7 @@ class Protocol(RuleBasedStateMachine):
             newest = self.world.newest(at)[0]
             reader = Reader(self.world.paths, at, newest - back if 0 < back <= newest else None)
         except (ConflictError, ReplicaError):
-            return  # there is none, or none that is whole
+            return  # there is no whole one
         self.readers.append(reader)
 
     @precondition(lambda self: self.readers)
@@ -189,7 +189,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.world.may_write())
     @rule(by=_roots)
     def copy(self, by: int) -> None:
-        """Each goes on by itself, opened by one of its roots; the copy is thrown away then."""
+        """Each goes on by itself, opened by one of its roots; then the copy is discarded."""
         original, copy = self.world, self.world.copied()
         for writes, other in ((copy, original), (original, copy)):
             before = other.bytes_there()

@@ -1,4 +1,4 @@
-"""A root that takes the place of another one: the store is as it was, with one root more."""
+"""A root that replaces another one: the store is as before, with one root more."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ def _roots(folder: Path, count: int) -> list[Path]:
 
 
 def _lose(roots: list[Path], at: int, way: str) -> Path:
-    """A root is lost; where the new one is to be."""
+    """A root is lost; the path of the new one."""
     if way == "another path":
         shutil.rmtree(roots[at])
         return roots[at].with_name("new")
@@ -92,7 +92,7 @@ def test_a_mapping_has_the_new_root_in_place_of_the_old_one(tmp_path: Path) -> N
         assert_same(store.load(), tensors(2))
 
 
-def test_a_shard_that_no_copy_is_left_of_replaces_nothing(tmp_path: Path) -> None:
+def test_a_shard_without_a_replica_stops_a_replacement(tmp_path: Path) -> None:
     with create(tmp_path, 3, replicas=1) as store:
         store.save(tensors(1))
     shutil.rmtree(tmp_path / "root1")
@@ -149,7 +149,7 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
                 pass
 
         monkeypatch.setattr(Root, "put", put)
-        # Nothing is tidied up by who dies.
+        # A dead writer cleans nothing up.
         monkeypatch.setattr(Root, "withdraw", lambda self: None)
         died = False
         with fastio.Store.open(roots[0]) as store:
@@ -176,7 +176,7 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
 def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
     tmp_path: Path, force: bool
 ) -> None:
-    """The next one was made on them: that they were on a majority of the roots then is settled."""
+    """The next one followed them: that settles that a majority of the roots then had them."""
     roots = _roots(tmp_path, 2)
     with create(tmp_path, 2) as store:
         store.save(tensors(1))
@@ -191,11 +191,11 @@ def test_generations_of_a_root_that_was_replaced_are_not_in_doubt(
         assert [each.decided for each in store.generations()] == [False, True, True]
 
 
-# ---- a root that is there, and of no more use
+# ---- a present root that has failed
 
 
 class _Unwritable:
-    """Makes every write to one root fail from some one on, as a disk that is full does."""
+    """Fails every write to one root from a given one on, like a full disk."""
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         self.from_put_on = 10**6
@@ -213,7 +213,7 @@ class _Unwritable:
 
 
 def _read_only(root: Path) -> None:
-    """Whoever opens the lock to write finds none, as on a disk that is mounted read-only."""
+    """Opening the lock for a write fails, as on a disk that is mounted read-only."""
     _folder_for(root / "lock")
 
 
@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_is_replaced_by_force(tmp_path: Path) -> None:
 def test_a_root_that_hangs_in_writes_is_replaced_by_force(
     tmp_path: Path, tmpfs: testbed.Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is on a disk of its own: a disk that owes an answer is asked for nothing else."""
+    """It is on its own disk: a disk that owes an answer gets no other request."""
     roots = [tmp_path / "root0", tmpfs.path / "hangs" / "root1"]
     shutil.rmtree(tmpfs.path / "hangs", ignore_errors=True)
     with fastio.Store.create(roots, replicas=2) as store:
@@ -313,7 +313,7 @@ def test_a_root_that_hangs_in_writes_is_replaced_by_force(
         go_on.set()
 
 
-def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
+def test_force_does_not_lose_shards_only_on_an_unwritable_root(
     tmp_path: Path,
 ) -> None:
     """It was saved on two roots of three: one is lost, the other one is read-only now."""
@@ -331,7 +331,7 @@ def test_what_only_a_root_has_that_cannot_be_written_to_is_not_lost_by_force(
         assert_same(store.load(), tensors(2))
 
 
-# ---- a call that was killed, and is made again
+# ---- a repeated call after a kill
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_replacement_that_was_killed_at_any_step_goes_on_when_it_is_called_aga
     dying.at_each_step(run, again)
 
 
-def test_only_what_was_begun_by_a_replacement_is_taken_up(tmp_path: Path) -> None:
+def test_a_repeated_replacement_continues_only_its_own_root(tmp_path: Path) -> None:
     """Not a root that was replaced long ago, nor one of another store."""
     with create(tmp_path, 3) as store:
         store.save(tensors(1))

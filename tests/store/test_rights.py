@@ -1,4 +1,4 @@
-"""A store whose files are closed to the user who asks: it says so, and is not called sound."""
+"""A store whose files are closed to its user: status reports that, and does not call it sound."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from testbed import run_python
 
 _USER = 65534
 
-# What is imported late is imported before the rights go: the interpreter is closed to others, too.
+# Late imports happen before the change of user: the interpreter is closed to others, too.
 _STATUS = f"""
 import os, sys, fastio
 roots = sys.argv[1:]
@@ -30,7 +30,7 @@ print(status.degraded, status.roots[roots[0]], status.roots[roots[1]], sep="\\n"
 
 @pytest.fixture
 def roots() -> Iterator[list[Path]]:
-    """Two roots of a store that belong to another user than root, who makes them."""
+    """Two roots of a store that belong to another user; root makes them."""
     with tempfile.TemporaryDirectory() as folder:  # not below one that is closed to others
         with create(Path(folder) / "store", 2) as store:
             store.save(tensors(1))
@@ -50,7 +50,7 @@ def test_a_store_whose_files_are_the_users_own_is_ok(roots: list[Path]) -> None:
 
 
 @pytest.mark.root
-def test_shards_that_the_user_may_not_read_are_told(roots: list[Path]) -> None:
+def test_unreadable_shards_are_reported(roots: list[Path]) -> None:
     shards = shards_of(roots[0])
     for shard in shards[1:]:
         shard.chmod(0)
@@ -65,9 +65,7 @@ def test_shards_that_the_user_may_not_read_are_told(roots: list[Path]) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("mode", [0, 0o600, 0o300])
 @pytest.mark.parametrize("name", ["shards", "manifests", "commits"])
-def test_a_folder_that_the_user_may_not_enter_or_list_is_told(
-    roots: list[Path], name: str, mode: int
-) -> None:
+def test_an_inaccessible_folder_is_reported(roots: list[Path], name: str, mode: int) -> None:
     (roots[0] / name).chmod(mode)
     degraded, first, second = _status(roots)
     assert (degraded, second) == ("True", "ok")
@@ -77,9 +75,9 @@ def test_a_folder_that_the_user_may_not_enter_or_list_is_told(
 
 @pytest.mark.root
 @pytest.mark.parametrize("name", ["fastio-root.json", "promise", "lock", "verified"])
-def test_a_small_file_that_the_user_may_not_read_is_told(roots: list[Path], name: str) -> None:
+def test_an_unreadable_small_file_is_reported(roots: list[Path], name: str) -> None:
     with fastio.Store.open(roots) as store:
-        store.verify()  # writes the note that all is whole
+        store.verify()  # writes the note of its success
     for root in roots:
         os.chown(root / "verified", _USER, _USER)
     os.chown(roots[0] / name, 0, 0)
@@ -91,7 +89,7 @@ def test_a_small_file_that_the_user_may_not_read_is_told(roots: list[Path], name
 
 
 @pytest.mark.parametrize("nbytes", [0, 100])
-def test_what_is_wrong_with_shards_is_told_apart(tmp_path: Path, nbytes: int) -> None:
+def test_missing_truncated_and_replaced_shards_are_told_apart(tmp_path: Path, nbytes: int) -> None:
     with create(tmp_path, 1) as store:
         store.save(tensors(1))
         first, second, third, *_ = shards_of(tmp_path / "root0")

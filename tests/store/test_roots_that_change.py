@@ -1,6 +1,6 @@
-"""A store whose roots are replaced or copied while others write to it, and when they roll back.
+"""A store whose roots are replaced or copied while others write to it or roll it back.
 
-Each of these lost or mixed something once; the protocol's own schedules are in `test_protocol`.
+Each of these once lost or mixed data; the protocol's own schedules are in `test_protocol`.
 """
 
 import multiprocessing
@@ -50,7 +50,7 @@ def _holds(roots: Any, seed: int) -> bool:
 
 @contextmanager
 def _dying_after(records: int) -> Iterator[None]:
-    """A writer dies when so many roots have his record."""
+    """A writer dies when that many roots have his record."""
     real, left = Root.put_record, [records]
 
     def put(self: Root, *arguments: Any, **more: Any) -> None:
@@ -69,7 +69,7 @@ def _dying_after(records: int) -> Iterator[None]:
 def test_a_replacement_in_doubt_is_taken_up_and_nothing_is_placed_on_the_old_root(
     tmp_path: Path, records: int
 ) -> None:
-    """The old root is there and locked, since it still decides, and no shard goes there."""
+    """The old root is there and locked, since it still votes, and gets no shard."""
     roots = _made(tmp_path, replicas=1)
     with fastio.Store.open(roots) as store, _dying_after(records):
         store.replace_root(roots[2], tmp_path / "new")
@@ -87,10 +87,10 @@ def _save(roots: list[Path], begun: Any, seed: int) -> None:
         store.save(_tensors(seed))
 
 
-def test_who_waits_while_a_root_is_replaced_does_not_bring_the_old_one_back(
+def test_a_writer_that_waits_during_a_replacement_does_not_bring_the_old_root_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """He has looked at the roots before; what decides is what he finds when he has the locks."""
+    """He has checked the roots before; his check under the locks decides."""
     roots = _made(tmp_path)
     context: Any = multiprocessing.get_context("fork")
     begun, ended = context.Event(), context.Event()
@@ -121,7 +121,7 @@ def test_who_waits_while_a_root_is_replaced_does_not_bring_the_old_one_back(
     assert _holds(tmp_path / "new", 2)
 
 
-def test_a_rollback_to_before_a_replacement_is_on_the_roots_that_there_are(tmp_path: Path) -> None:
+def test_a_rollback_past_a_replacement_is_written_to_the_present_roots(tmp_path: Path) -> None:
     roots = _made(tmp_path)
     with fastio.Store.open(roots) as store:
         store.save(_tensors(2))
@@ -135,7 +135,7 @@ def test_a_rollback_to_before_a_replacement_is_on_the_roots_that_there_are(tmp_p
     assert _holds(tmp_path / "new", 3)
 
 
-def test_a_rollback_to_what_only_a_root_has_that_was_replaced_is_refused(tmp_path: Path) -> None:
+def test_a_rollback_to_a_generation_only_on_a_replaced_root_is_refused(tmp_path: Path) -> None:
     roots = _made(tmp_path, replicas=1)
     with fastio.Store.open(roots) as store:
         store.save(_tensors(2))
@@ -161,7 +161,7 @@ def _replace(store: fastio.Store, folder: Path) -> None:
 def test_a_copy_that_lacks_a_root_joins_no_root_of_its_original_when_it_was_written_to(
     tmp_path: Path, change: Callable[[fastio.Store, Path], Any]
 ) -> None:
-    """A new manifest says where the roots of the copy are, also of one that was not copied."""
+    """A new manifest has the paths of the copy's roots, also of one that was not copied."""
     roots = _made(tmp_path / "original")
     copy = _roots(tmp_path / "copy")
     for at in (0, 1):
@@ -182,7 +182,7 @@ def test_a_copy_that_lacks_a_root_joins_no_root_of_its_original_when_it_was_writ
 def test_a_copy_of_a_root_that_was_replaced_joins_no_root_of_the_original(
     tmp_path: Path, collected: bool
 ) -> None:
-    """The newest manifest does not say where it was; perhaps no other one does, either."""
+    """The newest manifest lacks its path; perhaps all others do, too."""
     roots = _made(tmp_path / "original")
     with fastio.Store.open(roots) as store:
         store.replace_root(roots[2], tmp_path / "original" / "new")
@@ -200,11 +200,9 @@ def test_a_copy_of_a_root_that_was_replaced_joins_no_root_of_the_original(
 
 
 def test_a_root_that_was_replaced_is_missing_from_no_majority(tmp_path: Path) -> None:
-    """The new root and one other are a majority from then on: what was reported is on both."""
+    """The new root and one other are a majority from then on: both have the reported commits."""
     roots = _made(tmp_path)
-    roots[1].rename(
-        tmp_path / "away"
-    )  # the commit comes to stand on roots 0 and 2, and the new one
+    roots[1].rename(tmp_path / "away")  # the commit reaches roots 0 and 2, and the new one
     real = Root.put_record
 
     def put(self: Root, *arguments: Any, **more: Any) -> None:
@@ -243,8 +241,8 @@ def test_a_new_root_that_takes_no_manifest_is_not_one_of_the_store(tmp_path: Pat
         assert set(store.roots) == set(roots)
 
 
-def test_force_where_a_majority_is_there_is_a_replacement_as_any_other(tmp_path: Path) -> None:
-    """The new root learns of it last: with the first record alone it would be a store by itself."""
+def test_force_with_a_majority_is_an_ordinary_replacement(tmp_path: Path) -> None:
+    """The new root gets it last: with the first record alone it would be a store by itself."""
     with create(tmp_path, 1) as store:
         store.save(_tensors(1))
         with _dying_after(1):

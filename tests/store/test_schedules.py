@@ -1,4 +1,4 @@
-"""Schedules of the protocol that have a name: some of them once lost something."""
+"""Named schedules of the protocol: some of them once lost data."""
 
 import uuid
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def world(steps: Steps) -> Iterator[World]:
 
 
 def _die_with_records_on(world: World, payload: str, count: int) -> None:
-    """A writer dies when his record stands on so many roots."""
+    """A writer dies when his record is on that many roots."""
     before = len(_holders(world, max(world.told.reported) + 1))
     for after in range(1000):
         world.commit(payload, dying_after=after)
@@ -49,12 +49,12 @@ def _holders(world: World, generation: int) -> list[int]:
     return found
 
 
-def test_a_record_that_nobody_was_told_of_does_not_outvote_one_that_was_reported(
+def test_an_unreported_record_does_not_outvote_a_reported_one(
     world: World,
 ) -> None:
-    """The schedule that a rule by majority of the roots at hand, and then by the lowest UUID, gets
-    wrong: the first writer's record is on root 0 alone, root 0 goes away, the second writer commits
-    the same generation on roots 1 and 2, root 0 comes back and root 2 goes.
+    """A rule by majority of the present roots, and then by the lowest UUID, fails here. The first
+    writer's record is on root 0 alone, and root 0 leaves. The second writer commits the same
+    generation on roots 1 and 2. Root 0 comes back and root 2 leaves.
     """
     _die_with_records_on(world, "first", 1)
     assert _holders(world, 1) == [0]
@@ -89,7 +89,7 @@ def test_a_generation_is_decided_by_more_than_half_of_the_roots(count: int, majo
             assert standing.never_reported == (held + count - asked < majority)
 
 
-def test_what_is_in_doubt_is_said_until_a_writer_decides(world: World) -> None:
+def test_a_generation_in_doubt_is_reported_until_a_writer_decides(world: World) -> None:
     def in_doubt() -> tuple[bool, tuple[int, ...]]:
         members = Members.of([Root.open(path) for path in world.paths])
         try:
@@ -107,7 +107,7 @@ def test_what_is_in_doubt_is_said_until_a_writer_decides(world: World) -> None:
     assert in_doubt() == (False, ())
 
 
-def test_a_generation_whose_manifest_is_lost_is_passed_over_if_nobody_was_told_of_it(
+def test_an_unreported_generation_with_a_lost_manifest_is_passed_over(
     world: World,
 ) -> None:
     _die_with_records_on(world, "first", 1)

@@ -44,7 +44,7 @@ def test_pieces_begin_where_direct_reads_can_go() -> None:
     assert all(size % 4096 == 0 for size in sizes[:-1])
 
 
-def test_names_of_pieces_are_nobody_elses() -> None:
+def test_names_of_pieces_clash_with_no_other_name() -> None:
     given = {"a": np.zeros((4, 1000)), "a[0:1]": np.zeros(3)}
     found, cuts = partition.cut_large(sources(given), 8000)
     assert len(set(found.names)) == len(found.names) == 5
@@ -94,7 +94,7 @@ def test_few_shards_move_when_a_root_goes() -> None:
     assert moved < 400 * 0.35  # a fifth has to
 
 
-def test_a_shards_size_goes_by_how_much_there_is() -> None:
+def test_the_size_of_shards_follows_the_total_size() -> None:
     assert partition.shard_size(123, 10**12, 4) == 123
     assert partition.shard_size(None, 0, 1) == partition.SHARD_BYTES_MIN
     assert partition.shard_size(None, 10**13, 1) == partition.SHARD_BYTES_MAX

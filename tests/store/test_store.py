@@ -1,4 +1,4 @@
-"""A store: saved to, loaded from in every way, rolled back, collected, looked at."""
+"""A store: saved, loaded in every way, rolled back, collected, inspected."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from testbed import run_python
 
 
 @pytest.mark.parametrize(("roots", "replicas"), [(1, 1), (2, 1), (2, 2), (3, 2), (5, 3)])
-def test_what_is_saved_is_loaded(tmp_path: Path, roots: int, replicas: int) -> None:
+def test_saved_tensors_are_loaded(tmp_path: Path, roots: int, replicas: int) -> None:
     store = create(tmp_path, roots, replicas=replicas)
     assert store.save(tensors(), metadata={"step": "7"}) == 1
     report = fastio.Report()
@@ -104,7 +104,7 @@ def test_a_slice_of_a_cut_tensor_reads_only_its_pieces(tmp_path: Path) -> None:
         assert reader.report.bytes_read <= 2 * 2**16
 
 
-def test_load_into_fills_what_is_there(tmp_path: Path) -> None:
+def test_load_into_fills_existing_tensors(tmp_path: Path) -> None:
     store = create(tmp_path, 3)
     saved = tensors()
     store.save(saved)
@@ -154,7 +154,7 @@ def test_a_tensor_can_be_added(tmp_path: Path) -> None:
     assert store.generation == 2
 
 
-def test_generations_are_there_until_they_are_collected(tmp_path: Path) -> None:
+def test_generations_stay_until_they_are_collected(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     for seed in range(4):
         store.save(tensors(seed))
@@ -177,7 +177,7 @@ def test_generations_are_there_until_they_are_collected(tmp_path: Path) -> None:
         store.rollback_to(1)
 
 
-def test_what_is_read_is_not_collected(tmp_path: Path) -> None:
+def test_a_generation_in_use_is_not_collected(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     old = fastio.Store.open(tmp_path / "root1")
@@ -209,7 +209,7 @@ def test_tensors_are_spread_over_shards_as_was_asked(tmp_path: Path, scheme: str
     assert_same(store.load(), tensors())
     again = fastio.Report()
     store.save(dict(reversed(tensors().items())), report=again)
-    if scheme != "size":  # which goes by the order
+    if scheme != "size":  # which uses the order
         assert again.nbytes == 0
     opened = fastio.Store.open(tmp_path / "root0")
     if scheme == "callable":
@@ -243,12 +243,12 @@ def test_roots_hold_what_their_weights_say(tmp_path: Path) -> None:
     saved = {f"{at}": np.full(2**14, at, np.float32) for at in range(64)}
     store.save(saved)
     held = [len(shards_of(tmp_path / f"root{at}")) for at in range(3)]
-    # A root's UUID, and not its place in the list, decides who is who: only the shares are known.
+    # A root's UUID, and not its place in the list, identifies it: only the shares are known.
     assert sorted(held) == [16, 16, 32] or sorted(held)[2] in range(30, 35)
     assert_same(store.load(), saved)
 
 
-def test_files_are_for_their_owner_unless_others_are_let_in(tmp_path: Path) -> None:
+def test_files_are_for_their_owner_unless_others_are_granted_access(tmp_path: Path) -> None:
     for mode, expected in ((0o600, (0o600, 0o700)), (0o640, (0o640, 0o750))):
         folder = tmp_path / f"{mode:o}"
         store = create(folder, 2, mode=mode)
@@ -271,7 +271,7 @@ def test_no_tensors_make_a_generation_too(tmp_path: Path) -> None:
     assert dict(store.stream()) == {}
 
 
-def test_status_says_how_it_is(tmp_path: Path) -> None:
+def test_status_describes_the_store(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     store.save(tensors())
     status = store.status()
@@ -333,7 +333,7 @@ def test_a_folder_with_something_in_it_is_no_root(tmp_path: Path) -> None:
     assert_same(store.load(), tensors())
 
 
-def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fastio.Store.open(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -414,7 +414,7 @@ assert all((tensors[str(at)] == at).all() for at in range(300))
     run_python(code).check()
 
 
-def test_roots_in_a_list_are_refused_with_what_takes_them(tmp_path: Path) -> None:
+def test_the_error_for_a_list_of_roots_names_the_call_that_takes_them(tmp_path: Path) -> None:
     create(tmp_path, 2).save(tensors(1))
     roots = [tmp_path / "root0", tmp_path / "root1"]
     calls: list[Callable[[], Any]] = [

@@ -1,4 +1,4 @@
-"""A bad replica is told of in few words: one event a file, with the count and the ranges."""
+"""A bad replica is reported briefly: one event a file, with the count and the ranges."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ _OPTIONS = fastio.Options(cache="bypass")
 
 
 def _one_shard(folder: Path, chunks: int = _CHUNKS) -> tuple[fastio.Store, Path, int]:
-    """A store whose data is one shard, the copy of it that is read first, and where data begins."""
+    """A store whose data is one shard, the replica that is read first, and its data's offset."""
     store = create(folder, 2, shard_bytes=2**30)
     store.save({"a": np.arange(chunks * CHUNK_BYTES // 8, dtype=np.int64)})
     with store.reader() as reader:
@@ -63,7 +63,7 @@ def test_a_replica_that_is_damaged_all_over_is_one_line_and_one_event(
     assert told == [event]
     assert log() == [str(event)]
     assert report.fallbacks == (str(event),)
-    # Not all of it was read from that copy.
+    # Not all of it was read from that replica.
     assert event.count == sum((end - begin) // CHUNK_BYTES for begin, end in event.ranges) > 10
     assert event.nbytes == event.count * CHUNK_BYTES
     assert event.offset == event.ranges[0][0]
@@ -81,7 +81,7 @@ def test_the_ranges_are_those_that_are_damaged(
     store, _, start = _one_shard(tmp_path)
     expected = store.load()
     both = [shards_of(tmp_path / f"root{at}")[0] for at in (0, 1)]
-    _damage(both[0], start, [0, 1, 2, 7, _CHUNKS - 1])  # each where the other one is sound
+    _damage(both[0], start, [0, 1, 2, 7, _CHUNKS - 1])  # each from the other, sound replica
     _damage(both[1], start, [3, 4, 12])
     report = fastio.Report()
     with store, store.reader(options=_OPTIONS) as reader:
@@ -115,7 +115,7 @@ def test_the_ranges_are_those_that_are_damaged(
         assert event.count == len(met)
         if way == "slices":
             assert chunks == damaged[event.path]
-    # A file is told of when it is first met, and once more in the end if there was more.
+    # A file is reported at its first fault, and once more in the end if there were more.
     assert len({event.path for event in told}) == len(report.events)
     assert len(told) <= 2 * len(report.events)
     assert log() == [str(event) for event in told]
@@ -148,7 +148,7 @@ def test_a_root_without_its_shards_is_some_lines_and_an_event_for_each(
     assert len(log()) < 24
 
 
-def test_copies_that_a_save_writes_again_are_a_line_for_each_root(
+def test_replicas_that_a_save_writes_again_are_a_line_for_each_root(
     tmp_path: Path, log: Callable[[], list[str]]
 ) -> None:
     store = create(tmp_path, 2)
@@ -179,7 +179,7 @@ def test_threads_that_meet_the_same_file_tell_of_it_once(
     assert len(paths) == len(set(paths))
 
 
-def test_reads_that_fail_are_told_like_damage(
+def test_failed_reads_are_reported_like_damage(
     tmp_path: Path, told: list[fastio.Event], log: Callable[[], list[str]]
 ) -> None:
     store, _, _ = _one_shard(tmp_path)
@@ -228,7 +228,7 @@ def test_status_of_a_store_fits_a_notebook(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "missing"])
-def test_a_report_of_a_repair_says_once_what_was_wrong(tmp_path: Path, damage: str) -> None:
+def test_a_report_of_a_repair_names_each_fault_once(tmp_path: Path, damage: str) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
     for path in shards_of(tmp_path / "root0"):

@@ -11,7 +11,7 @@ from fastio.host import threads
 from fastio.store import together
 
 
-def test_all_have_ended_and_what_they_raised_is_returned() -> None:
+def test_all_calls_end_and_their_exceptions_are_returned() -> None:
     done = []
 
     def fails() -> None:
@@ -34,7 +34,7 @@ def test_without_threads_they_are_made_one_after_another(monkeypatch: pytest.Mon
 
 
 def _interrupt() -> None:
-    """Begun second: the call before is known to be under way then."""
+    """Started second: the call before is known to run by then."""
     os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -1,4 +1,4 @@
-"""What is pickled of a store opens the same generation of the same store elsewhere, or raises."""
+"""A pickle of a store opens the same generation of the same store elsewhere, or raises."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ _OPENED: dict[str, Callable[[Path], Any]] = {
 
 @pytest.fixture(params=_OPENED)
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """What reads the first generation of a store of two roots, in each way."""
+    """Readers of the first generation of a store of two roots, in each way."""
     create(tmp_path, 2).save(tensors(1))
     (tmp_path / "link").symlink_to(tmp_path / "root0")
     with _OPENED[request.param](tmp_path) as reads:

@@ -1,4 +1,4 @@
-"""Damage that no load sees is found, and mended so that the other root can be lost."""
+"""Damage that a load misses is found and repaired, so that the other root can be lost."""
 
 import errno
 import os
@@ -58,14 +58,14 @@ _SMALL: dict[str, Callable[[Path], Any]] = {
     "one old manifest damaged": lambda root: flip(_manifest_of(root, 1), 50),
 }
 _ALL = {**FAULTS, **_SMALL}
-# That a root is there, and which one, is for a person to say; a symlink was set by somebody.
+# Only a person can know that a root exists, and which one; a person set the symlink.
 _NOT_MENDED = {
     "missing root",
     "empty root",
     "root of another store",
     "shards folder a symlink",
 }
-# Seen only by whoever reads the shards.
+# Only a read of the shards shows these.
 _UNSEEN_BY_STATUS = {"data damaged", "chunks swapped", "headers damaged"}
 
 
@@ -104,7 +104,7 @@ def test_a_sound_store_is_whole_and_says_when_that_was_seen(folder: Path) -> Non
 
 @pytest.mark.parametrize("root", [0, 1])
 @pytest.mark.parametrize("fault", _ALL)
-def test_what_is_found_is_mended_and_the_other_root_can_be_lost(
+def test_damage_is_repaired_so_that_the_other_root_can_be_lost(
     folder: Path, fault: str, root: int
 ) -> None:
     _ALL[fault](folder / f"root{root}")
@@ -151,11 +151,11 @@ def test_every_damaged_chunk_of_every_generation_is_listed(folder: Path) -> None
         }
         assert listed == expected
         assert all(event.tensors for event in found.damaged)
-        assert store.verify(repair=True).ok  # each chunk is sound in one of the copies
+        assert store.verify(repair=True).ok  # each chunk is sound in one of the replicas
         assert store.verify().ok
 
 
-def test_what_no_copy_has_is_told_and_the_rest_is_mended(folder: Path) -> None:
+def test_chunks_without_a_sound_replica_are_reported_and_the_rest_is_repaired(folder: Path) -> None:
     lost, *others = shards_of(folder / "root0")
     for root in (0, 1):
         damage_data(folder / f"root{root}" / "shards" / lost.name)
@@ -206,7 +206,7 @@ def test_a_chunk_that_is_sound_in_a_second_read_is_a_note(tmp_path: Path) -> Non
 
 
 def test_damage_that_the_page_cache_hides_is_found(folder: Path) -> None:
-    """Whatever the page cache holds, it is the disk that is compared."""
+    """The disk is compared, whatever the page cache holds."""
     shard = shards_of(folder / "root1")[0]
     sound = shard.read_bytes()
     damage_data(shard)
@@ -238,7 +238,7 @@ def test_a_promise_is_not_mended_while_a_root_is_away(folder: Path) -> None:
     assert "all roots can be reached" in event.remedy
 
 
-def test_a_writer_that_does_not_let_go_is_the_reason(
+def test_a_writer_that_keeps_its_lock_is_named_as_the_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = Session.__init__.__kwdefaults__
@@ -322,7 +322,7 @@ def test_a_read_only_root_is_verified_and_status_says_so(tmp_path: Path) -> None
             subprocess.run(["mount", "-o", "remount,rw", mount.path], check=True)
 
 
-def test_a_full_root_is_told(tmp_path: Path) -> None:
+def test_a_full_root_is_reported(tmp_path: Path) -> None:
     with tmpfs_mount(tmp_path, nbytes=32 * 2**20) as mount:
         store = create(mount.path, 1)
         store.save(tensors(1))
@@ -357,7 +357,7 @@ def test_a_filesystem_that_does_not_tell_its_size_is_not_full(
     assert status.free_bytes == {}
 
 
-def test_a_load_that_repairs_says_what_it_did_not_look_at(folder: Path) -> None:
+def test_a_load_that_repairs_names_the_unchecked_files(folder: Path) -> None:
     report = fastio.Report()
     with _open(folder) as store:
         store.load(on_damage="repair", report=report, options=fastio.Options(cache="bypass"))
@@ -371,9 +371,7 @@ def test_a_load_that_repairs_says_what_it_did_not_look_at(folder: Path) -> None:
         assert not report.replicas_unread
 
 
-def test_who_listens_is_told_of_each_file_once(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_listeners_receive_one_event_a_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     each_shard(folder / "root1", damage_data)
     told: list[fastio.Event] = []
     before = fastio.on_event(told.append)
@@ -426,7 +424,7 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path, roots: int) -> None
 
 
 def test_the_drill_of_the_documentation(tmp_path: Path) -> None:
-    """Its blocks as they stand, with folders of this test in place of the disks."""
+    """Its blocks unchanged, with folders of this test in place of the disks."""
     blocks = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
     made = next(block for block in blocks if "Store.create" in block)
     drill = next(block for block in blocks if "dd if=/dev/urandom" in block)
@@ -490,8 +488,8 @@ def test_a_root_restored_from_an_old_backup_lags_and_brings_no_collected_generat
     assert_same(fastio.load(roots[1]), tensors(4))
 
 
-def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path) -> None:
-    """The other root took the place of one that had it."""
+def test_shards_only_on_a_root_restored_from_a_backup_are_kept(tmp_path: Path) -> None:
+    """The other root replaced one that had it."""
     with create(tmp_path) as store:
         store.save(tensors(1))
         shutil.copytree(tmp_path / "root0", tmp_path / "backup")
@@ -509,10 +507,10 @@ def test_what_only_a_root_restored_from_a_backup_ever_had_is_kept(tmp_path: Path
 @pytest.mark.parametrize("repair", [False, True])
 @pytest.mark.parametrize("when", ["before shards are read", "before it is mended", "at the end"])
 @pytest.mark.parametrize("lost", [None, "record", "manifest", "shards", "promise", "lock"])
-def test_a_root_that_leaves_while_it_is_verified_is_told(
+def test_a_root_that_leaves_during_its_verification_is_reported(
     tmp_path: Path, lost: str | None, when: str, repair: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one takes its place, and is not counted as one that was looked at."""
+    """Another one replaces it, and does not count as verified."""
     with create(tmp_path, 3) as store:
         store.save(tensors(1))
         store.save(tensors(2))

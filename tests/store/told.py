@@ -1,4 +1,4 @@
-"""What users of the store in `protocol` were told, and who reads from it."""
+"""The reports that users of the store in `protocol` got, and its readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastio.store.root import Root
 
 @dataclass(frozen=True)
 class Reported:
-    """A generation whose writer was told that it is saved."""
+    """A generation that was reported to its writer as saved."""
 
     digest: str
     roots: tuple[str, ...]
@@ -34,7 +34,7 @@ class Reported:
 
 @dataclass
 class Told:
-    """What users of the store know, and what became of its roots, by their number."""
+    """The knowledge of a store's users, and the state of its roots, by their number."""
 
     uuids: list[str]
     away: set[int] = field(default_factory=set)
@@ -51,7 +51,7 @@ class Told:
     """Whether somebody died while he replaced a root, and nobody has decided since."""
 
     def copied(self) -> Told:
-        """The same, to go on with apart."""
+        """A copy, which changes apart."""
         return copy.deepcopy(self)
 
     @property
@@ -61,7 +61,7 @@ class Told:
 
 
 class Reader:
-    """A generation that somebody has taken and keeps, on some roots."""
+    """A generation that a reader has taken and keeps, on some roots."""
 
     def __init__(self, paths: Sequence[Path], at: Sequence[int], generation: int | None) -> None:
         self._roots = {one: Root.open(paths[one]) for one in at}
@@ -76,11 +76,11 @@ class Reader:
                 self._files[one] = dict(sizes.items() & wanted.items())
 
     def forget(self, at: int) -> None:
-        """One of the disks is not there any more."""
+        """One of the disks is gone."""
         self._files.pop(at, None)
 
     def check(self) -> None:
-        """All that was there when it was taken is there, on each root that is held."""
+        """On each root in use, every file of the generation is still there."""
         for at, files in self._files.items():
             root = self._roots[at]
             assert root.manifest(self._taken.named.digest).digest == self._taken.named.digest

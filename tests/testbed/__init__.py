@@ -1,8 +1,7 @@
 """Bad machines made out of one good one: failing, slow and hung disks, refused system calls.
 
 Each tool is a context manager or a function that cleans up after itself. It skips the test, with a
-reason, where this machine lacks what it needs. `tests/test_testbed.py` shows that each
-does what it claims.
+reason, if this machine lacks a requirement. `tests/test_testbed.py` tests each of them.
 """
 
 from testbed.children import ChildResult, run_python

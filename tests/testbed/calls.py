@@ -1,4 +1,4 @@
-"""The numbers of the system calls that a child may be refused."""
+"""The numbers of the system calls that can be refused to a child."""
 
 import platform
 

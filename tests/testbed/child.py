@@ -26,7 +26,7 @@ def _checked(result: int) -> None:
 
 
 def _refuse(errors: list[tuple[int, int]]) -> None:
-    # BPF: load the number of the call; where it is one of these, return its error; else allow it.
+    # BPF: load the number of the call; if it is one of these, return its error; else allow it.
     checks = [
         step
         for number, code in errors
@@ -67,7 +67,7 @@ def _main() -> None:
     ending_fd = int(os.environ.pop("FASTIO_TEST_ENDING_FD"))
     sys.argv = ["<child>", *sys.argv[3:]]
     sys.path[0] = ""  # as for `python -c`: not this folder
-    # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _restrict(**json.loads(restrictions))

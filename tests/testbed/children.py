@@ -1,7 +1,7 @@
 """Python code run in a child under restrictions: no io_uring, little locked memory, another user.
 
-The child restricts itself (`child.py`) after the interpreter has started: nothing runs between
-fork and exec, and the interpreter may lie where the other user could not enter.
+The child restricts itself (`child.py`) after the interpreter has started. So no code runs between
+fork and exec, and the other user needs no access to the interpreter's folders.
 """
 
 import errno
@@ -25,10 +25,10 @@ _CHILD = Path(__file__).with_name("child.py")
 
 @dataclass(frozen=True)
 class ChildResult:
-    """How the child ended.
+    """The result of a child.
 
-    `exception` is the qualified name of what the code raised (such as "fastio.errors.ReadError")
-    with its text in `message`, both None if it raised nothing; `trace` is what strace saw.
+    `exception` is the qualified name of the raised exception (such as "fastio.errors.ReadError")
+    and `message` its text; both are None on success. `trace` is the output of strace.
     """
 
     returncode: int
@@ -66,7 +66,7 @@ def run_python(
     inject_path: str | os.PathLike[str] | None = None,
     timeout_s: float = 120,
 ) -> ChildResult:
-    """Run `code` in a child and return how it ended.
+    """Run `code` in a child and return its result.
 
     Parameters
     ----------
@@ -78,11 +78,11 @@ def run_python(
         System calls by name that fail, each with an error by name: {"fallocate": "EPERM"}. They are
         those of `testbed.calls`, refused before the code runs. Needs no privilege.
     memlock
-        RLIMIT_MEMLOCK in bytes. It binds nobody who is root, so give `uid` as well.
+        RLIMIT_MEMLOCK in bytes. It does not bind root, so give `uid` as well.
     uid
         User and group of the child. Of root's capabilities it keeps the
         right to read and enter everything, so that neither the virtual environment nor a test's
-        folder needs to be opened for it; it owns nothing and may write nothing of another's.
+        folder needs to be opened for it; it owns no files and may not write files of others.
     groups
         Further groups of that user.
     under
@@ -90,7 +90,7 @@ def run_python(
     env
         Variables on top of this process's own.
     inject
-        What `strace -e inject=` takes, such as "preadv2:error=EIO:when=2"; counted for each
+        The argument of `strace -e inject=`, such as "preadv2:error=EIO:when=2"; counted for each
         thread apart.
     inject_path
         Only system calls on this file count and are injected.

@@ -1,4 +1,4 @@
-"""Disks that misbehave: one that gives EIO from some place on, one that is slow."""
+"""Bad disks: one that gives EIO from some offset on, one that is slow."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ _BLKIO = Path("/sys/fs/cgroup/blkio")
 
 @dataclass(frozen=True)
 class FailingMount:
-    """A filesystem whose device can be made to fail; write its files first."""
+    """A filesystem whose disk can be made to fail; write its files first."""
 
     path: Path
     backing: Path
@@ -33,12 +33,12 @@ class FailingMount:
     def fail_from(self, file: Path, offset: int = 0) -> None:
         """From now on, reads of `file` at or past `offset` (rounded down to 4096) give EIO.
 
-        What lies behind that place on the device fails too: as a rule, files written later.
+        Later offsets of the disk fail too: as a rule, files written later.
 
         Raises
         ------
         ValueError
-            If the file lies on the device in such pieces that earlier bytes would fail as well.
+            If the file lies on the disk in such pieces that earlier bytes would fail as well.
         OSError
             If the file is not on this mount, or its pages do not leave the page cache.
         """
@@ -63,14 +63,14 @@ class FailingMount:
             or any(end > at[0] for end in before)
             or any(start < at[0] for start in after)
         ):
-            raise ValueError(f"{file} is scattered over the device: {extents}")
+            raise ValueError(f"{file} is scattered over the disk: {extents}")
         os.sync()
-        evict(file)  # before: what is synced afterwards, if only a journal, may fail
+        evict(file)  # before: a sync afterwards, if only of a journal, may fail
         os.truncate(self.backing, at[0])
 
 
 def _extents(fd: int) -> list[tuple[int, int, int]]:
-    """(offset in the file, offset on the device, nbytes) of each piece of a file."""
+    """(offset in the file, offset on the disk, nbytes) of each piece of a file."""
     request = bytearray(_FIEMAP_HEADER.size + _EXTENTS_MAX * _FIEMAP_EXTENT.size)
     _FIEMAP_HEADER.pack_into(request, 0, 0, (1 << 64) - 1, 1, 0, _EXTENTS_MAX, 0)
     fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
@@ -98,37 +98,37 @@ def failing_mount(folder: Path, *, nbytes: int = 256 << 20) -> Iterator[FailingM
 
 @contextlib.contextmanager
 def throttled(path: Path, read_bytes_s: int) -> Iterator[None]:
-    """Let this process read from the device under `path` at `read_bytes_s` bytes a second at most.
+    """Let this process read from the disk under `path` at `read_bytes_s` bytes a second at most.
 
     Raises
     ------
     pytest.skip.Exception
-        If the process is not root's, there is no blkio controller (cgroup v1), or no device under
+        If the process is not root's, there is no blkio controller (cgroup v1), or no disk under
         `path`.
     """
-    require_root("throttles a device through a cgroup")
+    require_root("throttles a disk through a cgroup")
     if not (_BLKIO / "blkio.throttle.read_bps_device").exists():
         pytest.skip("needs the blkio controller of cgroup v1")
-    device = _whole_disk(path)
+    disk = _whole_disk(path)
     group = _BLKIO / f"fastio-test-{os.getpid()}"
     before = _own_group()
     group.mkdir()
     try:
         limit = group / "blkio.throttle.read_bps_device"
-        limit.write_text(f"{device} {read_bytes_s}\n", encoding="ascii")
+        limit.write_text(f"{disk} {read_bytes_s}\n", encoding="ascii")
         _move_to(group)
         try:
             yield
         finally:
-            limit.write_text(f"{device} 0\n", encoding="ascii")  # for reads that still wait
+            limit.write_text(f"{disk} 0\n", encoding="ascii")  # for reads that still wait
             _move_to(before)
     finally:
         group.rmdir()
 
 
 def _whole_disk(path: Path) -> str:
-    device = os.stat(path).st_dev
-    node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    number = os.stat(path).st_dev
+    node = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not node.exists():
         pytest.skip(f"no block device of its own under {path}")
     node = node.resolve()

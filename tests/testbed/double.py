@@ -1,5 +1,5 @@
-"""The double of the CUDA driver (tests/native/fake_cuda.h), for Python: what is loaded to it is
-host memory at addresses of its own, copied late, and every rule of the driver is watched.
+"""The double of the CUDA driver (tests/native/fake_cuda.h), for Python. Its device memory is host
+memory at its own addresses, copied late, and it checks every rule of the driver.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _NATIVE = Path(__file__).parent.parent / "native"
 
 @functools.cache
 def build(folder: Path) -> Path:
-    """The double as a shared library: that of the native tests if it is there, or in a folder."""
+    """The double as a shared library: that of the native tests if it exists, or one built in a
+    folder.
+    """
     sources = [path for path in sorted(_NATIVE.glob("fake_cuda*.cc")) if "test" not in path.name]
     built = _NATIVE.parent.parent / "build/native/tests/native/libfake_cuda.so"
     changed = max(path.stat().st_mtime for path in _NATIVE.glob("fake_cuda*"))
@@ -88,7 +90,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 
 class Memory:
-    """Memory of the double, which it gets back."""
+    """Memory of the double, which is returned to it."""
 
     def __init__(self, double: Double, ordinal: int, nbytes: int) -> None:
         self._double = double
@@ -100,7 +102,7 @@ class Memory:
         self.streams: set[int] = set()
 
     def bytes(self) -> bytes:
-        """What is in it now."""
+        """Its present bytes."""
         found = ctypes.create_string_buffer(self._nbytes)
         self._double.read(found, self.address, self._nbytes)
         return found.raw
@@ -111,7 +113,7 @@ class Memory:
 
 
 class OnDouble:
-    """A tensor there."""
+    """A tensor on the double."""
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class OnDouble:
         self.strides = strides
 
     def numpy(self) -> Any:
-        """Its values, as they are now."""
+        """Its present values."""
         out = np.empty(self.shape, self.dtype)
         if out.nbytes:
             self._double.read(out.ctypes.data, self.address, out.nbytes)
@@ -162,7 +164,7 @@ class OnDevice:
         return OnDouble(self._double, self.ordinal, held, address, dtype, shape)
 
     def used_on(self, held: Any, other: Destination) -> None:
-        """The streams that memory is used on."""
+        """The streams that use memory."""
         held.streams.add(other.stream)
 
 
@@ -200,7 +202,7 @@ class Stand:
         )
 
     def note_write(self, tensor: Any) -> None:
-        """Nobody keeps account of that."""
+        """No account is kept of them."""
 
 
 def tensor_of(double: Double, array: Any, ordinal: int = 0) -> OnDouble:
@@ -221,8 +223,8 @@ def tensor_like(double: Double, array: Any, ordinal: int = 0) -> OnDouble:
 
 @contextlib.contextmanager
 def watched(double: Double) -> Iterator[Double]:
-    """Two devices that a framework has initialised; at the end, nothing was done that the driver
-    forbids, and nothing is left but what a framework has.
+    """Two devices that a framework has initialised. At the end, no rule of the driver was broken,
+    and only the framework's objects are left.
     """
     fastio.trim()
     double.reset()

@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _listener(numbers: list[int]) -> int:
-    """A descriptor at which each of these system calls is told, and waits for an answer."""
+    """A descriptor that reports each of these system calls, which wait for an answer."""
     count = len(numbers)
     steps = [(0x20, 0, 0, 0)]  # BPF: load the number
     steps += [(0x15, count - i, 0, number) for i, number in enumerate(numbers)]
@@ -40,7 +40,7 @@ def _say(to: socket.socket, **what: Any) -> None:
 
 
 def _run(asked: dict[str, Any], to: socket.socket, scope: dict[str, Any]) -> None:
-    # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if asked["numbers"]:
@@ -68,7 +68,7 @@ def _run(asked: dict[str, Any], to: socket.socket, scope: dict[str, Any]) -> Non
 def _next(to: socket.socket) -> bytes:
     try:
         return to.recv(1 << 20)
-    except ConnectionResetError:  # whoever asked failed, and does not listen any more
+    except ConnectionResetError:  # the parent has failed, and does not listen any more
         return b""
 
 

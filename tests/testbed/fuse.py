@@ -1,4 +1,4 @@
-"""FUSE filesystems of the tests' own: compiled, mounted over a folder, and gone afterwards."""
+"""FUSE filesystems of the tests' own: compiled, mounted over a folder, and removed afterwards."""
 
 import contextlib
 import os
@@ -43,9 +43,9 @@ def fuse_mount(program: Path, source: Path, path: Path, *arguments: str | Path) 
     Parameters
     ----------
     program
-        What `build_filesystem` returned.
+        The result of `build_filesystem`.
     source, path
-        Both are there.
+        Both exist.
     arguments
         Those behind the two folders.
 
@@ -83,7 +83,7 @@ def _end(path: Path, daemon: "subprocess.Popen[bytes]") -> None:
     try:
         daemon.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        # Its end closes the connection: reads that wait get an error, no process stays behind.
+        # Its end closes the connection: waiting reads get an error, and no process stays behind.
         daemon.kill()
         daemon.wait()
     with contextlib.suppress(OSError):

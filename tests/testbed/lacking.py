@@ -1,4 +1,4 @@
-"""Filesystems that lack calls: a FUSE filesystem over a folder that refuses those it is told to."""
+"""Filesystems that lack calls: a FUSE filesystem over a folder that refuses the given calls."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ LIKE_HDFS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class LackingMount:
-    """`path` shows the files of `source`, which lacks nothing."""
+    """`path` shows the files of `source`, which lacks no calls."""
 
     path: Path
     source: Path
@@ -52,7 +52,7 @@ def lacking_mount(
     Parameters
     ----------
     program
-        What `build_lacking_filesystem` returned.
+        The result of `build_lacking_filesystem`.
     folder
         An empty folder; its source/ stays.
     refused

@@ -1,5 +1,5 @@
-"""A call that something happens in the middle of, before each of its lines in turn: what a signal
-handler does, or an interrupt. To be used in a child, as it ends a process that hangs.
+"""Something happens in the middle of a call, before each of its lines in turn: a signal handler or
+an interrupt. For use in a child: a process that hangs is ended.
 """
 
 import faulthandler
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """What an interrupt raises; the call may end with it."""
+    """The exception of an interrupt; the call may end with it."""
 
 
 def at_each_line(
@@ -22,14 +22,14 @@ def at_each_line(
     end: Callable[[], object] = lambda: None,
     hangs_after_s: float = 60,
 ) -> int:
-    """Make a call over and over, each time with another call before one of its lines.
+    """Repeat a call, each time with another call before one of its lines.
 
     Parameters
     ----------
     folder
         Lines of files below it count, on this thread: the first time that each one is run.
     call, inside
-        What is made, and what happens in the middle of it; either may raise `Interrupted`.
+        The call, and the one in the middle of it; either may raise `Interrupted`.
     begin, end
         Called before and after each round.
     hangs_after_s
@@ -37,7 +37,7 @@ def at_each_line(
 
     Returns
     -------
-    How many rounds there were: lines.
+    The number of rounds, one a line.
     """
     rounds = 0
     while True:
@@ -53,7 +53,7 @@ def at_each_line(
 def _at_line(
     number: int, folder: str, call: Callable[[], object], inside: Callable[[], object]
 ) -> bool:
-    """Whether the call has so many lines."""
+    """Whether the call has that many lines."""
     seen: set[tuple[str, int]] = set()
     left = number
 

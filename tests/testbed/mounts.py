@@ -1,7 +1,7 @@
 """Filesystems made for a test: ext4 and XFS on a loop device, tmpfs.
 
-Everything is mounted in a mount namespace of the test process alone, so that it is gone with the
-process even after SIGKILL, and a loop device detaches itself when its filesystem goes.
+Everything is mounted in a mount namespace of the test process alone: so it is gone with the process
+even after SIGKILL. A loop device detaches itself when its filesystem goes.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 16384 | (1 << 18)
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 _MAKE = {
-    # Without a journal, a device that fails later is not written to behind the test's back.
+    # Without a journal, a disk that fails later gets no writes in the background.
     "ext4": ("mkfs.ext4", "-q", "-F", "-O", "^has_journal"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
 }
@@ -34,7 +34,7 @@ _MAKE = {
 
 @dataclass(frozen=True)
 class Mount:
-    """A mounted filesystem; `device` and `backing` are None where there is none."""
+    """A mounted filesystem; `device` and `backing` are None if it has none."""
 
     path: Path
     kind: str
@@ -43,7 +43,7 @@ class Mount:
 
 
 def enter_private_mounts() -> bool:
-    """Give this process its own mount namespace; False where the machine does not allow it."""
+    """Give this process its own mount namespace; False if the machine does not allow it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() != 0 or libc.unshare(_CLONE_NEWNS) != 0:
         return False
@@ -82,7 +82,7 @@ def loop_mount(
             run_tool(*_MAKE[kind], device)
             run_tool_or_skip("mount", "-o", "noatime", device, str(path))
         finally:
-            # While it is mounted this only marks the device, which goes with the last unmount.
+            # While it is mounted this only marks the loop device; the last unmount detaches it.
             run_tool("losetup", "-d", device)
         try:
             yield Mount(path, kind, Path(device), backing)
@@ -94,7 +94,7 @@ def loop_mount(
 
 
 def attach(backing: Path) -> str:
-    """Return a loop device over a file, past the page cache where that can be.
+    """Return a loop device over a file, with direct I/O if the file allows it.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def attach(backing: Path) -> str:
     attach = ("losetup", "--find", "--show", "--direct-io=on", str(backing))
     try:
         return run_tool(*attach).strip()
-    except RuntimeError:  # a backing file on a tmpfs takes no direct I/O
+    except RuntimeError:  # a backing file on a tmpfs has no direct I/O
         return run_tool_or_skip(*(word for word in attach if "direct" not in word)).strip()
 
 
@@ -158,7 +158,7 @@ def tmpfs_mount(folder: Path, *, nbytes: int = 512 << 20) -> Iterator[Mount]:
 
 @contextlib.contextmanager
 def frozen(mount: Mount) -> Iterator[None]:
-    """Have a filesystem hang whoever changes something on it, and answer who reads."""
+    """Make a filesystem hang on writes and answer reads."""
     folder = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(folder, _FIFREEZE, 0)
@@ -171,14 +171,14 @@ def frozen(mount: Mount) -> Iterator[None]:
 
 
 def unmount(path: Path) -> None:
-    """Unmount `path`; what a failed test still holds open there goes when it lets go.
+    """Unmount `path`; files that a failed test still holds open there delay the unmount.
 
     Raises
     ------
     RuntimeError
         If not even a lazy unmount works.
     """
-    gc.collect()  # tensors of a test that is over may map files here
+    gc.collect()  # tensors of an earlier test may map files here
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         with contextlib.suppress(RuntimeError):

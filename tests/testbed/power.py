@@ -22,7 +22,7 @@ _MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
 class PowerMount:
     """A filesystem whose power can be cut.
 
-    What was not brought to the device is lost; what a device keeps in a cache of its own is not.
+    Bytes that have not reached the disk are lost; those in the disk's own cache are not.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class PowerMount:
     device: str
 
     def cut(self) -> None:
-        """From now on nothing reaches the device; every call on a file fails."""
+        """From now on nothing reaches the disk; every call on a file fails."""
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, _FS_IOC_SHUTDOWN, struct.pack("I", _WITHOUT_THE_LOG))
@@ -50,7 +50,7 @@ class PowerMount:
 
 
 def _unmount(path: Path) -> None:
-    """Who was killed there, or gave up, lets go of his files a moment later."""
+    """A killed or failed process closes its files a moment later."""
     end = time.monotonic() + 20
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What a tool needs of the machine, asked before it is used: so a skip can state its reason."""
+"""The requirements of a tool, checked before its use: so a skip can state its reason."""
 
 import os
 import shutil
@@ -8,12 +8,12 @@ import pytest
 
 
 def require_root(what: str) -> None:
-    """Skip the test where it does not run as root.
+    """Skip the test if it does not run as root.
 
     Parameters
     ----------
     what
-        What root is needed for, as the skip's reason says it.
+        The use of root, for the skip's reason.
 
     Raises
     ------
@@ -25,12 +25,12 @@ def require_root(what: str) -> None:
 
 
 def require_gpu() -> None:
-    """Skip the test where torch has no CUDA device.
+    """Skip the test if torch has no CUDA device.
 
     Raises
     ------
     pytest.skip.Exception
-        With what torch lacks.
+        With the reason that torch gives.
     """
     torch = pytest.importorskip("torch", reason="needs a GPU: torch is not installed")
     if torch.version.cuda is None:
@@ -40,7 +40,7 @@ def require_gpu() -> None:
 
 
 def require_tools(*names: str) -> None:
-    """Skip the test where a program is missing.
+    """Skip the test if a program is missing.
 
     Raises
     ------
@@ -53,12 +53,12 @@ def require_tools(*names: str) -> None:
 
 
 def run_tool(*argv: str) -> str:
-    """Run a program of the system and return what it printed.
+    """Run a program of the system and return its output.
 
     Raises
     ------
     RuntimeError
-        If it fails, with what it said.
+        If it fails, with its output.
     """
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
@@ -74,7 +74,7 @@ def run_tool_or_skip(*argv: str) -> str:
     Raises
     ------
     pytest.skip.Exception
-        If it fails, with what it said as the reason.
+        If it fails, with its output as the reason.
     """
     try:
         return run_tool(*argv)

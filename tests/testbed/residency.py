@@ -1,4 +1,4 @@
-"""The page cache: how much of a file is in it, and how a file is put there or taken out."""
+"""The page cache: the part of a file that is in it, and ways to load or evict a file."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ class _CacheStat(ctypes.Structure):
 
 
 def resident_bytes(path: str | os.PathLike[str]) -> int:
-    """How many bytes of a file are in the page cache, in whole pages (may pass the file's size).
+    """The number of bytes of a file in the page cache, in whole pages (may exceed the file's size).
 
     Raises
     ------
@@ -56,7 +56,7 @@ def _resident_bytes_by_mincore(fd: int) -> int:
     nbytes = os.fstat(fd).st_size
     if nbytes == 0:
         return 0
-    # A private mapping can be written, as from_buffer wants it, although the descriptor cannot.
+    # from_buffer needs a writable mapping: a private one is, although the descriptor is not.
     with mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE) as mapping:
         first = ctypes.c_char.from_buffer(mapping)
         pages = (ctypes.c_ubyte * -(-nbytes // mmap.PAGESIZE))()
@@ -70,10 +70,10 @@ def _resident_bytes_by_mincore(fd: int) -> int:
 
 @contextlib.contextmanager
 def kept_warm(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterator[None]:
-    """Keep a file in the page cache: locked there, whatever the machine reclaims meanwhile.
+    """Keep a file in the page cache: it is locked there, whatever the machine reclaims meanwhile.
 
-    Where the process may not lock as much memory, the file is only warmed. With `nbytes`, only its
-    first so many bytes are brought in.
+    If the process may not lock that much memory, the file is only warmed. With `nbytes`, only the
+    first `nbytes` bytes are brought in.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def kept_warm(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterat
     with mapping:
         mapping.madvise(mmap.MADV_RANDOM)
         first = ctypes.c_char.from_buffer(mapping)
-        # Locking only what is touched leaves the pages as they are, the file's own.
+        # Locking touched pages only keeps them the file's own.
         _libc.mlock2(ctypes.byref(first), ctypes.c_size_t(nbytes), _MLOCK_ONFAULT)
         for page in range(0, nbytes, mmap.PAGESIZE):
             mapping[page]
@@ -105,7 +105,7 @@ def kept_warm(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterat
 
 
 def evict(path: str | os.PathLike[str]) -> None:
-    """Take a file out of the page cache, and check that it is gone. No privilege is needed.
+    """Evict a file from the page cache, and check that it is gone. No privilege is needed.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def evict(path: str | os.PathLike[str]) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)  # dirty pages are not dropped
-        # Pages may be in other hands for a moment: a processor's own list, or a reclaim's.
+        # Pages may be held for a moment: in a processor's own list, or by a reclaim.
         for _ in range(_TRIES):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             if (left := resident_bytes(path)) == 0:

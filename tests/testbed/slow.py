@@ -1,5 +1,5 @@
-"""A disk that answers late or not at all: a FUSE filesystem over a folder, without O_TMPFILE, that
-delays reads, and hangs in one operation when told to.
+"""A disk that answers late or not at all: a FUSE filesystem over a folder, without O_TMPFILE. It
+delays reads, and hangs in one operation on request.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def slow_mount(program: Path, folder: Path) -> Iterator[SlowMount]:
     Parameters
     ----------
     program
-        What `build_slow_filesystem` returned.
+        The result of `build_slow_filesystem`.
     folder
         An empty folder; its source/ stays.
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what a run of the benchmarks has around it: its worker, and its models."""
+"""Stand-ins for the surroundings of a benchmark run: its worker, and its models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Made:
 
 
 class StandIn:
-    """A worker that says what it is told to, and writes down what it is asked."""
+    """A worker with given answers, which records its orders."""
 
     answer: ClassVar[dict[str, Any]] = {}
     asked: ClassVar[list[dict[str, Any]]] = []

@@ -1,10 +1,9 @@
-"""A process that is stopped before each system call by which files change: to be killed, failed or
-looked at there.
+"""A process that stops before each system call by which files change: to be killed, failed or
+inspected there.
 
-The kernel tells of each call (seccomp, user notification) before it is made, whichever thread makes
-it, and holds that thread until it is answered. strace counts for each thread apart; here calls are
-counted over all of them. Writes by io_uring are not system calls: there the seam at the completion
-queue serves.
+The kernel reports each call of any thread (seccomp, user notification) before it is made. It holds
+the thread until the answer. strace counts for each thread apart; here calls are counted over all of
+them. Writes by io_uring are not system calls: the seam at the completion queue stops those.
 """
 
 import contextlib
@@ -67,8 +66,8 @@ _CONTINUE = 1
 class Stop:
     """A system call that is about to be made.
 
-    `at` counts them from 0; `path` is the file that the descriptor is of, or the last path that is
-    given; `nbytes` is the third argument, where that is a number of bytes.
+    `at` counts them from 0; `path` is the file of the descriptor, or the last path argument;
+    `nbytes` is the third argument, if that is a number of bytes.
     """
 
     at: int
@@ -78,7 +77,7 @@ class Stop:
 
 
 class Answer(NamedTuple):
-    """What becomes of a call: `error` is an errno; without one it returns `value` at once."""
+    """The answer to a call: `error` is an errno; without one it returns `value` at once."""
 
     kind: str
     value: int = 0
@@ -100,7 +99,7 @@ def return_at_once(value: int) -> Answer:
 
 @dataclass
 class Ended:
-    """How a piece of code ended: what it said, what it raised, and where it was stopped."""
+    """The end of a piece of code: its messages, its exception, and its stops."""
 
     returncode: int = 0
     said: list[Any] = field(default_factory=list)
@@ -156,7 +155,7 @@ class Forks:
         Raises
         ------
         pytest.skip.Exception
-            If this machine does not tell of system calls.
+            If this machine does not report system calls.
         """
         numbers = [call.number for call in CALLS.values()] if at is not None else []
         asked = {
@@ -175,11 +174,11 @@ class Forks:
                 held.callback(os.close, fds[0])
             if "refused" in message:
                 self._receive()
-                pytest.skip(f"this machine does not tell of system calls: {message['refused']}")
+                pytest.skip(f"this machine does not report system calls: {message['refused']}")
             pid: int = message["listener"] if fds else message["begun"]
             try:
                 self._attend(ended, pid, fds[0] if fds else None, at, kill_after_s, timeout_s)
-            except BaseException:  # what it still says is not to be taken for the next one's
+            except BaseException:  # its later messages must not pass for the next one's
                 _kill(pid)
                 self._to.close()
                 raise
@@ -220,7 +219,7 @@ class Forks:
                     return
 
     def _hear(self, ended: Ended) -> bool:
-        """Take one message; whether it was the last."""
+        """Take one message; returns whether it was the last."""
         message, _ = self._receive()
         if "said" in message:
             ended.said.append(message["said"])
@@ -250,7 +249,7 @@ class Forks:
             path = _path_of(thread, CALLS[name], arguments)
         except (FileNotFoundError, ProcessLookupError):
             return
-        if path.startswith("/memfd:"):  # memory, where something is tried
+        if path.startswith("/memfd:"):  # memory for a trial answer
             _send(listener, told, GO_ON)
             return
         if ended.dying:
@@ -259,7 +258,7 @@ class Forks:
         ended.stops.append(stop)
         answer = at(stop)
         if answer.kind == "kill":
-            ended.dying = True  # another thread's call may have been told already
+            ended.dying = True  # another thread's call may have been reported already
             _kill(pid)
             return
         _send(listener, told, answer)

@@ -1,4 +1,4 @@
-"""Files that are being written, with somebody who looks on, or makes a step fail."""
+"""Files that are being written, with a watcher, or with a step that fails."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Before = Callable[[str, "WatchedTarget", tuple[Any, ...]], None]
 
 
 class WatchedTarget:
-    """A `_native.TargetFile` that calls `before` with the name of each step, itself and what the
-    step was called with.
+    """A `_native.TargetFile` that calls `before` with the name of each step, itself and the step's
+    arguments.
     """
 
     before: Before
@@ -51,15 +51,15 @@ _TargetFile = _native.TargetFile
 
 
 def watch_targets(monkeypatch: pytest.MonkeyPatch, before: Before) -> None:
-    """Have all files that are written from now on watched. For what writes by `TargetFile` alone;
-    the lanes of a save do not.
+    """Watch all files that are written from now on. Only for writers that use `TargetFile`; the
+    lanes of a save do not.
     """
     watched = type("WatchedHere", (WatchedTarget,), {"before": staticmethod(before)})
     monkeypatch.setattr(_native, "TargetFile", watched)
 
 
 def refuse_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no filesystem make a file without a name (O_TMPFILE), as some cannot."""
+    """Let O_TMPFILE fail on every filesystem, as some lack it."""
     real = os.open
 
     def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:

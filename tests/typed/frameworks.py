@@ -1,6 +1,6 @@
-"""The types of `framework=`: a checker knows which arrays come back, and finds a misspelled name.
+"""The types of `framework=`: a checker knows the returned arrays, and finds a misspelled name.
 
-mypy checks this file and nobody runs it (.ci/lint). It complains of an ignored error that is gone.
+Only mypy reads this file (.ci/lint). It complains of an ignored error that is gone.
 """
 
 from collections.abc import ItemsView, ValuesView
@@ -45,7 +45,7 @@ def readers(reader: fastio.Reader) -> None:
 
 
 def misspelled(path: str, store: fastio.Store, name: str) -> None:
-    """What no framework is called is an error, everywhere; so is a str that may be anything."""
+    """An unknown framework is an error, everywhere; so is a str of unknown value."""
     fastio.load(path, framework="pytroch")  # type: ignore[call-overload]
     fastio.start_load(path, framework="Torch")  # type: ignore[arg-type]
     fastio.load(path, framework=name)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Ring: every method on real files, every refusal, and the owner of the memory meanwhile."""
+"""Ring: every method on real files, every refusal, and the ownership of memory during requests."""
 
 import array
 import doctest
@@ -65,7 +65,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def _only(ring: Ring) -> int:
-    """Submit what is queued, which is one request, and return its result."""
+    """Submit the one queued request, and return its result."""
     assert ring.submit() == 1
     (completion,) = ring.wait(timeout_s=60)
     return completion.result
@@ -81,7 +81,7 @@ def _aligned(nbytes: int) -> mmap.mmap:
     return mmap.mmap(-1, nbytes)
 
 
-# ---- what it moves
+# ---- bytes moved
 
 
 @pytest.mark.root
@@ -146,7 +146,7 @@ def test_one_read_fills_several_buffers(ring: Ring, file: Path, fd: int) -> None
 
 @pytest.mark.root
 @pytest.mark.parametrize("registered", [False, True])
-def test_what_is_written_and_synced_is_read_back(file: Path, fd: int, registered: bool) -> None:
+def test_written_and_synced_bytes_are_read_back(file: Path, fd: int, registered: bool) -> None:
     expected = bytearray(file.read_bytes())
     expected[1000:1010] = b"0123456789"
     source = bytearray(b"0123456789")
@@ -172,7 +172,7 @@ def test_a_pipe_that_stays_empty_is_cancelled(ring: Ring, pipe: tuple[int, int])
         ring.cancel(10, tag=12)
 
 
-def test_what_has_ended_is_not_cancelled(ring: Ring, pipe: tuple[int, int]) -> None:
+def test_an_ended_request_cannot_be_cancelled(ring: Ring, pipe: tuple[int, int]) -> None:
     ring.write(pipe[1], b"x", 0, tag=1)
     ring.submit()
     ring.cancel(1, tag=2)
@@ -185,7 +185,7 @@ def test_errors_are_results(ring: Ring, pipe: tuple[int, int], tmp_path: Path) -
     ring.read(999_999, bytearray(1), 0, tag=1)
     ring.read(pipe[1], bytearray(1), 0, tag=2)
     ring.read(folder, bytearray(1), 0, tag=3)
-    # One that the kernel refuses at once does not hold the others back.
+    # A request that the kernel refuses at once does not hold the others back.
     assert ring.submit() == 3
     done = dict(ring.wait(3, timeout_s=60))
     assert done == {1: -errno.EBADF, 2: -errno.EBADF, 3: -errno.EISDIR}
@@ -216,7 +216,7 @@ def test_a_wait_returns_all_that_came(ring: Ring, pipe: tuple[int, int]) -> None
     assert len(ring.wait(2)) >= 2
 
 
-def test_what_cannot_come_is_not_waited_for(ring: Ring, pipe: tuple[int, int]) -> None:
+def test_a_wait_for_too_many_completions_is_refused(ring: Ring, pipe: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="0 requests were submitted"):
         ring.wait()
     ring.read(pipe[0], bytearray(8), 0, tag=1)
@@ -228,7 +228,7 @@ def test_what_cannot_come_is_not_waited_for(ring: Ring, pipe: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("refused", [{"count": 0}, {"timeout_s": -1}, {"timeout_s": float("nan")}])
-def test_a_wait_refuses_what_makes_no_sense(ring: Ring, refused: Any) -> None:
+def test_a_wait_refuses_senseless_arguments(ring: Ring, refused: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         ring.wait(**refused)
 
@@ -306,7 +306,7 @@ def test_a_buffer_is_exported_until_its_request_is_over(pipe: tuple[int, int], e
     buffer.append(0)
 
 
-def test_a_buffer_that_nobody_else_has_lives_as_long_as_its_request(
+def test_a_buffer_without_another_owner_lives_as_long_as_its_request(
     ring: Ring, pipe: tuple[int, int]
 ) -> None:
     buffer = np.zeros(8, np.uint8)
@@ -382,7 +382,7 @@ def test_registered_buffers_are_exported_until_the_ring_closes() -> None:
         (ValueError, "tag is -1", 0, bytearray(1), 0, {"tag": -1}),
     ],
 )
-def test_what_a_read_cannot_mean_is_refused(
+def test_senseless_reads_are_refused(
     ring: Ring, error: Any, match: str, fd: Any, buffer: Any, offset: Any, more: Any
 ) -> None:
     with pytest.raises(error, match=match):
@@ -462,7 +462,7 @@ def test_a_file_that_is_not_open_is_not_registered() -> None:
         (TypeError, {"buffers": ["text"]}),
     ],
 )
-def test_a_ring_refuses_what_makes_no_sense(error: Any, arguments: Any) -> None:
+def test_a_ring_refuses_senseless_arguments(error: Any, arguments: Any) -> None:
     with pytest.raises(error):
         Ring(**arguments)
 
@@ -497,7 +497,7 @@ Ring(buffers=[bytearray(1 << 20)])
     assert "RLIMIT_MEMLOCK" in result.message
 
 
-def test_without_its_module_the_import_says_what_to_do() -> None:
+def test_without_its_module_the_import_suggests_a_remedy() -> None:
     for missing in ("fastio._uring", "_cffi_backend"):
         code = f"import sys; sys.modules[{missing!r}] = None; import fastio; import fastio.uring"
         result = testbed.run_python(code)
@@ -564,7 +564,7 @@ def test_threads_may_take_turns(ring: Ring, pipe: tuple[int, int]) -> None:
     assert results == [1, 1, 1]
 
 
-def test_a_signal_handler_is_refused_what_it_interrupted() -> None:
+def test_a_signal_handler_cannot_make_the_call_that_it_interrupted() -> None:
     code = """
 import os, signal
 from fastio.uring import Ring
@@ -626,7 +626,7 @@ with Ring() as ring:
     testbed.run_python(code, name, file, tests, env={"PYTHONPATH": path}, timeout_s=60).check()
 
 
-def test_closing_cancels_and_waits_for_what_is_in_flight(pipe: tuple[int, int]) -> None:
+def test_closing_cancels_requests_in_flight_and_waits_for_them(pipe: tuple[int, int]) -> None:
     ring = Ring(2)
     buffers = [bytearray(8) for _ in range(9)]
     # More than fit into the queue, so that their cancellations do not either.
@@ -641,7 +641,7 @@ def test_closing_cancels_and_waits_for_what_is_in_flight(pipe: tuple[int, int]) 
         assert buffer == bytes(9)
 
 
-def test_closing_drops_what_is_only_queued(pipe: tuple[int, int]) -> None:
+def test_closing_drops_requests_that_are_only_queued(pipe: tuple[int, int]) -> None:
     with Ring() as ring:
         ring.write(pipe[1], b"submitted", 0, tag=1)
         ring.submit()
@@ -718,7 +718,7 @@ def test_rings_leave_no_descriptor(pipe: tuple[int, int]) -> None:
     assert open_files() == files
 
 
-# ---- what the kernel offers
+# ---- features of the kernel
 
 
 def test_features_and_operations_have_names(ring: Ring) -> None:

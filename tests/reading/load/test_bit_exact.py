@@ -1,4 +1,4 @@
-"""What `fastio.load` gives is what the safetensors package gives: bytes, dtypes, shapes, names."""
+"""`fastio.load` and the safetensors package return the same bytes, dtypes, shapes and names."""
 
 import copy
 import json
@@ -90,7 +90,7 @@ def test_the_dtypes_tested_here_are_all_that_the_format_has() -> None:
 
 @pytest.mark.parametrize("framework", _FRAMEWORKS)
 @pytest.mark.parametrize("dtype", _NUMPY)
-def test_each_dtype_is_what_safetensors_gives(dtype: str, framework: Any, tmp_path: Path) -> None:
+def test_each_dtype_is_that_of_safetensors(dtype: str, framework: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "model", {name: (dtype, shape) for name, shape in _SHAPES.items()})
     tensors = fastio.load(path, framework=framework)
     assert same_bytes(tensors, expected_bytes(path))
@@ -120,7 +120,7 @@ def test_numpy_arrays_equal_those_of_load_file(dtype: str, tmp_path: Path) -> No
         assert found[name].tobytes() == array.tobytes()
 
 
-def test_packed_fp4_is_for_torch_what_safetensors_makes_of_it(tmp_path: Path) -> None:
+def test_packed_fp4_in_torch_is_that_of_safetensors(tmp_path: Path) -> None:
     path = write(tmp_path / "model", {"packed": ("F4", (6, 32)), "empty": ("F4", (0, 8))})
     expected, found = safetensors.torch.load_file(path), fastio.load(path, framework="torch")
     for name, tensor in expected.items():
@@ -154,7 +154,7 @@ def test_a_dtype_that_no_framework_holds_is_refused_by_name(
     path = write(tmp_path / "model", spec)
     with pytest.raises(TypeError, match=rf"packed\.weight.*{dtype}.*{framework}"):
         fastio.load(path, framework=framework)
-    # It does not stand in the way of the others.
+    # It does not block the others.
     assert same_bytes(
         fastio.load(path, framework=framework, names=["plain"]),
         {"plain": expected_bytes(path)["plain"]},
@@ -183,7 +183,8 @@ def test_a_file_that_breaks_the_alignment_of_its_dtypes_loads_aligned(
 def test_a_broken_alignment_is_no_matter_of_how_it_is_read(
     sealed: bool, mapping: Any, tmp_path: Path
 ) -> None:
-    # 5 MB: beyond what is done on the caller's thread. An odd size between moves what follows.
+    # 5 MB: more than fastio loads on the caller's thread. An odd size misaligns the tensors behind
+    # it.
     spec: Spec = {
         "a": ("U8", (3,)),
         "b": ("F64", (300_001,)),
@@ -263,7 +264,7 @@ def test_names_may_be_any_collection(names: Any, expected: list[str], tmp_path: 
     assert same_bytes(tensors, {name: whole[name] for name in expected})
 
 
-def test_a_missing_name_is_told_with_those_that_look_like_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_name_suggests_similar_ones(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model")
     with pytest.raises(fastio.TensorNotFoundError) as raised:
         fastio.load(path, names=["mask", "layers.0.wieght"])

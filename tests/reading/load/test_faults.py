@@ -1,4 +1,4 @@
-"""What devices do once in a million reads, injected into both engines; and a device that fails."""
+"""One-in-a-million errors of disks on reads, injected into both engines; and a disk that fails."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from samples import (
     write_model,
 )
 
-_CHUNKS = 12  # of the file that most tests read, one tensor a chunk
+_CHUNKS = 12  # of most tests' file, one tensor a chunk
 Faults = Callable[..., None]
 
 
@@ -83,7 +83,7 @@ def test_the_first_of_many_errors_is_the_one_reported(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINTR], ids=["EAGAIN", "EINTR"])
-def test_what_asks_for_another_try_gets_it(
+def test_a_call_that_returns_eagain_is_tried_again(
     sealed: Path, engine: Any, cache: Any, code: int, faults: Faults
 ) -> None:
     faults(*((at, "error", code) for at in range(0, 3 * _CHUNKS, 2)))
@@ -93,7 +93,7 @@ def test_what_asks_for_another_try_gets_it(
     assert report.chunks_verified == _CHUNKS
 
 
-def test_a_device_that_always_asks_for_another_try_is_given_up(
+def test_a_disk_that_returns_eagain_for_ever_is_an_error(
     sealed: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     faults(*((at, "error", errno.EAGAIN) for at in range(1, 1000)))
@@ -107,7 +107,7 @@ def test_a_device_that_always_asks_for_another_try_is_given_up(
 def test_a_short_read_is_resumed(
     sealed: Path, engine: Any, cache: Any, nbytes: int, faults: Faults
 ) -> None:
-    # The rest is overwritten by the seam: it has to be read again, not only believed.
+    # The seam overwrites the rest: a load that only assumed the read would return wrong bytes.
     faults((0, "short", nbytes), (4, "short", nbytes), (5, "short", nbytes))
     report = fastio.Report()
     tensors = fastio.load(sealed, options=_one_by_one(engine, cache), report=report)
@@ -115,7 +115,7 @@ def test_a_short_read_is_resumed(
     assert report.chunks_verified == _CHUNKS
 
 
-def test_a_short_read_is_resumed_where_nothing_is_verified(
+def test_a_short_read_is_resumed_without_verification(
     tmp_path: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     path = write_model(tmp_path / "model")
@@ -135,7 +135,7 @@ def test_an_end_before_the_end_is_an_error_with_its_place(
 
 
 @pytest.mark.parametrize("at", [0, 7, _CHUNKS - 1])
-def test_a_flipped_bit_is_told_by_chunk_place_and_tensor(
+def test_a_flipped_bit_is_reported_with_chunk_offset_and_tensor(
     sealed: Path, engine: Any, cache: Any, at: int, faults: Faults
 ) -> None:
     faults((at, "flip", 12_345))
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_told_by_chunk_place_and_tensor(
     assert f"t{at}" in str(error)
 
 
-def test_the_seam_does_flip_what_nobody_verifies(
+def test_the_seam_flips_bits_of_unverified_bytes_too(
     sealed: Path, engine: Any, cache: Any, faults: Faults
 ) -> None:
     faults((7, "flip", 12_345))
@@ -216,7 +216,7 @@ def _cancel_when_held(report: fastio.Report) -> None:
 
 @pytest.mark.parametrize("ended_by", ["signal", "error"])
 @pytest.mark.usefixtures("cancelling")
-def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
+def test_memory_with_a_read_still_in_it_is_abandoned_until_the_read_returns(
     sealed: Path, engine: Any, cache: Any, faults: Faults, ended_by: str
 ) -> None:
     before = native_threads()
@@ -236,13 +236,15 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
         ):
             fastio.load(sealed, options=options, report=report)
         assert canceller.error is None
-    parked = _native.testing.abandoned_bytes()
-    assert 0 < parked <= (_CHUNKS + 1) * CHUNK_BYTES
+    abandoned = _native.testing.abandoned_bytes()
+    assert 0 < abandoned <= (_CHUNKS + 1) * CHUNK_BYTES
     # It counts against the next load's limit.
-    limited = fastio.Options(mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + parked - 1)
+    limited = fastio.Options(
+        mapping="never", memory_limit_bytes=_CHUNKS * CHUNK_BYTES + abandoned - 1
+    )
     with pytest.raises(fastio.MemoryLimitError) as raised:
         fastio.load(sealed, options=limited)
-    assert raised.value.held_bytes == parked
+    assert raised.value.held_bytes == abandoned
 
     _native.testing.release_held_completions()
     assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
@@ -254,14 +256,14 @@ def test_memory_with_a_read_still_in_it_is_parked_until_the_read_returns(
 @pytest.mark.root
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "unsealed"])
 @pytest.mark.parametrize("failing", [0.0, 0.3, 0.95], ids=["start", "middle", "end"])
-def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
+def test_a_failing_disk_gives_an_error_and_never_wrong_bytes(
     failing_mount: testbed.FailingMount, engine: Any, cache: Any, failing: float, is_sealed: bool
 ) -> None:
     path = write_even(failing_mount.path / "model", _CHUNKS, CHUNK_BYTES)
     if is_sealed:
         fastio.seal(path)
     expected, start = expected_bytes(path), data_start(path)
-    # A page behind the start of the data, so that the header is left.
+    # A page behind the start of the data, so that the header stays readable.
     broken = start + 4096 + int(failing * _CHUNKS * CHUNK_BYTES)
     broken -= broken % 4096
     failing_mount.fail_from(path, broken)
@@ -274,7 +276,7 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
     assert raised.value.offset is not None
     assert raised.value.offset + CHUNK_BYTES + 4096 > broken
 
-    # What lies a readahead before the failure is whole.
+    # Tensors at least a readahead before the failure are whole.
     for i in range(_CHUNKS):
         if start + (i + 2) * CHUNK_BYTES <= broken:
             tensors = fastio.load(path, names=[f"t{i}"], options=options)
@@ -282,7 +284,7 @@ def test_a_device_that_fails_gives_an_error_and_never_wrong_bytes(
 
 
 @pytest.mark.root
-def test_a_device_that_fails_under_the_header_gives_an_error(
+def test_a_disk_that_fails_under_the_header_gives_an_error(
     failing_mount: testbed.FailingMount, engine: Any
 ) -> None:
     path = write_even(failing_mount.path / "model", 1, CHUNK_BYTES)

@@ -1,4 +1,4 @@
-"""Files damaged or cut short are told with their place; of replaced ones the old one is read."""
+"""Errors about damaged or truncated files name the place; a replaced file is read as it was."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def sealed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def let_go() -> Iterator[Callable[[Elsewhere], bool]]:
-    """Hold a load at its first completion; a call lets it go on, and says whether it ended."""
+    """Hold a load at its first completion; a call releases it and returns whether it had ended."""
     _native.testing.set_completion_faults([(0, "never", 0)])
 
     def release(loading: Elsewhere) -> bool:
@@ -76,7 +76,7 @@ def _positions(path: Path) -> list[int]:
 
 
 def _tensors_within(path: Path, begin: int, end: int) -> tuple[str, ...]:
-    """By the safetensors package's sizes, in the order of the file."""
+    """From the safetensors package's sizes, in the order of the file."""
     offset, found = data_start(path), []
     for name in fastio.load(path, verify=False):
         nbytes = len(expected_bytes(path)[name])
@@ -87,7 +87,7 @@ def _tensors_within(path: Path, begin: int, end: int) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("how", ["mapped", "uring", "pread"])
-def test_one_flipped_bit_in_the_data_is_told_by_chunk_place_and_tensors(
+def test_one_flipped_bit_in_the_data_is_reported_with_chunk_offset_and_tensors(
     sealed: Path, how: Any
 ) -> None:
     start, nbytes = data_start(sealed), sealed.stat().st_size
@@ -182,10 +182,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_with_its_new_end(
     report = fastio.Report()
     options = _one_by_one(engine, cache)
     with elsewhere(lambda: fastio.load(path, options=options, report=report)) as loading:
-        # Filled after the file was opened and its header read, before the first block comes.
+        # Filled after the file was opened and its header read, before the first block arrives.
         assert eventually(lambda: report.tensors > 0)
         os.truncate(path, new_end)
-        # Again and again: what is not held yet would not be released.
+        # Repeated: a completion that is not held yet would not be released.
         assert eventually(lambda: let_go(loading))
     error = loading.error
     assert isinstance(error, fastio.ReadError)
@@ -246,7 +246,7 @@ def _after_the_header(monkeypatch: pytest.MonkeyPatch, change: Callable[[], obje
 @pytest.mark.parametrize("what", ["replaced", "removed"])
 @pytest.mark.parametrize("engine", _ENGINES)
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
-def test_a_file_whose_name_goes_behind_the_header_is_read_all_the_same(
+def test_a_file_removed_after_its_header_was_read_is_still_read(
     what: str, engine: Any, cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_even(tmp_path / "model", _CHUNKS, CHUNK_BYTES, seed=1)
@@ -261,7 +261,7 @@ def test_a_file_whose_name_goes_behind_the_header_is_read_all_the_same(
 
 
 @pytest.mark.parametrize("mapping", _MAPPINGS)
-def test_a_file_that_is_overwritten_behind_the_header_fails_its_checksums(
+def test_a_file_overwritten_after_its_header_was_read_fails_its_checksums(
     mapping: Any, sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _after_the_header(monkeypatch, lambda: flip(sealed, data_start(sealed) + 5 * CHUNK_BYTES))
@@ -272,7 +272,7 @@ def test_a_file_that_is_overwritten_behind_the_header_fails_its_checksums(
 
 @pytest.mark.parametrize("mapping", _MAPPINGS)
 @pytest.mark.parametrize("left", [0, 2_500_000])
-def test_a_file_that_shrinks_behind_the_header_is_an_error_and_no_signal(
+def test_a_file_that_shrinks_after_its_header_was_read_is_an_error_and_no_signal(
     mapping: Any, left: int, sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _after_the_header(monkeypatch, lambda: os.truncate(sealed, left))

@@ -11,9 +11,9 @@ import pytest
 import testbed
 from samples import CHUNK_BYTES, write, write_even
 
-# Interrupts a load of each file of argv[4:] while the disk hangs, and prints how long each took to
-# end, and what was open and running before, while the disk still hung, and after it answered.
-# argv: engine, phase, control file, files.
+# Interrupts a load of each file of argv[4:] while the disk hangs. Prints how long each took to end.
+# Prints the open files and threads before, during the hang, and after the disk answered. argv:
+# engine, phase, control file, files.
 _INTERRUPT = """
 import json, os, signal, sys, threading, time
 import fastio
@@ -80,7 +80,7 @@ loaded = len(fastio.load(paths[1], options=options))
 print(json.dumps(dict(seconds=seconds, before=before, hung=hung, after=after, loaded=loaded)))
 """
 
-# Leaves with KeyboardInterrupt while the disk hangs, like a program that does not catch it.
+# Exits by an uncaught KeyboardInterrupt while the disk hangs.
 _LEAVE = """
 import os, signal, sys, threading, time
 import fastio
@@ -100,21 +100,21 @@ fastio.load(sys.argv[2], options=fastio.Options(engine=sys.argv[1]))
 def test_an_interrupt_is_answered_within_100_ms_and_leaves_nothing_behind(
     slow_mount: testbed.SlowMount, engine: str, phase: str
 ) -> None:
-    # A file for each try: the kernel itself does not open one again whose pages a hung read holds.
+    # A file for each try: the kernel itself cannot reopen a file with pages that a hung read holds.
     for i in range(4):
         write_even(slow_mount.source / f"model{i}", 8, CHUNK_BYTES, seed=i)
     paths = [slow_mount.path / f"model{i}" for i in range(4)]
     result = testbed.run_python(_INTERRUPT, engine, phase, slow_mount.control, *paths)
     said: Any = json.loads(result.check().stdout)
     assert len(said["seconds"]) == 3
-    # The best of three: a busy machine may hold a process up for longer than the promise.
+    # The best of three: a busy machine may delay a process for longer than the promise.
     assert min(said["seconds"]) < 0.1, said
-    files, threads, parked = said["hung"]
+    files, threads, abandoned = said["hung"]
     assert threads > said["before"][1], "nothing was hung"
     if phase == "data":
-        assert parked > 0
+        assert abandoned > 0
         assert files > said["before"][0]
-    # Fewer are fine: the thread of the first header may have been on its way out still.
+    # Fewer are fine: the thread of the first header may have been about to end.
     assert all(now <= then for now, then in zip(said["after"], said["before"], strict=True)), said
     assert said["loaded"] == 8
 
@@ -127,7 +127,7 @@ def test_a_process_that_was_interrupted_ends_when_the_disk_answers(
     slow_mount.hang()
     started = tmp_path / "started"
 
-    # The kernel keeps a process for as long as a read of it is out; here that is a second.
+    # The kernel keeps a process until its reads return; here that takes a second.
     def release() -> None:
         deadline = time.monotonic() + 15
         while not started.exists() and time.monotonic() < deadline:
@@ -191,11 +191,11 @@ print(json.dumps([10 * wait, seconds]))
         testbed.run_python(code, path, step, timeout_s=60).check().stdout
     )
     assert len(interrupted) == 3
-    # A tenth of the step had passed; the best of three, for a busy machine holds processes up.
+    # A tenth of the step had passed. The best of three, since a busy machine delays processes.
     assert min(interrupted) < whole / 2, (whole, interrupted)
 
 
-def test_what_a_signal_handler_raises_ends_the_load(tmp_path: Path) -> None:
+def test_an_exception_of_a_signal_handler_ends_the_load(tmp_path: Path) -> None:
     path = write_even(tmp_path / "model", 8, CHUNK_BYTES)
     testbed.evict(path)
     code = """

@@ -21,7 +21,7 @@ from samples import (
 
 _ENGINES = ["uring", "pread"]
 _PAGE_BYTES = 4096
-# What a header's read may bring into the page cache of a cold file, by readahead.
+# The most that the readahead of a header brings into the page cache.
 _HEADER_TRACE_BYTES = 512 << 10
 
 pytestmark = pytest.mark.root
@@ -65,7 +65,7 @@ def model(request: pytest.FixtureRequest, models: dict[bool, _Model]) -> _Model:
 
 @contextlib.contextmanager
 def _held(path: Path, temperature: str, kind: str) -> Iterator[None]:
-    """Keep a file in the page cache, or take it out."""
+    """Bring a file into the page cache and lock it there, or evict it."""
     if temperature == "warm":
         with testbed.kept_warm(path):
             yield
@@ -81,7 +81,7 @@ def temperature(
     request: pytest.FixtureRequest, mount: testbed.Mount, model: _Model
 ) -> Iterator[str]:
     if request.param == "cold" and mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     with _held(model.path, request.param, mount.kind):
         yield request.param
 
@@ -114,7 +114,7 @@ def test_the_bytes_are_right_and_the_report_says_how_they_came(
     assert report.chunks_verified == model.chunks
     assert report.unverified == (() if model.sealed else (str(model.path),))
 
-    # Nothing is read twice: all the data once, and where no chunks begin at pages, the page before.
+    # Each byte of the data is read once. A file whose chunks begin off a page adds the page before.
     read_max = model.tensor_bytes + (0 if model.sealed else _PAGE_BYTES)
     if by == "mmap":
         assert report.bytes_read == 0
@@ -135,7 +135,7 @@ def test_a_cold_file_is_in_the_page_cache_afterwards_only_when_kept(
     mount: testbed.Mount, model: _Model, engine: Any, cache: Any, mapping: Any
 ) -> None:
     if mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     options = fastio.Options(engine=engine, cache=cache, mapping=mapping)
 
     def left_by_a_load() -> int:
@@ -156,7 +156,7 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
     mount: testbed.Mount, model: _Model, engine: Any, cache: Any
 ) -> None:
     if mount.kind == "tmpfs":
-        pytest.skip("a tmpfs has its files nowhere but in memory")
+        pytest.skip("a tmpfs keeps its files in memory only")
     testbed.evict(model.path)
     report = fastio.Report()
     options = fastio.Options(engine=engine, cache=cache, block_bytes=CHUNK_BYTES)
@@ -167,7 +167,7 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
     assert report.cache == "mixed"
     assert report.engine == engine
     assert report.chunks_verified == model.chunks
-    if cache == "auto":  # each block from where it is
+    if cache == "auto":  # cached blocks from the cache, the others from the disk
         assert report.bytes_direct > 0
         assert report.bytes_buffered > 0
     elif cache == "bypass":

@@ -1,4 +1,4 @@
-"""What hostile files cost, what a load takes at its peak, and when tensors give memory back."""
+"""The cost of hostile files, the peak memory of a load, and the time when tensors free memory."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _HOSTILE_BYTES_MAX = 8 * _MIB
 _OVERHEAD_BYTES_MAX = 64 * _MIB
 _LARGE_BYTES = 256_000_000
 
-# The lines of /proc/self/status in bytes; `reset_peak` lets VmHWM begin again at what is there now.
+# The lines of /proc/self/status in bytes; `reset_peak` resets VmHWM to the present size.
 _STATUS = """
 import ctypes, gc, json, os, sys
 
@@ -98,7 +98,7 @@ print(json.dumps([refused, status("VmHWM") - before]))
     refused, grown_bytes = json.loads(testbed.run_python(code, *paths).check().stdout)
     accepted = [name for name, path in zip(_HOSTILE, paths, strict=True) if path not in refused]
     assert accepted == []
-    # All of them together stay under what one may take.
+    # All of them together stay below the limit of one.
     assert grown_bytes <= _HOSTILE_BYTES_MAX
 
 
@@ -172,7 +172,7 @@ def test_a_warm_file_that_is_copied_takes_its_size(large: Path) -> None:
 
 
 def test_a_file_that_breaks_alignments_takes_little_more_than_its_size(tmp_path: Path) -> None:
-    # Each tensor is copied to an aligned place, and where it was is given back at once.
+    # Each tensor is copied to an aligned place, and its source is freed at once.
     count = 64
     path = write(
         tmp_path / "model",
@@ -204,7 +204,7 @@ def test_a_load_beyond_the_limit_is_refused_before_it_reads(
     error = raised.value
     assert (error.asked_bytes, error.limit_bytes, error.held_bytes) == (limit + 1, limit, 0)
     assert (report.bytes_read, report.bytes_mapped, report.chunks_verified) == (0, 0, 0)
-    if temperature == "cold":  # nothing but the header's readahead
+    if temperature == "cold":  # only the header's readahead
         assert testbed.resident_bytes(path) <= 512 << 10
 
     enough = fastio.Options(
@@ -230,7 +230,7 @@ except MemoryError as error:
 )
 
 
-def test_memory_that_is_not_to_be_had_is_an_error_that_names_the_source(tmp_path: Path) -> None:
+def test_a_failed_allocation_is_an_error_that_names_the_source(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(_with_tensor(f"[{1 << 30}]", f"[0,{1 << 30}]", "U8"))
     os.truncate(path, path.stat().st_size + (1 << 30))
@@ -243,7 +243,7 @@ def test_a_file_that_is_sealed_without_memory_stays_as_it_is(tmp_path: Path) -> 
     path = write_even(tmp_path / "model", 1, 64 * _MIB)
     before = path.read_bytes()
     result = testbed.run_python(_SCARCE, "seal", path, str(4 * _MIB)).check()
-    assert result.stdout  # a MemoryError, and no other one
+    assert result.stdout  # a MemoryError, and no subclass
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 
@@ -268,7 +268,7 @@ def test_each_torch_tensor_has_a_storage_of_exactly_its_bytes(
     for tensor in tensors.values():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         assert tensor.storage_offset() == 0
-    # Saving one of them saves no more than it.
+    # A saved slice takes its own size only.
     small = tmp_path / "saved"
     torch.save(tensors["norm.weight"], small)
     assert small.stat().st_size < 4096 + 4096
@@ -310,7 +310,7 @@ print(json.dumps(grown))
 @pytest.mark.parametrize("huge_pages", ["on", "off"])
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_a_tensor_that_goes_gives_its_memory_back_and_the_last_one_all(
+def test_each_freed_tensor_frees_its_memory_and_the_last_one_all(
     framework: Any, mapping: str, huge_pages: str, tmp_path: Path
 ) -> None:
     each = 8 * _MIB
@@ -337,7 +337,7 @@ def test_tensors_outlive_the_dict_and_the_file(
     kept = [tensors["norm.weight"], tensors["head.weight"]]
     tensors.clear()
     path.unlink()
-    again = np.zeros(64 * _MIB, np.uint8)  # what was freed is used again
+    again = np.zeros(64 * _MIB, np.uint8)  # freed memory is used again
     again += 1
     assert bytes_of(kept[0]) == expected["norm.weight"]
     assert bytes_of(kept[1]) == expected["head.weight"]
@@ -346,7 +346,7 @@ def test_tensors_outlive_the_dict_and_the_file(
 @pytest.mark.parametrize("mapping", ["auto", "never"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
-def test_tensors_are_writable_and_nobody_elses(
+def test_tensors_are_writable_and_share_no_memory(
     framework: Any, mapping: Any, sealed: bool, tmp_path: Path
 ) -> None:
     path = write_model(tmp_path / "model")
@@ -362,7 +362,7 @@ def test_tensors_are_writable_and_nobody_elses(
     if framework == "numpy":
         assert all(array.flags.writeable for array in first.values())
     assert not any(bytes_of(first["embed.weight"]))
-    # Neither a neighbour, nor another load, nor the file has seen it.
+    # The write shows in no neighbour, no other load and not in the file.
     del first["embed.weight"]
     assert same_bytes(first, {name: data for name, data in expected.items() if name in first})
     assert same_bytes(second, expected)

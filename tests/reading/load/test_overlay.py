@@ -1,4 +1,4 @@
-"""On an overlay, as container images are, what is in the page cache is seen and used."""
+"""On an overlay, as in container images, cached pages are seen and used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from samples import Spec, write
 from testbed import evict, kept_warm
 from testbed.mounts import overlay_mount
 
-# Larger than what is loaded on the caller's thread.
+# Larger than fastio loads on the caller's thread.
 MODEL: Spec = {f"layers.{at}.weight": ("F32", (1024, 1024)) for at in range(4)}
 
 

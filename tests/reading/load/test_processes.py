@@ -1,4 +1,4 @@
-"""Forks, threads, and what is left open after many loads."""
+"""Forks, threads, and the files and memory left after many loads."""
 
 import gc
 import hashlib
@@ -27,7 +27,7 @@ from samples import (
 
 _ENGINES = ["uring", "pread"]
 
-# argv: the file, its tensors' SHA-256 in one, engine, cache. A child ends with 0 if all was well.
+# argv: the file, its tensors' SHA-256 in one, engine, cache. A child ends with 0 on success.
 _FORK = """
 import hashlib, os, sys, threading, time
 import fastio
@@ -94,7 +94,7 @@ assert ended(in_child(lambda: ended(in_child(lambda: whole(load()))) == 0 and wh
 
 
 @pytest.mark.parametrize("cache", ["auto", "bypass"])
-def test_what_a_child_writes_the_parent_does_not_see(sealed: Path, cache: str) -> None:
+def test_a_childs_writes_do_not_reach_its_parent(sealed: Path, cache: str) -> None:
     code = """
 tensors = load()
 def scribble():
@@ -265,7 +265,7 @@ def test_fifty_loads_leave_no_descriptor_and_no_thread(
 
     load()
     gc.collect()
-    # The first load may have made what stays for good.
+    # The first load may have made one-time objects.
     files, threads = open_files(), native_threads()
     for _ in range(50):
         load()

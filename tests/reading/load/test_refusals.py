@@ -1,4 +1,4 @@
-"""Hosts that refuse io_uring, lock no memory, or hide the page cache: loads go on and say so."""
+"""Hosts that refuse io_uring, lock no memory, or hide the page cache: loads go on and report it."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from samples import chunk_count, expected_bytes, write_model
 
 _ANOTHER_UID = 65534
 
-# Loads argv[1] with the options in argv[2] and prints what the report says, and the bytes' hashes.
+# Loads argv[1] with the options in argv[2] and prints the report, and the bytes' hashes.
 _LOAD = """
 import hashlib, json, sys
 import fastio
@@ -60,7 +60,7 @@ def _assert_whole(said: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS"])
-def test_where_io_uring_is_refused_pread_loads_and_the_reason_is_told(
+def test_if_io_uring_is_refused_pread_loads_and_reports_the_reason(
     sealed: Path, refusal: Any
 ) -> None:
     said = _said(testbed.run_python(_LOAD, sealed, "{}", seccomp=refusal))
@@ -99,7 +99,7 @@ def test_the_engine_is_told_by_the_environment(sealed: Path) -> None:
     said = _said(testbed.run_python(_LOAD, sealed, "{}", env={"FASTIO_ENGINE": "pread"}))
     _assert_whole(said, sealed)
     assert said["engine"] == "pread"
-    testbed.evict(sealed)  # what is mapped asks for no engine
+    testbed.evict(sealed)  # a mapping uses no engine
     refused = testbed.run_python(
         _LOAD, sealed, "{}", env={"FASTIO_ENGINE": "uring"}, seccomp="EPERM"
     )
@@ -130,14 +130,14 @@ def test_64_kib_of_locked_memory_are_enough(sealed: Path, huge_pages: str) -> No
     said = _said(testbed.run_python(_LOAD, sealed, options, memlock=65536, uid=_ANOTHER_UID))
     _needs_io_uring(said)
     _assert_whole(said, sealed)
-    # BytesRead into memory that is not registered take no locked memory, rings of the usual depth
-    # little. (It is given back late: what an earlier process of this user held may still count.)
+    # Reads into unregistered memory take no locked memory, and rings of the usual depth take
+    # little. (The kernel frees it late: memory of this user's earlier processes may still count.)
     assert said["engine"] == "uring" or "RLIMIT_MEMLOCK is 65536" in said["reason"]
 
 
 @pytest.mark.root
 @pytest.mark.parametrize(("memlock", "depth"), [(65536, 4096), (0, 8)])
-def test_where_memory_may_not_be_locked_pread_loads_and_the_limit_is_told(
+def test_if_memory_cannot_be_locked_pread_loads_and_reports_the_limit(
     sealed: Path, memlock: int, depth: int
 ) -> None:
     options = json.dumps({"queue_depth": depth, "lanes": 1})
@@ -145,7 +145,7 @@ def test_where_memory_may_not_be_locked_pread_loads_and_the_limit_is_told(
     _needs_io_uring(said)
     _assert_whole(said, sealed)
     if said["engine"] == "uring":
-        pytest.skip("this kernel charges rings to nobody")
+        pytest.skip("this kernel does not charge rings")
     assert said["engine"] == "pread"
     assert f"RLIMIT_MEMLOCK is {memlock}" in said["reason"]
 
@@ -155,17 +155,17 @@ def test_io_uring_that_was_asked_for_without_locked_memory_is_an_error(sealed: P
     options = json.dumps({"engine": "uring"})
     result = testbed.run_python(_LOAD, sealed, options, memlock=0, uid=_ANOTHER_UID)
     if result.exception is None:
-        pytest.skip("this kernel charges rings to nobody")
+        pytest.skip("this kernel does not charge rings")
     assert result.exception == "fastio.errors.ReadError"
     assert "RLIMIT_MEMLOCK is 0" in (result.message or "")
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("engine", ["auto", "uring", "pread"])
-def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
+def test_a_user_at_the_limit_of_threads_still_loads(
     sealed: Path, tmpfs: testbed.Mount, engine: str
 ) -> None:
-    # On a mount that is known to be local, and on one that is not.
+    # On a known local mount, and on one of an unknown kind.
     for path in (sealed, Path(shutil.copy(sealed, tmpfs.path / "model"))):
         path.chmod(0o444)
         code = (
@@ -180,7 +180,7 @@ def test_a_user_who_may_start_no_more_threads_loads_all_the_same(
 @pytest.mark.parametrize("temperature", ["cold", "warm"])
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
 @pytest.mark.parametrize("engine", ["uring", "pread"])
-def test_a_file_of_somebody_else_is_right_and_not_believed_warm_when_cold(
+def test_a_file_of_another_user_is_right_and_not_taken_for_warm_when_cold(
     sealed: Path, engine: str, cache: str, temperature: str
 ) -> None:
     sealed.chmod(0o444)
@@ -199,8 +199,8 @@ def test_a_file_of_somebody_else_is_right_and_not_believed_warm_when_cold(
 
 @pytest.mark.root
 def test_a_file_that_may_not_be_read_is_an_error_with_its_name(tmp_path: Path) -> None:
-    # Another user's child keeps the right to read everything, so this one gives that up by itself.
-    # It enters the folder before: the way there may not be open to others.
+    # Another user's child keeps the right to read everything, so this one drops it by itself. It
+    # enters the folder before: others may not pass the folders above.
     code = """
 import os, sys
 import fastio, fastio.frameworks.numpy

@@ -1,4 +1,4 @@
-"""What a load says of itself: in the report, in the log, in the progress bar."""
+"""The messages of a load: its report, its log lines, its progress bar."""
 
 import logging
 import os
@@ -64,7 +64,7 @@ _PARTS = [
 
 
 @pytest.mark.parametrize("engine", ["uring", "pread"])
-@pytest.mark.parametrize("held_by", ["numpy", "load_into"])
+@pytest.mark.parametrize("framework", ["numpy", "load_into"])
 def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: str) -> None:
     options = fastio.Options(engine=engine)
     into = {name: array.copy() for name, array in fastio.load(sealed).items()}
@@ -168,7 +168,7 @@ def test_a_notebook_shows_a_report_as_text_that_is_escaped() -> None:
         (0, 0, "0 B in 0.000 s (0.00 GB/s)"),
     ],
 )
-def test_what_is_small_or_fast_is_not_shown_as_nothing(
+def test_small_sizes_and_short_times_are_not_shown_as_zero(
     seconds: float, nbytes: int, shown: str
 ) -> None:
     report = fastio.Report(engine="uring", seconds=seconds, nbytes=nbytes)
@@ -299,7 +299,7 @@ def test_ranks_of_one_host_keep_a_cold_file_and_say_so(
         assert "ranks" in report.cache_reason
         return testbed.resident_bytes(sealed) >= sealed.stat().st_size
 
-    assert eventually(is_kept)  # again where the machine took pages back at once
+    assert eventually(is_kept)  # again if the machine reclaimed pages at once
 
 
 @pytest.mark.parametrize("temperature", ["cold", "warm"])
@@ -315,7 +315,7 @@ def test_a_progress_bar_is_shown_when_asked_for(
     tensors = fastio.load(sealed, options=options, progress=True)
     assert same_bytes(tensors, expected_bytes(sealed))
     out, shown = capsys.readouterr()
-    assert out == ""  # for the program's own
+    assert out == ""  # reserved for the program
     assert sealed.name in shown
     # All of it, in the end: "12.2/12.2 MB".
     done = re.search(r"([\d.]+)/([\d.]+) MB", shown)
@@ -342,7 +342,7 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     monkeypatch.setattr(rich.progress.Progress, "update", fail)
     testbed.evict(sealed)
     threads = native_threads()
-    # The first block comes late: the load is on its way when the bar fails.
+    # The first block comes late: the load is still running when the bar fails.
     _native.testing.set_completion_faults([(0, "late", 200)])
     try:
         with pytest.raises(RuntimeError, match="the terminal is gone"):
@@ -385,7 +385,7 @@ def test_the_engine_report_tells_what_the_kernel_offers() -> None:
 
 
 @pytest.mark.parametrize("refusal", ["EPERM", "ENOSYS", "not built"])
-def test_what_the_kernel_cannot_be_asked_has_a_reason(refusal: Any) -> None:
+def test_unavailable_kernel_features_have_a_reason(refusal: Any) -> None:
     code = """
 import sys
 if sys.argv[1] == "not built":

@@ -1,5 +1,5 @@
-"""What the engines read is what a ring of its own reads: other code, other descriptors, other
-requests, the same bytes.
+"""The engines read the same bytes as the Python ring, through other code, other descriptors and
+other requests.
 """
 
 import os
@@ -14,7 +14,7 @@ import testbed
 from fastio.formats import huggingface
 from samples import loaded_bytes, write_model
 
-_BLOCK_BYTES = 96 << 10  # so that requests begin elsewhere than those of the engines
+_BLOCK_BYTES = 96 << 10  # so that its requests begin at other offsets than the engines'
 _DEPTH = 8
 
 
@@ -31,7 +31,7 @@ def ring() -> Iterator[Any]:
 
 
 def _bytes_at(ring: Any, fd: int, offset: int, nbytes: int) -> bytes:
-    """Read an extent in blocks, several in flight, each resumed where it came short."""
+    """Read an extent in blocks, several in flight, each resumed after a short read."""
     data = bytearray(nbytes)
     view = memoryview(data)
     todo = [(at, min(at + _BLOCK_BYTES, nbytes)) for at in range(0, nbytes, _BLOCK_BYTES)]
@@ -63,7 +63,7 @@ def test_a_ring_reads_the_bytes_that_were_loaded(
     loaded = loaded_bytes(fastio.load(path, options=options, report=report))
     assert report.engine == engine
     if filesystem != "tmpfs":
-        testbed.evict(path)  # so that the ring, too, has them from the disk
+        testbed.evict(path)  # so that the ring, too, reads from the disk
     catalog = huggingface.locate(path)
     assert loaded.keys() == set(catalog)
     fd = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Small files, whose tensors are copied from what was read with the header."""
+"""Small files, whose tensors are copied from the read of the header."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_its_tensors_are_those_of_the_usual_way(path: Path, framework: FrameworkName) -> None:
+def test_a_small_files_tensors_equal_those_of_the_usual_load(
+    path: Path, framework: FrameworkName
+) -> None:
     usual = fastio.load(path, framework=framework, options=fastio.Options(engine="pread"))
     report = fastio.Report()
     found = fastio.load(path, framework=framework, report=report)
@@ -60,7 +62,7 @@ def test_each_tensor_has_memory_of_its_own(path: Path) -> None:
         }
 
 
-def test_it_is_verified(path: Path) -> None:
+def test_a_small_file_is_verified(path: Path) -> None:
     report = fastio.Report()
     fastio.load(path, report=report)
     is_sealed = not report.unverified
@@ -75,7 +77,7 @@ def test_it_is_verified(path: Path) -> None:
         assert len(fastio.load(path, verify=False)) == len(_SPEC)
 
 
-def test_what_the_options_ask_for_is_done(path: Path) -> None:
+def test_small_files_obey_the_options(path: Path) -> None:
     report = fastio.Report()
     for options in ({"engine": "pread"}, {"cache": "bypass"}, {"memory_limit_bytes": 2**20}):
         fastio.load(path, options=fastio.Options(**options), report=report)
@@ -84,7 +86,7 @@ def test_what_the_options_ask_for_is_done(path: Path) -> None:
         fastio.load(path, options=fastio.Options(memory_limit_bytes=100))
 
 
-def test_some_of_its_tensors_are_these(path: Path) -> None:
+def test_some_tensors_of_a_small_file_are_loaded_by_name(path: Path) -> None:
     report = fastio.Report()
     tensors: dict[str, Any] = fastio.load(path, names=["U8.2", "F32.0"], report=report)
     expected = expected_bytes(path)

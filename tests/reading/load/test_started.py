@@ -1,4 +1,4 @@
-"""A load into host memory that was started goes on while its caller does, and is as good."""
+"""A load into host memory that start_load began runs beside its caller, with the same result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def sealed(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("cache", ["bypass", "keep"])
 @pytest.mark.parametrize("engine", ["uring", "pread"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_it_brings_what_load_brings(sealed: Path, framework: Any, engine: Any, cache: Any) -> None:
+def test_a_started_load_brings_the_same_tensors_as_load(
+    sealed: Path, framework: Any, engine: Any, cache: Any
+) -> None:
     report = fastio.Report()
     options = fastio.Options(engine=engine, cache=cache, mapping="never")
     handle = fastio.start_load(sealed, framework=framework, options=options, report=report)

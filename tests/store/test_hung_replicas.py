@@ -29,7 +29,7 @@ _EVERY = [(at, "never", 0) for at in range(10_000)]
 
 @pytest.fixture
 def roots(tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[list[Path]]:
-    """A store on two disks, each with a copy of all."""
+    """A store on two disks, each with a replica of everything."""
     with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
         paths = [tmp_path / "root0", Path(other) / "root1"]
         settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
@@ -116,7 +116,7 @@ _WAYS = {
 
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("nth", [0, 3])
-def test_what_a_hung_disk_was_asked_for_comes_from_another_root(
+def test_blocks_of_a_hung_disk_are_read_from_another_root(
     roots: list[Path],
     way: str,
     nth: int,
@@ -187,10 +187,10 @@ def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
         assert not report.fallbacks
 
 
-def test_a_copy_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
+def test_a_replica_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
     roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load waits for a disk that hangs once: not for its reads, and then for its copies."""
+    """A load waits for a hanging disk once: not for its reads, and then again for its replicas."""
     asked: dict[Path, set[float | None]] = {}
     ask = Answering.ask
 
@@ -216,7 +216,7 @@ def test_a_copy_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
 
 
 @pytest.mark.parametrize("way", [way for way in _WAYS if way != "backwards"])
-def test_where_every_disk_hangs_each_copy_is_named_with_its_reason(
+def test_if_every_disk_hangs_each_replica_is_named_with_its_reason(
     roots: list[Path], way: str, options: fastio.Options, faults: Faults
 ) -> None:
     with fastio.Store.open(roots) as store:
@@ -300,7 +300,7 @@ def test_on_damage_raise_a_disk_that_hangs_is_an_error(
     assert any(str(root) in str(caught.value.filename) for root in roots)
 
 
-def test_a_copy_that_hung_is_not_repaired(
+def test_a_replica_that_hung_is_not_repaired(
     roots: list[Path], options: fastio.Options, faults: Faults
 ) -> None:
     before = {shard: shard.stat().st_ino for root in roots for shard in shards_of(root)}
@@ -313,7 +313,7 @@ def test_a_copy_that_hung_is_not_repaired(
     assert {shard: shard.stat().st_ino for root in roots for shard in shards_of(root)} == before
 
 
-def test_damage_in_one_copy_and_a_hang_of_the_other_is_an_error_with_both(
+def test_damage_in_one_replica_and_a_hang_of_the_other_is_an_error_with_both(
     roots: list[Path], engine: Any, faults: Faults
 ) -> None:
     for root in roots:
@@ -329,7 +329,7 @@ def test_damage_in_one_copy_and_a_hang_of_the_other_is_an_error_with_both(
     assert "no answer" in second
 
 
-def test_progress_never_goes_back(
+def test_progress_never_decreases(
     roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -349,7 +349,7 @@ def test_progress_never_goes_back(
     assert seen[0][0] < seen[-1][0] == seen[-1][1]
 
 
-def test_parked_memory_counts_against_the_limit(
+def test_abandoned_memory_counts_against_the_limit(
     roots: list[Path], engine: Any, faults: Faults
 ) -> None:
     with fastio.Store.open(roots) as store:
@@ -365,7 +365,7 @@ def test_parked_memory_counts_against_the_limit(
 
 
 @pytest.mark.parametrize("way", ["narrow stream", "slices", "one by one"])
-def test_what_is_parked_does_not_fill_the_window_of_a_later_stream(
+def test_abandoned_memory_does_not_fill_the_window_of_a_later_stream(
     roots: list[Path], way: str, engine: Any, faults: Faults
 ) -> None:
     with fastio.Store.open(roots) as store:
@@ -378,7 +378,7 @@ def test_what_is_parked_does_not_fill_the_window_of_a_later_stream(
         assert_same(_WAYS[way](store, _options(engine)), tensors(1))
 
 
-def test_a_fill_whose_staging_is_all_lost_says_so_where_the_limit_leaves_no_more(
+def test_a_fill_that_lost_all_staging_memory_to_hung_reads_is_a_memory_limit_error(
     roots: list[Path], engine: Any, faults: Faults
 ) -> None:
     with fastio.Store.open(roots) as store:
@@ -459,7 +459,7 @@ def test_a_server_that_hangs_is_not_waited_for(
     assert eventually(lambda: open_files() <= files)
 
 
-def test_a_server_that_hangs_when_a_copy_is_opened_is_not_waited_for(
+def test_a_server_that_hangs_when_a_replica_is_opened_is_not_waited_for(
     slow_mount: testbed.SlowMount, tmp_path: Path, engine: Any
 ) -> None:
     roots = [slow_mount.path / "root0", tmp_path / "root1"]
@@ -475,7 +475,7 @@ def test_a_server_that_hangs_when_a_copy_is_opened_is_not_waited_for(
     assert any("no answer in time" in line for line in report.fallbacks)
 
 
-def test_a_server_that_hangs_when_a_copy_is_opened_for_direct_reads_is_not_waited_for(
+def test_a_server_that_hangs_when_a_replica_is_opened_for_direct_reads_is_not_waited_for(
     slow_mount: testbed.SlowMount, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roots = [slow_mount.path / "root0", tmp_path / "root1"]
@@ -483,7 +483,7 @@ def test_a_server_that_hangs_when_a_copy_is_opened_for_direct_reads_is_not_waite
     real = _native.load
 
     def load(*arguments: Any, **more: Any) -> Any:
-        slow_mount.hang_in("open")  # the copies are open by now
+        slow_mount.hang_in("open")  # the replicas are open by now
         return real(*arguments, **more)
 
     monkeypatch.setattr(_native, "load", load)

@@ -1,4 +1,4 @@
-"""Copies of a file, handed to the core from Python: read from either, and told what failed."""
+"""Replicas of a file, passed to the core from Python: read from either, with notes of failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Faults = Callable[..., None]
 
 
 @pytest.fixture
-def copies(tmp_path: Path) -> list[Path]:
+def replicas(tmp_path: Path) -> list[Path]:
     data = np.random.default_rng(1).bytes(_NBYTES)
     paths = [tmp_path / "first", tmp_path / "second"]
     for path in paths:
@@ -58,24 +58,24 @@ def _bytes_of(loaded: _native.Loaded, first: int, count: int) -> bytes:
     return b"".join(array.tobytes() for array in arrays)
 
 
-def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
-    copies: list[Path], engine: Any
+def test_a_damaged_chunk_is_read_from_the_other_replica_and_reported(
+    replicas: list[Path], engine: Any
 ) -> None:
-    data = copies[0].read_bytes()
-    _damage(copies[0], 5)
-    request = _request(data, *map(_native.File, copies))
+    data = replicas[0].read_bytes()
+    _damage(replicas[0], 5)
+    request = _request(data, *map(_native.File, replicas))
     incidents: list[_native.Incident] = []
     options = _options(engine=engine)
     loaded = _native.load([request], options, persistent=True, incidents=incidents)
     assert _bytes_of(loaded, 0, 10) == data
     assert len(loaded.statistics["access"]) == 2
     assert loaded.statistics["incidents_dropped"] == 0
-    found = _native.xxh3_64(copies[0].read_bytes()[5 * _CHUNK_BYTES : 6 * _CHUNK_BYTES])
+    found = _native.xxh3_64(replicas[0].read_bytes()[5 * _CHUNK_BYTES : 6 * _CHUNK_BYTES])
     expected = _native.xxh3_64(data[5 * _CHUNK_BYTES : 6 * _CHUNK_BYTES])
     told: _native.Incident = {
         "shard": 0,
         "replica": 0,
-        "path": str(copies[0]),
+        "path": str(replicas[0]),
         "offset": 5 * _CHUNK_BYTES,
         "nbytes": _CHUNK_BYTES,
         "cause": "checksum",
@@ -86,16 +86,16 @@ def test_a_damaged_chunk_comes_from_the_other_copy_and_is_told(
     assert incidents == [told, told]  # it was read twice
 
 
-def test_a_read_that_fails_is_told_also_where_no_copy_is_left(
-    copies: list[Path], engine: Any, faults: Faults
+def test_a_failed_read_is_reported_even_if_no_replica_is_left(
+    replicas: list[Path], engine: Any, faults: Faults
 ) -> None:
-    request = _request(copies[0].read_bytes(), *map(_native.File, copies))
+    request = _request(replicas[0].read_bytes(), *map(_native.File, replicas))
     incidents: list[_native.Incident] = []
     faults((0, "error", errno.EIO), (2, "error", errno.EIO), (3, "error", errno.ENXIO))
     with pytest.raises(fastio.ReadError) as caught:
         _native.load([request], _options(engine=engine), persistent=True, incidents=incidents)
     assert caught.value.errno == errno.ENXIO
-    assert caught.value.filename == str(copies[1])
+    assert caught.value.filename == str(replicas[1])
     assert [incident["remedy"] for incident in incidents] == ["other_replica", "none", "none"]
     assert [incident["errno"] for incident in incidents] == [errno.EIO, errno.EIO, errno.ENXIO]
     assert incidents[0]["detail"] == "Input/output error"
@@ -104,9 +104,9 @@ def test_a_read_that_fails_is_told_also_where_no_copy_is_left(
 
 
 def test_a_load_that_does_not_persist_ends_with_the_first_failure(
-    copies: list[Path], faults: Faults
+    replicas: list[Path], faults: Faults
 ) -> None:
-    request = _request(copies[0].read_bytes(), *map(_native.File, copies))
+    request = _request(replicas[0].read_bytes(), *map(_native.File, replicas))
     incidents: list[_native.Incident] = []
     faults((0, "error", errno.EIO))
     with pytest.raises(fastio.ReadError):
@@ -114,13 +114,13 @@ def test_a_load_that_does_not_persist_ends_with_the_first_failure(
     assert [incident["remedy"] for incident in incidents] == ["none"]
 
 
-def test_a_stream_tells_what_failed_since_it_was_asked_last(
-    copies: list[Path], engine: Any
+def test_a_stream_reports_the_failures_since_the_last_query(
+    replicas: list[Path], engine: Any
 ) -> None:
-    data = copies[0].read_bytes()
-    _damage(copies[0], 1)
-    _damage(copies[0], 30)
-    request = _request(data, *map(_native.File, copies))
+    data = replicas[0].read_bytes()
+    _damage(replicas[0], 1)
+    _damage(replicas[0], 30)
+    request = _request(data, *map(_native.File, replicas))
     stream = _native.Stream(
         [request], _options(engine=engine), window_bytes=4 * _CHUNK_BYTES, persistent=True
     )
@@ -139,11 +139,11 @@ def test_a_stream_tells_what_failed_since_it_was_asked_last(
     assert stream.incidents() == []
 
 
-def test_a_fill_takes_what_is_sound_from_either_copy(copies: list[Path], engine: Any) -> None:
-    data = copies[0].read_bytes()
-    _damage(copies[0], 1)
-    _damage(copies[1], 2)
-    request = _request(data, *map(_native.File, copies))
+def test_a_fill_takes_sound_chunks_from_either_replica(replicas: list[Path], engine: Any) -> None:
+    data = replicas[0].read_bytes()
+    _damage(replicas[0], 1)
+    _damage(replicas[1], 2)
+    request = _request(data, *map(_native.File, replicas))
     target = np.zeros(_NBYTES, np.uint8)
     places = [
         (_native.address_of(target) + int(begin), 1, (int(end - begin),), (1,), -1)
@@ -159,20 +159,20 @@ def test_a_fill_takes_what_is_sound_from_either_copy(copies: list[Path], engine:
 
 
 @pytest.mark.parametrize("files", [[], [None], None, "ab", 7])
-def test_what_is_no_file_is_refused(files: Any) -> None:
+def test_anything_but_files_is_refused(files: Any) -> None:
     nothing = np.zeros(0, np.int64)
     with pytest.raises((TypeError, ValueError)):
         _native.load([(files, nothing, nothing, None)], _options())
 
 
-def test_copies_of_different_sizes_are_refused(copies: list[Path]) -> None:
-    copies[1].write_bytes(b"short")
+def test_replicas_of_different_sizes_are_refused(replicas: list[Path]) -> None:
+    replicas[1].write_bytes(b"short")
     nothing = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match="different sizes"):
-        _native.load([([_native.File(p) for p in copies], nothing, nothing, None)], _options())
+        _native.load([([_native.File(p) for p in replicas], nothing, nothing, None)], _options())
 
 
-def test_a_file_is_opened_by_its_name_in_a_folder(copies: list[Path], tmp_path: Path) -> None:
+def test_a_file_is_opened_by_its_name_in_a_folder(replicas: list[Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("first")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as unix:
@@ -181,15 +181,15 @@ def test_a_file_is_opened_by_its_name_in_a_folder(copies: list[Path], tmp_path: 
     try:
         file = _native.File.open_in(folder_fd, "first", "shown/as")
         assert file.path == "shown/as"
-        assert file.disk == os.stat(copies[0]).st_dev
-        assert file.read(0, _NBYTES) == copies[0].read_bytes()
+        assert file.disk == os.stat(replicas[0]).st_dev
+        assert file.read(0, _NBYTES) == replicas[0].read_bytes()
         refused = {
             "link": errno.ELOOP,
             "folder": errno.EINVAL,
             "socket": errno.EINVAL,
             "..": errno.EINVAL,
             "./first": errno.EINVAL,
-            str(copies[0]): errno.EINVAL,
+            str(replicas[0]): errno.EINVAL,
         }
         for name, error in refused.items():
             with pytest.raises(fastio.ReadError) as caught:
