@@ -1,5 +1,6 @@
-"""Saving as safetensors does it, for its drop-ins: to bytes that are safetensors' own, or to a file
-of fastio's that has the metadata as it was given.
+"""Saving as safetensors does it: to the bytes that it would write, or to a sealed file.
+
+A sealed file has the metadata as it was given.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Parts of tensors: their bytes, gathered from a mapping, from kept chunks, or from reads within a
-window of memory.
+"""The bytes of a part of a tensor, gathered in bounded memory.
+
+They come from a mapping, from kept chunks, or from reads within a window.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Single tensors of a source, and parts of them: out of the page cache, read ahead of a loop, from
-chunks that were verified before, or read now.
+"""Single tensors of a source, and parts of them.
+
+They come out of the page cache, from a loop's read-ahead, from kept chunks, or are read now.
 """
 
 from __future__ import annotations
