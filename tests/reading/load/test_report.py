@@ -230,7 +230,7 @@ def test_a_report_of_a_load_that_fails_says_nothing_of_the_one_before(
     assert report == fastio.Report()
 
 
-def test_one_line_of_the_log_says_what_the_report_says(
+def test_one_line_of_the_log_sums_up_the_report(
     sealed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = fastio.Report()
@@ -355,7 +355,7 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     assert same_bytes(fastio.load(sealed), expected_bytes(sealed))
 
 
-def test_the_engine_report_tells_what_there_is_and_why() -> None:
+def test_the_engine_report_lists_the_engines_with_reasons() -> None:
     host = fastio.engine_report()
     assert list(host.engines) == ["uring", "pread"]
     assert host.chosen in host.engines
@@ -373,7 +373,7 @@ def test_the_engine_report_tells_what_there_is_and_why() -> None:
     assert lines[-1].startswith("checksum: XXH3-64")
 
 
-def test_the_engine_report_tells_what_the_kernel_offers() -> None:
+def test_the_engine_report_lists_the_features_of_the_kernel() -> None:
     host = fastio.engine_report()
     if not host.engines["uring"].available:
         pytest.skip(f"no ring here: {host.engines['uring'].reason}")
