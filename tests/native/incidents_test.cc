@@ -16,7 +16,7 @@ Incident damaged(std::uint64_t chunk, std::size_t replica = 0) {
 
 TEST_CASE("incidents are taken once, as they came") {
   IncidentLog log;
-  for (const std::uint64_t chunk : {5, 1}) log.note(damaged(chunk));
+  for (const std::uint64_t chunk : {5U, 1U}) log.note(damaged(chunk));
   const auto taken = log.take();
   REQUIRE(taken.size() == 2);
   CHECK(taken[0].extent.begin == 50);

@@ -24,7 +24,7 @@ TEST_CASE_FIXTURE(Sample, "a region is whole when all of its blocks are sound") 
   CHECK(ledger.blocks_of({0, 0}).first == 0);
   CHECK(ledger.blocks_of({0, 0}).last == 3);
   CHECK(ledger.blocks_of({0, 1}).first == 3);
-  for (const std::size_t block : {2, 0}) ledger.end_block(blocks[block], Soundness::sound);
+  for (const std::size_t block : {2U, 0U}) ledger.end_block(blocks[block], Soundness::sound);
   CHECK_FALSE(ledger.is_whole({0, 0}));
   ledger.end_block(blocks[1], Soundness::sound);
   CHECK(ledger.is_whole({0, 0}));
@@ -38,19 +38,19 @@ TEST_CASE_FIXTURE(Sample, "a block that is not sound never makes its region whol
 
 TEST_CASE_FIXTURE(Sample, "all is queued when every block has ended, staged or not, sound or not") {
   ledger.queue();  // the staged one
-  for (const std::size_t block : {0, 1, 2}) ledger.end_block(blocks[block], Soundness::sound);
+  for (const std::size_t block : {0U, 1U, 2U}) ledger.end_block(blocks[block], Soundness::sound);
   CHECK_FALSE(ledger.all_queued());
   ledger.end_block(blocks[3], Soundness::unsound);
   CHECK(ledger.all_queued());
 }
 
 TEST_CASE_FIXTURE(Sample, "a region that is read anew waits for all of its blocks once more") {
-  for (const std::size_t block : {0, 1}) ledger.end_block(blocks[block], Soundness::sound);
+  for (const std::size_t block : {0U, 1U}) ledger.end_block(blocks[block], Soundness::sound);
   const unsigned before = ledger.version({0, 0});
   CHECK(ledger.restart({0, 0}) == 2 * kBlock);
   CHECK(ledger.version({0, 0}) != before);
   CHECK(ledger.version({0, 1}) == before);
-  for (const std::size_t block : {0, 1}) ledger.end_block(blocks[block], Soundness::sound);
+  for (const std::size_t block : {0U, 1U}) ledger.end_block(blocks[block], Soundness::sound);
   CHECK_FALSE(ledger.is_whole({0, 0}));
   ledger.end_block(blocks[2], Soundness::sound);
   CHECK(ledger.is_whole({0, 0}));
@@ -71,7 +71,7 @@ TEST_CASE_FIXTURE(Sample, "an extent is placed when all blocks with bytes of it 
   ledger.begin_placing();
   ledger.end_block(blocks[1], Soundness::sound);
   CHECK(ledger.is_placed(0, 1));
-  for (const std::size_t block : {2, 3, 4}) {
+  for (const std::size_t block : {2U, 3U, 4U}) {
     CHECK_FALSE(ledger.is_placed(0, 2));
     ledger.place(blocks[block]);
   }

@@ -21,6 +21,7 @@ Tries tries_of(std::uint64_t chunks, std::size_t replica = 0) {
 
 std::vector<DamagedChunk> damaged(const Tries& tries, const std::vector<std::uint64_t>& chunks) {
   std::vector<DamagedChunk> damaged;
+  damaged.reserve(chunks.size());
   for (const std::uint64_t chunk : chunks) {
     damaged.push_back({0, tries.now().replica, chunk, {chunk * kChunk, (chunk + 1) * kChunk}, 1});
   }

@@ -48,7 +48,7 @@ struct Sample {
 };
 
 TEST_CASE_FIXTURE(Sample, "requests are submitted together, and in flight until they are taken") {
-  for (const std::uint32_t tag : {0, 1, 2}) add(tag);
+  for (const std::uint32_t tag : {0U, 1U, 2U}) add(tag);
   CHECK(submitted == 0);
   CHECK(requests.in_flight() == 3);
   requests.submit();
@@ -65,7 +65,7 @@ TEST_CASE_FIXTURE(Sample, "requests are submitted together, and in flight until 
 }
 
 TEST_CASE_FIXTURE(Sample, "draining waits for submitted requests, and forgets the others") {
-  for (const std::uint32_t tag : {0, 1, 2}) add(tag);
+  for (const std::uint32_t tag : {0U, 1U, 2U}) add(tag);
   requests.submit();
   add(3);
   std::vector<std::uint32_t> taken;

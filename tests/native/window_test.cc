@@ -23,7 +23,7 @@ std::vector<std::vector<PlannedRegion>> regions_of(const std::vector<std::uint64
 
 TEST_CASE("as many regions are open as the limit holds, and each one released makes room") {
   Window window(100, regions_of({40, 60, 1}));
-  for (const std::size_t region : {0, 1}) {
+  for (const std::size_t region : {0U, 1U}) {
     REQUIRE(window.admits({0, region}));
     window.open({0, region});
   }
