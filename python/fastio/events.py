@@ -45,6 +45,12 @@ class Event:
         How many chunks that is; None for the whole file.
     ranges : tuple of (int, int)
         Where these chunks lie, as [begin, end) in bytes, ascending; neighbours are one range.
+
+    Examples
+    --------
+    >>> event = fastio.Event("repair", "disk0/a.safetensors", "it is missing", "written anew")
+    >>> print(event)
+    disk0/a.safetensors: it is missing; written anew
     """
 
     kind: Literal["fallback", "repair", "failure", "damage"]
@@ -121,7 +127,12 @@ def on_event(callback: Listener | None) -> Listener | None:
 
     Examples
     --------
-    >>> fastio.on_event(lambda event: print(event.path, event.count, event.ranges))
+    >>> events = []
+    >>> fastio.on_event(events.append)
+    >>> next(Path("disk0/shards").iterdir()).unlink()
+    >>> tensors = store.load()
+    >>> [event.kind for event in events]
+    ['fallback']
     """
     global _listener
     if callback is not None and not callable(callback):

@@ -58,6 +58,11 @@ def load_file(
     Raises
     ------
     As `fastio.safe_open` and its `get_tensors` do.
+
+    Examples
+    --------
+    >>> fastio.numpy.load_file("model.safetensors")["bias"]
+    array([0., 0., 0.], dtype=float32)
     """
     return all_tensors(filename, "np", "cpu", backend)
 
@@ -68,6 +73,11 @@ def load(data: bytes) -> dict[str, npt.NDArray[Any]]:
     Raises
     ------
     As `fastio.deserialize` does; TypeError for a dtype that numpy cannot hold.
+
+    Examples
+    --------
+    >>> fastio.numpy.load(Path("model.safetensors").read_bytes())["bias"]
+    array([0., 0., 0.], dtype=float32)
     """
     return tensors_in(data, framework("numpy"))
 
@@ -90,6 +100,12 @@ def save(
         As `fastio.save` does.
     FormatError, MemoryError
         As `fastio.serialize` does.
+
+    Examples
+    --------
+    >>> data = fastio.numpy.save({"weight": np.ones(3)})
+    >>> fastio.numpy.load(data)
+    {'weight': array([1., 1., 1.])}
     """
     return as_bytes(sources(tensor_dict), metadata)
 
@@ -114,6 +130,12 @@ def save_file(
     ------
     TypeError, UsageError, DtypeError, FormatError, WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> fastio.numpy.save_file({"weight": np.ones(3)}, "ones.safetensors")
+    >>> fastio.load("ones.safetensors")
+    {'weight': array([1., 1., 1.])}
     """
     to_file(sources(tensor_dict), filename, metadata)
 

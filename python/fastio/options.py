@@ -165,9 +165,9 @@ class Options:
 
     Examples
     --------
-    >>> Options(block_bytes="8M").block_bytes
+    >>> fastio.Options(block_bytes="8M").block_bytes
     8388608
-    >>> Options(memory_limit_bytes="1.5 GB", lanes=2.0).memory_limit_bytes
+    >>> fastio.Options(memory_limit_bytes="1.5 GB", lanes=2.0).memory_limit_bytes
     1500000000
     """
 

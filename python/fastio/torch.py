@@ -61,6 +61,11 @@ def load_file(
     Raises
     ------
     As `fastio.safe_open` and its `get_tensors` do.
+
+    Examples
+    --------
+    >>> fastio.torch.load_file("model.safetensors")["bias"]
+    tensor([0., 0., 0.])
     """
     return all_tensors(filename, "pt", device, backend)
 
@@ -71,6 +76,11 @@ def load(data: bytes) -> dict[str, torch.Tensor]:
     Raises
     ------
     As `fastio.deserialize` does; TypeError for a dtype that torch cannot hold.
+
+    Examples
+    --------
+    >>> fastio.torch.load(Path("model.safetensors").read_bytes())["bias"]
+    tensor([0., 0., 0.])
     """
     return tensors_in(data, framework("torch"))
 
@@ -111,6 +121,13 @@ def load_model(
     AttributeError
         `model` is no module.
     As `load_file` does.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 2)
+    >>> fastio.torch.save_model(model, "linear.safetensors")
+    >>> fastio.torch.load_model(model, "linear.safetensors")
+    (set(), [])
     """
     _check_module(model, "load_model")
     tensors = load_file(filename, device, backend=backend)
@@ -159,6 +176,12 @@ def save(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = Non
         As `fastio.save` does.
     FormatError, MemoryError
         As `fastio.serialize` does.
+
+    Examples
+    --------
+    >>> data = fastio.torch.save({"weight": torch.ones(3)})
+    >>> fastio.torch.load(data)
+    {'weight': tensor([1., 1., 1.])}
     """
     return as_bytes(sources(_checked(tensors)), metadata)
 
@@ -185,6 +208,12 @@ def save_file(
         As `save` does.
     WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> fastio.torch.save_file({"weight": torch.ones(3)}, "ones.safetensors")
+    >>> fastio.torch.load_file("ones.safetensors")
+    {'weight': tensor([1., 1., 1.])}
     """
     to_file(sources(_checked(tensors)), filename, metadata)
 
@@ -216,6 +245,12 @@ def save_model(
     AttributeError
         `model` is no module.
     As `save_file` does.
+
+    Examples
+    --------
+    >>> fastio.torch.save_model(torch.nn.Linear(3, 2), "linear.safetensors")
+    >>> sorted(fastio.load("linear.safetensors"))
+    ['bias', 'weight']
     """
     _check_module(model, "save_model")
     state = model.state_dict()

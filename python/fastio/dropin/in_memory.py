@@ -33,6 +33,12 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
         As `fastio.load` does; the path is ``<bytes>``.
     TypeError
         If it is no bytes.
+
+    Examples
+    --------
+    >>> data = Path("model.safetensors").read_bytes()
+    >>> [(name, each["dtype"], each["shape"]) for name, each in fastio.deserialize(data)]
+    [('bias', 'F32', [3]), ('weight', 'F32', [2, 3])]
     """
     shard = _locate(bytes)
     view = memoryview(bytes)

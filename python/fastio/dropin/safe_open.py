@@ -37,6 +37,12 @@ class TensorMeta:
     shape : list of int
     data_offsets : tuple of (int, int)
         Where its bytes begin and end, in bytes from the start of the data.
+
+    Examples
+    --------
+    >>> with fastio.safe_open("model.safetensors", "np") as file:
+    ...     file.get_tensor_meta("weight").data_offsets
+    (12, 36)
     """
 
     dtype: str
@@ -78,6 +84,12 @@ class safe_open:
         A framework, device or backend that there is not.
     TypeError
         An argument of another type.
+
+    Examples
+    --------
+    >>> with fastio.safe_open("model.safetensors", framework="np") as file:
+    ...     file.get_slice("weight")[:, 1]
+    array([1., 4.], dtype=float32)
     """
 
     def __init__(
@@ -105,15 +117,33 @@ class safe_open:
         return self._opened
 
     def keys(self) -> list[str]:
-        """Return the names, sorted."""
+        """Return the names, sorted.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").keys()
+        ['bias', 'weight']
+        """
         return sorted(self._reader.keys())
 
     def offset_keys(self) -> list[str]:
-        """Return the names, in file order."""
+        """Return the names, in file order.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").offset_keys()
+        ['bias', 'weight']
+        """
         return self._reader.keys()
 
     def metadata(self) -> dict[str, str] | None:
-        """Return what was stored with the tensors, without fastio's own keys; None for nothing."""
+        """Return what was stored with the tensors, without fastio's own keys; None for nothing.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").metadata()
+        {'format': 'pt'}
+        """
         return dict(self._reader.metadata) or None
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
@@ -125,6 +155,11 @@ class safe_open:
             With close matches.
         UsageError
             If it is closed.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_tensor_meta("weight").shape
+        [2, 3]
         """
         located = self._reader._located
         info = located.info(name)
@@ -143,6 +178,11 @@ class safe_open:
             With close matches.
         UsageError
             If it is closed.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_tensor("bias")
+        array([0., 0., 0.], dtype=float32)
         """
         tensor = self._reader.tensor(name)
         return tensor if self._move is None else self._move(tensor)
@@ -154,6 +194,11 @@ class safe_open:
         ------
         ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError, UsageError
             As `get_tensor` does.
+
+        Examples
+        --------
+        >>> list(fastio.safe_open("model.safetensors", "np").get_tensors())
+        ['bias', 'weight']
         """
         if self._move is None:
             return self._reader.load()
@@ -168,6 +213,13 @@ class safe_open:
         ------
         TensorNotFoundError, TypeError, UsageError
             As `get_tensor` does.
+
+        Examples
+        --------
+        >>> with fastio.safe_open("model.safetensors", "np") as file:
+        ...     weight = file.get_slice("weight")
+        >>> weight[0, 1:]
+        array([1., 2.], dtype=float32)
         """
         return SafeSlice(self._reader, name, self._move)
 
@@ -272,7 +324,14 @@ def _checked(filename: object, framework: object, backend: object) -> str:
 
 
 class SafeSlice:
-    """A tensor that is not read yet: ``slice[10:20]`` reads what that needs."""
+    """A tensor that is not read yet: ``slice[10:20]`` reads what that needs.
+
+    Examples
+    --------
+    >>> part = fastio.safe_open("model.safetensors", "np").get_slice("weight")
+    >>> part[1, :2]
+    array([3., 4.], dtype=float32)
+    """
 
     # Loops make thousands of them: what is not needed to read is looked up when it is asked for.
     __slots__ = ("_move", "_name", "_position", "_reader")
@@ -288,11 +347,23 @@ class SafeSlice:
         return self._reader._located.info(self._name)
 
     def get_shape(self) -> list[int]:
-        """Return the logical shape."""
+        """Return the logical shape.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_slice("weight").get_shape()
+        [2, 3]
+        """
         return list(self._info.shape)
 
     def get_dtype(self) -> str:
-        """Return the dtype, as headers write it."""
+        """Return the dtype, as headers write it.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_slice("weight").get_dtype()
+        'F32'
+        """
         return self._info.dtype
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -50,6 +50,15 @@ def serialize(
         A header that would be longer than the format allows.
     MemoryError
         If there is no memory for the bytes.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> fastio.numpy.load(fastio.serialize({"ones": spec}))
+    {'ones': array([1., 1., 1.], dtype=float32)}
     """
     return as_bytes(sources_of_specs(tensor_dict), metadata)
 
@@ -76,6 +85,16 @@ def serialize_file(
         As `serialize` does.
     WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> fastio.serialize_file({"ones": spec}, "ones.safetensors")
+    >>> fastio.load("ones.safetensors")
+    {'ones': array([1., 1., 1.], dtype=float32)}
     """
     to_file(sources_of_specs(tensor_dict), filename, metadata)
 

@@ -51,6 +51,15 @@ class TensorSpec:
         A number that is negative, or has more than 64 bits.
     UsageError
         So many pairs that the single values cannot be counted in 64 bits.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> spec.dtype, spec.shape
+    ('F32', [3])
     """
 
     __slots__ = ("_data_len", "_data_ptr", "_dtype", "_shape")

@@ -347,9 +347,11 @@ class OnHost:
 def trim() -> int:
     """Give the pinned memory that no load uses back to the system; return its bytes.
 
-    Raises
-    ------
-    Nothing.
+    Examples
+    --------
+    >>> freed_bytes = fastio.trim()
+    >>> fastio.trim()
+    0
     """
     return _native.trim_pinned()
 

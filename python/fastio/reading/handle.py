@@ -16,6 +16,12 @@ class LoadHandle:
     """Tensors on their way to memory or to devices: what `fastio.start_load` returns.
 
     A handle that is dropped without `wait` cancels its load, and nothing is left of it.
+
+    Examples
+    --------
+    >>> handle = fastio.start_load("model.safetensors")
+    >>> sorted(handle.wait())
+    ['bias', 'weight']
     """
 
     def __init__(self, begun: Load) -> None:
@@ -32,6 +38,13 @@ class LoadHandle:
         ------
         RuntimeError
             In a process that was forked.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> tensors = handle.wait()
+        >>> handle.done()
+        True
         """
         return self._load.done()
 
@@ -54,6 +67,12 @@ class LoadHandle:
         ------
         ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
             As `fastio.load` does; no tensor is handed out then.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", names=["bias"])
+        >>> handle.wait()
+        {'bias': array([0., 0., 0.], dtype=float32)}
         """
         return self._taken(self._load.wait, progress=progress)
 
@@ -80,6 +99,12 @@ class LoadHandle:
             As `wait` does.
         UsageError
             A stream that is none, or whose device is not known.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", framework="torch", device="cpu")
+        >>> sorted(handle.queued())
+        ['bias', 'weight']
         """
         return self._taken(lambda advance: self._load.follow(stream, advance), progress=progress)
 
@@ -108,6 +133,13 @@ class LoadHandle:
 class LoadEvent:
     """The end of a load, with the methods of `torch.cuda.Event` that wait for one. Other than
     there, `wait` waits on the host, too, until every copy is queued.
+
+    Examples
+    --------
+    >>> handle = fastio.start_load("model.safetensors", framework="torch")
+    >>> handle.event.synchronize()
+    >>> handle.event.query()
+    True
     """
 
     def __init__(self, handle: LoadHandle) -> None:
@@ -124,6 +156,13 @@ class LoadEvent:
         ------
         RuntimeError
             In a process that was forked.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> tensors = handle.wait()
+        >>> handle.event.query()
+        True
         """
         return self._handle.done()
 
@@ -133,6 +172,13 @@ class LoadEvent:
         Raises
         ------
         As `LoadHandle.wait` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> handle.event.synchronize()
+        >>> handle.done()
+        True
         """
         self._handle.wait()
 
@@ -142,5 +188,12 @@ class LoadEvent:
         Raises
         ------
         As `LoadHandle.queued` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", framework="torch")
+        >>> handle.event.wait()
+        >>> sorted(handle.wait())
+        ['bias', 'weight']
         """
         self._handle.queued(stream=stream)

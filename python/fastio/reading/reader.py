@@ -47,6 +47,14 @@ class Reader(TensorMapping):
         Locates the source, given the options. What it returns says how it is located again.
     framework, verify, options
         As `fastio.open` takes them.
+
+    Examples
+    --------
+    >>> reader = fastio.open("model.safetensors")
+    >>> for name, view in reader.items():
+    ...     print(name, view.shape)
+    bias (3,)
+    weight (2, 3)
     """
 
     def __init__(
@@ -112,6 +120,12 @@ class Reader(TensorMapping):
             With close matches.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> reader.tensor("bias")
+        array([0., 0., 0.], dtype=float32)
         """
         return self._whole(self._open_source.position(name))
 
@@ -126,6 +140,12 @@ class Reader(TensorMapping):
             With close matches.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> list(reader.read(["weight", "bias"]))
+        ['weight', 'bias']
         """
         if not isinstance(names, (str, bytes)):
             names = tuple(names)
@@ -146,6 +166,12 @@ class Reader(TensorMapping):
             As `fastio.load` does.
         UsageError
             If the reader is closed, or there is no such device.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> list(reader.load())
+        ['bias', 'weight']
         """
         choose = chooser(self._framework, device, None, None)
         if choose is None:
@@ -221,6 +247,14 @@ class Reader(TensorMapping):
             A dtype that the framework cannot hold; a limit that is none.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> for name, tensor in reader.stream(memory_limit_bytes="64 MiB"):
+        ...     print(name, tensor.sum())
+        bias 0.0
+        weight 15.0
         """
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
@@ -290,7 +324,16 @@ class Reader(TensorMapping):
         return self._located
 
     def close(self) -> None:
-        """Close. Tensors that were handed out stay; views can no longer be read."""
+        """Close. Tensors that were handed out stay; views can no longer be read.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> bias = reader.tensor("bias")
+        >>> reader.close()
+        >>> bias
+        array([0., 0., 0.], dtype=float32)
+        """
         if not self._closed:
             self._closed = True
             self._access.close()

@@ -37,6 +37,14 @@ class TensorView:
     dtype
         The framework's.
     nbytes : int
+
+    Examples
+    --------
+    >>> view = fastio.open("model.safetensors")["weight"]
+    >>> view.shape
+    (2, 3)
+    >>> view[1, :2]
+    array([3., 4.], dtype=float32)
     """
 
     __slots__ = ("_position", "_reader", "dtype", "info", "name", "nbytes", "shape")

@@ -42,6 +42,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
         What is saved to: absolute, as the working directory may change meanwhile.
     turn : Turn, optional
         The turn of the save.
+
+    Examples
+    --------
+    >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+    >>> handle.result().name
+    'model.safetensors'
     """
 
     def __init__(self, path: Path, turn: Turn | None = None) -> None:
@@ -80,6 +86,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
         RuntimeError
             If it is called on the thread of the save, by a finalizer.
         As `fastio.save` does: what the save failed with.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> handle.result(timeout=60).name
+        'model.safetensors'
         """
         self._wait_for(self._ended, timeout)
         try:
@@ -99,6 +111,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
         ------
         concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> print(handle.exception())
+        None
         """
         self._wait_for(self._ended, timeout)
         try:
@@ -135,6 +153,14 @@ class SaveHandle(concurrent.futures.Future[Path]):
         ------
         RuntimeError
             As `result` does; a save that failed has let go of them.
+
+        Examples
+        --------
+        >>> weight = np.ones(3)
+        >>> handle = fastio.start_save({"weight": weight}, "model.safetensors", snapshot="borrow")
+        >>> handle.wait_released()
+        True
+        >>> weight[:] = 0
         """
         return self._wait_for(self._released, timeout_s)
 
@@ -143,7 +169,15 @@ class SaveHandle(concurrent.futures.Future[Path]):
         self._released.open()
 
     def cancel(self) -> bool:
-        """Cancel the save, if it has not begun: another one to the same path goes on before it."""
+        """Cancel the save, if it has not begun: another one to the same path goes on before it.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> path = handle.result()
+        >>> handle.cancel()
+        False
+        """
         cancelled = super().cancel()
         if cancelled:
             self.release()

@@ -74,6 +74,14 @@ def seal(
         is there and the filesystem cannot rename. What
         was there is still there then, and no temporary file is left; only when `WriteError` names
         the fsync of the folder is the new one in place.
+
+    Examples
+    --------
+    >>> plain = fastio.save({"weight": np.ones(3)}, "plain.safetensors", checksums=False)
+    >>> fastio.seal(plain)
+    PosixPath('plain.safetensors')
+    >>> fastio.verify("plain.safetensors").unverified
+    ()
     """
     typed = path_of(src, "src")
     source = Path(anchored(typed))

@@ -35,6 +35,13 @@ class Collected:
         Those that somebody reads, and that are kept for that.
     nbytes : int
         Of all that was removed, on all roots.
+
+    Examples
+    --------
+    >>> store.save({"weight": np.ones(3)})
+    2
+    >>> store.gc(keep=1).generations  # generation 0 is the empty store
+    (1, 0)
     """
 
     generations: tuple[int, ...]

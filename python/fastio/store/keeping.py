@@ -29,6 +29,13 @@ class Keeping:
         ------
         ReplicaError
             If a manifest cannot be read on any root.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> [each.number for each in store.generations()]
+        [2, 1]
         """
         self._opened.require_open()
         return status.generations(self._opened.members)
@@ -51,6 +58,15 @@ class Keeping:
             If there is no such generation, any more.
         ReplicaError
             As `save` does.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> store.rollback_to(1)
+        3
+        >>> sorted(store.load())
+        ['bias', 'weight']
         """
         arguments.check_count("generation", generation, 0, 2**63 - 1)
 
@@ -88,6 +104,13 @@ class Keeping:
             As `save` does.
         ValueError
             If `keep` is less than 1.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> store.gc(keep=1).generations  # generation 0 is the empty store
+        (1, 0)
         """
         arguments.check_count("keep", keep, 1, 2**31)
         return self._opened.in_turn(
@@ -125,6 +148,15 @@ class Keeping:
         ReplicaError
             If no majority of the roots can be written to; see `force`.
         ConflictError
+
+        Examples
+        --------
+        >>> shutil.rmtree("disk0")
+        >>> store = fastio.Store.open("disk1")
+        >>> store.replace_root("disk0", "disk2", force=True)
+        2
+        >>> store.status().degraded
+        False
         """
         if isinstance(old, UUID):
             old = old.hex
@@ -145,6 +177,12 @@ class Keeping:
         ------
         ReplicaError
             If no root can be read.
+
+        Examples
+        --------
+        >>> status = store.status()
+        >>> list(status.roots.values()), status.degraded
+        (['ok', 'ok'], False)
         """
         self._opened.require_open()
         return status.status(self._opened.members)

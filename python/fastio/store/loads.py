@@ -117,6 +117,11 @@ class Loads:
         ReplicaError
             If no replica of some bytes is left: each with its reason.
         As `fastio.load` does besides.
+
+        Examples
+        --------
+        >>> store.load(names=["bias"], on_damage="repair")
+        {'bias': array([0., 0., 0.], dtype=float32)}
         """
         begun = Load(
             self._opened.find(on_damage, generation, options),
@@ -153,6 +158,12 @@ class Loads:
         Raises
         ------
         As `load` does, for all that is found before the first byte is read.
+
+        Examples
+        --------
+        >>> handle = store.start_load()
+        >>> sorted(handle.wait())
+        ['bias', 'weight']
         """
         return LoadHandle(
             Load(
@@ -182,6 +193,12 @@ class Loads:
         Raises
         ------
         As `load` does.
+
+        Examples
+        --------
+        >>> with store.reader() as reader:
+        ...     reader["weight"][:, 1]
+        array([1., 4.], dtype=float32)
         """
         find = self._opened.find(on_damage, generation, options)
         return Reader(lambda _: find(None), framework=framework, verify=verify, options=options)
@@ -205,6 +222,13 @@ class Loads:
         ReplicaError
             If no replica of some bytes is left.
         As `fastio.load_into` does besides.
+
+        Examples
+        --------
+        >>> bias = np.ones(3, np.float32)
+        >>> store.load_into({"bias": bias}, strict=False)
+        >>> bias
+        array([0., 0., 0.], dtype=float32)
         """
         check_verify(verify)
         check_kind("options", options, Options)
@@ -241,6 +265,13 @@ class Loads:
         ReplicaError
             If no replica of some bytes is left.
         As `Reader.stream` does besides.
+
+        Examples
+        --------
+        >>> for name, tensor in store.stream(memory_limit_bytes="64 MiB"):
+        ...     print(name, tensor.sum())
+        bias 0.0
+        weight 15.0
         """
         reader = self.reader(
             framework=framework,

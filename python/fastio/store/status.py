@@ -35,6 +35,12 @@ class Generation:
         Seconds since 1970, by the clock of whoever saved it.
     decided : bool
         Whether its record is seen on a majority of the roots, or a later generation was made on it.
+
+    Examples
+    --------
+    >>> (generation,) = store.generations()
+    >>> generation.number, generation.tensors, generation.nbytes
+    (1, 2, 36)
     """
 
     number: int
@@ -75,6 +81,12 @@ class Status:
     verified_at_s : dict of str to (int or None)
         By path of each root that can be reached, when `Store.verify` last found it whole, or mended
         it: seconds since 1970, by the clock of that time. None: never, as far as is known.
+
+    Examples
+    --------
+    >>> status = store.status()
+    >>> status.generation, status.degraded, status.in_doubt
+    (1, False, ())
     """
 
     store: str

@@ -37,6 +37,14 @@ class Store(Loads, Writes, Keeping, Verifying):
     A root is a folder, usually on a disk of its own. Each shard has a replica on several roots. A
     load reads from all roots at once, and from the next replica where one fails. A save makes a new
     generation, which exists as a whole or not at all.
+
+    Examples
+    --------
+    >>> store = fastio.Store.create(["nvme0", "nvme1"], replicas=2)
+    >>> store.save({"weight": np.ones(3)})
+    1
+    >>> fastio.load("nvme1")
+    {'weight': array([1., 1., 1.])}
     """
 
     def __init__(
@@ -91,6 +99,13 @@ class Store(Loads, Writes, Keeping, Verifying):
             A root that is not empty, or cannot be written to.
         TypeError, ValueError
             An argument that is none of the above.
+
+        Examples
+        --------
+        >>> roots = ["nvme0", "nvme1", "nvme2"]
+        >>> store = fastio.Store.create(roots, replicas=2, shard_bytes="1 GiB")
+        >>> store.generation
+        0
         """
         paths = arguments.paths(roots, to_write=True)
         arguments.check_count("replicas", replicas, 1, len(paths))
@@ -138,6 +153,12 @@ class Store(Loads, Writes, Keeping, Verifying):
         ConflictError
             If somebody else adopts the copy at the same time.
         FormatError, WriteError
+
+        Examples
+        --------
+        >>> copies = [shutil.copytree(root, f"copies/{root.name}") for root in store.roots]
+        >>> fastio.Store.adopt(copies).generation
+        2
         """
         paths = arguments.paths(roots)
         members = creation.adopt(paths, now_s(), _timeout_s(None), force=force)
@@ -180,6 +201,12 @@ class Store(Loads, Writes, Keeping, Verifying):
             If there is no such generation, any more.
         FormatError
             A manifest that is not what it says, or of a newer version.
+
+        Examples
+        --------
+        >>> store = fastio.Store.open("disk0")
+        >>> [root.name for root in store.roots]
+        ['disk0', 'disk1']
         """
         for what, number in (("generation", generation), ("min_generation", min_generation)):
             if number is not None:
@@ -211,7 +238,15 @@ class Store(Loads, Writes, Keeping, Verifying):
     # ---- its life
 
     def close(self) -> None:
-        """Let go of the roots, and let the generation be collected. What was loaded stays."""
+        """Let go of the roots, and let the generation be collected. What was loaded stays.
+
+        Examples
+        --------
+        >>> tensors = store.load()
+        >>> store.close()
+        >>> sorted(tensors)
+        ['bias', 'weight']
+        """
         if not self._opened.closed:
             self._opened.closed = True
             # Whoever still reads goes on holding the generation, and its roots.

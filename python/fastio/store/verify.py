@@ -75,9 +75,10 @@ class Verifying:
 
         Examples
         --------
+        >>> next(Path("disk0/shards").iterdir()).unlink()
         >>> found = store.verify(repair=True)
-        >>> if not found.ok:
-        ...     print(found)
+        >>> found.ok, len(found.damaged), len(found.repaired)
+        (True, 1, 1)
         """
         self._opened.require_open()
         check_kind("options", options, Options)

@@ -67,6 +67,11 @@ class Writes:
             If somebody else goes on writing to this store.
         FormatError, TypeError, ValueError
             As `fastio.save` does.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)}, metadata={"step": "1000"})
+        2
         """
         return self._save(tensors, metadata, partition, options, progress, report, added=False)
 
@@ -90,6 +95,13 @@ class Writes:
         UsageError
             If there is a tensor of this name.
         As `save` does besides.
+
+        Examples
+        --------
+        >>> store.add("scale", np.ones(3))
+        2
+        >>> sorted(store.load())
+        ['bias', 'scale', 'weight']
         """
         return self._save({name: array}, None, None, options, False, report, added=True)
 
