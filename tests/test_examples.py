@@ -1,4 +1,7 @@
-"""The examples in public docstrings run, and give what they show."""
+"""The examples in public docstrings run, and give what they show.
+
+Those of `fastio.uring` run in ``uring/test_ring.py``, where a kernel without io_uring is a skip.
+"""
 
 import doctest
 import importlib.util
@@ -12,7 +15,6 @@ import numpy as np
 import pytest
 
 import fastio
-import fastio.uring
 from fastio.store.collect import Collected
 from fastio.store.status import Generation, Status
 
@@ -54,7 +56,6 @@ def _methods(kind: type) -> Iterator[tuple[str, Any]]:
 def _public() -> dict[str, Any]:
     """Every public function, class and method by name; errors say all in their message."""
     values = {name: getattr(fastio, name) for name in [*fastio.__all__, "open"]}
-    values |= {f"uring.{name}": getattr(fastio.uring, name) for name in fastio.uring.__all__}
     values |= {f"store.{kind.__name__}": kind for kind in (Generation, Status, Collected)}
     seen = {id(value) for value in values.values()}
     for module in (fastio.numpy, fastio.torch) if _HAS_TORCH else (fastio.numpy,):
@@ -92,8 +93,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     fastio.save(tensors, "model.safetensors")
     with fastio.Store.create(["disk0", "disk1"], replicas=2) as store:
         store.save(tensors)
-        names = {"fastio": fastio, "np": np, "Path": Path, "shutil": shutil, "store": store}
-        yield names | {each: getattr(fastio.uring, each) for each in fastio.uring.__all__}
+        yield {"fastio": fastio, "np": np, "Path": Path, "shutil": shutil, "store": store}
     fastio.on_event(None)
 
 

@@ -67,9 +67,9 @@ else:
 def default_lanes() -> int:
     """Two lanes hide each other's page faults; more of them, up to 16, where there are cores.
 
-    Measured (bench/results): on 2 cores, one lane stays well under the disk's speed into fresh
-    memory; on 16 cores, 12 lanes bring what is in the page cache to a GPU as fast as 16, and faster
-    than 8 (trace-gpu-nvidia-h200.json).
+    Measured (bench/results): on 2 cores, one lane into fresh memory stays well under the disk's
+    speed. On 16 cores, 12 lanes bring cached files to a GPU as fast as 16, and faster than 8
+    (trace-gpu-nvidia-h200.json).
     """
     return max(2, min(16, _usable_cores() * 3 // 4))
 

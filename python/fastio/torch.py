@@ -279,7 +279,7 @@ def _check_dense(tensors: Any) -> None:
     if not isinstance(tensors, dict):
         try:
             check_mapping(tensors)
-        except TypeError as error:  # what safetensors raises is a ValueError
+        except TypeError as error:  # safetensors raises ValueError
             raise ValueError(str(error)) from None
         raise ValueError(f"tensors must be a dict, not {type(tensors).__name__}")
     for name, tensor in tensors.items():
@@ -296,7 +296,7 @@ def _check_dense(tensors: Any) -> None:
 def _checked(
     tensors: dict[str, torch.Tensor], *, contiguous: bool = True
 ) -> dict[str, torch.Tensor]:
-    """What safetensors takes, with all values in memory as they are."""
+    """Tensors that safetensors takes, without pending conjugation or negation."""
     _check_dense(tensors)
     shared = [sorted(map(str, group)) for group in tied.groups(tensors) if len(group) > 1]
     if shared:

@@ -1,5 +1,6 @@
-"""Saving as safetensors does it, for its drop-ins: to bytes that are safetensors' own, or to a file
-of fastio's that has the metadata as it was given.
+"""serialize and serialize_file as safetensors has them: its own bytes, or a sealed file.
+
+The metadata is stored as it was given.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ Some writers take liberties. safetensors 0.8 reads their files, and so does this
 safetensors reads more than any writer writes. These headers are refused here:
 
 - A key stands twice in one object, at any depth. Readers differ in which of the two they use.
+
 - The entry of a tensor is an array, or its dtype is an object.
 - A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
   nor torch has such arrays.
 
-A header is taken by one of two ways that agree: a fast one for headers as every writer makes them,
-and a careful one, which knows what is wrong and where, for everything that gives the fast one a
-doubt.
+Two parsers agree on every header. The fast one takes headers as every writer makes them. Anything
+else goes to the careful one, which finds the error and its offset.
 """
 
 from __future__ import annotations

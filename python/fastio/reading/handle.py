@@ -77,13 +77,13 @@ class LoadHandle:
         return self._taken(self._load.wait, progress=progress)
 
     def queued(self, *, stream: object = None, progress: bool = False) -> dict[str, Any]:
-        """Wait until every byte is verified and its copy queued, and return the tensors: what is
-        put into `stream` from then on, and into the stream that the load came behind, waits on the
-        device for the copies.
+        """Wait until every byte is verified and its copy is queued, and return the tensors.
 
-        Of a model larger than the pinned memory all but the last blocks are copied by then, so
-        what the load came behind must be able to go on. A copy that fails later does so in these
-        streams.
+        Work that is put later into `stream`, or into the stream of the load, waits on the device
+        for the copies. A copy that fails later fails in these streams.
+
+        A model larger than the pinned memory is copied by then, but for its last blocks. So the
+        work that the load waits for must not wait for this call.
 
         Parameters
         ----------

@@ -1,6 +1,4 @@
-"""Parts of tensors: their bytes, gathered from a mapping, from kept chunks, or from reads within a
-window of memory.
-"""
+"""Parts of tensors, gathered from a mapping, from kept chunks, or from reads in a memory window."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Reader(TensorMapping):
         self._verify = bool(verify)
         self._options = options or default_options()
         located = find(self._options)
-        assert located.again is not None  # whoever keeps a source can be pickled
+        assert located.again is not None  # a reader can be pickled
         self._reopened = (located.again, framework, verify, self._options)
         self._located = located.to_keep()
         self._watch = self._located.watch

@@ -1,6 +1,4 @@
-"""Single tensors of a source, and parts of them: out of the page cache, read ahead of a loop, from
-chunks that were verified before, or read now.
-"""
+"""Single tensors and parts of them: cached, read ahead, kept from an earlier read, or read now."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ class Access:
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
-        self._failure: Met | None = None  # of what was read ahead
+        self._failure: Met | None = None  # of a read ahead
         self._lock = threading.RLock()  # a signal handler may read, too
         self._is_taking = False
         _alive.add(self)

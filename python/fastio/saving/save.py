@@ -166,8 +166,8 @@ def start_save(
 ) -> SaveHandle:
     """Start to save tensors, and return while they are written.
 
-    What is wrong with the arguments, and a path that cannot be written to, is raised at once. Where
-    no thread can be started, the save is done when this returns.
+    An invalid argument, or a path that cannot be written to, raises at the call. If no thread can
+    be started, the save is done when this returns.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def _request(
     progress: bool,
     report: Report | None,
 ) -> tuple[Request, Path]:
-    """What is to be saved, checked; and the path as it was given."""
+    """The checked request, and the path as it was given."""
     begun = clocks()
     check_path(path, "save")
     target = file_target(path) if shard_bytes is None else folder_target(path)

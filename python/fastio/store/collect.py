@@ -100,7 +100,7 @@ class _Collection:
 
     def run(self) -> Collected:
         """Remove records, then manifests, then shards."""
-        for root in self._roots:  # what stays is on the disk before anything goes
+        for root in self._roots:  # kept records are durable before others are removed
             _tried(root, functools.partial(root.sync, COMMITS))
         gone: list[int] = []
         in_use: list[int] = []

@@ -1,4 +1,4 @@
-"""What keeps a store in order: generations that come back or go, roots that are replaced."""
+"""Upkeep of a store: rollback and collection of generations, replacement of roots, status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a store: one of its generations."""
+"""The calls that read one generation of a store."""
 
 from __future__ import annotations
 

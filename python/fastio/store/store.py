@@ -249,7 +249,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         """
         if not self._opened.closed:
             self._opened.closed = True
-            # Whoever still reads goes on holding the generation, and its roots.
+            # Loads and readers go on holding the generation, and its roots.
             self._opened.taken = replace(self._opened.taken, held=Held())
             self._opened.members.close()
 

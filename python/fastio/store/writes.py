@@ -1,4 +1,4 @@
-"""What is written to a store: its next generation."""
+"""The calls that write the next generation of a store."""
 
 from __future__ import annotations
 
