@@ -1,3 +1,4 @@
+// Failures of the core as exceptions of fastio and of Python.
 #include <pybind11/pybind11.h>
 #include <sys/resource.h>
 

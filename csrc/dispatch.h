@@ -1,5 +1,5 @@
-// Which block is read next, and from which of its replicas: so that several disks are read at once,
-// each by the speed that was measured of it.
+// Which block is read next, and from which replica. Several disks are read at once, each at its
+// measured rate.
 //
 // Pure: no I/O, no clock of its own, no lock; whoever owns it guards it and says what time it is.
 // Allocates nothing once it is made. With one disk, blocks come in the order that they have.

@@ -1,5 +1,4 @@
-// The placement ledger of a load: which blocks are still to come, which regions are whole, and
-// which extents are at their places.
+// The placement ledger of a load: blocks to come, regions that are whole, extents at their places.
 //
 // Pure: no memory is touched here, and no lock is taken. Whoever owns a ledger guards it. The
 // extents that it is told of outlive it.

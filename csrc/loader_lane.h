@@ -1,5 +1,4 @@
-// A lane of a load: one thread with its own engine that takes blocks all the way, read and
-// verified, and puts them to their places.
+// A lane of a load: one thread with its own engine. It reads blocks, verifies them and places them.
 //
 // A lane whose disk hangs takes no more blocks, as its engine may be full of lost reads; another
 // one with a fresh engine succeeds it (loader_lanes.h), and what is left of it waits for its reads.

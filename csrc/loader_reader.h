@@ -1,5 +1,5 @@
-// Reads the blocks of one lane: how, from which replica, and what becomes of a read that is short,
-// failed or damaged. In a job that persists, what is not sound is read again.
+// Reads the blocks of one lane. A short read is resumed; in a job that persists, a failed or damaged
+// one is repeated, and then sent to another replica.
 //
 // Used by the lane's thread alone; the state and the requests outlive it.
 #pragma once

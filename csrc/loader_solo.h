@@ -1,5 +1,5 @@
-// A windowed load without threads: whoever waits for a region does the work, step by step, and the
-// room that it needs comes from regions that he releases between two calls.
+// A windowed load without threads. The caller that waits for a region does the work, step by step.
+// Regions that it releases between two calls make room.
 //
 // Members may be called from any thread; one of them works at a time. The mutex of this is taken
 // before that of the crew.

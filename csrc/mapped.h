@@ -1,5 +1,5 @@
-// A file that is wholly in the page cache, tensor by tensor: each one that is asked for gets memory
-// of its own, and a chunk is verified when the first tensor that has bytes of it is asked for.
+// A file that is wholly in the page cache, tensor by tensor. Each tensor gets memory of its own. A
+// chunk is verified with the first tensor that has bytes in it.
 //
 // All members may be called from any thread.
 #pragma once

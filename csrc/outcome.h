@@ -1,5 +1,4 @@
-// The outcome of a job, for loads and saves: what failed, what was damaged, and what was done
-// otherwise than asked.
+// The outcome of a load or a save: failures, damage, and fallbacks.
 //
 // An outcome is safe for concurrent use by multiple threads. Its mutex is its own and guards
 // nothing else, so any other mutex may be held when it is called. It lives as long as its job.

@@ -1,6 +1,5 @@
-// Placement: memory of the caller that the bytes of one tensor are put into or taken from, in any
-// layout that strides can describe. Pure arithmetic and copies; checks nothing of what the memory
-// holds.
+// Memory of the caller that a tensor is put into or taken from, in any layout with strides. Pure
+// arithmetic and copies. It does not check what the memory holds.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,4 @@
-// A lane of a write job: one thread with its own engine that takes blocks all the way, gathered,
-// summed and written.
+// A lane of a save: one thread with its own engine. It gathers blocks, sums them and writes them.
 //
 // It is made by one thread and then used by the one that runs it. It holds the state of the save.
 #pragma once

@@ -234,7 +234,7 @@ def test_a_variable_is_read_when_the_options_are_made(monkeypatch: pytest.Monkey
     assert (before.queue_depth, fastio.Options().queue_depth) == (8, 17)
 
 
-def test_a_load_does_what_the_argument_says_then_the_variable(
+def test_a_load_obeys_the_argument_then_the_variable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = write_even(tmp_path / "model.safetensors", 8, 2**20)
@@ -292,7 +292,7 @@ def test_a_load_does_what_the_argument_says_then_the_variable(
         (np.str_("8M"), 8 * 2**20),
     ],
 )
-def test_a_number_is_taken_as_what_it_means(value: Any, number: int) -> None:
+def test_a_number_is_read_by_its_meaning(value: Any, number: int) -> None:
     found = fastio.Options(block_bytes=value, memory_limit_bytes=value)
     assert (found.block_bytes, found.memory_limit_bytes) == (number, number)
     assert type(found.block_bytes) is int
@@ -330,7 +330,7 @@ def test_counts_are_taken_like_sizes() -> None:
         ("INF", math.inf),
     ],
 )
-def test_a_time_is_taken_as_what_it_means(value: Any, time_s: float) -> None:
+def test_a_time_is_read_by_its_meaning(value: Any, time_s: float) -> None:
     found = fastio.Options(root_timeout_s=value).root_timeout_s
     assert found == time_s
     assert type(found) is float

@@ -3,6 +3,8 @@
 import builtins
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,40 +16,6 @@ _ROOT = Path(__file__).parent.parent
 _CSRC = _ROOT / "csrc"
 _PACKAGE = _ROOT / "python" / "fastio"
 
-# Lowest first. A unit is a header and its stem_*.cc.
-_UNITS = (
-    "assertions",
-    "mutex",
-    "process",
-    "sanitizers",
-    "defaults",
-    "error",
-    "file",
-    "memory",
-    "device",
-    "pinned",
-    "plan",
-    "outcome",
-    "incidents",
-    "window",
-    "ledger",
-    "answers",
-    "dispatch",
-    "replica_choice",
-    "checksum",
-    "engine",
-    "requests",
-    "placement",
-    "crew",
-    "lanes",
-    "active_time",
-    "slot_stage",
-    "loader",
-    "mapped",
-    "sources",
-    "saver",
-    "bindings",
-)
 _LINES_MAX = 400
 _MODULES_AT_THE_TOP_MAX = 16
 _NAMES_THAT_SAY_NOTHING = re.compile(r"util|helper|common|manager|misc", re.IGNORECASE)
@@ -55,11 +23,6 @@ _NAMES_THAT_SAY_NOTHING = re.compile(r"util|helper|common|manager|misc", re.IGNO
 
 def _sources(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in suffixes)
-
-
-def _unit(file: str) -> str:
-    stem = Path(file).stem
-    return next((unit for unit in _UNITS if stem == unit or stem.startswith(unit + "_")), stem)
 
 
 def test_the_public_names_are_exactly_these() -> None:
@@ -142,13 +105,15 @@ def test_importing_all_names_leaves_pythons_own_as_they_are() -> None:
     assert names.keys() & vars(builtins).keys() == set()
 
 
-@pytest.mark.parametrize("path", _sources(_CSRC, ".h", ".cc"), ids=lambda path: path.name)
-def test_a_unit_includes_only_units_below_it(path: Path) -> None:
-    unit = _unit(path.name)
-    assert unit in _UNITS, f"{path.name} is of no unit: give {unit!r} its place in _UNITS"
-    included = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
-    above = [name for name in included if _UNITS.index(_unit(name)) > _UNITS.index(unit)]
-    assert above == []
+def test_the_tree_in_architecture_is_that_of_the_files() -> None:
+    """`.ci/tree` writes it; it also refuses circles among the units of csrc/."""
+    checked = subprocess.run(
+        [sys.executable, _ROOT / ".ci" / "tree", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize(

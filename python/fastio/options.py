@@ -67,11 +67,11 @@ else:
 def default_lanes() -> int:
     """Two lanes hide each other's page faults; more of them, up to 16, where there are cores.
 
-    Measured (bench/results): on 2 cores, one lane into fresh memory stays well under the disk's
-    speed. On 16 cores, 12 lanes bring cached files to a GPU as fast as 16, and faster than 8
-    (trace-gpu-nvidia-h200.json).
+    Measured (bench/results): on 2 cores, one lane stays well under the disk's speed into fresh
+    memory. On 16 cores, a cached file gets to a GPU in 59 ms with 16 lanes, in 69 ms with 12 and in
+    90 ms with 8 (trace-gpu-nvidia-h200.json, blocks of 2 MiB).
     """
-    return max(2, min(16, _usable_cores() * 3 // 4))
+    return max(2, min(16, _usable_cores()))
 
 
 def _usable_cores() -> int:
@@ -114,13 +114,13 @@ class Options:
         file that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that
         were evicted under memory pressure are read again unverified. ``never`` copies.
     block_bytes : int
-        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A write has
-        half of it.
+        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A block of a
+        cached file that is copied has 2 MiB at most. A write has half of `block_bytes`.
     queue_depth : int
         Reads or writes in flight of each lane, 1 to 4096. Default 8.
     lanes : int
         Threads that read and verify, or gather and write, 1 to 1024. A save has eight at most.
-        Default: three quarters of the usable cores, 2 to 16.
+        Default: as many as usable cores, 2 to 16.
     memory_limit_bytes : int or None
         Bound on the memory of a load: the result, and what is parked; of a save: what it takes
         beside the tensors. Default None: no bound (a save takes 48 MiB at most, unless it copies).

@@ -76,7 +76,7 @@ def test_a_ballast_exceeds_the_measured_size_and_fits_in_memory(monkeypatch: pyt
     assert guest_memory.wanted_bytes(2**40) == int(0.6 * 2**34)
 
 
-def test_the_kernel_says_what_is_available(monkeypatch: pytest.MonkeyPatch):
+def test_available_memory_is_that_of_the_kernel(monkeypatch: pytest.MonkeyPatch):
     assert guest_memory.available_bytes() > 0
     monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 5 kB\n")
     with pytest.raises(MeasureError, match="MemAvailable"):

@@ -59,7 +59,7 @@ def test_only_a_whole_interval_decides(value, bounds, target, sense, expected):
     assert statistics.verdict(value, bounds, target, sense) == expected
 
 
-def test_a_verdict_refuses_what_cannot_be():
+def test_a_verdict_refuses_impossible_intervals():
     with pytest.raises(ValueError):
         statistics.verdict(1.0, (1.0, 2.0), 1.0, ">")
     with pytest.raises(ValueError):
@@ -81,6 +81,6 @@ def test_differences_are_of_pairs():
 @pytest.mark.parametrize(
     ("ones", "others"), [([1.0], [1.0, 2.0]), ([], []), ([0.0], [1.0]), ([1.0], [-1.0])]
 )
-def test_what_cannot_be_paired_is_refused(ones, others):
+def test_unpaired_series_are_refused(ones, others):
     with pytest.raises(ValueError):
         statistics.paired_ratio(ones, others)

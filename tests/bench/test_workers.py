@@ -27,7 +27,7 @@ def test_a_worker_answers_orders():
         assert worker.ask({"do": "it"}) == {"got": {"do": "it"}}
 
 
-def test_a_worker_that_says_what_went_wrong_is_believed():
+def test_a_workers_own_error_message_is_kept():
     failing = program("answer = {'error': 'no such file'}")
     with (
         pytest.raises(MeasureError, match="no such file"),

@@ -226,7 +226,9 @@ def test_a_forked_child_leaves_the_driver_alone(double: Double, saved: Path) -> 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_the_hosts_limit_holds_for_what_a_map_leaves_there(double: Double, tmp_path: Path) -> None:
+def test_the_hosts_limit_holds_for_tensors_that_a_map_leaves_there(
+    double: Double, tmp_path: Path
+) -> None:
     path = tmp_path / "model"
     fastio.save({"g": np.zeros(10), "c": np.zeros(2**20, np.uint8)}, path)
     asked = fastio.Options(memory_limit_bytes=2**19, block_bytes=2**16)

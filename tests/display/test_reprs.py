@@ -141,7 +141,7 @@ def test_a_store_has_a_repr_of_its_state(tmp_path: Path) -> None:
     assert "closed" in _assert_short(store)
 
 
-def test_a_ring_says_what_is_on_its_way(tmp_path: Path) -> None:
+def test_a_ring_has_a_repr_of_its_requests_in_flight(tmp_path: Path) -> None:
     uring = pytest.importorskip("fastio.uring", reason="built without liburing")
     try:
         ring = uring.Ring(4)
@@ -164,7 +164,7 @@ def test_a_ring_says_what_is_on_its_way(tmp_path: Path) -> None:
     assert _assert_short(ring) == "<fastio.uring.Ring, closed>"
 
 
-def test_options_show_what_differs_from_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_show_differences_from_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert repr(fastio.Options()) == "fastio.Options()"
     shown = repr(fastio.Options(cache="bypass", block_bytes=2**20))
     assert shown == "fastio.Options(cache='bypass', block_bytes=1048576)"

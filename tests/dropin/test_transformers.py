@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> _Calls:
     """Put fastio in the place of safetensors in both libraries, and count the calls."""
     made = _Calls()
 
-    class OpenStore(fastio.safe_open):
+    class Opened(fastio.safe_open):
         """Counts the calls on an open file."""
 
         def __init__(self, *args: Any, **arguments: Any) -> None:
@@ -78,7 +78,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> _Calls:
             super().__exit__(*args)
 
     for module in (_MODELING, _INTEGRATION, _ACCELERATE_MODELING, _ACCELERATE_OFFLOAD):
-        monkeypatch.setattr(module, "safe_open", OpenStore)
+        monkeypatch.setattr(module, "safe_open", Opened)
     load_file = made.counted("load_file", fastio.torch.load_file)
     monkeypatch.setattr(_ACCELERATE_MODELING, "safe_load_file", load_file)
     load = made.counted("load", fastio.torch.load)

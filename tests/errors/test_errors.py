@@ -125,7 +125,9 @@ _SYSTEM_ERRORS = (fastio.ReadError, fastio.WriteError)
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
 @pytest.mark.parametrize("kind", _SYSTEM_ERRORS)
-def test_a_failed_system_call_is_also_what_python_calls_its_number(kind: Any, number: int) -> None:
+def test_a_failed_system_call_is_also_pythons_exception_for_its_number(
+    kind: Any, number: int
+) -> None:
     error = kind(number, "open", "/data/m", 8, "the disk is tired")
     builtin = type(OSError(number, "")) if number != errno.ETIMEDOUT else OSError
     assert isinstance(error, kind)

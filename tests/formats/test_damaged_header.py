@@ -151,7 +151,7 @@ def test_a_block_of_zeros_is_refused(content: bytes) -> None:
         assert _is_refused(content[:begin] + bytes(512) + content[begin + 512 :])
 
 
-def test_load_refuses_what_locate_refuses(tmp_path: Path, content: bytes) -> None:
+def test_load_refuses_every_file_that_locate_refuses(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.safetensors"
     for at in range(8, _text_end(content), 7):
         damaged = bytearray(content)

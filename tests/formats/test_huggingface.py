@@ -233,7 +233,7 @@ def test_several_indexes_are_listed(tmp_path: Path) -> None:
     assert raised.value.path == str(tmp_path)
 
 
-def test_a_folder_without_safetensors_says_what_it_lacks(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_safetensors_names_the_missing_files(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(fastio.FormatError, match=r"no safetensors files.*model\.safetensors"):
         fastio.load(tmp_path)
@@ -252,7 +252,7 @@ def test_a_folder_without_safetensors_says_what_it_lacks(tmp_path: Path) -> None
         (["snapshots/12ab/model.safetensors"], r"these below it do: snapshots/12ab"),
     ],
 )
-def test_a_folder_without_safetensors_says_what_it_has(
+def test_the_error_for_a_folder_without_safetensors_names_its_other_formats(
     tmp_path: Path, files: list[str], words: str
 ) -> None:
     for file in files:

@@ -217,7 +217,7 @@ def test_formats_are_mixed_in_one_source(toy: Path) -> None:
     assert list(fastio.load([other, toy])) == ["t", "values"]
 
 
-def test_what_a_format_refuses_names_the_file(toy: Path) -> None:
+def test_a_refusal_by_a_format_names_the_file(toy: Path) -> None:
     with toy.open("ab") as file:
         file.write(b"x")
     with pytest.raises(fastio.FormatError) as caught:

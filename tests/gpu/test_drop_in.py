@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0])
-def test_safe_open_gives_what_it_gives_on_the_cpu(sealed: Path, device: Any) -> None:
+def test_safe_open_gives_the_same_tensors_as_on_the_cpu(sealed: Path, device: Any) -> None:
     expected = on_cpu(sealed)
     with fastio.safe_open(sealed, framework="pt", device=device) as file:
         assert_same({name: file.get_tensor(name) for name in file.offset_keys()}, expected)

@@ -84,7 +84,7 @@ def test_returned_tensors_share_no_memory_with_kept_chunks(
         assert np.array_equal(reader["t"][index], whole[index])
 
 
-def test_small_tensors_and_parts_share_what_is_kept(tmp_path: Path, engine: Any) -> None:
+def test_small_tensors_and_parts_share_kept_chunks(tmp_path: Path, engine: Any) -> None:
     path = fastio.seal(write(tmp_path / "model", {f"t{i}": ("U8", (64, 1024)) for i in range(16)}))
     testbed.evict(path)
     options = fastio.Options(engine=engine, cache="bypass", mapping="never")

@@ -93,7 +93,7 @@ def test_a_part_shares_no_memory(reader: fastio.Reader, whole: dict[str, npt.NDA
     assert view[...].tobytes() == whole["F32.2"].tobytes()
 
 
-def test_a_view_says_what_it_is_without_reading(
+def test_a_view_describes_itself_without_a_read(
     reader: fastio.Reader, whole: dict[str, npt.NDArray[Any]]
 ) -> None:
     before = reader.report

@@ -124,7 +124,7 @@ def test_a_folder_that_takes_no_writes_becomes_no_root(freezing: Freezing, tmp_p
     assert eventually(is_created)
 
 
-def test_a_copy_is_not_adopted_where_a_root_takes_no_writes(
+def test_a_copy_is_not_adopted_if_a_root_takes_no_writes(
     roots: list[Path], freezing: Freezing
 ) -> None:
     with freezing.frozen(), pytest.raises(fastio.ReplicaError, match="no answer in time"):

@@ -72,7 +72,7 @@ def test_a_readers_generation_is_not_collected_when_its_store_moves_on_or_closes
     assert_same(late.load(), tensors(2))
 
 
-def test_a_child_keeps_what_its_parent_read_and_not_the_locks_of_a_writer(tmp_path: Path) -> None:
+def test_a_child_keeps_its_parents_generation_and_not_the_locks_of_a_writer(tmp_path: Path) -> None:
     store = create(tmp_path, 2)
     waiting, go_on = os.pipe()
     children: list[int] = []

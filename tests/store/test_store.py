@@ -238,7 +238,7 @@ def test_a_mapping_places_tensors(tmp_path: Path) -> None:
         store.save(tensors())
 
 
-def test_roots_hold_what_their_weights_say(tmp_path: Path) -> None:
+def test_roots_hold_shares_by_their_weights(tmp_path: Path) -> None:
     store = create(tmp_path, 3, replicas=1, weights=[2, 1, 1], shard_bytes=2**16)
     saved = {f"{at}": np.full(2**14, at, np.float32) for at in range(64)}
     store.save(saved)

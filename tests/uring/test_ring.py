@@ -113,7 +113,7 @@ def test_registered_buffers_and_files_take_direct_reads(file: Path) -> None:
     os.close(fd)
 
 
-def test_only_what_lies_within_registered_memory_is_fixed(pipe: tuple[int, int]) -> None:
+def test_only_buffers_within_registered_memory_are_fixed(pipe: tuple[int, int]) -> None:
     memory = bytearray(64)
     within, across = memoryview(memory)[8:24], memoryview(memory)[20:40]
     with Ring(buffers=[memoryview(memory)[:32]], files=[pipe[1]]) as ring:

@@ -1,6 +1,6 @@
-"""serialize and serialize_file as safetensors has them: its own bytes, or a sealed file.
+"""Saving as safetensors does it: to the bytes that it would write, or to a sealed file.
 
-The metadata is stored as it was given.
+A sealed file has the metadata as it was given.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ Some writers take liberties. safetensors 0.8 reads their files, and so does this
 safetensors reads more than any writer writes. These headers are refused here:
 
 - A key stands twice in one object, at any depth. Readers differ in which of the two they use.
-
 - The entry of a tensor is an array, or its dtype is an object.
 - A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
   nor torch has such arrays.

@@ -1,4 +1,7 @@
-"""Parts of tensors, gathered from a mapping, from kept chunks, or from reads in a memory window."""
+"""The bytes of a part of a tensor, gathered in bounded memory.
+
+They come from a mapping, from kept chunks, or from reads within a window.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Single tensors and parts of them: cached, read ahead, kept from an earlier read, or read now."""
+"""Single tensors of a source, and parts of them.
+
+They come out of the page cache, from a loop's read-ahead, from kept chunks, or are read now.
+"""
 
 from __future__ import annotations
 

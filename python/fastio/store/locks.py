@@ -103,8 +103,7 @@ def _is_had(made: Flock) -> bool:
 def unread(root: Root, digest: str) -> Iterator[bool | None]:
     """Whether nobody holds a manifest on a root, and nobody can begin to in this context.
 
-    None if that is not known: the root does not answer, or its filesystem has no locks. A reader
-    may hold it then.
+    None if the root does not answer, and False on a filesystem without locks: a reader may hold it.
 
     Raises
     ------

@@ -95,7 +95,7 @@ def test_pread_needs_no_io_uring(sealed: Path, refusal: Any) -> None:
     assert (said["engine"], said["reason"]) == ("pread", "asked for")
 
 
-def test_the_engine_is_told_by_the_environment(sealed: Path) -> None:
+def test_the_environment_chooses_the_engine(sealed: Path) -> None:
     said = _said(testbed.run_python(_LOAD, sealed, "{}", env={"FASTIO_ENGINE": "pread"}))
     _assert_whole(said, sealed)
     assert said["engine"] == "pread"

@@ -87,6 +87,20 @@ def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: s
     assert sum(lane.submit_s for lane in report.lane_times) > 0
 
 
+def test_a_cached_file_is_copied_in_blocks_that_stay_in_a_cores_cache(sealed: Path) -> None:
+
+    def blocks(cache: Any) -> int:
+        report = fastio.Report()
+        options = fastio.Options(cache=cache, mapping="never", block_bytes=4 * 2**20)
+        sealed.read_bytes()
+        fastio.load(sealed, options=options, report=report)
+        return sum(lane.blocks for lane in report.lane_times)
+
+    of_four = blocks("bypass")
+    # Somebody else may drop the page cache in between.
+    assert eventually(lambda: blocks("keep") > of_four)
+
+
 def test_a_small_load_on_the_callers_thread_has_no_lane(tmp_path: Path) -> None:
     path = fastio.seal(write(tmp_path / "small", {"a": ("U8", (3,))}))
     report = fastio.Report()
@@ -230,7 +244,7 @@ def test_a_report_of_a_load_that_fails_says_nothing_of_the_one_before(
     assert report == fastio.Report()
 
 
-def test_one_line_of_the_log_says_what_the_report_says(
+def test_one_line_of_the_log_sums_up_the_report(
     sealed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = fastio.Report()
@@ -355,7 +369,7 @@ def test_an_error_in_the_progress_bar_ends_the_load_and_leaves_nothing(
     assert same_bytes(fastio.load(sealed), expected_bytes(sealed))
 
 
-def test_the_engine_report_tells_what_there_is_and_why() -> None:
+def test_the_engine_report_lists_the_engines_with_reasons() -> None:
     host = fastio.engine_report()
     assert list(host.engines) == ["uring", "pread"]
     assert host.chosen in host.engines
@@ -373,7 +387,7 @@ def test_the_engine_report_tells_what_there_is_and_why() -> None:
     assert lines[-1].startswith("checksum: XXH3-64")
 
 
-def test_the_engine_report_tells_what_the_kernel_offers() -> None:
+def test_the_engine_report_lists_the_features_of_the_kernel() -> None:
     host = fastio.engine_report()
     if not host.engines["uring"].available:
         pytest.skip(f"no ring here: {host.engines['uring'].reason}")
