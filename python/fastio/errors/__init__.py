@@ -1,7 +1,6 @@
 """The errors of fastio. It also raises `FileNotFoundError`, `TypeError` and `ValueError`.
 
     FastioError
-    FastioError
     ├── FormatError (ValueError)           an invalid file
     ├── ChecksumError                      bytes that differ from the saved ones
     ├── ReadError, WriteError (OSError)    a failed system call

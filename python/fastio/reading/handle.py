@@ -1,4 +1,4 @@
-"""The handle of a load that goes on while its caller does, and the event at its end."""
+"""LoadHandle and LoadEvent: a load in the background, and the event at its end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastio.reading.load import Load
 
 
 class LoadHandle:
-    """Tensors on their way to memory or to devices: what `fastio.start_load` returns.
+    """A load in the background, which `fastio.start_load` returns.
 
-    A handle that is dropped without `wait` cancels its load, and nothing is left of it.
+    A handle that is dropped without `wait` cancels its load and frees its memory.
 
     Examples
     --------
@@ -32,12 +32,12 @@ class LoadHandle:
             self._load = begun.start()
 
     def done(self) -> bool:
-        """Whether it has ended, well or not: `wait` answers at once then.
+        """Return whether the load has ended or failed, so that `wait` returns at once.
 
         Raises
         ------
         RuntimeError
-            In a process that was forked.
+            In a forked process.
 
         Examples
         --------
@@ -56,7 +56,7 @@ class LoadHandle:
         return LoadEvent(self)
 
     def wait(self, *, progress: bool = False) -> dict[str, Any]:
-        """Wait until every byte is where it belongs, and return the tensors.
+        """Wait until every byte is in its tensor, and return the tensors.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class LoadHandle:
         Raises
         ------
         ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
-            As `fastio.load` does; no tensor is handed out then.
+            As `fastio.load` does; no tensor is returned then.
 
         Examples
         --------
@@ -79,17 +79,17 @@ class LoadHandle:
     def queued(self, *, stream: object = None, progress: bool = False) -> dict[str, Any]:
         """Wait until every byte is verified and its copy is queued, and return the tensors.
 
-        Work that is put later into `stream`, or into the stream of the load, waits on the device
-        for the copies. A copy that fails later fails in these streams.
+        Work that is put later into `stream`, or into the stream of the load, waits on the device for
+        the copies. A copy that fails later fails in these streams.
 
-        A model larger than the pinned memory is copied by then, but for its last blocks. So the
-        work that the load waits for must not wait for this call.
+        A model larger than the pinned memory is copied by then, but for its last blocks. So the work
+        that the load waits for must not wait for this call.
 
         Parameters
         ----------
         stream : object, optional
-            As `fastio.load` takes it; where it does not say its device, of that of the load.
-            Default: the current one of each.
+            As `fastio.load` takes it. A stream that does not name its device is of the load's device.
+            Default: the current stream of each device.
         progress : bool
             Show a progress bar.
 
@@ -98,7 +98,7 @@ class LoadHandle:
         ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
             As `wait` does.
         UsageError
-            A stream that is none, or whose device is not known.
+            `stream` is no stream, or its device is unknown.
 
         Examples
         --------
@@ -131,8 +131,9 @@ class LoadHandle:
 
 
 class LoadEvent:
-    """The end of a load, with the methods of `torch.cuda.Event` that wait for one. Other than
-    there, `wait` waits on the host, too, until every copy is queued.
+    """The end of a load, with the waiting methods of `torch.cuda.Event`.
+
+    Unlike there, `wait` also waits on the host until every copy is queued.
 
     Examples
     --------
@@ -150,12 +151,12 @@ class LoadEvent:
         return f"<fastio.LoadEvent of {self._handle._begun.wanted.source}, {self._handle._state()}>"
 
     def query(self) -> bool:
-        """Whether it is reached, or never will be, as the load has failed.
+        """Return whether the load has ended or failed.
 
         Raises
         ------
         RuntimeError
-            In a process that was forked.
+            In a forked process.
 
         Examples
         --------
@@ -167,7 +168,7 @@ class LoadEvent:
         return self._handle.done()
 
     def synchronize(self) -> None:
-        """Wait for it.
+        """Wait on the host for the end of the load.
 
         Raises
         ------
@@ -183,7 +184,7 @@ class LoadEvent:
         self._handle.wait()
 
     def wait(self, stream: object = None) -> None:
-        """Let a stream wait for it; returns when every byte is verified and its copy queued.
+        """Make a stream wait for the load; return when every byte is verified and its copy queued.
 
         Raises
         ------

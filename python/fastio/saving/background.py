@@ -1,4 +1,4 @@
-"""A save that goes on while its caller does: the handle, and what happens when Python ends."""
+"""SaveHandle: a save in the background, also while Python ends."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _failed: set[SaveHandle] = set()
 
 
 class SaveHandle(concurrent.futures.Future[Path]):
-    """A save that `fastio.start_save` started.
+    """A save in the background, which `fastio.start_save` returns.
 
     It is a `concurrent.futures.Future`, and works with `concurrent.futures.wait`. The interpreter
-    does not end before it is done; an error that nobody asked for is logged then. In a child made
-    by fork it never ends: the save goes on in its parent.
+    ends after the save. An error that nobody asked for is logged then. In a forked child the handle
+    never ends: the save goes on in the parent.
 
     Parameters
     ----------
     path : pathlib.Path
-        What is saved to: absolute, as the working directory may change meanwhile.
+        The absolute path, as the working directory may change meanwhile.
     turn : Turn, optional
         The turn of the save.
 
@@ -69,23 +69,22 @@ class SaveHandle(concurrent.futures.Future[Path]):
     def result(self, timeout: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
 
-        A signal handler may wait as well. If its own thread is in the middle of a save to that
-        path, this save goes before that one.
+        A signal handler may wait, too. If its own thread is saving to that path, this save goes first.
 
         Parameters
         ----------
         timeout : float, optional
-            How long to wait at most, in seconds. Every `Future` calls it so.
+            Longest wait in seconds, under the name that every `Future` has for it.
 
         Raises
         ------
         concurrent.futures.TimeoutError
-            If it takes longer.
+            The save takes longer.
         concurrent.futures.CancelledError
-            If it was cancelled before it began.
+            It was cancelled before it began.
         RuntimeError
-            If it is called on the thread of the save, by a finalizer.
-        As `fastio.save` does: what the save failed with.
+            A finalizer on the thread of the save calls it.
+        As `fastio.save` does: the error of the save.
 
         Examples
         --------
@@ -100,7 +99,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
             self._note_asked()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end of the save, and return what it failed with, or None.
+        """Wait for the end of the save, and return its error, or None.
 
         Parameters
         ----------
@@ -137,12 +136,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
             _failed.discard(self)
 
     def wait_released(self, timeout_s: float | None = None) -> bool:
-        """Wait until the tensors are not looked at any more, and may change.
+        """Wait until the save no longer reads the tensors, so that they may change.
 
         Parameters
         ----------
         timeout_s : float, optional
-            How long to wait at most, in seconds.
+            Longest wait in seconds.
 
         Returns
         -------
@@ -152,7 +151,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
         Raises
         ------
         RuntimeError
-            As `result` does; a save that failed has let go of them.
+            As `result` does. A failed save has released them.
 
         Examples
         --------
@@ -165,11 +164,11 @@ class SaveHandle(concurrent.futures.Future[Path]):
         return self._wait_for(self._released, timeout_s)
 
     def release(self) -> None:
-        """Say that the tensors are not looked at any more."""
+        """Say that the save no longer reads the tensors."""
         self._released.open()
 
     def cancel(self) -> bool:
-        """Cancel the save, if it has not begun: another one to the same path goes on before it.
+        """Cancel the save if it still waits for another one to the same path.
 
         Examples
         --------
