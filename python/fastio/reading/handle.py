@@ -79,17 +79,17 @@ class LoadHandle:
     def queued(self, *, stream: object = None, progress: bool = False) -> dict[str, Any]:
         """Wait until every byte is verified and its copy is queued, and return the tensors.
 
-        Work that is put later into `stream`, or into the stream of the load, waits on the device for
-        the copies. A copy that fails later fails in these streams.
+        Work that is put later into `stream`, or into the stream of the load, waits on the device
+        for the copies. A copy that fails later fails in these streams.
 
-        A model larger than the pinned memory is copied by then, but for its last blocks. So the work
-        that the load waits for must not wait for this call.
+        A model larger than the pinned memory is copied by then, but for its last blocks. So the
+        work that the load waits for must not wait for this call.
 
         Parameters
         ----------
         stream : object, optional
-            As `fastio.load` takes it. A stream that does not name its device is of the load's device.
-            Default: the current stream of each device.
+            As `fastio.load` takes it. A stream that does not name its device is of the load's
+            device. Default: the current stream of each device.
         progress : bool
             Show a progress bar.
 

@@ -226,8 +226,8 @@ class Reader(TensorMapping):
             Only these; default: all.
         memory_limit_bytes : int or str, optional
             Bound on the bytes that were read and not yet yielded. A larger tensor is read alone.
-            Default: that of the options, or else 256 MiB. With a device it bounds the memory there; the
-            default is `Options.device_memory_limit_bytes`.
+            Default: that of the options, or else 256 MiB. With a device it bounds the memory there;
+            the default is `Options.device_memory_limit_bytes`.
         device : str, int or torch.device, optional
             As `fastio.load` takes it.
 

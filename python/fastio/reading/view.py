@@ -75,8 +75,8 @@ class TensorView:
         Parameters
         ----------
         index
-            As in numpy: ints, slices with steps, Ellipsis and None along any axis; an array of integers
-            or booleans along axis 0.
+            As in numpy: ints, slices with steps, Ellipsis and None along any axis; an array of
+            integers or booleans along axis 0.
 
         Raises
         ------

@@ -69,7 +69,8 @@ class SaveHandle(concurrent.futures.Future[Path]):
     def result(self, timeout: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
 
-        A signal handler may wait, too. If its own thread is saving to that path, this save goes first.
+        A signal handler may wait, too. If its own thread is saving to that path, this save goes
+        first.
 
         Parameters
         ----------

@@ -83,11 +83,12 @@ class Store(Loads, Writes, Keeping, Verifying):
             Bytes of a checksum's chunk, a power of two from 64 KiB to 16 MiB. Default 1 MiB.
         partition : {"size", "hash", "range"} or callable
             Which tensors share a shard: neighbours in the order of the save; by a hash of the name;
-            neighbours in the order of names; or those with the same result of a callable on the name.
+            neighbours in the order of names; or those with the same result of a callable on the
+            name.
         placement : {"rendezvous", "range"} or mapping
-            Which roots hold a shard. "rendezvous" hashes, so that few shards move when roots change.
-            "range" keeps neighbours together. A mapping has patterns of names (``"layers.*"``, the
-            first match counts) and positions in `roots`.
+            Which roots hold a shard. "rendezvous" hashes, so that few shards move when roots
+            change. "range" keeps neighbours together. A mapping has patterns of names
+            (``"layers.*"``, the first match counts) and positions in `roots`.
         weights : sequence of float, optional
             Each root's share of bytes and reads, relative to the others. Default: all alike.
         mode : int
@@ -127,8 +128,8 @@ class Store(Loads, Writes, Keeping, Verifying):
     def adopt(cls, roots: Sequence[AnyPath], *, force: bool = False) -> Store:
         """Make a copied store a store of its own, which never joins its original.
 
-        Copies of the roots have the UUIDs of the original, and their manifests name its paths. They get
-        other UUIDs, and a new generation with their own paths.
+        Copies of the roots have the UUIDs of the original, and their manifests name its paths. They
+        get other UUIDs, and a new generation with their own paths.
 
         Parameters
         ----------
@@ -179,8 +180,8 @@ class Store(Loads, Writes, Keeping, Verifying):
         ----------
         roots : path or collection of path
             Any of its roots, each as `fastio.load` takes a path. The others are looked for at their
-            last paths. A root at another path, such as a copy, leads to those that were copied or moved
-            alike, and an event says so (see `adopt`).
+            last paths. A root at another path, such as a copy, leads to those that were copied or
+            moved alike, and an event says so (see `adopt`).
         generation : int, optional
             The one to read. Default: the newest.
         min_generation : int, optional
