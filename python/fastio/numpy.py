@@ -90,7 +90,7 @@ def save(
     Parameters
     ----------
     tensor_dict : mapping of str to numpy.ndarray
-        Of any layout in memory; safetensors itself takes contiguous ones, and does not look.
+        Of any memory layout; safetensors itself needs contiguous arrays, and does not check.
     metadata : mapping of str to str, optional
         Stored as it is, without keys that begin with ``fastio.``.
 
@@ -123,8 +123,7 @@ def save_file(
         As `save` takes them.
     filename : str or os.PathLike
     metadata : mapping of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
-        ``format: pt``.
+        Stored as given, without keys that begin with ``fastio.``. Default: ``format: pt``.
 
     Raises
     ------

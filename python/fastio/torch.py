@@ -93,31 +93,31 @@ def load_model(
     *,
     backend: str = "mmap",
 ) -> tuple[set[str], list[str]]:
-    """Load a file into a model whose parameters may be tied.
+    """Load a file into a model, whose parameters may be tied.
 
-    The file may have one name of each group, as `save_model` writes it, or several that have the
-    same values, as ``fastio.save(model.state_dict(), path)`` does.
+    The file may have one name of each group, as from `save_model`, or several with the same
+    values, as from ``fastio.save(model.state_dict(), path)``.
 
     Parameters
     ----------
     model : torch.nn.Module
     filename : str or os.PathLike
     strict : bool
-        Whether a name that the model lacks, or the file, is an error.
+        Whether a name that the model or the file lacks is an error.
     device, backend
         As `load_file` takes them.
 
     Returns
     -------
     (missing, unexpected) : (set of str, list of str)
-        Names of the model that were not filled; names of the file that were not used, or that
-        have other values than a name that is tied to them.
+        Names of the model that were not filled. Names of the file that were not used, or whose
+        values differ from those of a tied name.
 
     Raises
     ------
     RuntimeError
-        With `strict`: names that are missing or unexpected. A tensor of another shape. Parameters,
-        tied or alone, of which none covers their storage.
+        With `strict`: names that are missing or unexpected. A tensor of another shape. A group of
+        parameters, or one alone, of which none covers its storage.
     AttributeError
         `model` is no module.
     As `load_file` does.
@@ -199,8 +199,7 @@ def save_file(
         As `save` takes them.
     filename : str or os.PathLike
     metadata : dict of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
-        ``format: pt``.
+        Stored as given, without keys that begin with ``fastio.``. Default: ``format: pt``.
 
     Raises
     ------
@@ -224,24 +223,24 @@ def save_model(
     metadata: dict[str, str] | None = None,
     force_contiguous: bool = True,
 ) -> None:
-    """Save a model whose parameters may be tied: the file has one name of each group.
+    """Save a model, whose parameters may be tied: the file has one name of each group.
 
     Parameters
     ----------
     model : torch.nn.Module
     filename : str or os.PathLike
     metadata : dict of str to str, optional
-        Each name that is left out is added, with the one that stands for it, unless it is there.
-        Where there is none, ``format: pt`` is added, too.
+        Each omitted name is added with the name that stands for it. Default: ``format: pt``.
     force_contiguous : bool
-        Whether parameters may have any layout in memory. In the file all are contiguous.
+        Whether parameters may have any memory layout. The file has them contiguous.
 
     Raises
     ------
     RuntimeError
-        Parameters, tied or alone, of which none covers their storage.
+        A group of parameters, or one alone, of which none covers its storage.
     ValueError
-        What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
+        The model has a value that is no tensor, or not dense; without `force_contiguous` not
+        contiguous.
     AttributeError
         `model` is no module.
     As `save_file` does.

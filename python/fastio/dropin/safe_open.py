@@ -1,4 +1,4 @@
-"""safe_open, as safetensors has it: the reader under the names that code knows already."""
+"""safe_open, as safetensors has it: the reader under the names that existing code uses."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class TensorMeta:
 class safe_open:
     """A safetensors file whose tensors are read when they are asked for.
 
-    Takes and gives what ``safetensors.safe_open`` does, and verifies what carries checksums.
-    Several threads may use one at once; with or without ``with``.
+    It has the arguments and methods of ``safetensors.safe_open``, and verifies files that carry
+    checksums. Several threads may use one at once. It works with or without ``with``.
 
     Parameters
     ----------
@@ -69,10 +69,10 @@ class safe_open:
         "pt", "torch" or "pytorch"; "np" or "numpy"; "flax" or "jax"; "tf" or "tensorflow"; "mlx";
         "paddle".
     device : str, int or None
-        Where tensors go: with torch whatever ``Tensor.to`` takes; with numpy the CPU; with others
-        the default device of the framework, and only "cpu" or None is taken.
+        The tensors' device: with torch any argument of ``Tensor.to``; with numpy the CPU; with
+        others "cpu" or None, which mean the framework's default device.
     backend : {"mmap", "pread"}
-        Accepted, and of no effect: fastio chooses by what is in the page cache.
+        Accepted without effect: fastio chooses by the state of the page cache.
     verify, options
         As `fastio.open` takes them.
 
@@ -81,7 +81,7 @@ class safe_open:
     FileNotFoundError, IsADirectoryError, FormatError, ReadError
         As `fastio.load` does.
     UsageError
-        A framework, device or backend that there is not.
+        An unknown framework, device or backend.
     TypeError
         An argument of another type.
 
@@ -137,7 +137,7 @@ class safe_open:
         return self._reader.keys()
 
     def metadata(self) -> dict[str, str] | None:
-        """Return what was stored with the tensors, without fastio's own keys; None for nothing.
+        """Return the stored metadata without fastio's own keys, or None if there is none.
 
         Examples
         --------
@@ -147,14 +147,14 @@ class safe_open:
         return dict(self._reader.metadata) or None
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
-        """Return what the header says of a tensor; reads nothing.
+        """Return a tensor's entry in the header; reads nothing.
 
         Raises
         ------
         TensorNotFoundError
             With close matches.
         UsageError
-            If it is closed.
+            The file is closed.
 
         Examples
         --------
@@ -207,7 +207,7 @@ class safe_open:
         return {name: self._move(tensor) for name, tensor in self._reader.load().items()}
 
     def get_slice(self, name: str) -> SafeSlice:
-        """Return a tensor that is not read yet. It can be read also when the file is closed.
+        """Return a tensor that is not read yet, and that stays readable when the file is closed.
 
         Raises
         ------
@@ -324,7 +324,7 @@ def _checked(filename: object, framework: object, backend: object) -> str:
 
 
 class SafeSlice:
-    """A tensor that is not read yet: ``slice[10:20]`` reads what that needs.
+    """A tensor that is not read yet: ``slice[10:20]`` reads only that part.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The tensors of a source by name: the part of a reader that is a mapping and reads nothing."""
+"""The tensors of a source by name: the mapping part of a reader, which reads nothing."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ class TensorMapping(ABC):
         return ValuesView(self)
 
     def items(self) -> ItemsView[str, TensorView]:
-        """Return name and view of every tensor, in file order; none is read. `fastio.Reader.stream`
-        reads them one after another.
+        """Return names and views of all tensors, in file order; none is read.
+
+        `fastio.Reader.stream` reads them one after another.
 
         Examples
         --------
@@ -76,7 +77,7 @@ class TensorMapping(ABC):
         return name in self._open_source
 
     def get(self, name: str, default: _Default | None = None) -> TensorView | _Default | None:
-        """Return a tensor that is not read yet, or `default` where there is none of that name.
+        """Return a tensor that is not read yet, or `default` if no tensor has that name.
 
         Raises
         ------

@@ -25,16 +25,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed.
+    """The generations and bytes that `Store.gc` removed.
 
     Attributes
     ----------
     generations : tuple of int
-        Those that are gone.
+        The removed ones.
     in_use : tuple of int
-        Those that somebody reads, and that are kept for that.
+        Those that were kept because somebody reads them.
     nbytes : int
-        Of all that was removed, on all roots.
+        Removed bytes on all roots.
 
     Examples
     --------

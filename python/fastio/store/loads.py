@@ -98,12 +98,12 @@ class Loads:
         Parameters
         ----------
         framework, names, verify, options, progress, report, device, device_map, stream
-            As `fastio.load` has them.
+            As `fastio.load` takes them.
         on_damage : {"continue", "repair", "raise"}
-            "continue" reads what is bad in one replica from another one. "repair" also writes the
-            bad one anew. "raise" fails. The report lists each. A load sees damage only in what it
-            reads, mostly one replica of each block. ``report.replicas_unread`` and
-            ``bytes_unread`` count the rest; `Store.verify` reads all.
+            "continue" reads a bad chunk from another replica. "repair" also writes the bad replica
+            anew. "raise" fails. The report lists each bad chunk. A load mostly reads one replica of
+            each block, and finds damage only there. ``report.replicas_unread`` and ``bytes_unread``
+            count the rest; `Store.verify` reads all.
         generation : int, optional
             Default: the one that this store was opened with.
 
@@ -115,7 +115,7 @@ class Loads:
         Raises
         ------
         ReplicaError
-            If no replica of some bytes is left: each with its reason.
+            Some bytes have no good replica: each with its reason.
         As `fastio.load` does besides.
 
         Examples
@@ -186,7 +186,7 @@ class Loads:
         generation: int | None = None,
         options: Options | None = None,
     ) -> Reader:
-        """Open a generation: tensors are read when they are asked for, as by `fastio.open`.
+        """Open a generation, and read each tensor when it is asked for, as `fastio.open` does.
 
         A slice of a tensor that was cut reads only the shards that it touches.
 
@@ -257,13 +257,14 @@ class Loads:
         options: Options | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield name and tensor, read ahead in bounded memory, as `Reader.stream` does. Tensors
-        that were cut come last, each read when it is come to.
+        """Yield names and tensors, read ahead in bounded memory, as `Reader.stream` does.
+
+        Tensors that were cut come last; each is read at its turn.
 
         Raises
         ------
         ReplicaError
-            If no replica of some bytes is left.
+            Some bytes have no good replica.
         As `Reader.stream` does besides.
 
         Examples
