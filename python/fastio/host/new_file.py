@@ -1,8 +1,7 @@
 """A new file while it is written; nothing is left of it unless it takes its place.
 
-It has no name, where the filesystem can do that (O_TMPFILE), so that nothing is left of it when the
-process is killed; elsewhere a temporary one. On a filesystem without rename, a new file has its own
-name from the start.
+With O_TMPFILE it has no name, and vanishes when the process is killed. Other filesystems give it a
+temporary name. On a filesystem without rename, a new file has its own name from the start.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Access:
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
-        self._failure: Met | None = None  # of what was read ahead
+        self._failure: Met | None = None  # of a read ahead
         self._lock = threading.RLock()  # a signal handler may read, too
         self._is_taking = False
         _alive.add(self)

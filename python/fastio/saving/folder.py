@@ -1,11 +1,11 @@
 """Tensors spread over the files of a folder, in the layout that Hugging Face's loaders read.
 
-The index decides what a folder holds: its shards get their names first, which no index names yet,
-and the new index then takes the place of the old one in one step. Where there was no checkpoint,
-the index comes first, and until all of its shards are there, nothing can be loaded. The new index
-lies there under a temporary name before, and the old one does afterwards, so that a save that was
-cut off can be cleaned up by the next one: what such an index names and the real one does not is
-removed.
+The index decides what a folder holds. New shards get names that no index has yet. The new index
+then replaces the old one in one step. In a folder without a checkpoint, the index comes first; it
+cannot be loaded until all of its shards are there.
+
+The new index has a temporary name before that step, and the old index afterwards. So the next save
+can clean up after a killed one: it removes the shards that only a temporary index names.
 """
 
 from __future__ import annotations

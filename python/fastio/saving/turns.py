@@ -3,8 +3,8 @@
 A save that begins in the middle of another one of its own thread goes before that one. A signal
 handler does that, and so does a finalizer. The outer save cannot go on before it has ended.
 
-There is no lock: a handler that comes in the middle of what a lock guards, and waits for another
-thread, would keep that thread from going on. Each change here is one step of the interpreter.
+There is no lock. A handler that interrupts the holder of a lock, and waits for another thread,
+would block that thread. Each change here is one step of the interpreter.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Session(Holding):
         """
         for root in self.roots:
             now = root.identity
-            with contextlib.suppress(FastioError, OSError):  # what is damaged is mended elsewhere
+            with contextlib.suppress(FastioError, OSError):  # repair is not done here
                 now = root.read_identity()
             if now != root.identity:
                 raise ConflictError(
@@ -137,7 +137,7 @@ class Session(Holding):
             try:
                 self._promised.append(root.promised())
             except (FormatError, ReadError):
-                # Where all roots are locked, each record of a ballot that was promised is seen.
+                # With all roots locked, the records show each ballot that was promised.
                 if not self.has_all:
                     raise
 

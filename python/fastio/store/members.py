@@ -193,8 +193,10 @@ class Members(ReachableRoots):
         return False
 
     def _hints(self) -> dict[str, str]:
-        """Where the roots of the newest generation are. While that is not seen on a majority of
-        them, a majority of those decides as well that they take the place of: `_in_doubt`.
+        """The paths of the newest generation's roots.
+
+        While that generation is in doubt, a majority of the roots that they replace decides, too:
+        `_in_doubt`.
         """
         self._in_doubt: Standing | None = None
         stand = self.standings()
@@ -208,7 +210,7 @@ class Members(ReachableRoots):
         return {}
 
     def _with_replaced(self, known: dict[str, str]) -> dict[str, str]:
-        """Where these roots are, and those that they are to take the place of."""
+        """The paths of these roots, and of those that they replace."""
         found: dict[str, str] = {}
         if self._in_doubt is not None:
             with contextlib.suppress(FastioError, FileNotFoundError):

@@ -151,7 +151,7 @@ class Root(RootFiles):
     def claim(self, mode: int, *, free: bool = False) -> None:
         """Say who it is; what somebody else began to make of the folder is left alone.
 
-        Whoever may meet others has its lock meanwhile.
+        A caller that may meet another writer holds the root's lock.
 
         Raises
         ------
@@ -190,8 +190,8 @@ class Root(RootFiles):
     def withdraw(self) -> None:
         """Remove what was made of the folder, unless somebody else has made a root of it.
 
-        Some filesystems do not remove a lock that is held: it is called once more then, when the
-        lock was let go of. Where all is removed, that does nothing.
+        Some filesystems do not remove a lock file that is held. The caller calls again after it
+        released the lock; a second call is harmless.
 
         Raises
         ------

@@ -66,7 +66,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What a shard has become: its name, size, and digest."""
+    """A shard that was written: its name, size, and digest."""
 
     file: str
     nbytes: int
