@@ -43,12 +43,15 @@ Plan plan_shard(const ShardRequest& shard, const std::vector<ShardAccess>& acces
   for (const ShardAccess& access : accesses) {  // powers of two: the largest suits all
     request.alignment = std::max(request.alignment, access.alignment);
   }
-  request.block_bytes = options.block_bytes;
+  const ShardAccess& first = accesses.front();
+  const bool is_copied = first.resident && first.mode == ReadMode::buffered && !options.surveys;
+  request.block_bytes =
+      is_copied ? std::min(options.block_bytes, kCachedBlockBytes) : options.block_bytes;
   const std::uint64_t limit =
       options.window_bytes.value_or(options.memory_limit_bytes.value_or(UINT64_MAX));
   const std::uint64_t largest = options.window_bytes ? kWindowRegionBytes : kRegionBytes;
   request.region_bytes = std::max<std::uint64_t>(std::min(largest, limit / 4), 1);
-  request.whole_file_region = accesses.front().mode == ReadMode::mapped && !options.window_bytes;
+  request.whole_file_region = first.mode == ReadMode::mapped && !options.window_bytes;
   if (options.surveys) {
     return make_fill_plan(request, std::vector<char>(shard.extents.size(), 0));
   }

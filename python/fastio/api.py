@@ -90,72 +90,74 @@ def load(
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
 ) -> dict[str, Any]:
-    """Load tensors into memory, or onto devices, verified while they are read.
+    """Load tensors into memory or onto devices, and verify every byte while it is read.
 
     Parameters
     ----------
     source : path or collection of paths
-        A ``.safetensors`` file, several of them, a Hugging Face folder or its
-        ``*.safetensors.index.json``; or a root of a store, whose newest generation is loaded. A
-        path is a str, bytes or os.PathLike, and may begin with ``~`` or be a ``file:///`` address,
-        unless there is a file of that very name. Several are any iterable of paths, as
-        ``Path.glob`` gives one; they are taken in its order, those of a set sorted.
+        A ``.safetensors`` file, several of them, a Hugging Face folder, its
+        ``*.safetensors.index.json``, or a root of a store, whose newest generation is loaded. A
+        path is a str, bytes or os.PathLike. It may begin with ``~`` or be a ``file:///`` address,
+        unless a file has exactly that name. Several paths keep their order; a set is sorted.
     framework : {"numpy", "torch", "jax", "tensorflow", "mlx", "paddle"}
-        What the tensors are. bf16, fp8 come as ml_dtypes in numpy; packed fp4 as uint8 of half the
-        last axis.
+        The type of the tensors. numpy gets bf16 and fp8 as ml_dtypes, and packed fp4 as uint8 of
+        half the last axis.
     names : collection of str, optional
-        Load only these; the result has them in this order. Default: all, in file order.
+        Load only these, in this order. Default: all, in file order.
     verify : bool or "require"
-        True compares the checksums of files that carry them (`fastio.seal` adds them) and says in
-        the report which ones do not. "require" refuses such files. False reads only: a header need
-        but be valid, and checksums that do not fit it are told of.
+        True compares the checksums of sealed files (see `fastio.seal`); the report names the other
+        files. "require" refuses those. False checks headers only, and reports checksums that do
+        not fit their header.
     options : Options, optional
-        How it is done; the default fits most machines.
+        The default fits most machines.
     progress : bool
-        Show a progress bar: bytes, speed, time left. What is no terminal gets one line at the end.
+        Show a progress bar: bytes, speed, time left. A log file gets one line at the end.
     report : Report, optional
-        Filled with what was done, how fast, and why so.
+        Filled with engine, page cache, speed, verified chunks, and the reasons.
     device : str, int or torch.device, optional
-        With torch: where the tensors go. What goes to CUDA is read into pinned memory, verified
-        there, and copied while the rest is read; no host copy of the model is made.
-        Default: the CPU.
+        Where torch tensors go. Bytes for CUDA are read into pinned memory, verified there, and
+        copied while the rest is read. The host holds no copy of the model. Default: the CPU.
     device_map : mapping of str to device, optional
-        In place of `device`: for a tensor or a module, by its name, where it goes; the longest name
-        wins, and "" is for all that is left.
+        Replaces `device`: the device of a tensor or a module, by its name. The longest name wins;
+        "" is for all others.
     stream : object, optional
-        The CUDA stream that the load comes behind: an object with ``__cuda_stream__``, or the
-        driver's handle. Default: torch's current one.
+        The copies wait for the work that is in this CUDA stream: an object with
+        ``__cuda_stream__``, or the driver's handle. Default: torch's current stream.
 
     Returns
     -------
     dict of str to array
-        Each tensor owns its memory, writable, aligned for its dtype.
+        Each tensor owns its memory, is writable, and is aligned for its dtype.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError
-        The source is not there, or a shard that an index names; a folder in a list.
+        The source, or a shard that an index names, is missing; a folder in a list.
     FormatError
-        A file that is not what it says, or whose checksums do not fit its header, unless
-        ``verify=False``: path, offset, what was expected. Also with
-        ``verify="require"`` a file that carries no checksums, and a tensor whose name occurs in two
-        files.
+        An invalid file: path, offset, expected value. Checksums that do not fit the header, unless
+        ``verify=False``. A file without checksums, with ``verify="require"``. A tensor name that
+        two files have.
     ChecksumError
-        Bytes that are not those that were saved: path, chunk, extent, tensors.
+        Bytes that differ from the saved ones: path, chunk, extent, tensors.
     ReadError
-        A read that failed: errno, path, offset.
+        A failed read: errno, path, offset.
     TensorNotFoundError
         A name that no file has, with close matches.
     ReplicaError
-        A store of which no replica of some bytes is left, or too few roots: each with its reason.
+        Some bytes of a store have no good replica, or too few roots answer: each with its reason.
     MemoryLimitError
         More bytes than ``options.memory_limit_bytes``; nothing was read.
     DeviceError
-        What the driver of a device refused.
+        The driver of a device refused a call.
     MemoryError
-        A device, or the host, without memory; nothing was read.
+        A device, or the host, has too little memory; nothing was read.
     TypeError, ValueError
-        An argument that is none of the above, or a dtype that the framework cannot hold.
+        An invalid argument, or a dtype that the framework lacks.
+
+    Examples
+    --------
+    >>> fastio.load("model.safetensors", names=["bias"])
+    {'bias': array([0., 0., 0.], dtype=float32)}
     """
     begun = Load(
         lambda wanted: verification.sound(locate(source, wanted, options), verify),
@@ -181,11 +183,10 @@ def start_load(
     device_map: Mapping[str, Any] | None = None,
     stream: Any = None,
 ) -> LoadHandle:
-    """Start to load tensors into memory, or onto devices, and return while they are read.
+    """Start to load tensors into memory or onto devices, and return while they are read.
 
-    What is wrong with the source or the arguments, and memory that cannot be had, is raised at
-    once. Tensors in host memory share ranges of up to 256 MiB, which are freed with the last
-    tensor in them.
+    An invalid source or argument, or too little memory, raises at the call. Tensors in host memory
+    share ranges of up to 256 MiB. A range is freed with its last tensor.
 
     Parameters
     ----------
@@ -195,7 +196,7 @@ def start_load(
     Returns
     -------
     LoadHandle
-        Its ``wait()`` returns the tensors, and ``queued()`` does so before the last copy to a
+        Its ``wait()`` returns the tensors. Its ``queued()`` returns them before the last copy to a
         device is done.
 
     Raises
@@ -228,7 +229,7 @@ def open(
     verify: Verify = True,
     options: Options | None = None,
 ) -> Reader:
-    """Open a source; tensors are read when they are asked for.
+    """Open a source, and read each tensor when it is asked for.
 
     Parameters
     ----------
@@ -236,7 +237,7 @@ def open(
         As `fastio.load` takes it.
     framework : {"numpy", "torch"}
     verify : bool or "require"
-        As `fastio.load` takes it. A part of a tensor is verified by the whole chunks around it.
+        As `fastio.load` takes it. Part of a tensor is verified by the whole chunks around it.
     options : Options, optional
 
     Returns
@@ -250,7 +251,13 @@ def open(
     FileNotFoundError, IsADirectoryError, FormatError, ReadError
         As `fastio.load` does.
     TypeError, ValueError
-        An argument that is none of the above.
+        An invalid argument.
+
+    Examples
+    --------
+    >>> with fastio.open("model.safetensors") as reader:
+    ...     reader["weight"][:, 1]
+    array([1., 4.], dtype=float32)
     """
     return Reader(
         partial(locate_again, source), framework=framework, verify=verify, options=options
@@ -267,50 +274,53 @@ def load_into(
     progress: bool = False,
     report: Report | None = None,
 ) -> None:
-    """Fill arrays and tensors that exist, verified while they are read.
+    """Fill existing arrays and tensors, and verify every byte while it is read.
 
-    Everything is checked before the first byte. There is no second copy of the model. Memory is
-    read straight into, if its address is congruent to the offset in the file, modulo what O_DIRECT
-    needs (mostly 512 bytes). All other memory is filled by way of ``lanes * queue_depth`` blocks,
-    which `Options.memory_limit_bytes` bounds. So is what comes from a store, whose roots may hang.
+    All arguments are checked before the first byte is read. No second copy of the model is made.
+    O_DIRECT reads into a tensor if its address and its file offset are equal modulo the alignment
+    of O_DIRECT, mostly 512 bytes. Other tensors, and those of a store, whose roots may hang, are
+    filled from ``lanes * queue_depth`` blocks. `Options.memory_limit_bytes` bounds these.
 
     Parameters
     ----------
     source : path or collection of paths
         As `fastio.load` takes it.
     tensors : mapping of str to numpy.ndarray or torch.Tensor
-        By name; of the dtype and the shape in the file (packed F4: half of its last axis), with any
-        strides, writable, on the CPU or a CUDA device (which is filled by way of pinned memory).
-        None may overlap another, except that two names may be the same memory, as a model's tied
-        parameters are, or one a range of the other's: it is filled once, and the source may lack
-        the name of the range.
+        By name; writable, with the dtype and shape of the file (packed F4: half the last axis) and
+        any strides, on the CPU or a CUDA device. Tensors must not overlap, with one exception: two
+        names may be the same memory, as tied parameters are, or one a range of the other. That
+        memory is filled once, and the source may lack the name of the range.
     verify : bool or "require"
         As `fastio.load` takes it.
     strict : bool
-        Whether `tensors` must have every name of the source. Names that the source lacks are
-        refused always, unless another name of the same memory is there.
-    options : Options, optional
-    progress : bool
-        Show a progress bar.
-    report : Report, optional
-        Filled with what was done.
+        Whether `tensors` must have every name of the source. A name that the source lacks is
+        refused, unless another name of the same memory is there.
+    options, progress, report
+        As `fastio.load` takes them.
 
     Raises
     ------
     TensorNotFoundError
-        A name that the source has not.
+        A name that the source lacks.
     TypeError, ValueError
-        A tensor that cannot be filled; with `strict` a missing name; two names of the same memory
-        for which the source has different bytes. Nothing was written.
+        A tensor that cannot be filled; with `strict` a missing name; two names of one memory whose
+        bytes differ in the source. Nothing was written.
     FileNotFoundError, IsADirectoryError, FormatError
         As `fastio.load` does; nothing was written.
     ChecksumError, ReadError
-        It failed midway. No byte that was not verified is left in the tensors, but what they hold
-        is undefined, except for those that the error lists in `complete`.
+        The load failed midway. The tensors hold no unverified byte. Their contents are undefined,
+        except for the tensors that the error lists in `complete`.
     DeviceError
-        What the driver of a device refused; midway, it is as with the two above.
+        The driver of a device refused a call; midway, as for the two above.
     MemoryLimitError
         A limit below one block; nothing was written.
+
+    Examples
+    --------
+    >>> bias = np.ones(3, np.float32)
+    >>> fastio.load_into("model.safetensors", {"bias": bias}, strict=False)
+    >>> bias
+    array([0., 0., 0.], dtype=float32)
     """
     check_verify(verify)
     check_kind("options", options, Options)
@@ -332,50 +342,46 @@ def load_into(
 def verify(
     source: Source, *, options: Options | None = None, progress: bool = False
 ) -> Verification:
-    """Read every byte of sealed files past the page cache, and say which ones are damaged.
+    """Read every byte of sealed files past the page cache, and list the damage.
 
-    Damage is what this looks for, so it is no exception: the result lists all damaged ranges of
-    all files. A file that cannot be read, is not valid, or that an index names and is not there, is
-    damaged, too. Of files without checksums only the header is checked.
+    Damage is a result and raises nothing: the result lists all damaged ranges of all files. A file
+    that is invalid, unreadable, or missing from its index's folder is damaged, too. Files without
+    checksums get their headers checked.
 
     Parameters
     ----------
     source : path or collection of paths
-        As `fastio.load` takes it: a file, several of them, a folder or an index. Of a root of a
-        store every replica on every root is verified, as `Store.verify` does.
+        As `fastio.load` takes it. For a root of a store, every replica on every root is verified,
+        as `Store.verify` does.
     options : Options, optional
-        Engine, lanes, queue depth and block size. Memory stays within 128 MiB whatever they say,
-        and within ``memory_limit_bytes``.
+        Engine, lanes, queue depth and block size. Memory stays within 128 MiB and within
+        ``memory_limit_bytes``.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Verification
-        Its `ok` says whether nothing is damaged.
+        Its `ok` is True if nothing is damaged.
 
     Raises
     ------
-    FileNotFoundError
-        If the source is not there, or one of several files.
-    IsADirectoryError
-        If one of several files is a folder.
-    FormatError
-        An index that is not valid; a folder without safetensors files.
-    ReadError
-        If a folder or an index cannot be read.
+    FileNotFoundError, IsADirectoryError
+        The source or one of several files is missing; one of several files is a folder.
+    FormatError, ReadError
+        An index that is invalid or cannot be read; a folder without safetensors files.
     ReplicaError
         As `Store.open` does.
     MemoryLimitError
-        If ``memory_limit_bytes`` is less than a chunk.
+        ``memory_limit_bytes`` is less than a chunk.
     TypeError, ValueError
-        If an argument is none of the above.
+        An invalid argument.
 
     Examples
     --------
     >>> found = fastio.verify("model.safetensors")
-    >>> if not found.ok:
-    ...     print(found)
+    >>> found.ok, found.damaged
+    (True, ())
     """
     check_kind("options", options, Options)
     paths = paths_of(source)

@@ -1,4 +1,4 @@
-"""Events, such as a bad replica: a callback is told, and the log.
+"""Events, such as a bad replica: they go to a callback and to the log.
 
 The log stays short when a thousand files have the same trouble: see `brief`.
 """
@@ -21,30 +21,34 @@ _LIKE_IT_MAX = 3  # records of one kind that are logged, before the others are o
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a program may want to know of, or a person. All damage in one file is one
-    event.
+    """A fault that a program or a person may want to know. All damage in one file is one event.
 
     Attributes
     ----------
     kind : {"fallback", "repair", "failure", "damage"}
-        A replica that could not be used, or a call that a filesystem lacks, and what was done
-        instead; or a file that was loaded unverified although it carries checksums. A replica that
-        was written anew. A repair, or a save in place, that failed. A file that a verification has
-        found to be damaged or missing.
+        "fallback": a bad replica or a missing system call was replaced, or a file with unsound
+        checksums was loaded unverified. "repair": a replica was written anew. "failure": a repair,
+        or a save in place, failed. "damage": a verification found a damaged or missing file.
     path : str
         The replica, or the file.
     cause : str
-        What was wrong with it; of several chunks, with the first one.
+        The problem; of several chunks, that of the first one.
     remedy : str
-        What was done.
+        The action that was taken.
     offset, nbytes : int or None
-        The begin of the first of `ranges`, and the bytes of all of them; None for the whole file.
+        The begin of the first of `ranges`, and the bytes of all; None for the whole file.
     tensors : tuple of str
-        Those that have bytes there.
+        The tensors that have bytes there.
     count : int or None
-        How many chunks that is; None for the whole file.
+        Number of chunks; None for the whole file.
     ranges : tuple of (int, int)
-        Where these chunks lie, as [begin, end) in bytes, ascending; neighbours are one range.
+        The chunks as [begin, end) in bytes, ascending; neighbours are one range.
+
+    Examples
+    --------
+    >>> event = fastio.Event("repair", "disk0/a.safetensors", "it is missing", "written anew")
+    >>> print(event)
+    disk0/a.safetensors: it is missing; written anew
     """
 
     kind: Literal["fallback", "repair", "failure", "damage"]
@@ -98,30 +102,35 @@ _failed: list[Listener] = []
 
 
 def on_event(callback: Listener | None) -> Listener | None:
-    """Have a callback called with each `Event`: a bad replica, what was read instead, a repair.
+    """Call a function with each `Event`: a bad replica, its substitute, a repair.
 
     A bad file is one event, as soon as damage is found in it. If more is found later, a second
     event with all of it comes when the load or stream ends, or the reader is closed. The callback
-    runs on the thread that noticed. An exception of it is logged, and goes no further.
+    runs on the thread that found the damage. Its exceptions are logged and go no further.
 
     Parameters
     ----------
     callback : callable or None
-        Takes the place of the one before; None: nobody is told.
+        Replaces the callback before; None removes it.
 
     Returns
     -------
     callable or None
-        The one before.
+        The callback before.
 
     Raises
     ------
     TypeError
-        If it cannot be called.
+        `callback` cannot be called.
 
     Examples
     --------
-    >>> fastio.on_event(lambda event: print(event.path, event.count, event.ranges))
+    >>> events = []
+    >>> fastio.on_event(events.append)
+    >>> next(Path("disk0/shards").iterdir()).unlink()
+    >>> tensors = store.load()
+    >>> [event.kind for event in events]
+    ['fallback']
     """
     global _listener
     if callback is not None and not callable(callback):

@@ -58,6 +58,11 @@ def load_file(
     Raises
     ------
     As `fastio.safe_open` and its `get_tensors` do.
+
+    Examples
+    --------
+    >>> fastio.numpy.load_file("model.safetensors")["bias"]
+    array([0., 0., 0.], dtype=float32)
     """
     return all_tensors(filename, "np", "cpu", backend)
 
@@ -68,6 +73,11 @@ def load(data: bytes) -> dict[str, npt.NDArray[Any]]:
     Raises
     ------
     As `fastio.deserialize` does; TypeError for a dtype that numpy cannot hold.
+
+    Examples
+    --------
+    >>> fastio.numpy.load(Path("model.safetensors").read_bytes())["bias"]
+    array([0., 0., 0.], dtype=float32)
     """
     return tensors_in(data, framework("numpy"))
 
@@ -80,7 +90,7 @@ def save(
     Parameters
     ----------
     tensor_dict : mapping of str to numpy.ndarray
-        Of any layout in memory; safetensors itself takes contiguous ones, and does not look.
+        Of any memory layout; safetensors itself needs contiguous arrays, and does not check.
     metadata : mapping of str to str, optional
         Stored as it is, without keys that begin with ``fastio.``.
 
@@ -90,6 +100,12 @@ def save(
         As `fastio.save` does.
     FormatError, MemoryError
         As `fastio.serialize` does.
+
+    Examples
+    --------
+    >>> data = fastio.numpy.save({"weight": np.ones(3)})
+    >>> fastio.numpy.load(data)
+    {'weight': array([1., 1., 1.])}
     """
     return as_bytes(sources(tensor_dict), metadata)
 
@@ -107,13 +123,18 @@ def save_file(
         As `save` takes them.
     filename : str or os.PathLike
     metadata : mapping of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
-        ``format: pt``.
+        Stored as given, without keys that begin with ``fastio.``. Default: ``format: pt``.
 
     Raises
     ------
     TypeError, UsageError, DtypeError, FormatError, WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> fastio.numpy.save_file({"weight": np.ones(3)}, "ones.safetensors")
+    >>> fastio.load("ones.safetensors")
+    {'weight': array([1., 1., 1.])}
     """
     to_file(sources(tensor_dict), filename, metadata)
 

@@ -68,10 +68,10 @@ def default_lanes() -> int:
     """Two lanes hide each other's page faults; more of them, up to 16, where there are cores.
 
     Measured (bench/results): on 2 cores, one lane stays well under the disk's speed into fresh
-    memory; on 16 cores, 12 lanes bring what is in the page cache to a GPU as fast as 16, and faster
-    than 8 (trace-gpu-nvidia-h200.json).
+    memory. On 16 cores, a cached file gets to a GPU in 59 ms with 16 lanes, in 69 ms with 12 and in
+    90 ms with 8 (trace-gpu-nvidia-h200.json, blocks of 2 MiB).
     """
-    return max(2, min(16, _usable_cores() * 3 // 4))
+    return max(2, min(16, _usable_cores()))
 
 
 def _usable_cores() -> int:
@@ -97,77 +97,76 @@ def _field(name: str, default: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How tensors are read and written. An option that is not given comes from the environment,
-    then from the default.
+    """How tensors are read and written.
+
+    An option that is not given comes from the environment, then from the default.
 
     Parameters
     ----------
     engine : {"auto", "uring", "pread"}
-        ``auto`` takes io_uring where it works, found by trying, and preadv threads elsewhere.
+        ``auto`` takes io_uring if a trial of it works, else preadv threads.
     cache : {"auto", "bypass", "keep"}
-        ``bypass`` reads with O_DIRECT; ``keep`` reads through the page cache, so that the next
-        reader finds the file warm; ``auto`` takes what is in the page cache from there and reads
-        the rest directly, but keeps it when several ranks of this host (``LOCAL_WORLD_SIZE``) are
-        about to read it.
+        ``bypass`` reads with O_DIRECT. ``keep`` reads through the page cache, so that the file is
+        warm for the next reader. ``auto`` reads cached pages from the page cache and the rest with
+        O_DIRECT; all through the page cache if other ranks of this host (``LOCAL_WORLD_SIZE`` > 1)
+        will read the file, too.
     mapping : {"auto", "never"}
-        ``auto`` maps a file that is wholly in the page cache, privately. What a mapping costs: a
-        file that is rewritten in place shows through, one that shrinks is a SIGBUS, and pages that
-        were evicted under memory pressure are read again unverified. ``never`` copies.
+        ``auto`` maps a file that is wholly in the page cache, privately. A mapping has three risks:
+        a file that is rewritten in place changes the tensors, a file that shrinks causes a SIGBUS,
+        and pages that the kernel evicts are read again without verification. ``never`` copies.
     block_bytes : int
-        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A write has
-        half of it.
+        Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A block of a
+        cached file that is copied has 2 MiB at most. A write has half of `block_bytes`.
     queue_depth : int
         Reads or writes in flight of each lane, 1 to 4096. Default 8.
     lanes : int
         Threads that read and verify, or gather and write, 1 to 1024. A save has eight at most.
-        Default: three quarters of the usable cores, 2 to 16.
+        Default: as many as usable cores, 2 to 16.
     memory_limit_bytes : int or None
-        Bound on the memory of a load: the result, and what is parked; of a save: what it takes
-        beside the tensors. Default None: no bound (a save takes 48 MiB at most, unless it copies).
+        Bound on the memory of a load, with its result; of a save, on the memory beside the tensors.
+        Default None: no bound. A save without copies takes at most 48 MiB.
     pinned_limit_bytes : int
-        Bound on the pinned memory of this process, which what goes to devices passes through; it
-        counts against `memory_limit_bytes` too. Default 512 MiB.
+        Bound on this process's pinned memory, through which bytes go to devices. It is part of
+        `memory_limit_bytes`. Default 512 MiB.
     device_memory_limit_bytes : int or None
-        Bound on the memory that a load takes on one device, and on what a stream holds there of
-        what it has not yielded. Default None: no bound.
+        Bound on the memory of a load on one device; of a stream, on the tensors there that it has
+        not yielded. Default None: no bound.
     root_timeout_s : float
-        How long a root of a store may take to answer, in seconds: a disk that brings nothing of
-        what it was asked for in that time counts as missing. One that others can stand in for is
-        waited for half as long, and they are read. A disk that is slow must bring one block in that
-        time. ``inf``, and more than 10^9, waits for ever, as is done for files that are on no
-        root. Default 10.
+        Seconds that a root of a store may take to answer. A disk that delivers nothing in that time
+        counts as missing. A root whose bytes other roots have gets half the time. A slow disk must
+        deliver one block in it. ``inf``, and more than 10^9, wait for ever, as for files that are
+        on no root. Default 10.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
-        Save into the file that is there, rather than replace it; a symlink is followed. Owner,
-        mode, hard links and what is mounted on the file stay. A crash, or an error midway, then
-        leaves a file that is not whole, and what it held is lost. For files that cannot be
-        replaced: where the filesystem cannot rename, or the file is a mount of its own.
+        Save into the existing file and do not replace it; a symlink is followed. Owner, mode, hard
+        links and mounts on the file stay. A crash or an error midway loses its old content. This is
+        for files that cannot be replaced: on a filesystem without rename, or mounts of their own.
 
     Raises
     ------
     ValueError
-        A value that is none of the above; names the option, or the variable it came from.
+        An invalid value; names the option, or the variable it came from.
     TypeError
         A value of the wrong type.
 
     Warns
     -----
     UserWarning
-        Once in a process, of a variable ``FASTIO_…`` that is none: it may be mistyped.
+        Once in a process, of a variable ``FASTIO_…`` that is unknown and may be mistyped.
 
     Notes
     -----
     Each option has a variable: ``FASTIO_ENGINE``, ``FASTIO_BLOCK_BYTES``, … A number may be a text,
-    here and there, with a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; kB, MB, GB,
-    TB are powers of 1000. A float must be whole. Choices may be in upper case. A switch may be a
-    text as well: 1, true, yes, on, or 0, false, no, off.
+    also as an argument, with a unit: K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; kB, MB,
+    GB, TB are powers of 1000. A float must be whole. Choices may be in upper case. A switch may be
+    a text as well: 1, true, yes, on, or 0, false, no, off.
 
     Examples
     --------
-    >>> Options(block_bytes="8M").block_bytes
+    >>> fastio.Options(block_bytes="8M").block_bytes
     8388608
-    >>> Options(memory_limit_bytes="1.5 GB", lanes=2.0).memory_limit_bytes
+    >>> fastio.Options(memory_limit_bytes="1.5 GB", lanes=2.0).memory_limit_bytes
     1500000000
     """
 

@@ -1,6 +1,4 @@
-"""Report: what a load or a save did, how fast, by which engine and why; and what this host
-offers.
-"""
+"""Report: what a load or a save did, how fast, by which engine and why; engines of this host."""
 
 from __future__ import annotations
 
@@ -23,15 +21,16 @@ _COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """The time of one lane of a load, by activity. The parts do not overlap; what they leave of
-    `total_s` went to the rest.
+    """The time of one lane of a load, by activity.
+
+    The parts do not overlap. The rest of `total_s` went to everything else.
 
     Attributes
     ----------
     submit_s : float
-        Seconds in submitting reads. A read past the page cache also maps fresh memory there.
+        Seconds in submitting reads. O_DIRECT also maps fresh memory there.
     read_wait_s : float
-        Seconds of waiting for reads, and of bringing the pages of mapped files in.
+        Seconds of waiting for reads, and of faulting in pages of mapped files.
     verify_s : float
         Seconds of comparing checksums.
     place_s : float
@@ -39,14 +38,13 @@ class LaneTimes:
     copy_queue_s : float
         Seconds of queuing copies to devices.
     copy_wait_s : float
-        Seconds of waiting for copies to devices while no read was in flight, and of asking whether
-        copies were done.
+        Seconds of waiting for copies to devices while no read was in flight, and of polling them.
     room_wait_s : float
         Seconds of getting pinned memory, and of waiting for it or for room in the window.
     total_s : float
         Seconds that the lane ran.
     blocks : int
-        Blocks that the lane verified and put to their place.
+        Blocks that the lane verified and placed.
     nbytes : int
         Bytes that the lane read, or verified in a mapping. Bytes that were read again count again.
     """
@@ -78,52 +76,51 @@ class Report:
     """The account of one load or save. A success fills it, a failure leaves it empty.
 
     ``print(report)`` shows the main parts, ``repr(report)`` one short line.
-    `fastio.Reader.report` covers all reads of a reader until now. A tensor read twice counts twice.
+    `fastio.Reader.report` sums up all reads of a reader. A tensor read twice counts twice.
 
     Attributes
     ----------
     engine, engine_reason : str
-        ``uring`` or ``pread`` for reads and writes, ``mmap`` where the page cache had all bytes,
-        ``inline`` for a small load on the caller's thread, ``none`` where there was nothing to do;
-        and why.
+        ``uring`` or ``pread`` for reads and writes, ``mmap`` if the page cache had all bytes,
+        ``inline`` for a small load on the caller's thread, ``none`` if there was nothing to do;
+        and the reason.
     cache, cache_reason : str
-        ``cold``, ``warm`` or ``mixed``: what the page cache held of the files, and where the bytes
-        were taken from. Of a save: which way the bytes went, and why.
-    tensors, files : int
-        How many of each were loaded or saved; of a reader, how many its source has.
+        Of a load ``cold``, ``warm`` or ``mixed``, the state of the page cache; of a save the way
+        that the bytes went; and the reason.
+    tensors, files, lanes : int
+        Counts of tensors, files and threads; of a reader, tensors and files of its source.
     nbytes : int
-        Bytes of the tensors; of a slice those that it needed of the file.
+        Bytes of the tensors; for a slice, the bytes of the file that it needed.
     bytes_direct, bytes_buffered, bytes_mapped : int
-        Bytes that were read or written with O_DIRECT, through the page cache, or taken from a
-        mapping.
+        Bytes that went with O_DIRECT, through the page cache, or through a mapping.
     bytes_gathered : int
-        Bytes that were copied together to be written; the others were written from where they lay.
+        Bytes that were copied together before the write; all others were written in place.
     seconds, cpu_seconds : float
-        Wall-clock time of it; processor time of the whole process meanwhile, the kernel's
-        included. Of a reader, the time in which callers waited for bytes, or a stream or a loop
-        was read ahead; reads that overlap count once, and the caller's own work not at all.
-    lanes : int
-        Threads that did it.
+        Wall-clock time; processor time of the whole process meanwhile, with the kernel's. For a
+        reader, the time that callers waited for bytes or that a stream or a loop was read ahead.
+        Overlapping reads count once.
     lane_times : tuple of LaneTimes
-        Where the time of each lane of a load went, in the order in which lanes ended. Lanes still
-        at work when the report is filled are missing. Further jobs of one load add to the same
-        entries: first to first, second to second.
+        The times of each lane of a load, in the order in which lanes ended. Lanes that still work
+        when the report is filled are missing. Further jobs of one load add to the same entries.
     bytes_reused : int
-        Bytes of shards of a store that were there already, and were not written again.
+        Bytes of unchanged shards of a store, which were not written again.
     replicas_unread, bytes_unread : int
         With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
-    chunks_verified : int
-        Chunks whose checksum was compared.
-    chunks_sealed : int
-        Chunks whose checksum was saved.
+    chunks_verified, chunks_sealed : int
+        Chunks whose checksum was compared, and chunks whose checksum was saved.
     unverified : tuple of str
-        Files that carry no checksum table, or all of them with ``verify=False``.
+        Files without a checksum table, or all files with ``verify=False``.
     fallbacks : tuple of str
-        What did not go as planned, and what was done instead: a line each, and one for all damage
-        in one file.
+        Each deviation from the plan and its remedy, a line each; one line for all damage of a file.
     events : tuple of Event
-        Those of `fallbacks` that have to do with replicas, with their details: how many chunks,
-        where in the file, which tensors.
+        The `fallbacks` of replicas with their details: chunks, ranges, tensors.
+
+    Examples
+    --------
+    >>> report = fastio.Report()
+    >>> tensors = fastio.load("model.safetensors", report=report)
+    >>> report.tensors, report.nbytes, report.chunks_verified
+    (2, 36, 1)
     """
 
     engine: str = ""
@@ -293,9 +290,9 @@ class EngineStatus:
     ----------
     available : bool
     reason : str
-        What the trial showed, or why there is no such engine.
+        The result of the trial.
     features : tuple of str
-        What it can do beyond plain reads, each with the reason where it cannot.
+        Abilities beyond plain reads; a missing one has its reason.
     """
 
     available: bool
@@ -316,15 +313,15 @@ class EngineReport:
     ----------
     engines : mapping of str to EngineStatus
     chosen, reason : str
-        The engine that `Options(engine="auto")` takes, and why.
+        The engine of `Options(engine="auto")`, and why.
     checksum : str
         The variant of the code that this processor runs.
     kernel_features, kernel_operations : tuple of str
         The offers of the kernel's io_uring, from `fastio.uring.Ring`. The loader needs few of them.
     kernel_reason : str
-        Why these are empty; else empty.
+        The reason if these are empty.
     cuda : str
-        The CUDA driver that tensors are loaded to devices with, or why there is none.
+        The CUDA driver for loads to devices, or why there is none.
     """
 
     engines: Mapping[str, EngineStatus]
@@ -358,16 +355,19 @@ class EngineReport:
 
 
 def engine_report() -> EngineReport:
-    """Say which engines work on this host, and why each one does or does not.
+    """Say which engines work on this host, and why.
+
+    An engine that does not work raises nothing; it is part of the result.
 
     Returns
     -------
     EngineReport
         Its ``str()`` is a readable text.
 
-    Raises
-    ------
-    Nothing; an engine that cannot be had is part of the answer.
+    Examples
+    --------
+    >>> fastio.engine_report().engines["pread"].available
+    True
     """
     engines = {
         name: EngineStatus(status["available"], status["reason"], tuple(status["features"]))

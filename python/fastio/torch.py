@@ -61,6 +61,11 @@ def load_file(
     Raises
     ------
     As `fastio.safe_open` and its `get_tensors` do.
+
+    Examples
+    --------
+    >>> fastio.torch.load_file("model.safetensors")["bias"]
+    tensor([0., 0., 0.])
     """
     return all_tensors(filename, "pt", device, backend)
 
@@ -71,6 +76,11 @@ def load(data: bytes) -> dict[str, torch.Tensor]:
     Raises
     ------
     As `fastio.deserialize` does; TypeError for a dtype that torch cannot hold.
+
+    Examples
+    --------
+    >>> fastio.torch.load(Path("model.safetensors").read_bytes())["bias"]
+    tensor([0., 0., 0.])
     """
     return tensors_in(data, framework("torch"))
 
@@ -83,34 +93,41 @@ def load_model(
     *,
     backend: str = "mmap",
 ) -> tuple[set[str], list[str]]:
-    """Load a file into a model whose parameters may be tied.
+    """Load a file into a model, whose parameters may be tied.
 
-    The file may have one name of each group, as `save_model` writes it, or several that have the
-    same values, as ``fastio.save(model.state_dict(), path)`` does.
+    The file may have one name of each group, as from `save_model`, or several with the same
+    values, as from ``fastio.save(model.state_dict(), path)``.
 
     Parameters
     ----------
     model : torch.nn.Module
     filename : str or os.PathLike
     strict : bool
-        Whether a name that the model lacks, or the file, is an error.
+        Whether a name that the model or the file lacks is an error.
     device, backend
         As `load_file` takes them.
 
     Returns
     -------
     (missing, unexpected) : (set of str, list of str)
-        Names of the model that were not filled; names of the file that were not used, or that
-        have other values than a name that is tied to them.
+        Names of the model that were not filled. Names of the file that were not used, or whose
+        values differ from those of a tied name.
 
     Raises
     ------
     RuntimeError
-        With `strict`: names that are missing or unexpected. A tensor of another shape. Parameters,
-        tied or alone, of which none covers their storage.
+        With `strict`: names that are missing or unexpected. A tensor of another shape. A group of
+        parameters, or one alone, of which none covers its storage.
     AttributeError
         `model` is no module.
     As `load_file` does.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 2)
+    >>> fastio.torch.save_model(model, "linear.safetensors")
+    >>> fastio.torch.load_model(model, "linear.safetensors")
+    (set(), [])
     """
     _check_module(model, "load_model")
     tensors = load_file(filename, device, backend=backend)
@@ -159,6 +176,12 @@ def save(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = Non
         As `fastio.save` does.
     FormatError, MemoryError
         As `fastio.serialize` does.
+
+    Examples
+    --------
+    >>> data = fastio.torch.save({"weight": torch.ones(3)})
+    >>> fastio.torch.load(data)
+    {'weight': tensor([1., 1., 1.])}
     """
     return as_bytes(sources(_checked(tensors)), metadata)
 
@@ -176,8 +199,7 @@ def save_file(
         As `save` takes them.
     filename : str or os.PathLike
     metadata : dict of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
-        ``format: pt``.
+        Stored as given, without keys that begin with ``fastio.``. Default: ``format: pt``.
 
     Raises
     ------
@@ -185,6 +207,12 @@ def save_file(
         As `save` does.
     WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> fastio.torch.save_file({"weight": torch.ones(3)}, "ones.safetensors")
+    >>> fastio.torch.load_file("ones.safetensors")
+    {'weight': tensor([1., 1., 1.])}
     """
     to_file(sources(_checked(tensors)), filename, metadata)
 
@@ -195,27 +223,33 @@ def save_model(
     metadata: dict[str, str] | None = None,
     force_contiguous: bool = True,
 ) -> None:
-    """Save a model whose parameters may be tied: the file has one name of each group.
+    """Save a model, whose parameters may be tied: the file has one name of each group.
 
     Parameters
     ----------
     model : torch.nn.Module
     filename : str or os.PathLike
     metadata : dict of str to str, optional
-        Each name that is left out is added, with the one that stands for it, unless it is there.
-        Where there is none, ``format: pt`` is added, too.
+        Each omitted name is added with the name that stands for it. Default: ``format: pt``.
     force_contiguous : bool
-        Whether parameters may have any layout in memory. In the file all are contiguous.
+        Whether parameters may have any memory layout. The file has them contiguous.
 
     Raises
     ------
     RuntimeError
-        Parameters, tied or alone, of which none covers their storage.
+        A group of parameters, or one alone, of which none covers its storage.
     ValueError
-        What the model holds is no tensor, or not dense; without `force_contiguous` not contiguous.
+        The model has a value that is no tensor, or not dense; without `force_contiguous` not
+        contiguous.
     AttributeError
         `model` is no module.
     As `save_file` does.
+
+    Examples
+    --------
+    >>> fastio.torch.save_model(torch.nn.Linear(3, 2), "linear.safetensors")
+    >>> sorted(fastio.load("linear.safetensors"))
+    ['bias', 'weight']
     """
     _check_module(model, "save_model")
     state = model.state_dict()
@@ -244,7 +278,7 @@ def _check_dense(tensors: Any) -> None:
     if not isinstance(tensors, dict):
         try:
             check_mapping(tensors)
-        except TypeError as error:  # what safetensors raises is a ValueError
+        except TypeError as error:  # safetensors raises ValueError
             raise ValueError(str(error)) from None
         raise ValueError(f"tensors must be a dict, not {type(tensors).__name__}")
     for name, tensor in tensors.items():
@@ -261,7 +295,7 @@ def _check_dense(tensors: Any) -> None:
 def _checked(
     tensors: dict[str, torch.Tensor], *, contiguous: bool = True
 ) -> dict[str, torch.Tensor]:
-    """What safetensors takes, with all values in memory as they are."""
+    """Tensors that safetensors takes, without pending conjugation or negation."""
     _check_dense(tensors)
     shared = [sorted(map(str, group)) for group in tied.groups(tensors) if len(group) > 1]
     if shared:

@@ -1,1 +1,1 @@
-"""What people type, made sure of: paths, sizes, switches, names of variables."""
+"""Checks of arguments and variables: paths, sizes, switches."""

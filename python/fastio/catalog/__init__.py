@@ -1,4 +1,4 @@
-"""Everything that can be loaded: names, and for each its dtype, shape, file and bytes.
+"""The tensors of a source: for each name its dtype, shape, file and bytes.
 
 A `Shard` holds columns, not objects: a file may have a hundred thousand tensors.
 """
@@ -70,9 +70,7 @@ DTYPES: Mapping[str, Dtype] = MappingProxyType(
 def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Return the shapes as frameworks count them: values of F4 in pairs, two to a byte.
 
-    Raises
-    ------
-    Nothing; rows of F4 must be whole bytes.
+    Rows of F4 must be whole bytes.
     """
     if "F4" not in dtypes:
         return shapes
@@ -80,27 +78,26 @@ def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> li
 
 
 def shape_in_memory(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return one shape as `shapes_in_memory` does.
-
-    Raises
-    ------
-    Nothing.
-    """
+    """Return one shape as `shapes_in_memory` does."""
     return (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
-    """Where one tensor lies.
+    """The place of one tensor in its file.
 
     Attributes
     ----------
-    name, dtype : str
+    name, dtype, path : str
     shape : tuple of int
-    path : str
-        The file.
     offset : int
         Of the first byte, from the start of the file.
     nbytes : int
+
+    Examples
+    --------
+    >>> info = fastio.open("model.safetensors").info("weight")
+    >>> info.dtype, info.shape, info.nbytes
+    ('F32', (2, 3), 24)
     """
 
     name: str

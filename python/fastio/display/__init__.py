@@ -1,1 +1,1 @@
-"""What people see: values in a line of text, tables in HTML, progress bars, close matches."""
+"""Output for people: values in a line of text, tables in HTML, progress bars, close matches."""

@@ -7,9 +7,11 @@ import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_SHOWN_MAX = 200  # characters of a name in a message; a hostile file may have names of megabytes
+# Characters of a name in a message. A hostile file may have names of megabytes.
+_SHOWN_MAX = 200
 _REPR_MAX = 120  # characters of a repr
-# Of the rest that JSON has: some elements of a list or an object, two levels deep.
+
+# Of other JSON values: some elements of a list or an object, two levels deep.
 _brief = reprlib.Repr()
 _brief.maxlevel, _brief.maxlist, _brief.maxdict, _brief.maxtuple = 2, 8, 4, 8
 

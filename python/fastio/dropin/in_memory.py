@@ -1,4 +1,4 @@
-"""A safetensors file that is in memory: its tensors, verified and copied out."""
+"""A safetensors file in memory: its tensors, verified and copied out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PATH = "<bytes>"
 
 
 def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tensors of a safetensors file that is in memory, verified if it carries checksums.
+    """Return the tensors of a safetensors file in memory, verified if it carries checksums.
 
     Parameters
     ----------
     bytes : bytes
-        The whole file. Called so as safetensors calls it.
+        The whole file, under the name that safetensors has for it.
 
     Returns
     -------
@@ -32,7 +32,13 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
     FormatError, ChecksumError
         As `fastio.load` does; the path is ``<bytes>``.
     TypeError
-        If it is no bytes.
+        `bytes` is not bytes.
+
+    Examples
+    --------
+    >>> data = Path("model.safetensors").read_bytes()
+    >>> [(name, each["dtype"], each["shape"]) for name, each in fastio.deserialize(data)]
+    [('bias', 'F32', [3]), ('weight', 'F32', [2, 3])]
     """
     shard = _locate(bytes)
     view = memoryview(bytes)

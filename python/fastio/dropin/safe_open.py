@@ -1,4 +1,4 @@
-"""safe_open, as safetensors has it: the reader under the names that code knows already."""
+"""safe_open, as safetensors has it: the reader under the names that existing code uses."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ class TensorMeta:
     shape : list of int
     data_offsets : tuple of (int, int)
         Where its bytes begin and end, in bytes from the start of the data.
+
+    Examples
+    --------
+    >>> with fastio.safe_open("model.safetensors", "np") as file:
+    ...     file.get_tensor_meta("weight").data_offsets
+    (12, 36)
     """
 
     dtype: str
@@ -52,8 +58,8 @@ class TensorMeta:
 class safe_open:
     """A safetensors file whose tensors are read when they are asked for.
 
-    Takes and gives what ``safetensors.safe_open`` does, and verifies what carries checksums.
-    Several threads may use one at once; with or without ``with``.
+    It has the arguments and methods of ``safetensors.safe_open``, and verifies files that carry
+    checksums. Several threads may use one at once. It works with or without ``with``.
 
     Parameters
     ----------
@@ -63,10 +69,10 @@ class safe_open:
         "pt", "torch" or "pytorch"; "np" or "numpy"; "flax" or "jax"; "tf" or "tensorflow"; "mlx";
         "paddle".
     device : str, int or None
-        Where tensors go: with torch whatever ``Tensor.to`` takes; with numpy the CPU; with others
-        the default device of the framework, and only "cpu" or None is taken.
+        The tensors' device: with torch any argument of ``Tensor.to``; with numpy the CPU; with
+        others "cpu" or None, which mean the framework's default device.
     backend : {"mmap", "pread"}
-        Accepted, and of no effect: fastio chooses by what is in the page cache.
+        Accepted without effect: fastio chooses by the state of the page cache.
     verify, options
         As `fastio.open` takes them.
 
@@ -75,9 +81,15 @@ class safe_open:
     FileNotFoundError, IsADirectoryError, FormatError, ReadError
         As `fastio.load` does.
     UsageError
-        A framework, device or backend that there is not.
+        An unknown framework, device or backend.
     TypeError
         An argument of another type.
+
+    Examples
+    --------
+    >>> with fastio.safe_open("model.safetensors", framework="np") as file:
+    ...     file.get_slice("weight")[:, 1]
+    array([1., 4.], dtype=float32)
     """
 
     def __init__(
@@ -105,26 +117,49 @@ class safe_open:
         return self._opened
 
     def keys(self) -> list[str]:
-        """Return the names, sorted."""
+        """Return the names, sorted.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").keys()
+        ['bias', 'weight']
+        """
         return sorted(self._reader.keys())
 
     def offset_keys(self) -> list[str]:
-        """Return the names, in file order."""
+        """Return the names, in file order.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").offset_keys()
+        ['bias', 'weight']
+        """
         return self._reader.keys()
 
     def metadata(self) -> dict[str, str] | None:
-        """Return what was stored with the tensors, without fastio's own keys; None for nothing."""
+        """Return the stored metadata without fastio's own keys, or None if there is none.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").metadata()
+        {'format': 'pt'}
+        """
         return dict(self._reader.metadata) or None
 
     def get_tensor_meta(self, name: str) -> TensorMeta:
-        """Return what the header says of a tensor; reads nothing.
+        """Return a tensor's entry in the header; reads nothing.
 
         Raises
         ------
         TensorNotFoundError
             With close matches.
         UsageError
-            If it is closed.
+            The file is closed.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_tensor_meta("weight").shape
+        [2, 3]
         """
         located = self._reader._located
         info = located.info(name)
@@ -143,6 +178,11 @@ class safe_open:
             With close matches.
         UsageError
             If it is closed.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_tensor("bias")
+        array([0., 0., 0.], dtype=float32)
         """
         tensor = self._reader.tensor(name)
         return tensor if self._move is None else self._move(tensor)
@@ -154,6 +194,11 @@ class safe_open:
         ------
         ChecksumError, MemoryError, MemoryLimitError, ReadError, TypeError, UsageError
             As `get_tensor` does.
+
+        Examples
+        --------
+        >>> list(fastio.safe_open("model.safetensors", "np").get_tensors())
+        ['bias', 'weight']
         """
         if self._move is None:
             return self._reader.load()
@@ -162,12 +207,19 @@ class safe_open:
         return {name: self._move(tensor) for name, tensor in self._reader.load().items()}
 
     def get_slice(self, name: str) -> SafeSlice:
-        """Return a tensor that is not read yet. It can be read also when the file is closed.
+        """Return a tensor that is not read yet, and that stays readable when the file is closed.
 
         Raises
         ------
         TensorNotFoundError, TypeError, UsageError
             As `get_tensor` does.
+
+        Examples
+        --------
+        >>> with fastio.safe_open("model.safetensors", "np") as file:
+        ...     weight = file.get_slice("weight")
+        >>> weight[0, 1:]
+        array([1., 2.], dtype=float32)
         """
         return SafeSlice(self._reader, name, self._move)
 
@@ -190,7 +242,7 @@ class safe_open:
         reader, self._opened = self._opened, None
         if reader is not None:
             # Not closed: slices that were taken still read from it, and the last of them frees it.
-            reader._access.rest()
+            reader._access.stop_for_good()
 
 
 class _safe_open_handle(safe_open):
@@ -272,7 +324,14 @@ def _checked(filename: object, framework: object, backend: object) -> str:
 
 
 class SafeSlice:
-    """A tensor that is not read yet: ``slice[10:20]`` reads what that needs."""
+    """A tensor that is not read yet: ``slice[10:20]`` reads only that part.
+
+    Examples
+    --------
+    >>> part = fastio.safe_open("model.safetensors", "np").get_slice("weight")
+    >>> part[1, :2]
+    array([3., 4.], dtype=float32)
+    """
 
     # Loops make thousands of them: what is not needed to read is looked up when it is asked for.
     __slots__ = ("_move", "_name", "_position", "_reader")
@@ -288,11 +347,23 @@ class SafeSlice:
         return self._reader._located.info(self._name)
 
     def get_shape(self) -> list[int]:
-        """Return the logical shape."""
+        """Return the logical shape.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_slice("weight").get_shape()
+        [2, 3]
+        """
         return list(self._info.shape)
 
     def get_dtype(self) -> str:
-        """Return the dtype, as headers write it."""
+        """Return the dtype, as headers write it.
+
+        Examples
+        --------
+        >>> fastio.safe_open("model.safetensors", "np").get_slice("weight").get_dtype()
+        'F32'
+        """
         return self._info.dtype
 
     def __reduce__(self) -> tuple[Any, ...]:

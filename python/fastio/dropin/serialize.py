@@ -26,31 +26,39 @@ _PATH = "<bytes>"
 def serialize(
     tensor_dict: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return tensors that are given as addresses as the bytes of a safetensors file.
+    """Return tensors, given as addresses, as the bytes of a safetensors file.
 
     Parameters
     ----------
     tensor_dict : mapping of str to TensorSpec
     metadata : mapping of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``.
+        Stored as given, without keys that begin with ``fastio.``.
 
     Returns
     -------
     bytes
-        What ``safetensors.serialize`` returns, with the keys of the metadata sorted. There are no
-        checksums in it.
+        As from ``safetensors.serialize``, with the keys of the metadata sorted; without checksums.
 
     Raises
     ------
     TypeError
-        An argument that is none of the above.
+        An invalid argument.
     UsageError
-        A name that cannot be written; a tensor that has not the bytes that its dtype and shape
-        come to.
+        A name that cannot be written; a tensor whose number of bytes does not fit its dtype and
+        shape.
     FormatError
-        A header that would be longer than the format allows.
+        A header longer than the format allows.
     MemoryError
-        If there is no memory for the bytes.
+        There is no memory for the bytes.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> fastio.numpy.load(fastio.serialize({"ones": spec}))
+    {'ones': array([1., 1., 1.], dtype=float32)}
     """
     return as_bytes(sources_of_specs(tensor_dict), metadata)
 
@@ -60,7 +68,7 @@ def serialize_file(
     filename: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Save tensors that are given as addresses, as `fastio.save` does.
+    """Save tensors, given as addresses, as `fastio.save` does.
 
     Parameters
     ----------
@@ -68,8 +76,7 @@ def serialize_file(
         As `serialize` takes them.
     filename : str or os.PathLike
     metadata : mapping of str to str, optional
-        Stored as it is, without keys that begin with ``fastio.``. Where there is none, the file has
-        ``format: pt``.
+        Stored as given, without keys that begin with ``fastio.``. Default: ``format: pt``.
 
     Raises
     ------
@@ -77,6 +84,16 @@ def serialize_file(
         As `serialize` does.
     WriteError, MemoryLimitError
         As `fastio.save` does.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> fastio.serialize_file({"ones": spec}, "ones.safetensors")
+    >>> fastio.load("ones.safetensors")
+    {'ones': array([1., 1., 1.], dtype=float32)}
     """
     to_file(sources_of_specs(tensor_dict), filename, metadata)
 

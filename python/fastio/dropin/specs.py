@@ -27,17 +27,17 @@ _WORD_VALUES = 2**64  # of an unsigned number, as a header's sizes are
 class TensorSpec:
     """The address, dtype and shape of a tensor's bytes.
 
-    Takes and gives what ``safetensors.TensorSpec`` does. The memory must be there, and must not
-    change, as long as a call of `fastio.serialize` or `fastio.serialize_file` uses it.
+    It has the arguments and attributes of ``safetensors.TensorSpec``. The memory must exist
+    unchanged while `fastio.serialize` or `fastio.serialize_file` uses it.
 
     Parameters
     ----------
     dtype : str
-        As numpy and torch call it: ``float32``, ``bfloat16``, ``float8_e4m3fn``.
+        The name in numpy and torch: ``float32``, ``bfloat16``, ``float8_e4m3fn``.
     shape : sequence of int
-        Of ``float4_e2m1fn_x2``, which has two values in a byte, in pairs.
+        ``float4_e2m1fn_x2`` counts pairs, as a byte has two values.
     data_ptr : int
-        The address of the first byte; all others follow it.
+        The address of the first byte; the bytes are contiguous.
     data_len : int
         In bytes.
 
@@ -50,7 +50,16 @@ class TensorSpec:
     OverflowError
         A number that is negative, or has more than 64 bits.
     UsageError
-        So many pairs that the single values cannot be counted in 64 bits.
+        Too many pairs to count the single values in 64 bits.
+
+    Examples
+    --------
+    >>> ones = np.ones(3, np.float32)
+    >>> spec = fastio.TensorSpec(
+    ...     dtype="float32", shape=[3], data_ptr=ones.ctypes.data, data_len=ones.nbytes
+    ... )
+    >>> spec.dtype, spec.shape
+    ('F32', [3])
     """
 
     __slots__ = ("_data_len", "_data_ptr", "_dtype", "_shape")

@@ -1,20 +1,20 @@
 """The errors of fastio. It also raises `FileNotFoundError`, `TypeError` and `ValueError`.
 
     FastioError
-    ├── FormatError (ValueError)           a file that is not what it says
-    ├── ChecksumError                      bytes that are not those that were saved
-    ├── ReadError, WriteError (OSError)    a system call that failed
-    ├── DeviceError (RuntimeError)         what an accelerator's driver refused
-    ├── ReplicaError                       a store without enough roots, each with its reason
-    ├── ConflictError                      a generation that somebody else committed, or collected
-    ├── StaleError                         older than the `min_generation` that was asked for
+    ├── FormatError (ValueError)           an invalid file
+    ├── ChecksumError                      bytes that differ from the saved ones
+    ├── ReadError, WriteError (OSError)    a failed system call
+    ├── DeviceError (RuntimeError)         a call that an accelerator's driver refused
+    ├── ReplicaError                       a store with too few roots, each with its reason
+    ├── ConflictError                      a generation that another writer committed or collected
+    ├── StaleError                         a generation older than `min_generation`
     ├── TensorNotFoundError (KeyError)     a name that no file has
-    ├── UsageError (ValueError)            a closed reader, a framework or device that there is not
-    ├── SelectionError (IndexError)        an index that a tensor has not
-    ├── DtypeError (TypeError)             a dtype that a framework cannot hold
+    ├── UsageError (ValueError)            a closed reader, an unknown framework or device
+    ├── SelectionError (IndexError)        an index out of range
+    ├── DtypeError (TypeError)             a dtype that a framework lacks
     └── MemoryLimitError (MemoryError)     more bytes than the caller allows
 
-Each keeps what it was made of as attributes, says all of it in its message, and can be pickled.
+Each keeps its arguments as attributes, names all of them in its message, and can be pickled.
 
 A ReadError or WriteError also has the class that Python gives to its error number: a `ReadError`
 of EACCES is a PermissionError, a `WriteError` of ENOENT a FileNotFoundError.

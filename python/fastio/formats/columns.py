@@ -16,7 +16,7 @@ from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import strict_json
 
-# What _native.tensor_columns takes.
+# Limits of _native.tensor_columns.
 _DIMENSIONS_MAX = 64  # numpy and torch hold no more
 _COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
 _BITS = {dtype.name: dtype.bits for dtype in DTYPES.values()}

@@ -16,9 +16,8 @@ safetensors reads more than any writer writes. These headers are refused here:
 - A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
   nor torch has such arrays.
 
-A header is taken by one of two ways that agree: a fast one for headers as every writer makes them,
-and a careful one, which knows what is wrong and where, for everything that gives the fast one a
-doubt.
+Two parsers agree on every header. The fast one takes headers as every writer makes them. Anything
+else goes to the careful one, which finds the error and its offset.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the host offers: durable replacement of files, memory, threads, descriptors."""
+"""Services of the host: durable replacement of files, memory, threads, descriptors."""

@@ -1,4 +1,4 @@
-"""Where a file is to be written: the path that a caller gave, checked and anchored at the call."""
+"""The target of a save: the path that a caller gave, checked and anchored at the call."""
 
 from __future__ import annotations
 

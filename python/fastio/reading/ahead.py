@@ -281,8 +281,8 @@ class Loop:
         self._catalog = catalog
         self._before: tuple[int, int] | None = None
         self._by_name: list[str] | None = None
-        # Where a look at all that is left has shown that it is not worth it, and as far as it is
-        # not looked at again: else each tensor of many would look at all others.
+        # The rows and names after which reading ahead was found to be too little gain. They are
+        # not examined again: examining all others at each tensor takes quadratic time.
         self._refused_rows: tuple[int, int] | None = None
         self._refused_names = range(0)
 

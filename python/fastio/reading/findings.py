@@ -15,36 +15,41 @@ _SHOWN_MAX = 10
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of `fastio.verify` or `Store.verify`. ``print(verification)`` shows all parts;
-    ``repr(verification)`` is one short line.
+    """The result of `fastio.verify` or `Store.verify`.
+
+    ``print(verification)`` shows all parts; ``repr(verification)`` is one short line.
 
     Attributes
     ----------
     source : str
-        What was verified.
     files : int
-        Files that were looked at, each replica of a shard as one.
+        Number of files; each replica of a shard is one.
     nbytes : int
-        Bytes that were read from these files and compared.
+        Bytes that were read and compared.
     seconds : float
         Wall-clock time.
     damaged : tuple of Event
-        One for each file that is damaged, missing or cannot be read: why, and of damaged chunks the
-        ranges and the tensors. Its `remedy` says what became of it.
+        One for each file that is damaged, missing or unreadable: cause, and of damaged chunks the
+        ranges and the tensors. Its `remedy` says whether it was repaired.
     repaired : tuple of Event
-        One for each file that was mended, and was sound when it was read once more.
+        One for each file that was repaired, and was sound in a second read.
     unverified : tuple of str
-        Files without checksums: only their headers were checked. They do not change `ok`.
+        Files without checksums, of which the header was checked. They do not change `ok`.
     roots : dict of str to str
-        Of a store: each root's path, and ``whole``, ``mended`` or what is wrong.
+        Of a store: by path of each root ``whole``, ``mended``, or the problem.
     strays : int
-        Of a store: files that no generation names, on all roots. They are not read;
-        `Store.gc` removes them.
+        Of a store: files on all roots that no generation names. They are not read; `Store.gc`
+        removes them.
     stray_bytes : int
         Bytes of these.
     notes : tuple of str
-        What else is to be known, and is no damage: reads that succeeded in a second try, a root
-        that is read-only.
+        Facts beside damage: reads that succeeded in a second try, a read-only root.
+
+    Examples
+    --------
+    >>> found = fastio.verify("model.safetensors")
+    >>> found.ok, found.files, found.damaged
+    (True, 1, ())
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""The handle of a load that goes on while its caller does, and the event at its end."""
+"""LoadHandle and LoadEvent: a load in the background, and the event at its end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from fastio.reading.load import Load
 
 
 class LoadHandle:
-    """Tensors on their way to memory or to devices: what `fastio.start_load` returns.
+    """A load in the background, which `fastio.start_load` returns.
 
-    A handle that is dropped without `wait` cancels its load, and nothing is left of it.
+    A handle that is dropped without `wait` cancels its load and frees its memory.
+
+    Examples
+    --------
+    >>> handle = fastio.start_load("model.safetensors")
+    >>> sorted(handle.wait())
+    ['bias', 'weight']
     """
 
     def __init__(self, begun: Load) -> None:
@@ -26,12 +32,19 @@ class LoadHandle:
             self._load = begun.start()
 
     def done(self) -> bool:
-        """Whether it has ended, well or not: `wait` answers at once then.
+        """Return whether the load has ended or failed, so that `wait` returns at once.
 
         Raises
         ------
         RuntimeError
-            In a process that was forked.
+            In a forked process.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> tensors = handle.wait()
+        >>> handle.done()
+        True
         """
         return self._load.done()
 
@@ -43,7 +56,7 @@ class LoadHandle:
         return LoadEvent(self)
 
     def wait(self, *, progress: bool = False) -> dict[str, Any]:
-        """Wait until every byte is where it belongs, and return the tensors.
+        """Wait until every byte is in its tensor, and return the tensors.
 
         Parameters
         ----------
@@ -53,24 +66,30 @@ class LoadHandle:
         Raises
         ------
         ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
-            As `fastio.load` does; no tensor is handed out then.
+            As `fastio.load` does; no tensor is returned then.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", names=["bias"])
+        >>> handle.wait()
+        {'bias': array([0., 0., 0.], dtype=float32)}
         """
         return self._taken(self._load.wait, progress=progress)
 
     def queued(self, *, stream: object = None, progress: bool = False) -> dict[str, Any]:
-        """Wait until every byte is verified and its copy queued, and return the tensors: what is
-        put into `stream` from then on, and into the stream that the load came behind, waits on the
-        device for the copies.
+        """Wait until every byte is verified and its copy is queued, and return the tensors.
 
-        Of a model larger than the pinned memory all but the last blocks are copied by then, so
-        what the load came behind must be able to go on. A copy that fails later does so in these
-        streams.
+        Work that is put later into `stream`, or into the stream of the load, waits on the device
+        for the copies. A copy that fails later fails in these streams.
+
+        A model larger than the pinned memory is copied by then, but for its last blocks. So the
+        work that the load waits for must not wait for this call.
 
         Parameters
         ----------
         stream : object, optional
-            As `fastio.load` takes it; where it does not say its device, of that of the load.
-            Default: the current one of each.
+            As `fastio.load` takes it. A stream that does not name its device is of the load's
+            device. Default: the current stream of each device.
         progress : bool
             Show a progress bar.
 
@@ -79,7 +98,13 @@ class LoadHandle:
         ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
             As `wait` does.
         UsageError
-            A stream that is none, or whose device is not known.
+            `stream` is no stream, or its device is unknown.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", framework="torch", device="cpu")
+        >>> sorted(handle.queued())
+        ['bias', 'weight']
         """
         return self._taken(lambda advance: self._load.follow(stream, advance), progress=progress)
 
@@ -106,8 +131,16 @@ class LoadHandle:
 
 
 class LoadEvent:
-    """The end of a load, with the methods of `torch.cuda.Event` that wait for one. Other than
-    there, `wait` waits on the host, too, until every copy is queued.
+    """The end of a load, with the waiting methods of `torch.cuda.Event`.
+
+    Unlike there, `wait` also waits on the host until every copy is queued.
+
+    Examples
+    --------
+    >>> handle = fastio.start_load("model.safetensors", framework="torch")
+    >>> handle.event.synchronize()
+    >>> handle.event.query()
+    True
     """
 
     def __init__(self, handle: LoadHandle) -> None:
@@ -118,29 +151,50 @@ class LoadEvent:
         return f"<fastio.LoadEvent of {self._handle._begun.wanted.source}, {self._handle._state()}>"
 
     def query(self) -> bool:
-        """Whether it is reached, or never will be, as the load has failed.
+        """Return whether the load has ended or failed.
 
         Raises
         ------
         RuntimeError
-            In a process that was forked.
+            In a forked process.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> tensors = handle.wait()
+        >>> handle.event.query()
+        True
         """
         return self._handle.done()
 
     def synchronize(self) -> None:
-        """Wait for it.
+        """Wait on the host for the end of the load.
 
         Raises
         ------
         As `LoadHandle.wait` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors")
+        >>> handle.event.synchronize()
+        >>> handle.done()
+        True
         """
         self._handle.wait()
 
     def wait(self, stream: object = None) -> None:
-        """Let a stream wait for it; returns when every byte is verified and its copy queued.
+        """Make a stream wait for the load; return when every byte is verified and its copy queued.
 
         Raises
         ------
         As `LoadHandle.queued` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_load("model.safetensors", framework="torch")
+        >>> handle.event.wait()
+        >>> sorted(handle.wait())
+        ['bias', 'weight']
         """
         self._handle.queued(stream=stream)

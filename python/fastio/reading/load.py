@@ -19,7 +19,7 @@ from fastio.report import Report
 
 
 class To(NamedTuple):
-    """Where tensors go, as `fastio.load` takes it."""
+    """The destination of tensors, as `fastio.load` takes it."""
 
     device: object = None
     device_map: Mapping[str, object] | None = None

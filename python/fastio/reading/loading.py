@@ -1,4 +1,4 @@
-"""What every way to load shares: memory becomes tensors, and the report says how."""
+"""The common part of all loads: memory becomes tensors, and the report says how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of a source by name: the part of a reader that is a mapping and reads nothing."""
+"""The tensors of a source by name: the mapping part of a reader, which reads nothing."""
 
 from __future__ import annotations
 
@@ -32,17 +32,37 @@ class TensorMapping(ABC):
         """Return a tensor that is not read yet."""
 
     def keys(self) -> list[str]:
-        """Return the names, in file order."""
+        """Return the names, in file order.
+
+        Examples
+        --------
+        >>> fastio.open("model.safetensors").keys()
+        ['bias', 'weight']
+        """
         return list(self._open_source)
 
     def values(self) -> ValuesView[TensorView]:
-        """Return all tensors as views, in file order; none is read."""
+        """Return all tensors as views, in file order; none is read.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> sum(view.nbytes for view in reader.values())
+        36
+        """
         _ = self._open_source
         return ValuesView(self)
 
     def items(self) -> ItemsView[str, TensorView]:
-        """Return name and view of every tensor, in file order; none is read. `fastio.Reader.stream`
-        reads them one after another.
+        """Return names and views of all tensors, in file order; none is read.
+
+        `fastio.Reader.stream` reads them one after another.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> [name for name, view in reader.items() if view.ndim == 2]
+        ['weight']
         """
         _ = self._open_source
         return ItemsView(self)
@@ -57,7 +77,7 @@ class TensorMapping(ABC):
         return name in self._open_source
 
     def get(self, name: str, default: _Default | None = None) -> TensorView | _Default | None:
-        """Return a tensor that is not read yet, or `default` where there is none of that name.
+        """Return a tensor that is not read yet, or `default` if no tensor has that name.
 
         Raises
         ------
@@ -65,6 +85,12 @@ class TensorMapping(ABC):
             A dtype that the framework cannot hold.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> print(reader.get("scale"))
+        None
         """
         if name not in self:
             return default
@@ -87,6 +113,12 @@ class TensorMapping(ABC):
             With close matches.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> info = fastio.open("model.safetensors").info("weight")
+        >>> info.dtype, info.shape, info.nbytes
+        ('F32', (2, 3), 24)
         """
         return self._open_source.info(name)
 

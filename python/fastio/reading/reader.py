@@ -31,22 +31,30 @@ _STREAM_BYTES = 2**28
 
 
 class Reader(TensorMapping):
-    """Tensors of a source, read when they are asked for.
+    """The tensors of a source, each read when it is asked for.
 
-    By name it is like a mapping of views that are not read yet: ``reader[name]``, ``name in
+    It is like a mapping from names to views that are not read yet: ``reader[name]``, ``name in
     reader``, `keys`, `values`, `items`, `get`, `len`. `stream`, `read` and `load` read.
 
-    Any number of threads may use one at once. It can be pickled: its path and options travel, and
-    the source is opened again where it arrives. A forked child may use it as well. A file that is
-    replaced meanwhile stays the one that was opened; a pickle of a reader opens what has its path
-    by then. Of a store a pickle opens the same generation of the same store, or raises.
+    Any number of threads may use a reader at once, and so may a forked child. A file that is
+    replaced meanwhile stays the one that was opened. A pickle holds the path and the options, and
+    opens the file that has the path by then. The pickle of a store's reader opens the same
+    generation of the same store, or raises.
 
     Parameters
     ----------
     find : callable
-        Locates the source, given the options. What it returns says how it is located again.
+        Locates the source, given the options, and says how another process locates it again.
     framework, verify, options
         As `fastio.open` takes them.
+
+    Examples
+    --------
+    >>> reader = fastio.open("model.safetensors")
+    >>> for name, view in reader.items():
+    ...     print(name, view.shape)
+    bias (3,)
+    weight (2, 3)
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class Reader(TensorMapping):
         self._verify = bool(verify)
         self._options = options or default_options()
         located = find(self._options)
-        assert located.again is not None  # whoever keeps a source can be pickled
+        assert located.again is not None  # a reader can be pickled
         self._reopened = (located.again, framework, verify, self._options)
         self._located = located.to_keep()
         self._watch = self._located.watch
@@ -101,8 +109,9 @@ class Reader(TensorMapping):
         return TensorView(self, name)
 
     def tensor(self, name: str) -> Any:
-        """Return a whole tensor of its own memory. A loop over the names is recognised, and read
-        ahead.
+        """Return a whole tensor with memory of its own.
+
+        A loop over the names is recognised, and the next tensors are read ahead.
 
         Raises
         ------
@@ -111,7 +120,13 @@ class Reader(TensorMapping):
         TensorNotFoundError
             With close matches.
         UsageError
-            If the reader is closed.
+            The reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> reader.tensor("bias")
+        array([0., 0., 0.], dtype=float32)
         """
         return self._whole(self._open_source.position(name))
 
@@ -126,6 +141,12 @@ class Reader(TensorMapping):
             With close matches.
         UsageError
             If the reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> list(reader.read(["weight", "bias"]))
+        ['weight', 'bias']
         """
         if not isinstance(names, (str, bytes)):
             names = tuple(names)
@@ -146,6 +167,12 @@ class Reader(TensorMapping):
             As `fastio.load` does.
         UsageError
             If the reader is closed, or there is no such device.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> list(reader.load())
+        ['bias', 'weight']
         """
         choose = chooser(self._framework, device, None, None)
         if choose is None:
@@ -191,36 +218,44 @@ class Reader(TensorMapping):
         memory_limit_bytes: float | str | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield name and tensor in file order, read ahead in bounded memory.
+        """Yield names and tensors in file order, read ahead in bounded memory.
 
         Parameters
         ----------
         names : collection of str, optional
             Only these; default: all.
         memory_limit_bytes : int or str, optional
-            Bound on what was read and not yet yielded. A tensor above it is read on its own.
-            Default: that of the options, or else 256 MiB. With a device: on its memory, by default
-            `Options.device_memory_limit_bytes`.
+            Bound on the bytes that were read and not yet yielded. A larger tensor is read alone.
+            Default: that of the options, or else 256 MiB. With a device it bounds the memory there;
+            the default is `Options.device_memory_limit_bytes`.
         device : str, int or torch.device, optional
             As `fastio.load` takes it.
 
         Returns
         -------
         iterator of (str, array)
-            A tensor that was yielded is the caller's. Dropped half-way, it frees what was read.
+            The caller owns each yielded tensor. Dropped half-way, the iterator frees the others.
 
         Raises
         ------
         ChecksumError, MemoryError, ReadError
-            As `fastio.load` does, when it comes to what is damaged.
+            As `fastio.load` does, when the damaged tensor's turn comes.
         MemoryLimitError
             A limit smaller than a chunk.
         TensorNotFoundError
             With close matches.
         TypeError, ValueError
-            A dtype that the framework cannot hold; a limit that is none.
+            A dtype that the framework lacks; an invalid limit.
         UsageError
-            If the reader is closed.
+            The reader is closed.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> for name, tensor in reader.stream(memory_limit_bytes="64 MiB"):
+        ...     print(name, tensor.sum())
+        bias 0.0
+        weight 15.0
         """
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
@@ -290,7 +325,16 @@ class Reader(TensorMapping):
         return self._located
 
     def close(self) -> None:
-        """Close. Tensors that were handed out stay; views can no longer be read."""
+        """Close. Tensors that were handed out stay; views can no longer be read.
+
+        Examples
+        --------
+        >>> reader = fastio.open("model.safetensors")
+        >>> bias = reader.tensor("bias")
+        >>> reader.close()
+        >>> bias
+        array([0., 0., 0.], dtype=float32)
+        """
         if not self._closed:
             self._closed = True
             self._access.close()

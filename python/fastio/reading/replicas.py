@@ -251,7 +251,7 @@ class BadReplica:
         self.chunk_bytes: int | None = None
         self.tensors: dict[str, None] = {}
         self.is_told = self.is_logged = self.has_grown = False
-        self._met: dict[tuple[_Range | None, str], str] = {}  # where and why: what was done
+        self._met: dict[tuple[_Range | None, str], str] = {}  # remedy by range and cause
         self._new: list[_Range] = []
 
     def add(self, extent: _Range | None, cause: str, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""What one reader has read until now, and how long that took, over all its ways to read."""
+"""The bytes and seconds of one reader until now, over all its ways to read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastio.report import Report
 class Tally:
     """Counts for a reader. Several threads may count at once.
 
-    Seconds are those in which a job was waited for or a mapped file was taken from; what overlaps
-    counts once. What was read ahead while nobody waited is added when that job ends.
+    Seconds count while a caller waits for a job or takes from a mapped file; overlaps count once.
+    The seconds of reading ahead while nobody waited are added when that job ends.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Tally:
         self._lock = threading.RLock()  # of short duration; a signal handler may read, too
         self._report = Report()
         self._mapped: list[_native.MappedFile] = []
-        # Who is dropped with the reader is not kept, nor are its files.
+        # Weak: a job that is dropped with the reader closes its files.
         self._underway: weakref.WeakSet[RunningJob] = weakref.WeakSet()
         self._jobs = 0
         self._begun = (0.0, 0.0)
@@ -106,8 +106,8 @@ class Tally:
             wall, cpu = self._waited_until_now()
             self._count_mapped(report)
             seconds = self.active_time.seconds
-            report.cpu_seconds = cpu + max(0.0, seconds - wall)  # what is mapped is all work
-            # Streams that read ahead at the same time did so for no longer than there was.
+            report.cpu_seconds = cpu + max(0.0, seconds - wall)  # mapped bytes keep a core busy
+            # Streams that read ahead at the same time took at most the time since the start.
             if not report.engine:
                 report.engine, report.engine_reason = "none", "nothing was read"
             report.seconds = min(seconds + self._unwaited_s, time.perf_counter() - self._made)

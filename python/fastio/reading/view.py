@@ -25,7 +25,7 @@ class _Reader(Protocol):
 
 
 class TensorView:
-    """A tensor that is not read yet: ``view[...]`` reads it, ``view[10:20]`` what that needs of it.
+    """A tensor that is not read yet: ``view[...]`` reads all of it, ``view[10:20]`` a part.
 
     Attributes
     ----------
@@ -35,8 +35,16 @@ class TensorView:
     shape : tuple of int
         Of the array: packed F4 counts pairs of values along the last axis.
     dtype
-        The framework's.
+        Of the framework.
     nbytes : int
+
+    Examples
+    --------
+    >>> view = fastio.open("model.safetensors")["weight"]
+    >>> view.shape
+    (2, 3)
+    >>> view[1, :2]
+    array([3., 4.], dtype=float32)
     """
 
     __slots__ = ("_position", "_reader", "dtype", "info", "name", "nbytes", "shape")
@@ -62,22 +70,22 @@ class TensorView:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        """Return a part, always as an array, of its own memory.
+        """Return a part as an array with memory of its own.
 
         Parameters
         ----------
         index
-            As numpy has it: ints, slices with steps, Ellipsis and None along any axis; integers or
-            booleans in an array along axis 0.
+            As in numpy: ints, slices with steps, Ellipsis and None along any axis; an array of
+            integers or booleans along axis 0.
 
         Raises
         ------
         SelectionError
-            Out of range, or of another kind.
+            An index out of range, or of another kind.
         ChecksumError, MemoryError, MemoryLimitError, ReadError
             As `fastio.load` does.
         UsageError
-            If the reader is closed.
+            The reader is closed.
         """
         _ = self._reader._open_source
         if index is Ellipsis:

@@ -1,4 +1,4 @@
-"""A save that goes on while its caller does: the handle, and what happens when Python ends."""
+"""SaveHandle: a save in the background, also while Python ends."""
 
 from __future__ import annotations
 
@@ -30,18 +30,24 @@ _failed: set[SaveHandle] = set()
 
 
 class SaveHandle(concurrent.futures.Future[Path]):
-    """A save that `fastio.start_save` started.
+    """A save in the background, which `fastio.start_save` returns.
 
     It is a `concurrent.futures.Future`, and works with `concurrent.futures.wait`. The interpreter
-    does not end before it is done; an error that nobody asked for is logged then. In a child made
-    by fork it never ends: the save goes on in its parent.
+    ends after the save. An error that nobody asked for is logged then. In a forked child the handle
+    never ends: the save goes on in the parent.
 
     Parameters
     ----------
     path : pathlib.Path
-        What is saved to: absolute, as the working directory may change meanwhile.
+        The absolute path, as the working directory may change meanwhile.
     turn : Turn, optional
         The turn of the save.
+
+    Examples
+    --------
+    >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+    >>> handle.result().name
+    'model.safetensors'
     """
 
     def __init__(self, path: Path, turn: Turn | None = None) -> None:
@@ -63,23 +69,29 @@ class SaveHandle(concurrent.futures.Future[Path]):
     def result(self, timeout: float | None = None) -> Path:
         """Wait for the end of the save, and return the path.
 
-        A signal handler may wait as well. If its own thread is in the middle of a save to that
-        path, this save goes before that one.
+        A signal handler may wait, too. If its own thread is saving to that path, this save goes
+        first.
 
         Parameters
         ----------
         timeout : float, optional
-            How long to wait at most, in seconds. Every `Future` calls it so.
+            Longest wait in seconds, under the name that every `Future` has for it.
 
         Raises
         ------
         concurrent.futures.TimeoutError
-            If it takes longer.
+            The save takes longer.
         concurrent.futures.CancelledError
-            If it was cancelled before it began.
+            It was cancelled before it began.
         RuntimeError
-            If it is called on the thread of the save, by a finalizer.
-        As `fastio.save` does: what the save failed with.
+            A finalizer on the thread of the save calls it.
+        As `fastio.save` does: the error of the save.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> handle.result(timeout=60).name
+        'model.safetensors'
         """
         self._wait_for(self._ended, timeout)
         try:
@@ -88,7 +100,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
             self._note_asked()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end of the save, and return what it failed with, or None.
+        """Wait for the end of the save, and return its error, or None.
 
         Parameters
         ----------
@@ -99,6 +111,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
         ------
         concurrent.futures.TimeoutError, concurrent.futures.CancelledError, RuntimeError
             As `result` does.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> print(handle.exception())
+        None
         """
         self._wait_for(self._ended, timeout)
         try:
@@ -119,12 +137,12 @@ class SaveHandle(concurrent.futures.Future[Path]):
             _failed.discard(self)
 
     def wait_released(self, timeout_s: float | None = None) -> bool:
-        """Wait until the tensors are not looked at any more, and may change.
+        """Wait until the save no longer reads the tensors, so that they may change.
 
         Parameters
         ----------
         timeout_s : float, optional
-            How long to wait at most, in seconds.
+            Longest wait in seconds.
 
         Returns
         -------
@@ -134,16 +152,32 @@ class SaveHandle(concurrent.futures.Future[Path]):
         Raises
         ------
         RuntimeError
-            As `result` does; a save that failed has let go of them.
+            As `result` does. A failed save has released them.
+
+        Examples
+        --------
+        >>> weight = np.ones(3)
+        >>> handle = fastio.start_save({"weight": weight}, "model.safetensors", snapshot="borrow")
+        >>> handle.wait_released()
+        True
+        >>> weight[:] = 0
         """
         return self._wait_for(self._released, timeout_s)
 
     def release(self) -> None:
-        """Say that the tensors are not looked at any more."""
+        """Say that the save no longer reads the tensors."""
         self._released.open()
 
     def cancel(self) -> bool:
-        """Cancel the save, if it has not begun: another one to the same path goes on before it."""
+        """Cancel the save if it still waits for another one to the same path.
+
+        Examples
+        --------
+        >>> handle = fastio.start_save({"weight": np.ones(3)}, "model.safetensors")
+        >>> path = handle.result()
+        >>> handle.cancel()
+        False
+        """
         cancelled = super().cancel()
         if cancelled:
             self.release()
@@ -151,7 +185,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
 
 def start(
-    path: Path, turn: Turn, work: Callable[[SaveHandle], None], discard: Callable[[], None]
+    path: Path, turn: Turn, work: Callable[[SaveHandle], None], release_work: Callable[[], None]
 ) -> SaveHandle:
     """Run a save on a thread of its own.
 
@@ -162,7 +196,7 @@ def start(
         Its turn, which belongs to that thread from now on.
     work : callable
         Given the handle.
-    discard : callable
+    release_work : callable
         Called in the place of `work` where nothing comes of it.
 
     Notes
@@ -208,7 +242,7 @@ def start(
         run()
     except BaseException:
         if unclaimed.acquire(blocking=False):
-            discard()
+            release_work()
         raise
     if handle in _failed and isinstance(interrupt := handle.exception(), KeyboardInterrupt):
         raise interrupt

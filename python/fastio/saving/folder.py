@@ -1,11 +1,11 @@
 """Tensors spread over the files of a folder, in the layout that Hugging Face's loaders read.
 
-The index decides what a folder holds: its shards get their names first, which no index names yet,
-and the new index then takes the place of the old one in one step. Where there was no checkpoint,
-the index comes first, and until all of its shards are there, nothing can be loaded. The new index
-lies there under a temporary name before, and the old one does afterwards, so that a save that was
-cut off can be cleaned up by the next one: what such an index names and the real one does not is
-removed.
+The index decides what a folder holds. New shards get names that no index has yet. The new index
+then replaces the old one in one step. In a folder without a checkpoint, the index comes first; it
+cannot be loaded until all of its shards are there.
+
+The new index has a temporary name before that step, and the old index afterwards. So the next save
+can clean up after a killed one: it removes the shards that only a temporary index names.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def commit(
         try:
             held.enter_context(locked(folder))
         finally:
-            held.callback(new.discard)
+            held.callback(new.close)
         names = _free_names(folder, len(shards))
         for replacement, name in zip(replacements, names, strict=True):
             replacement.path = folder / name
@@ -173,7 +173,7 @@ def commit(
                     if old:
                         text = path.read_bytes()
                         moved_aside = new_index(folder)
-                        held.callback(moved_aside.discard)
+                        held.callback(moved_aside.close)
                         _fill(moved_aside, text, durable=durable)
                         moved_aside.link()
                     new.rename()
@@ -184,7 +184,7 @@ def commit(
             raise
         # transformers looks for the one file before it looks for an index.
         if not _remove_shards(folder, (old | {SINGLE}) - set(names)):
-            moved_aside.leave()  # the next save tries again
+            moved_aside.keep_as_leftover()  # the next save tries again
         return new.shortfalls
 
 
@@ -275,7 +275,7 @@ def commit_with_names(
             _write_whole(index, _index_text(names, shards), durable=durable)
             index.rename()
         finally:
-            index.discard()
+            index.close()
     else:
         index.rename()
         if durable:
@@ -297,7 +297,7 @@ def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> 
     in_place = _shards_named_by(index) >= set(names)
     if in_place and all(os.path.lexists(folder / name) for name in names):
         # It may still be the old index that a power cut leaves: its shards go with the next save.
-        moved_aside.leave()
+        moved_aside.keep_as_leftover()
         return
     if in_place:
         _remove_shards(folder, {INDEX})

@@ -1,4 +1,4 @@
-"""save: tensors into a file that is whole, on the disk, and verifies itself; or not there."""
+"""save and start_save: tensors become a durable file that verifies itself, or nothing changes."""
 
 from __future__ import annotations
 
@@ -38,51 +38,50 @@ def save(
     progress: bool = False,
     report: Report | None = None,
 ) -> Path:
-    """Save tensors as a safetensors file that carries checksums, or as a folder of them.
+    """Save tensors as a safetensors file with checksums, or as a folder of such files.
 
-    The file is written beside its place and takes it in one durable step: at any moment, also after
-    a power cut, there is the old file or the new one, whole. The new one takes over owner, group,
-    mode and POSIX access list of the old one, as far as the user may give files away. A symlink is
-    replaced, not followed. A save that fails leaves the old file. A save does without a call that
-    the filesystem lacks, and the report names it.
+    The file is written beside its place and replaces the old one in one durable step: at any
+    moment, also after a power cut, the path holds the old file or the new one. A failed save leaves
+    the old file untouched. The new file keeps owner, group, mode and POSIX access list of the old
+    one, as far as the user may set them. A symlink is replaced and not followed. A save works
+    without calls that the filesystem lacks; the report names them.
 
     Parameters
     ----------
     tensors : mapping of str to numpy.ndarray or torch.Tensor
-        Of any layout in memory. Those on a GPU are read through pinned memory. Tensors that share
-        memory are saved each on its own.
+        Of any memory layout. Tensors on a GPU are read through pinned memory. Tensors that share
+        memory are each saved on their own.
     path : path
         The file; with `shard_bytes` the folder. As `fastio.load` takes it: it may begin with ``~``
-        or be a ``file:///`` address. Folders that are missing on the way are made. A relative path
-        is that of the call, wherever the process goes meanwhile.
+        or be a ``file:///`` address. Missing parent folders are created. A relative path is
+        resolved at the call.
     metadata : mapping of str to str, optional
-        Stored in the header. Keys that begin with ``fastio.`` are left out; ``format`` is added
-        as ``pt``, unless it is there: loaders of models refuse a file with metadata and without it.
+        Stored in the header, without keys that begin with ``fastio.``. ``format: pt`` is added if
+        there is no ``format``: loaders of models refuse metadata without it.
     shard_bytes : int or str, optional
-        Save a folder in the layout of Hugging Face: files with tensors of so many bytes at most
+        Save a folder in the layout of Hugging Face: files with at most this many bytes of tensors
         ("5GB" is 5 * 10**9, as in `Options`), in the order of `tensors`, and
-        ``model.safetensors.index.json``. A larger tensor has a file of its own, and the report says
-        so. What the folder held as a checkpoint before is replaced in one step, too; its other
-        files stay.
+        ``model.safetensors.index.json``. A larger tensor gets a file of its own, and the report
+        says so. An old checkpoint in the folder is replaced in one step; other files stay.
     chunk_bytes : int or str, optional
-        Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB; more where
-        the header would be too long.
+        Bytes of a checksum's chunk, a power of two from 64 KiB to 16 MiB. Default 1 MiB, and more
+        if the header would be too long.
     checksums : bool
-        Without them the file is an ordinary one, and nothing can be verified.
+        Without them the file is an ordinary one, and cannot be verified.
     durable : bool, optional
-        Return when the data is on the disk. With False the file takes its place as soon as the
-        kernel has it: after a power cut it may be damaged, which the checksums show when it is
-        loaded. Default: what the variable ``FASTIO_DURABLE`` says, or else True.
+        Return when the data is on the disk. With False, return when the kernel has it: after a
+        power cut the file may be damaged, and a load says so. Default: the variable
+        ``FASTIO_DURABLE``, or else True.
     options : Options, optional
-        How it is done: `engine`, `lanes`, `queue_depth`, `block_bytes` and `huge_pages` as in a
-        load; `cache`: ``bypass`` writes with O_DIRECT, ``keep`` through the page cache, ``auto``
-        with O_DIRECT unless a trial on a large file shows that to be slower on this filesystem;
-        `memory_limit_bytes` bounds what is taken beside the tensors; `in_place` writes into the
-        file that is there.
+        `engine`, `lanes`, `queue_depth`, `block_bytes` and `huge_pages` as in a load. `cache`:
+        ``bypass`` writes with O_DIRECT, ``keep`` through the page cache, ``auto`` with O_DIRECT
+        unless a trial on a large file shows that it is slower on this filesystem.
+        `memory_limit_bytes` bounds the memory beside the tensors. `in_place` writes into the
+        existing file.
     progress : bool
         Show a progress bar.
     report : Report, optional
-        Filled with what was done, how fast, and why so.
+        Filled with engine, speed, sealed chunks, and the reasons.
 
     Returns
     -------
@@ -92,42 +91,42 @@ def save(
     Raises
     ------
     TypeError
-        A name that is no str, something that is no tensor, metadata that is not str to str.
+        A name that is no str, a value that is no tensor, metadata that is not str to str.
     DtypeError
-        A dtype that no file can hold: names the tensor.
+        A dtype that no file can hold; names the tensor.
     ValueError
-        An argument that is none of the above; names that cannot be written, an empty path
-        (`UsageError`).
+        An invalid argument; a name that cannot be written, an empty path (`UsageError`).
     FormatError
-        A header that would be longer than the format allows.
+        A header longer than the format allows.
     WriteError
-        A system call that failed: errno, operation, path, offset. A full disk is met before the
-        first byte is written, where the filesystem can say so. A path that no file can take: a
-        device, a pipe, a folder, or a symlink to a stream, such as ``/dev/stdout``. A file is there
-        already, on a filesystem that cannot rename, and `in_place` is False.
+        A failed system call: errno, operation, path, offset. A full disk is found before the first
+        byte is written, if the filesystem tells. A path that cannot be a file: a device, a pipe, a
+        folder, or a symlink to a stream, such as ``/dev/stdout``. An existing file on a filesystem
+        without rename, if `in_place` is False.
     MemoryLimitError
-        ``options.memory_limit_bytes`` is below one block; or a copy of the tensors would not fit,
-        in it or in what the host has.
+        ``options.memory_limit_bytes`` is below one block, or it or the host's memory is too small
+        for a copy of the tensors.
     MemoryError
-        The system has no memory for a step: names the path.
+        The system has no memory for a step; names the path.
 
     Notes
     -----
-    Tensors should not change while they are saved. If they do, the file still verifies: a change is
-    noticed, and the tensors are copied and written again; the log and the report say so. The file
-    may then hold some values from before the change and others from after it. Without checksums
-    nothing is noticed.
-    Saves to one path come in the order in which they were asked for. Only a save that a signal
-    handler begins while its own thread is saving to that path goes first. It is in place when it
-    returns, also if the handler then ends the process. If the handler returns, the outer save goes
-    on and takes the place in turn, unless it had it already.
+    Tensors should not change while they are saved. If they do, the file still verifies: the change
+    is noticed, and the tensors are copied and written again. The log and the report say so. The
+    file may then mix values from before the change and after it. Without checksums, no change is
+    noticed.
 
-    With `in_place` only one save at a time, of any process, writes into a file; another one is a
-    WriteError (EBUSY). So is a save in a handler to what its own thread writes in place.
+    Saves to one path run in the order of their calls, with one exception. A save in a signal
+    handler goes first if its own thread is already saving to that path. Its file is in place when
+    it returns, also if the handler then ends the process. If the handler returns, the outer save
+    goes on, and its file takes the place in turn, unless it had it already.
 
-    A process that gives up its rights, or its view of the filesystem, imports before what it is to
-    use: `fastio.SaveHandle` for `start_save`, `fastio.Store`, `fastio.torch` where PyTorch was
-    not imported before fastio, ``rich.progress``.
+    With `in_place`, one save at a time, of any process, writes into a file. Another one raises a
+    WriteError (EBUSY), and so does a save in a handler of the thread that writes.
+
+    A process that gives up its rights, or its view of the filesystem, must import earlier:
+    `fastio.SaveHandle` for `start_save`, `fastio.Store`, `fastio.torch` if PyTorch was not imported
+    before fastio, ``rich.progress``.
 
     Examples
     --------
@@ -166,16 +165,16 @@ def start_save(
 ) -> SaveHandle:
     """Start to save tensors, and return while they are written.
 
-    What is wrong with the arguments, and a path that cannot be written to, is raised at once. Where
-    no thread can be started, the save is done when this returns.
+    An invalid argument, or a path that cannot be written to, raises at the call. If no thread can
+    be started, the save is done when this returns.
 
     Parameters
     ----------
     tensors, path, metadata, shard_bytes, chunk_bytes, checksums, durable, options, progress, report
         As `save` takes them.
     snapshot : {"copy", "borrow"}
-        ``copy`` copies the tensors first, so that they may change as soon as this returns.
-        ``borrow`` returns at once, and they must not change, nor their memory be freed or resized,
+        ``copy`` copies the tensors before this returns; they may change afterwards. ``borrow``
+        makes no copies: the tensors must not change, and their memory must not be freed or resized,
         before ``handle.wait_released()`` returns.
 
     Returns
@@ -222,7 +221,7 @@ def _request(
     progress: bool,
     report: Report | None,
 ) -> tuple[Request, Path]:
-    """What is to be saved, checked; and the path as it was given."""
+    """The checked request, and the path as it was given."""
     begun = clocks()
     check_path(path, "save")
     target = file_target(path) if shard_bytes is None else folder_target(path)
@@ -260,9 +259,9 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
         work = SaveWork(request)
     turn = Turn(key_of(request.path))
 
-    def discard() -> None:
-        turn.leave()
-        work.discard()
+    def release() -> None:
+        turn.release()
+        work.close()
 
     def run(handle: SaveHandle) -> None:
         try:
@@ -274,7 +273,7 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
             request.report.clear()
             raise
         finally:
-            discard()
+            release()
 
     try:
         turn.take()
@@ -282,9 +281,9 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
             with request.memory_named():
                 work.take_snapshot()
     except BaseException:
-        discard()
+        release()
         raise
-    handle = background.start(request.path, turn, run, discard)
+    handle = background.start(request.path, turn, run, release)
     if copied:
         handle.release()
     return handle

@@ -31,27 +31,25 @@ def seal(
     *,
     force: bool = False,
 ) -> Path:
-    """Rewrite a safetensors file so that it carries checksums of its header and its data.
+    """Rewrite a safetensors file with checksums of its header and its data.
 
     The result is a plain safetensors file that every other tool reads; `fastio.load` verifies it
-    from then on. It is written beside its place and takes it in one durable step: at any moment,
-    also after a power cut, there is the old file or the new one. Owner, group, mode and POSIX
-    access list are kept, as `fastio.save` keeps them; other extended attributes are not. A file
-    without metadata gets ``format: pt``, which loaders of models take for none.
+    from then on. It is written beside its place and replaces the old file in one durable step: at
+    any moment, also after a power cut, the path holds the old file or the new one. Owner, group,
+    mode and POSIX access list are kept, as by `fastio.save`; other extended attributes are dropped.
+    A file without metadata gets ``format: pt``, which loaders of models treat like none.
 
     Parameters
     ----------
     src : path
-        The file to read. If it carries checksums already, it is verified while it is read. Those of
-        another file, of which another tool copied the metadata, are left out. Both paths may begin
-        with ``~`` or be ``file:///`` addresses, as for `fastio.load`.
+        The file to read. A sealed one is verified while it is read. Checksums of another file, if
+        a tool copied its metadata, are left out. Both paths are as `fastio.load` takes them.
     dst : path, optional
-        The file to write; default: `src`. A symlink there is replaced, not followed; anything else
-        than a file is refused. Where this is the same file and it is sealed already, it is verified
-        and left as it is.
+        The file to write; default: `src`. A symlink there is replaced and not followed; a folder or
+        a device is refused. A sealed file that is sealed onto itself is verified and left as it is.
     force : bool
-        Compute new checksums without a look at those that `src` carries, sound or not. It makes
-        damage look right: use it only if the bytes are known to be good.
+        Compute new checksums and ignore those of `src`. This makes damage look right: use it only
+        if the bytes are known to be good.
 
     Returns
     -------
@@ -61,19 +59,26 @@ def seal(
     Raises
     ------
     FileNotFoundError
-        If `src` is not there.
+        `src` is missing.
     FormatError
-        If `src` is not a valid safetensors file, has an unsound checksum table, or would get a
-        header beyond the format's limit.
+        `src` is not a valid safetensors file, has an unsound checksum table, or would get a header
+        beyond the format's limit.
     ChecksumError
-        If `src` is sealed, and its bytes are not those that were sealed.
+        `src` is sealed, and its bytes differ from the sealed ones.
     MemoryError
-        If there is no memory for a header, or for 16 MiB of the file.
+        There is no memory for a header, or for 16 MiB of the file.
     ReadError, WriteError
-        If a system call fails, there is a folder, a device, a pipe or a socket at `dst`, or a file
-        is there and the filesystem cannot rename. What
-        was there is still there then, and no temporary file is left; only when `WriteError` names
-        the fsync of the folder is the new one in place.
+        A system call failed; `dst` is a folder, a device, a pipe or a socket; or it exists and the
+        filesystem cannot rename. The old file stays, and no temporary file is left. Only if
+        `WriteError` names the fsync of the folder, the new file is in place.
+
+    Examples
+    --------
+    >>> plain = fastio.save({"weight": np.ones(3)}, "plain.safetensors", checksums=False)
+    >>> fastio.seal(plain)
+    PosixPath('plain.safetensors')
+    >>> fastio.verify("plain.safetensors").unverified
+    ()
     """
     typed = path_of(src, "src")
     source = Path(anchored(typed))

@@ -25,16 +25,23 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed.
+    """The generations and bytes that `Store.gc` removed.
 
     Attributes
     ----------
     generations : tuple of int
-        Those that are gone.
+        The removed ones.
     in_use : tuple of int
-        Those that somebody reads, and that are kept for that.
+        Those that were kept because somebody reads them.
     nbytes : int
-        Of all that was removed, on all roots.
+        Removed bytes on all roots.
+
+    Examples
+    --------
+    >>> store.save({"weight": np.ones(3)})
+    2
+    >>> store.gc(keep=1).generations  # generation 0 is the empty store
+    (1, 0)
     """
 
     generations: tuple[int, ...]
@@ -93,7 +100,7 @@ class _Collection:
 
     def run(self) -> Collected:
         """Remove records, then manifests, then shards."""
-        for root in self._roots:  # what stays is on the disk before anything goes
+        for root in self._roots:  # kept records are durable before others are removed
             _tried(root, functools.partial(root.sync, COMMITS))
         gone: list[int] = []
         in_use: list[int] = []

@@ -120,7 +120,7 @@ class Session(Holding):
         """
         for root in self.roots:
             now = root.identity
-            with contextlib.suppress(FastioError, OSError):  # what is damaged is mended elsewhere
+            with contextlib.suppress(FastioError, OSError):  # repair is not done here
                 now = root.read_identity()
             if now != root.identity:
                 raise ConflictError(
@@ -137,7 +137,7 @@ class Session(Holding):
             try:
                 self._promised.append(root.promised())
             except (FormatError, ReadError):
-                # Where all roots are locked, each record of a ballot that was promised is seen.
+                # With all roots locked, the records show each ballot that was promised.
                 if not self.has_all:
                     raise
 
@@ -174,9 +174,9 @@ class Session(Holding):
             problem = f"generation {lost} has no sound commit record"
             raise ReplicaError(self.roots[0].path, problem, self._failed)
 
-    def give_up(self, root: Root, error: Exception) -> None:
+    def abandon(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
-        super().give_up(root, error)
+        super().abandon(root, error)
         if not self._may_narrow:
             self._records.pop(root.uuid, None)
         elif root.uuid in self._joined:  # it is what all this is done for

@@ -149,7 +149,7 @@ def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bo
         list(members.roots.values()),
         members.missing,
         [entry.uuid for entry in members.newest().manifest.roots],
-        wait_s=0 if is_committed else None,  # who has the locks then is the one who began
+        wait_s=0 if is_committed else None,  # a lock that is held is the first writer's
         proposes=False,
     ) as session:
         session.require_all()

@@ -83,7 +83,7 @@ def _newest_records(roots: Sequence[Root]) -> list[tuple[Root, Record]]:
 
 
 def _places(root: Root, record: Record) -> Mapping[str, str]:
-    """Where the roots are, by the newest manifest of this one."""
+    """The paths of the roots, by the newest manifest of this one."""
     with contextlib.suppress(FastioError, OSError):
         return hints(root.manifest(record.manifest).manifest)
     return {}

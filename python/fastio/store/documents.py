@@ -103,7 +103,7 @@ def _unsealed(data: bytes, path: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RootIdentity(_Sealed):
-    """Who a root is; written once, and anew when a copy of it is adopted.
+    """The identity of a root; written once, and anew when a copy of it is adopted.
 
     Attributes
     ----------

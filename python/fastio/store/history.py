@@ -1,12 +1,13 @@
-"""What the commit records of several roots say together: pure reasoning, no file is touched.
+"""The meaning of several roots' commit records together: pure reasoning, no file is touched.
 
-A commit is one round of Paxos for each generation. Whoever writes holds the locks of a majority of
-the roots, and has promised there a ballot that is higher than any he found. He takes up what stands
-on them of the newest generation, with his own ballot, until it is on a majority; then he writes the
-next generation with the same ballot. Two majorities share a root. So if something was reported as
-committed, everybody who writes later has seen it; and of two records for one generation, the one
-with the lower ballot never was on a majority: the other one's writer would have taken it up.
-Leslie Lamport, "Paxos Made Simple", 2001, section 2.2.
+A commit is one round of Paxos for each generation. A writer holds the locks of a majority of the
+roots, and has promised there a ballot above any that it found. It first repeats the newest
+generation on them, with its own ballot, until that is on a majority. Then it writes the next
+generation with the same ballot.
+
+Two majorities share a root, so every later writer has seen a generation that was reported as
+committed. Of two records for one generation, the one with the lower ballot never was on a majority:
+the other writer would have repeated it. Leslie Lamport, "Paxos Made Simple", 2001, section 2.2.
 """
 
 from __future__ import annotations
@@ -132,9 +133,9 @@ def established(found: Sequence[Standing], newest: int) -> list[Standing]:
     """Return the generations that a store keeps, the newest first.
 
     They are the newest, all that are on a majority, and those that the record of the next one names
-    as its parent: its writer has seen them on a majority. Whoever collects removes the oldest ones
-    from a majority; so what is left on fewer roots than that leaves may have been collected. So may
-    be what only roots have that lack a newer one, as those restored from a backup do.
+    as its parent: its writer has seen them on a majority. A collection removes the oldest ones from
+    a majority, so a generation on the other roots only may have been collected. The same holds for
+    one on roots that lack a newer generation, such as roots from a backup.
 
     Parameters
     ----------

@@ -104,8 +104,9 @@ class Holding:
         return True
 
     def _on_each(self, do: Callable[[Root], None], what: str) -> None:
-        """Do something on every root, and go on without those where it fails, while the others are
-        a majority: a root that joins comes last, and gets nothing that the others have not.
+        """Do something on every root. Roots where it fails are dropped while a majority is left.
+
+        A root that joins comes last, so it gets nothing before the others.
         """
         for root in list(self.roots):
             try:
@@ -113,7 +114,7 @@ class Holding:
             except ConflictError:
                 raise
             except (FastioError, OSError) as error:
-                self.give_up(root, error)
+                self.abandon(root, error)
                 self.require_majority(what)
         self.require_majority(what)
 
@@ -189,12 +190,12 @@ class Holding:
                 self._failed,
             )
 
-    def give_up(self, root: Root, error: Exception) -> None:
+    def abandon(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
         _log.warning("a store goes on without %s: %s", root.path, error)
         self._failed[str(root.path)] = str(error)
         self.roots.remove(root)
-        # What it is still in the middle of is done before somebody else writes there.
+        # Its call in progress ends before another writer can lock it.
         root.answering.afterwards(self._locks.pop(root.uuid).close)
 
     # ---- its end

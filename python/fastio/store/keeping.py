@@ -1,4 +1,4 @@
-"""What keeps a store in order: generations that come back or go, roots that are replaced."""
+"""Upkeep of a store: rollback and collection of generations, replacement of roots, status."""
 
 from __future__ import annotations
 
@@ -18,23 +18,30 @@ from fastio.store.wholeness import is_whole
 
 
 class Keeping:
-    """The part of a `Store` that its operator uses."""
+    """The part of a `Store` for its operator."""
 
     _opened: OpenStore
 
     def generations(self) -> tuple[Generation, ...]:
-        """Return all generations that there are, the newest first.
+        """Return all generations, the newest first.
 
         Raises
         ------
         ReplicaError
-            If a manifest cannot be read on any root.
+            A manifest cannot be read on any root.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> [each.number for each in store.generations()]
+        [2, 1]
         """
         self._opened.require_open()
         return status.generations(self._opened.members)
 
     def rollback_to(self, generation: int) -> int:
-        """Make an older generation the newest one again, by a new commit; nothing is copied.
+        """Make the tensors of an older generation the newest one, by a commit that copies nothing.
 
         Parameters
         ----------
@@ -48,9 +55,18 @@ class Keeping:
         Raises
         ------
         ConflictError
-            If there is no such generation, any more.
+            The generation does not exist, or no longer.
         ReplicaError
             As `save` does.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> store.rollback_to(1)
+        3
+        >>> sorted(store.load())
+        ['bias', 'weight']
         """
         arguments.check_count("generation", generation, 0, 2**63 - 1)
 
@@ -72,22 +88,29 @@ class Keeping:
         return self._opened.in_turn(write)
 
     def gc(self, keep: int = 1) -> Collected:
-        """Remove old generations, and what crashed saves left; not those that somebody reads.
+        """Remove old generations that nobody reads, and files of crashed saves.
 
-        It writes nothing, and so works on a disk that is full. A file that cannot be removed is
-        told in the log, and left to the next call.
+        It writes nothing, and so works on a full disk. A file that cannot be removed is logged and
+        left to the next call.
 
         Parameters
         ----------
         keep : int
-            How many of the newest are kept, of those that are whole.
+            How many of the newest whole generations are kept.
 
         Raises
         ------
         ReplicaError, ConflictError
             As `save` does.
         ValueError
-            If `keep` is less than 1.
+            `keep` is less than 1.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)})
+        2
+        >>> store.gc(keep=1).generations  # generation 0 is the empty store
+        (1, 0)
         """
         arguments.check_count("keep", keep, 1, 2**31)
         return self._opened.in_turn(
@@ -95,21 +118,22 @@ class Keeping:
         )
 
     def replace_root(self, old: AnyPath | UUID, new: AnyPath, *, force: bool = False) -> int:
-        """Have another folder take the place of a root that is lost, or shall be given up.
+        """Replace a root that is lost, or shall be given up, by another folder.
 
-        All shards of the newest generation that the old root has are copied there, verified, and a
-        new generation is committed on the new set of roots. The old one is no root any more.
+        The shards of the newest generation that the old root has are copied there and verified.
+        Then a new generation is committed on the new set of roots. The old folder is no root any
+        more.
 
         Parameters
         ----------
         old : path, str or uuid.UUID
-            Where it is, or was; or its UUID, as text in any spelling that `uuid.UUID` takes.
+            Its path, now or before; or its UUID, as text in any spelling that `uuid.UUID` takes.
         new : path
-            A folder that is empty, or not there; may be the path of the old one.
+            A folder that is empty or missing; may be the path of the old one.
         force : bool
-            Go on without a majority of the roots, as a store of two needs it that has lost one: it
-            cannot be reached, or not be written to. What was saved while only the lost ones could
-            be reached is lost; if they come back, they must not be used.
+            Go on without a majority of the roots, as a store of two needs if one root is lost or
+            cannot be written to. Generations that only the lost roots have are lost. The lost roots
+            must not be used again.
 
         Returns
         -------
@@ -119,12 +143,21 @@ class Keeping:
         Raises
         ------
         UsageError
-            If there is no such root.
+            There is no such root.
         WriteError
-            If there is something in the new folder; or no sound replica of a shard is left.
+            The new folder is not empty, or a shard has no sound replica.
         ReplicaError
-            If no majority of the roots can be written to; see `force`.
+            No majority of the roots can be written to; see `force`.
         ConflictError
+
+        Examples
+        --------
+        >>> shutil.rmtree("disk0")
+        >>> store = fastio.Store.open("disk1")
+        >>> store.replace_root("disk0", "disk2", force=True)
+        2
+        >>> store.status().degraded
+        False
         """
         if isinstance(old, UUID):
             old = old.hex
@@ -139,12 +172,18 @@ class Keeping:
         return self._opened.in_turn(write, forced=force)
 
     def status(self) -> Status:
-        """Say how the store is, looked at now.
+        """Return the present state of the store and of each root, without reading shards.
 
         Raises
         ------
         ReplicaError
-            If no root can be read.
+            No root can be read.
+
+        Examples
+        --------
+        >>> status = store.status()
+        >>> list(status.roots.values()), status.degraded
+        (['ok', 'ok'], False)
         """
         self._opened.require_open()
         return status.status(self._opened.members)

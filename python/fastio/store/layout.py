@@ -64,6 +64,6 @@ def require_own_names(path: Path) -> None:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """What is in a folder, without what a killed writer was in the middle of."""
+    """The files in a folder, without the temporary files of a killed writer."""
     names = write_called(folder, "listdir", lambda: os.listdir(folder))
     return {name for name in names if not is_temporary(name)}

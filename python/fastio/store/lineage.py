@@ -1,4 +1,4 @@
-"""What a store was copied from: a copy that was adopted has other UUIDs than its original.
+"""The original of a copied store: an adopted copy has other UUIDs than its original.
 
 Only the small file that says who a root is was written anew. Records and manifests from before have
 the UUIDs of the original, and are read as if they had the new ones. Each new UUID is made of the

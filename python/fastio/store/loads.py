@@ -1,4 +1,4 @@
-"""What is read of a store: one of its generations."""
+"""The calls that read one generation of a store."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ class Loads:
         Parameters
         ----------
         framework, names, verify, options, progress, report, device, device_map, stream
-            As `fastio.load` has them.
+            As `fastio.load` takes them.
         on_damage : {"continue", "repair", "raise"}
-            "continue" reads what is bad in one replica from another one. "repair" also writes the
-            bad one anew. "raise" fails. The report lists each. A load sees damage only in what it
-            reads, mostly one replica of each block. ``report.replicas_unread`` and
-            ``bytes_unread`` count the rest; `Store.verify` reads all.
+            "continue" reads a bad chunk from another replica. "repair" also writes the bad replica
+            anew. "raise" fails. The report lists each bad chunk. A load mostly reads one replica of
+            each block, and finds damage only there. ``report.replicas_unread`` and ``bytes_unread``
+            count the rest; `Store.verify` reads all.
         generation : int, optional
             Default: the one that this store was opened with.
 
@@ -115,8 +115,13 @@ class Loads:
         Raises
         ------
         ReplicaError
-            If no replica of some bytes is left: each with its reason.
+            Some bytes have no good replica: each with its reason.
         As `fastio.load` does besides.
+
+        Examples
+        --------
+        >>> store.load(names=["bias"], on_damage="repair")
+        {'bias': array([0., 0., 0.], dtype=float32)}
         """
         begun = Load(
             self._opened.find(on_damage, generation, options),
@@ -153,6 +158,12 @@ class Loads:
         Raises
         ------
         As `load` does, for all that is found before the first byte is read.
+
+        Examples
+        --------
+        >>> handle = store.start_load()
+        >>> sorted(handle.wait())
+        ['bias', 'weight']
         """
         return LoadHandle(
             Load(
@@ -175,13 +186,19 @@ class Loads:
         generation: int | None = None,
         options: Options | None = None,
     ) -> Reader:
-        """Open a generation: tensors are read when they are asked for, as by `fastio.open`.
+        """Open a generation, and read each tensor when it is asked for, as `fastio.open` does.
 
         A slice of a tensor that was cut reads only the shards that it touches.
 
         Raises
         ------
         As `load` does.
+
+        Examples
+        --------
+        >>> with store.reader() as reader:
+        ...     reader["weight"][:, 1]
+        array([1., 4.], dtype=float32)
         """
         find = self._opened.find(on_damage, generation, options)
         return Reader(lambda _: find(None), framework=framework, verify=verify, options=options)
@@ -205,6 +222,13 @@ class Loads:
         ReplicaError
             If no replica of some bytes is left.
         As `fastio.load_into` does besides.
+
+        Examples
+        --------
+        >>> bias = np.ones(3, np.float32)
+        >>> store.load_into({"bias": bias}, strict=False)
+        >>> bias
+        array([0., 0., 0.], dtype=float32)
         """
         check_verify(verify)
         check_kind("options", options, Options)
@@ -233,14 +257,22 @@ class Loads:
         options: Options | None = None,
         device: Any = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield name and tensor, read ahead in bounded memory, as `Reader.stream` does. Tensors
-        that were cut come last, each read when it is come to.
+        """Yield names and tensors, read ahead in bounded memory, as `Reader.stream` does.
+
+        Tensors that were cut come last; each is read at its turn.
 
         Raises
         ------
         ReplicaError
-            If no replica of some bytes is left.
+            Some bytes have no good replica.
         As `Reader.stream` does besides.
+
+        Examples
+        --------
+        >>> for name, tensor in store.stream(memory_limit_bytes="64 MiB"):
+        ...     print(name, tensor.sum())
+        bias 0.0
+        weight 15.0
         """
         reader = self.reader(
             framework=framework,

@@ -1,7 +1,7 @@
 """Locks in a root: that of the writer, and those of the readers of a generation.
 
-Whoever reads locks the manifest, which is never written anew while it is sound, as records are.
-A child made by fork goes on holding what its parent reads; the writer's lock is the parent's alone.
+A reader locks the manifest: unlike a record, a sound manifest is never written anew.
+A forked child keeps the locks of what its parent reads; the writer's lock is the parent's alone.
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ def _is_had(made: Flock) -> bool:
 def unread(root: Root, digest: str) -> Iterator[bool | None]:
     """Whether nobody holds a manifest on a root, and nobody can begin to in this context.
 
-    None where that cannot be told: the root does not answer, perhaps, and somebody may hold it.
-    Where there are no locks, somebody may, too.
+    None if the root does not answer, and False on a filesystem without locks: a reader may hold it.
 
     Raises
     ------

@@ -140,7 +140,7 @@ class EncodedManifest:
 
 
 class _Preface(msgspec.Struct):
-    """What of a manifest is understood in every version."""
+    """The fields of a manifest that every version understands."""
 
     format: str = ""
     version: Any = None

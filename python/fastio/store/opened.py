@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 
 class OpenStore:
-    """What all parts of a `Store` share.
+    """The state that all parts of a `Store` share.
 
     Parameters
     ----------
@@ -123,9 +123,7 @@ class OpenStore:
                     forced=forced,
                 ) as session:
                     result = write(session, cancelled.is_set)
-                if (
-                    proposes and renews
-                ):  # whoever still reads the generation before goes on holding it
+                if proposes and renews:  # loads of the generation before go on holding it
                     self.taken = self.members.take(None, None)
                 return result
 

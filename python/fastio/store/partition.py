@@ -217,5 +217,5 @@ def _filled(
 
 
 def _plain(label: str) -> str:
-    """What a file may be called."""
+    """A label as part of a file name."""
     return re.sub(r"[^0-9A-Za-z._-]", "_", label)[:64].lstrip("._-") or "group"

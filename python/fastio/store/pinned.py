@@ -12,8 +12,9 @@ from fastio.store.taken import PinnedGeneration
 
 @dataclass(frozen=True)
 class GenerationAddress:
-    """What a pickle says of a generation. A number alone could be another one by then: a generation
-    in doubt may give way to one with the same number.
+    """The address of a generation in a pickle.
+
+    A number alone is not enough: a generation in doubt may give way to one with the same number.
 
     Attributes
     ----------

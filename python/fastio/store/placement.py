@@ -53,8 +53,8 @@ def _rendezvous(
     for label, nbytes in shards:
         rest -= nbytes
         ranked = sorted(weights, key=lambda root: -_score(root, label, weights[root]))
-        # A root takes each shard once: who is left with more room than there is to come, now. What
-        # is full takes part only where there is not enough of the others: the fullest last.
+        # A root takes each shard once, so roots with more room than bytes to come go first. Full
+        # roots take part only if the others are too few; the fullest comes last.
         order = {root: at for at, root in enumerate(ranked)}
         ranked.sort(
             key=lambda root: (
@@ -71,7 +71,7 @@ def _rendezvous(
 
 
 def _shares(weights: Mapping[str, float], replicas: int) -> dict[str, float]:
-    """What part of all bytes each root holds: no more than one replica of each."""
+    """The share of all bytes that each root holds: at most one replica of each byte."""
     shares: dict[str, float] = {}
     rest, left = 1.0, dict(weights)
     while left:

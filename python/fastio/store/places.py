@@ -1,9 +1,9 @@
-"""Where the roots of a store are, and where its manifest says that they are.
+"""The paths of a store's roots: found ones, and those that its manifest says.
 
 A store that is copied root by root has the UUIDs of its original, and its manifests say where the
-original is. So a root that is not where its manifest says leads to no other one by what is written
-there: it might be a copy that would join the original. What lies beside it, as the original's roots
-lie beside each other, was copied or moved with it.
+original is. So the manifest of a root that lies elsewhere leads to no other root: a copy would
+join its original. Roots beside it, as the original's roots lie beside each other, were copied or
+moved with it.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Places:
         return str(next(self._beside(said, there)))
 
     def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[Path]:
-        """Where a root was moved or copied to, if it was so as these."""
+        """The path of a root, if it was moved or copied as these were."""
         for root in roots:
             if str(root.path) in self.moved:
                 beside = os.path.relpath(said, self.moved[str(root.path)])

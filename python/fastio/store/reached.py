@@ -1,4 +1,4 @@
-"""What the roots of a store say that can be reached."""
+"""The records and manifests of the roots that can be reached."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class ReachableRoots:
 
     @property
     def name(self) -> str:
-        """What messages call the store."""
+        """The name of the store in messages."""
         return str(self.paths[0])
 
     def newest(self) -> EncodedManifest:

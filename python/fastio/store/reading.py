@@ -70,7 +70,7 @@ class StoredShard(Shard):
 
     @property
     def path(self) -> str:
-        """Where the preferred replica is."""
+        """The path of the preferred replica."""
         return self._holders[0][0]
 
     @property

@@ -31,10 +31,10 @@ def replace_root(
 ) -> int:
     """Commit the newest generation with another root in place of one.
 
-    Its shards are copied there first, each chunk verified. The others learn of it before it has a
-    record itself, so that whoever sees it there finds it on a majority of the roots before, too.
-    Where a majority of these cannot be written to it is the other way around: a commit that is cut
-    off is then seen nowhere.
+    Its shards are copied there first, each chunk verified. The other roots get the record before
+    the new root, so a reader of the new root also finds it on a majority of the old set. If no
+    majority of the old set can be written to, the new root comes first: a commit that is cut off
+    is then seen nowhere.
 
     Parameters
     ----------

@@ -142,32 +142,16 @@ class Root(RootFiles):
         path = Path(anchored(str(path)))
         asks = answering.of(path, timeout_s)
         try:
-            return asks.ask(lambda: cls._prepared(path, identity, mode, asks, free=free))
+            return asks.ask(lambda: _prepared(path, identity, mode, asks, free=free))
         except BaseException:
             asks.close()
             raise
-
-    @classmethod
-    def _prepared(
-        cls, path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
-    ) -> Root:
-        if not free:
-            layout.require_free(path)
-        folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-        wanted = [path / name for name in ("", *FOLDERS)]
-        made = [each for each in wanted if make_folder(each, folder_mode(mode))]
-        if path in made:
-            sync_folder(path.parent, blamed=path)
-        folder = write_called(path, "open", lambda: os.open(path, FOLDER))
-        root = cls(path, folder, identity, asks)
-        root._made = made
-        return root
 
     @asked
     def claim(self, mode: int, *, free: bool = False) -> None:
         """Say who it is; what somebody else began to make of the folder is left alone.
 
-        Whoever may meet others has its lock meanwhile.
+        A caller that may meet another writer holds the root's lock.
 
         Raises
         ------
@@ -206,8 +190,8 @@ class Root(RootFiles):
     def withdraw(self) -> None:
         """Remove what was made of the folder, unless somebody else has made a root of it.
 
-        Some filesystems do not remove a lock that is held: it is called once more then, when the
-        lock was let go of. Where all is removed, that does nothing.
+        Some filesystems do not remove a lock file that is held. The caller calls again after it
+        released the lock; a second call is harmless.
 
         Raises
         ------
@@ -388,3 +372,19 @@ class Root(RootFiles):
         """
         for sub in ("", SHARDS, MANIFESTS, COMMITS):
             remove_leftovers(self.path / sub / "new")
+
+
+def _prepared(
+    path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
+) -> Root:
+    if not free:
+        layout.require_free(path)
+    folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
+    wanted = [path / name for name in ("", *FOLDERS)]
+    made = [each for each in wanted if make_folder(each, folder_mode(mode))]
+    if path in made:
+        sync_folder(path.parent, blamed=path)
+    folder = write_called(path, "open", lambda: os.open(path, FOLDER))
+    root = Root(path, folder, identity, asks)
+    root._made = made
+    return root

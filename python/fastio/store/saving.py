@@ -25,7 +25,7 @@ from fastio.store.shards import PlannedShard, ShardWriter
 
 
 class Plan:
-    """What is to be written, and where.
+    """The shards to write, and their roots.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Whose majority a writer needs: said by the newest record, which may name other roots than before.
+"""The majority that a writer needs: of the roots that the newest record names.
 
-Roots are replaced by a commit. While it is in doubt, a majority of the roots before decides as well
-as one of those after it; so two writers of which only one has seen it never go on side by side.
+Roots are replaced by a commit. While it is in doubt, a writer needs a majority of the old roots and
+one of the new roots. So a writer that has seen it and one that has not never write side by side.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def begin(
             session.require_unchanged()
             found = session.standings()
             now = seats(found) if found else wanted
-            # Whoever adopts a copy makes other roots of them, under their locks.
+            # An adoption gives the roots other UUIDs, under their locks.
             if now == wanted and all(members.has_kept(root) for root in session.roots):
                 if proposes:
                     session.propose()

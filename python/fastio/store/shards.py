@@ -66,7 +66,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What a shard has become: its name, size, and digest."""
+    """A shard that was written: its name, size, and digest."""
 
     file: str
     nbytes: int
@@ -334,7 +334,7 @@ class ShardWriter:
         try:
             yield writer
         finally:
-            writer.discard()
+            writer.close()
 
 
 def _meet_symlink(root: Root) -> None:

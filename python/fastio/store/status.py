@@ -1,4 +1,4 @@
-"""How a store is: its generations, its roots, what is in doubt."""
+"""The state of a store: its generations, its roots, and commits in doubt."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ _FULL_BYTES = 2**20  # a root with less free space takes no more generations
 
 @dataclass(frozen=True)
 class Generation:
-    """A version of a store that there is.
+    """One version of a store.
 
     Attributes
     ----------
     number : int
     tensors, nbytes : int
-        How many it has, and their bytes (of one replica).
+        Number of its tensors, and their bytes in one replica.
     saved_at_s : int
-        Seconds since 1970, by the clock of whoever saved it.
+        Seconds since 1970, by the clock of the writer.
     decided : bool
-        Whether its record is seen on a majority of the roots, or a later generation was made on it.
+        Whether a majority of the roots has its record, or a later generation was made on it.
+
+    Examples
+    --------
+    >>> (generation,) = store.generations()
+    >>> generation.number, generation.tensors, generation.nbytes
+    (1, 2, 36)
     """
 
     number: int
@@ -52,7 +58,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Status:
-    """How a store is.
+    """The state of a store.
 
     Attributes
     ----------
@@ -63,18 +69,24 @@ class Status:
     degraded : bool
         Whether a root is not ``ok``, or the newest record is on fewer than a majority.
     roots : dict of str to str
-        Each root's path, and ``ok`` or what is wrong with it: it is missing, read-only or full; a
+        By path of each root ``ok``, or the problem: the root is missing, read-only or full; a
         record, a manifest or a shard of some generation is missing, of another size, or closed to
         this process; its lock or its promise is broken. Shards are opened and not read:
         `Store.verify` reads them.
     in_doubt : tuple of int
-        Generations whose records are on fewer than a majority of the roots, as far as can be seen,
-        and that no later one was made on; the next writer decides.
+        Generations whose records are seen on fewer than a majority of the roots, and that no later
+        one was made on. The next writer decides.
     free_bytes : dict of str to int
-        Space for new shards on each root that can be reached, and whose filesystem tells.
+        Space for new shards on each root that can be reached, if its filesystem tells.
     verified_at_s : dict of str to (int or None)
-        By path of each root that can be reached, when `Store.verify` last found it whole, or mended
-        it: seconds since 1970, by the clock of that time. None: never, as far as is known.
+        By path of each root that can be reached, the time when `Store.verify` last found it whole
+        or repaired it: seconds since 1970, by the clock of that time. None if no time is known.
+
+    Examples
+    --------
+    >>> status = store.status()
+    >>> status.generation, status.degraded, status.in_doubt
+    (1, False, ())
     """
 
     store: str

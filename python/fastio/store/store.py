@@ -32,11 +32,19 @@ Placement = str | Mapping[str, int | Sequence[int]]
 
 
 class Store(Loads, Writes, Keeping, Verifying):
-    """Tensors kept on several roots, in generations. `Store.create` and `Store.open` make one.
+    """Tensors on several roots, in generations. `Store.create` and `Store.open` make one.
 
-    A root is a folder, usually on a disk of its own. Each shard has a replica on several roots. A
-    load reads from all roots at once, and from the next replica where one fails. A save makes a new
+    A root is a folder, usually on a disk of its own. Each shard has replicas on several roots. A
+    load reads from all roots at once, and from another replica if one fails. A save makes a new
     generation, which exists as a whole or not at all.
+
+    Examples
+    --------
+    >>> store = fastio.Store.create(["nvme0", "nvme1"], replicas=2)
+    >>> store.save({"weight": np.ones(3)})
+    1
+    >>> fastio.load("nvme1")
+    {'weight': array([1., 1., 1.])}
     """
 
     def __init__(
@@ -59,38 +67,46 @@ class Store(Loads, Writes, Keeping, Verifying):
         weights: Sequence[float] | None = None,
         mode: int = FILE_MODE,
     ) -> Store:
-        """Make a store of folders that are not there, or empty. Those above them are made, too.
+        """Create a store on folders that are empty or missing. Missing parents are created, too.
 
         Parameters
         ----------
         roots : sequence of path
-            1 to 64, best each on a disk of its own, as `fastio.save` takes a path. A majority of
-            them must be reachable to save, any that has what is asked for to load.
+            1 to 64, best each on a disk of its own, as `fastio.save` takes a path. A save needs a
+            majority of them. A load needs any that have the bytes.
         replicas : int
-            On how many roots each shard is.
+            Number of roots that hold each shard.
         shard_bytes : int or str, optional
-            Bytes of the tensors of a shard; a larger tensor is cut along axis 0. Default: by how
-            much is saved, 64 MiB to 4 GiB.
+            Bytes of the tensors of a shard; a larger tensor is cut along axis 0. Default: 64 MiB to
+            4 GiB, by the bytes of the save.
         chunk_bytes : int or str, optional
-            Bytes that get a checksum, a power of two from 64 KiB to 16 MiB. Default 1 MiB.
+            Bytes of a checksum's chunk, a power of two from 64 KiB to 16 MiB. Default 1 MiB.
         partition : {"size", "hash", "range"} or callable
-            Which tensors share a shard: those that are handed over one after another; by a hash of
-            the name; neighbours in the order of names; or what a callable returns for a name.
+            Which tensors share a shard: neighbours in the order of the save; by a hash of the name;
+            neighbours in the order of names; or those with the same result of a callable on the
+            name.
         placement : {"rendezvous", "range"} or mapping
-            Which roots hold a shard: by hashing, so that few shards move when roots change;
-            neighbours together; or patterns of names (``"layers.*"``, the first that matches) and
-            the places of their roots in `roots`.
+            Which roots hold a shard. "rendezvous" hashes, so that few shards move when roots
+            change. "range" keeps neighbours together. A mapping has patterns of names
+            (``"layers.*"``, the first match counts) and positions in `roots`.
         weights : sequence of float, optional
-            How much each root holds and carries in proportion to the others. Default: all alike.
+            Each root's share of bytes and reads, relative to the others. Default: all alike.
         mode : int
-            Of files; folders may be searched by whoever may read. Default 0600.
+            Of files. Folders are searchable for all who may read. Default 0600.
 
         Raises
         ------
         WriteError
-            A root that is not empty, or cannot be written to.
+            A root is not empty, or cannot be written to.
         TypeError, ValueError
-            An argument that is none of the above.
+            An invalid argument.
+
+        Examples
+        --------
+        >>> roots = ["nvme0", "nvme1", "nvme2"]
+        >>> store = fastio.Store.create(roots, replicas=2, shard_bytes="1 GiB")
+        >>> store.generation
+        0
         """
         paths = arguments.paths(roots, to_write=True)
         arguments.check_count("replicas", replicas, 1, len(paths))
@@ -110,34 +126,40 @@ class Store(Loads, Writes, Keeping, Verifying):
 
     @classmethod
     def adopt(cls, roots: Sequence[AnyPath], *, force: bool = False) -> Store:
-        """Make a copy of a store a store of its own, so that it never joins its original.
+        """Make a copied store a store of its own, which never joins its original.
 
-        Copies of the roots have the UUIDs of the original, and say where that is. They get other
-        UUIDs, and a new generation that says where they are.
+        Copies of the roots have the UUIDs of the original, and their manifests name its paths. They
+        get other UUIDs, and a new generation with their own paths.
 
         Parameters
         ----------
         roots : sequence of path
             All roots of the copy.
         force : bool
-            Whether they may be where the manifest says, as those of the original are.
+            Allow roots at the paths of the manifest, where the original's are.
 
         Returns
         -------
         Store
-            The new one, with all generations that the copy has.
+            With all generations of the copy.
 
         Raises
         ------
         FileNotFoundError
-            If one of them is no root.
+            One of them is no root.
         ReplicaError
-            If a root is not given or cannot be written to, or the newest generation is not whole.
+            A root is not given or cannot be written to, or the newest generation is not whole.
         UsageError
-            If a root is where its manifest says: it is the original.
+            A root is at the path of its manifest: it is the original.
         ConflictError
-            If somebody else adopts the copy at the same time.
+            Another process adopts the copy at the same time.
         FormatError, WriteError
+
+        Examples
+        --------
+        >>> copies = [shutil.copytree(root, f"copies/{root.name}") for root in store.roots]
+        >>> fastio.Store.adopt(copies).generation
+        2
         """
         paths = arguments.paths(roots)
         members = creation.adopt(paths, now_s(), _timeout_s(None), force=force)
@@ -157,29 +179,35 @@ class Store(Loads, Writes, Keeping, Verifying):
         Parameters
         ----------
         roots : path or collection of path
-            Any of its roots, each as `fastio.load` takes a path; the others are looked for where
-            they were last. A root that is elsewhere, as a copy is, leads to those that were copied
-            or moved alike, and an event says so (see `adopt`).
+            Any of its roots, each as `fastio.load` takes a path. The others are looked for at their
+            last paths. A root at another path, such as a copy, leads to those that were copied or
+            moved alike, and an event says so (see `adopt`).
         generation : int, optional
             The one to read. Default: the newest.
         min_generation : int, optional
-            Refuse to go on if the newest one is older: these roots would be a backup, or the others
-            are missing.
+            Refuse an older newest generation: these roots would come from a backup, or others are
+            missing.
         options : Options, optional
-            Its `root_timeout_s` says how long a root may take to answer.
+            Its `root_timeout_s` is the longest wait for a root.
 
         Raises
         ------
         FileNotFoundError
-            If there is no store.
+            There is no store.
         ReplicaError
-            If no root has what is needed: each with its reason.
+            No root has the needed bytes: each with its reason.
         StaleError
-            If the newest generation is older than `min_generation`.
+            The newest generation is older than `min_generation`.
         ConflictError
-            If there is no such generation, any more.
+            The generation does not exist, or no longer.
         FormatError
-            A manifest that is not what it says, or of a newer version.
+            An invalid manifest, or one of a newer version.
+
+        Examples
+        --------
+        >>> store = fastio.Store.open("disk0")
+        >>> [root.name for root in store.roots]
+        ['disk0', 'disk1']
         """
         for what, number in (("generation", generation), ("min_generation", min_generation)):
             if number is not None:
@@ -211,10 +239,18 @@ class Store(Loads, Writes, Keeping, Verifying):
     # ---- its life
 
     def close(self) -> None:
-        """Let go of the roots, and let the generation be collected. What was loaded stays."""
+        """Release the roots and the generation, which may then be collected. Loaded tensors stay.
+
+        Examples
+        --------
+        >>> tensors = store.load()
+        >>> store.close()
+        >>> sorted(tensors)
+        ['bias', 'weight']
+        """
         if not self._opened.closed:
             self._opened.closed = True
-            # Whoever still reads goes on holding the generation, and its roots.
+            # Loads and readers go on holding the generation, and its roots.
             self._opened.taken = replace(self._opened.taken, held=Held())
             self._opened.members.close()
 

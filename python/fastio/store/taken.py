@@ -17,7 +17,7 @@ from fastio.store.root import Root
 
 
 class Held:
-    """What keeps a generation from being collected: until it is closed, or nobody has it.
+    """The locks that keep a generation from being collected, until they are closed or dropped.
 
     Attributes
     ----------

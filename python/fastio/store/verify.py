@@ -1,4 +1,4 @@
-"""Store.verify: every file on every root looked at, and mended if that is asked for."""
+"""Store.verify: reads every file on every root, and repairs damage if asked to."""
 
 from __future__ import annotations
 
@@ -45,39 +45,40 @@ class Verifying:
     ) -> Verification:
         """Read every replica of every shard of all generations, and all small files of each root.
 
-        Bytes come from the disks, past the page cache; all disks are read at once, within 128 MiB
-        of memory. A root on which nothing is damaged notes when that was: `status` says so.
+        Bytes come from the disks, past the page cache, and from all disks at once, within 128 MiB
+        of memory. A root without damage notes the time; `status` shows it.
 
         Parameters
         ----------
         repair : bool
-            Mend what can be mended: shards and manifests from the other roots, records under the
-            writer's locks, a missing folder, a lock file or a promise that is broken, the identity
-            of a root whose promise tells which one it is. What was mended is read once more.
+            Repair shards and manifests from the other roots, and records under the writer's locks.
+            A missing folder, a broken lock file or promise, and an identity that the promise still
+            names are repaired, too. Repaired files are read once more.
         options : Options, optional
-            As `fastio.verify` has it.
+            As `fastio.verify` takes it.
         progress : bool
             Show a progress bar.
 
         Returns
         -------
         Verification
-            Damage is part of it, and no exception; `ok` says whether any is left.
+            Lists the damage, which raises nothing; `ok` is True if none is left.
 
         Raises
         ------
         ReplicaError
-            If no root has what a generation needs to be opened.
+            No root has the files that opening a generation needs.
         UsageError
-            If the store is closed.
+            The store is closed.
         MemoryLimitError
-            If ``memory_limit_bytes`` is less than a chunk.
+            ``memory_limit_bytes`` is less than a chunk.
 
         Examples
         --------
+        >>> next(Path("disk0/shards").iterdir()).unlink()
         >>> found = store.verify(repair=True)
-        >>> if not found.ok:
-        ...     print(found)
+        >>> found.ok, len(found.damaged), len(found.repaired)
+        (True, 1, 1)
         """
         self._opened.require_open()
         check_kind("options", options, Options)

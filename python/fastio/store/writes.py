@@ -1,4 +1,4 @@
-"""What is written to a store: its next generation."""
+"""The calls that write the next generation of a store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Writes:
         progress: bool = False,
         report: Report | None = None,
     ) -> int:
-        """Save tensors as a new generation, durably. Shards that did not change are used again.
+        """Save tensors as a new generation, durably. Unchanged shards are used again.
 
         Parameters
         ----------
@@ -47,10 +47,11 @@ class Writes:
             As `fastio.save` takes them.
         metadata : mapping of str to str, optional
         partition : str or callable, optional
-            As in `create`. Default: that of the store; one that was created with a callable and
-            opened again needs it.
+            As in `create`. Default: that of the store. A store that was created with a callable,
+            and opened again, needs it.
         options, progress, report
-            As `fastio.save` has them; ``report.bytes_reused`` says what was not written again.
+            As `fastio.save` takes them; ``report.bytes_reused`` counts the bytes of unchanged
+            shards.
 
         Returns
         -------
@@ -60,13 +61,18 @@ class Writes:
         Raises
         ------
         ReplicaError
-            If no majority of the roots can be written to, or fewer than there are to be replicas:
-            each root that cannot with its reason, as that it is full. The store is as it was,
-            unless the message says that the generation is in doubt.
+            No majority of the roots can be written to, or fewer than `replicas`: each bad root with
+            its reason, such as a full disk. The store is unchanged, unless the message says that
+            the generation is in doubt.
         ConflictError
-            If somebody else goes on writing to this store.
+            Another process keeps writing to this store.
         FormatError, TypeError, ValueError
             As `fastio.save` does.
+
+        Examples
+        --------
+        >>> store.save({"weight": np.ones(3)}, metadata={"step": "1000"})
+        2
         """
         return self._save(tensors, metadata, partition, options, progress, report, added=False)
 
@@ -78,7 +84,7 @@ class Writes:
         options: Options | None = None,
         report: Report | None = None,
     ) -> int:
-        """Add one tensor: a new generation, with all that the newest one has.
+        """Add one tensor: a new generation that also has all tensors of the newest one.
 
         Returns
         -------
@@ -88,8 +94,15 @@ class Writes:
         Raises
         ------
         UsageError
-            If there is a tensor of this name.
+            A tensor has this name.
         As `save` does besides.
+
+        Examples
+        --------
+        >>> store.add("scale", np.ones(3))
+        2
+        >>> sorted(store.load())
+        ['bias', 'scale', 'weight']
         """
         return self._save({name: array}, None, None, options, False, report, added=True)
 
@@ -133,7 +146,7 @@ class Writes:
                         plan.write(wanted, options, counted, advance, is_cancelled)
                     break
                 except RootFailed as failed:
-                    session.give_up(failed.root, failed.error)
+                    session.abandon(failed.root, failed.error)
                     session.require_majority(f"generation {session.generation + 1}")
                     lost.append(f"{failed.error}; its share went to the other roots")
             if added:

@@ -87,6 +87,20 @@ def test_a_lane_says_where_its_time_went(sealed: Path, engine: Any, framework: s
     assert sum(lane.submit_s for lane in report.lane_times) > 0
 
 
+def test_a_cached_file_is_copied_in_blocks_that_stay_in_a_cores_cache(sealed: Path) -> None:
+
+    def blocks(cache: Any) -> int:
+        report = fastio.Report()
+        options = fastio.Options(cache=cache, mapping="never", block_bytes=4 * 2**20)
+        sealed.read_bytes()
+        fastio.load(sealed, options=options, report=report)
+        return sum(lane.blocks for lane in report.lane_times)
+
+    of_four = blocks("bypass")
+    # Somebody else may drop the page cache in between.
+    assert eventually(lambda: blocks("keep") > of_four)
+
+
 def test_a_small_load_on_the_callers_thread_has_no_lane(tmp_path: Path) -> None:
     path = fastio.seal(write(tmp_path / "small", {"a": ("U8", (3,))}))
     report = fastio.Report()
