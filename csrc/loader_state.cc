@@ -18,9 +18,9 @@ std::vector<Dispatch::Block> dispatched(const LoadLayout& layout) {
 
 }  // namespace
 
-LoadState::LoadState(const LoadOptions& allowed, LoadLayout made, std::unique_ptr<Answers> watched,
+LoadState::LoadState(LoadOptions allowed, LoadLayout made, std::unique_ptr<Answers> watched,
                      std::vector<std::shared_ptr<Region>> mappings)
-    : options(allowed),
+    : options(std::move(allowed)),
       layout(std::move(made)),
       answers(std::move(watched)),
       several_disks(layout.disk_count() > 1),
@@ -43,9 +43,9 @@ std::shared_ptr<LoadState> LoadState::make(std::vector<ShardRequest> shards,
   auto answers = watched_disks(shards, options);
   FileAccesses files = access_files(shards, options, answers.get());
   LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options, answers.get());
-  const LoadOptions allowed = within_limits(options, layout);
-  auto state = std::make_shared<LoadState>(allowed, std::move(layout), std::move(answers),
-                                           std::move(files.mappings));
+  LoadOptions allowed = within_limits(options, layout);
+  auto state = std::make_shared<LoadState>(std::move(allowed), std::move(layout),
+                                           std::move(answers), std::move(files.mappings));
   for (const std::string& fallback : files.fallbacks) state->outcome.note_fallback(fallback);
   avoid_indebted(*state);
   return state;

@@ -41,7 +41,7 @@ struct LoadCounters {
 
 struct LoadState {
   // `answers` is null where no disk is watched.
-  LoadState(const LoadOptions& allowed, LoadLayout made, std::unique_ptr<Answers> watched,
+  LoadState(LoadOptions allowed, LoadLayout made, std::unique_ptr<Answers> watched,
             std::vector<std::shared_ptr<Region>> mappings);
   LoadState(const LoadState&) = delete;
   LoadState& operator=(const LoadState&) = delete;

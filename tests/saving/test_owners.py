@@ -280,7 +280,7 @@ def test_a_file_that_would_be_more_open_than_the_one_before_does_not_take_its_pl
     replacement = Replacement(old, 0o666)
     with pytest.raises(fastio.WriteError, match="open to more than 600 allows") as raised:
         replacement.imitate(old.stat())
-    replacement.discard()
+    replacement.close()
     assert raised.value.operation == "fchmod"
     assert os.listdir(old.parent) == [old.name]
 

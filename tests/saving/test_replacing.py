@@ -180,7 +180,7 @@ def test_a_file_that_is_on_its_way_is_locked_from_the_start(
     replacement = Replacement(path)
     fastio.save(_NEW, path)  # which looks for leftovers
     assert replacement.temporary.exists()
-    replacement.discard()
+    replacement.close()
     assert os.listdir(tmp_path) == [path.name]
 
 

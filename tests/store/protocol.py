@@ -142,7 +142,7 @@ class World:
                     root.put(SHARDS, file, bytes(nbytes), replace=True)
             except (FastioError, OSError) as error:
                 assert root is not None
-                session.give_up(root, error)
+                session.abandon(root, error)
             else:
                 return named
 

@@ -76,13 +76,13 @@ def test_a_hanging_root_is_waited_for_once(
     roots: list[Path], slow_mount: testbed.SlowMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[Any] = []
-    real = Answering.leave
+    real = Answering.abandon
 
     def leave(self: Answering, call: Any) -> fastio.ReadError:
         left.append(self.path)
         return real(self, call)
 
-    monkeypatch.setattr(Answering, "leave", leave)
+    monkeypatch.setattr(Answering, "abandon", leave)
     slow_mount.hang()
     for _ in range(5):
         assert_same(fastio.load(roots[0], options=_SHORT), tensors(1))

@@ -242,7 +242,7 @@ class safe_open:
         reader, self._opened = self._opened, None
         if reader is not None:
             # Not closed: slices that were taken still read from it, and the last of them frees it.
-            reader._access.rest()
+            reader._access.stop_for_good()
 
 
 class _safe_open_handle(safe_open):

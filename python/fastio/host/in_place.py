@@ -127,7 +127,7 @@ class InPlace(Replacement):
 
     def _empty(self) -> None:
         # Some filesystems allow one writer of a file at a time.
-        self.let_go()
+        self.stop_writing()
         os.close(self._fd)
         self._fd = -1
         flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
@@ -170,12 +170,12 @@ class InPlace(Replacement):
     def sync_name(self) -> None:
         """Do nothing: the name is on the disk."""
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Close the file; one that was begun and is not whole stays, and is told."""
         if self._begun and not self._committed:
             cause = "it was written in place, and is not whole"
             emit(Event("failure", str(self.path), cause, "what it held before is lost"))
-        super().discard()
+        super().close()
 
     def _end(self) -> None:
         super()._end()

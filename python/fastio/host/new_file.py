@@ -75,13 +75,10 @@ class NewFile:
         self.shortfalls: list[str] = []
         self._mode = mode
         self._written_as = written_as or path
-        self.temporary = self._fresh_name()
+        self.temporary = temporary_path(self.path, self._written_as)
         self._at_once = self._synced = self._committed = False
         self._fd, self._named = self._open()
         self.file = self._adopt()
-
-    def _fresh_name(self) -> Path:
-        return temporary_path(self.path, self._written_as)
 
     def _open(self) -> tuple[int, bool]:
         """A descriptor, and whether the file has its temporary name already."""
@@ -102,7 +99,7 @@ class NewFile:
     def _open_named(self) -> tuple[int, bool]:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for _ in range(_OPENED_AGAIN_MAX):
-            name = self._fresh_name()
+            name = temporary_path(self.path, self._written_as)
             fd = self._call("open", lambda: os.open(name, flags, self._mode))  # noqa: B023
             locked = lock(fd)
             # Without locks nobody takes it for a leftover; nor is st_nlink true everywhere.
@@ -118,7 +115,7 @@ class NewFile:
             reopened_as = self.temporary if self._named else own_descriptor(self._fd)
             return _native.TargetFile(self._fd, self.path, reopened_as)
         except BaseException:
-            self.discard()
+            self.close()
             raise
 
     # ---- how it can be written
@@ -146,7 +143,9 @@ class NewFile:
         found = trial.reserve(self.file, nbytes, max(nbytes, padded_nbytes))
         self.abilities = found
         if self._named and not found.set_aside:
-            self.renames, self.temporary = trial.can_rename(self.temporary, self._fresh_name())
+            self.renames, self.temporary = trial.can_rename(
+                self.temporary, temporary_path(self.path, self._written_as)
+            )
         if found.in_order:
             self._note(found.in_order, "the file is written in order, after its checksums are made")
 
@@ -187,9 +186,9 @@ class NewFile:
             self._fd = os.open(self.path, flags, self._mode)
         except FileExistsError as error:
             cannot = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            raise self._failed(cannot, "rename") from error
+            raise failed(self.path, cannot, "rename") from error
         except OSError as error:
-            raise self._failed(error, "open") from error
+            raise failed(self.path, error, "open") from error
         self.temporary, self._named, self._at_once = self.path, True, True
         lock(self._fd)  # nobody writes into it meanwhile
         self._note("rename is refused here", "a new file has its name before it is whole")
@@ -259,13 +258,13 @@ class NewFile:
 
     # ---- how it ends
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Close the file; unless it was committed, nothing is left of it."""
         # A kept error keeps this object, but neither its descriptors nor its space on the disk.
         error = sys.exc_info()[1]
         if error is not None:
             traceback.clear_frames(error.__traceback__)
-        self.let_go()
+        self.stop_writing()
         if self._committed and not self._named:  # there is nothing left that a disk could hold up
             self._end()
             return
@@ -287,11 +286,11 @@ class NewFile:
         # Committed, it has its own name now; what cannot be removed is the next one's leftover.
         _close_and_remove(fd, self.temporary if self._named else None)
 
-    def let_go(self) -> None:
+    def stop_writing(self) -> None:
         """Have no descriptors but the one that it gets its name by: nothing more is written."""
         vars(self).pop("file", None)
 
-    def leave(self) -> None:
+    def keep_as_leftover(self) -> None:
         """Leave what has the temporary name to be found among the leftovers."""
         self._named = False
 
@@ -308,13 +307,20 @@ class NewFile:
         except WriteError:
             raise  # of a save by a signal handler
         except OSError as error:
-            raise self._failed(error, operation) from error
+            raise failed(self.path, error, operation) from error
 
-    def _failed(self, error: OSError, operation: str) -> WriteError:
-        detail = advice(error, self.path) if operation in ("open", "rename") else None
-        if error.errno == errno.EMFILE:
-            detail = limit()
-        return WriteError(error.errno or errno.EIO, operation, self.path, detail=detail)
+
+def failed(path: Path, error: OSError, operation: str) -> WriteError:
+    """Return the error of a system call that failed on the way to a file.
+
+    Raises
+    ------
+    Nothing.
+    """
+    detail = advice(error, path) if operation in ("open", "rename") else None
+    if error.errno == errno.EMFILE:
+        detail = limit()
+    return WriteError(error.errno or errno.EIO, operation, path, detail=detail)
 
 
 def _close_and_remove(fd: int, name: Path | None) -> None:

@@ -17,7 +17,7 @@ from fastio import _native
 from fastio.errors import WriteError
 from fastio.host import inheritance
 from fastio.host.durability import sync_folder
-from fastio.host.new_file import NewFile, own_descriptor
+from fastio.host.new_file import NewFile, failed, own_descriptor
 from fastio.host.refusals import is_refusal, named
 
 
@@ -160,7 +160,7 @@ class Replacement(NewFile):
             except OSError as error:
                 self._named = False
                 if not _cannot_be_linked(error):
-                    raise self._failed(error, "link") from error
+                    raise failed(self.path, error, "link") from error
                 refusal = error
             else:
                 return
@@ -181,7 +181,7 @@ class Replacement(NewFile):
             os.replace(self.temporary, self.path)
         except OSError as error:
             if not is_refusal(error) or os.path.lexists(self.path):
-                raise self._failed(error, "rename") from error
+                raise failed(self.path, error, "rename") from error
             if not self._link_to_its_name():
                 self._copy(f"rename is refused here ({named(error)})", self._open_at_once)
                 self._keep()
@@ -199,7 +199,7 @@ class Replacement(NewFile):
             os.link(self.temporary, self.path, follow_symlinks=False)
         except OSError as error:
             if not _cannot_be_linked(error):
-                raise self._failed(error, "link") from error
+                raise failed(self.path, error, "link") from error
             return False
         return True
 
@@ -228,7 +228,7 @@ class Replacement(NewFile):
                 return False
             except OSError as error:
                 if not _cannot_be_linked(error):
-                    raise self._failed(error, "link") from error
+                    raise failed(self.path, error, "link") from error
                 refusal = error
             else:
                 return True
@@ -257,7 +257,7 @@ class Replacement(NewFile):
         except WriteError as error:
             if is_refusal(error):
                 return False
-            raise self._failed(error, "rename") from error
+            raise failed(self.path, error, "rename") from error
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[int]:
@@ -288,7 +288,7 @@ def replacing(path: Path) -> Iterator[Replacement]:
     try:
         yield replacement
     finally:
-        replacement.discard()
+        replacement.close()
 
 
 def status_of_file(path: Path) -> os.stat_result | None:

@@ -122,7 +122,7 @@ class Access:
         """
         index, row = position
         shard, mapped = self._shard(index)
-        dtype, shape = self._held(shard, row)
+        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
         if mapped is not None:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
@@ -232,7 +232,7 @@ class Access:
         """
         shard, mapped = self._shard(position[0])
         row = position[1]
-        dtype, shape = self._held(shard, row)
+        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
         if mapped is not None and self._options.memory_limit_bytes is None:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
@@ -241,20 +241,8 @@ class Access:
                     raise
             if part is not None:
                 return part
-        place = self._place(shard, mapped, int(shard.begins[row]))
+        place = _place(self._reads, shard, mapped, int(shard.begins[row]))
         return self._part(dtype, shape, index, place, lambda: self.tensor(position))
-
-    def _place(self, shard: Shard, mapped: _native.MappedFile | None, begin: int) -> parts.Place:
-        if mapped is not None:
-            return parts.MappedBytes(mapped, begin, shard)
-        return parts.FileBytes(self._reads, lambda at, end: ((shard, begin + at, begin + end),))
-
-    def _held(self, shard: Shard, row: int) -> tuple[str, tuple[int, ...]]:
-        """Dtype and shape of a tensor that the framework can hold."""
-        dtype, shape = shard.dtypes[row], shard.shapes[row]
-        if dtype not in self._framework.DTYPES or dtype == "F4":
-            check_dtype(self._catalog.info(shard.names[row]), self._framework)
-        return dtype, shape
 
     def part_of_cut(self, cut: Cut, index: Any) -> Any:
         """Return a part of a tensor whose rows lie in several shards; reads what that needs.
@@ -319,7 +307,7 @@ class Access:
         if ahead is not None:
             ahead.close()
 
-    def rest(self) -> None:
+    def stop_for_good(self) -> None:
         """Stop reading ahead for good, and free the kept tensors. Tensors and parts can still be
         read.
         """
@@ -331,7 +319,7 @@ class Access:
     def close(self) -> None:
         """Let go of everything."""
         self._closed = True
-        self.rest()
+        self.stop_for_good()
         with self._lock:
             self._tally.close()
             self._mapped = []
@@ -345,6 +333,25 @@ class Access:
         self._is_taking = False
         self._tally.after_fork()
         self._ahead = None
+
+
+def _place(
+    reads: parts.BytesRead, shard: Shard, mapped: _native.MappedFile | None, begin: int
+) -> parts.Place:
+    """Where the bytes of a tensor lie that begins at a byte of its file."""
+    if mapped is not None:
+        return parts.MappedBytes(mapped, begin, shard)
+    return parts.FileBytes(reads, lambda at, end: ((shard, begin + at, begin + end),))
+
+
+def _checked_dtype(
+    catalog: Catalog, shard: Shard, row: int, framework: Framework
+) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of a tensor that the framework can hold."""
+    dtype, shape = shard.dtypes[row], shard.shapes[row]
+    if dtype not in framework.DTYPES or dtype == "F4":
+        check_dtype(catalog.info(shard.names[row]), framework)
+    return dtype, shape
 
 
 _alive: weakref.WeakSet[Access] = weakref.WeakSet()

@@ -185,7 +185,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
 
 def start(
-    path: Path, turn: Turn, work: Callable[[SaveHandle], None], discard: Callable[[], None]
+    path: Path, turn: Turn, work: Callable[[SaveHandle], None], release_work: Callable[[], None]
 ) -> SaveHandle:
     """Run a save on a thread of its own.
 
@@ -196,7 +196,7 @@ def start(
         Its turn, which belongs to that thread from now on.
     work : callable
         Given the handle.
-    discard : callable
+    release_work : callable
         Called in the place of `work` where nothing comes of it.
 
     Notes
@@ -242,7 +242,7 @@ def start(
         run()
     except BaseException:
         if unclaimed.acquire(blocking=False):
-            discard()
+            release_work()
         raise
     if handle in _failed and isinstance(interrupt := handle.exception(), KeyboardInterrupt):
         raise interrupt

@@ -148,7 +148,7 @@ def commit(
         try:
             held.enter_context(locked(folder))
         finally:
-            held.callback(new.discard)
+            held.callback(new.close)
         names = _free_names(folder, len(shards))
         for replacement, name in zip(replacements, names, strict=True):
             replacement.path = folder / name
@@ -173,7 +173,7 @@ def commit(
                     if old:
                         text = path.read_bytes()
                         moved_aside = new_index(folder)
-                        held.callback(moved_aside.discard)
+                        held.callback(moved_aside.close)
                         _fill(moved_aside, text, durable=durable)
                         moved_aside.link()
                     new.rename()
@@ -184,7 +184,7 @@ def commit(
             raise
         # transformers looks for the one file before it looks for an index.
         if not _remove_shards(folder, (old | {SINGLE}) - set(names)):
-            moved_aside.leave()  # the next save tries again
+            moved_aside.keep_as_leftover()  # the next save tries again
         return new.shortfalls
 
 
@@ -275,7 +275,7 @@ def commit_with_names(
             _write_whole(index, _index_text(names, shards), durable=durable)
             index.rename()
         finally:
-            index.discard()
+            index.close()
     else:
         index.rename()
         if durable:
@@ -297,7 +297,7 @@ def _step_back(folder: Path, names: Sequence[str], moved_aside: Replacement) -> 
     in_place = _shards_named_by(index) >= set(names)
     if in_place and all(os.path.lexists(folder / name) for name in names):
         # It may still be the old index that a power cut leaves: its shards go with the next save.
-        moved_aside.leave()
+        moved_aside.keep_as_leftover()
         return
     if in_place:
         _remove_shards(folder, {INDEX})

@@ -93,7 +93,7 @@ class SaveWork:
         self._files = contextlib.ExitStack()
         # Of a save that does not begin to write, no folder is left.
         self._files.callback(lambda: folders.remove(self._made))
-        self._files.callback(self._discard_index)  # after the shards that it names
+        self._files.callback(self._close_index)  # after the shards that it names
         self._writers: list[FileWriter] = []
         self._index: Replacement | None = None
         self._made: list[Path] = []
@@ -125,7 +125,7 @@ class SaveWork:
                 # OpenStore now: its mode is what the umask of the call leaves.
                 self._index = folder.new_index(request.path)
         except BaseException:
-            self.discard()
+            self.close()
             raise
 
     def _missing_folders(self) -> list[Path]:
@@ -145,15 +145,15 @@ class SaveWork:
         sharded = self._request.shard_bytes is not None
         written_as = self._request.path / folder.SINGLE if sharded else path
         writer = FileWriter(path, layout, self._request.options, written_as=written_as, like=like)
-        self._files.callback(writer.discard)
+        self._files.callback(writer.close)
         self._writers.append(writer)
 
-    def _discard_index(self) -> None:
+    def _close_index(self) -> None:
         index, self._index = self._index, None
         if index is not None:
-            index.discard()
+            index.close()
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Close the files; of those that did not take their place nothing is left."""
         self._files.close()
 
@@ -255,7 +255,7 @@ class SaveWork:
         assert self._index is not None
         in_place = self._request.options.in_place
         if not folder.begin_with_names(self._index, *self._shards(), in_place=in_place):
-            self._discard_index()
+            self._close_index()
 
     def _commit_folder(self) -> None:
         path, durable = self._request.path, self._request.durable
@@ -336,7 +336,7 @@ def run_now(request: Request) -> None:
             request.report.clear()
             raise
         finally:
-            work.discard()
+            work.close()
 
 
 def _check_fits(nbytes: int, limit_bytes: int | None) -> None:

@@ -259,9 +259,9 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
         work = SaveWork(request)
     turn = Turn(key_of(request.path))
 
-    def discard() -> None:
-        turn.leave()
-        work.discard()
+    def release() -> None:
+        turn.release()
+        work.close()
 
     def run(handle: SaveHandle) -> None:
         try:
@@ -273,7 +273,7 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
             request.report.clear()
             raise
         finally:
-            discard()
+            release()
 
     try:
         turn.take()
@@ -281,9 +281,9 @@ def _start(request: Request, *, copied: bool) -> SaveHandle:
             with request.memory_named():
                 work.take_snapshot()
     except BaseException:
-        discard()
+        release()
         raise
-    handle = background.start(request.path, turn, run, discard)
+    handle = background.start(request.path, turn, run, release)
     if copied:
         handle.release()
     return handle

@@ -108,7 +108,7 @@ class Turn:
             if is_new:
                 self.threads.discard(mine)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Leave the queue, whether it was its turn or not."""
         _turns.discard(self._reference)
         self.place = ()
@@ -120,7 +120,7 @@ class Turn:
             self.wait()
             return self
         except BaseException:
-            self.leave()
+            self.release()
             raise
 
     def __exit__(
@@ -129,12 +129,12 @@ class Turn:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.leave()
+        self.release()
 
     def __del__(self) -> None:
         # An interrupt may come between any two lines, and nobody may wait for a turn that is lost.
         if self.place:
-            self.leave()
+            self.release()
 
 
 def key_of(path: Path) -> str:

@@ -134,7 +134,7 @@ class FileWriter:
                 on=sources.devices,
             )
         except BaseException:
-            self.discard()
+            self.close()
             raise
 
     def _open(
@@ -252,9 +252,9 @@ class FileWriter:
                 self.replacement.path,
             )
         del self._save  # and with it two of three descriptors: there may be many shards
-        self.replacement.let_go()
+        self.replacement.stop_writing()
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Close the file; unless it took its place, nothing is left of it."""
         vars(self).pop("_save", None)  # an error that is kept keeps this object
-        self.replacement.discard()
+        self.replacement.close()

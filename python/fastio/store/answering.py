@@ -1,4 +1,4 @@
-"""Calls of one root on a thread of its own, so that whoever waits can leave a disk that hangs.
+"""Calls of one root on a thread of its own, so that whoever waits can abandon a disk that hangs.
 
 A call cannot be called back. The thread stays in it, and until it returns the root counts as one
 that is not there. Its late result is dropped.
@@ -80,7 +80,7 @@ class Call(Generic[_Result]):
                     _native.note_answer(self._owed_by)
             self._ended.set()
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Wait for it no more."""
         with self._end:
             if not self.has_ended and not self.is_left and self.answering.disk is not None:
@@ -122,7 +122,7 @@ class Call(Generic[_Result]):
         if self.is_left:
             raise answering.no_answer()
         if not self.ends(timeout_s):
-            raise answering.leave(self)
+            raise answering.abandon(self)
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -218,9 +218,9 @@ class Answering:
         else:
             call()
 
-    def leave(self, call: Call[_Result]) -> ReadError:
+    def abandon(self, call: Call[_Result]) -> ReadError:
         """Leave a call alone, and return the error that says so."""
-        call.leave()
+        call.abandon()
         self._left = call
         _stuck[str(self.path)] = self
         return self.no_answer()
@@ -269,7 +269,7 @@ def patience_s(timeout_s: float, others: int) -> float:
 
 
 def wait_for_all(calls: Sequence[Call[Any]]) -> None:
-    """Wait until calls of several roots have ended, or it is time to leave those that have not.
+    """Wait until calls of several roots have ended, or it is time to abandon those that have not.
 
     If some have ended well, the others are waited for half as long.
 
@@ -282,7 +282,7 @@ def wait_for_all(calls: Sequence[Call[Any]]) -> None:
     for call in late:
         is_needed = not any(each.has_ended_well for each in calls)
         if not is_needed or not call.ends(call.answering.timeout_s / 2):
-            call.answering.leave(call)
+            call.answering.abandon(call)
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])

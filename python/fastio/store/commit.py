@@ -174,9 +174,9 @@ class Session(Holding):
             problem = f"generation {lost} has no sound commit record"
             raise ReplicaError(self.roots[0].path, problem, self._failed)
 
-    def give_up(self, root: Root, error: Exception) -> None:
+    def abandon(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
-        super().give_up(root, error)
+        super().abandon(root, error)
         if not self._may_narrow:
             self._records.pop(root.uuid, None)
         elif root.uuid in self._joined:  # it is what all this is done for

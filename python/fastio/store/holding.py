@@ -114,7 +114,7 @@ class Holding:
             except ConflictError:
                 raise
             except (FastioError, OSError) as error:
-                self.give_up(root, error)
+                self.abandon(root, error)
                 self.require_majority(what)
         self.require_majority(what)
 
@@ -190,7 +190,7 @@ class Holding:
                 self._failed,
             )
 
-    def give_up(self, root: Root, error: Exception) -> None:
+    def abandon(self, root: Root, error: Exception) -> None:
         """Go on without a root that fails; `commit` refuses where no majority is left."""
         _log.warning("a store goes on without %s: %s", root.path, error)
         self._failed[str(root.path)] = str(error)

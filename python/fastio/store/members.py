@@ -69,7 +69,8 @@ class Members(ReachableRoots):
                 )
             raise ReplicaError(self.paths[0], "no root of this store can be read", self.missing)
         self.store = store or self._chosen(opened)
-        divergence.require_one_history(self._own(opened), self.timeout_s)
+        own = [root for root in opened if root.identity.store == self.store]
+        divergence.require_one_history(own, self.timeout_s)
         self._gather(opened)
         if not self.roots:
             problem = f"no root of the store {self.store} is there"
@@ -183,9 +184,6 @@ class Members(ReachableRoots):
             raise FormatError(self.paths[0], problem, expected="roots of one")
         return first
 
-    def _own(self, opened: Sequence[Root]) -> list[Root]:
-        return [root for root in opened if root.identity.store == self.store]
-
     def _has_stayed(self, root: Root, there: Sequence[Root]) -> bool:
         """Whether a root that has come back went on with those that stayed."""
         both = divergence.apart([root, *there], self.timeout_s)
@@ -229,7 +227,7 @@ class Members(ReachableRoots):
             if root.identity.store == self.store:
                 own.append(root)
             else:
-                self.missing[str(root.path)] = self._foreign(root, opened)
+                self.missing[str(root.path)] = _why_foreign(root, opened, self.store)
         self.roots = {}
         if own:
             self.roots = {root.uuid: root for root in reversed(own)}
@@ -244,10 +242,6 @@ class Members(ReachableRoots):
             self._join(original or root)
         self._follow_hints()
         self.places.note(self.roots.values(), given)
-
-    def _foreign(self, root: Root, roots: Iterable[Root]) -> str:
-        own = [each.identity for each in roots if each.identity.store == self.store]
-        return lineage.foreign(root.identity, own)
 
     def _join(self, root: Root) -> None:
         other = self.roots.get(root.uuid)
@@ -283,7 +277,9 @@ class Members(ReachableRoots):
             for root in opened:
                 uuid = wanted[root.path]
                 if root.identity.store != self.store:
-                    self.missing[str(root.path)] = self._foreign(root, self.roots.values())
+                    self.missing[str(root.path)] = _why_foreign(
+                        root, self.roots.values(), self.store
+                    )
                 elif root.uuid != uuid:
                     self.missing[str(root.path)] = f"is another root than {uuid}, {root.uuid}"
                 elif not self.places.is_followed(root, self.roots.values()):
@@ -386,3 +382,9 @@ class Members(ReachableRoots):
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""
         self.roots = {}
+
+
+def _why_foreign(root: Root, roots: Iterable[Root], store: str) -> str:
+    """Why a root is none of this store's."""
+    own = [each.identity for each in roots if each.identity.store == store]
+    return lineage.foreign(root.identity, own)

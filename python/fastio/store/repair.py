@@ -59,7 +59,7 @@ def rewrite(replicas: Replicas, path: str) -> None:
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
         replacement.commit()
     finally:
-        replacement.discard()
+        replacement.close()
 
 
 def _header(replicas: Replicas, sources: list[_native.File], target: Path) -> bytes:

@@ -142,26 +142,10 @@ class Root(RootFiles):
         path = Path(anchored(str(path)))
         asks = answering.of(path, timeout_s)
         try:
-            return asks.ask(lambda: cls._prepared(path, identity, mode, asks, free=free))
+            return asks.ask(lambda: _prepared(path, identity, mode, asks, free=free))
         except BaseException:
             asks.close()
             raise
-
-    @classmethod
-    def _prepared(
-        cls, path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
-    ) -> Root:
-        if not free:
-            layout.require_free(path)
-        folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-        wanted = [path / name for name in ("", *FOLDERS)]
-        made = [each for each in wanted if make_folder(each, folder_mode(mode))]
-        if path in made:
-            sync_folder(path.parent, blamed=path)
-        folder = write_called(path, "open", lambda: os.open(path, FOLDER))
-        root = cls(path, folder, identity, asks)
-        root._made = made
-        return root
 
     @asked
     def claim(self, mode: int, *, free: bool = False) -> None:
@@ -388,3 +372,19 @@ class Root(RootFiles):
         """
         for sub in ("", SHARDS, MANIFESTS, COMMITS):
             remove_leftovers(self.path / sub / "new")
+
+
+def _prepared(
+    path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
+) -> Root:
+    if not free:
+        layout.require_free(path)
+    folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
+    wanted = [path / name for name in ("", *FOLDERS)]
+    made = [each for each in wanted if make_folder(each, folder_mode(mode))]
+    if path in made:
+        sync_folder(path.parent, blamed=path)
+    folder = write_called(path, "open", lambda: os.open(path, FOLDER))
+    root = Root(path, folder, identity, asks)
+    root._made = made
+    return root

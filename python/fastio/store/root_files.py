@@ -246,7 +246,7 @@ class RootFiles:
                 raise ConflictError(path, "is there already")
             replacement.sync_name()
         finally:
-            replacement.discard()
+            replacement.close()
 
     @asked
     def remove(self, sub: str, name: str) -> None:

@@ -334,7 +334,7 @@ class ShardWriter:
         try:
             yield writer
         finally:
-            writer.discard()
+            writer.close()
 
 
 def _meet_symlink(root: Root) -> None:

@@ -146,7 +146,7 @@ class Writes:
                         plan.write(wanted, options, counted, advance, is_cancelled)
                     break
                 except RootFailed as failed:
-                    session.give_up(failed.root, failed.error)
+                    session.abandon(failed.root, failed.error)
                     session.require_majority(f"generation {session.generation + 1}")
                     lost.append(f"{failed.error}; its share went to the other roots")
             if added:
