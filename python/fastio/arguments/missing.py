@@ -1,4 +1,4 @@
-"""A path that is not there: what was perhaps meant by it, and what to do."""
+"""Messages about missing paths: the path that was perhaps meant, and what to do."""
 
 from __future__ import annotations
 

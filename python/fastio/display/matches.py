@@ -1,4 +1,4 @@
-"""Names like one that is not there."""
+"""Names that are similar to a missing one."""
 
 from __future__ import annotations
 

@@ -34,18 +34,18 @@ from fastio.errors.base import listed
 
 
 class FormatError(FastioError, ValueError):
-    """A header, an index or a table that is not what it says.
+    """An invalid header, index or table.
 
     Attributes
     ----------
     path : str
         The file.
     problem : str
-        What was found.
+        The error that was found.
     offset : int or None
-        Where in the file it was found, in bytes from its start, where that is known.
+        Its place in the file, in bytes from the start, if known.
     expected : str or None
-        What should be there.
+        The valid value.
     """
 
     _arguments = ("path", "problem", "offset", "expected")
@@ -71,7 +71,7 @@ class FormatError(FastioError, ValueError):
 
 
 class ChecksumError(FastioError):
-    """Bytes that are not those that were saved.
+    """Bytes that differ from the saved ones.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class ChecksumError(FastioError):
     chunk : int
         Number of the damaged chunk, from 0.
     offset, nbytes : int
-        Where the chunk lies in the file, in bytes.
+        The place of the chunk in the file, in bytes.
     expected, found : str
         XXH3-64 in the file's table and of the bytes that were read, 16 hex digits each.
     tensors : tuple of str
@@ -166,39 +166,39 @@ class _IoError(FastioError, OSError):
 
 
 class ReadError(_IoError):
-    """A system call on a file that is read failed.
+    """A failed system call of a read.
 
     Attributes
     ----------
     errno : int
     strerror, filename : str
-        As every OSError has them.
+        As in every OSError.
     operation : str
         The system call.
     path : str
         The file.
     offset : int or None
-        Where in the file, in bytes, where that is known.
+        The place in the file, in bytes, if known.
     detail : str or None
-        What the error number alone does not say.
+        More than the error number says.
     """
 
 
 class WriteError(_IoError):
-    """A system call on a file that is written failed. Attributes as those of `ReadError`."""
+    """A failed system call of a write. It has the attributes of `ReadError`."""
 
 
 class DeviceError(FastioError, RuntimeError):
-    """An accelerator that is not there, or a call that its driver refused.
+    """A missing accelerator, or a call that its driver refused.
 
     Attributes
     ----------
     device : str
-        As torch calls it, "cuda:0".
+        Its name in torch, "cuda:0".
     operation : str
         The call.
     code : int
-        What the driver said; 0 where it was not asked.
+        The driver's error; 0 if the driver was not asked.
     detail : str
         The name of the code and its text; or why the driver was not asked.
     """
@@ -219,22 +219,22 @@ class DeviceError(FastioError, RuntimeError):
 
 
 class ReplicaError(FastioError):
-    """Too few roots of a store could give, or take, what was asked for.
+    """A store with too few good replicas for a load, or too few roots for a save.
 
     Attributes
     ----------
     path : str
         The store, or the shard.
     problem : str
-        What could not be had.
+        The bytes, or the roots, that are missing.
     reasons : mapping of str to str
-        Each root, or each replica of a shard, that was tried, and why it did not do.
+        The reason of each root, or of each replica of a shard, that was tried.
     tensors : tuple of str
-        The tensors that have bytes there, where that is known.
+        The tensors that have bytes there, if known.
     shard : str or None
         One of the files that should have them.
     offset : int or None
-        Where in it, in bytes, where that is known.
+        The place in it, in bytes, if known.
     """
 
     _arguments = ("path", "problem", "reasons", "tensors", "shard", "offset")
@@ -264,8 +264,7 @@ class ReplicaError(FastioError):
 
 
 class ConflictError(FastioError):
-    """A store that somebody else is writing to, or has written to meanwhile; or a generation that
-    was collected.
+    """Another process writes to the store, or wrote to it meanwhile; or it collected a generation.
 
     Attributes
     ----------
@@ -286,14 +285,14 @@ class ConflictError(FastioError):
 
 
 class StaleError(FastioError):
-    """A store whose newest generation is older than the one that was asked for.
+    """A store whose newest generation is older than `min_generation`.
 
     Attributes
     ----------
     path : str
         The store.
     found, expected : int
-        The newest generation that its roots have, and the oldest that will do.
+        The newest generation of its roots, and `min_generation`.
     """
 
     _arguments = ("path", "found", "expected")
@@ -317,13 +316,13 @@ class TensorNotFoundError(FastioError, KeyError):
     Attributes
     ----------
     name : str
-        What was asked for.
+        The name.
     source : str
-        Where it was looked for.
+        The file, folder or store.
     matches : tuple of str
-        Names that are there and look like it, the closest first.
+        Similar names in the source, the closest first.
     detail : str or None
-        Why it could be expected there.
+        The reason to expect it there, such as an index.
     """
 
     _arguments = ("name", "source", "matches", "detail")
@@ -347,15 +346,15 @@ class TensorNotFoundError(FastioError, KeyError):
 
 
 class UsageError(FastioError, ValueError):
-    """A reader that is closed; a framework, device or backend that there is not."""
+    """A closed reader; an unknown framework, device or backend."""
 
 
 class SelectionError(FastioError, IndexError):
-    """An index that is out of range, or of a kind that there is not."""
+    """An index that is out of range, or of an unknown kind."""
 
 
 class DtypeError(FastioError, TypeError):
-    """A tensor of a dtype that the framework cannot hold: names file, tensor and dtype."""
+    """A dtype that the framework lacks: names file, tensor and dtype."""
 
 
 class MemoryLimitError(FastioError, MemoryError):
@@ -364,11 +363,11 @@ class MemoryLimitError(FastioError, MemoryError):
     Attributes
     ----------
     asked_bytes : int
-        What the call needs.
+        The need of the call.
     limit_bytes : int
-        What is allowed.
+        The limit.
     held_bytes : int
-        What of that is taken already.
+        Bytes within the limit that are in use already.
     """
 
     _arguments = ("asked_bytes", "limit_bytes", "held_bytes")

@@ -20,7 +20,7 @@ class FastioError(Exception):
     Attributes
     ----------
     complete : tuple of str or None
-        Where `fastio.load_into` failed midway: the tensors that have all their bytes.
+        If `fastio.load_into` failed midway, the tensors that have all their bytes.
     """
 
     # The arguments of the constructor; each is an attribute too.

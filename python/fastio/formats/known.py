@@ -1,7 +1,7 @@
-"""Which format a file has, by its first bytes: who locates its tensors, or what to do about it.
+"""The format of a file, by its first bytes: a parser for it, or advice.
 
-A format is one row of the table. A row with `locate` is one that fastio loads. A message about any
-other file has the name of its format and the way on.
+Each format is one row of the table. A row with `locate` is a format that fastio loads. A message
+about any other file names its format and says what to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a source has the same bytes for tensors that go to the same memory."""
+"""The test whether a source has the same bytes for tensors that share memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that one source has: tensors that lie in one piece, and those whose rows lie in several."""
+"""The tensors of one source: those in one piece, and those whose rows are in several shards."""
 
 from __future__ import annotations
 

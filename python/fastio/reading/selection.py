@@ -1,4 +1,4 @@
-"""Which bytes of a tensor a selection needs, and how they make up the result. Pure arithmetic."""
+"""The bytes of a tensor that a selection needs, and their places in the result: pure arithmetic."""
 
 from __future__ import annotations
 

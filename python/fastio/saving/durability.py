@@ -1,4 +1,4 @@
-"""Whether a save waits for the disk, where its caller does not say."""
+"""The default of `durable`: whether a save waits for the disk."""
 
 from __future__ import annotations
 

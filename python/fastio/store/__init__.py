@@ -1,4 +1,4 @@
-"""Tensors kept on several disks: generations, replicas, and a commit that is there or not."""
+"""Tensors on several disks: generations, replicas, and atomic commits."""
 
 __all__ = ["IDENTITY"]
 

@@ -1,9 +1,9 @@
-"""Whether roots that are given together have gone on apart: a store and its copy, both saved to.
+"""Detects that roots given together have diverged: those of a store and of its copy, both saved to.
 
-A copy has the UUIDs of its original. Once it was saved to by itself, its manifests say where its
-own roots are. Then two roots are each where their own newest manifest says, and one of these
-manifests has the other root somewhere else, where a root of that UUID is. Neither history is the
-newer one, so nobody may choose between them silently.
+A copy has the UUIDs of its original. Once the copy was saved to by itself, its manifests name its
+own roots. Then two roots are each at the path of their own newest manifest, and one of these
+manifests names another path for the other root, where a root of that UUID is. Neither history is
+newer, so no call may silently choose one.
 """
 
 from __future__ import annotations

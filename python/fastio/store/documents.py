@@ -1,8 +1,7 @@
-"""The small files of a store, as bytes: who a root is, what was committed, what was promised.
+"""The small files of a store, as bytes: identities, commit records, promises.
 
-Each is canonical JSON (keys sorted, nothing between them, ASCII) on one line, with its own SHA-256
-as the last member. A text that differs in any byte from the one that its values are written as is
-refused.
+Each is canonical JSON (sorted keys, no spaces, ASCII) on one line, with its own SHA-256 as the last
+member. A text that differs in any byte from the canonical one of its values is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which tensors share a shard; large ones are cut along axis 0."""
+"""The partition of tensors into shards; large tensors are cut along axis 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which roots hold a shard: decided when it is written, and looked up by readers."""
+"""The placement of shards on roots: decided by writers, and looked up by readers."""
 
 from __future__ import annotations
 

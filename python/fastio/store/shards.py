@@ -1,4 +1,4 @@
-"""The shards of a generation, written to their roots; those that are there already are not."""
+"""The shards of a generation, written to their roots, except for unchanged ones."""
 
 from __future__ import annotations
 

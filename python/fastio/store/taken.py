@@ -1,4 +1,4 @@
-"""A generation that is read, and what keeps it from being collected."""
+"""A generation that is read, and the locks that keep it from being collected."""
 
 from __future__ import annotations
 

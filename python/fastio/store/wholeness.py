@@ -1,4 +1,4 @@
-"""Whether a generation is whole: one test for readers, for writers, and for whoever collects."""
+"""The test whether a generation is whole, for readers, writers and collection."""
 
 from __future__ import annotations
 
