@@ -50,9 +50,9 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "lanes"), [(1, 2), (2, 2), (4, 3), (6, 4), (16, 12), (22, 16), (64, 16)]
+    ("cores", "lanes"), [(1, 2), (2, 2), (4, 4), (6, 6), (16, 16), (22, 16), (64, 16)]
 )
-def test_three_quarters_of_the_usable_cores_are_lanes(
+def test_there_are_as_many_lanes_as_usable_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
