@@ -1,7 +1,7 @@
 """Locks on open files (flock), which the kernel takes from whoever dies.
 
 A child made by fork has the parent's open files, and with them its locks. So what one process alone
-may hold is let go of by name, and closed in every child as soon as it begins to run. A shared lock
+may hold is released by name, and closed in every child as soon as it begins to run. A shared lock
 is only closed: it lasts until the parent and all children have closed it.
 """
 
@@ -29,7 +29,7 @@ _Got = TypeVar("_Got")
 
 
 class Flock:
-    """An open file with a lock on it; closed, it is let go of.
+    """An open file with a lock on it; closed, it is released.
 
     Parameters
     ----------

@@ -213,7 +213,7 @@ class Ahead:
                     self._places[index, rows[at]] = region, batch, at
         self._waiting = [last - first for _, first, last in regions]
         self._loaded: dict[int, _native.Loaded] = {}
-        self._first = 0  # regions before this one were let go
+        self._first = 0  # regions before this one were released
 
     def take(self, position: tuple[int, int]) -> Any:
         """Return a tensor, once; None for one that is not to be had here any more.

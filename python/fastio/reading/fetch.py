@@ -22,7 +22,7 @@ from fastio.options import Options
 from fastio.reading.located import LocatedSource
 from fastio.reading.replicas import watch_of
 
-# How long a limit waits for reads that were given up a moment ago, by a stream that ended say, and
+# How long a limit waits for reads that were abandoned a moment ago, by a stream that ended say, and
 # still hold memory; on a disk that answers they take some milliseconds.
 _PARKED_WAIT_S = 0.25
 
@@ -216,11 +216,11 @@ def _unmapped(shards: Iterable[Shard], options: Options) -> Options:
 
 
 def within_limit(start: Callable[[], _Result]) -> _Result:
-    """Start what a memory limit may refuse, once more where that is for what is parked only.
+    """Start what a memory limit may refuse, once more where that is for abandoned memory only.
 
     Raises
     ------
-    Whatever `start` does; MemoryLimitError where what is parked stays.
+    Whatever `start` does; MemoryLimitError where abandoned memory stays.
     """
     deadline = time.monotonic() + _PARKED_WAIT_S
     while True:

@@ -61,7 +61,7 @@ class SaveHandle(concurrent.futures.Future[Path]):
 
     @one_line
     def __repr__(self) -> str:
-        # Without the lock of `Future`, which nobody lets go of in a child made by fork.
+        # Without the lock of `Future`, which nobody releases in a child made by fork.
         error = self._exception
         state = _STATES.get(self._state, self._state) if error is None else f"failed: {error}"
         return f"<fastio.SaveHandle to {cut(str(self.path), 70)}, {state}>"

@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises
     ------
     WriteError
-        If another process does not let go of the folder, or it cannot be opened.
+        If another process does not release the folder, or it cannot be opened.
     """
     try:
         flock = Flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -58,7 +58,7 @@ class Session(Holding):
     ReplicaError
         If no majority can be reached.
     ConflictError
-        If somebody else does not let go of the locks.
+        If somebody else does not release the locks.
     WriteError, ReadError
 
     Attributes
@@ -317,7 +317,7 @@ class Session(Holding):
         ----------
         root : Root
         lock : Flock
-            Its lock, which is let go of with the others.
+            Its lock, which is released with the others.
 
         Raises
         ------

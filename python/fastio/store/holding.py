@@ -124,7 +124,7 @@ class Holding:
         self, members: Sequence[Root], wait_s: float | None, is_cancelled: Callable[[], bool]
     ) -> None:
         """Lock all that can be had, in one order for everybody; if somebody else has one of them,
-        let go and try again.
+        release and try again.
         """
         held_by_others: list[Root] = []
 

@@ -118,7 +118,7 @@ class Keeping:
         )
 
     def replace_root(self, old: AnyPath | UUID, new: AnyPath, *, force: bool = False) -> int:
-        """Replace a root that is lost, or shall be given up, by another folder.
+        """Replace a root that is lost, or shall go, by another folder.
 
         The shards of the newest generation that the old root has are copied there and verified.
         Then a new generation is committed on the new set of roots. The old folder is no root any

@@ -89,7 +89,7 @@ class Members(ReachableRoots):
         return members
 
     def look_again(self) -> None:
-        """Open roots that were missing, if they are there now; let go of those that are not.
+        """Open roots that were missing, if they are there now; release those that are not.
 
         Raises
         ------

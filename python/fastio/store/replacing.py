@@ -1,4 +1,4 @@
-"""A root that takes the place of another one, which is lost or shall be given up."""
+"""A root that takes the place of another one, which is lost or shall go."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _copy(
             if file in wanted:
                 wanted.discard(file)
                 if is_cancelled():
-                    raise ReplicaError(members.name, "the replacement was given up", {})
+                    raise ReplicaError(members.name, "the replacement was cancelled", {})
                 assert isinstance(shard.replicas, Replicas)
                 repair.rewrite(shard.replicas, str(root.path / SHARDS / file))
         root.sync(SHARDS)

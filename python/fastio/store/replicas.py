@@ -77,7 +77,7 @@ def read_all(
     ------
     MemoryLimitError, MemoryError
     KeyboardInterrupt
-        Or whatever else interrupts this thread, once all reads are given up.
+        Or whatever else interrupts this thread, once all reads are abandoned.
     """
     disks: dict[int, list[tuple[Root, Sequence[ShardEntry]]]] = {}
     for root, entries in wanted:
