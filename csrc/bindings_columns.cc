@@ -1,5 +1,5 @@
-// Columns out of many small Python objects, in one pass. A file may have a hundred thousand tensors.
-// A line of Python for each of their fields would take as long as parsing the header.
+// Columns out of many small Python objects, in one pass. A file may have a hundred thousand
+// tensors. A line of Python for each of their fields would take as long as parsing the header.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

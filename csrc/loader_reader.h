@@ -1,5 +1,5 @@
-// Reads the blocks of one lane. A short read is resumed; in a job that persists, a failed or damaged
-// one is repeated, and then sent to another replica.
+// Reads the blocks of one lane. A short read is resumed; in a job that persists, a failed or
+// damaged one is repeated, and then sent to another replica.
 //
 // Used by the lane's thread alone; the state and the requests outlive it.
 #pragma once

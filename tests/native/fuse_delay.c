@@ -2,8 +2,8 @@
 //
 //   fuse_delay SOURCE MOUNTPOINT CONTROL
 //
-// Each read looks into the file CONTROL. A number is a delay in microseconds; "hang" waits until the
-// file changes. With "hang open", "hang write" or "hang fsync" these wait, and reads do not.
+// Each read looks into the file CONTROL. A number is a delay in microseconds; "hang" waits until
+// the file changes. With "hang open", "hang write" or "hang fsync" these wait, and reads do not.
 #include "fuse_passthrough.h"
 
 #include <stdlib.h>
