@@ -246,7 +246,7 @@ def test_the_error_for_a_folder_without_safetensors_names_the_missing_files(tmp_
             ["pytorch_model-1.bin", "pytorch_model-2.bin"],
             r"PyTorch.*pytorch_model-1\.bin, .*-2\.bin",
         ),
-        (["a.gguf", "b.npz", "c.h5"], r"GGUF file: a\.gguf.*\.npz file: b\.npz.*HDF5 file: c\.h5"),
+        (["a.ggml", "b.npz", "c.h5"], r"GGML file: a\.ggml.*\.npz file: b\.npz.*HDF5 file: c\.h5"),
         (["weights.ONNX"], r"ONNX file: weights\.ONNX"),
         (["unet/x.safetensors", "vae/y.safetensors"], r"these below it do: unet, vae"),
         (["snapshots/12ab/model.safetensors"], r"these below it do: snapshots/12ab"),

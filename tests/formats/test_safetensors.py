@@ -71,7 +71,7 @@ _BAD: dict[str, tuple[bytes, tuple[str, ...], int | None]] = {
     "header of 2**64 - 1": (struct.pack("<Q", 2**64 - 1) + bytes(92), (str(2**64 - 1),), 0),
     "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", ("LFS pointer",), 0),
     "a zip": (b"PK\x03\x04" + bytes(100), ("a zip file",), 0),
-    "GGUF": (b"GGUF" + bytes(100), ("a GGUF file",), 0),
+    "GGML": (b"lmgg" + bytes(100), ("a GGML file",), 0),
     "a shape of many fractions": (
         _content('{"w":{"dtype":"F32","shape":[' + "0.5," * 99_999 + '1],"data_offsets":[0,8]}}'),
         ("0.5",),
