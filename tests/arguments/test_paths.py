@@ -346,13 +346,16 @@ def test_a_message_does_not_grow_with_the_folder(tmp_path: Path) -> None:
         ("", "the path is empty"),
     ],
 )
-@pytest.mark.parametrize("how", [{}, {"shard_bytes": 100}, {"wait": False}])
+@pytest.mark.parametrize(
+    ("save", "how"),
+    [(fastio.save, {}), (fastio.save, {"shard_bytes": 100}), (fastio.start_save, {})],
+)
 def test_a_path_that_means_no_file_gets_no_write(
-    here: Path, path: Any, advice: str, how: dict[str, Any]
+    here: Path, path: Any, advice: str, save: Any, how: dict[str, Any]
 ) -> None:
     before = sorted(os.listdir())
     with pytest.raises(fastio.WriteError, match=advice) as raised:
-        fastio.save(_TENSORS, path, **how)
+        save(_TENSORS, path, **how)
     assert isinstance(raised.value, FileNotFoundError)
     assert raised.value.filename == str(path)
     assert sorted(os.listdir()) == before

@@ -173,7 +173,7 @@ assert isinstance(refused.exception(), fastio.WriteError)
 """,
         sealed,
     )
-    assert "is saved before save() returns" in result.stderr
+    assert "is saved before start_save() returns" in result.stderr
 
 
 def test_a_store_is_written_and_read(tmp_path: Path) -> None:
