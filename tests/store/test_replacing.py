@@ -97,7 +97,7 @@ def test_a_shard_without_a_replica_stops_a_replacement(tmp_path: Path) -> None:
         store.save(tensors(1))
     shutil.rmtree(tmp_path / "root1")
     with fastio.Store.open(tmp_path / "root0") as store:
-        with pytest.raises(fastio.FastioError, match="no copy"):
+        with pytest.raises(fastio.FastioError, match="no replica"):
             store.replace_root(tmp_path / "root1", tmp_path / "new")
         assert not (tmp_path / "new").exists()
         assert store.generation == 1

@@ -341,7 +341,7 @@ def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
         fastio.Store.open(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("call", ["load", "open", "stream"])
+@pytest.mark.parametrize("call", ["load", "reader", "stream"])
 def test_on_damage_is_checked(tmp_path: Path, call: str) -> None:
     store = create(tmp_path, 2)
     function: Callable[..., Any] = getattr(store, call)
