@@ -11,6 +11,7 @@
 #include "assertions.h"
 #include "loader_hang.h"
 #include "loader_verify.h"
+#include "rounding.h"
 
 namespace fastio {
 namespace {
@@ -18,10 +19,6 @@ namespace {
 // EAGAIN and reads that bring nothing, in a row, before it is an error.
 constexpr unsigned kStallsAllowed = 64;
 constexpr unsigned kStallsWithoutPause = 4;
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 }  // namespace
 

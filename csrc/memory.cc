@@ -9,15 +9,12 @@
 #include "error.h"
 #include "file.h"
 #include "process.h"
+#include "rounding.h"
 
 namespace fastio {
 namespace {
 
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
-
-std::size_t round_up(std::size_t value, std::size_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 struct AbandonedAccount {
   std::atomic<std::uint64_t> bytes{0};

@@ -4,6 +4,8 @@
 #include <bit>
 #include <stdexcept>
 
+#include "rounding.h"
+
 namespace fastio {
 namespace {
 
@@ -13,10 +15,6 @@ constexpr std::uint64_t kGapBytes = std::uint64_t{128} << 10;
 // Fewer bytes than these are not worth a request of their own: they are staged with their
 // neighbours.
 constexpr std::uint64_t kStraightBytes = std::uint64_t{512} << 10;
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 // The unit in which a file is read: chunks where they are verified, the alignment of direct I/O
 // where not.

@@ -8,16 +8,13 @@
 #include "assertions.h"
 #include "checksum.h"
 #include "pinned.h"
+#include "rounding.h"
 
 namespace fastio {
 namespace {
 
 // What is copied in one go where there are no chunks: small enough for a processor's cache.
 constexpr std::uint64_t kStepBytes = std::uint64_t{256} << 10;
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 }  // namespace
 

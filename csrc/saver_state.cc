@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "rounding.h"
+
 namespace fastio {
 namespace {
 
@@ -16,10 +18,6 @@ constexpr std::uint64_t kSlotsOfALane = 3;  // one is gathered while others are 
 // (bench/README.md, "Onto a GPU").
 constexpr std::uint64_t kLanesMost = 8;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1} << 30;
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 void check(const Sources& sources, const SaveOptions& options) {
   if (options.queue_depth == 0 || options.queue_depth > 4096)
