@@ -66,8 +66,8 @@ class Fill {
 
   void wait(const py::object& progress) { come(progress, &LoadJob::wait_for); }
 
-  // Returns when all is verified and on its way. What is put later into the streams that the load
-  // came behind, and into these, waits on the device for what is on its way.
+  // Returns when all is verified and on its way. Later work in these streams, and in those that the
+  // load came behind, waits on the device for the copies.
   void follow(const DeviceArguments& streams, const py::object& progress) {
     come(progress, &LoadJob::wait_until_queued);
     std::vector<DeviceTarget> behind = parse_devices(streams);

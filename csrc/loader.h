@@ -2,13 +2,13 @@
 // given.
 //
 // A job plans (loader_layout.h), chooses how each replica of a file is read, and starts lanes
-// (loader_lane.h) that take blocks from one desk (loader_blocks.h). What it shares with them is its
-// state (loader_state.h). A job knows no tensor names, dtypes or formats.
+// (loader_lane.h) that take blocks from one desk (loader_blocks.h). Its state
+// (loader_state.h) is shared with them. A job knows no tensor names, dtypes or formats.
 //
-// Members may be called from any thread. Whoever started a job waits for all of it, or takes region
-// after region, or cancels and leaves at once: lanes hold the state, so memory with a read in it
-// lives until that read returns, and is counted as abandoned. Places are the caller's, who cannot
-// leave before they are released.
+// Members may be called from any thread. The caller waits for the whole job, takes region after
+// region, or cancels. A cancelled job may be dropped at once, since lanes hold its state. Memory
+// with a read in it lives until that read returns, and counts as abandoned. Places belong to the
+// caller, who waits until the job has released them.
 #pragma once
 
 #include <chrono>

@@ -1,8 +1,8 @@
 // A lane of a load: one thread with its own engine. It reads blocks, verifies them and places them.
 //
-// A lane whose disk hangs takes no more blocks, as its engine may be full of lost reads; another
-// one with a fresh engine succeeds it (loader_lanes.h), and what is left of it waits for its reads.
-// It is made by one thread and then used by the one that runs it. It holds the state of the load.
+// A lane whose disk hangs takes no more blocks, as its engine may be full of lost reads. A lane
+// with a fresh engine succeeds it (loader_lanes.h), and the old one waits for its reads. It is made
+// by one thread and then used by the one that runs it. It holds the state of the load.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // The tries of one block: what of it is read now, what is to be read again, and what has failed.
 //
-// What is damaged is read once more from the same replica, past the page cache, and then from the
-// others; what cannot be read comes from the others at once. Sound parts of a block are not read
+// A damaged part is read once more from the same replica, past the page cache, and then from the
+// others. An unreadable part comes from the others at once. Sound parts of a block are not read
 // again. Pure; used by the thread of a lane.
 #pragma once
 

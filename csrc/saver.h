@@ -1,15 +1,14 @@
 // A write job: bytes in memory out to one file, with checksums of them taken on the way.
 //
-// The file's data is cut into blocks, which lanes (saver_lane.h) take: they gather a block's bytes
-// out of the tensors it is made of, or leave them where they lie if they can be written from there,
-// take the checksums of its chunks, and write it. This is done in legs, one after another: some
-// blocks through the page cache and some past it, to see which is faster, then the rest; or all of
-// them into memory first. A job knows no tensor names, dtypes or formats, and gives the file
-// neither its name nor its header.
+// The file's data is cut into blocks, which lanes (saver_lane.h) take. A lane gathers the bytes of
+// a block out of its tensors, or writes them from where they lie if it can. It takes the checksums
+// of the chunks, and writes the block. Legs follow one another: some blocks through the page cache
+// and some past it, to see which is faster, then the rest; or all of them into memory first. A job
+// knows no tensor names, dtypes or formats. It gives the file neither its name nor its header.
 //
-// Members may be called from any thread, start() and write_to() by one at a time. Whoever waits may
-// cancel and leave at once: lanes hold the state, and a write that is still out then has nothing
-// but its own file to write to.
+// Members may be called from any thread, start() and write_to() by one at a time. A cancelled job
+// may be dropped at once, since lanes hold its state. A write that is still out then can reach only
+// its own file.
 #pragma once
 
 #include <chrono>

@@ -1,8 +1,8 @@
 // The state of a save that its lanes share with the job and with each other.
 //
-// The lanes and the job hold it together, so that memory with a write of it out lives until that
-// write has returned. What the crew's mutex guards says so; what is told of a leg is written while
-// no lane runs; all else is safe for concurrent use by multiple threads.
+// The lanes and the job hold it together, so memory with a write out lives until that write
+// returns. Members that the crew's mutex guards are marked so. Members that describe a leg are
+// written while no lane runs. All others are safe for concurrent use by multiple threads.
 #pragma once
 
 #include <atomic>
