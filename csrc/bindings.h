@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "answers.h"
+#include "checksum.h"
 #include "error.h"
 #include "loader.h"
 
@@ -49,6 +50,11 @@ void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded)
 // imported for them, which cannot be done any more when the interpreter ends.
 [[nodiscard]] std::string encoded_path(const pybind11::object& path);
 [[nodiscard]] pybind11::str shown_path(const std::string& path);
+
+// Bytes that are to be filled; MemoryError where there is no memory for them, which names the path
+// that they are of.
+[[nodiscard]] pybind11::bytes blank_bytes(std::size_t nbytes, const std::string& path);
+[[nodiscard]] pybind11::bytes as_bytes(const Digests& digests);
 
 // Raises the Python exception for a failed operation.
 [[noreturn]] void raise_failure(const Failure& failure);

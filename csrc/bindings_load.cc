@@ -7,9 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "bindings.h"
 #include "bindings_jobs.h"
@@ -72,29 +73,17 @@ std::vector<std::shared_ptr<File>> parse_replicas(const FileArgument& argument) 
   return replicas;
 }
 
-ChunkTable parse_table(std::uint64_t file_nbytes, std::uint64_t start, std::uint64_t chunk_bytes,
-                       const std::string& digests) {
-  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
-  if (chunk_bytes == 0 || digests.size() != (covered + chunk_bytes - 1) / chunk_bytes * 8) {
-    throw py::value_error("the chunk table does not fit the file");
-  }
-  ChunkTable table{{start, chunk_bytes}, std::vector<std::uint64_t>(digests.size() / 8)};
-  for (std::size_t i = 0; i < digests.size(); ++i) {
-    table.digests[i / 8] |= std::uint64_t{static_cast<unsigned char>(digests[i])} << (8 * (i % 8));
-  }
-  return table;
-}
-
-std::string hex16(std::uint64_t value) {
-  std::string text(17, '\0');
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
-  text.resize(16);
-  return text;
+// Whether it fits the file is checked with the rest of the request.
+ChunkTable parse_table(const TableArgument::value_type& argument) {
+  const auto& [start, chunk_bytes, algorithm, stored] = argument;
+  const std::string_view text(stored);
+  const auto bytes = std::as_bytes(std::span(text));
+  return {{start, chunk_bytes}, {*algorithm, std::vector(bytes.begin(), bytes.end())}};
 }
 
 std::string detail_of(const Incident& incident) {
   if (!incident.failure) {
-    return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
+    return "checksum " + incident.expected.text() + " expected, " + incident.found.text() +
            " found";
   }
   // The system's text for ETIMEDOUT is about connections.
@@ -172,10 +161,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
     request.extents.push_back(
         {static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
   }
-  if (table) {
-    request.table = parse_table(request.nbytes(), std::get<0>(*table), std::get<1>(*table),
-                                std::get<2>(*table));
-  }
+  if (table) request.table = parse_table(*table);
   return request;
 }
 
@@ -260,7 +246,7 @@ void raise_damage(const File& file, const DamagedChunk& damage) {
       type(shown_path(file.path()), py::arg("chunk") = damage.chunk,
            py::arg("offset") = damage.extent.begin,
            py::arg("nbytes") = damage.extent.end - damage.extent.begin,
-           py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
+           py::arg("expected") = damage.expected.text(), py::arg("found") = damage.found.text());
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();
 }

@@ -18,8 +18,9 @@ namespace fastio {
 
 using Offsets =
     pybind11::array_t<std::int64_t, pybind11::array::c_style | pybind11::array::forcecast>;
-// (start, chunk_bytes, digests)
-using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, pybind11::bytes>>;
+// (start, chunk_bytes, algorithm, digests)
+using TableArgument =
+    std::optional<std::tuple<std::uint64_t, std::uint64_t, const Algorithm*, pybind11::bytes>>;
 // One file, or its copies on the roots of a store, the preferred one first.
 using FileArgument = std::variant<std::shared_ptr<File>, std::vector<std::shared_ptr<File>>>;
 // (files, begins, ends, table)

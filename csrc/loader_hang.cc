@@ -29,7 +29,7 @@ void avoid_indebted(LoadState& state) {
       if (!owes_answer(file.mount().disk)) continue;
       dispatch.avoid(i, replica);
       if (!dispatch.avoided(i, replica)) continue;
-      Incident avoided{i, replica, all, {}, 0, 0, Incident::Remedy::other_replica};
+      Incident avoided{i, replica, all, {}, {}, {}, Incident::Remedy::other_replica};
       avoided.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
       state.incidents.note(std::move(avoided));
     }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "checksum.h"
 #include "defaults.h"
 #include "device.h"
 #include "engine.h"
@@ -27,7 +28,7 @@ enum class MappingMode { automatic, never };
 
 struct ChunkTable {
   ChunkGrid grid;
-  std::vector<std::uint64_t> digests;  // XXH3-64 of each chunk
+  Digests digests;  // of each chunk
 };
 
 struct ShardRequest {

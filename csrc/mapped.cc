@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "checksum.h"
-
 namespace fastio {
 namespace {
 
@@ -67,8 +65,9 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     if (auto failure = populate(*shard_.replicas.front(), *everything_, begin, end)) {
       throw IoError(std::move(*failure));
     }
-    const std::uint64_t found = xxh3_64({everything_->at(begin), end - begin});
-    const std::uint64_t expected = shard_.table->digests[chunk];
+    const Digests& digests = shard_.table->digests;
+    const Digest expected = digests.at(chunk);
+    const Digest found(digests.algorithm(), {everything_->at(begin), end - begin});
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
     if (size_of(extent) > kKeptBytes) release({begin, end});

@@ -56,11 +56,11 @@ ShardRequest: TypeAlias = tuple[
     File | Sequence[File],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
-    tuple[int, int, bytes] | None,
+    tuple[int, int, Algorithm, bytes] | None,
 ]
 """(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, digests) verifies them. A file may be several: copies on the roots of a store, the
-preferred one first. A root that hangs is not waited for; a single file is, for ever."""
+chunk_bytes, algorithm, digests) verifies them. A file may be several: copies on the roots of a
+store, the preferred one first. A root that hangs is not waited for; a single file is, for ever."""
 
 _Int64s: TypeAlias = npt.NDArray[np.int64]
 _Progress: TypeAlias = Callable[[int, int], None] | None
@@ -242,6 +242,7 @@ class Save:
         layouts: Mapping[int, tuple[Place, int]],
         *,
         chunk_bytes: int,
+        algorithm: Algorithm,
         options: Options,
         devices: Mapping[int, int] = ...,
         on: Mapping[int, int] = ...,
@@ -357,8 +358,22 @@ def tensor_columns(
 def xxh3_64(data: Buffer, /) -> int:
     """XXH3-64 of the bytes, seed 0."""
 
-def xxh3_64_chunks(data: Buffer, chunk_bytes: int, /) -> bytes:
-    """XXH3-64 of each chunk, 8 bytes each, little-endian; the last chunk may be short."""
+@final
+class Algorithm:
+    """An algorithm of checksums, which tables of checksums and the core share."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest_bytes(self) -> int: ...
+    def digests(self, data: Buffer, chunk_bytes: int, /) -> bytes:
+        """The digest of each chunk, one behind the other; the last chunk may be short."""
+
+    def text(self, digest: Buffer, /) -> str:
+        """A digest as messages have it. Raises ValueError for another length."""
+
+ALGORITHMS: dict[str, Algorithm]
+"""By name; the default is the first."""
 
 def note_debt(disk: int) -> None:
     """Note that a disk (st_dev) owes an answer: loads ask it for what no other disk has alone."""

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
+from fastio.catalog.table import ChecksumTable
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
@@ -113,25 +114,6 @@ class TensorInfo(msgspec.Struct, frozen=True):
         return (
             f"<fastio.TensorInfo {what}, {self.nbytes} bytes at byte {self.offset} of {self.path}>"
         )
-
-
-@dataclass(frozen=True)
-class ChecksumTable:
-    """The checksums of a file's chunks; `fastio.checksums` reads and writes it.
-
-    Attributes
-    ----------
-    start : int
-        Where chunk 0 begins in the file, in bytes.
-    chunk_bytes : int
-        Bytes a chunk; the last one may be short.
-    digests : bytes
-        XXH3-64 of each chunk, 8 bytes each, little-endian.
-    """
-
-    start: int
-    chunk_bytes: int
-    digests: bytes
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     Nothing.
     """
     table = shard.table if verify else None
-    native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
+    native_table = None if table is None else table.native
     if shard.has_replicas:
         assert shard.replicas is not None
         return shard.replicas.files, shard.begins, shard.ends, native_table

@@ -97,7 +97,7 @@ def _data_of(shard: Shard) -> _native.ShardRequest:
     assert isinstance(shard.file, _native.File)
     start, end = shard.table.start, shard.file.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
-    return shard.file, *extent, (start, shard.table.chunk_bytes, shard.table.digests)
+    return shard.file, *extent, shard.table.native
 
 
 def _sort_out(

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from fastio import _native
-from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.catalog import Catalog, Shard
+from fastio.catalog.table import ChecksumTable
 from fastio.display.values import shown
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.events import Event

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from fastio import _native
-from fastio.catalog import ChecksumTable
+from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
@@ -75,8 +75,6 @@ def _sound(
     sources: list[_native.File], table: ChecksumTable, begin: int, end: int, timeout_s: float
 ) -> bytes:
     """Bytes of whole chunks, from the first replica that has them."""
-    first = (begin - table.start) // table.chunk_bytes * 8
-    last = -(-(end - table.start) // table.chunk_bytes) * 8
     reasons = []
     for file in sources:
         try:
@@ -84,7 +82,7 @@ def _sound(
         except FastioError as error:
             reasons.append(str(error))
             continue
-        if _native.xxh3_64_chunks(data, table.chunk_bytes) == table.digests[first:last]:
+        if table.holds(data, begin):
             return data
         reasons.append(f"{file.path}: is damaged at byte {begin} or behind it")
     if end - begin > table.chunk_bytes:  # chunk by chunk: each may be in another replica

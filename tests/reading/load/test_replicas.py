@@ -38,7 +38,8 @@ def _options(**changed: Any) -> fastio.Options:
 def _request(data: bytes, *files: _native.File) -> _native.ShardRequest:
     begins = np.arange(0, _NBYTES, 4 * _CHUNK_BYTES)
     ends = np.minimum(begins + 4 * _CHUNK_BYTES, _NBYTES)
-    table = (0, _CHUNK_BYTES, _native.xxh3_64_chunks(data, _CHUNK_BYTES))
+    algorithm = _native.ALGORITHMS["xxh3_64"]
+    table = (0, _CHUNK_BYTES, algorithm, algorithm.digests(data, _CHUNK_BYTES))
     return files, begins, ends, table
 
 
