@@ -186,6 +186,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FASTIO_VERSION;
   fastio::register_errors();
   fastio::register_files(module);
+  fastio::register_feeds(module);
   fastio::register_checksums(module);
   fastio::register_columns(module);
   fastio::register_copies(module);

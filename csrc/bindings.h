@@ -27,6 +27,7 @@
 namespace fastio {
 
 void register_errors();
+void register_feeds(pybind11::module_& module);
 void register_files(pybind11::module_& module);
 void register_checksums(pybind11::module_& module);
 void register_columns(pybind11::module_& module);

@@ -21,8 +21,10 @@ using Offsets =
 // (start, chunk_bytes, algorithm, digests)
 using TableArgument =
     std::optional<std::tuple<std::uint64_t, std::uint64_t, const Algorithm*, pybind11::bytes>>;
-// One file, or its copies on the roots of a store, the preferred one first.
-using FileArgument = std::variant<std::shared_ptr<File>, std::vector<std::shared_ptr<File>>>;
+// One file or feed, or replicas on the roots of a store, the preferred one first.
+using ReplicaArgument = std::variant<std::shared_ptr<File>, std::shared_ptr<Feed>>;
+using FileArgument =
+    std::variant<std::shared_ptr<File>, std::shared_ptr<Feed>, std::vector<ReplicaArgument>>;
 // (files, begins, ends, table)
 using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
 
@@ -41,7 +43,7 @@ using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
 void attend(LoadJob& job, const pybind11::object& progress,
             bool (LoadJob::*so_far)(std::chrono::milliseconds) = &LoadJob::wait_for);
 void raise_if_failed(const LoadJob& job);
-[[noreturn]] void raise_damage(const File& file, const DamagedChunk& damage);
+[[noreturn]] void raise_damage(const Replica& replica, const DamagedChunk& damage);
 
 [[nodiscard]] pybind11::dict statistics(const LoadJob& job);
 

@@ -66,8 +66,8 @@ Soundness verify(LoadState& state, const Assignment& work, const std::byte* data
 
 Soundness bring_in(LoadState& state, const Assignment& work) {
   const auto& [shard, range] = work.block;
-  auto failure =
-      populate(*state.layout.shards[shard].replicas.front(), *work.region, range.begin, range.end);
+  auto failure = populate(*state.layout.shards[shard].replicas.front().file(), *work.region,
+                          range.begin, range.end);
   BlockDesk(state).read_finished(shard, work.replica, range.nbytes(),
                                  failure ? ReadEnd::failed : ReadEnd::complete);
   if (failure) {

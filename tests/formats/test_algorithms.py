@@ -31,7 +31,7 @@ class Sealed(NamedTuple):
     algorithm: _native.Algorithm
 
 
-@pytest.fixture(params=_native.ALGORITHMS.values(), ids=_native.ALGORITHMS)
+@pytest.fixture(params=list(_native.ALGORITHMS.values()), ids=list(_native.ALGORITHMS))
 def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Sealed:
     random = np.random.default_rng(7)
     tensors = {name: random.random(shape, np.float32) for name, shape in _SHAPES.items()}

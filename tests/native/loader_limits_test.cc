@@ -47,7 +47,7 @@ ShardRequest whole(const SampleFile& sample) {
 TEST_CASE("a job over the memory limit is refused before anything is allocated") {
   const SampleFile sample(Place::disk, 32 * kMiB);
   std::vector<ShardRequest> shards{whole(sample)};
-  static_cast<void>(shards[0].replicas[0]->direct_access());
+  static_cast<void>(shards[0].replicas[0].file()->direct_access());
   LoadOptions options = direct();
   options.memory_limit_bytes = 32 * kMiB - 1;
   const std::uint64_t pages = pages_of_address_space();
