@@ -38,6 +38,16 @@ IoError no_memory(const std::string& path, std::size_t nbytes) {
 
 }  // namespace
 
+TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
+                     std::optional<std::uint64_t> disk) {
+  if (!seconds) return {};
+  const auto timeout = parse_timeout(*seconds);
+  if (!timeout) return {};
+  if (disk && owes_answer(*disk))
+    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
+  return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
+}
+
 py::bytes blank_bytes(std::size_t nbytes, const std::string& path) {
   PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(nbytes));
   if (made == nullptr) {
@@ -55,18 +65,6 @@ std::vector<std::byte> blank(const std::string& path, std::size_t nbytes) {
   } catch (const std::bad_alloc&) {
     throw no_memory(path, nbytes);
   }
-}
-
-// For a file on a root: how long it is waited for. Throws IoError where an earlier request has been
-// waited for in vain.
-TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
-                     std::optional<std::uint64_t> disk) {
-  if (!seconds) return {};
-  const auto timeout = parse_timeout(*seconds);
-  if (!timeout) return {};
-  if (disk && owes_answer(*disk))
-    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
-  return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
 }
 
 py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes,

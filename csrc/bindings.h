@@ -113,6 +113,12 @@ struct TimeLimit {
   std::optional<std::uint64_t> disk = {};
 };
 
+// For a replica on a root: how long it is waited for. Throws IoError where an earlier request has
+// been waited for in vain.
+[[nodiscard]] TimeLimit time_limit(const char* operation, const std::string& path,
+                                   std::optional<double> seconds,
+                                   std::optional<std::uint64_t> disk);
+
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
 // abandons a call that a disk may never answer, and so does a limit, by throwing IoError.
 // `work` keeps what it needs; what it brings too late goes to `too_late`. If no thread can be

@@ -2,6 +2,7 @@
 #include <Python.h>
 #include <cxxabi.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,9 +10,11 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings.h"
 #include "mutex.h"
@@ -123,21 +126,29 @@ class PythonFeed final : public Feed {
   std::map<std::uint64_t, std::string> reasons_ FASTIO_GUARDED_BY(mutex_);  // by offset
 };
 
-py::bytes read_feed(const std::shared_ptr<Feed>& feed, std::uint64_t offset, std::uint64_t nbytes) {
-  const Replica replica(feed);
-  if (offset > feed->nbytes() || nbytes > feed->nbytes() - offset)
-    raise_failure(replica.ended_early(feed->nbytes(), offset + nbytes));
-  py::bytes answer = blank_bytes(nbytes, feed->path());
-  const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer.ptr())), nbytes);
+// Brings all of them, or throws IoError.
+std::vector<std::byte> bring_all(Feed& feed, std::uint64_t offset, std::uint64_t nbytes) {
+  std::vector<std::byte> bytes(nbytes);
   for (std::uint64_t done = 0; done < nbytes;) {
-    const std::int32_t came = feed->read(offset + done, out.subspan(done));
-    if (came < 0) {
-      const std::string why = feed->why(offset + done);
-      raise_failure(Failure{-came, "read", feed->path(), offset + done, why});
-    }
-    if (came == 0) raise_failure(replica.ended_early(offset + done, offset + nbytes));
+    const std::int32_t came = feed.read(offset + done, std::span(bytes).subspan(done));
+    if (came < 0)
+      throw IoError(Failure{-came, "read", feed.path(), offset + done, feed.why(offset + done)});
+    if (came == 0) throw IoError(ended_early(feed, offset + done, offset + nbytes));
     done += static_cast<std::uint32_t>(came);
   }
+  return bytes;
+}
+
+py::bytes read_feed(const std::shared_ptr<Feed>& feed, std::uint64_t offset, std::uint64_t nbytes,
+                    std::optional<double> timeout_s) {
+  if (offset > feed->nbytes() || nbytes > feed->nbytes() - offset)
+    throw IoError(ended_early(*feed, feed->nbytes(), offset + nbytes));
+  const auto came =
+      call_detached([feed, offset, nbytes] { return bring_all(*feed, offset, nbytes); },
+                    [](const std::vector<std::byte>&) {},
+                    time_limit("read", feed->path(), timeout_s, feed->disk()));
+  py::bytes answer = blank_bytes(nbytes, feed->path());
+  if (nbytes != 0) std::memcpy(PyBytes_AS_STRING(answer.ptr()), came.data(), nbytes);
   return answer;
 }
 
@@ -153,7 +164,8 @@ void register_feeds(py::module_& module) {
       .def_property_readonly("path", [](const Feed& feed) { return shown_path(feed.path()); })
       .def_property_readonly("nbytes", &Feed::nbytes)
       .def_property_readonly("disk", &Feed::disk)
-      .def("read", &read_feed, py::arg("offset"), py::arg("nbytes"));
+      .def("read", &read_feed, py::arg("offset"), py::arg("nbytes"), py::kw_only(),
+           py::arg("timeout_s") = py::none());
 }
 
 }  // namespace fastio

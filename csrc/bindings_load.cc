@@ -66,14 +66,10 @@ Replica parse_replica(const ReplicaArgument& argument) {
   return replica;
 }
 
-std::vector<Replica> parse_replicas(const FileArgument& argument) {
-  if (const auto* file = std::get_if<std::shared_ptr<File>>(&argument))
-    return {parse_replica(*file)};
-  if (const auto* feed = std::get_if<std::shared_ptr<Feed>>(&argument))
-    return {parse_replica(*feed)};
+std::vector<Replica> parse_replicas(const std::vector<ReplicaArgument>& arguments) {
   std::vector<Replica> replicas;
-  for (const ReplicaArgument& each : std::get<std::vector<ReplicaArgument>>(argument))
-    replicas.push_back(parse_replica(each));
+  replicas.reserve(arguments.size());
+  for (const ReplicaArgument& each : arguments) replicas.push_back(parse_replica(each));
   if (replicas.empty()) throw py::value_error("a shard has at least one file");
   return replicas;
 }
@@ -153,12 +149,12 @@ std::uint64_t tensor_bytes(const LoadJob& job) {
 }  // namespace
 
 ShardRequest parse_shard(const ShardArgument& argument) {
-  const auto& [files, begins, ends, table] = argument;
+  const auto& [replicas, begins, ends, table, on_roots] = argument;
   if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
-  ShardRequest request{parse_replicas(files), {}, {}};
-  request.on_roots = std::holds_alternative<std::vector<ReplicaArgument>>(files);
+  ShardRequest request{parse_replicas(replicas), {}, {}};
+  request.on_roots = on_roots;
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();

@@ -21,12 +21,10 @@ using Offsets =
 // (start, chunk_bytes, algorithm, digests)
 using TableArgument =
     std::optional<std::tuple<std::uint64_t, std::uint64_t, const Algorithm*, pybind11::bytes>>;
-// One file or feed, or replicas on the roots of a store, the preferred one first.
 using ReplicaArgument = std::variant<std::shared_ptr<File>, std::shared_ptr<Feed>>;
-using FileArgument =
-    std::variant<std::shared_ptr<File>, std::shared_ptr<Feed>, std::vector<ReplicaArgument>>;
-// (files, begins, ends, table)
-using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
+// (replicas, the preferred one first; begins; ends; table; whether they lie on roots of a store)
+using ShardArgument =
+    std::tuple<std::vector<ReplicaArgument>, Offsets, Offsets, TableArgument, bool>;
 
 [[nodiscard]] ShardRequest parse_shard(const ShardArgument& argument);
 [[nodiscard]] std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& arguments);

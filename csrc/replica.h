@@ -37,6 +37,9 @@ class Feed {
   [[nodiscard]] virtual std::string why(std::uint64_t offset) = 0;
 };
 
+// The failure of a feed that brought nothing from `end` on.
+[[nodiscard]] Failure ended_early(const Feed& feed, std::uint64_t end, std::uint64_t expected_end);
+
 class Replica {
  public:
   // None of them may be null. Not explicit: a list of files is a list of replicas.
@@ -55,8 +58,10 @@ class Replica {
   [[nodiscard]] std::uint64_t current_nbytes() const {
     return file_ ? file_->current_nbytes() : feed_->nbytes();
   }
-  // The failure of a read that brought nothing from `end` on.
-  [[nodiscard]] Failure ended_early(std::uint64_t end, std::uint64_t expected_end) const;
+  [[nodiscard]] Failure ended_early(std::uint64_t end, std::uint64_t expected_end) const {
+    return file_ ? fastio::ended_early(*file_, end, expected_end)
+                 : fastio::ended_early(*feed_, end, expected_end);
+  }
 
   // Whether its bytes lie on a filesystem of this host.
   [[nodiscard]] bool is_local() const { return file_ && file_->mount().local; }

@@ -94,7 +94,7 @@ def test_one_block(
             cache.populate(path)
 
     def read() -> _native.Loaded:
-        return _native.load([(file, begins, ends, None)], options)
+        return _native.load([([file], begins, ends, None, False)], options)
 
     benchmark.extra_info["bytes"] = BLOCK_BYTES
     loaded = benchmark.pedantic(  # type: ignore[no-untyped-call]

@@ -52,15 +52,38 @@ class File:
 
     def resident_bytes(self) -> int | None: ...
 
+@final
+class Feed:
+    """Bytes that come from elsewhere than a file: an object store, another host, a library.
+
+    `read(offset, nbytes)` brings at most so many bytes from there on, and at least one. Several
+    threads call it at once, and it may wait. What it raises fails the read; an OSError keeps its
+    number. Replicas with one `disk` share its speed.
+    """
+
+    def __init__(
+        self, path: _Path, nbytes: int, read: Callable[[int, int], Buffer], *, disk: int
+    ) -> None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def disk(self) -> int: ...
+    def read(self, offset: int, nbytes: int, *, timeout_s: float | None = None) -> bytes:
+        """Bytes from an offset on. Raises ReadError; ETIMEDOUT when `timeout_s` is over."""
+
+Replica: TypeAlias = File | Feed
 ShardRequest: TypeAlias = tuple[
-    File | Sequence[File],
+    Sequence[Replica],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
     tuple[int, int, Algorithm, bytes] | None,
+    bool,
 ]
-"""(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, algorithm, digests) verifies them. A file may be several: copies on the roots of a
-store, the preferred one first. A root that hangs is not waited for; a single file is, for ever."""
+"""(replicas, begins, ends, table, on_roots): extents [begin, end) of a file, ascending. The
+preferred replica comes first. A table of (start, chunk_bytes, algorithm, digests) verifies them. A
+disk that hangs is left if its replica lies on a root of a store; others are waited for."""
 
 _Int64s: TypeAlias = npt.NDArray[np.int64]
 _Progress: TypeAlias = Callable[[int, int], None] | None
