@@ -20,6 +20,7 @@ class LateFiles:
     """Two files with the same bytes, which are opened when one of them is to be read."""
 
     is_sealed = True
+    on_roots = True
 
     def __init__(self, paths: tuple[Path, Path], table: ChecksumTable) -> None:
         self.path = str(paths[0])

@@ -133,6 +133,12 @@ class ShardFiles(Protocol):
         """Whether they carry checksums."""
 
     @property
+    def on_roots(self) -> bool:
+        """Whether they lie on roots of a store: a hung root is left after a time, other disks are
+        waited for.
+        """
+
+    @property
     def replicas(self) -> tuple[Readable, ...]:
         """The open files, the preferred one first."""
 
@@ -159,6 +165,7 @@ class OneFile:
     file: Readable
     table: ChecksumTable | None = None
 
+    on_roots: ClassVar[bool] = False
     lacking: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property

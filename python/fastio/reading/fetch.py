@@ -42,7 +42,9 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     """
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
-    return native_files(shard.files), shard.begins, shard.ends, native_table
+    files = native_files(shard.files)
+    asked = files if shard.files.on_roots else files[0]
+    return asked, shard.begins, shard.ends, native_table
 
 
 def native_files(files: ShardFiles) -> tuple[_native.File, ...]:

@@ -6,7 +6,7 @@ import errno
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from fastio import _native
 from fastio.catalog import ChecksumTable
@@ -55,6 +55,8 @@ class StoredFiles:
         self._source = source
         self._tensors = tensors
         self._opened: _Opened | None = None
+
+    on_roots: ClassVar[bool] = True
 
     @property
     def path(self) -> str:
