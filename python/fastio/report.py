@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display import values
 from fastio.events import Event, lines_of
 

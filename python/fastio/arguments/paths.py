@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.missing import advice_to_read, advice_to_write
 from fastio.display.values import shown
 from fastio.errors import ReadError, WriteError

@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Mapping
 
-from fastio import _native
+import fastio._native as _native
 from fastio.dropin.specs import TensorSpec, sources_of_specs
 from fastio.formats import checksums, headers
 from fastio.host.shortage import memory_named

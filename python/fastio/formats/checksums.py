@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import ChecksumTable, UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import ChecksumError, FormatError

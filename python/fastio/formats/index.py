@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.paths import open_file
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.absent import AbsentTensors

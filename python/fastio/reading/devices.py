@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.display.values import shown
 from fastio.errors import MemoryLimitError, UsageError

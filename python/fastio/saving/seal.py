@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import AnyPath, open_file, path_of
 from fastio.catalog import ChecksumTable, Shard
