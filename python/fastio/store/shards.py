@@ -20,7 +20,7 @@ from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, survey
 from fastio.report import Report
 from fastio.saving.pace import Progress
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
@@ -42,7 +42,7 @@ class PlannedShard:
     Attributes
     ----------
     label : str
-    sources : Sources
+    origins : Origins
     layout : Layout
     roots : tuple of str
         UUIDs of those that are to hold it.
@@ -53,7 +53,7 @@ class PlannedShard:
     """
 
     label: str
-    sources: Sources
+    origins: Origins
     layout: Layout
     roots: tuple[str, ...]
     known: ShardEntry | None = None
@@ -134,11 +134,11 @@ class ShardWriter:
         """
         self._use_known([shard for shard in shards if shard.known is not None])
         self._total = sum(
-            shard.layout.sources.data_bytes * len(set(shard.roots) - shard.framework)
+            shard.layout.origins.data_bytes * len(set(shard.roots) - shard.framework)
             for shard in shards
         )
         written = sum(
-            shard.layout.sources.data_bytes
+            shard.layout.origins.data_bytes
             for shard in shards
             if not shard.framework.issuperset(shard.roots)
         )
@@ -294,7 +294,7 @@ class ShardWriter:
             writer.reserve()
             writer.begin()
             way = writer.write_data(durable=True, progress=advance)
-            advance(shard.layout.sources.data_bytes, 0)
+            advance(shard.layout.origins.data_bytes, 0)
             found = _found(shard, writer.header())
             writer.replacement.path = root.path / SHARDS / found.file
             writer.finish(durable=True, mode=self._mode)
@@ -315,7 +315,7 @@ class ShardWriter:
                 root.path,
                 f"replicas of the shard {shard.label} differ: its tensors changed meanwhile",
                 {},
-                shard.sources.names,
+                shard.origins.names,
             )
 
     @contextlib.contextmanager
@@ -347,7 +347,7 @@ def _found(shard: PlannedShard, header: bytes) -> WrittenShard:
 
 
 def wanted(
-    label: str, sources: Sources, roots: tuple[str, ...], chunk_bytes: int, root: Root
+    label: str, origins: Origins, roots: tuple[str, ...], chunk_bytes: int, root: Root
 ) -> PlannedShard:
     """Lay out a shard.
 
@@ -357,8 +357,8 @@ def wanted(
         If its header would be longer than the format allows.
     """
     path = root.path / SHARDS / f"{label}.safetensors"
-    layout = lay_out(sources, path, None, chunk_bytes=chunk_bytes)
-    return PlannedShard(label, sources, layout, roots)
+    layout = lay_out(origins, path, None, chunk_bytes=chunk_bytes)
+    return PlannedShard(label, origins, layout, roots)
 
 
 def entry_of(
@@ -386,5 +386,5 @@ def entry_of(
         start=shard.entry.start,
         digest=shard.entry.digest,
         roots=tuple(map(index_of, holders)),
-        tensors=msgspec.Raw(b"{" + shard.sources.entries() + b"}"),
+        tensors=msgspec.Raw(b"{" + shard.origins.entries() + b"}"),
     )
