@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fastio.errors import ReplicaError
 from fastio.options import Options
 from fastio.report import Report
-from fastio.saving.pace import Progress
 from fastio.saving.origins import Origins
+from fastio.saving.pace import Progress
 from fastio.store import partition, placement, shards
 from fastio.store.commit import Session
 from fastio.store.manifest import (
@@ -89,16 +89,16 @@ class Plan:
             origins, size if spread else partition.SHARD_BYTES_MAX
         )
         in_order = [piece for name in order for piece in _pieces(str(name), self.cuts)]
-        wanted = []
+        planned = []
         first = next(iter(self._roots.values()))
         for group, roots in self._placed(found, in_order, size):
-            wanted.append(
-                shards.wanted(
+            planned.append(
+                shards.plan_shard(
                     group.label, found.take(group.rows), roots, self._settings.chunk_bytes, first
                 )
             )
-        self._recognise(wanted)
-        return wanted
+        self._recognise(planned)
+        return planned
 
     def _placed(
         self, origins: Origins, order: Sequence[str], size: int
@@ -109,8 +109,8 @@ class Plan:
             # Cut tensors are read after the others: either is to be spread over all roots.
             of_cuts = [any(origins.names[row] in pieces for row in one.rows) for one in groups]
             placed: list[tuple[Group, tuple[str, ...]]] = []
-            for wanted in (False, True):
-                some = [one for one, has in zip(groups, of_cuts, strict=True) if has is wanted]
+            for is_cut in (False, True):
+                some = [one for one, has in zip(groups, of_cuts, strict=True) if has is is_cut]
                 roots = placement.place(
                     [(group.label, group.nbytes) for group in some],
                     {uuid: self._weight(uuid) for uuid in self._roots},
@@ -144,13 +144,13 @@ class Plan:
     def _weight(self, uuid: str) -> float:
         return self._roots[uuid].identity.weight
 
-    def _recognise(self, wanted: Sequence[PlannedShard]) -> None:
+    def _recognise(self, planned: Sequence[PlannedShard]) -> None:
         """Find the shards of the generation before that may be the same."""
         if self._parent is None:
             return
         known = {bytes(entry.tensors): entry for entry in self._parent.shards}
         uuids = [root.uuid for root in self._parent.roots]
-        for shard in wanted:
+        for shard in planned:
             entry = known.get(b"{" + shard.origins.entries() + b"}")
             if entry is not None:
                 shard.known = entry
@@ -158,7 +158,7 @@ class Plan:
 
     def write(
         self,
-        wanted: Sequence[PlannedShard],
+        planned: Sequence[PlannedShard],
         options: Options,
         report: Report,
         progress: Progress,
@@ -168,7 +168,7 @@ class Plan:
 
         Parameters
         ----------
-        wanted : sequence of PlannedShard
+        planned : sequence of PlannedShard
         options : Options
         report : Report
         progress : callable, optional
@@ -182,11 +182,11 @@ class Plan:
         writer = ShardWriter(
             self._roots, options, self._settings.file_mode, report, is_cancelled=is_cancelled
         )
-        writer.write(wanted, progress)
+        writer.write(planned, progress)
 
     def manifest(
         self,
-        wanted: Sequence[PlannedShard],
+        planned: Sequence[PlannedShard],
         metadata: Mapping[str, str],
         *,
         kept: Manifest | None = None,
@@ -203,7 +203,7 @@ class Plan:
         moved = [index[root.uuid] for root in kept.roots] if kept is not None else []
         entries = [_renumbered(entry, moved) for entry in before]
         at_of: dict[str, int] = {}
-        for at, shard in enumerate(wanted):
+        for at, shard in enumerate(planned):
             away = [uuid for uuid in shard.known_roots if uuid not in self._roots]
             is_known = shard.known is not None and shard.entry is not None
             same = is_known and shard.entry.file == shard.known.file  # type: ignore[union-attr]

@@ -19,8 +19,8 @@ from fastio.formats import safetensors
 from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, survey
 from fastio.report import Report
-from fastio.saving.pace import Progress
 from fastio.saving.origins import Origins
+from fastio.saving.pace import Progress
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
@@ -50,6 +50,12 @@ class PlannedShard:
         The shard of the generation before that describes the same tensors.
     known_roots : tuple of str
         UUIDs of the roots that have that one.
+    entry : WrittenShard or None
+        The shard as it is written, once that is known.
+    header : bytes
+        Of a shard that is the known one.
+    holders : set of str
+        UUIDs of the roots that have it, sound and on the disk.
     """
 
     label: str
@@ -60,7 +66,7 @@ class PlannedShard:
     known_roots: tuple[str, ...] = ()
     entry: WrittenShard | None = None
     header: bytes = b""
-    framework: set[str] = field(default_factory=set)
+    holders: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -134,18 +140,18 @@ class ShardWriter:
         """
         self._use_known([shard for shard in shards if shard.known is not None])
         self._total = sum(
-            shard.layout.origins.data_bytes * len(set(shard.roots) - shard.framework)
+            shard.layout.origins.data_bytes * len(set(shard.roots) - shard.holders)
             for shard in shards
         )
         written = sum(
             shard.layout.origins.data_bytes
             for shard in shards
-            if not shard.framework.issuperset(shard.roots)
+            if not shard.holders.issuperset(shard.roots)
         )
         self._check_space(shards)
         self._each_root(
             {
-                uuid: [s for s in shards if uuid in s.roots and uuid not in s.framework]
+                uuid: [s for s in shards if uuid in s.roots and uuid not in s.holders]
                 for uuid in self._roots
             },
             lambda shard, root: self._write(shard, root, progress),
@@ -200,10 +206,10 @@ class ShardWriter:
         self._tell_bad()
         for shard in same:
             replicas = len(shard.roots)
-            others = [uuid for uuid in shard.roots if uuid not in shard.framework]
-            held = sorted(shard.framework, key=lambda uuid: uuid not in shard.roots)
-            shard.roots = (*held[:replicas], *others)[:replicas]
-            self._report.bytes_reused += shard.layout.nbytes * len(held[:replicas])
+            others = [uuid for uuid in shard.roots if uuid not in shard.holders]
+            holders = sorted(shard.holders, key=lambda uuid: uuid not in shard.roots)
+            shard.roots = (*holders[:replicas], *others)[:replicas]
+            self._report.bytes_reused += shard.layout.nbytes * len(holders[:replicas])
 
     def _is_known(self, shard: PlannedShard) -> bool:
         self._go_on()
@@ -239,7 +245,7 @@ class ShardWriter:
                 self._bad.setdefault(root.uuid, []).append(f"{path} is written again: {error}")
             return
         with self._counting:
-            shard.framework.add(root.uuid)
+            shard.holders.add(root.uuid)
 
     def _tell_bad(self) -> None:
         """Say which replicas were found damaged: in the log a line for each root."""
@@ -265,7 +271,7 @@ class ShardWriter:
             needed = sum(
                 shard.layout.nbytes
                 for shard in shards
-                if uuid in shard.roots and uuid not in shard.framework
+                if uuid in shard.roots and uuid not in shard.holders
             )
             try:
                 space = root.space()
@@ -306,7 +312,7 @@ class ShardWriter:
             self._report.add_saved(statistics)
             self._report.cache_reason = self._report.cache_reason or way.reason
             self._report.fall_back(writer.replacement.shortfalls)
-            shard.framework.add(root.uuid)
+            shard.holders.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
             differs = shard.entry != found
@@ -346,7 +352,7 @@ def _found(shard: PlannedShard, header: bytes) -> WrittenShard:
     return WrittenShard(file, shard.layout.nbytes, shard.layout.start, digest)
 
 
-def wanted(
+def plan_shard(
     label: str, origins: Origins, roots: tuple[str, ...], chunk_bytes: int, root: Root
 ) -> PlannedShard:
     """Lay out a shard.
