@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.errors import ChecksumError, MemoryLimitError, ReadError, ReplicaError
 from fastio.frameworks import Framework, check_dtype, check_dtypes
