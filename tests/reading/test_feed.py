@@ -67,18 +67,19 @@ def test_a_feed_is_read_in_every_way(sealed: Path) -> None:
 
 
 def test_a_feed_fills_memory_of_the_caller(sealed: Path) -> None:
-    places = {"mask": np.zeros(77, np.bool_), "norm.weight": torch.zeros(2048)[::2]}
+    places: dict[str, Any] = {"mask": np.zeros(77, np.bool_), "norm.weight": torch.zeros(2048)[::2]}
     into.fill(
         lambda: _located(known.locate(_feed(sealed))),
         places,
         verify=True,
-        strict=True,
+        strict=False,
         progress=False,
         options=fastio.Options(),
         report=fastio.Report(),
     )
     expected = expected_bytes(sealed)
-    assert all(bytes_of(tensor) == expected[name] for name, tensor in places.items())
+    assert bytes_of(places["mask"]) == expected["mask"]
+    assert bytes_of(places["norm.weight"].contiguous()) == expected["norm.weight"]
 
 
 def test_tensors_of_a_feed_are_those_of_any_framework(sealed: Path) -> None:
@@ -89,12 +90,15 @@ def test_tensors_of_a_feed_are_those_of_any_framework(sealed: Path) -> None:
 
 def test_several_threads_ask_a_feed_at_once(sealed: Path) -> None:
     bring = _bring(sealed)
-    together = threading.Barrier(2, timeout=60)
+    asked: set[int] = set()
+    together = threading.Event()
 
     def wait_for_another(offset: int, nbytes: int) -> bytes:
-        if nbytes == 1 << 20 and not together.broken and offset >= 4 << 20:
-            together.wait()
-            together.abort()
+        if offset >= data_start(sealed):
+            asked.add(threading.get_ident())
+            if len(asked) > 1:
+                together.set()
+            assert together.wait(60)
         return bring(offset, nbytes)
 
     feed = _feed(sealed, wait_for_another)
@@ -102,7 +106,7 @@ def test_several_threads_ask_a_feed_at_once(sealed: Path) -> None:
     options = fastio.Options(block_bytes=1 << 20, lanes=1, queue_depth=4)
     with _reader(shard, options=options) as reader:
         assert same_bytes(reader.load(), expected_bytes(sealed))
-    assert together.broken
+    assert together.is_set()
 
 
 def test_damage_that_a_feed_brings_is_refused(sealed: Path) -> None:

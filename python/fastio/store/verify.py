@@ -23,7 +23,7 @@ from fastio.store.history import established, outlived
 from fastio.store.layout import COMMITS, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.opened import OpenStore, now_s
-from fastio.store.replicas import Read
+from fastio.store.replicas import RootRead
 from fastio.store.root import Root
 from fastio.store.small import KeptGenerations, Problem
 from fastio.store.taken import Held
@@ -98,7 +98,7 @@ class Verifying:
 
 
 @dataclass
-class _Found:
+class _Finding:
     """One file that is not as it should be."""
 
     problem: Problem
@@ -113,10 +113,10 @@ class _Run:
     opened: OpenStore
     options: Options
     repair: bool
-    found: dict[str, _Found] = field(default_factory=dict)  # by path
+    found: dict[str, _Finding] = field(default_factory=dict)  # by path
     # Those that were there when it began: others may join or leave meanwhile.
     roots: dict[str, Root] = field(default_factory=dict)  # by UUID
-    reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
+    reads: dict[str, RootRead] = field(default_factory=dict)  # by root's UUID
     notes: list[str] = field(default_factory=list)
     files: int = 0
     those: KeptGenerations = field(default_factory=lambda: KeptGenerations([]))
@@ -168,9 +168,9 @@ class _Run:
                 remedy = f"could not be mended: {became[path]}"
                 found.event = replace(found.event, remedy=remedy)
 
-    def _add(self, problem: Problem, event: Event | None = None) -> _Found:
+    def _add(self, problem: Problem, event: Event | None = None) -> _Finding:
         event = event or Event("damage", problem.path, problem.cause, "")
-        return self.found.setdefault(problem.path, _Found(problem, event))
+        return self.found.setdefault(problem.path, _Finding(problem, event))
 
     # ---- what is looked at
 
@@ -221,7 +221,7 @@ class _Run:
                 self._attempt([each], partial(self._mend_shard, each.problem))
         self._look_again()
 
-    def _open(self) -> list[_Found]:
+    def _open(self) -> list[_Finding]:
         silent = {
             uuid
             for uuid, root in self.opened.members.roots.items()
@@ -233,7 +233,7 @@ class _Run:
             if not each.is_mended and each.problem.root not in silent
         ]
 
-    def _attempt(self, those: list[_Found], do: Callable[[], None]) -> None:
+    def _attempt(self, those: list[_Finding], do: Callable[[], None]) -> None:
         try:
             do()
         except (FastioError, OSError) as error:
@@ -269,7 +269,7 @@ class _Run:
             raise ReplicaError(problem.path, cause, members.missing)
         return root
 
-    def _mend_records(self, those: list[_Found]) -> None:
+    def _mend_records(self, those: list[_Finding]) -> None:
         for each in those:
             root = self._root(each.problem)
             mend.remove_empty(root, COMMITS, each.problem.name)
@@ -308,13 +308,13 @@ class _Run:
             ]
             wanted.append((root, [self.those.shards[name] for name in names]))
         for uuid, read in replicas.read_all(wanted, self.options, None).items():
-            self.reads.setdefault(uuid, Read()).nbytes += read.nbytes
+            self.reads.setdefault(uuid, RootRead()).nbytes += read.nbytes
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
                 self._still(self._add(problem, event), event.cause)
 
     @staticmethod
-    def _still(found: _Found, cause: str) -> None:
+    def _still(found: _Finding, cause: str) -> None:
         if found.is_mended or not found.event.remedy:
             found.is_mended = False
             remedy = f"could not be mended: once more it {cause}"
@@ -381,7 +381,7 @@ class _Run:
         return "mended" if own else "whole"
 
     def _note_whole(self, root: Root) -> None:
-        read = self.reads.get(root.uuid, Read())
+        read = self.reads.get(root.uuid, RootRead())
         document = Verified(
             root.identity.store, root.uuid, now_s(), read.nbytes, len(self.those.standings)
         )
