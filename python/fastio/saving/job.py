@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastio.display.progress import progress_bar, shifted
+from fastio.display.short_log import brief
 from fastio.display.values import listed
 from fastio.errors import MemoryLimitError, WriteError
-from fastio.events import brief
 from fastio.host import folders
 from fastio.host.descriptors import make_room
 from fastio.host.in_place import is_there
