@@ -16,7 +16,7 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
-from fastio.store.answering import Answering
+from fastio.storage.answering import Answering
 from samples import elsewhere, eventually, native_threads, open_files
 from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors

@@ -84,43 +84,52 @@ def lay_out(
     return Layout(sources, plan.start, plan)
 
 
-class FileWriter:
-    """A file on its way: opened at once, written when told to.
+def open_file(
+    path: Path, options: Options, *, written_as: Path, like: Path | None = None
+) -> Replacement:
+    """Open a new file, which takes over owner, mode and access list of another one.
 
     Parameters
     ----------
     path : pathlib.Path
         What it will be called.
-    layout : Layout
     options : Options
     written_as : pathlib.Path
         What its temporary name is made of.
-    mode : int, optional
-        Who may look into it meanwhile, less the umask. It imitates no other file then.
     like : pathlib.Path, optional
-        The file whose owner, mode and access list it takes over; default: `path`.
+        The other file; default: `path`.
 
     Raises
     ------
     WriteError
         If the file cannot be made.
+    """
+    # A shard is written as another file: it gets a name that nothing has.
+    if options.in_place and written_as == path and is_there(path):
+        return InPlace(path)
+    return Replacement.heir(path, like=like, written_as=written_as)
+
+
+class FileWriter:
+    """A file on its way, written when told to.
+
+    Parameters
+    ----------
+    replacement : Replacement
+        The file, open and empty; closed with this object.
+    layout : Layout
+    options : Options
+
+    Raises
+    ------
     MemoryLimitError
         If the limit is below one block.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        layout: Layout,
-        options: Options,
-        *,
-        written_as: Path,
-        mode: int | None = None,
-        like: Path | None = None,
-    ) -> None:
+    def __init__(self, replacement: Replacement, layout: Layout, options: Options) -> None:
         self.layout = layout
+        self.replacement = replacement
         self._options = options
-        self.replacement = self._open(path, mode, written_as, like)
         try:
             sources = layout.sources
             self._save = _native.Save(
@@ -136,16 +145,6 @@ class FileWriter:
         except BaseException:
             self.close()
             raise
-
-    def _open(
-        self, path: Path, mode: int | None, written_as: Path, like: Path | None
-    ) -> Replacement:
-        if mode is not None:
-            return Replacement(path, mode, written_as=written_as)
-        # A shard is written as another file: it gets a name that nothing has.
-        if self._options.in_place and written_as == path and is_there(path):
-            return InPlace(path)
-        return Replacement.heir(path, like=like, written_as=written_as)
 
     @property
     def statistics(self) -> _native.SaveStatistics:

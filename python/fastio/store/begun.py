@@ -11,10 +11,12 @@ from pathlib import Path
 
 from fastio.errors import FastioError, WriteError
 from fastio.host.leftovers import is_temporary
-from fastio.store import answering, layout
+from fastio.storage import answering
+from fastio.storage.kind import Skeleton
+from fastio.storage.known import kind_of
 from fastio.store.documents import Record
 from fastio.store.history import standings
-from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
+from fastio.store.layout import COMMITS, EVERYWHERE, MANIFESTS, SHARDS, SKELETON
 from fastio.store.root import Root
 
 _A_STORE = (
@@ -44,7 +46,7 @@ def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
     left = []
     for path in paths:
         try:
-            _ask(path, timeout_s, layout.require_free)
+            _ask(path, timeout_s, kind_of(path).require_free)
         except WriteError:
             root = _opened(path, timeout_s)
             if root is None:
@@ -111,11 +113,11 @@ def clear(roots: Sequence[Root]) -> None:
     """
     for sub in (COMMITS, MANIFESTS):
         for root in roots:
-            for name in root.names(sub):
-                root.remove(sub, name)
-            root.sync(sub)
+            for name in root.storage.names(sub):
+                root.storage.remove(sub, name)
+            root.storage.sync(sub)
     for root in roots:
-        root.remove_leftovers()
+        root.storage.upkeep.remove_leftovers(EVERYWHERE)
         root.damaged.clear()
         root.problems.clear()
 
@@ -123,23 +125,23 @@ def clear(roots: Sequence[Root]) -> None:
 def _opened(path: Path, timeout_s: float) -> Root | None:
     """A root that has nothing beside what roots have; None where there is none."""
     try:
-        _ask(path, timeout_s, layout.require_own_names)
+        _ask(path, timeout_s, kind_of(path).require_own)
         return Root.open(path, timeout_s)
     except (FastioError, OSError):
         return None
 
 
-def _ask(path: Path, timeout_s: float, check: Callable[[Path], None]) -> None:
+def _ask(path: Path, timeout_s: float, check: Callable[[Path, Skeleton], None]) -> None:
     asks = answering.of(path, timeout_s)
     try:
-        asks.ask(lambda: check(path))
+        asks.ask(lambda: check(path, SKELETON))
     finally:
         asks.close()
 
 
 def _has_no_tensors(root: Root) -> bool:
-    shards = root.names(SHARDS)
-    manifests = [name for name in root.names(MANIFESTS) if not is_temporary(name)]
+    shards = root.storage.names(SHARDS)
+    manifests = [name for name in root.storage.names(MANIFESTS) if not is_temporary(name)]
     return all(map(is_temporary, shards)) and not any(
         root.manifest(name.removesuffix(".json")).manifest.shards for name in manifests
     )

@@ -193,7 +193,7 @@ def _is_committed(roots: Sequence[Root]) -> bool:
     return (
         lineage.written_for(newest) == of_store.store != lineage.written_for(before)
         and known.keys() == of_store.roots.keys()
-        and all(root.is_at(known[root.uuid]) for root in roots)
+        and all(root.storage.is_at(known[root.uuid]) for root in roots)
     )
 
 
@@ -209,7 +209,7 @@ def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force
     if missing:
         raise ReplicaError(old[0].path, "all roots of a copy have to be given", missing)
     for root in old:
-        if not force and root.uuid in known and root.is_at(known[root.uuid]):
+        if not force and root.uuid in known and root.storage.is_at(known[root.uuid]):
             adopted = ", or has been adopted already" if root.identity.copied_from else ""
             raise UsageError(
                 f"{root.path} is where its manifest says, and no copy{adopted}: "

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import FastioError, FormatError
-from fastio.store import answering
+from fastio.storage import answering
 from fastio.store.documents import Record
 from fastio.store.manifest import hints
 from fastio.store.root import Root
@@ -91,7 +91,7 @@ def _places(root: Root, record: Record) -> Mapping[str, str]:
 
 def _is_at(root: Root, path: str) -> bool:
     with contextlib.suppress(FastioError):
-        return root.is_at(path)
+        return root.storage.is_at(path)
     return True
 
 

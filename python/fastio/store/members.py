@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, answering, divergence, lineage, wholeness
+from fastio.storage import answering
+from fastio.store import IDENTITY, divergence, lineage, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import EncodedManifest, RootEntry, hints
@@ -249,7 +250,7 @@ class Members(ReachableRoots):
             self.roots[root.uuid] = root
             self.missing.pop(str(root.path), None)
         elif other.path != root.path:
-            same = other.is_at(root.path)
+            same = other.storage.is_at(root.path)
             problem = "leads to the root" if same else "is a copy of the root"
             self.missing[str(root.path)] = f"{problem} {other.path}"
 

@@ -76,7 +76,7 @@ class Places:
         if said == str(root.path):
             return False
         with contextlib.suppress(FastioError):
-            return not root.is_at(said)
+            return not root.storage.is_at(said)
         return True
 
     def _one_is_there(self, roots: Iterable[Root]) -> bool:

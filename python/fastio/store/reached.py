@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from fastio.errors import FastioError, FormatError, ReplicaError
-from fastio.store import answering
+from fastio.storage import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
 from fastio.store.layout import MANIFESTS, manifest_name

@@ -22,7 +22,8 @@ from fastio.host.descriptors import make_room
 from fastio.options import Options, default_options
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.replicas import ON_DAMAGE, OnDamage, Replicas, Watch
-from fastio.store import answering, repair
+from fastio.storage import answering
+from fastio.store import repair
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
@@ -147,7 +148,7 @@ class StoredShard(Shard):
 
     def _open(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
         """A replica, and the header, which is read from the first one that can be opened."""
-        file = root.open_shard(self._entry.file)
+        file = root.storage.open_file(SHARDS, self._entry.file)
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
                 path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
@@ -235,7 +236,7 @@ def watch(members: Members, on_damage: OnDamage, options: Options | None = None)
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
-        made.repair = repair.rewrite
+        made.repair = repair.on(list(members.roots.values()))
     for event in members.places.events:
         made.tell(event)
     for path, reason in members.missing.items():
@@ -385,5 +386,6 @@ class _Preference:
 
     def _path(self, at: int, shard: ShardEntry) -> str:
         root = self._roots[at]
-        folder = self._entries[at].path if root is None else str(root.path)
-        return f"{folder}/{SHARDS}/{shard.file}"
+        if root is None:
+            return f"{self._entries[at].path}/{SHARDS}/{shard.file}"
+        return str(root.path / SHARDS / shard.file)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
-import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastio import _native
@@ -14,40 +13,54 @@ from fastio.catalog import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.formats.safetensors import InMemory
-from fastio.host.replacement import Replacement
-from fastio.reading.replicas import Replicas
+from fastio.reading.replicas import Repair, Replicas
+from fastio.storage.protocol import FILE_MODE
+from fastio.store.layout import SHARDS
+from fastio.store.root import Root
 
 _STEP_BYTES = 2**24
 
 
-def rewrite(replicas: Replicas, path: str) -> None:
+def on(roots: Sequence[Root]) -> Repair:
+    """Return what writes a replica anew, whose path is that of a shard on one of these roots."""
+    by_folder = {str(root.path / SHARDS): root for root in roots}
+
+    def repair(replicas: Replicas, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        rewrite(replicas, roots, by_folder[folder], name)
+
+    return repair
+
+
+def rewrite(replicas: Replicas, roots: Sequence[Root], root: Root, name: str) -> None:
     """Write one replica anew; it takes the place of the bad one when it is whole.
 
     Parameters
     ----------
     replicas : Replicas
-    path : str
-        The bad one; need not be there. The new one has the mode of a good one.
+    roots : sequence of Root
+        Those that have them. The new one has the mode of a good one.
+    root : Root
+        The one that gets it.
+    name : str
+        Of the shard. A bad replica of it may be there.
 
     Raises
     ------
     WriteError
         Also if the header, or a chunk, is left in no replica.
+    ReadError
     """
-    target = Path(path)
+    target = root.path / SHARDS / name
     # The bad one comes last: it has good chunks, too.
     sources = sorted(
         (file for file in replicas.files if file.path not in replicas.watch.hung_paths),
-        key=lambda file: file.path == path,
+        key=lambda file: file.path == str(target),
     )
-    if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
-        detail = "it would lie where a symlink leads, out of the root"
-        raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
     header = _header(replicas, sources, target)
-    table = safetensors.locate(InMemory(path, sources[0].nbytes, header)).table
+    table = safetensors.locate(InMemory(str(target), sources[0].nbytes, header)).table
     assert table is not None  # the digest of the header is that of a sealed shard
-    replacement = Replacement(target, 0o600, written_as=target.parent / "new")
-    try:
+    with contextlib.closing(root.storage.new_file(SHARDS, name)) as replacement:
         nbytes = sources[0].nbytes
         replacement.reserve(nbytes)
         replacement.begin()
@@ -56,10 +69,15 @@ def rewrite(replicas: Replicas, path: str) -> None:
             end = min(begin + _STEP_BYTES, nbytes)
             data = _sound(sources, table, begin, end, replicas.watch.timeout_s)
             replacement.file.write(begin, data)
-        replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
+        replacement.allow(_mode(sources[0], roots, name))
         replacement.commit()
-    finally:
-        replacement.close()
+
+
+def _mode(file: _native.File, roots: Sequence[Root], name: str) -> int:
+    for root in roots:
+        if file.path == str(root.path / SHARDS / name):
+            return root.storage.mode(SHARDS, name)
+    return FILE_MODE  # its root has left the store meanwhile
 
 
 def _header(replicas: Replicas, sources: list[_native.File], target: Path) -> bytes:

@@ -161,7 +161,7 @@ def _copy(
                 if is_cancelled():
                     raise ReplicaError(members.name, "the replacement was cancelled", {})
                 assert isinstance(shard.replicas, Replicas)
-                repair.rewrite(shard.replicas, str(root.path / SHARDS / file))
-        root.sync(SHARDS)
+                repair.rewrite(shard.replicas, list(members.roots.values()), root, file)
+        root.storage.sync(SHARDS)
     finally:
         taken.held.close()

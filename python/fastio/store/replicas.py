@@ -105,7 +105,7 @@ def read_all(
 
 def _disk(root: Root) -> int:
     try:
-        return root.disk()
+        return root.storage.disk()
     except FastioError:
         return -1
 
@@ -195,7 +195,7 @@ class _RootReader:
     def _open(self, entry: ShardEntry) -> _native.File | None:
         path = self._path(entry)
         try:
-            file = self._root.open_shard(entry.file)
+            file = self._root.storage.open_file(SHARDS, entry.file)
             if file.nbytes != entry.nbytes:
                 problem = f"has {file.nbytes} bytes, {entry.nbytes} expected"
                 raise FormatError(path, problem)

@@ -15,6 +15,7 @@ from fastio.errors import UsageError
 from fastio.events import emit
 from fastio.formats import checksums
 from fastio.options import Options, default_options
+from fastio.storage.protocol import FILE_MODE
 from fastio.store import arguments, creation
 from fastio.store.keeping import Keeping
 from fastio.store.loads import Loads
@@ -23,7 +24,6 @@ from fastio.store.members import Members
 from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
 from fastio.store.pinned import GenerationAddress
-from fastio.store.root_files import FILE_MODE
 from fastio.store.taken import Held, PinnedGeneration
 from fastio.store.verify import Verifying
 from fastio.store.writes import Writes
