@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import Source, paths_of
@@ -15,6 +14,7 @@ from fastio.formats import huggingface
 from fastio.host.shortage import memory_named
 from fastio.options import Options, default_options
 from fastio.reading.located import LocatedSource
+from fastio.storage.known import address_of, is_url
 from fastio.store import IDENTITY
 
 
@@ -44,7 +44,7 @@ def locate(
         from fastio.store import reading  # takes longer to import than most need it
 
         timeout_s = (options or default_options()).root_timeout_s
-        return reading.newest([Path(paths)], timeout_s, names)
+        return reading.newest([address_of(paths)], timeout_s, names)
     subject = paths if isinstance(paths, str) else paths[0]
     with memory_named(subject, lambda: "what its headers say"):
         try:
@@ -81,7 +81,7 @@ def is_root(path: str | list[str]) -> bool:
     ------
     Nothing.
     """
-    return isinstance(path, str) and os.path.lexists(os.path.join(path, IDENTITY))
+    return isinstance(path, str) and (is_url(path) or os.path.lexists(os.path.join(path, IDENTITY)))
 
 
 def root_among(paths: str | list[str], error: IsADirectoryError) -> IsADirectoryError:

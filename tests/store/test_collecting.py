@@ -337,7 +337,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_collection(
         old = {path.name for root in roots for path in shards_of(root)}
         for seed in (2, 3):
             store.save(_tensors(seed))
-        root = store._opened.members.roots[min(store._opened.members.roots)].path
+        root = Path(store._opened.members.roots[min(store._opened.members.roots)].path)
         digest = next(
             one.record.manifest
             for one in store._opened.members.standings()

@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fastio import _native
 from fastio.errors import WriteError
@@ -52,7 +52,7 @@ class Layout:
 
 def lay_out(
     sources: Sources,
-    path: Path,
+    path: PurePath,
     metadata: Mapping[str, str] | None,
     *,
     chunk_bytes: int | None,
@@ -62,7 +62,7 @@ def lay_out(
     Parameters
     ----------
     sources : Sources
-    path : pathlib.Path
+    path : pathlib.PurePath
         For messages.
     metadata : mapping of str to str, optional
     chunk_bytes : int or None

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 from fastio import _native
@@ -153,7 +153,7 @@ class Folder:
     # ---- itself
 
     @asked
-    def is_at(self, path: str | Path) -> bool:
+    def is_at(self, path: str | PurePath) -> bool:
         try:
             return os.path.samestat(os.stat(path), os.fstat(self._folder.fd))
         except (OSError, ValueError):

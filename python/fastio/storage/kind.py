@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Protocol
 
 from fastio.storage.answering import Answering
@@ -34,7 +34,7 @@ class Kind(Protocol):
     They are called by the thread of `answering`, and check before they change anything.
     """
 
-    def open_storage(self, path: Path, answering: Answering) -> Storage:
+    def open_storage(self, path: PurePath, answering: Answering) -> Storage:
         """Open a storage that is there.
 
         Raises
@@ -43,7 +43,7 @@ class Kind(Protocol):
         """
 
     def make_storage(
-        self, path: Path, skeleton: Skeleton, mode: int, answering: Answering
+        self, path: PurePath, skeleton: Skeleton, mode: int, answering: Answering
     ) -> Storage:
         """Open a storage, and make what is missing of it and its folders.
 
@@ -52,7 +52,7 @@ class Kind(Protocol):
         WriteError
         """
 
-    def require_free(self, path: Path, skeleton: Skeleton) -> None:
+    def require_free(self, path: PurePath, skeleton: Skeleton) -> None:
         """Refuse an address that no root can be made at.
 
         Raises
@@ -61,7 +61,7 @@ class Kind(Protocol):
             If there are files, or it is inside another root.
         """
 
-    def require_own(self, path: Path, skeleton: Skeleton) -> None:
+    def require_own(self, path: PurePath, skeleton: Skeleton) -> None:
         """Refuse an address that has something else in it than a root has.
 
         Raises

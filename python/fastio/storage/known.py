@@ -1,15 +1,36 @@
-"""The kinds of storage, by address: a local folder, and whatever a scheme is made known for."""
+"""The kinds of storage that there are, each by the scheme of its addresses."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, cast
 
-from fastio.storage import folder_making
-from fastio.storage.kind import Kind
+from fastio.arguments.anchored import anchored
+from fastio.storage.address import Url
 
-_FOLDER: Kind = folder_making
+if TYPE_CHECKING:
+    from fastio.storage.kind import Kind
+
+MODULES = {"": "fastio.storage.folder_kind"}
+"""By the scheme of its URLs, the module of each kind: it is a `Kind`. A path has no scheme.
+
+A module is imported when it is first used: the library of an object store may take long.
+"""
 
 
-def kind_of(path: Path) -> Kind:
-    """Return the kind of storage that an address is of."""
-    return _FOLDER
+def is_url(text: str) -> bool:
+    """Return whether a text is the URL of a kind of storage that is known."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator and scheme) and scheme in MODULES
+
+
+def address_of(text: str) -> PurePath:
+    """Return the address that a text means: a known URL, or else a path, which is anchored."""
+    return Url(text) if is_url(text) else Path(anchored(text))
+
+
+def kind_of(address: PurePath) -> Kind:
+    """Return the kind of storage that is at an address."""
+    scheme = address.scheme if isinstance(address, Url) else ""
+    return cast("Kind", importlib.import_module(MODULES[scheme]))

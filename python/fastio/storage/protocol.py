@@ -9,7 +9,7 @@ ReadError that says that there was no answer in time.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Protocol
 
 from fastio import _native
@@ -92,7 +92,7 @@ class Storage(Protocol):
 
     Attributes
     ----------
-    path : pathlib.Path
+    path : pathlib.PurePath
         Its address, for messages and manifests.
     answering : Answering
         Makes all calls that may take long.
@@ -101,7 +101,7 @@ class Storage(Protocol):
     """
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> PurePath: ...
     @property
     def answering(self) -> Answering: ...
     @property
@@ -197,7 +197,7 @@ class Storage(Protocol):
     def new_file(self, folder: str, name: str) -> Replacement:
         """Open a file that is written piece by piece; nothing is left of it unless it is renamed.
 
-        Until then it may get another name: `path`.
+        Until then it may get another name: `Replacement.call`.
 
         Raises
         ------
@@ -222,7 +222,7 @@ class Storage(Protocol):
 
     # ---- itself
 
-    def is_at(self, path: str | Path) -> bool:
+    def is_at(self, path: str | PurePath) -> bool:
         """Return whether an address leads to it.
 
         Raises
@@ -257,7 +257,9 @@ class Storage(Protocol):
         """
 
     def close(self) -> None:
-        """Release it when no call is made with it any more. A second call does nothing.
+        """Release it when no call is made with it any more, or nobody has it any more.
+
+        A second call does nothing.
 
         Raises
         ------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import FastioError, WriteError
 from fastio.host.leftovers import is_temporary
@@ -25,14 +25,14 @@ _A_STORE = (
 )
 
 
-def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
+def check_creation(paths: Sequence[PurePath], timeout_s: float) -> None:
     """Refuse folders that no new store can be made of.
 
     A creation that was cut off leaves at most the empty generation, on less than a majority.
 
     Parameters
     ----------
-    paths : sequence of pathlib.Path
+    paths : sequence of pathlib.PurePath
         All roots of the new store.
     timeout_s : float
 
@@ -66,14 +66,14 @@ def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
             raise WriteError(errno.ENOTEMPTY, "mkdir", left[0], detail=_A_STORE)
 
 
-def is_begun_in(path: Path, store: str, known: Collection[str], timeout_s: float) -> bool:
+def is_begun_in(path: PurePath, store: str, known: Collection[str], timeout_s: float) -> bool:
     """Return whether a root of a store was begun in a folder that has not become one.
 
     It has the record of the generation at most that was to make it one.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : pathlib.PurePath
     store : str
         UUID.
     known : collection of str
@@ -122,7 +122,7 @@ def clear(roots: Sequence[Root]) -> None:
         root.problems.clear()
 
 
-def _opened(path: Path, timeout_s: float) -> Root | None:
+def _opened(path: PurePath, timeout_s: float) -> Root | None:
     """A root that has nothing beside what roots have; None where there is none."""
     try:
         _ask(path, timeout_s, kind_of(path).require_own)
@@ -131,7 +131,7 @@ def _opened(path: Path, timeout_s: float) -> Root | None:
         return None
 
 
-def _ask(path: Path, timeout_s: float, check: Callable[[Path, Skeleton], None]) -> None:
+def _ask(path: PurePath, timeout_s: float, check: Callable[[PurePath, Skeleton], None]) -> None:
     asks = answering.of(path, timeout_s)
     try:
         asks.ask(lambda: check(path, SKELETON))

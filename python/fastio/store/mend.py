@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
 from fastio.reading.replicas import Replicas, Watch
 from fastio.storage import answering
-from fastio.storage.known import kind_of
+from fastio.storage.known import address_of, kind_of
 from fastio.storage.protocol import Storage
 from fastio.store import IDENTITY, locks, repair
 from fastio.store.commit import Session
@@ -195,7 +195,7 @@ def mend_roots(members: Members, entries: Mapping[str, RootEntry], mode: int) ->
             became[path] = members.missing[path].removeprefix(f"{path}: ")
             continue
         try:
-            with contextlib.closing(_root_at(Path(path), members, entries)) as root:
+            with contextlib.closing(_root_at(address_of(path), members, entries)) as root:
                 if not _has_identity(root):
                     put_file(root, IDENTITY, root.identity.encode(), mode)
                 for sub in FOLDERS:
@@ -209,7 +209,7 @@ def mend_roots(members: Members, entries: Mapping[str, RootEntry], mode: int) ->
     return became
 
 
-def _root_at(path: Path, members: Members, entries: Mapping[str, RootEntry]) -> Root:
+def _root_at(path: PurePath, members: Members, entries: Mapping[str, RootEntry]) -> Root:
     """A root of this store that is none of those that are open, whatever it lost."""
     asks = answering.of(path, members.timeout_s)
     storage = kind_of(path).open_storage(path, asks)

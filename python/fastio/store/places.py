@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fastio.errors import FastioError
 from fastio.events import Event
+from fastio.storage.known import address_of
 from fastio.store.root import Root
 
 HOW_TO_GO_ON = (
@@ -111,16 +112,16 @@ class Places:
         if not self._mixed or root.uuid not in self._known or not self._is_elsewhere(root):
             return None
         with contextlib.suppress(FastioError, OSError):
-            found = Root.open(Path(self._known[root.uuid]), timeout_s)
+            found = Root.open(address_of(self._known[root.uuid]), timeout_s)
             if found.identity == root.identity:
                 return found
         return None
 
-    def where(self, uuid: str, roots: Iterable[Root]) -> tuple[Path | None, str]:
+    def where(self, uuid: str, roots: Iterable[Root]) -> tuple[PurePath | None, str]:
         """Return where to look for a root that was not given, or why it is not looked for."""
         there = list(roots)
         if self._leads(there):
-            return Path(self._known[uuid]), ""
+            return address_of(self._known[uuid]), ""
         for path in self._beside(self._known[uuid], there):
             if os.path.lexists(path):
                 return path, ""
@@ -133,12 +134,12 @@ class Places:
         there = list(roots)
         if not self.moved or self._one_is_there(there):
             return said
-        return str(next(self._beside(said, there)))
+        return str(next(self._beside(said, there), said))
 
-    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[Path]:
-        """The path of a root, if it was moved or copied as these were."""
+    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[PurePath]:
+        """The path of a root, if it was moved or copied as these were: only folders are."""
         for root in roots:
-            if str(root.path) in self.moved:
+            if str(root.path) in self.moved and isinstance(root.path, Path):
                 beside = os.path.relpath(said, self.moved[str(root.path)])
                 yield Path(os.path.normpath(root.path / beside))
 
@@ -157,7 +158,7 @@ class Places:
         what = "has been replaced" if said is None else f"is not where its manifest says ({said})"
         return f"does not join {root.path}, which {what}: {HOW_TO_GO_ON}"
 
-    def note(self, roots: Iterable[Root], given: Iterable[Path]) -> None:
+    def note(self, roots: Iterable[Root], given: Iterable[PurePath]) -> None:
         """Tell of roots that are elsewhere, where not all roots that there are were given."""
         found = {root.uuid: root.path for root in roots}
         given = set(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.storage import answering
@@ -20,7 +20,7 @@ class ReachableRoots:
 
     Attributes
     ----------
-    paths : list of pathlib.Path
+    paths : list of pathlib.PurePath
         Those that were given.
     roots : dict of str to Root
         Those that can be reached, by UUID.
@@ -30,7 +30,7 @@ class ReachableRoots:
         UUID.
     """
 
-    paths: list[Path]
+    paths: list[PurePath]
     roots: dict[str, Root]
     missing: dict[str, str]
     store: str

@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio import _native
 from fastio.catalog import Catalog, ChecksumTable, Shard
@@ -194,7 +194,7 @@ class _Part(StoredShard):
 
 
 def newest(
-    paths: Sequence[Path], timeout_s: float, names: Collection[str] | None = None
+    paths: Sequence[PurePath], timeout_s: float, names: Collection[str] | None = None
 ) -> LocatedSource:
     """Say which tensors the newest generation of a store has.
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio import _native
 from fastio.catalog import ChecksumTable
@@ -80,7 +80,7 @@ def _mode(file: _native.File, roots: Sequence[Root], name: str) -> int:
     return FILE_MODE  # its root has left the store meanwhile
 
 
-def _header(replicas: Replicas, sources: list[_native.File], target: Path) -> bytes:
+def _header(replicas: Replicas, sources: list[_native.File], target: PurePath) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):
             header = file.read(0, replicas.start, timeout_s=replicas.watch.timeout_s)

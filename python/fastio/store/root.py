@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from pathlib import Path
+from pathlib import PurePath
 from typing import NoReturn
 
-from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError
 from fastio.storage import answering
 from fastio.storage.answering import Call, asked, progress
-from fastio.storage.known import kind_of
+from fastio.storage.known import address_of, kind_of
 from fastio.storage.protocol import FILE_MODE, Storage
 from fastio.store import IDENTITY, lineage
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
@@ -43,7 +42,7 @@ class Root:
     Attributes
     ----------
     storage : Storage
-    path : pathlib.Path
+    path : pathlib.PurePath
         Absolute.
     answering : Answering
         Makes all calls that may take long.
@@ -63,12 +62,12 @@ class Root:
         self.damaged: set[int] = set()
 
     @classmethod
-    def open(cls, path: Path, timeout_s: float = math.inf) -> Root:
+    def open(cls, path: PurePath, timeout_s: float = math.inf) -> Root:
         """Open a root.
 
         Parameters
         ----------
-        path : pathlib.Path
+        path : pathlib.PurePath
         timeout_s : float
             How long it may take to answer, here and later, as `Options.root_timeout_s`.
 
@@ -84,14 +83,14 @@ class Root:
         return cls.begin_to_open(path, timeout_s).result()
 
     @classmethod
-    def begin_to_open(cls, path: Path, timeout_s: float) -> Call[Root]:
+    def begin_to_open(cls, path: PurePath, timeout_s: float) -> Call[Root]:
         """Open a root, and do not wait for it.
 
         Raises
         ------
         Nothing: the result does, as `open`.
         """
-        path = Path(anchored(str(path)))
+        path = address_of(str(path))
         asks = answering.of(path, timeout_s)
 
         def opened() -> Root:
@@ -111,7 +110,7 @@ class Root:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: PurePath,
         identity: RootIdentity,
         mode: int = FILE_MODE,
         timeout_s: float = math.inf,
@@ -133,7 +132,13 @@ class Root:
 
     @classmethod
     def prepare(
-        cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float, *, free: bool = False
+        cls,
+        path: PurePath,
+        identity: RootIdentity,
+        mode: int,
+        timeout_s: float,
+        *,
+        free: bool = False,
     ) -> Root:
         """Make the folders of a root; it is none until it is claimed.
 
@@ -144,7 +149,7 @@ class Root:
         ReadError
             If it does not answer. Empty folders may be left there then.
         """
-        path = Path(anchored(str(path)))
+        path = address_of(str(path))
         kind = kind_of(path)
         asks = answering.of(path, timeout_s)
 

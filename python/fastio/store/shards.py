@@ -296,7 +296,7 @@ class ShardWriter:
             way = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
-            writer.replacement.path = root.path / SHARDS / found.file
+            writer.replacement.call(found.file)
             writer.finish(durable=True, mode=self._mode)
             # One of that name has the same bytes, or is damaged.
             writer.replacement.link()

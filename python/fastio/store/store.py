@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from fastio.arguments.checks import check_kind
@@ -226,7 +226,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         return self._opened.taken.generation
 
     @property
-    def roots(self) -> tuple[Path, ...]:
+    def roots(self) -> tuple[PurePath, ...]:
         """Those that can be reached."""
         own = self._opened.taken.standing.record.roots
         return tuple(root.path for uuid, root in self._opened.members.roots.items() if uuid in own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fastio.errors import WriteError
 from fastio.host import folders
@@ -26,13 +26,14 @@ _OF_FILESYSTEMS = {"lost+found"}
 _NOT_EMPTY = "there is something in it; a root is made of an empty folder"
 
 
-def open_storage(path: Path, answering: Answering) -> Folder:
+def open_storage(path: PurePath, answering: Answering) -> Folder:
     """Open a folder."""
-    return Folder(OpenFolder.at(path), answering)
+    return Folder(OpenFolder.at(Path(path)), answering)
 
 
-def make_storage(path: Path, skeleton: Skeleton, mode: int, answering: Answering) -> Folder:
+def make_storage(path: PurePath, skeleton: Skeleton, mode: int, answering: Answering) -> Folder:
     """Make a folder, those above it, and those in it; open it."""
+    path = Path(path)
     folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
     wanted = [path / name for name in ("", *skeleton.folders)]
     made = [each for each in wanted if make_folder(each, folder_mode(mode))]
@@ -42,8 +43,9 @@ def make_storage(path: Path, skeleton: Skeleton, mode: int, answering: Answering
     return Folder(OpenFolder(path, fd), answering, made)
 
 
-def require_free(path: Path, skeleton: Skeleton) -> None:
+def require_free(path: PurePath, skeleton: Skeleton) -> None:
     """Refuse a folder that has files, or lies in a root; something else than a folder, as well."""
+    path = Path(path)
     if path.exists():
         require_own(path, skeleton)
         if any(_names_in(path / name) for name in _names_in(path) & {*skeleton.folders}):
@@ -55,9 +57,9 @@ def require_free(path: Path, skeleton: Skeleton) -> None:
     folders.missing(path.parent, blamed=path)
 
 
-def require_own(path: Path, skeleton: Skeleton) -> None:
+def require_own(path: PurePath, skeleton: Skeleton) -> None:
     """Refuse a folder that has something else in it than a root."""
-    if not _names_in(path) <= {*_OF_FILESYSTEMS, *skeleton.files, *skeleton.folders}:
+    if not _names_in(Path(path)) <= {*_OF_FILESYSTEMS, *skeleton.files, *skeleton.folders}:
         raise WriteError(errno.ENOTEMPTY, "mkdir", path, detail=_NOT_EMPTY)
 
 
