@@ -23,6 +23,7 @@ from fastio.storage.kind import Skeleton
 from fastio.storage.protocol import FILE_MODE
 
 _LEASES = ".leases"
+_EXCLUSIVE = "exclusive"
 
 
 class Bucket:
@@ -84,7 +85,7 @@ BUCKETS: dict[str, Bucket] = {}
 
 
 class _Lease:
-    """An object that stands for a lock."""
+    """An object that stands for a lock; `signed` is the file that says who holds it."""
 
     def __init__(self, bucket: Bucket, key: str, signed: str = "") -> None:
         self._bucket = bucket
@@ -92,13 +93,15 @@ class _Lease:
         self._signed = signed
 
     def sign(self, who: str) -> None:
-        if self._signed:
-            self._bucket.put(self._signed, who.encode())
+        self._bucket.put(self._signed, who.encode())
 
     def close(self) -> None:
         key, self._key = self._key, ""
         if key:
             self._bucket.delete(key)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class ObjectStorage:
@@ -143,6 +146,13 @@ class ObjectStorage:
             path = self.path / folder / name
             raise WriteError(error.errno or errno.EIO, "put", path) from error
 
+    def listed(self, prefix: str) -> dict[str, int]:
+        try:
+            found = self.bucket.list(prefix)
+        except OSError as error:
+            raise ReadError(error.errno or errno.EIO, "list", self.path) from error
+        return {key.removeprefix(prefix): nbytes for key, nbytes in found.items()}
+
     @asked
     def names(self, folder: str) -> list[str]:
         return sorted(self.sizes(folder))
@@ -150,12 +160,7 @@ class ObjectStorage:
     @asked
     def sizes(self, folder: str) -> dict[str, int]:
         prefix = f"{self._prefix}{folder}/" if folder else self._prefix
-        try:
-            found = self.bucket.list(prefix)
-        except OSError as error:
-            raise ReadError(error.errno or errno.EIO, "list", self.path / folder) from error
-        below = {key.removeprefix(prefix): nbytes for key, nbytes in found.items()}
-        return {name: nbytes for name, nbytes in below.items() if "/" not in name}
+        return {name: nbytes for name, nbytes in self.listed(prefix).items() if "/" not in name}
 
     @asked
     def size(self, folder: str, name: str) -> int:
@@ -266,25 +271,28 @@ class ObjectLocks:
         self.answering = storage.answering
         self._storage = storage
 
-    def _lease(self, folder: str, name: str, kind: str) -> str:
-        self._storage.key(folder, name)
-        return self._storage.key(_LEASES, f"{folder}:{name}:{kind}")
+    def _lease(self, folder: str, name: str, kind: str, signed: str = "") -> _Lease | None:
+        """A lease of this kind on a file; None where somebody else has it."""
+        key = self._storage.key(folder, name)
+        lease = f"{folder}:{name}:{kind}"
+        if not self._storage.put(_LEASES, lease, key.encode(), if_absent=True):
+            return None
+        return _Lease(self._storage.bucket, self._storage.key(_LEASES, lease), signed)
+
+    def _leases(self, folder: str, name: str) -> set[str]:
+        prefix = self._storage.key(_LEASES, f"{folder}:{name}:")
+        return set(self._storage.listed(prefix))
 
     @asked
     def take(self, name: str, mode: int) -> _Lease | None:
-        key = self._lease("", name, "writer")
-        bucket = self._storage.bucket
-        if not bucket.put(key, b"", if_absent=True):
-            return None
-        return _Lease(bucket, key, self._storage.key("", name))
+        return self._lease("", name, "writer", signed=self._storage.key("", name))
 
     @asked
     def hold(self, folder: str, name: str) -> _Lease:
-        bucket = self._storage.bucket
-        held = _Lease(bucket, self._lease(folder, name, uuid.uuid4().hex))
-        bucket.put(held._key, b"")
+        held = self._lease(folder, name, uuid.uuid4().hex)
+        assert held is not None  # nobody else has that UUID
         try:
-            if bucket.list(self._lease(folder, name, "exclusive")):
+            if _EXCLUSIVE in self._leases(folder, name):
                 path = str(self._storage.path / folder / name)
                 raise FileNotFoundError(errno.ENOENT, "is being removed", path)
             self._storage.size(folder, name)
@@ -296,12 +304,8 @@ class ObjectLocks:
     @asked
     def exclude(self, folder: str, name: str) -> _Lease | None:
         self._storage.size(folder, name)
-        bucket = self._storage.bucket
-        key = self._lease(folder, name, "exclusive")
-        if not bucket.put(key, b"", if_absent=True):
-            return None
-        excluding = _Lease(bucket, key)
-        if bucket.list(self._lease(folder, name, "")).keys() - {key}:
+        excluding = self._lease(folder, name, _EXCLUSIVE)
+        if excluding is not None and self._leases(folder, name) != {_EXCLUSIVE}:
             excluding.close()
             return None
         return excluding

@@ -252,6 +252,15 @@ def test_whoever_holds_a_file_keeps_it_from_being_excluded(storage: Storage, ano
     other.locks.hold("things", "a").close()
 
 
+def test_a_lock_that_nobody_has_any_more_is_released(storage: Storage, another: Open) -> None:
+    _put(storage, "a")
+    held = [storage.locks.take("lock", FILE_MODE), storage.locks.hold("things", "a")]
+    held.clear()
+    other = another().locks
+    assert other.take("lock", FILE_MODE) is not None
+    assert other.exclude("things", "a") is not None
+
+
 def test_a_hold_of_one_file_is_none_of_another(storage: Storage, another: Open) -> None:
     _put(storage, "a")
     _put(storage, "ab")

@@ -22,7 +22,7 @@ FILE_MODE = 0o600
 
 
 class Lock(Protocol):
-    """A lock that is held until it is closed, or its process dies."""
+    """A lock that is held until it is closed, nobody has it any more, or its process dies."""
 
     def sign(self, who: str) -> None:
         """Have the file of the lock say who holds it; where it cannot be written to, it does not.
