@@ -1,1 +1,1 @@
-"""Where the small files and shards of a root lie: a folder, or whatever fits `protocol`."""
+"""Storages hold the small files and shards of roots: local folders, or whatever fits `protocol`."""

@@ -24,7 +24,7 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 class FolderLock:
-    """A lock that is held: `protocol.Lock`."""
+    """A `Lock` that is held."""
 
     def __init__(self, flock: Flock) -> None:
         self._flock = flock
@@ -39,7 +39,7 @@ class FolderLock:
 
 
 class FolderLocks:
-    """`protocol.Locks` of a folder."""
+    """The `Locks` of a folder."""
 
     def __init__(self, folder: OpenFolder, answering: Answering) -> None:
         self.answering = answering

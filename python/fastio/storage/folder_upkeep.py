@@ -1,4 +1,4 @@
-"""What may be wrong with a local folder, and what can be done about it: `protocol.Upkeep`."""
+"""The upkeep of a local folder: problems of its files, folders, rights and locks, and their repair."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FULL_BYTES = 2**20  # a folder with less free space takes no more generations
 
 
 class FolderUpkeep:
-    """`protocol.Upkeep` of a folder."""
+    """The `Upkeep` of a folder."""
 
     def __init__(self, folder: OpenFolder, answering: Answering) -> None:
         self.answering = answering

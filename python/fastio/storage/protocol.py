@@ -1,4 +1,4 @@
-"""What a store asks of the place where a root lies: a `Storage`, and its locks.
+"""`Storage`: the place where a root lies, as a store uses it; and its locks.
 
 A storage has folders, one level of them, and files in each. The empty name stands for the storage
 itself. Names are plain: whatever would lead out of a folder is refused, and no symlink is followed.

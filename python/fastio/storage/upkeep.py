@@ -1,4 +1,4 @@
-"""What verification, repair and status ask of a storage beside its files."""
+"""The upkeep of a storage, for verification, repair and status: its problems, and their repair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Upkeep(Protocol):
-    """What may be wrong with a storage, and what can be done about it.
+    """The problems of a storage beside damaged bytes, and their repair.
 
     A local folder has inodes, rights and a page cache. An object store has little of that: there
     most of these methods find nothing, and do nothing.
