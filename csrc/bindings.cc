@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "bindings_jobs.h"
-#include "checksum.h"
 #include "defaults.h"
 #include "engine.h"
 #include "file.h"
@@ -33,30 +32,22 @@ py::str shown_path(const std::string& path) {
 
 namespace {
 
-// The contiguous bytes of any object with the buffer protocol, held while this lives.
-class Bytes {
- public:
-  explicit Bytes(const py::handle& object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
-  ~Bytes() { PyBuffer_Release(&view_); }
-
-  [[nodiscard]] std::span<const std::byte> span() const {
-    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
 IoError no_memory(const std::string& path, std::size_t nbytes) {
   return IoError(Failure{ENOMEM, "allocate", path, {}, {}, Failure::Kind::read, nbytes});
 }
 
-// Bytes that are to be filled; MemoryError where there is no memory for them, which names the path
-// that they are of.
+}  // namespace
+
+TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
+                     std::optional<std::uint64_t> disk) {
+  if (!seconds) return {};
+  const auto timeout = parse_timeout(*seconds);
+  if (!timeout) return {};
+  if (disk && owes_answer(*disk))
+    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
+  return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
+}
+
 py::bytes blank_bytes(std::size_t nbytes, const std::string& path) {
   PyObject* made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(nbytes));
   if (made == nullptr) {
@@ -66,24 +57,14 @@ py::bytes blank_bytes(std::size_t nbytes, const std::string& path) {
   return py::reinterpret_steal<py::bytes>(made);
 }
 
+namespace {
+
 std::vector<std::byte> blank(const std::string& path, std::size_t nbytes) {
   try {
     return std::vector<std::byte>(nbytes);
   } catch (const std::bad_alloc&) {
     throw no_memory(path, nbytes);
   }
-}
-
-// For a file on a root: how long it is waited for. Throws IoError where an earlier request has been
-// waited for in vain.
-TimeLimit time_limit(const char* operation, const std::string& path, std::optional<double> seconds,
-                     std::optional<std::uint64_t> disk) {
-  if (!seconds) return {};
-  const auto timeout = parse_timeout(*seconds);
-  if (!timeout) return {};
-  if (disk && owes_answer(*disk))
-    throw IoError(Failure{ETIMEDOUT, operation, path, {}, kOwesAnswer});
-  return {timeout, {ETIMEDOUT, operation, path, {}, no_answer_for(*timeout)}, disk};
 }
 
 py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std::uint64_t nbytes,
@@ -106,26 +87,6 @@ py::bytes read_file(const std::shared_ptr<File>& file, std::uint64_t offset, std
       [](const std::vector<std::byte>&) {},
       time_limit("read", file->path(), timeout_s, file->mount().disk));
   std::memcpy(out.data(), read.data(), nbytes);
-  return answer;
-}
-
-py::bytes chunk_digests(const py::object& data, std::uint64_t chunk_bytes) {
-  if (chunk_bytes == 0) throw py::value_error("chunk_bytes must be positive");
-  const Bytes bytes(data);
-  const auto span = bytes.span();
-  const std::size_t count = (span.size() + chunk_bytes - 1) / chunk_bytes;
-  py::bytes answer = blank_bytes(count * sizeof(std::uint64_t), "checksums");
-  char* out = PyBytes_AS_STRING(answer.ptr());
-  const GilReleased released;
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t begin = i * chunk_bytes;
-    std::uint64_t digest =
-        xxh3_64(span.subspan(begin, std::min<std::size_t>(chunk_bytes, span.size() - begin)));
-    for (std::size_t b = 0; b < sizeof digest; ++b, digest >>= 8U) {
-      out[i * sizeof digest + b] =
-          static_cast<char>(digest & 0xFFU);  // little-endian on every machine
-    }
-  }
   return answer;
 }
 
@@ -186,20 +147,6 @@ void register_files(py::module_& module) {
       });
 }
 
-void register_checksums(py::module_& module) {
-  module.def(
-      "xxh3_64",
-      [](const py::object& data) {
-        const Bytes bytes(data);
-        const GilReleased released;
-        return xxh3_64(bytes.span());
-      },
-      py::arg("data"), py::pos_only());
-  module.def("xxh3_64_chunks", &chunk_digests, py::arg("data"), py::arg("chunk_bytes"),
-             py::pos_only());
-  module.def("checksum_variant", &checksum_variant);
-}
-
 void register_engines(py::module_& module) {
   module.def("engine_statuses", [] {
     py::dict answer;
@@ -237,6 +184,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FASTIO_VERSION;
   fastio::register_errors();
   fastio::register_files(module);
+  fastio::register_feeds(module);
   fastio::register_checksums(module);
   fastio::register_columns(module);
   fastio::register_copies(module);

@@ -20,12 +20,14 @@
 #include <utility>
 
 #include "answers.h"
+#include "checksum.h"
 #include "error.h"
 #include "loader.h"
 
 namespace fastio {
 
 void register_errors();
+void register_feeds(pybind11::module_& module);
 void register_files(pybind11::module_& module);
 void register_checksums(pybind11::module_& module);
 void register_columns(pybind11::module_& module);
@@ -49,6 +51,11 @@ void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded)
 // imported for them, which cannot be done any more when the interpreter ends.
 [[nodiscard]] std::string encoded_path(const pybind11::object& path);
 [[nodiscard]] pybind11::str shown_path(const std::string& path);
+
+// Bytes that are to be filled; MemoryError where there is no memory for them, which names the path
+// that they are of.
+[[nodiscard]] pybind11::bytes blank_bytes(std::size_t nbytes, const std::string& path);
+[[nodiscard]] pybind11::bytes as_bytes(const Digests& digests);
 
 // Raises the Python exception for a failed operation.
 [[noreturn]] void raise_failure(const Failure& failure);
@@ -105,6 +112,12 @@ struct TimeLimit {
   Failure failure = {};
   std::optional<std::uint64_t> disk = {};
 };
+
+// For a replica on a root: how long it is waited for. Throws IoError where an earlier request has
+// been waited for in vain.
+[[nodiscard]] TimeLimit time_limit(const char* operation, const std::string& path,
+                                   std::optional<double> seconds,
+                                   std::optional<std::uint64_t> disk);
 
 // Calls `work` on a thread of its own and waits for its result as above: whoever presses Ctrl-C
 // abandons a call that a disk may never answer, and so does a limit, by throwing IoError.

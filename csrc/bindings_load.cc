@@ -7,9 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "bindings.h"
 #include "bindings_jobs.h"
@@ -59,42 +60,31 @@ std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shar
 
 namespace {
 
-std::vector<std::shared_ptr<File>> parse_replicas(const FileArgument& argument) {
-  std::vector<std::shared_ptr<File>> replicas;
-  if (const auto* file = std::get_if<std::shared_ptr<File>>(&argument)) {
-    replicas.push_back(*file);
-  } else {
-    replicas = std::get<std::vector<std::shared_ptr<File>>>(argument);
-  }
+Replica parse_replica(const ReplicaArgument& argument) {
+  const Replica replica = std::visit([](const auto& given) { return Replica(given); }, argument);
+  if (!replica.valid()) throw py::type_error("a shard's replicas must be File or Feed");
+  return replica;
+}
+
+std::vector<Replica> parse_replicas(const std::vector<ReplicaArgument>& arguments) {
+  std::vector<Replica> replicas;
+  replicas.reserve(arguments.size());
+  for (const ReplicaArgument& each : arguments) replicas.push_back(parse_replica(each));
   if (replicas.empty()) throw py::value_error("a shard has at least one file");
-  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
-    throw py::type_error("a shard's replicas must be File");
   return replicas;
 }
 
-ChunkTable parse_table(std::uint64_t file_nbytes, std::uint64_t start, std::uint64_t chunk_bytes,
-                       const std::string& digests) {
-  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
-  if (chunk_bytes == 0 || digests.size() != (covered + chunk_bytes - 1) / chunk_bytes * 8) {
-    throw py::value_error("the chunk table does not fit the file");
-  }
-  ChunkTable table{{start, chunk_bytes}, std::vector<std::uint64_t>(digests.size() / 8)};
-  for (std::size_t i = 0; i < digests.size(); ++i) {
-    table.digests[i / 8] |= std::uint64_t{static_cast<unsigned char>(digests[i])} << (8 * (i % 8));
-  }
-  return table;
-}
-
-std::string hex16(std::uint64_t value) {
-  std::string text(17, '\0');
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
-  text.resize(16);
-  return text;
+// Whether it fits the file is checked with the rest of the request.
+ChunkTable parse_table(const TableArgument::value_type& argument) {
+  const auto& [start, chunk_bytes, algorithm, stored] = argument;
+  const std::string_view text(stored);
+  const auto bytes = std::as_bytes(std::span(text));
+  return {{start, chunk_bytes}, {*algorithm, std::vector(bytes.begin(), bytes.end())}};
 }
 
 std::string detail_of(const Incident& incident) {
   if (!incident.failure) {
-    return "checksum " + hex16(incident.expected) + " expected, " + hex16(incident.found) +
+    return "checksum " + incident.expected.text() + " expected, " + incident.found.text() +
            " found";
   }
   // The system's text for ETIMEDOUT is about connections.
@@ -159,12 +149,12 @@ std::uint64_t tensor_bytes(const LoadJob& job) {
 }  // namespace
 
 ShardRequest parse_shard(const ShardArgument& argument) {
-  const auto& [files, begins, ends, table] = argument;
+  const auto& [replicas, begins, ends, table, on_roots] = argument;
   if (begins.ndim() != 1 || ends.ndim() != 1 || begins.size() != ends.size()) {
     throw py::value_error("begins and ends must be (n,) int64");
   }
-  ShardRequest request{parse_replicas(files), {}, {}};
-  request.on_roots = !std::holds_alternative<std::shared_ptr<File>>(files);
+  ShardRequest request{parse_replicas(replicas), {}, {}};
+  request.on_roots = on_roots;
   request.extents.reserve(static_cast<std::size_t>(begins.size()));
   const auto begin = begins.unchecked<1>();
   const auto end = ends.unchecked<1>();
@@ -172,10 +162,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
     request.extents.push_back(
         {static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
   }
-  if (table) {
-    request.table = parse_table(request.nbytes(), std::get<0>(*table), std::get<1>(*table),
-                                std::get<2>(*table));
-  }
+  if (table) request.table = parse_table(*table);
   return request;
 }
 
@@ -212,20 +199,19 @@ namespace {
 // not answer in time is known to owe an answer then, and a job asks it for nothing that others
 // have.
 void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOptions& options) {
-  std::map<std::uint64_t, std::vector<std::shared_ptr<File>>> by_disk;
+  std::map<std::uint64_t, std::vector<Replica>> by_disk;
   for (const ShardRequest& request : requests) {
-    for (const auto& file : request.replicas) {
-      const Mount& mount = file->mount();
-      if (request.on_roots && !mount.local && !owes_answer(mount.disk))
-        by_disk[mount.disk].push_back(file);
+    for (const Replica& replica : request.replicas) {
+      if (request.on_roots && replica.asks_server() && !owes_answer(replica.disk()))
+        by_disk[replica.disk()].push_back(replica);
     }
   }
-  for (const auto& [disk, files] : by_disk) {
+  for (const auto& [disk, replicas] : by_disk) {
     const TimeLimit limit{options.root_timeout, {ETIMEDOUT, "open", {}, {}, {}}, disk};
     try {
       call_detached(
-          [files = files] {
-            for (const auto& file : files) static_cast<void>(file->direct_access());
+          [replicas = replicas] {
+            for (const Replica& each : replicas) static_cast<void>(each.file()->direct_access());
             return true;
           },
           [](bool) {}, limit);
@@ -238,9 +224,8 @@ void open_on_servers(const std::vector<ShardRequest>& requests, const LoadOption
 }  // namespace
 
 std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const LoadOptions& options) {
-  const auto is_local = [](const std::shared_ptr<File>& file) { return file->mount().local; };
-  if (std::all_of(requests.begin(), requests.end(), [&](const ShardRequest& r) {
-        return std::all_of(r.replicas.begin(), r.replicas.end(), is_local);
+  if (std::ranges::none_of(requests, [](const ShardRequest& request) {
+        return std::ranges::any_of(request.replicas, &Replica::asks_server);
       })) {
     const GilReleased released;
     return LoadJob::start(std::move(requests), options);
@@ -254,13 +239,13 @@ std::shared_ptr<LoadJob> start_job(std::vector<ShardRequest> requests, const Loa
   return job;
 }
 
-void raise_damage(const File& file, const DamagedChunk& damage) {
+void raise_damage(const Replica& replica, const DamagedChunk& damage) {
   const py::object type = py::module_::import("fastio.errors").attr("ChecksumError");
   const py::object error =
-      type(shown_path(file.path()), py::arg("chunk") = damage.chunk,
+      type(shown_path(replica.path()), py::arg("chunk") = damage.chunk,
            py::arg("offset") = damage.extent.begin,
            py::arg("nbytes") = damage.extent.end - damage.extent.begin,
-           py::arg("expected") = hex16(damage.expected), py::arg("found") = hex16(damage.found));
+           py::arg("expected") = damage.expected.text(), py::arg("found") = damage.found.text());
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();
 }
@@ -271,10 +256,10 @@ void raise_if_failed(const LoadJob& job) {
   if (const auto exceeded = outcome.exceeded()) throw *exceeded;
   if (const auto failure = outcome.failure()) raise_failure(*failure);
   if (const auto damage = outcome.damage())
-    raise_damage(*shards[damage->shard].replicas[damage->replica], *damage);
+    raise_damage(shards[damage->shard].replicas[damage->replica], *damage);
   if (outcome.cancelled()) {  // by a Ctrl-C before, or in another thread
-    const File& first = *shards.front().replicas.front();
-    raise_failure(Failure{ECANCELED, "load", first.path(), {}, "it was cancelled"});
+    const std::string& path = shards.front().replicas.front().path();
+    raise_failure(Failure{ECANCELED, "load", path, {}, "it was cancelled"});
   }
 }
 
@@ -295,6 +280,7 @@ py::dict statistics(const LoadJob& job) {
   answer["bytes_direct"] = counters.bytes_direct.load();
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_mapped"] = counters.bytes_mapped.load();
+  answer["bytes_fed"] = counters.bytes_fed.load();
   answer["chunks_verified"] = counters.chunks_verified.load();
   answer["access"] = access_list(job);
   answer["fallbacks"] = job.outcome().fallbacks();
@@ -311,7 +297,7 @@ py::list take_incidents(LoadJob& job) {
     told["shard"] = incident.shard;
     told["replica"] = incident.replica;
     told["path"] =
-        shown_path(job.layout().shards[incident.shard].replicas[incident.replica]->path());
+        shown_path(job.layout().shards[incident.shard].replicas[incident.replica].path());
     told["offset"] = incident.extent.begin;
     told["nbytes"] = incident.extent.end - incident.extent.begin;
     told["cause"] = failure ? "read" : "checksum";

@@ -18,12 +18,13 @@ namespace fastio {
 
 using Offsets =
     pybind11::array_t<std::int64_t, pybind11::array::c_style | pybind11::array::forcecast>;
-// (start, chunk_bytes, digests)
-using TableArgument = std::optional<std::tuple<std::uint64_t, std::uint64_t, pybind11::bytes>>;
-// One file, or its copies on the roots of a store, the preferred one first.
-using FileArgument = std::variant<std::shared_ptr<File>, std::vector<std::shared_ptr<File>>>;
-// (files, begins, ends, table)
-using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
+// (start, chunk_bytes, algorithm, digests)
+using TableArgument =
+    std::optional<std::tuple<std::uint64_t, std::uint64_t, const Algorithm*, pybind11::bytes>>;
+using ReplicaArgument = std::variant<std::shared_ptr<File>, std::shared_ptr<Feed>>;
+// (replicas, the preferred one first; begins; ends; table; whether they lie on roots of a store)
+using ShardArgument =
+    std::tuple<std::vector<ReplicaArgument>, Offsets, Offsets, TableArgument, bool>;
 
 [[nodiscard]] ShardRequest parse_shard(const ShardArgument& argument);
 [[nodiscard]] std::vector<ShardRequest> parse_shards(const std::vector<ShardArgument>& arguments);
@@ -40,7 +41,7 @@ using ShardArgument = std::tuple<FileArgument, Offsets, Offsets, TableArgument>;
 void attend(LoadJob& job, const pybind11::object& progress,
             bool (LoadJob::*so_far)(std::chrono::milliseconds) = &LoadJob::wait_for);
 void raise_if_failed(const LoadJob& job);
-[[noreturn]] void raise_damage(const File& file, const DamagedChunk& damage);
+[[noreturn]] void raise_damage(const Replica& replica, const DamagedChunk& damage);
 
 [[nodiscard]] pybind11::dict statistics(const LoadJob& job);
 

@@ -38,7 +38,7 @@ void require_sound(MappedFile& file, const Extent& extent) {
     const GilReleased released;
     damage = file.verify(extent);
   }
-  if (damage) raise_damage(*file.shard().replicas.front(), *damage);
+  if (damage) raise_damage(file.shard().replicas.front(), *damage);
 }
 
 // Verified, and nobody else's; null for a tensor of no bytes.
@@ -86,7 +86,7 @@ py::object part_of_tensor(MappedFile& file, std::size_t row, const py::tuple& sh
     if (!is_short || !file.verified(bytes.span)) released.emplace();
     damage = file.take(bytes, {memory->data(), nbytes});
   }
-  if (damage) raise_damage(*file.shard().replicas.front(), *damage);
+  if (damage) raise_damage(file.shard().replicas.front(), *damage);
   file.note_taken(nbytes);
   return wrap(std::move(memory), shape_of_part);
 }

@@ -55,7 +55,8 @@ Sources parse_sources(const Addresses& addresses, const Bounds& bounds, const La
   return sources;
 }
 
-SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_bytes) {
+SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_bytes,
+                               const Algorithm& algorithm) {
   SaveOptions parsed;
   parsed.engine = parse_engine(options);
   parsed.huge_pages = parse_huge_pages(options);
@@ -67,6 +68,7 @@ SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_by
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
   parsed.chunk_bytes = chunk_bytes;
+  parsed.algorithm = &algorithm;
   return parsed;
 }
 
@@ -110,17 +112,6 @@ void run_leg(const std::shared_ptr<SaveJob>& job, const std::string& leg, std::s
   }
   attend_job(*job, progress);
   if (const auto failure = job->outcome().failure()) raise_failure(*failure);
-}
-
-py::bytes digests(const SaveJob& job) {
-  std::string answer;
-  answer.reserve(job.digests().size() * sizeof(std::uint64_t));
-  for (std::uint64_t digest : job.digests()) {
-    for (std::size_t b = 0; b < sizeof digest; ++b, digest >>= 8U) {
-      answer += static_cast<char>(digest & 0xFFU);  // little-endian on every machine
-    }
-  }
-  return answer;
 }
 
 py::dict save_statistics(const SaveJob& job) {
@@ -184,21 +175,21 @@ void register_saving(py::module_& module) {
   py::class_<SaveJob, std::shared_ptr<SaveJob>>(module, "Save")
       .def(py::init([](std::shared_ptr<TargetFile> file, const Addresses& addresses,
                        const Bounds& bounds, const Layouts& layouts, std::uint64_t chunk_bytes,
-                       const py::object& options, const DeviceArguments& devices,
-                       const std::map<std::size_t, int>& on) {
+                       const Algorithm& algorithm, const py::object& options,
+                       const DeviceArguments& devices, const std::map<std::size_t, int>& on) {
              Sources sources = parse_sources(addresses, bounds, layouts);
-             SaveOptions parsed = parse_save_options(options, chunk_bytes);
+             SaveOptions parsed = parse_save_options(options, chunk_bytes, algorithm);
              put_on_devices(sources, parsed, devices, on);
              return SaveJob::make(std::move(file), std::move(sources), parsed);
            }),
            py::arg("file"), py::arg("addresses"), py::arg("bounds"), py::arg("layouts"),
-           py::kw_only(), py::arg("chunk_bytes"), py::arg("options"),
+           py::kw_only(), py::arg("chunk_bytes"), py::arg("algorithm"), py::arg("options"),
            py::arg("devices") = DeviceArguments(), py::arg("on") = std::map<std::size_t, int>())
       .def_property_readonly("file", &SaveJob::file)
       .def("write_to", &SaveJob::write_to, py::arg("file"))
       .def_property_readonly("block_bytes", &SaveJob::block_bytes)
       .def_property_readonly("block_count", &SaveJob::block_count)
-      .def_property_readonly("digests", &digests)
+      .def_property_readonly("digests", [](const SaveJob& job) { return as_bytes(job.digests()); })
       .def_property_readonly("statistics", &save_statistics)
       .def("run", &run_leg, py::arg("leg"), py::arg("first"), py::arg("last"),
            py::arg("progress") = py::none());

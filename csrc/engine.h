@@ -15,6 +15,8 @@
 
 namespace fastio {
 
+class Feed;
+
 enum class Operation : std::uint8_t { read, write };
 
 struct IoRequest {
@@ -24,6 +26,7 @@ struct IoRequest {
   std::uint32_t nbytes = 0;
   std::uint32_t tag = 0;  // below the queue depth, one request at a time
   Operation operation = Operation::read;
+  Feed* feed = nullptr;  // a read of it, and of no descriptor; only threads serve these
 };
 
 struct Completion {

@@ -1,5 +1,7 @@
-// The engine that works everywhere: as many threads as the queue is deep, each in a pread or pwrite
-// of its own.
+// The engine that works everywhere: as many threads as the queue is deep, each in a call of its
+// own.
+//
+// A request is a pread or a pwrite, or a read of a feed.
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,9 +13,20 @@
 #include "engine.h"
 #include "error.h"
 #include "mutex.h"
+#include "replica.h"
 
 namespace fastio {
 namespace {
+
+std::int32_t serve(const IoRequest& request) {
+  if (request.feed != nullptr)
+    return request.feed->read(request.offset, {request.data, request.nbytes});
+  const auto offset = static_cast<off_t>(request.offset);
+  const ssize_t moved = request.operation == Operation::write
+                            ? pwrite(request.fd, request.data, request.nbytes, offset)
+                            : pread(request.fd, request.data, request.nbytes, offset);
+  return static_cast<std::int32_t>(moved >= 0 ? moved : -last_error());
+}
 
 // The queues never grow past the queue depth and are allocated at once: with a read out, running
 // out of memory is nothing that this class could answer.
@@ -24,7 +37,7 @@ class PreadEngine final : public Engine {
     completed_.reserve(queue_depth);
     threads_.reserve(queue_depth);
     try {
-      for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve(); });
+      for (unsigned i = 0; i < queue_depth; ++i) threads_.emplace_back([this] { serve_all(); });
     } catch (const std::system_error&) {
       // Fewer threads than asked for serve the queue all the same; without any, whoever waits does.
     } catch (...) {  // no memory for a thread; no destructor runs for those that were started
@@ -70,7 +83,7 @@ class PreadEngine final : public Engine {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  void serve() {
+  void serve_all() {
     MutexLock lock(mutex_);
     for (;;) {
       while (!closing_ && waiting_.empty()) work_.wait(lock);
@@ -84,11 +97,7 @@ class PreadEngine final : public Engine {
     const IoRequest request = waiting_.front();
     waiting_.erase(waiting_.begin());
     lock.unlock();
-    const auto offset = static_cast<off_t>(request.offset);
-    const ssize_t moved = request.operation == Operation::write
-                              ? pwrite(request.fd, request.data, request.nbytes, offset)
-                              : pread(request.fd, request.data, request.nbytes, offset);
-    const auto result = static_cast<std::int32_t>(moved >= 0 ? moved : -last_error());
+    const std::int32_t result = serve(request);
     lock.lock();
     completed_.push_back({request.tag, result});
     arrived_.notify_one();

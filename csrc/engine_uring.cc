@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "assertions.h"
 #include "engine.h"
 #include "error.h"
 #include "file.h"
@@ -163,7 +164,8 @@ class UringEngine final : public Engine {
 
  private:
   void prepare(io_uring_sqe* sqe, const IoRequest& request) {
-    const auto& [fd, offset, data, nbytes, tag, operation] = request;
+    const auto& [fd, offset, data, nbytes, tag, operation, feed] = request;
+    FASTIO_ASSERT(feed == nullptr);
     const bool writes = operation == Operation::write;
     if (writes) {
       io_uring_prep_write(sqe, fd, data, nbytes, offset);

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "checksum.h"
 #include "error.h"
 #include "mutex.h"
 #include "plan.h"
@@ -20,9 +21,9 @@ struct Incident {
   enum class Remedy { none, read_again, other_replica };
 
   std::size_t shard = 0, replica = 0;
-  Extent extent;                          // the chunk that is damaged, or what was to be read
-  std::optional<Failure> failure;         // of the read; none: the checksum is another one
-  std::uint64_t expected = 0, found = 0;  // digests
+  Extent extent;                   // the chunk that is damaged, or what was to be read
+  std::optional<Failure> failure;  // of the read; none: the checksum is another one
+  Digest expected = {}, found = {};
   Remedy remedy = Remedy::none;
   std::size_t remedied_by = 0;  // the replica
 };

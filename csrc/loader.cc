@@ -23,9 +23,10 @@ bool read_cached(const LoadLayout& layout, const Assignment& work) {
   const auto& [shard, range] = work.block;
   if (work.region->mapped()) return true;
   const auto& replicas = layout.shards[shard].replicas;
+  const File* const file = replicas.front().file();
   if (layout.access(shard).mode == ReadMode::direct || replicas.size() > 1) return false;
   const std::span out(work.region->at(range.begin), range.nbytes());
-  return replicas.front()->read_cached(range.begin, out);
+  return file != nullptr && file->read_cached(range.begin, out);
 }
 
 }  // namespace

@@ -25,12 +25,12 @@ void avoid_indebted(LoadState& state) {
     if (shard.extents.empty()) continue;
     const Extent all{shard.extents.front().begin, shard.extents.back().end};
     for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
-      const File& file = *shard.replicas[replica];
-      if (!owes_answer(file.mount().disk)) continue;
+      const Replica& each = shard.replicas[replica];
+      if (!owes_answer(each.disk())) continue;
       dispatch.avoid(i, replica);
       if (!dispatch.avoided(i, replica)) continue;
-      Incident avoided{i, replica, all, {}, 0, 0, Incident::Remedy::other_replica};
-      avoided.failure = {ETIMEDOUT, "read", file.path(), all.begin, kOwesAnswer};
+      Incident avoided{i, replica, all, {}, {}, {}, Incident::Remedy::other_replica};
+      avoided.failure = {ETIMEDOUT, "read", each.path(), all.begin, kOwesAnswer};
       state.incidents.note(std::move(avoided));
     }
   }
@@ -41,7 +41,7 @@ void blame_hung(LoadState& state, std::size_t shard, const Extent& span) {
   const auto& replicas = state.layout.shards[shard].replicas;
   for (std::size_t replica = 0; replica < replicas.size(); ++replica) {
     if (!state.answers->hangs(shard, replica)) continue;
-    const Failure failure{ETIMEDOUT, "read", replicas[replica]->path(), span.begin,
+    const Failure failure{ETIMEDOUT, "read", replicas[replica].path(), span.begin,
                           no_answer_for(*state.options.root_timeout)};
     state.incidents.note({shard, replica, span, failure});
   }

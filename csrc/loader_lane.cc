@@ -286,7 +286,7 @@ void Lane::lose(Slot& slot) {
   }
   const Try& now = slot.tries.now();
   lose_read(*state_, slot.work, now.replica, now.span,
-            {ETIMEDOUT, "read", reader_.file_of(slot).path(), slot.at,
+            {ETIMEDOUT, "read", reader_.replica_of(slot).path(), slot.at,
              no_answer_for(*state_->options.root_timeout)});
 }
 

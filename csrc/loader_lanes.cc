@@ -84,6 +84,15 @@ void succeed(const std::shared_ptr<LoadState>& state, const Lane& lane) {
   }
 }
 
+// The kernel reads no feed: threads read all of a job that has one.
+EngineSet engines_for(const LoadState& state, std::size_t count, unsigned queue_depth) {
+  if (!std::ranges::any_of(state.layout.shards, &ShardRequest::has_feed))
+    return make_engines(state.options.engine, count, queue_depth);
+  EngineSet set = make_engines(EnginePreference::pread, count, queue_depth);
+  set.reason = "some bytes come from elsewhere than a file, which only threads read";
+  return set;
+}
+
 // How many slots a lane may have that succeeds another one; 0: it is not needed, or there is no
 // memory. Those that wait for lost reads keep their staging, which counts against the limit.
 unsigned take_slots(LoadState& state, const Lane& lane) {
@@ -120,7 +129,7 @@ StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
   EngineSet set;
   if (state->layout.bytes_to_read != 0) {
     try {
-      set = make_engines(options.engine, count, options.queue_depth);
+      set = engines_for(*state, count, options.queue_depth);
     } catch (const IoError& error) {
       throw concerning(state->first_path(), Failure::Kind::read, error);
     }
@@ -150,7 +159,7 @@ std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state, cons
   try {
     const unsigned slots = take_slots(*state, lane);
     if (slots == 0) return nullptr;
-    EngineSet set = make_engines(state->options.engine, 1, slots);
+    EngineSet set = engines_for(*state, 1, slots);
     return std::make_unique<Lane>(state, std::move(set.engines.front()), slots);
   } catch (const IoError& error) {
     state->fail(0, concerning(state->first_path(), Failure::Kind::read, error).failure());

@@ -13,13 +13,13 @@ constexpr std::uint64_t kRegionBytes = std::uint64_t{256} << 20;
 // Four of them fill a usual window, so that one is consumed while others are read.
 constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
 
-// A direct read lands where the address is congruent to the offset; one through the page cache
-// anywhere.
+// A direct read lands where the address is congruent to the offset; any other one anywhere.
 std::vector<char> straight_extents(const ShardRequest& shard,
                                    const std::vector<ShardAccess>& accesses,
                                    std::uint64_t alignment, const Answers* answers) {
-  const bool anywhere = std::ranges::all_of(
-      accesses, [](const ShardAccess& access) { return access.mode == ReadMode::buffered; });
+  const bool anywhere = std::ranges::all_of(accesses, [](const ShardAccess& access) {
+    return access.mode == ReadMode::buffered || access.mode == ReadMode::fed;
+  });
   std::vector<char> straight;
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
     if (answers != nullptr) {  // a read that hangs there could not be abandoned
@@ -120,7 +120,7 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
     for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
       if (shard.extents.empty()) {
         accesses.push_back({ReadMode::buffered, "warm", "nothing to read", 4096});
-      } else if (answers != nullptr && owes_answer(shard.replicas[replica]->mount().disk)) {
+      } else if (answers != nullptr && owes_answer(shard.replicas[replica].disk())) {
         accesses.push_back({ReadMode::buffered, "cold", "its disk does not answer", 4096});
       } else {
         accesses.push_back(choose_access(shard, replica, allowed));
@@ -129,7 +129,7 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
     ShardAccess& access = accesses.front();
     if (access.mode != ReadMode::mapped) continue;
     try {
-      files.mappings[i] = Region::map(*shard.replicas.front());
+      files.mappings[i] = Region::map(*shard.replicas.front().file());
     } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
       access.mode = ReadMode::buffered;
       access.reason +=

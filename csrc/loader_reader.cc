@@ -22,8 +22,14 @@ constexpr unsigned kStallsWithoutPause = 4;
 
 }  // namespace
 
+const Replica& SlotReader::replica_of(const Slot& slot) const {
+  return state_.layout.shards[slot.shard()].replicas[slot.tries.now().replica];
+}
+
 File& SlotReader::file_of(const Slot& slot) const {
-  return *state_.layout.shards[slot.shard()].replicas[slot.tries.now().replica];
+  File* const file = replica_of(slot).file();
+  FASTIO_ASSERT(file != nullptr);
+  return *file;
 }
 
 // How a slot's next read is done.
@@ -44,6 +50,7 @@ Slot::Access SlotReader::access_for(const Slot& slot) const {
     }
     case ReadMode::mapped:
     case ReadMode::buffered:
+    case ReadMode::fed:
       break;
   }
   return {1, access.resident && !state_.options.surveys};
@@ -75,41 +82,53 @@ void SlotReader::read(Slot& slot, std::uint32_t tag) {
   slot.stalls = 0;
   slot.access = access_for(slot);
   const bool past_cache = now.again || state_.options.surveys;
-  if (past_cache && !slot.access.is_direct()) file_of(slot).drop_cached(slot.at, now.span.end);
+  if (past_cache && !slot.access.is_direct()) drop_cached(slot);
   issue(slot, tag);
 }
 
+// What of the present try the page cache has: a read through it then comes from the disk.
+void SlotReader::drop_cached(const Slot& slot) const {
+  if (replica_of(slot).file() != nullptr)
+    file_of(slot).drop_cached(slot.at, slot.tries.now().span.end);
+}
+
+int SlotReader::descriptor_of(const Slot& slot) const {
+  if (replica_of(slot).feed() != nullptr) return -1;
+  return slot.access.is_direct() ? file_of(slot).direct_fd() : file_of(slot).buffered_fd();
+}
+
 void SlotReader::issue(Slot& slot, std::uint32_t tag) {
-  const File& file = file_of(slot);
   FASTIO_ASSERT(slot.at % slot.access.unit_bytes == 0 && slot.at < slot.tries.now().span.end);
   // The file may end inside its last unit of direct I/O; regions and staging have room for the
   // whole of it, and what goes straight to a place is whole units.
   const std::uint64_t nbytes =
       round_up(slot.tries.now().span.end - slot.at, slot.access.unit_bytes);
   slot.stage.move_to(Stage::reading);
-  requests_.add({slot.access.is_direct() ? file.direct_fd() : file.buffered_fd(), slot.at,
-                 slot.data_at(slot.at), static_cast<std::uint32_t>(nbytes), tag});
+  requests_.add({descriptor_of(slot), slot.at, slot.data_at(slot.at),
+                 static_cast<std::uint32_t>(nbytes), tag, Operation::read,
+                 replica_of(slot).feed()});
   if (vigil_) slot.asked = vigil_->time();
 }
 
 SlotReader::Next SlotReader::settle(Slot& slot, std::uint32_t tag, std::int32_t result) {
   FASTIO_ASSERT(slot.stage == Stage::reading);
   const auto& [begin, end] = slot.tries.now().span;
-  File& file = file_of(slot);
+  const Replica& replica = replica_of(slot);
   if (state_.crew.stopping()) return Next::unsound;
   if (result < 0) {
     const int error = -result;
     if (error == EINTR || error == EAGAIN) return retry(slot, tag, error);
     if (error == EINVAL && slot.access.is_direct()) {
-      file.forbid_direct("a direct read was refused with EINVAL");
+      file_of(slot).forbid_direct("a direct read was refused with EINVAL");
       state_.outcome.note_fallback(
-          file.path() + ": a direct read was refused with EINVAL, read through the page cache");
+          replica.path() + ": a direct read was refused with EINVAL, read through the page cache");
       slot.access.unit_bytes = 1;
-      if (slot.tries.now().again || state_.options.surveys) file.drop_cached(slot.at, end);
+      if (slot.tries.now().again || state_.options.surveys) drop_cached(slot);
       issue(slot, tag);
       return Next::completion;
     }
-    return fail(slot, tag, Failure{error, "read", file.path(), slot.at, {}});
+    const std::string why = replica.feed() != nullptr ? replica.feed()->why(slot.at) : "";
+    return fail(slot, tag, Failure{error, "read", replica.path(), slot.at, why});
   }
   const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
   if (reached >= end) {
@@ -118,8 +137,8 @@ SlotReader::Next SlotReader::settle(Slot& slot, std::uint32_t tag, std::int32_t 
     return Next::verification;
   }
   // Asked, because direct I/O never gets to the end of a file that shrank inside an alignment.
-  if (result == 0 || file.current_nbytes() <= reached) {
-    return fail(slot, tag, ended_early(file, reached, end));
+  if (result == 0 || replica.current_nbytes() <= reached) {
+    return fail(slot, tag, replica.ended_early(reached, end));
   }
   // Direct I/O goes on at the aligned offset below.
   const std::uint64_t resume = reached / slot.access.unit_bytes * slot.access.unit_bytes;
@@ -133,7 +152,7 @@ SlotReader::Next SlotReader::settle(Slot& slot, std::uint32_t tag, std::int32_t 
 SlotReader::Next SlotReader::retry(Slot& slot, std::uint32_t tag, int error) {
   if (++slot.stalls > kStallsAllowed) {
     return fail(slot, tag,
-                Failure{error, "read", file_of(slot).path(), slot.at,
+                Failure{error, "read", replica_of(slot).path(), slot.at,
                         "no progress in " + std::to_string(kStallsAllowed) + " tries"});
   }
   if (slot.stalls > kStallsWithoutPause)
@@ -176,7 +195,11 @@ SlotReader::Next SlotReader::go_without(Slot& slot, std::uint32_t tag) {
 SlotReader::Next SlotReader::verify(Slot& slot, std::uint32_t tag) {
   const std::uint64_t nbytes = slot.tries.now().span.nbytes();
   LoadCounters& counters = state_.counters;
-  (slot.access.is_direct() ? counters.bytes_direct : counters.bytes_buffered).fetch_add(nbytes);
+  const bool fed = replica_of(slot).feed() != nullptr;
+  (fed                       ? counters.bytes_fed
+   : slot.access.is_direct() ? counters.bytes_direct
+                             : counters.bytes_buffered)
+      .fetch_add(nbytes);
   times_.nbytes += nbytes;
   const bool persistent = state_.options.persistent;
   const bool sound = timed(times_.verify, [&] {

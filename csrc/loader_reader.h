@@ -43,11 +43,15 @@ class SlotReader {
   // Notes all incidents of a slot that were not remedied. Without memory they are not told.
   void close_incidents(Slot& slot) noexcept;
 
-  [[nodiscard]] File& file_of(const Slot& slot) const;
+  [[nodiscard]] const Replica& replica_of(const Slot& slot) const;
 
  private:
+  // Of a replica that is one.
+  [[nodiscard]] File& file_of(const Slot& slot) const;
   [[nodiscard]] Slot::Access access_for(const Slot& slot) const;
   [[nodiscard]] bool takes_direct(const Slot& slot, std::uint64_t unit_bytes) const;
+  [[nodiscard]] int descriptor_of(const Slot& slot) const;
+  void drop_cached(const Slot& slot) const;
   void read(Slot& slot, std::uint32_t tag);
   void issue(Slot& slot, std::uint32_t tag);
   [[nodiscard]] Next retry(Slot& slot, std::uint32_t tag, int error);

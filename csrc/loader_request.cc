@@ -26,7 +26,7 @@ std::string megabytes(std::uint64_t nbytes) {
 // Second tries need memory that is no mapping, and so do bytes that come from several files.
 bool may_map(const ShardRequest& shard, const LoadOptions& options) {
   return options.mapping == MappingMode::automatic && !options.persistent &&
-         shard.replicas.size() == 1 && shard.replicas.front()->mount().local;
+         shard.replicas.size() == 1 && shard.replicas.front().is_local();
 }
 
 ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
@@ -61,10 +61,10 @@ void check_shard(const ShardRequest& shard, std::size_t places, std::size_t devi
   const auto& replicas = shard.replicas;
   if (replicas.empty() || replicas.size() > kReplicasMost)
     throw std::invalid_argument("a file has 1 to 64 replicas");
-  if (std::find(replicas.begin(), replicas.end(), nullptr) != replicas.end())
-    throw std::invalid_argument("a replica is no file");
-  if (!std::all_of(replicas.begin(), replicas.end(),
-                   [&](const auto& replica) { return replica->nbytes() == shard.nbytes(); })) {
+  if (!std::ranges::all_of(replicas, &Replica::valid))
+    throw std::invalid_argument("a replica is nothing");
+  if (!std::ranges::all_of(
+          replicas, [&](const auto& replica) { return replica.nbytes() == shard.nbytes(); })) {
     throw std::invalid_argument("the replicas of a file have different sizes");
   }
   if (shard.places.size() != places)
@@ -88,20 +88,29 @@ void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) 
     throw std::invalid_argument("lanes not in 1..1024");
   if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes)
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
+  if (options.engine == EnginePreference::uring &&
+      std::ranges::any_of(shards, &ShardRequest::has_feed))
+    throw std::invalid_argument("io_uring reads files, and a replica is a feed");
   const bool fills = !shards.empty() && !shards.front().places.empty();
   for (const ShardRequest& shard : shards) {
     check_shard(shard, fills ? shard.extents.size() : 0, options.devices.size());
   }
 }
 
+bool ShardRequest::has_feed() const {
+  return std::ranges::any_of(replicas, [](const Replica& each) { return each.feed() != nullptr; });
+}
+
 std::vector<std::uint64_t> disks_of(const ShardRequest& shard) {
   std::vector<std::uint64_t> disks;
-  for (const auto& replica : shard.replicas) disks.push_back(replica->mount().disk);
+  for (const Replica& replica : shard.replicas) disks.push_back(replica.disk());
   return disks;
 }
 
 DirectAccess direct_for(const ShardRequest& shard, std::size_t replica) {
-  DirectAccess direct = shard.replicas[replica]->direct_access();
+  File* const file = shard.replicas[replica].file();
+  if (file == nullptr) return {false, 0, "it is no file"};
+  DirectAccess direct = file->direct_access();
   if (!direct.possible || !shard.table) return direct;
   const ChunkGrid& grid = shard.table->grid;
   if (grid.start % direct.alignment != 0 || grid.chunk_bytes % direct.alignment != 0) {
@@ -114,7 +123,9 @@ DirectAccess direct_for(const ShardRequest& shard, std::size_t replica) {
 
 ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
                           const LoadOptions& options) {
-  const File& file = *shard.replicas[replica];
+  if (shard.replicas[replica].feed() != nullptr)
+    return {ReadMode::fed, "cold", "it comes from elsewhere than a file"};
+  const File& file = *shard.replicas[replica].file();
   const std::uint64_t nbytes = file.nbytes();
   if (file.mount().memory_backed) {
     return through_cache(shard, options, "warm", file.mount().filesystem + " is memory");

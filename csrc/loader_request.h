@@ -11,14 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "checksum.h"
 #include "defaults.h"
 #include "device.h"
 #include "engine.h"
 #include "error.h"
-#include "file.h"
 #include "memory.h"
 #include "placement.h"
 #include "plan.h"
+#include "replica.h"
 
 namespace fastio {
 
@@ -27,14 +28,14 @@ enum class MappingMode { automatic, never };
 
 struct ChunkTable {
   ChunkGrid grid;
-  std::vector<std::uint64_t> digests;  // XXH3-64 of each chunk
+  Digests digests;  // of each chunk
 };
 
 struct ShardRequest {
-  std::vector<std::shared_ptr<File>> replicas;  // of the same bytes, the preferred one first
-  std::vector<Extent> extents;                  // ascending, disjoint
-  std::optional<ChunkTable> table;              // none: not verified
-  std::vector<Placement> places = {};           // of each extent; empty: regions are made for them
+  std::vector<Replica> replicas;       // of the same bytes, the preferred one first
+  std::vector<Extent> extents;         // ascending, disjoint
+  std::optional<ChunkTable> table;     // none: not verified
+  std::vector<Placement> places = {};  // of each extent; empty: regions are made for them
   // Of each place: which of the job's devices it is on, or kHost; empty: the host's, all of them.
   std::vector<int> devices = {};
   // The files lie on roots of a store, perhaps only one of them: a root that hangs is not waited
@@ -44,7 +45,8 @@ struct ShardRequest {
   [[nodiscard]] int device_of(std::size_t extent) const {
     return devices.empty() ? kHost : devices[extent];
   }
-  [[nodiscard]] std::uint64_t nbytes() const { return replicas.front()->nbytes(); }
+  [[nodiscard]] std::uint64_t nbytes() const { return replicas.front().nbytes(); }
+  [[nodiscard]] bool has_feed() const;
 };
 
 // The disks of a shard's replicas, by st_dev.
@@ -83,8 +85,8 @@ struct LoadOptions {
 // Throws std::invalid_argument for requests and options that no job can be made of.
 void check(const std::vector<ShardRequest>& shards, const LoadOptions& options);
 
-// How the bytes of one replica are read. Only what has a single replica is mapped.
-enum class ReadMode { mapped, buffered, direct, by_block };
+// How the bytes of one replica are read. Only a file that is the single replica is mapped.
+enum class ReadMode { mapped, buffered, direct, by_block, fed };
 
 struct ShardAccess {
   ReadMode mode = ReadMode::direct;

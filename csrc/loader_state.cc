@@ -72,7 +72,7 @@ void LoadState::stop() {
 }
 
 std::string LoadState::first_path() const {
-  return layout.shards.empty() ? "" : layout.shards.front().replicas.front()->path();
+  return layout.shards.empty() ? "" : layout.shards.front().replicas.front().path();
 }
 
 }  // namespace fastio

@@ -29,7 +29,7 @@
 namespace fastio {
 
 struct LoadCounters {
-  std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_mapped{0};
+  std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_mapped{0}, bytes_fed{0};
   std::atomic<std::uint64_t> chunks_verified{0}, bytes_done{0};
   std::atomic<std::uint64_t> bytes_told{0};  // done, before something was to be read anew
 

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "assertions.h"
-#include "checksum.h"
 
 namespace fastio {
 namespace {
@@ -16,9 +15,10 @@ std::optional<DamagedChunk> damage_at(const ShardRequest& request, std::size_t s
   const ChunkTable& table = *request.table;
   FASTIO_ASSERT((extent.begin - table.grid.start) % table.grid.chunk_bytes == 0);
   const std::uint64_t chunk = (extent.begin - table.grid.start) / table.grid.chunk_bytes;
-  const std::uint64_t found = xxh3_64({data, extent.nbytes()});
-  if (found == table.digests[chunk]) return std::nullopt;
-  return DamagedChunk{shard, replica, chunk, extent, table.digests[chunk], found};
+  const Digest expected = table.digests.at(chunk);
+  const Digest found(table.digests.algorithm(), {data, extent.nbytes()});
+  if (found == expected) return std::nullopt;
+  return DamagedChunk{shard, replica, chunk, extent, expected, found};
 }
 
 enum class Compared : std::uint8_t { all, until_damage };
@@ -66,8 +66,8 @@ Soundness verify(LoadState& state, const Assignment& work, const std::byte* data
 
 Soundness bring_in(LoadState& state, const Assignment& work) {
   const auto& [shard, range] = work.block;
-  auto failure =
-      populate(*state.layout.shards[shard].replicas.front(), *work.region, range.begin, range.end);
+  auto failure = populate(*state.layout.shards[shard].replicas.front().file(), *work.region,
+                          range.begin, range.end);
   BlockDesk(state).read_finished(shard, work.replica, range.nbytes(),
                                  failure ? ReadEnd::failed : ReadEnd::complete);
   if (failure) {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "checksum.h"
-
 namespace fastio {
 namespace {
 
@@ -23,14 +21,13 @@ std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
                                              std::shared_ptr<ActiveTime> active_time) {
   // Only local files are mapped; asking a server for the state of a file may take forever.
-  if (shard.extents.empty() || shard.replicas.size() != 1 ||
-      !shard.replicas.front()->mount().local ||
+  if (shard.extents.empty() || shard.replicas.size() != 1 || !shard.replicas.front().is_local() ||
       choose_access(shard, 0, options).mode != ReadMode::mapped) {
     return nullptr;
   }
   std::shared_ptr<Region> everything;
   try {
-    everything = Region::map(*shard.replicas.front());
+    everything = Region::map(*shard.replicas.front().file());
   } catch (const IoError&) {  // a limit of this process, or a filesystem that maps nothing
     return nullptr;
   }
@@ -64,11 +61,12 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     if (sound_[chunk].load(std::memory_order_acquire)) continue;
     const std::uint64_t begin = grid.start + chunk * grid.chunk_bytes;
     const std::uint64_t end = std::min(begin + grid.chunk_bytes, shard_.nbytes());
-    if (auto failure = populate(*shard_.replicas.front(), *everything_, begin, end)) {
+    if (auto failure = populate(*shard_.replicas.front().file(), *everything_, begin, end)) {
       throw IoError(std::move(*failure));
     }
-    const std::uint64_t found = xxh3_64({everything_->at(begin), end - begin});
-    const std::uint64_t expected = shard_.table->digests[chunk];
+    const Digests& digests = shard_.table->digests;
+    const Digest expected = digests.at(chunk);
+    const Digest found(digests.algorithm(), {everything_->at(begin), end - begin});
     if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
     if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
     if (size_of(extent) > kKeptBytes) release({begin, end});

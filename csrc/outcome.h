@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "checksum.h"
 #include "error.h"
 #include "mutex.h"
 #include "plan.h"
@@ -22,7 +23,7 @@ struct DamagedChunk {
   std::size_t shard = 0, replica = 0;
   std::uint64_t chunk = 0;
   Extent extent;
-  std::uint64_t expected = 0, found = 0;  // digests
+  Digest expected = {}, found = {};
 };
 
 class Outcome {

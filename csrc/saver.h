@@ -60,8 +60,8 @@ class SaveJob {
 
   [[nodiscard]] const Outcome& outcome() const { return state_->outcome; }
 
-  // XXH3-64 of each chunk of the data, once all blocks were written.
-  [[nodiscard]] const std::vector<std::uint64_t>& digests() const { return state_->digests; }
+  // Of each chunk of the data, once all blocks were written.
+  [[nodiscard]] const Digests& digests() const { return state_->digests; }
 
   [[nodiscard]] std::size_t block_count() const { return state_->block_count(); }
   [[nodiscard]] std::uint64_t block_bytes() const { return state_->options.block_bytes; }

@@ -94,8 +94,8 @@ bool SaveDesk::take_checksums(const Extent& block, const std::byte* data) {
     const std::uint64_t end = std::min(begin + chunk_bytes, block.end);
     const MemoryLook look(state_);
     if (!look.allowed()) return false;
-    state_.digests[(begin - state_.data.begin) / chunk_bytes] =
-        xxh3_64({data + (begin - block.begin), end - begin});
+    state_.digests.put((begin - state_.data.begin) / chunk_bytes,
+                       {*state_.options.algorithm, {data + (begin - block.begin), end - begin}});
   }
   return true;
 }
@@ -111,8 +111,8 @@ void SaveDesk::compare(const Extent& block, const std::byte* data) {
     const std::uint64_t end = std::min(begin + chunk_bytes, block.end);
     const MemoryLook look(state_);
     if (!look.allowed()) return;
-    const std::uint64_t found = xxh3_64({data + (begin - block.begin), end - begin});
-    same = found == state_.digests[(begin - state_.data.begin) / chunk_bytes];
+    const Digest found(*state_.options.algorithm, {data + (begin - block.begin), end - begin});
+    same = found == state_.digests.at((begin - state_.data.begin) / chunk_bytes);
   }
   if (!same) {
     state_.outcome.note_fallback(

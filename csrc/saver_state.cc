@@ -71,7 +71,8 @@ SaveState::SaveState(std::shared_ptr<TargetFile> target, Sources gathered, const
       file(std::move(target)) {
   if (options.chunk_bytes == 0) return;
   from_memory.reserve(block_count());  // a lane that has written a block needs none
-  digests.resize(round_up(data.nbytes(), options.chunk_bytes) / options.chunk_bytes);
+  digests = {*options.algorithm,
+             round_up(data.nbytes(), options.chunk_bytes) / options.chunk_bytes};
 }
 
 std::size_t SaveState::block_count() const {

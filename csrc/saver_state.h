@@ -35,7 +35,8 @@ struct SaveOptions {
   unsigned queue_depth = kDefaultQueueDepth;
   unsigned lanes = 2;
   std::optional<std::uint64_t> memory_limit_bytes;
-  std::uint64_t chunk_bytes = 0;           // of a checksum; 0: none are taken
+  std::uint64_t chunk_bytes = 0;  // of a checksum; 0: none are taken
+  const Algorithm* algorithm = &default_algorithm();
   std::vector<DeviceTarget> devices = {};  // that sources may be on
   std::uint64_t pinned_limit_bytes = kDefaultPinnedLimitBytes;
 };
@@ -76,7 +77,7 @@ struct SaveState {
   Outcome outcome;
   SaveCounters counters;
   std::vector<std::unique_ptr<Event>> ready;  // of each device
-  std::vector<std::uint64_t> digests;         // a lane writes those of its blocks
+  Digests digests;                            // a lane puts those of its blocks
 
   // Of the leg.
   std::shared_ptr<TargetFile> file;

@@ -30,7 +30,7 @@ def test_checksum(benchmark: BenchmarkFixture, nbytes: int) -> None:
     data = np.concatenate([block.copy() for block in models.blocks("BF16", nbytes, seed=1)])
     chunk_bytes = min(nbytes, MIB)
     benchmark.extra_info["bytes"] = nbytes
-    digests = benchmark(_native.xxh3_64_chunks, data, chunk_bytes)
+    digests = benchmark(_native.ALGORITHMS["xxh3_64"].digests, data, chunk_bytes)
     first = _native.xxh3_64(data[:chunk_bytes].tobytes())
     assert len(digests) == 8 * (nbytes // chunk_bytes)
     assert digests[:8] == first.to_bytes(8, "little")
@@ -94,7 +94,7 @@ def test_one_block(
             cache.populate(path)
 
     def read() -> _native.Loaded:
-        return _native.load([(file, begins, ends, None)], options)
+        return _native.load([([file], begins, ends, None, False)], options)
 
     benchmark.extra_info["bytes"] = BLOCK_BYTES
     loaded = benchmark.pedantic(  # type: ignore[no-untyped-call]

@@ -52,15 +52,38 @@ class File:
 
     def resident_bytes(self) -> int | None: ...
 
+@final
+class Feed:
+    """Bytes that come from elsewhere than a file: an object store, another host, a library.
+
+    `read(offset, nbytes)` brings at most so many bytes from there on, and at least one. Several
+    threads call it at once, and it may wait. What it raises fails the read; an OSError keeps its
+    number. Replicas with one `disk` share its speed.
+    """
+
+    def __init__(
+        self, path: _Path, nbytes: int, read: Callable[[int, int], Buffer], *, disk: int
+    ) -> None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def disk(self) -> int: ...
+    def read(self, offset: int, nbytes: int, *, timeout_s: float | None = None) -> bytes:
+        """Bytes from an offset on. Raises ReadError; ETIMEDOUT when `timeout_s` is over."""
+
+Replica: TypeAlias = File | Feed
 ShardRequest: TypeAlias = tuple[
-    File | Sequence[File],
+    Sequence[Replica],
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
-    tuple[int, int, bytes] | None,
+    tuple[int, int, Algorithm, bytes] | None,
+    bool,
 ]
-"""(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, digests) verifies them. A file may be several: copies on the roots of a store, the
-preferred one first. A root that hangs is not waited for; a single file is, for ever."""
+"""(replicas, begins, ends, table, on_roots): extents [begin, end) of a file, ascending. The
+preferred replica comes first. A table of (start, chunk_bytes, algorithm, digests) verifies them. A
+disk that hangs is left if its replica lies on a root of a store; others are waited for."""
 
 _Int64s: TypeAlias = npt.NDArray[np.int64]
 _Progress: TypeAlias = Callable[[int, int], None] | None
@@ -242,6 +265,7 @@ class Save:
         layouts: Mapping[int, tuple[Place, int]],
         *,
         chunk_bytes: int,
+        algorithm: Algorithm,
         options: Options,
         devices: Mapping[int, int] = ...,
         on: Mapping[int, int] = ...,
@@ -357,8 +381,22 @@ def tensor_columns(
 def xxh3_64(data: Buffer, /) -> int:
     """XXH3-64 of the bytes, seed 0."""
 
-def xxh3_64_chunks(data: Buffer, chunk_bytes: int, /) -> bytes:
-    """XXH3-64 of each chunk, 8 bytes each, little-endian; the last chunk may be short."""
+@final
+class Algorithm:
+    """An algorithm of checksums, which tables of checksums and the core share."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest_bytes(self) -> int: ...
+    def digests(self, data: Buffer, chunk_bytes: int, /) -> bytes:
+        """The digest of each chunk, one behind the other; the last chunk may be short."""
+
+    def text(self, digest: Buffer, /) -> str:
+        """A digest as messages have it. Raises ValueError for another length."""
+
+ALGORITHMS: dict[str, Algorithm]
+"""By name; the default is the first."""
 
 def note_debt(disk: int) -> None:
     """Note that a disk (st_dev) owes an answer: loads ask it for what no other disk has alone."""

@@ -80,8 +80,9 @@ def test_chunks_are_hashed_one_by_one() -> None:
     data = np.random.default_rng(1).bytes(200_001)
     chunks = [data[at : at + 65536] for at in range(0, len(data), 65536)]
     expected = b"".join(_native.xxh3_64(chunk).to_bytes(8, "little") for chunk in chunks)
-    assert _native.xxh3_64_chunks(data, 65536) == expected
-    assert _native.xxh3_64_chunks(b"", 65536) == b""
+    algorithm = _native.ALGORITHMS["xxh3_64"]
+    assert algorithm.digests(data, 65536) == expected
+    assert algorithm.digests(b"", 65536) == b""
 
 
 def test_a_sealed_file_is_written_as_the_format_says(tmp_path: Path) -> None:

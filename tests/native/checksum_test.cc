@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -109,6 +110,47 @@ TEST_CASE("one flipped bit, whichever it is, changes the digest") {
     }
     CAPTURE(nbytes);
     CHECK(unnoticed == 0);
+  }
+}
+
+TEST_CASE("an algorithm is found by its name") {
+  for (const Algorithm& algorithm : algorithms())
+    CHECK(find_algorithm(algorithm.name) == &algorithm);
+  CHECK(default_algorithm().name == "xxh3_64");
+  CHECK(find_algorithm("md5") == nullptr);
+  CHECK(find_algorithm("") == nullptr);
+}
+
+TEST_CASE("a digest by XXH3-64 lies little-endian and is read as a number") {
+  const auto bytes = published_bytes(403);
+  const Digest digest(default_algorithm(), bytes);
+  CHECK(digest.text() == "cdeb804d65c6dea4");
+  CHECK(digest.bytes().front() == std::byte{0xA4});
+}
+
+// XSUM_XXH128_testdata of the file named above: seed 0, in the canonical order of its bytes.
+TEST_CASE("digests of another algorithm have their own length and text") {
+  const Algorithm* const algorithm = find_algorithm("xxh3_128");
+  REQUIRE(algorithm != nullptr);
+  const auto bytes = published_bytes(403);
+  CHECK(Digest(*algorithm, {}).text() == "99aa06d3014798d86001c324468d497f");
+  CHECK(Digest(*algorithm, bytes).bytes().size() == 16);
+  CHECK(Digest(*algorithm, bytes) != Digest(default_algorithm(), bytes));
+  CHECK_THROWS_AS(
+      static_cast<void>(Digest::of_table(*algorithm, Digest(default_algorithm(), bytes).bytes())),
+      std::invalid_argument);
+  CHECK_THROWS_AS(Digests(*algorithm, std::vector<std::byte>(24)), std::invalid_argument);
+}
+
+TEST_CASE("each chunk has its digest, and the last one may be short") {
+  const auto bytes = published_bytes(2500);
+  for (const Algorithm& algorithm : algorithms()) {
+    const Digests digests = digests_of(algorithm, bytes, 1000);
+    REQUIRE(digests.size() == 3);
+    CHECK(digests.bytes().size() == 3 * algorithm.digest_bytes);
+    CHECK(digests.at(0) == Digest(algorithm, std::span(bytes).first(1000)));
+    CHECK(digests.at(2) == Digest(algorithm, std::span(bytes).last(500)));
+    CHECK(digests_of(algorithm, {}, 1000).empty());
   }
 }
 

@@ -185,7 +185,7 @@ TEST_CASE("a flipped bit names its chunk, with the expected checksum and the fou
           CHECK(damage->chunk == block * kChunksPerBlock + chunk_in_block);
           CHECK(damage->extent.begin == kStart + damage->chunk * kChunk);
           CHECK(damage->extent.end == damage->extent.begin + kChunk);
-          CHECK(damage->expected == load.table.digests[damage->chunk]);
+          CHECK(damage->expected == load.table.digests.at(damage->chunk));
           CHECK(damage->found != damage->expected);
           CHECK_FALSE(job->outcome().failure().has_value());
         }

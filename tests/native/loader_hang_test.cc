@@ -94,7 +94,7 @@ TEST_CASE("blocks of a hung disk are read from the other one, to other memory") 
       release_held_completions();
       CHECK(soon([] { return abandoned_bytes() == 0; }));
       CHECK(std::all_of(bytes, bytes + kBytes, [](std::byte b) { return b == std::byte{0x77}; }));
-      CHECK_FALSE(owes_answer(file.request().replicas[incidents.front().replica]->mount().disk));
+      CHECK_FALSE(owes_answer(file.request().replicas[incidents.front().replica].disk()));
     }
   }
 }
@@ -230,7 +230,7 @@ TEST_CASE("places are filled by way of staging, and no lost read writes to them"
 
 TEST_CASE("a replica that owes an answer is left alone by the next job, and told of") {
   const ReplicatedFile file({Place::disk, Place::memory}, kBytes, 0, kChunk);
-  const std::uint64_t disk = file.request().replicas.front()->mount().disk;
+  const std::uint64_t disk = file.request().replicas.front().disk();
   for (const EnginePreference engine : engines_here()) {
     note_debt(disk);
     auto job = load_to_the_end({on_roots(file)}, impatient(engine));

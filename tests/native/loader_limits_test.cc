@@ -47,7 +47,7 @@ ShardRequest whole(const SampleFile& sample) {
 TEST_CASE("a job over the memory limit is refused before anything is allocated") {
   const SampleFile sample(Place::disk, 32 * kMiB);
   std::vector<ShardRequest> shards{whole(sample)};
-  static_cast<void>(shards[0].replicas[0]->direct_access());
+  static_cast<void>(shards[0].replicas[0].file()->direct_access());
   LoadOptions options = direct();
   options.memory_limit_bytes = 32 * kMiB - 1;
   const std::uint64_t pages = pages_of_address_space();
@@ -127,15 +127,17 @@ TEST_CASE("a table that does not fit its file is refused") {
     spoil(*request.table);
     CHECK_THROWS_AS(LoadJob::start({std::move(request)}, {}), std::invalid_argument);
   };
-  refused([](ChunkTable& table) { table.digests.pop_back(); });
-  refused([](ChunkTable& table) { table.digests.push_back(0); });
-  refused([](ChunkTable& table) { table.digests.clear(); });
+  const auto of = [](std::size_t count) { return Digests(default_algorithm(), count); };
+  const std::size_t right = sample.table(4096, 65536).digests.size();
+  for (const std::size_t wrong : {right - 1, right + 1, std::size_t{0}}) {
+    refused([&](ChunkTable& table) { table.digests = of(wrong); });
+  }
   refused([](ChunkTable& table) { table.grid.chunk_bytes = 0; });
   refused([](ChunkTable& table) { table.grid.chunk_bytes = UINT64_MAX; });
   refused([](ChunkTable& table) { table.grid.start = 8 * kMiB; });
-  refused([](ChunkTable& table) {
+  refused([&](ChunkTable& table) {
     table.grid.chunk_bytes = std::uint64_t{1} << 32U;  // more than one request can read
-    table.digests.resize(1);
+    table.digests = of(1);
   });
 }
 

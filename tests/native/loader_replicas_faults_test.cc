@@ -90,7 +90,7 @@ TEST_CASE("a bit that flips on its way is cured by reading its chunk once more")
     CHECK(incidents[0].replica == 0);
     CHECK(incidents[0].extent == chunks(13, 14));
     CHECK_FALSE(incidents[0].failure.has_value());
-    CHECK(incidents[0].expected == file.table().digests[13]);
+    CHECK(incidents[0].expected == file.table().digests.at(13));
     CHECK(incidents[0].found != incidents[0].expected);
     CHECK(incidents[0].remedy == Remedy::read_again);
     check_right(*job, file);

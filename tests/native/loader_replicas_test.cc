@@ -90,7 +90,7 @@ TEST_CASE("replicas that cannot be replicas are refused") {
   ShardRequest request = file.request();
   request.replicas.push_back(File::open(other.path()));
   CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
-  request.replicas.back() = nullptr;
+  request.replicas.back() = std::shared_ptr<File>();
   CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
   request.replicas.assign(65, request.replicas.front());
   CHECK_THROWS_AS(LoadJob::start({request}, {}), std::invalid_argument);
@@ -124,8 +124,8 @@ TEST_CASE("each chunk needs to be sound in one replica only") {
       const ShardRequest request = file.request(extents);
       // Some of it is in the page cache, with its damage.
       for (const auto& replica : request.replicas) {
-        std::vector<std::byte> some(replica->nbytes() / 2);
-        if (between(random, 0, 1) != 0) replica->read(0, some);
+        std::vector<std::byte> some(replica.nbytes() / 2);
+        if (between(random, 0, 1) != 0) replica.file()->read(0, some);
       }
       const auto job = load_to_the_end({request}, options);
       check_right(*job, file.bytes());

@@ -23,7 +23,7 @@ std::vector<DamagedChunk> damaged(const Tries& tries, const std::vector<std::uin
   std::vector<DamagedChunk> damaged;
   damaged.reserve(chunks.size());
   for (const std::uint64_t chunk : chunks) {
-    damaged.push_back({0, tries.now().replica, chunk, {chunk * kChunk, (chunk + 1) * kChunk}, 1});
+    damaged.push_back({0, tries.now().replica, chunk, {chunk * kChunk, (chunk + 1) * kChunk}});
   }
   return damaged;
 }

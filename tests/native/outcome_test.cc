@@ -27,9 +27,10 @@ TEST_CASE("the first failure is that of the first file, and of its lowest offset
 
 TEST_CASE("the first damaged chunk is that of the first file, and of its lowest number") {
   Outcome outcome({});
-  outcome.fail({1, 0, 0, {0, 10}, 1, 2});
-  outcome.fail({0, 0, 9, {90, 100}, 1, 2});
-  outcome.fail({0, 1, 3, {30, 40}, 1, 2});
+  const Digest found(default_algorithm(), {});
+  outcome.fail({1, 0, 0, {0, 10}, {}, found});
+  outcome.fail({0, 0, 9, {90, 100}, {}, found});
+  outcome.fail({0, 1, 3, {30, 40}, {}, found});
   REQUIRE(outcome.damage().has_value());
   CHECK(outcome.damage()->shard == 0);
   CHECK(outcome.damage()->chunk == 3);

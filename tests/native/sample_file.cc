@@ -129,13 +129,10 @@ void SampleFile::overwrite(std::size_t offset, std::byte value) const {
   if (fsync(fd.get()) != 0) throw_last_error("fsync", path_);
 }
 
-ChunkTable SampleFile::table(std::uint64_t start, std::uint64_t chunk_bytes) const {
-  ChunkTable table{{start, chunk_bytes}, {}};
-  for (std::size_t at = start; at < bytes_.size(); at += chunk_bytes) {
-    table.digests.push_back(
-        xxh3_64(bytes().subspan(at, std::min<std::size_t>(chunk_bytes, bytes_.size() - at))));
-  }
-  return table;
+ChunkTable SampleFile::table(std::uint64_t start, std::uint64_t chunk_bytes,
+                             const Algorithm& algorithm) const {
+  const auto data = start < bytes_.size() ? bytes().subspan(start) : std::span<const std::byte>();
+  return {{start, chunk_bytes}, digests_of(algorithm, data, chunk_bytes)};
 }
 
 std::vector<Extent> tile(Random& random, std::uint64_t begin, std::uint64_t end,

@@ -58,7 +58,8 @@ class SampleFile {
   void truncate(std::size_t nbytes) const;
   void overwrite(std::size_t offset, std::byte value) const;
 
-  [[nodiscard]] ChunkTable table(std::uint64_t start, std::uint64_t chunk_bytes) const;
+  [[nodiscard]] ChunkTable table(std::uint64_t start, std::uint64_t chunk_bytes,
+                                 const Algorithm& algorithm = default_algorithm()) const;
 
  private:
   std::string path_;

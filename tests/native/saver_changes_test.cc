@@ -45,15 +45,7 @@ class ChangingSave {
   }
 
   // The bytes of the file.
-  [[nodiscard]] std::vector<std::uint64_t> digests() const {
-    const auto bytes = data();
-    std::vector<std::uint64_t> found;
-    for (std::size_t at = 0; at < bytes.size(); at += kChunk) {
-      found.push_back(
-          xxh3_64(std::span(bytes).subspan(at, std::min<std::size_t>(kChunk, bytes.size() - at))));
-    }
-    return found;
-  }
+  [[nodiscard]] Digests digests() const { return digests_of(default_algorithm(), data(), kChunk); }
 
   [[nodiscard]] std::vector<std::byte> memory() const {
     std::vector<std::byte> bytes(sources.expected().size());

@@ -124,12 +124,8 @@ void SampleSources::add_random(std::uint64_t nbytes_max) {
   }
 }
 
-std::vector<std::uint64_t> SampleSources::digests(std::uint64_t chunk_bytes) const {
-  std::vector<std::uint64_t> digests;
-  for (std::size_t at = 0; at < expected_.size(); at += chunk_bytes)
-    digests.push_back(
-        xxh3_64(expected().subspan(at, std::min<std::size_t>(chunk_bytes, expected_.size() - at))));
-  return digests;
+Digests SampleSources::digests(std::uint64_t chunk_bytes) const {
+  return digests_of(default_algorithm(), expected(), chunk_bytes);
 }
 
 void SampleSources::overwrite_memory() {

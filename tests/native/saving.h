@@ -57,7 +57,7 @@ class SampleSources {
   [[nodiscard]] std::uint64_t begin() const { return begin_; }
   [[nodiscard]] std::uint64_t end() const { return begin_ + expected_.size(); }
   [[nodiscard]] std::span<const std::byte> expected() const { return expected_; }
-  [[nodiscard]] std::vector<std::uint64_t> digests(std::uint64_t chunk_bytes) const;
+  [[nodiscard]] Digests digests(std::uint64_t chunk_bytes) const;
 
   void overwrite_memory();
 

@@ -1,13 +1,13 @@
 """A second kind of storage: an object store in memory, as far as S3 and its like go.
 
 A bucket has get of a range, put and put if absent, list by prefix, and delete; no rename, no lock
-and no folder. Locks are lease objects. A load opens local files, so an object is brought to one.
+and no folder. Locks are lease objects. A load reads ranges through a feed.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import itertools
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,18 @@ from fastio.storage.answering import Answering, asked
 from fastio.storage.kind import Skeleton
 from fastio.storage.protocol import FILE_MODE
 
+_NUMBERS = itertools.count()
 _LEASES = ".leases"
 _EXCLUSIVE = "exclusive"
 
 
 class Bucket:
-    """Objects by key; each call is atomic.
+    """Objects by key; each call is atomic, and each bucket a disk of its own by `number`.
 
     Parameters
     ----------
     scratch : pathlib.Path
-        Where this machine has local files for a while.
+        Where this machine has local files until they are uploaded.
 
     Attributes
     ----------
@@ -44,6 +45,7 @@ class Bucket:
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
+        self.number = 2**40 + next(_NUMBERS)  # no st_dev of this machine
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self.calls: list[tuple[str, str]] = []
@@ -111,6 +113,7 @@ class ObjectStorage:
         self.path = path
         self.answering = answering
         self.bucket, self._prefix = _bucket_of(path)
+        self.number = self.bucket.number
         self.is_new = is_new
 
     @property
@@ -184,16 +187,16 @@ class ObjectStorage:
         return self.get(folder, name, begin, nbytes)
 
     @asked
-    def open_file(self, folder: str, name: str) -> _native.File:
-        data = self.get(folder, name)
-        at = self.bucket.scratch / uuid.uuid4().hex
-        at.write_bytes(data)
-        fd = os.open(at.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return _native.File.open_in(fd, at.name, str(self.path / folder / name))
-        finally:
-            os.close(fd)
-            at.unlink()
+    def open_file(self, folder: str, name: str) -> _native.Feed:
+        opened = self.get(folder, name)
+
+        def read(offset: int, nbytes: int) -> bytes:
+            data = self.get(folder, name, offset, nbytes)
+            if data != opened[offset : offset + nbytes]:  # as a get says of another ETag
+                raise OSError(errno.ESTALE, "another object has its key now")
+            return data
+
+        return _native.Feed(self.path / folder / name, len(opened), read, disk=self.number)
 
     @asked
     def put_if_absent(self, folder: str, name: str, data: bytes, mode: int) -> None:
@@ -228,7 +231,7 @@ class ObjectStorage:
 
     @asked
     def disk(self) -> int:
-        return os.stat(self.bucket.scratch).st_dev
+        return self.number
 
     @asked
     def space(self) -> tuple[int, int] | None:

@@ -106,16 +106,28 @@ def test_no_folder_leads_out_of_the_storage(storage: Storage, folder: str) -> No
     assert storage.sizes("others") == {}
 
 
-def test_a_file_that_is_open_stays_what_it_was(storage: Storage) -> None:
+def test_a_file_is_opened_for_loads(storage: Storage) -> None:
     _put(storage, "a", _DATA)
     file = storage.open_file("things", "a")
-    storage.replace("things", "a", b"other", FILE_MODE)
     assert file.nbytes == len(_DATA)
     assert file.read(256, 256) == _DATA[:256]
     assert file.path == str(storage.path / "things" / "a")
-    assert storage.open_file("things", "a").read(0, 5) == b"other"
-    storage.remove("things", "a")
-    assert file.read(0, 10) == _DATA[:10]
+    assert file.disk == storage.disk()
+
+
+@pytest.mark.parametrize("change", ["replace", "remove"])
+def test_an_open_file_has_no_bytes_of_what_came_after_it(storage: Storage, change: str) -> None:
+    _put(storage, "a", _DATA)
+    file = storage.open_file("things", "a")
+    if change == "replace":
+        storage.replace("things", "a", bytes(len(_DATA)), FILE_MODE)
+    else:
+        storage.remove("things", "a")
+    try:
+        found = file.read(1, 255)
+    except ReadError:
+        return
+    assert found == _DATA[1:256]
 
 
 # ---- what is put there

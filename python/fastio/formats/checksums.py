@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import msgspec
 
 from fastio import _native
-from fastio.catalog import ChecksumTable, UnsoundTable
+from fastio.catalog import UnsoundTable
+from fastio.catalog.table import DEFAULT_ALGORITHM, ChecksumTable
 from fastio.display.values import shown
-from fastio.errors import ChecksumError, FormatError
+from fastio.errors import FormatError
 
 KEY_PREFIX = "fastio."
 """Metadata under keys that begin so is fastio's own, and not shown to users."""
@@ -35,11 +36,9 @@ LENGTH_BYTES = 8
 _DIGEST_KEY, _VERSION_KEY, _TABLE_KEY = "fastio.header", "fastio.version", "fastio.checksums"
 _KEYS = {_DIGEST_KEY, _VERSION_KEY, _TABLE_KEY}
 _VERSION = "1"
-_ALGORITHM = "xxh3_64"
 _PREFIX = b'{"__metadata__":{"fastio.header":"'
 _DIGEST_AT = LENGTH_BYTES + len(_PREFIX)
 _DIGITS = slice(_DIGEST_AT, _DIGEST_AT + 16)
-_DIGEST_BYTES = 8
 START_ALIGNMENT = 4096
 """Data begins at a multiple of it, so that direct reads and writes of chunks are aligned."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX = 2**16, 2**20, 2**24
@@ -113,9 +112,10 @@ def _sound_table(
     if table.start != start:
         problem = f"its checksums start at {table.start}, and its data at {start}"
         raise header.refusal(_TABLE_KEY, problem, "the same place")
-    if len(table.digests) != chunk_count * _DIGEST_BYTES:
+    digest_bytes = table.algorithm.digest_bytes
+    if len(table.digests) != chunk_count * digest_bytes:
         problem = f"it has {len(table.digests)} bytes of checksums for {chunk_count} chunks"
-        raise header.refusal(_TABLE_KEY, problem, str(chunk_count * _DIGEST_BYTES))
+        raise header.refusal(_TABLE_KEY, problem, str(chunk_count * digest_bytes))
     return table
 
 
@@ -127,21 +127,9 @@ def verify(table: ChecksumTable, data: bytes, path: str) -> None:
     ChecksumError
         For the first chunk that is not what was saved.
     """
-    found = _native.xxh3_64_chunks(memoryview(data)[table.start :], table.chunk_bytes)
-    for at in range(0, len(found), _DIGEST_BYTES):
-        digests = table.digests[at : at + _DIGEST_BYTES], found[at : at + _DIGEST_BYTES]
-        if digests[0] == digests[1]:
-            continue
-        chunk = at // _DIGEST_BYTES
-        offset = table.start + chunk * table.chunk_bytes
-        raise ChecksumError(
-            path,
-            chunk=chunk,
-            offset=offset,
-            nbytes=min(table.chunk_bytes, len(data) - offset),
-            expected=digests[0][::-1].hex(),
-            found=digests[1][::-1].hex(),
-        )
+    damage = table.first_damage(memoryview(data)[table.start :], table.start)
+    if damage is not None:
+        raise damage.error(path)
 
 
 def checked_chunk_bytes(chunk_bytes: int | None) -> int:
@@ -234,9 +222,11 @@ def _decode(text: str, header: _Header) -> ChecksumTable:
     except (msgspec.MsgspecError, ValueError) as error:
         problem = f"its checksum table cannot be read: {error}"
         raise header.refusal(_TABLE_KEY, problem, _TABLE_TEXT) from None
-    if written.algorithm != _ALGORITHM:
+    algorithm = _native.ALGORITHMS.get(written.algorithm)
+    if algorithm is None:
         problem = f"its checksums are by {shown(written.algorithm)}"
-        raise header.refusal(_TABLE_KEY, problem, f"{_ALGORITHM!r}, {_NEWER}")
+        known = ", ".join(map(repr, _native.ALGORITHMS))
+        raise header.refusal(_TABLE_KEY, problem, f"{known}, {_NEWER}")
     chunk_bytes = written.chunk_bytes
     if not CHUNK_BYTES_MIN <= chunk_bytes <= CHUNK_BYTES_MAX or chunk_bytes & (chunk_bytes - 1):
         problem = f"its chunks are of {chunk_bytes} bytes"
@@ -246,7 +236,7 @@ def _decode(text: str, header: _Header) -> ChecksumTable:
     except (binascii.Error, ValueError) as error:
         problem = f"its checksums cannot be read: {error}"
         raise header.refusal(_TABLE_KEY, problem, "padded base64 of RFC 4648") from None
-    table = ChecksumTable(written.start, chunk_bytes, digests)
+    table = ChecksumTable(written.start, chunk_bytes, digests, algorithm)
     # One text for each table: no doubled keys, no stray bits in the last base64 digit.
     if _encode(table) != text.encode():
         problem = "its checksum table is not written as it should be"
@@ -256,7 +246,7 @@ def _decode(text: str, header: _Header) -> ChecksumTable:
 
 def _encode(table: ChecksumTable) -> bytes:
     chunks = base64.b64encode(table.digests).decode("ascii")
-    return msgspec.json.encode(_Table(_ALGORITHM, table.start, table.chunk_bytes, chunks))
+    return msgspec.json.encode(_Table(table.algorithm.name, table.start, table.chunk_bytes, chunks))
 
 
 def _chunk_count(nbytes: int, chunk_bytes: int) -> int:
@@ -273,10 +263,12 @@ class HeaderPlan:
         Bytes of length and header together: where the data starts.
     chunk_bytes : int
         Bytes of data that get a checksum.
+    algorithm : _native.Algorithm
     """
 
     start: int
     chunk_bytes: int
+    algorithm: _native.Algorithm
     _metadata: Mapping[str, str]
     _tensors: bytes
 
@@ -286,19 +278,19 @@ class HeaderPlan:
         Parameters
         ----------
         digests : bytes
-            XXH3-64 of each chunk, 8 bytes each, little-endian; as many as the data has chunks.
+            By the algorithm, of each chunk, one behind the other; as many as the data has chunks.
 
         Raises
         ------
         ValueError
             If they are more or fewer, so that the header does not come to its size.
         """
-        table = ChecksumTable(self.start, self.chunk_bytes, digests)
+        table = ChecksumTable(self.start, self.chunk_bytes, digests, self.algorithm)
         text = _header_text(self._metadata, self._tensors, table)
         header = bytearray((self.start - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little"))
         header += text.ljust(self.start - LENGTH_BYTES)
         if _padded(text) != self.start:
-            raise ValueError(f"{len(digests) // _DIGEST_BYTES} checksums do not fit this header")
+            raise ValueError(f"{table.chunks} checksums do not fit this header")
         header[_DIGITS] = _header_digest(header).encode("ascii")
         return bytes(header)
 
@@ -309,6 +301,7 @@ def plan_header(
     data_bytes: int,
     path: str,
     chunk_bytes: int = CHUNK_BYTES_DEFAULT,
+    algorithm: _native.Algorithm = DEFAULT_ALGORITHM,
 ) -> HeaderPlan:
     """Lay out a sealed header.
 
@@ -324,6 +317,8 @@ def plan_header(
         For messages.
     chunk_bytes : int
         Bytes of data that get a checksum; doubled where the header would be too long otherwise.
+    algorithm : _native.Algorithm
+        What checksums are taken with.
 
     Raises
     ------
@@ -332,17 +327,17 @@ def plan_header(
     """
     users = dict(sorted(without_own_keys(metadata).items())) or FORMAT_OF_NONE
     while chunk_bytes <= CHUNK_BYTES_MAX:
-        digests = bytes(_chunk_count(data_bytes, chunk_bytes) * _DIGEST_BYTES)
+        digests = bytes(_chunk_count(data_bytes, chunk_bytes) * algorithm.digest_bytes)
         start = 0
         # The text holds its own length, and more digits only make it longer: this comes to rest.
         while start != (
             padded := _padded(
-                _header_text(users, tensors, ChecksumTable(start, chunk_bytes, digests))
+                _header_text(users, tensors, ChecksumTable(start, chunk_bytes, digests, algorithm))
             )
         ):
             start = padded
         if start - LENGTH_BYTES <= HEADER_BYTES_MAX:
-            return HeaderPlan(start, chunk_bytes, users, tensors)
+            return HeaderPlan(start, chunk_bytes, algorithm, users, tensors)
         chunk_bytes *= 2
     raise FormatError(
         path,

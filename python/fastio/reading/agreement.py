@@ -98,7 +98,13 @@ class Agreement:
     def _read(self, name: str, begin: int, end: int) -> npt.NDArray[np.uint8]:
         parts: list[npt.NDArray[Any]] = []
         for shard, at, until in self._extents(name, begin, end):
-            loaded = fetch.extents(shard, [(at, until)], verify=self._verify, options=self._options)
+            loaded = fetch.extents(
+                self._located.watch,
+                shard,
+                [(at, until)],
+                verify=self._verify,
+                options=self._options,
+            )
             self.statistics.append(loaded.statistics)
             parts += loaded.numpy(0, [_UINT8], [(until - at,)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastio.catalog import ChecksumTable, Shard
+from fastio.catalog import Shard
+from fastio.catalog.table import ChecksumTable
 
 CACHED_BYTES_MAX = 2**23
 
@@ -59,7 +60,7 @@ class Chunks:
         missing = sorted(numbers.difference(chunks))
         if missing:
             bounds = [
-                (start + number * unit, min(start + (number + 1) * unit, shard.file.nbytes))
+                (start + number * unit, min(start + (number + 1) * unit, shard.files.nbytes))
                 for number in missing
             ]
             fresh = dict(zip(missing, read(bounds), strict=True))

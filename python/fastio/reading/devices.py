@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastio import _native
-from fastio.catalog import DTYPES, shape_in_memory
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.display.values import shown
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Destination, Framework, Place
@@ -123,8 +123,8 @@ class DeviceLoad:
             [fetch.request(shard, verify=verify) for shard in self._shards],
             self._places(),
             options,
-            keep_cold=fetch.keep_cold(self._shards),
-            persistent=fetch.is_persistent(self._shards),
+            keep_cold=located.keep_cold,
+            persistent=located.is_persistent,
             joins_places=True,
             devices={
                 ordinal: ranges.destination.stream
@@ -133,7 +133,7 @@ class DeviceLoad:
             },
             keep=[ranges.memory for ranges in self._ranges.values()],
         )
-        with fetch.errors_named(located.source, self._shards, self._fill.incidents):
+        with self._errors_named():
             fetch.within_limit(self._fill.start)
 
     def _lay_out(self, choose: Choose) -> None:
@@ -220,11 +220,15 @@ class DeviceLoad:
         found = (self._framework.destination(device, stream) for device in asked)
         return [each for each in found if each is not None]
 
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        located = self._located
+        return fetch.errors_named(located.watch, located.source, self._shards, self._fill.incidents)
+
     @contextlib.contextmanager
     def _or_nothing(self) -> Iterator[None]:
         """A failed load keeps no memory."""
         try:
-            with fetch.errors_named(self._located.source, self._shards, self._fill.incidents):
+            with self._errors_named():
                 yield
         except BaseException:
             if self._fill.failed():

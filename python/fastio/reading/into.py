@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from fastio import _native
 from fastio.arguments.checks import Verify
-from fastio.catalog import TensorInfo, shape_in_memory
+from fastio.catalog import TensorInfo
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.display.progress import progress_bar
 from fastio.display.values import shown
 from fastio.errors import FastioError
@@ -42,6 +43,7 @@ def fill(
     report.clear()
     begun, cpu_begun = time.perf_counter(), time.process_time()
     located = find()
+    options = located.narrowed(options)
     here = _names_here(located, tensors)
     if strict:
         located.catalog.absent.require_none()
@@ -72,8 +74,8 @@ def fill(
         [fetch.request(shard, verify=bool(verify)) for shard in shards],
         places,
         options,
-        keep_cold=fetch.keep_cold(shards),
-        persistent=fetch.is_persistent(shards),
+        keep_cold=wanted.keep_cold,
+        persistent=wanted.is_persistent,
         devices=_devices(tensors, places),
     )
     for tensor in tensors.values():
@@ -83,7 +85,7 @@ def fill(
         with (
             summed_up(wanted),
             progress_bar(located.source, nbytes, shown=progress) as advance,
-            fetch.errors_named(located.source, shards, native.incidents),
+            fetch.errors_named(wanted.watch, located.source, shards, native.incidents),
         ):
             fetch.within_limit(lambda: native.run(advance))
     except FastioError as error:

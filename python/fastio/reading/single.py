@@ -5,6 +5,7 @@ They come out of the page cache, from a loop's read-ahead, from kept chunks, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 
 from fastio import _native
-from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
+from fastio.catalog import Catalog, Shard
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, check_dtype
 from fastio.options import Options
 from fastio.reading import fetch, parts, slicing, split
 from fastio.reading.ahead import Ahead, Loop, alone, concerns, empty
 from fastio.reading.fetch import MET, Met
-from fastio.reading.located import Cut
+from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.tally import Tally
 
 _AHEAD_BYTES = 2**28
@@ -35,7 +37,7 @@ class Access:
 
     Parameters
     ----------
-    catalog : Catalog
+    located : LocatedSource
     framework : Framework
     verify : bool
     options : Options
@@ -45,22 +47,24 @@ class Access:
 
     def __init__(
         self,
-        catalog: Catalog,
+        located: LocatedSource,
         framework: Framework,
         *,
         verify: bool,
         options: Options,
         tally: Tally,
     ) -> None:
-        self._catalog = catalog
+        self._located = located
         self._framework = framework
         self._verify = verify
         self._options = options
         self._tally = tally
         self._closed = False
-        self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._reads = parts.BytesRead(verify=verify, options=options, count=tally.count_job)
-        self._loop = Loop(catalog)
+        self._mapped = [self._map(shard) for shard in located.catalog.shards]
+        self._reads = parts.BytesRead(
+            located.watch, verify=verify, options=options, count=tally.count_job
+        )
+        self._loop = Loop(located.catalog)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
@@ -70,8 +74,8 @@ class Access:
         _alive.add(self)
 
     def _map(self, shard: Shard) -> _native.MappedFile | None:
-        if shard.has_replicas:
-            return None
+        if self._options.mapping == "never":
+            return None  # and leaves files unopened
         request = fetch.request(shard, verify=self._verify)
         mapped = _native.MappedFile.open(request, self._options, self._tally.active_time)
         if mapped is not None:
@@ -80,9 +84,9 @@ class Access:
 
     def _shard(self, index: int) -> tuple[Shard, _native.MappedFile | None]:
         try:
-            return self._catalog.shards[index], self._mapped[index]
+            return self._located.catalog.shards[index], self._mapped[index]
         except IndexError:  # another thread has closed it meanwhile
-            raise UsageError(f"the reader of {self._catalog.source} is closed") from None
+            raise UsageError(f"the reader of {self._located.source} is closed") from None
 
     # ---- tensors, wherever they lie
 
@@ -122,12 +126,12 @@ class Access:
         """
         index, row = position
         shard, mapped = self._shard(index)
-        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
         if mapped is not None:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
             except Exception:
-                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                with self._errors_named():
                     raise
         if shard.begins[row] == shard.ends[row]:
             return empty(shard, row, self._framework)
@@ -140,6 +144,7 @@ class Access:
         if tensor is not None:
             return tensor
         return alone(
+            self._located,
             shard,
             row,
             self._framework,
@@ -174,7 +179,7 @@ class Access:
         limit = self._options.memory_limit_bytes
         try:
             self._ahead = Ahead(
-                self._catalog,
+                self._located,
                 rest,
                 self._framework,
                 verify=self._verify,
@@ -200,7 +205,7 @@ class Access:
 
     def _raise_failure(self, position: _Position) -> None:
         failure, (index, row) = self._failure, position
-        if failure is not None and concerns(failure, self._catalog.shards[index], row):
+        if failure is not None and concerns(failure, self._located.catalog.shards[index], row):
             self._failure = None
             raise failure
 
@@ -232,12 +237,12 @@ class Access:
         """
         shard, mapped = self._shard(position[0])
         row = position[1]
-        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
         if mapped is not None and self._options.memory_limit_bytes is None:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
             except Exception:
-                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                with self._errors_named():
                     raise
             if part is not None:
                 return part
@@ -267,14 +272,22 @@ class Access:
         self._require_open()
         with self._tally.job():
             tensor, statistics = split.read(
-                cut, self._framework, verify=self._verify, options=self._options
+                self._located,
+                cut,
+                self._framework,
+                verify=self._verify,
+                options=self._options,
             )
         self._tally.count(statistics)
         return tensor
 
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        located = self._located
+        return fetch.errors_named(located.watch, located.source, located.catalog.shards)
+
     def _require_open(self) -> None:
         if self._closed:
-            raise UsageError(f"the reader of {self._catalog.source} is closed")
+            raise UsageError(f"the reader of {self._located.source} is closed")
 
     def _part(
         self,
@@ -324,8 +337,8 @@ class Access:
             self._tally.close()
             self._mapped = []
             # The files stay open for those who still read them, and no longer.
-            self._catalog = Catalog((), self._catalog.source)
-            self._loop = Loop(self._catalog)
+            self._located = self._located.closed()
+            self._loop = Loop(self._located.catalog)
 
     def after_fork(self) -> None:
         """In a child: the threads that read ahead, or hold a lock, are not there."""
@@ -338,7 +351,7 @@ class Access:
 def _place(
     reads: parts.BytesRead, shard: Shard, mapped: _native.MappedFile | None, begin: int
 ) -> parts.Place:
-    """Where the bytes of a tensor lie that begins at a byte of its file."""
+    """The place of a tensor that begins at a byte of its file."""
     if mapped is not None:
         return parts.MappedBytes(mapped, begin, shard)
     return parts.FileBytes(reads, lambda at, end: ((shard, begin + at, begin + end),))

@@ -16,8 +16,8 @@ from fastio.catalog import Shard
 from fastio.errors import ReadError
 from fastio.events import Event
 from fastio.options import Options
-from fastio.reading.fetch import within_limit
-from fastio.reading.replicas import BadReplica
+from fastio.reading.fetch import native_files, within_limit
+from fastio.reading.watch import BadReplica
 
 MEMORY_BYTES = 96 * 2**20
 """Of all surveys that run at once, for blocks in flight; bookkeeping comes on top."""
@@ -77,7 +77,7 @@ def survey(
     wanted = [
         shard
         for shard in shards
-        if shard.table is not None and shard.file.nbytes > shard.table.start
+        if shard.table is not None and shard.files.nbytes > shard.table.start
     ]
     found = Findings()
     if not wanted:
@@ -94,10 +94,9 @@ def survey(
 
 def _data_of(shard: Shard) -> _native.ShardRequest:
     assert shard.table is not None
-    assert isinstance(shard.file, _native.File)
-    start, end = shard.table.start, shard.file.nbytes
+    start, end = shard.table.start, shard.files.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
-    return shard.file, *extent, (start, shard.table.chunk_bytes, shard.table.digests)
+    return native_files(shard.files), *extent, shard.table.native, False
 
 
 def _sort_out(
@@ -120,7 +119,7 @@ def _sort_out(
 
 
 def headers(
-    files: Sequence[tuple[_native.File, int]],
+    files: Sequence[tuple[_native.Replica, int]],
     options: Options,
     is_sound: Callable[[int, bytes], bool],
 ) -> list[bytes | ReadError]:
@@ -145,7 +144,7 @@ def headers(
     """
     own = replace(options, cache="bypass", mapping="never", memory_limit_bytes=None)
     found: list[bytes | ReadError] = []
-    batch: list[tuple[_native.File, int]] = []
+    batch: list[tuple[_native.Replica, int]] = []
     nbytes = 0
     for each in files:
         if batch and nbytes + each[1] > _HEADERS_BYTES_MAX:
@@ -160,10 +159,12 @@ def headers(
     return found
 
 
-def _read(files: Sequence[tuple[_native.File, int]], options: Options) -> list[bytes | ReadError]:
+def _read(
+    files: Sequence[tuple[_native.Replica, int]], options: Options
+) -> list[bytes | ReadError]:
     none = np.array([0], np.int64)
     requests: list[_native.ShardRequest] = [
-        (file, none, np.array([nbytes], np.int64), None) for file, nbytes in files
+        ([file], none, np.array([nbytes], np.int64), None, False) for file, nbytes in files
     ]
     try:
         loaded = _native.load(requests, options)

@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastio import _native
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import AnyPath, open_file, path_of
-from fastio.catalog import ChecksumTable, Shard
-from fastio.errors import ChecksumError, WriteError
+from fastio.catalog import Shard
+from fastio.errors import WriteError
 from fastio.formats import checksums, headers, known, safetensors
 from fastio.host.leftovers import remove_leftovers
 from fastio.host.replacement import Replacement, replacing, status_of_file
@@ -22,7 +21,6 @@ from fastio.host.shortage import memory_named
 from fastio.host.target import file_target
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
-_DIGEST_BYTES = 8
 
 
 def seal(
@@ -98,12 +96,12 @@ def seal(
 
 
 def _rewrite(shard: Shard, target: Path) -> None:
-    file, data_bytes = shard.file, _data_bytes(shard)
+    data_bytes = _data_bytes(shard)
     # The file that goes is the one to imitate, or the one that is copied.
     status, like = status_of_file(target), target
     if status is None:
-        status, like = os.stat(file.path), Path(file.path)
-    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
+        status, like = os.stat(shard.path), Path(shard.path)
+    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, shard.path)
     remove_leftovers(target)
     with replacing(target) as replacement:
         replacement.reserve(plan.start + data_bytes)
@@ -120,7 +118,7 @@ def _rewrite(shard: Shard, target: Path) -> None:
 def _write_in_order(shard: Shard, plan: checksums.HeaderPlan, replacement: Replacement) -> None:
     """The header comes first, and so the source is read twice."""
     digests = b"".join(
-        _native.xxh3_64_chunks(data, plan.chunk_bytes) for data in _verified_data(shard)
+        plan.algorithm.digests(data, plan.chunk_bytes) for data in _verified_data(shard)
     )
     replacement.file.write(0, plan.encode(digests))
     if _write_data(shard, plan, replacement) != digests:
@@ -133,7 +131,7 @@ def _write_data(shard: Shard, plan: checksums.HeaderPlan, replacement: Replaceme
     digests = []
     offset = plan.start
     for data in _verified_data(shard):
-        digests.append(_native.xxh3_64_chunks(data, plan.chunk_bytes))
+        digests.append(plan.algorithm.digests(data, plan.chunk_bytes))
         replacement.file.write(offset, data)
         offset += len(data)
     return b"".join(digests)
@@ -147,46 +145,22 @@ def _tensor_entries(shard: Shard) -> bytes:
 
 
 def _data_start(shard: Shard) -> int:
-    return int(shard.begins[0]) if shard.names else shard.file.nbytes
+    return int(shard.begins[0]) if shard.names else shard.files.nbytes
 
 
 def _data_bytes(shard: Shard) -> int:
-    return shard.file.nbytes - _data_start(shard)
+    return shard.files.nbytes - _data_start(shard)
 
 
 def _verified_data(shard: Shard) -> Iterator[bytes]:
     """The data of a file in steps, each compared with the table that the file carries, if it
     does.
     """
-    for offset in range(_data_start(shard), shard.file.nbytes, _STEP_BYTES):
-        data = shard.file.read(offset, min(_STEP_BYTES, shard.file.nbytes - offset))
-        if shard.table is not None:
-            _verify(shard, shard.table, offset, data)
+    (file,) = shard.files.replicas
+    table = shard.table
+    for offset in range(_data_start(shard), file.nbytes, _STEP_BYTES):
+        data = file.read(offset, min(_STEP_BYTES, file.nbytes - offset))
+        damage = None if table is None else table.first_damage(data, offset)
+        if damage is not None:
+            raise damage.error(shard.path, shard.names_within(damage.offset, damage.nbytes))
         yield data
-
-
-def _verify(shard: Shard, table: ChecksumTable, offset: int, data: bytes) -> None:
-    found = _native.xxh3_64_chunks(data, table.chunk_bytes)
-    first = (offset - table.start) // table.chunk_bytes
-    expected = table.digests[first * _DIGEST_BYTES :][: len(found)]
-    if found == expected:
-        return
-    at = next(
-        i for i in range(0, len(found), _DIGEST_BYTES) if found[i : i + 8] != expected[i : i + 8]
-    )
-    chunk = first + at // _DIGEST_BYTES
-    begin = table.start + chunk * table.chunk_bytes
-    nbytes = min(table.chunk_bytes, shard.file.nbytes - begin)
-    raise ChecksumError(
-        shard.path,
-        chunk=chunk,
-        offset=begin,
-        nbytes=nbytes,
-        expected=_digits(expected, at),
-        found=_digits(found, at),
-        tensors=shard.names_within(begin, nbytes),
-    )
-
-
-def _digits(digests: bytes, at: int) -> str:
-    return f"{int.from_bytes(digests[at : at + _DIGEST_BYTES], 'little'):016x}"

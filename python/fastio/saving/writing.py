@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from fastio import _native
+from fastio.catalog.table import DEFAULT_ALGORITHM
 from fastio.errors import WriteError
 from fastio.formats import checksums, headers
 from fastio.formats.checksums import START_ALIGNMENT
@@ -49,6 +50,11 @@ class Layout:
         """Bytes of data that get a checksum; 0: none do."""
         return 0 if isinstance(self.header, bytes) else self.header.chunk_bytes
 
+    @property
+    def algorithm(self) -> _native.Algorithm:
+        """What checksums are taken with, if any are."""
+        return DEFAULT_ALGORITHM if isinstance(self.header, bytes) else self.header.algorithm
+
 
 def lay_out(
     sources: Sources,
@@ -56,6 +62,7 @@ def lay_out(
     metadata: Mapping[str, str] | None,
     *,
     chunk_bytes: int | None,
+    algorithm: _native.Algorithm = DEFAULT_ALGORITHM,
 ) -> Layout:
     """Lay out one file.
 
@@ -67,6 +74,8 @@ def lay_out(
     metadata : mapping of str to str, optional
     chunk_bytes : int or None
         Bytes of data that get a checksum; None: none do.
+    algorithm : _native.Algorithm
+        What checksums are taken with.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def lay_out(
         plain = headers.plain_header(users, entries, str(path))
         return Layout(sources, len(plain), plain)
     plan = checksums.plan_header(
-        metadata or {}, entries, sources.data_bytes, str(path), chunk_bytes
+        metadata or {}, entries, sources.data_bytes, str(path), chunk_bytes, algorithm
     )
     return Layout(sources, plan.start, plan)
 
@@ -138,6 +147,7 @@ class FileWriter:
                 sources.bounds(layout.start),
                 sources.layouts,
                 chunk_bytes=layout.chunk_bytes,
+                algorithm=layout.algorithm,
                 options=options,
                 devices=sources.streams,
                 on=sources.devices,

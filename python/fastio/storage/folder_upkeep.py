@@ -1,4 +1,4 @@
-"""The upkeep of a local folder: problems of its files, folders, rights and locks, and their repair."""
+"""The upkeep of a local folder: its problems (files, folders, rights, locks), and their repair."""
 
 from __future__ import annotations
 

@@ -164,8 +164,10 @@ class Storage(Protocol):
         FileNotFoundError, ReadError
         """
 
-    def open_file(self, folder: str, name: str) -> _native.File:
-        """Open a file for loads: what it is replaced by afterwards is not seen.
+    def open_file(self, folder: str, name: str) -> _native.Replica:
+        """Open a file for loads, or a feed of its bytes.
+
+        If it is replaced afterwards, a read has the old bytes or fails.
 
         Raises
         ------

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
-from fastio.reading.replicas import Replicas, Watch
 from fastio.storage import answering
 from fastio.storage.known import address_of, kind_of
 from fastio.storage.protocol import Storage
@@ -160,9 +159,7 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
     if not files:
         raise ReplicaError(members.name, "no replica of this shard is left", reasons)
     root.storage.upkeep.make_way(SHARDS, entry.file)
-    watch = Watch("continue")
-    replicas = Replicas(tuple(files), {}, watch, entry.start, entry.digest)
-    repair.rewrite(replicas, list(members.roots.values()), root, entry.file)
+    repair.rewrite(root, entry, files, list(members.roots.values()))
 
 
 # ---- a root that cannot be opened

@@ -38,8 +38,9 @@ def _options(**changed: Any) -> fastio.Options:
 def _request(data: bytes, *files: _native.File) -> _native.ShardRequest:
     begins = np.arange(0, _NBYTES, 4 * _CHUNK_BYTES)
     ends = np.minimum(begins + 4 * _CHUNK_BYTES, _NBYTES)
-    table = (0, _CHUNK_BYTES, _native.xxh3_64_chunks(data, _CHUNK_BYTES))
-    return files, begins, ends, table
+    algorithm = _native.ALGORITHMS["xxh3_64"]
+    table = (0, _CHUNK_BYTES, algorithm, algorithm.digests(data, _CHUNK_BYTES))
+    return files, begins, ends, table, True
 
 
 def _damage(path: Path, chunk: int) -> None:
@@ -162,14 +163,16 @@ def test_a_fill_takes_sound_chunks_from_either_replica(replicas: list[Path], eng
 def test_anything_but_files_is_refused(files: Any) -> None:
     nothing = np.zeros(0, np.int64)
     with pytest.raises((TypeError, ValueError)):
-        _native.load([(files, nothing, nothing, None)], _options())
+        _native.load([(files, nothing, nothing, None, True)], _options())
 
 
 def test_replicas_of_different_sizes_are_refused(replicas: list[Path]) -> None:
     replicas[1].write_bytes(b"short")
     nothing = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match="different sizes"):
-        _native.load([([_native.File(p) for p in replicas], nothing, nothing, None)], _options())
+        _native.load(
+            [(list(map(_native.File, replicas)), nothing, nothing, None, True)], _options()
+        )
 
 
 def test_a_file_is_opened_by_its_name_in_a_folder(replicas: list[Path], tmp_path: Path) -> None:
