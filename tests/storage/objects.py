@@ -315,7 +315,7 @@ class ObjectLocks:
 
 
 class ObjectUpkeep:
-    """What there is to an object store beside its objects: little."""
+    """An object store has no folder, right or cache that could be wrong."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage

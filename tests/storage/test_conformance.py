@@ -201,7 +201,7 @@ def test_a_file_that_is_written_piece_by_piece_is_seen_when_it_is_whole(storage:
         file.file.write(0, _DATA[:3000])
         file.file.write(3000, _DATA[3000:5000])
         assert "a" not in storage.sizes("things")
-        file.call("a")
+        file.name_as("a")
         file.allow(FILE_MODE)
         file.commit()
     finally:
@@ -354,7 +354,19 @@ def test_what_was_made_is_unmade_once(storage: Storage, another: Open) -> None:
     assert (found, storage.is_new) == ([True, False], False)
 
 
-@pytest.mark.parametrize("call", [*_READS, *_WRITES])
+_OTHERS: dict[str, Callable[[Storage, str], object]] = {
+    "names": lambda storage, _: storage.names("things"),
+    "sizes": lambda storage, _: storage.sizes("things"),
+    "unreadable": lambda storage, name: storage.upkeep.unreadable("things", {name: 1}),
+    "sync": lambda storage, _: storage.sync("things"),
+    "is_at": lambda storage, _: storage.is_at(storage.path),
+    "disk": lambda storage, _: storage.disk(),
+    "space": lambda storage, _: storage.space(),
+    "unmake": lambda storage, _: storage.unmake(),
+}
+
+
+@pytest.mark.parametrize("call", [*_READS, *_WRITES, *_OTHERS])
 def test_every_call_is_left_when_the_storage_does_not_answer(storage: Storage, call: str) -> None:
     _put(storage, "a")
     go_on = threading.Event()
@@ -363,7 +375,7 @@ def test_every_call_is_left_when_the_storage_does_not_answer(storage: Storage, c
         storage.answering.ask(go_on.wait)
     try:
         with pytest.raises(ReadError, match="no answer in time") as raised:
-            {**_READS, **_WRITES}[call](storage, "b")
+            {**_READS, **_WRITES, **_OTHERS}[call](storage, "b")
         assert raised.value.errno == errno.ETIMEDOUT
     finally:
         go_on.set()

@@ -232,6 +232,24 @@ def test_a_pickled_store_finds_its_buckets_again() -> None:
         _assert_same(again.load(), 1)
 
 
+def test_a_copy_finds_its_own_roots_beside_it(buckets: dict[str, objects.Bucket]) -> None:
+    bucket = buckets["first"]
+    urls = ["mem://first/model/root0", "mem://first/model/root1"]
+    with fastio.Store.create(urls, replicas=2) as store:
+        store.save(_tensors(1))
+    for key in bucket.list("model/"):
+        bucket.put(f"copy/{key.removeprefix('model/')}", bucket.get(key))
+    with fastio.Store.open("mem://first/copy/root0") as copy:
+        assert {str(root) for root in copy.roots} == {
+            "mem://first/copy/root0",
+            "mem://first/copy/root1",
+        }
+        assert copy.save(_tensors(2)) == 2
+    with fastio.Store.open(urls) as store:
+        assert store.generation == 1
+        _assert_same(store.load(), 1)
+
+
 def test_a_store_is_not_created_where_objects_are(buckets: dict[str, objects.Bucket]) -> None:
     buckets["second"].put("root1/shards/a", b"data")
     with pytest.raises(fastio.WriteError, match="ENOTEMPTY"):

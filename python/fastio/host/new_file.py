@@ -80,7 +80,7 @@ class NewFile:
         self._fd, self._named = self._open()
         self.file = self._adopt()
 
-    def call(self, name: str) -> None:
+    def name_as(self, name: str) -> None:
         """Have it get another name in its folder than was said at first."""
         self.path = self.path.with_name(name)
 

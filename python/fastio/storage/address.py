@@ -13,7 +13,7 @@ class Url(PurePosixPath):
 
     @property
     def scheme(self) -> str:
-        """What comes before ``://``."""
+        """The part before ``://``."""
         return self.parts[0].removesuffix(":")
 
     def __str__(self) -> str:

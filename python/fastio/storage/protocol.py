@@ -199,7 +199,7 @@ class Storage(Protocol):
     def new_file(self, folder: str, name: str) -> Replacement:
         """Open a file that is written piece by piece; nothing is left of it unless it is renamed.
 
-        Until then it may get another name: `Replacement.call`.
+        Until then it may get another name: `Replacement.name_as`.
 
         Raises
         ------

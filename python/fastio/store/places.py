@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from fastio.errors import FastioError
 from fastio.events import Event
-from fastio.storage.known import address_of
+from fastio.storage.address import Url
+from fastio.storage.known import address_of, is_url
 from fastio.store.root import Root
 
 HOW_TO_GO_ON = (
@@ -123,7 +124,7 @@ class Places:
         if self._leads(there):
             return address_of(self._known[uuid]), ""
         for path in self._beside(self._known[uuid], there):
-            if os.path.lexists(path):
+            if isinstance(path, Url) or os.path.lexists(path):
                 return path, ""
         return None, self.unfollowed(there)
 
@@ -137,11 +138,11 @@ class Places:
         return str(next(self._beside(said, there), said))
 
     def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[PurePath]:
-        """The path of a root, if it was moved or copied as these were: only folders are."""
+        """The path of a root, if it was moved or copied as these were."""
         for root in roots:
-            if str(root.path) in self.moved and isinstance(root.path, Path):
+            if str(root.path) in self.moved and is_url(said) == isinstance(root.path, Url):
                 beside = os.path.relpath(said, self.moved[str(root.path)])
-                yield Path(os.path.normpath(root.path / beside))
+                yield type(root.path)(os.path.normpath(root.path / beside))
 
     def is_followed(self, root: Root, roots: Iterable[Root]) -> bool:
         """Return whether a root that was looked for may join: from roots that are elsewhere, only

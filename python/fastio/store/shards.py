@@ -294,7 +294,7 @@ class ShardWriter:
             way = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.sources.data_bytes, 0)
             found = _found(shard, writer.header())
-            writer.replacement.call(found.file)
+            writer.replacement.name_as(found.file)
             writer.finish(durable=True, mode=self._mode)
             # One of that name has the same bytes, or is damaged.
             writer.replacement.link()
