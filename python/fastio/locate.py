@@ -7,13 +7,13 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import Source, paths_of
 from fastio.formats import huggingface
 from fastio.options import Options, default_options
 from fastio.reading.located import LocatedSource
+from fastio.storage.known import address_of, is_url
 from fastio.store import IDENTITY
 
 
@@ -43,7 +43,7 @@ def locate(
         from fastio.store import reading  # takes longer to import than most need it
 
         timeout_s = (options or default_options()).root_timeout_s
-        return reading.newest([Path(paths)], timeout_s, names)
+        return reading.newest([address_of(paths)], timeout_s, names)
     try:
         return LocatedSource(huggingface.locate(paths, names), {})
     except IsADirectoryError as error:
@@ -78,7 +78,7 @@ def is_root(path: str | list[str]) -> bool:
     ------
     Nothing.
     """
-    return isinstance(path, str) and os.path.lexists(os.path.join(path, IDENTITY))
+    return isinstance(path, str) and (is_url(path) or os.path.lexists(os.path.join(path, IDENTITY)))
 
 
 def root_among(paths: str | list[str], error: IsADirectoryError) -> IsADirectoryError:

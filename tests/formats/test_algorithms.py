@@ -16,7 +16,7 @@ from fastio.catalog.table import DEFAULT_ALGORITHM, ChecksumTable
 from fastio.dropin import in_memory
 from fastio.formats import known
 from fastio.saving import origins
-from fastio.saving.writing import FileWriter, lay_out
+from fastio.saving.writing import FileWriter, lay_out, open_file
 from samples import expected_bytes
 
 _CHUNK_BYTES = 1 << 16
@@ -38,7 +38,8 @@ def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Sealed:
     path = tmp_path / "model.safetensors"
     found = origins.in_file_order(origins.origins_of(tensors))
     layout = lay_out(found, path, None, chunk_bytes=_CHUNK_BYTES, algorithm=request.param)
-    writer = FileWriter(path, layout, fastio.Options(), written_as=path)
+    options = fastio.Options()
+    writer = FileWriter(open_file(path, options, written_as=path), layout, options)
     try:
         writer.reserve()
         writer.begin()

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fastio.errors import ReplicaError
+from fastio.storage.folder import Folder
+from fastio.storage.protocol import FILE_MODE
 from fastio.store import repair, replacing
 from fastio.store.commit import Session
 from fastio.store.layout import SHARDS
@@ -18,6 +20,7 @@ from fastio.store.members import Members
 from fastio.store.root import Root
 
 STEPS_MOST = 40
+_STEPS = ("put_if_absent", "replace", "remove")
 _LEFT = ".new.0123456789abcdef.fastio-tmp"
 """What a writer leaves who dies while he writes a small file."""
 
@@ -39,8 +42,9 @@ class Steps:
         self.proposed: set[str] = set()
         self._left: int | None = None
         self._is_dead = False
-        for name in ("put", "put_record", "remove"):
-            patch.setattr(Root, name, self._counted(getattr(Root, name)))
+        patch.setattr(Root, "put_record", self._counted(Root.put_record))
+        for name in _STEPS:
+            patch.setattr(Folder, name, self._counted(getattr(Folder, name)))
         withdraw, commit = Root.withdraw, Session.commit
 
         def withdrawn(root: Root) -> None:
@@ -92,11 +96,11 @@ def copy_shards(manifest: Manifest, members: Members, leaving: str, root: Root, 
         if place not in shard.roots:
             continue
         for other in members.roots.values():
-            if other.sizes(SHARDS).get(shard.file) == shard.nbytes:
+            if other.storage.sizes(SHARDS).get(shard.file) == shard.nbytes:
                 break
         else:
             raise ReplicaError(root.path, "no copy is left", {})
-        root.put(SHARDS, shard.file, bytes(shard.nbytes), replace=True)
+        root.storage.replace(SHARDS, shard.file, bytes(shard.nbytes), FILE_MODE)
 
 
 class Dying:
@@ -110,16 +114,16 @@ class Dying:
         self._left: int | None = None
         self._is_in = False
         self.is_dead = False
-        for name in ("put", "remove"):
-            patch.setattr(Root, name, self._counted(getattr(Root, name)))
+        for name in _STEPS:
+            patch.setattr(Folder, name, self._counted(getattr(Folder, name)))
         patch.setattr(repair, "rewrite", self._counted(repair.rewrite))
         withdraw = Root.withdraw
         patch.setattr(Root, "withdraw", lambda root: self.is_dead or withdraw(root))
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            root = arguments[0]
-            self._step(root.path / arguments[1] if isinstance(root, Root) else None)
+            storage = arguments[0]
+            self._step(storage.path / arguments[1] if isinstance(storage, Folder) else None)
             result = call(*arguments, **options)
             self._step(None)
             return result

@@ -19,6 +19,7 @@ from tempfile import mkdtemp
 import msgspec
 
 from fastio.errors import FastioError, ReplicaError
+from fastio.storage.protocol import FILE_MODE
 from fastio.store import IDENTITY, collect, replacing, sessions
 from fastio.store.commit import Session
 from fastio.store.documents import Record, RootIdentity, majority_of
@@ -139,7 +140,7 @@ class World:
             root = None
             try:
                 for root, file, nbytes in _lacking(encoded.manifest, session.by_uuid):
-                    root.put(SHARDS, file, bytes(nbytes), replace=True)
+                    root.storage.replace(SHARDS, file, bytes(nbytes), FILE_MODE)
             except (FastioError, OSError) as error:
                 assert root is not None
                 session.abandon(root, error)
@@ -356,7 +357,7 @@ class World:
         thin = {self.told.uuids[at] for at in self.told.thin}
         for file, nbytes, uuids in self.told.last.shards:
             for one in (trusted.keys() & set(uuids)) - thin:
-                assert trusted[one].sizes(SHARDS).get(file) == nbytes, f"{file} is gone"
+                assert trusted[one].storage.sizes(SHARDS).get(file) == nbytes, f"{file} is gone"
 
     def standings(self) -> list[Standing]:
         with self._opened() as roots:
@@ -369,7 +370,7 @@ class World:
             there = {
                 (root.uuid, *shard)
                 for root in roots.values()
-                for shard in root.sizes(SHARDS).items()
+                for shard in root.storage.sizes(SHARDS).items()
             }
             for one in standings({root.uuid: root.records() for root in roots.values()}):
                 for root in roots.values() if one.decided else ():
@@ -400,7 +401,7 @@ def _lacking(manifest: Manifest, roots: Mapping[str, Root]) -> Iterator[tuple[Ro
 
 def _has(root: Root, shard: ShardEntry) -> bool:
     try:
-        return root.sizes(SHARDS).get(shard.file) == shard.nbytes
+        return root.storage.sizes(SHARDS).get(shard.file) == shard.nbytes
     except FastioError:
         return False  # a put of the shard finds out
 

@@ -1,13 +1,15 @@
 """Tensors and stores that the tests here share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import fastio
+from fastio.storage.folder import Folder
 
 SHARD_BYTES = 2**18
 CHUNK_BYTES = 2**16
@@ -47,6 +49,20 @@ def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         assert found[name].dtype == native.dtype, name
         assert found[name].shape == native.shape, name
         assert found[name].tobytes() == native.tobytes(), name
+
+
+def before_each_put(patch: pytest.MonkeyPatch, call: Callable[[Folder], None]) -> None:
+    """Have a call made before each small file that is put into a root."""
+
+    def preceded(real: Callable[..., None]) -> Callable[..., None]:
+        def put(storage: Folder, *arguments: Any) -> None:
+            call(storage)
+            real(storage, *arguments)
+
+        return put
+
+    for name in ("put_if_absent", "replace"):
+        patch.setattr(Folder, name, preceded(getattr(Folder, name)))
 
 
 def shards_of(root: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import pytest
 
 import fastio
 import testbed
+from fastio.storage.folder import Folder
 from fastio.store.collect import Collected
 from fastio.store.layout import COMMITS
 from fastio.store.root import Root
@@ -336,7 +337,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_collection(
         old = {path.name for root in roots for path in shards_of(root)}
         for seed in (2, 3):
             store.save(_tensors(seed))
-        root = store._opened.members.roots[min(store._opened.members.roots)].path
+        root = Path(store._opened.members.roots[min(store._opened.members.roots)].path)
         digest = next(
             one.record.manifest
             for one in store._opened.members.standings()
@@ -363,18 +364,18 @@ def test_files_of_a_record_that_cannot_be_removed_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One root fails to remove a record, as if another user owned its folder."""
-    remove = Root.remove
+    remove = Folder.remove
 
-    def refused(root: Root, sub: str, name: str) -> None:
-        if sub == COMMITS and name == f"{1:016x}" and root.path.name == "root0":
-            raise fastio.WriteError(errno.EACCES, "unlink", root.path / sub / name)
-        remove(root, sub, name)
+    def refused(storage: Folder, sub: str, name: str) -> None:
+        if sub == COMMITS and name == f"{1:016x}" and storage.path.name == "root0":
+            raise fastio.WriteError(errno.EACCES, "unlink", storage.path / sub / name)
+        remove(storage, sub, name)
 
     with create(tmp_path, 2) as store:
         for seed in (1, 2, 3):
             store.save(_tensors(seed))
         with monkeypatch.context() as patch:
-            patch.setattr(Root, "remove", refused)
+            patch.setattr(Folder, "remove", refused)
             assert store.gc(keep=1).generations == (2, 0)
         numbers = [each.number for each in store.generations()]
         assert numbers == [3, 1]

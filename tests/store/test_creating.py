@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import fastio
+from fastio.storage.folder import Folder
 from fastio.store.root import Root
 from samples import in_threads
 from store.dying import Dying
+from store.samples import before_each_put
 
 _COUNT = 4
 
@@ -109,14 +111,12 @@ def test_a_failed_creation_removes_its_files(
 ) -> None:
     (tmp_path / "B").mkdir()
     count = iter(range(100))
-    real = Root.put
 
-    def put(self: Root, *arguments: Any, **more: Any) -> None:
+    def fail(storage: Folder) -> None:
         if next(count) == step:
-            raise fastio.WriteError(28, "write", self.path)
-        real(self, *arguments, **more)
+            raise fastio.WriteError(28, "write", storage.path)
 
-    monkeypatch.setattr(Root, "put", put)
+    before_each_put(monkeypatch, fail)
     roots = [tmp_path / "A", tmp_path / "B"]
     with pytest.raises((fastio.WriteError, fastio.ReplicaError), match="ENOSPC"):
         fastio.Store.create(roots, replicas=2)

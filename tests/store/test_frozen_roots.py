@@ -10,7 +10,7 @@ import pytest
 
 import fastio
 import testbed
-from fastio.store.answering import Answering
+from fastio.storage.answering import Answering
 from samples import eventually
 from store.samples import assert_same, tensors
 

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import fastio
 import testbed
 from fastio import _native
-from fastio.store.answering import Answering
+from fastio.storage.answering import Answering
 from samples import elsewhere, eventually, native_threads, open_files
 from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
@@ -191,7 +191,7 @@ def test_a_replica_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
     roots: list[Path], engine: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load waits for a hanging disk once: not for its reads, and then again for its replicas."""
-    asked: dict[Path, set[float | None]] = {}
+    asked: dict[PurePath, set[float | None]] = {}
     ask = Answering.ask
 
     def noted(answering: Answering, call: Callable[[], Any], timeout_s: float | None = None) -> Any:

@@ -14,7 +14,8 @@ import pytest
 
 import fastio
 import testbed
-from fastio.store.answering import Answering
+from fastio.storage.answering import Answering
+from fastio.storage.folder import Folder
 from fastio.store.root import Root
 from samples import eventually
 from store.samples import assert_same, tensors
@@ -160,7 +161,7 @@ def test_a_verification_tells_of_it_in_one_line_and_promises_no_repair(
     go_on = threading.Event()
 
     def hanging(real: Any) -> Any:
-        def call(self: Root, *arguments: Any) -> Any:
+        def call(self: Root | Folder, *arguments: Any) -> Any:
             if self.path == roots[2]:
                 self.answering.ask(lambda: go_on.wait(60))
             return real(self, *arguments)
@@ -168,8 +169,10 @@ def test_a_verification_tells_of_it_in_one_line_and_promises_no_repair(
         return call
 
     with fastio.Store.open(roots, options=_SHORT) as store:
-        name = "is_itself" if when == "before" else "open_shard"
-        monkeypatch.setattr(Root, name, hanging(getattr(Root, name)))
+        if when == "before":
+            monkeypatch.setattr(Root, "is_itself", hanging(Root.is_itself))
+        else:
+            monkeypatch.setattr(Folder, "open_file", hanging(Folder.open_file))
         try:
             found = store.verify(repair=repair)
         finally:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from fastio.errors import FastioError, ReplicaError
-from fastio.store import answering, collect
-from fastio.store.answering import Answering, Call
+from fastio.storage import answering
+from fastio.storage.answering import Answering, Call
+from fastio.store import collect
 from fastio.store.members import Members
 from store.dying import Steps
 from store.protocol import World

@@ -14,9 +14,10 @@ import pytest
 
 import fastio
 import testbed
+from fastio.storage.folder import Folder
 from fastio.store.root import Root
 from store.dying import Dying
-from store.samples import assert_same, create, shards_of, tensors
+from store.samples import assert_same, before_each_put, create, shards_of, tensors
 
 
 def _roots(folder: Path, count: int) -> list[Path]:
@@ -129,7 +130,6 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
         pass
 
     count = 2 if force else 3
-    real = Root.put
     for step in itertools.count():
         folder = tmp_path / str(step)
         roots = _roots(folder, count)
@@ -138,17 +138,11 @@ def test_a_replacement_that_dies_at_any_step_is_made_again(
         shutil.rmtree(roots[1])
         steps = itertools.count()
 
-        def put(
-            self: Root, *arguments: Any, steps: Any = steps, step: int = step, **more: Any
-        ) -> None:
-            at = next(steps)
-            if at == step:
+        def die(_: Folder, steps: Any = steps, step: int = step) -> None:
+            if next(steps) == step:
                 raise _Dies
-            real(self, *arguments, **more)
-            if at == step - 1:
-                pass
 
-        monkeypatch.setattr(Root, "put", put)
+        before_each_put(monkeypatch, die)
         # A dead writer cleans nothing up.
         monkeypatch.setattr(Root, "withdraw", lambda self: None)
         died = False
@@ -200,16 +194,14 @@ class _Unwritable:
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         self.from_put_on = 10**6
         self._count = 0
-        real = Root.put
 
-        def put(root: Root, *arguments: Any, **more: Any) -> None:
-            if root.path == path:
+        def count(storage: Folder) -> None:
+            if storage.path == path:
                 self._count += 1
                 if self._count > self.from_put_on:
-                    raise fastio.WriteError(28, "write", root.path)
-            real(root, *arguments, **more)
+                    raise fastio.WriteError(28, "write", storage.path)
 
-        patch.setattr(Root, "put", put)
+        before_each_put(patch, count)
 
 
 def _read_only(root: Path) -> None:
@@ -295,14 +287,13 @@ def test_a_root_that_hangs_in_writes_is_replaced_by_force(
     shutil.rmtree(tmpfs.path / "hangs", ignore_errors=True)
     with fastio.Store.create(roots, replicas=2) as store:
         store.save(tensors(1))
-    real, go_on = Root.put, threading.Event()
+    go_on = threading.Event()
 
-    def put(root: Root, *arguments: Any, **more: Any) -> None:
-        if root.path == roots[1]:
+    def hang(storage: Folder) -> None:
+        if storage.path == roots[1]:
             assert go_on.wait(300)
-        real(root, *arguments, **more)
 
-    monkeypatch.setattr(Root, "put", put)
+    before_each_put(monkeypatch, hang)
     try:
         options = fastio.Options(root_timeout_s=6)
         with fastio.Store.open(roots[0], options=options) as store:

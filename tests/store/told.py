@@ -71,7 +71,7 @@ class Reader:
         self._files: dict[int, dict[str, int]] = {}
         for one, root in self._roots.items():
             if root.uuid in self._pinned.hold.locks:
-                sizes = root.sizes(SHARDS)
+                sizes = root.storage.sizes(SHARDS)
                 wanted = {shard.file: shard.nbytes for shard in manifest.shards}
                 self._files[one] = dict(sizes.items() & wanted.items())
 
@@ -84,7 +84,7 @@ class Reader:
         for at, files in self._files.items():
             root = self._roots[at]
             assert root.manifest(self._pinned.encoded.digest).digest == self._pinned.encoded.digest
-            sizes = root.sizes(SHARDS)
+            sizes = root.storage.sizes(SHARDS)
             for file, nbytes in files.items():
                 assert sizes.get(file) == nbytes, "what is read was collected"
 

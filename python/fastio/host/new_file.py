@@ -80,6 +80,10 @@ class NewFile:
         self._fd, self._named = self._open()
         self.file = self._adopt()
 
+    def name_as(self, name: str) -> None:
+        """Have it get another name in its folder than was said at first."""
+        self.path = self.path.with_name(name)
+
     def _open(self) -> tuple[int, bool]:
         """A descriptor, and whether the file has its temporary name already."""
         folder = self.path.parent

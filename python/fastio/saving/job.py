@@ -28,7 +28,7 @@ from fastio.saving import folder
 from fastio.saving.origins import Origins
 from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import UninterruptedStep
-from fastio.saving.writing import FileWriter, Layout, lay_out
+from fastio.saving.writing import FileWriter, Layout, lay_out, open_file
 
 _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
 
@@ -149,7 +149,9 @@ class SaveWork:
     def _open(self, path: Path, layout: Layout, like: Path | None) -> None:
         sharded = self._request.shard_bytes is not None
         written_as = self._request.path / folder.SINGLE if sharded else path
-        writer = FileWriter(path, layout, self._request.options, written_as=written_as, like=like)
+        options = self._request.options
+        file = open_file(path, options, written_as=written_as, like=like)
+        writer = FileWriter(file, layout, options)
         self._files.callback(writer.close)
         self._writers.append(writer)
 

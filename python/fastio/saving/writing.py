@@ -6,7 +6,7 @@ import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import fastio._native as _native
 from fastio.catalog.table import DEFAULT_ALGORITHM
@@ -58,7 +58,7 @@ class Layout:
 
 def lay_out(
     origins: Origins,
-    path: Path,
+    path: PurePath,
     metadata: Mapping[str, str] | None,
     *,
     chunk_bytes: int | None,
@@ -69,7 +69,7 @@ def lay_out(
     Parameters
     ----------
     origins : Origins
-    path : pathlib.Path
+    path : pathlib.PurePath
         For messages.
     metadata : mapping of str to str, optional
     chunk_bytes : int or None
@@ -93,43 +93,52 @@ def lay_out(
     return Layout(origins, plan.start, plan)
 
 
-class FileWriter:
-    """A file on its way: opened at once, written when told to.
+def open_file(
+    path: Path, options: Options, *, written_as: Path, like: Path | None = None
+) -> Replacement:
+    """Open a new file, which takes over owner, mode and access list of another one.
 
     Parameters
     ----------
     path : pathlib.Path
         What it will be called.
-    layout : Layout
     options : Options
     written_as : pathlib.Path
         What its temporary name is made of.
-    mode : int, optional
-        Who may look into it meanwhile, less the umask. It imitates no other file then.
     like : pathlib.Path, optional
-        The file whose owner, mode and access list it takes over; default: `path`.
+        The other file; default: `path`.
 
     Raises
     ------
     WriteError
         If the file cannot be made.
+    """
+    # A shard is written as another file: it gets a name that nothing has.
+    if options.in_place and written_as == path and is_there(path):
+        return InPlace(path)
+    return Replacement.heir(path, like=like, written_as=written_as)
+
+
+class FileWriter:
+    """A file on its way, written when told to.
+
+    Parameters
+    ----------
+    replacement : Replacement
+        The file, open and empty; closed with this object.
+    layout : Layout
+    options : Options
+
+    Raises
+    ------
     MemoryLimitError
         If the limit is below one block.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        layout: Layout,
-        options: Options,
-        *,
-        written_as: Path,
-        mode: int | None = None,
-        like: Path | None = None,
-    ) -> None:
+    def __init__(self, replacement: Replacement, layout: Layout, options: Options) -> None:
         self.layout = layout
+        self.replacement = replacement
         self._options = options
-        self.replacement = self._open(path, mode, written_as, like)
         try:
             origins = layout.origins
             self._save = _native.Save(
@@ -146,16 +155,6 @@ class FileWriter:
         except BaseException:
             self.close()
             raise
-
-    def _open(
-        self, path: Path, mode: int | None, written_as: Path, like: Path | None
-    ) -> Replacement:
-        if mode is not None:
-            return Replacement(path, mode, written_as=written_as)
-        # A shard is written as another file: it gets a name that nothing has.
-        if self._options.in_place and written_as == path and is_there(path):
-            return InPlace(path)
-        return Replacement.heir(path, like=like, written_as=written_as)
 
     @property
     def statistics(self) -> _native.SaveStatistics:

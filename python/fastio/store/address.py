@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import ConflictError
 from fastio.store.members import Members
@@ -18,7 +18,7 @@ class GenerationAddress:
 
     Attributes
     ----------
-    paths : tuple of pathlib.Path
+    paths : tuple of pathlib.PurePath
         The roots that were given, then those that were reached: one of them may be away by then.
     timeout_s : float
         How long a root may take to answer.
@@ -29,7 +29,7 @@ class GenerationAddress:
         Its SHA-256.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[PurePath, ...]
     timeout_s: float
     store: str
     generation: int

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
-from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import path_of, path_to_write
 from fastio.arguments.sizes import whole_number
 from fastio.display.values import shown
 from fastio.errors import UsageError
+from fastio.storage.known import address_of, is_url
 from fastio.store import partition, placement
 from fastio.store.documents import ROOTS_MAX, is_weight
 
 
-def paths(roots: object, *, to_write: bool = False, may_repeat: bool = False) -> list[Path]:
+def paths(roots: object, *, to_write: bool = False, may_repeat: bool = False) -> list[PurePath]:
     """Return roots as absolute paths.
 
     Parameters
@@ -36,16 +36,20 @@ def paths(roots: object, *, to_write: bool = False, may_repeat: bool = False) ->
     """
     if isinstance(roots, (str, bytes, os.PathLike, Mapping)) or not isinstance(roots, Iterable):
         raise TypeError(f"roots must be a sequence of paths, not {type(roots).__name__}")
-    resolve = path_to_write if to_write else path_of
     roots = list(roots)
     if any(isinstance(root, (str, bytes)) and not root for root in roots):
         raise UsageError("a root is empty: expected the path of a folder")
-    found = [Path(anchored(os.fspath(resolve(root, "a root")))) for root in roots]
+    found = [address_of(_typed(root, to_write=to_write)) for root in roots]
     if not 1 <= len(found) <= ROOTS_MAX:
         raise ValueError(f"{len(found)} roots: expected 1 to {ROOTS_MAX}")
     if not may_repeat and len({os.path.realpath(path) for path in found}) < len(found):
         raise ValueError("a root is given twice")
     return found
+
+
+def _typed(root: object, *, to_write: bool) -> str:
+    path = path_of(root, "a root")
+    return str(path_to_write(root, "a root")) if to_write and not is_url(path) else path
 
 
 def check_count(what: str, value: object, low: int, high: int) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import FastioError, WriteError
 from fastio.host.leftovers import is_temporary
-from fastio.store import answering, layout
+from fastio.storage import answering
+from fastio.storage.kind import Skeleton
+from fastio.storage.known import kind_of
 from fastio.store.documents import Record
 from fastio.store.history import standings
-from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
+from fastio.store.layout import COMMITS, EVERYWHERE, MANIFESTS, SHARDS, SKELETON
 from fastio.store.root import Root
 
 _A_STORE = (
@@ -23,14 +25,14 @@ _A_STORE = (
 )
 
 
-def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
+def check_creation(paths: Sequence[PurePath], timeout_s: float) -> None:
     """Refuse folders that no new store can be made of.
 
     A creation that was cut off leaves at most the empty generation, on less than a majority.
 
     Parameters
     ----------
-    paths : sequence of pathlib.Path
+    paths : sequence of pathlib.PurePath
         All roots of the new store.
     timeout_s : float
 
@@ -44,7 +46,7 @@ def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
     left = []
     for path in paths:
         try:
-            _ask(path, timeout_s, layout.require_free)
+            _ask(path, timeout_s, kind_of(path).require_free)
         except WriteError:
             root = _opened(path, timeout_s)
             if root is None:
@@ -64,14 +66,14 @@ def check_creation(paths: Sequence[Path], timeout_s: float) -> None:
             raise WriteError(errno.ENOTEMPTY, "mkdir", left[0], detail=_A_STORE)
 
 
-def is_begun_in(path: Path, store: str, known: Collection[str], timeout_s: float) -> bool:
+def is_begun_in(path: PurePath, store: str, known: Collection[str], timeout_s: float) -> bool:
     """Return whether a root of a store was begun in a folder that has not become one.
 
     It has the record of the generation at most that was to make it one.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : pathlib.PurePath
     store : str
         UUID.
     known : collection of str
@@ -111,35 +113,35 @@ def clear(roots: Sequence[Root]) -> None:
     """
     for sub in (COMMITS, MANIFESTS):
         for root in roots:
-            for name in root.names(sub):
-                root.remove(sub, name)
-            root.sync(sub)
+            for name in root.storage.names(sub):
+                root.storage.remove(sub, name)
+            root.storage.sync(sub)
     for root in roots:
-        root.remove_leftovers()
+        root.storage.upkeep.remove_leftovers(EVERYWHERE)
         root.damaged.clear()
         root.problems.clear()
 
 
-def _opened(path: Path, timeout_s: float) -> Root | None:
+def _opened(path: PurePath, timeout_s: float) -> Root | None:
     """A root that has nothing beside what roots have; None where there is none."""
     try:
-        _ask(path, timeout_s, layout.require_own_names)
+        _ask(path, timeout_s, kind_of(path).require_own)
         return Root.open(path, timeout_s)
     except (FastioError, OSError):
         return None
 
 
-def _ask(path: Path, timeout_s: float, check: Callable[[Path], None]) -> None:
+def _ask(path: PurePath, timeout_s: float, check: Callable[[PurePath, Skeleton], None]) -> None:
     asks = answering.of(path, timeout_s)
     try:
-        asks.ask(lambda: check(path))
+        asks.ask(lambda: check(path, SKELETON))
     finally:
         asks.close()
 
 
 def _has_no_tensors(root: Root) -> bool:
-    shards = root.names(SHARDS)
-    manifests = [name for name in root.names(MANIFESTS) if not is_temporary(name)]
+    shards = root.storage.names(SHARDS)
+    manifests = [name for name in root.storage.names(MANIFESTS) if not is_temporary(name)]
     return all(map(is_temporary, shards)) and not any(
         root.manifest(name.removesuffix(".json")).manifest.shards for name in manifests
     )

@@ -14,7 +14,7 @@ from fastio.errors import FastioError
 from fastio.store import locks, wholeness
 from fastio.store.commit import Session
 from fastio.store.history import Standing
-from fastio.store.layout import COMMITS, MANIFESTS, SHARDS, manifest_name, record_name
+from fastio.store.layout import COMMITS, EVERYWHERE, MANIFESTS, SHARDS, manifest_name, record_name
 from fastio.store.manifest import Manifest
 from fastio.store.root import Root
 
@@ -101,7 +101,7 @@ class _Collection:
     def run(self) -> Collected:
         """Remove records, then manifests, then shards."""
         for root in self._roots:  # kept records are durable before others are removed
-            _tried(root, functools.partial(root.sync, COMMITS))
+            _tried(root, functools.partial(root.storage.sync, COMMITS))
         gone: list[int] = []
         in_use: list[int] = []
         of_manifest: dict[str, list[int]] = {}
@@ -151,8 +151,8 @@ class _Collection:
 
         def remove(root: Root) -> bool:
             for generation in generations:
-                root.remove(COMMITS, record_name(generation))
-            root.sync(COMMITS)
+                root.storage.remove(COMMITS, record_name(generation))
+            root.storage.sync(COMMITS)
             return True
 
         has_removed_all = True
@@ -174,7 +174,7 @@ class _Collection:
         names = {
             name
             for root in self._roots
-            for name in _tried(root, functools.partial(root.names, MANIFESTS)) or ()
+            for name in _tried(root, functools.partial(root.storage.names, MANIFESTS)) or ()
         }
         for name in sorted(names):
             digest = name.removesuffix(".json")
@@ -195,22 +195,23 @@ class _Collection:
                 return
             needed |= {shard.file for shard in manifest.shards}
         for root in self._roots:
-            _tried(root, functools.partial(root.sync, MANIFESTS))
+            _tried(root, functools.partial(root.storage.sync, MANIFESTS))
             if self._has_everybody:
-                _tried(root, root.remove_leftovers)
-            for name in _tried(root, functools.partial(root.sizes, SHARDS)) or ():
+                clean_up = root.storage.upkeep.remove_leftovers
+                _tried(root, functools.partial(clean_up, EVERYWHERE))
+            for name in _tried(root, functools.partial(root.storage.sizes, SHARDS)) or ():
                 is_dead = name in self._dead or self._has_everybody
                 if is_dead and name not in needed and not name.startswith("."):
                     self._remove_file(root, SHARDS, name)
-            _tried(root, functools.partial(root.sync, SHARDS))
+            _tried(root, functools.partial(root.storage.sync, SHARDS))
 
     def _remove_file(self, root: Root, sub: str, name: str) -> None:
         def remove() -> int:
             try:
-                nbytes = root.size(sub, name)
+                nbytes = root.storage.size(sub, name)
             except FileNotFoundError:
                 return 0
-            root.remove(sub, name)
+            root.storage.remove(sub, name)
             return nbytes
 
         self._nbytes += _tried(root, remove) or 0

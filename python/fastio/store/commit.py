@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, ReplicaError
-from fastio.host.flocks import Flock
+from fastio.storage.protocol import FILE_MODE, Lock
 from fastio.store import wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, next_ballot, standings, unknown
 from fastio.store.holding import Holding
 from fastio.store.manifest import EncodedManifest
 from fastio.store.root import Root
-from fastio.store.root_files import FILE_MODE
 
 _log = logging.getLogger("fastio")
 
@@ -310,13 +309,13 @@ class Session(Holding):
             path = next(iter(self._failed)) if not self.roots else self.roots[0].path
             raise ReplicaError(path, "the new root cannot be written to", self._failed)
 
-    def join(self, root: Root, lock: Flock) -> None:
+    def join(self, root: Root, lock: Lock) -> None:
         """Have a root take part that is to be one of the store from the next commit on.
 
         Parameters
         ----------
         root : Root
-        lock : Flock
+        lock : Lock
             Its lock, which is released with the others.
 
         Raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 import msgspec
 
@@ -19,7 +19,7 @@ from fastio.store.wholeness import is_whole
 
 
 def create(
-    paths: Sequence[Path],
+    paths: Sequence[PurePath],
     uuids: Sequence[str],
     weights: Sequence[float],
     settings: Settings,
@@ -30,7 +30,7 @@ def create(
 
     Parameters
     ----------
-    paths : sequence of pathlib.Path
+    paths : sequence of pathlib.PurePath
     uuids : sequence of str
     weights : sequence of float
         Of each root.
@@ -93,7 +93,7 @@ def _empty(store: str, roots: Sequence[Root], settings: Settings) -> EncodedMani
     )
 
 
-def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bool) -> Members:
+def adopt(paths: Sequence[PurePath], saved_at_s: int, timeout_s: float, *, force: bool) -> Members:
     """Make a copy of a store a store of its own, with UUIDs and places of its own.
 
     Each root gets another identity, one after another; where that was cut off, it goes on. Of two
@@ -101,7 +101,7 @@ def adopt(paths: Sequence[Path], saved_at_s: int, timeout_s: float, *, force: bo
 
     Parameters
     ----------
-    paths : sequence of pathlib.Path
+    paths : sequence of pathlib.PurePath
         All roots of the copy.
     saved_at_s : int
     timeout_s : float
@@ -193,7 +193,7 @@ def _is_committed(roots: Sequence[Root]) -> bool:
     return (
         lineage.written_for(newest) == of_store.store != lineage.written_for(before)
         and known.keys() == of_store.roots.keys()
-        and all(root.is_at(known[root.uuid]) for root in roots)
+        and all(root.storage.is_at(known[root.uuid]) for root in roots)
     )
 
 
@@ -209,7 +209,7 @@ def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force
     if missing:
         raise ReplicaError(old[0].path, "all roots of a copy have to be given", missing)
     for root in old:
-        if not force and root.uuid in known and root.is_at(known[root.uuid]):
+        if not force and root.uuid in known and root.storage.is_at(known[root.uuid]):
             adopted = ", or has been adopted already" if root.identity.copied_from else ""
             raise UsageError(
                 f"{root.path} is where its manifest says, and no copy{adopted}: "

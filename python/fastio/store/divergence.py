@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from fastio.errors import FastioError, FormatError
-from fastio.store import answering
+from fastio.storage import answering
+from fastio.storage.known import address_of
 from fastio.store.documents import Record
 from fastio.store.manifest import hints
 from fastio.store.root import Root
@@ -91,12 +91,12 @@ def _places(root: Root, record: Record) -> Mapping[str, str]:
 
 def _is_at(root: Root, path: str) -> bool:
     with contextlib.suppress(FastioError):
-        return root.is_at(path)
+        return root.storage.is_at(path)
     return True
 
 
 def _is_like(path: str, root: Root, timeout_s: float) -> bool:
     """Whether another root of the same UUID is there."""
     with contextlib.suppress(FastioError, OSError):
-        return Root.open(Path(path), timeout_s).identity == root.identity
+        return Root.open(address_of(path), timeout_s).identity == root.identity
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -12,12 +11,11 @@ from typing import TypeVar
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
 from fastio.host import flocks
-from fastio.host.flocks import Flock
+from fastio.storage.protocol import FILE_MODE, Lock
 from fastio.store import locks
 from fastio.store.documents import majority_of
 from fastio.store.layout import LOCK
 from fastio.store.root import Root
-from fastio.store.root_files import FILE_MODE
 
 _log = logging.getLogger("fastio")
 
@@ -48,7 +46,7 @@ class Holding:
         self._from_then_on: tuple[str, ...] = ()
         self._mode = mode
         self._failed = dict(missing)
-        self._locks: dict[str, Flock] = {}
+        self._locks: dict[str, Lock] = {}
         self.roots: list[Root] = []
         wanted = {*among, *also}
         members = sorted((root for root in roots if root.uuid in wanted), key=lambda r: r.uuid)
@@ -221,19 +219,15 @@ class Holding:
         self.close()
 
 
-def _sign(root: Root, lock: Flock) -> None:
+def _sign(root: Root, lock: Lock) -> None:
     """Say who holds a lock, for whoever waits for it. It is the first write to a root."""
-    root.answering.ask(lambda: _signed(lock.fd))
-
-
-def _signed(lock: int) -> None:
-    with contextlib.suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    who = f"process {os.getpid()} on {socket.gethostname()}\n"
+    root.answering.ask(lambda: lock.sign(who))
 
 
 def _holder(root: Root) -> str:
     try:
-        return root.read("", LOCK, 4096).decode(errors="replace").strip() or "it does not say who"
+        who = root.storage.read("", LOCK, 4096).decode(errors="replace").strip()
+        return who or "it does not say who"
     except (FastioError, OSError):
         return "it cannot be read who"

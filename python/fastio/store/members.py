@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
-from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReplicaError, StaleError
-from fastio.store import IDENTITY, answering, divergence, lineage, wholeness
+from fastio.storage import answering
+from fastio.storage.known import address_of
+from fastio.store import IDENTITY, divergence, lineage, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import EncodedManifest, RootEntry, hints
@@ -54,9 +55,9 @@ class Members(ReachableRoots):
     """
 
     def __init__(
-        self, paths: Sequence[Path], timeout_s: float = math.inf, *, store: str | None = None
+        self, paths: Sequence[PurePath], timeout_s: float = math.inf, *, store: str | None = None
     ) -> None:
-        self.paths = list(dict.fromkeys(Path(anchored(str(path))) for path in paths))
+        self.paths = list(dict.fromkeys(address_of(str(path)) for path in paths))
         self.timeout_s = timeout_s
         self.roots: dict[str, Root] = {}
         self.missing: dict[str, str] = {}
@@ -143,12 +144,12 @@ class Members(ReachableRoots):
         Nothing.
         """
         old = self.roots.pop(uuid, None)
-        path = Path(self.places.said(uuid) or "") if old is None else old.path
+        path = address_of(self.places.said(uuid) or "") if old is None else old.path
         self.paths = [root.path, *(each for each in self.paths if each not in (path, root.path))]
         self.missing.pop(str(path), None)
         self.roots[root.uuid] = root
 
-    def _open(self, paths: Sequence[Path]) -> tuple[list[Root], int]:
+    def _open(self, paths: Sequence[PurePath]) -> tuple[list[Root], int]:
         """Open roots, all at once; how many of them are none."""
         opened, absent = [], 0
         calls = [Root.begin_to_open(path, self.timeout_s) for path in paths]
@@ -249,7 +250,7 @@ class Members(ReachableRoots):
             self.roots[root.uuid] = root
             self.missing.pop(str(root.path), None)
         elif other.path != root.path:
-            same = other.is_at(root.path)
+            same = other.storage.is_at(root.path)
             problem = "leads to the root" if same else "is a copy of the root"
             self.missing[str(root.path)] = f"{problem} {other.path}"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastio.errors import FastioError
-from fastio.host.flocks import Flock
+from fastio.storage.protocol import Lock
 from fastio.store import locks
 from fastio.store.history import Standing
 from fastio.store.manifest import EncodedManifest
@@ -21,12 +21,12 @@ class Hold:
 
     Attributes
     ----------
-    locks : dict of str to Flock
+    locks : dict of str to Lock
         By the UUID of the root.
     """
 
     def __init__(self) -> None:
-        self.locks: dict[str, Flock] = {}
+        self.locks: dict[str, Lock] = {}
 
     @classmethod
     def on(cls, roots: Mapping[str, Root], digest: str) -> Hold:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import FastioError
 from fastio.events import Event
+from fastio.storage.address import Url
+from fastio.storage.known import address_of, is_url
 from fastio.store.root import Root
 
 HOW_TO_GO_ON = (
@@ -76,7 +78,7 @@ class Places:
         if said == str(root.path):
             return False
         with contextlib.suppress(FastioError):
-            return not root.is_at(said)
+            return not root.storage.is_at(said)
         return True
 
     def _one_is_there(self, roots: Iterable[Root]) -> bool:
@@ -111,18 +113,18 @@ class Places:
         if not self._mixed or root.uuid not in self._known or not self._is_elsewhere(root):
             return None
         with contextlib.suppress(FastioError, OSError):
-            found = Root.open(Path(self._known[root.uuid]), timeout_s)
+            found = Root.open(address_of(self._known[root.uuid]), timeout_s)
             if found.identity == root.identity:
                 return found
         return None
 
-    def where(self, uuid: str, roots: Iterable[Root]) -> tuple[Path | None, str]:
+    def where(self, uuid: str, roots: Iterable[Root]) -> tuple[PurePath | None, str]:
         """Return where to look for a root that was not given, or why it is not looked for."""
         there = list(roots)
         if self._leads(there):
-            return Path(self._known[uuid]), ""
+            return address_of(self._known[uuid]), ""
         for path in self._beside(self._known[uuid], there):
-            if os.path.lexists(path):
+            if isinstance(path, Url) or os.path.lexists(path):
                 return path, ""
         return None, self.unfollowed(there)
 
@@ -133,14 +135,14 @@ class Places:
         there = list(roots)
         if not self.moved or self._one_is_there(there):
             return said
-        return str(next(self._beside(said, there)))
+        return str(next(self._beside(said, there), said))
 
-    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[Path]:
+    def _beside(self, said: str, roots: Iterable[Root]) -> Iterator[PurePath]:
         """The path of a root, if it was moved or copied as these were."""
         for root in roots:
-            if str(root.path) in self.moved:
+            if str(root.path) in self.moved and is_url(said) == isinstance(root.path, Url):
                 beside = os.path.relpath(said, self.moved[str(root.path)])
-                yield Path(os.path.normpath(root.path / beside))
+                yield type(root.path)(os.path.normpath(root.path / beside))
 
     def is_followed(self, root: Root, roots: Iterable[Root]) -> bool:
         """Return whether a root that was looked for may join: from roots that are elsewhere, only
@@ -157,7 +159,7 @@ class Places:
         what = "has been replaced" if said is None else f"is not where its manifest says ({said})"
         return f"does not join {root.path}, which {what}: {HOW_TO_GO_ON}"
 
-    def note(self, roots: Iterable[Root], given: Iterable[Path]) -> None:
+    def note(self, roots: Iterable[Root], given: Iterable[PurePath]) -> None:
         """Tell of roots that are elsewhere, where not all roots that there are were given."""
         found = {root.uuid: root.path for root in roots}
         given = set(given)

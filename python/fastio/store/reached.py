@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.errors import FastioError, FormatError, ReplicaError
-from fastio.store import answering
+from fastio.storage import answering
 from fastio.store.documents import Record
 from fastio.store.history import Standing, standings
 from fastio.store.layout import MANIFESTS, manifest_name
@@ -20,7 +20,7 @@ class ReachableRoots:
 
     Attributes
     ----------
-    paths : list of pathlib.Path
+    paths : list of pathlib.PurePath
         Those that were given.
     roots : dict of str to Root
         Those that can be reached, by UUID.
@@ -30,7 +30,7 @@ class ReachableRoots:
         UUID.
     """
 
-    paths: list[Path]
+    paths: list[PurePath]
     roots: dict[str, Root]
     missing: dict[str, str]
     store: str

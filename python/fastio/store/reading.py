@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.display.values import shown
@@ -29,7 +29,7 @@ from fastio.store.shard_files import StoredFiles
 
 
 def newest(
-    paths: Sequence[Path], timeout_s: float, names: Collection[str] | None = None
+    paths: Sequence[PurePath], timeout_s: float, names: Collection[str] | None = None
 ) -> LocatedSource:
     """Say which tensors the newest generation of a store has.
 
@@ -80,7 +80,7 @@ def watch(
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
         entries = {entry.file: entry for entry in pinned.encoded.manifest.shards}
-        made.repair = functools.partial(_rewrite, entries)
+        made.repair = functools.partial(_rewrite, list(members.roots.values()), entries)
     for event in members.places.events:
         made.tell(event)
     for path, reason in members.missing.items():
@@ -91,11 +91,22 @@ def watch(
     return made
 
 
-def _rewrite(entries: Mapping[str, ShardEntry], watch: Watch, files: ShardFiles, path: str) -> None:
+def _rewrite(
+    roots: Sequence[Root],
+    entries: Mapping[str, ShardEntry],
+    watch: Watch,
+    files: ShardFiles,
+    path: str,
+) -> None:
+    entry = entries[os.path.basename(path)]
+    root = next((root for root in roots if str(root.path / SHARDS / entry.file) == path), None)
+    if root is None:
+        raise ReplicaError(path, "its root has left this store meanwhile", {})
     repair.rewrite(
-        path,
-        entries[os.path.basename(path)],
+        root,
+        entry,
         native_files(files),
+        roots,
         hung_paths=watch.hung_paths,
         timeout_s=watch.timeout_s,
     )
@@ -245,5 +256,6 @@ class _Preference:
 
     def _path(self, at: int, shard: ShardEntry) -> str:
         root = self._roots[at]
-        folder = self._entries[at].path if root is None else str(root.path)
-        return f"{folder}/{SHARDS}/{shard.file}"
+        if root is None:
+            return f"{self._entries[at].path}/{SHARDS}/{shard.file}"
+        return str(root.path / SHARDS / shard.file)

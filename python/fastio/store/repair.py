@@ -6,25 +6,26 @@ import contextlib
 import errno
 import hashlib
 import math
-import os
-import stat
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 import fastio._native as _native
 from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
-from fastio.host.replacement import Replacement
+from fastio.storage.protocol import FILE_MODE
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
+from fastio.store.root import Root
 
 _STEP_BYTES = 2**24
 
 
 def rewrite(
-    path: str,
+    root: Root,
     entry: ShardEntry,
     replicas: Sequence[_native.Replica],
+    roots: Sequence[Root],
     *,
     hung_paths: Collection[str] = (),
     timeout_s: float = math.inf,
@@ -33,12 +34,14 @@ def rewrite(
 
     Parameters
     ----------
-    path : str
-        The bad one; need not be there. The new one has the mode of a good one.
+    root : Root
+        The one that has the bad one, or lacks it.
     entry : ShardEntry
         Of the shard.
     replicas : sequence of File
         Those that are there, the bad one perhaps among them; each of the size that `entry` says.
+    roots : sequence of Root
+        Those that they are on. The new one has the mode of a good one.
     hung_paths : collection of str
         Replicas that are not read, as their disks do not answer.
     timeout_s : float
@@ -48,21 +51,18 @@ def rewrite(
     ------
     WriteError
         Also if the header, or a chunk, is left in no replica.
+    ReadError
     """
-    target = Path(path)
+    target = root.path / SHARDS / entry.file
     # The bad one comes last: it has good chunks, too.
     sources = sorted(
         (file for file in replicas if file.path not in hung_paths),
-        key=lambda file: file.path == path,
+        key=lambda file: file.path == str(target),
     )
-    if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
-        detail = "it would lie where a symlink leads, out of the root"
-        raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
     header = _header(entry, sources, target, timeout_s)
     table = safetensors.locate(sources[0], header).table
     assert table is not None  # the digest of the header is that of a sealed shard
-    replacement = Replacement(target, 0o600, written_as=target.parent / "new")
-    try:
+    with contextlib.closing(root.storage.new_file(SHARDS, entry.file)) as replacement:
         nbytes = sources[0].nbytes
         replacement.reserve(nbytes)
         replacement.begin()
@@ -71,14 +71,19 @@ def rewrite(
             end = min(begin + _STEP_BYTES, nbytes)
             data = _sound(sources, table, begin, end, timeout_s)
             replacement.file.write(begin, data)
-        replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
+        replacement.allow(_mode(sources[0], roots, entry.file))
         replacement.commit()
-    finally:
-        replacement.close()
+
+
+def _mode(file: _native.Replica, roots: Sequence[Root], name: str) -> int:
+    for root in roots:
+        if file.path == str(root.path / SHARDS / name):
+            return root.storage.mode(SHARDS, name)
+    return FILE_MODE  # its root has left the store meanwhile
 
 
 def _header(
-    entry: ShardEntry, sources: list[_native.Replica], target: Path, timeout_s: float
+    entry: ShardEntry, sources: list[_native.Replica], target: PurePath, timeout_s: float
 ) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):

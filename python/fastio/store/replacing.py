@@ -6,11 +6,11 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import PurePath
 
-from fastio.arguments.anchored import anchored
 from fastio.errors import FastioError, ReplicaError, UsageError
 from fastio.reading.fetch import native_files
+from fastio.storage.known import address_of
 from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced
@@ -25,7 +25,7 @@ def replace_root(
     session: Session,
     members: Members,
     old: str,
-    new: Path,
+    new: PurePath,
     saved_at_s: int,
     is_cancelled: Callable[[], bool],
 ) -> int:
@@ -42,7 +42,7 @@ def replace_root(
     members : Members
     old : str
         UUID, or the path where it is or was.
-    new : pathlib.Path
+    new : pathlib.PurePath
         A folder that is empty, or not there.
     saved_at_s : int
     is_cancelled : callable
@@ -99,26 +99,26 @@ def replace_root(
         raise
 
 
-def _is_begun(session: Session, new: Path, timeout_s: float) -> bool:
+def _is_begun(session: Session, new: PurePath, timeout_s: float) -> bool:
     """Whether a replacement that was cut off has begun to make a root of a folder."""
     known = {uuid for one in session.standings() for uuid in one.record.roots}
     return begun.is_begun_in(new, session.store, known, timeout_s)
 
 
-def _is_done(session: Session, old: str, new: Path) -> bool:
+def _is_done(session: Session, old: str, new: PurePath) -> bool:
     """Whether the newest generation is the one that was to be committed: who did it was cut off
     before he could tell.
     """
     assert session.head is not None
     roots = {entry.uuid: entry.path for entry in session.head.manifest.roots}
-    if anchored(str(new)) not in [roots.get(root.uuid) for root in session.roots]:
+    if str(address_of(str(new))) not in [roots.get(root.uuid) for root in session.roots]:
         return False
     for one in session.standings():
         if one.record.generation == session.generation - 1:
             with contextlib.suppress(FastioError, FileNotFoundError):
                 before = session.manifest(one.record).manifest.roots
                 left = [entry for entry in before if entry.uuid not in roots]
-                named, path = _uuid_of(old), anchored(old)
+                named, path = _uuid_of(old), str(address_of(old))
                 return any(entry.uuid == named or entry.path == path for entry in left)
     return False
 
@@ -131,7 +131,7 @@ def _uuid_of(old: str) -> str:
 
 
 def _entry(manifest: Manifest, members: Members, old: str) -> RootEntry:
-    path = anchored(old)
+    path = str(address_of(old))
     named = _uuid_of(old)
     for entry in manifest.roots:
         root = members.roots.get(entry.uuid)
@@ -163,12 +163,13 @@ def _copy(
             if is_cancelled():
                 raise ReplicaError(members.name, "the replacement was cancelled", {})
             repair.rewrite(
-                str(root.path / SHARDS / entry.file),
+                root,
                 entry,
                 native_files(shard.files),
+                list(members.roots.values()),
                 hung_paths=watch.hung_paths,
                 timeout_s=watch.timeout_s,
             )
-        root.sync(SHARDS)
+        root.storage.sync(SHARDS)
     finally:
         pinned.hold.close()

@@ -104,7 +104,7 @@ def read_all(
 
 def _disk(root: Root) -> int:
     try:
-        return root.disk()
+        return root.storage.disk()
     except FastioError:
         return -1
 
@@ -191,10 +191,10 @@ class _RootReader:
         found.nbytes += surveyed.nbytes
         found.notes += [*surveyed.notes, *map(str, surveyed.read_again.values())]
 
-    def _open(self, entry: ShardEntry) -> _native.File | None:
+    def _open(self, entry: ShardEntry) -> _native.Replica | None:
         path = self._path(entry)
         try:
-            file = self._root.open_shard(entry.file)
+            file = self._root.storage.open_file(SHARDS, entry.file)
             if file.nbytes != entry.nbytes:
                 problem = f"has {file.nbytes} bytes, {entry.nbytes} expected"
                 raise FormatError(path, problem)
@@ -210,7 +210,7 @@ class _RootReader:
         return None
 
     def _located(
-        self, entry: ShardEntry, file: _native.File, header: bytes | ReadError
+        self, entry: ShardEntry, file: _native.Replica, header: bytes | ReadError
     ) -> Shard | None:
         if isinstance(header, ReadError):
             self._damage(entry, str(header).removeprefix(f"{file.path}: "))

@@ -1,47 +1,51 @@
-"""One root of a store: a folder on some disk, and the small files in it."""
+"""One root of a store: its identity, and the small files that it has in a storage."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
-import stat
-from pathlib import Path
+from pathlib import PurePath
+from typing import NoReturn
 
-import fastio._native as _native
-from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError
-from fastio.host import folders
-from fastio.host.durability import sync_folder
-from fastio.host.leftovers import remove_leftovers
-from fastio.store import IDENTITY, answering, layout, lineage
-from fastio.store.answering import Answering, Call, asked, progress
+from fastio.storage import answering
+from fastio.storage.answering import Call, asked, progress
+from fastio.storage.known import address_of, kind_of
+from fastio.storage.protocol import FILE_MODE, Storage
+from fastio.store import IDENTITY, lineage
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
-from fastio.store.files import FOLDER, called, folder_mode, make_folder, read, write_called
 from fastio.store.layout import (
     COMMITS,
     FOLDERS,
     LOCK,
     MANIFESTS,
     PROMISE,
-    SHARDS,
+    SKELETON,
     manifest_name,
     record_name,
 )
 from fastio.store.manifest import MANIFEST_BYTES_MAX, EncodedManifest, decode
-from fastio.store.root_files import FILE_MODE, RootFiles
 
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 
 
-class Root(RootFiles):
+class Root:
     """A root that could be opened; `open` and `create` make them.
+
+    Parameters
+    ----------
+    storage : Storage
+        Closed with this object.
+    identity : RootIdentity
 
     Attributes
     ----------
-    path : pathlib.Path
+    storage : Storage
+    path : pathlib.PurePath
         Absolute.
+    answering : Answering
+        Makes all calls that may take long.
     identity : RootIdentity
     problems : list of str
         What was found to be damaged in it, as messages.
@@ -49,22 +53,21 @@ class Root(RootFiles):
         Generations of which it has a record that cannot be read.
     """
 
-    def __init__(
-        self, path: Path, folder: int, identity: RootIdentity, answering: Answering
-    ) -> None:
-        super().__init__(path, folder, answering)
+    def __init__(self, storage: Storage, identity: RootIdentity) -> None:
+        self.storage = storage
+        self.path = storage.path
+        self.answering = storage.answering
         self.identity = identity
         self.problems: list[str] = []
         self.damaged: set[int] = set()
-        self._made: list[Path] = []
 
     @classmethod
-    def open(cls, path: Path, timeout_s: float = math.inf) -> Root:
+    def open(cls, path: PurePath, timeout_s: float = math.inf) -> Root:
         """Open a root.
 
         Parameters
         ----------
-        path : pathlib.Path
+        path : pathlib.PurePath
         timeout_s : float
             How long it may take to answer, here and later, as `Options.root_timeout_s`.
 
@@ -80,25 +83,26 @@ class Root(RootFiles):
         return cls.begin_to_open(path, timeout_s).result()
 
     @classmethod
-    def begin_to_open(cls, path: Path, timeout_s: float) -> Call[Root]:
+    def begin_to_open(cls, path: PurePath, timeout_s: float) -> Call[Root]:
         """Open a root, and do not wait for it.
 
         Raises
         ------
         Nothing: the result does, as `open`.
         """
-        path = Path(anchored(str(path)))
+        path = address_of(str(path))
         asks = answering.of(path, timeout_s)
 
         def opened() -> Root:
-            folder = called(path, "open", lambda: os.open(path, FOLDER))
             try:
-                data = read(folder, IDENTITY, path / IDENTITY, DOCUMENT_BYTES_MAX)
-                identity = RootIdentity.decode(data, str(path / IDENTITY))
-                return cls(path, folder, identity, asks)
+                storage = kind_of(path).open_storage(path, asks)
             except BaseException:
-                os.close(folder)
                 asks.close()
+                raise
+            try:
+                return cls(storage, read_identity(storage))
+            except BaseException:
+                storage.close()
                 raise
 
         return asks.begin(opened)
@@ -106,7 +110,7 @@ class Root(RootFiles):
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: PurePath,
         identity: RootIdentity,
         mode: int = FILE_MODE,
         timeout_s: float = math.inf,
@@ -128,7 +132,13 @@ class Root(RootFiles):
 
     @classmethod
     def prepare(
-        cls, path: Path, identity: RootIdentity, mode: int, timeout_s: float, *, free: bool = False
+        cls,
+        path: PurePath,
+        identity: RootIdentity,
+        mode: int,
+        timeout_s: float,
+        *,
+        free: bool = False,
     ) -> Root:
         """Make the folders of a root; it is none until it is claimed.
 
@@ -139,13 +149,27 @@ class Root(RootFiles):
         ReadError
             If it does not answer. Empty folders may be left there then.
         """
-        path = Path(anchored(str(path)))
+        path = address_of(str(path))
+        kind = kind_of(path)
         asks = answering.of(path, timeout_s)
+
+        def prepared() -> Root:
+            if not free:
+                kind.require_free(path, SKELETON)
+            return cls(kind.make_storage(path, SKELETON, mode, asks), identity)
+
         try:
-            return asks.ask(lambda: _prepared(path, identity, mode, asks, free=free))
+            return asks.ask(prepared)
         except BaseException:
             asks.close()
             raise
+
+    def close(self) -> None:
+        """Close its storage, when no call is made with it any more."""
+        self.storage.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a root cannot be pickled or copied")
 
     @asked
     def claim(self, mode: int, *, free: bool = False) -> None:
@@ -160,8 +184,8 @@ class Root(RootFiles):
             known to be `free`.
         """
         if not free:
-            layout.require_free(self.path)
-        self.put("", IDENTITY, self.identity.encode(), mode=mode, replace=True)
+            kind_of(self.path).require_free(self.path, SKELETON)
+        self.storage.replace("", IDENTITY, self.identity.encode(), mode)
 
     @asked
     def identify(self, identity: RootIdentity) -> None:
@@ -169,10 +193,10 @@ class Root(RootFiles):
 
         Raises
         ------
-        WriteError
+        FileNotFoundError, ReadError, WriteError
         """
-        mode = stat.S_IMODE(os.stat(IDENTITY, dir_fd=self._folder, follow_symlinks=False).st_mode)
-        self.put("", IDENTITY, identity.encode(), mode=mode, replace=True)
+        mode = self.storage.mode("", IDENTITY)
+        self.storage.replace("", IDENTITY, identity.encode(), mode)
         self.identity = identity
 
     @asked
@@ -183,8 +207,7 @@ class Root(RootFiles):
         ------
         FileNotFoundError, FormatError, ReadError
         """
-        data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
-        return RootIdentity.decode(data, str(self.path / IDENTITY))
+        return read_identity(self.storage)
 
     @asked
     def withdraw(self) -> None:
@@ -197,23 +220,22 @@ class Root(RootFiles):
         ------
         Nothing: what cannot be removed stays.
         """
-        if not self._made:
+        storage = self.storage
+        if not storage.is_new:
             return
         with contextlib.suppress(FastioError, OSError):
             try:
-                data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+                data = storage.read("", IDENTITY, DOCUMENT_BYTES_MAX)
             except FileNotFoundError:
                 data = b""
             if data not in (b"", self.identity.encode()):
                 return
-            for sub in FOLDERS if data else ():
-                for name in self.names(sub):
-                    self.remove(sub, name)
+            for folder in FOLDERS if data else ():
+                for name in storage.names(folder):
+                    storage.remove(folder, name)
             for name in (PROMISE, IDENTITY, LOCK):
-                self.remove("", name)
-            for path in reversed(self._made):
-                path.rmdir()
-            self._made = []
+                storage.remove("", name)
+            storage.unmake()
 
     @property
     def uuid(self) -> str:
@@ -231,11 +253,10 @@ class Root(RootFiles):
         ReadError
             If it does not answer.
         """
-        if not self.is_at(self.path):
+        if not self.storage.is_at(self.path):
             return False
         try:
-            data = self.read("", IDENTITY, DOCUMENT_BYTES_MAX)
-            return RootIdentity.decode(data, str(self.path / IDENTITY)) == self.identity
+            return self.read_identity() == self.identity
         except (FormatError, ReadError, FileNotFoundError):
             return False
 
@@ -250,12 +271,13 @@ class Root(RootFiles):
         """
         found = {}
         self.damaged = set()
-        for name in self.names(COMMITS):
+        for name in self.storage.names(COMMITS):
             if not _GENERATION.fullmatch(name):
                 continue
             path = self.path / COMMITS / name
             try:
-                record = Record.decode(self.read(COMMITS, name, DOCUMENT_BYTES_MAX), str(path))
+                data = self.storage.read(COMMITS, name, DOCUMENT_BYTES_MAX)
+                record = Record.decode(data, str(path))
                 record = lineage.own_record(self.identity, record)
                 progress()
                 if record.generation != int(name, 16) or record.store != self.identity.store:
@@ -281,7 +303,7 @@ class Root(RootFiles):
         FileNotFoundError, ReadError, FormatError
         """
         name = manifest_name(digest)
-        data = self.read(MANIFESTS, name, MANIFEST_BYTES_MAX)
+        data = self.storage.read(MANIFESTS, name, MANIFEST_BYTES_MAX)
         encoded = decode(data, digest, str(self.path / MANIFESTS / name))
         return lineage.own_manifest(self.identity, encoded)
 
@@ -294,23 +316,11 @@ class Root(RootFiles):
         FormatError, ReadError
             If the file is damaged, or cannot be read.
         """
-        path = self.path / PROMISE
         try:
-            promise = Promise.decode(self.read("", PROMISE, DOCUMENT_BYTES_MAX), str(path))
+            data = self.storage.read("", PROMISE, DOCUMENT_BYTES_MAX)
         except FileNotFoundError:
             return 0
-        return promise.ballot
-
-    @asked
-    def open_shard(self, name: str) -> _native.File:
-        """Open a shard, and no symlink in its place.
-
-        Raises
-        ------
-        FileNotFoundError, ReadError
-        """
-        with self.sub(SHARDS) as folder:
-            return _native.File.open_in(folder, name, str(self.path / SHARDS / name))
+        return Promise.decode(data, str(self.path / PROMISE)).ballot
 
     def note(self, problem: str) -> None:
         """Remember what is wrong with it, once."""
@@ -331,12 +341,12 @@ class Root(RootFiles):
         """
         name = record_name(record.generation)
         try:
-            self.put(COMMITS, name, record.encode(), mode=mode)
+            self.storage.put_if_absent(COMMITS, name, record.encode(), mode)
         except ConflictError:
             other = self.records().get(record.generation)
             if other is not None and other.ballot >= record.ballot:
                 raise
-            self.put(COMMITS, name, record.encode(), mode=mode, replace=True)
+            self.storage.replace(COMMITS, name, record.encode(), mode)
 
     @asked
     def put_manifest(self, encoded: EncodedManifest, *, mode: int = FILE_MODE) -> None:
@@ -349,7 +359,7 @@ class Root(RootFiles):
         with contextlib.suppress(FileNotFoundError, FormatError, ReadError):
             self.manifest(encoded.digest)
             return
-        self.put(MANIFESTS, manifest_name(encoded.digest), encoded.data, mode=mode, replace=True)
+        self.storage.replace(MANIFESTS, manifest_name(encoded.digest), encoded.data, mode)
 
     @asked
     def put_promise(self, ballot: int, *, mode: int = FILE_MODE) -> None:
@@ -360,31 +370,15 @@ class Root(RootFiles):
         WriteError
         """
         promise = Promise(self.identity.store, self.uuid, ballot)
-        self.put("", PROMISE, promise.encode(), mode=mode, replace=True)
-
-    @asked
-    def remove_leftovers(self) -> None:
-        """Remove the temporary files of whoever was killed while he wrote.
-
-        Raises
-        ------
-        Nothing: what cannot be removed stays.
-        """
-        for sub in ("", SHARDS, MANIFESTS, COMMITS):
-            remove_leftovers(self.path / sub / "new")
+        self.storage.replace("", PROMISE, promise.encode(), mode)
 
 
-def _prepared(
-    path: Path, identity: RootIdentity, mode: int, asks: Answering, *, free: bool
-) -> Root:
-    if not free:
-        layout.require_free(path)
-    folders.make(folders.missing(path.parent, blamed=path), durable=True, blamed=path)
-    wanted = [path / name for name in ("", *FOLDERS)]
-    made = [each for each in wanted if make_folder(each, folder_mode(mode))]
-    if path in made:
-        sync_folder(path.parent, blamed=path)
-    folder = write_called(path, "open", lambda: os.open(path, FOLDER))
-    root = Root(path, folder, identity, asks)
-    root._made = made
-    return root
+def read_identity(storage: Storage) -> RootIdentity:
+    """Return which root a storage says that it has.
+
+    Raises
+    ------
+    FileNotFoundError, FormatError, ReadError
+    """
+    data = storage.read("", IDENTITY, DOCUMENT_BYTES_MAX)
+    return RootIdentity.decode(data, str(storage.path / IDENTITY))

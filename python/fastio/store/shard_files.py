@@ -13,7 +13,8 @@ from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.formats import safetensors
 from fastio.reading.watch import Watch, is_persistent
-from fastio.store import answering
+from fastio.storage import answering
+from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
 from fastio.store.root import Root
 
@@ -74,7 +75,7 @@ class StoredFiles:
         return True
 
     @property
-    def replicas(self) -> tuple[_native.File, ...]:
+    def replicas(self) -> tuple[_native.Replica, ...]:
         """The open files, the preferred one first."""
         return self._open().replicas
 
@@ -95,7 +96,7 @@ class StoredFiles:
         return self._opened
 
     def _open_each(self) -> _Opened:
-        files: list[_native.File] = []
+        files: list[_native.Replica] = []
         lacking: dict[str, str] = {}
         away: dict[str, str] = {}
         header: bytes | None = None
@@ -137,16 +138,18 @@ class StoredFiles:
             owing.clear()
         return {path: timeout_s * (_OWING_SHARE if path in owing else 1) for path in reached}
 
-    def _open_on(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
+    def _open_on(
+        self, root: Root, path: str, header: bytes | None
+    ) -> tuple[_native.Replica, bytes]:
         """A replica, and the header, which is read from the first one that can be opened."""
-        file = root.open_shard(self._entry.file)
+        file = root.storage.open_file(SHARDS, self._entry.file)
         if file.nbytes != self._entry.nbytes:
             raise FormatError(
                 path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
             )
         return file, self._header(file) if header is None else header
 
-    def _header(self, file: _native.File) -> bytes:
+    def _header(self, file: _native.Replica) -> bytes:
         header = file.read(0, self._entry.start)
         found = hashlib.sha256(header).hexdigest()
         if found != self._entry.digest:
@@ -159,6 +162,6 @@ class StoredFiles:
 
 
 class _Opened(NamedTuple):
-    replicas: tuple[_native.File, ...]
+    replicas: tuple[_native.Replica, ...]
     lacking: Mapping[str, str]
     table: ChecksumTable

@@ -25,11 +25,9 @@ from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
 from fastio.store.root import Root
-from fastio.store.root_files import FILE_MODE
 from fastio.store.together import at_once
 
 _PROVISIONAL = "shard.safetensors"
-_WRITTEN_AS = "new"
 _SURVEYS_MAX = 4  # that share the memory of them all
 
 _log = logging.getLogger("fastio")
@@ -155,7 +153,7 @@ class ShardWriter:
                 for uuid in self._roots
             },
             lambda shard, root: self._write(shard, root, progress),
-            lambda root: root.sync(SHARDS),
+            lambda root: root.storage.sync(SHARDS),
         )
         self._report.files, self._report.nbytes = len(shards), written  # not once for each replica
 
@@ -233,7 +231,7 @@ class ShardWriter:
         assert entry is not None
         path = str(root.path / SHARDS / entry.file)
         try:
-            file = root.open_shard(entry.file)
+            file = root.storage.open_file(SHARDS, entry.file)
             header = shard.header
             if file.nbytes != entry.nbytes or file.read(0, len(header)) != header:
                 raise FormatError(path, "is not the shard that it was")
@@ -255,7 +253,7 @@ class ShardWriter:
             self._report.fallbacks += tuple(told)
         self._bad = {}
 
-    def _verify(self, file: _native.File, shard: PlannedShard) -> None:
+    def _verify(self, file: _native.Replica, shard: PlannedShard) -> None:
         """Read all chunks of a replica past the page cache, and refuse one that is damaged."""
         found = survey(
             [safetensors.locate(file, shard.header)],
@@ -274,7 +272,7 @@ class ShardWriter:
                 if uuid in shard.roots and uuid not in shard.holders
             )
             try:
-                space = root.space()
+                space = root.storage.space()
             except ReadError as error:
                 raise RootFailed(root, error) from error
             if space is not None and needed > space[0]:
@@ -302,7 +300,7 @@ class ShardWriter:
             mode = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.origins.data_bytes, 0)
             found = _found(shard, writer.header())
-            writer.replacement.path = root.path / SHARDS / found.file
+            writer.replacement.name_as(found.file)
             writer.finish(durable=True, mode=self._mode)
             # One of that name has the same bytes, or is damaged.
             writer.replacement.link()
@@ -326,24 +324,12 @@ class ShardWriter:
 
     @contextlib.contextmanager
     def _writer(self, shard: PlannedShard, root: Root) -> Iterator[FileWriter]:
-        folder = root.path / SHARDS
-        root.answering.ask(lambda: _meet_symlink(root))
-        writer = FileWriter(
-            folder / _PROVISIONAL,
-            shard.layout,
-            self._options,
-            written_as=folder / _WRITTEN_AS,
-            mode=FILE_MODE,
-        )
+        file = root.storage.new_file(SHARDS, _PROVISIONAL)
+        writer = FileWriter(file, shard.layout, self._options)
         try:
             yield writer
         finally:
             writer.close()
-
-
-def _meet_symlink(root: Root) -> None:
-    with root.sub(SHARDS):  # in place of the folder
-        pass
 
 
 def _found(shard: PlannedShard, header: bytes) -> WrittenShard:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,12 +11,11 @@ from typing import Literal
 import msgspec
 
 from fastio.errors import FastioError, ReadError
-from fastio.store.answering import progress
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Record, Verified
-from fastio.store.files import called, misplaced, opened
 from fastio.store.history import Standing, established
 from fastio.store.layout import (
     COMMITS,
+    FOLDERS,
     LOCK,
     MANIFESTS,
     PROMISE,
@@ -160,12 +157,12 @@ def look(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Problem]
     ------
     Nothing: what cannot be read is a problem, too.
     """
-    folders = [sub for sub in (SHARDS, MANIFESTS, COMMITS) if _folder_problem(root, sub)]
-    for sub in folders:
-        path = str(root.path / sub)
-        yield Problem("folder", root.uuid, path, _folder_problem(root, sub), sub)
+    upkeep = root.storage.upkeep
+    folders = {sub: problem for sub in FOLDERS if (problem := upkeep.folder_problem(sub))}
+    for sub, problem in folders.items():
+        yield Problem("folder", root.uuid, str(root.path / sub), problem, sub)
     for kind, name, problem in (
-        ("lock", LOCK, lock_problem(root)),
+        ("lock", LOCK, upkeep.lock_problem(LOCK)),
         ("promise", PROMISE, _promise_problem(root, quick=quick)),
         ("verified", VERIFIED, _verified_problem(root)),
     ):
@@ -175,24 +172,6 @@ def look(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Problem]
         yield from _manifests(root, kept, quick=quick)
     if COMMITS not in folders:
         yield from _records(root, kept.standings, quick=quick)
-
-
-def lock_problem(root: Root) -> str:
-    """Say why nobody can lock a root; empty where it can be, or is to be made."""
-    path = root.path / LOCK
-    try:
-        with root.sub("") as folder:
-            problem = misplaced(folder, LOCK)
-            if problem:
-                return f"cannot be locked: {problem}"
-            os.close(called(path, "open", lambda: opened(folder, LOCK, os.O_RDWR)))
-    except FileNotFoundError:
-        return ""
-    except (FastioError, OSError) as error:
-        # That a root is read-only is told once, of the root.
-        is_read_only = getattr(error, "errno", None) == errno.EROFS
-        return "" if is_read_only else f"cannot be locked: {_cause(error, str(path))}"
-    return ""
 
 
 def verified_at(root: Root) -> int | None:
@@ -210,7 +189,7 @@ def verified_at(root: Root) -> int | None:
 
 
 def _verified(root: Root) -> Verified:
-    data = root.read("", VERIFIED, DOCUMENT_BYTES_MAX)
+    data = root.storage.read("", VERIFIED, DOCUMENT_BYTES_MAX)
     return Verified.decode(data, str(root.path / VERIFIED))
 
 
@@ -227,22 +206,11 @@ def _verified_problem(root: Root) -> str:
 def _promise_problem(root: Root, *, quick: bool) -> str:
     try:
         if not quick:
-            drop_cached(root, "", PROMISE)
+            root.storage.upkeep.drop_cached("", PROMISE)
         root.promised()
     except (FastioError, OSError) as error:
         return _cause(error, str(root.path / PROMISE))
     return ""
-
-
-def _folder_problem(root: Root, sub: str) -> str:
-    try:
-        with root.sub(sub):
-            return ""
-    except ReadError as error:
-        path = root.path / sub
-        if path.is_symlink():
-            return "is a symlink, which is not followed: what it leads to is out of the root"
-        return "is missing" if not os.path.lexists(path) else _cause(error, str(path))
 
 
 def _manifests(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
@@ -257,7 +225,7 @@ def _manifests(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Pr
         path = str(root.path / MANIFESTS / name)
         problem = kept.lost.get(record.generation, "") and "no root has it"
         try:
-            nbytes = root.size(MANIFESTS, name)
+            nbytes = root.storage.size(MANIFESTS, name)
             left -= nbytes
             if nbytes != kept.manifests.get(record.manifest, nbytes):
                 problem = f"has {nbytes} bytes, {kept.manifests[record.manifest]} expected"
@@ -272,20 +240,15 @@ def _manifests(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Pr
 def _digest(root: Root, name: str, quick: bool) -> str:
     """The SHA-256 of a manifest, some bytes at a time."""
     if not quick:
-        drop_cached(root, MANIFESTS, name)
+        root.storage.upkeep.drop_cached(MANIFESTS, name)
     digest = hashlib.sha256()
-    path = root.path / MANIFESTS / name
-    with root.sub(MANIFESTS) as folder:
-        fd = called(path, "open", lambda: opened(folder, name))
-    try:
-        done = 0
-        while data := called(path, "read", lambda: os.read(fd, _STEP_BYTES)):
-            digest.update(data)
-            done += len(data)
-            if done > MANIFEST_BYTES_MAX:
-                break
-    finally:
-        os.close(fd)
+    done = 0
+    while done <= MANIFEST_BYTES_MAX:
+        data = root.storage.read_range(MANIFESTS, name, done, _STEP_BYTES)
+        if not data:
+            break
+        digest.update(data)
+        done += len(data)
     return digest.hexdigest()
 
 
@@ -295,8 +258,8 @@ def _records(root: Root, standings: Sequence[Standing], *, quick: bool) -> Itera
 
     try:
         if not quick:
-            for name in root.names(COMMITS):
-                drop_cached(root, COMMITS, name)
+            for name in root.storage.names(COMMITS):
+                root.storage.upkeep.drop_cached(COMMITS, name)
         own = root.records()
     except (FastioError, OSError) as error:
         folder = str(root.path / COMMITS)
@@ -328,17 +291,6 @@ def _record_problem(root: Root, standing: Standing, own: Mapping[int, Record], p
     return ""
 
 
-def drop_cached(root: Root, sub: str, name: str) -> None:
-    """Have the next read of a small file come from the disk, as far as the kernel does so."""
-    progress()
-    with contextlib.suppress(FastioError, OSError), root.sub(sub) as folder:
-        fd = opened(folder, name)
-        try:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
-
-
 def _cause(error: Exception, path: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "is missing"
@@ -359,7 +311,7 @@ def strays(root: Root, needed: Collection[str], kept: KeptGenerations) -> tuple[
     }
     for sub, names in named.items():
         with contextlib.suppress(FastioError, OSError):
-            for name, size in root.sizes(sub).items():
+            for name, size in root.storage.sizes(sub).items():
                 if name not in names:
                     count += 1
                     nbytes += size

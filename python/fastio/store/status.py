@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,14 +11,13 @@ from fastio.display.values import counted, listed, one_line, size
 from fastio.errors import FastioError, ReadError, ReplicaError
 from fastio.store import reading, small
 from fastio.store.history import in_doubt
-from fastio.store.layout import COMMITS, MANIFESTS, SHARDS
+from fastio.store.layout import FOLDERS, SHARDS
 from fastio.store.members import Members
 from fastio.store.root import Root
 from fastio.store.small import KeptGenerations
 
 _IN_DOUBT_SHOWN_MAX = 10
 _PROBLEMS_SHOWN_MAX = 3  # of one kind on one root
-_FULL_BYTES = 2**20  # a root with less free space takes no more generations
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def _without(path: str, why: str) -> str:
 
 def _problems(root: Root, kept: KeptGenerations) -> Iterator[str]:
     """The problems of a root; no shard is read."""
-    yield from _cannot_write(root)
+    yield from root.storage.upkeep.write_problems(FOLDERS)
     by_kind: dict[str, list[str]] = {}
     for problem in small.look(root, kept, quick=True):
         name = f"{problem.path.removeprefix(f'{root.path}/')} {problem.cause}"
@@ -231,7 +229,7 @@ def _shard_problems(root: Root, kept: KeptGenerations) -> Iterator[str]:
     """One line for all shards of a root that have the same problem."""
     own = {name: kept.shards[name].nbytes for name in sorted(kept.files_by_root.get(root.uuid, ()))}
     try:
-        found = root.unreadable(SHARDS, own)
+        found = root.storage.upkeep.unreadable(SHARDS, own)
     except (FastioError, OSError) as error:
         yield _without(str(root.path), str(error))
         return
@@ -243,29 +241,9 @@ def _shard_problems(root: Root, kept: KeptGenerations) -> Iterator[str]:
         yield f"{len(names)} of {len(own)} shards {verb} {problem}: {names[0]}"
 
 
-def _cannot_write(root: Root) -> Iterator[str]:
-    """Why no new generation can be written to a root."""
-    try:
-        with root.sub("") as folder:
-            filesystem = os.fstatvfs(folder)
-    except (FastioError, OSError) as error:
-        yield f"cannot be looked at: {error}"
-        return
-    folders = (root.path, *(root.path / sub for sub in (SHARDS, MANIFESTS, COMMITS)))
-    if filesystem.f_flag & os.ST_RDONLY:
-        yield "is mounted read-only"
-    elif locked := [path for path in folders if path.is_dir() and not os.access(path, os.W_OK)]:
-        yield f"is read-only: nothing can be written to {locked[0]}"
-    # Filesystems that do not tell have no blocks, or no inodes, in all.
-    if filesystem.f_blocks and filesystem.f_bavail * filesystem.f_frsize < _FULL_BYTES:
-        yield "is full"  # how much is free is told of every root
-    if filesystem.f_files and not filesystem.f_favail:
-        yield "is full: no inodes are free"
-
-
 def _free_bytes(root: Root) -> int | None:
     try:
-        space = root.space()
+        space = root.storage.space()
     except (FastioError, OSError):
         return None
     return None if space is None else space[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from fastio.arguments.checks import check_kind
@@ -15,6 +15,7 @@ from fastio.errors import UsageError
 from fastio.events import emit
 from fastio.formats import checksums
 from fastio.options import Options, default_options
+from fastio.storage.protocol import FILE_MODE
 from fastio.store import arguments, creation
 from fastio.store.address import GenerationAddress
 from fastio.store.keeping import Keeping
@@ -24,7 +25,6 @@ from fastio.store.members import Members
 from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
 from fastio.store.pinned import Hold, PinnedGeneration
-from fastio.store.root_files import FILE_MODE
 from fastio.store.verify import Verifying
 from fastio.store.writes import Writes
 
@@ -226,7 +226,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         return self._opened.pinned.generation
 
     @property
-    def roots(self) -> tuple[Path, ...]:
+    def roots(self) -> tuple[PurePath, ...]:
         """Those that can be reached."""
         own = self._opened.pinned.standing.record.roots
         return tuple(root.path for uuid, root in self._opened.members.roots.items() if uuid in own)

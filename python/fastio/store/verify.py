@@ -16,11 +16,12 @@ from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import Advance
-from fastio.store import answering, mend, replicas, small
+from fastio.storage import answering
+from fastio.store import mend, replicas, small
 from fastio.store.commit import Session
 from fastio.store.documents import Verified
 from fastio.store.history import established, outlived
-from fastio.store.layout import COMMITS, VERIFIED
+from fastio.store.layout import COMMITS, LOCK, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.opened import OpenStore, now_s
 from fastio.store.pinned import Hold
@@ -249,12 +250,12 @@ class _Run:
         members, mode = self.opened.members, self.kept.files_mode
         root = self._root(problem)
         if problem.kind == "folder":
-            mend.mend_folder(root, problem.name, mode)
+            root.storage.upkeep.mend_folder(problem.name, mode)
             for more in small.looked(root, self.kept, quick=True):
                 if more.kind in ("manifest", "record"):  # what was in it
                     self._add(more)
         elif problem.kind == "lock":
-            mend.mend_lock(root)
+            root.storage.upkeep.mend_lock(LOCK)
         elif problem.kind == "promise":
             among = next((one.record.roots for one in self.kept.standings), (root.uuid,))
             mend.mend_promise(root, members, among, mode)
@@ -273,7 +274,7 @@ class _Run:
     def _mend_records(self, of_kind: list[_Finding]) -> None:
         for each in of_kind:
             root = self._root(each.problem)
-            mend.remove_empty(root, COMMITS, each.problem.name)
+            root.storage.upkeep.make_way(COMMITS, each.problem.name)
 
         kept = {standing.record.generation for standing in self.kept.standings}
 

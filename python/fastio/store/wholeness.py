@@ -81,7 +81,7 @@ def _has_header(root: Root | None, shard: ShardEntry) -> bool:
     if root is None:
         return False
     try:
-        header = root.answering.ask(lambda: root.open_shard(shard.file).read(0, shard.start))
+        header = root.storage.read_range(SHARDS, shard.file, 0, shard.start)
     except (FastioError, OSError):
         return False
     return hashlib.sha256(header).hexdigest() == shard.digest
@@ -91,6 +91,6 @@ def _sizes(root: Root | None) -> Mapping[str, int]:
     if root is None:
         return {}
     try:
-        return root.sizes(SHARDS)
+        return root.storage.sizes(SHARDS)
     except (FastioError, OSError):
         return {}

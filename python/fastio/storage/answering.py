@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import fastio._native as _native
@@ -137,7 +137,7 @@ class Answering:
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : pathlib.PurePath
         Of the root.
     timeout_s : float
         How long a step may take, in seconds; infinity: for ever.
@@ -150,7 +150,7 @@ class Answering:
         When its last step began, by `time.monotonic`.
     """
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: PurePath, timeout_s: float) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self.disk: int | None = None
@@ -313,7 +313,7 @@ def is_silent(path: str) -> bool:
     return found is not None and found.is_stuck
 
 
-def of(path: Path, timeout_s: float) -> Answering:
+def of(path: PurePath, timeout_s: float) -> Answering:
     """Return what asks a root: the one that is stuck there, or a new one.
 
     Raises

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from fastio.errors import FormatError, ReadError, WriteError
 from fastio.host.inheritance import allow
 from fastio.host.refusals import note
-from fastio.store.answering import progress
+from fastio.storage.answering import progress
 
 # A name that stands for a link is refused, and a pipe is not waited for.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -27,6 +28,70 @@ _KINDS = (
 )
 
 _Result = TypeVar("_Result")
+
+
+class OpenFolder:
+    """A folder that is held open, so that what is below it is found wherever it is moved.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Absolute.
+    fd : int
+        A descriptor of it, which is closed with this object.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    fd : int
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def at(cls, path: Path) -> OpenFolder:
+        """Open a folder.
+
+        Raises
+        ------
+        FileNotFoundError, ReadError
+        """
+        return cls(path, called(path, "open", lambda: os.open(path, FOLDER)))
+
+    @contextlib.contextmanager
+    def sub(self, folder: str, *names: str) -> Iterator[int]:
+        """A descriptor of a folder in it, and of no symlink there; of itself, for the empty name.
+
+        Parameters
+        ----------
+        folder : str
+        names : str
+            Of files there that will be asked for, which are checked.
+
+        Raises
+        ------
+        ReadError
+        """
+        for name in (folder, *names) if folder else names:
+            if "/" in name or "\0" in name or name in ("", ".", ".."):
+                path = self.path / folder
+                raise ReadError(errno.EINVAL, "open", path, detail=f"{name!r} is no plain name")
+        if not folder:
+            yield self.fd
+            return
+        flags = FOLDER | os.O_NOFOLLOW
+        try:
+            fd = os.open(folder, flags, dir_fd=self.fd)
+        except OSError as error:
+            detail = misplaced(self.fd, folder, is_folder=True)
+            path = self.path / folder
+            raise ReadError(error.errno or errno.EIO, "open", path, detail=detail) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def folder_mode(file_mode: int) -> int:
@@ -94,17 +159,36 @@ def opened(folder: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) 
 
 
 def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
+    with _opened_regular(folder, name, path) as (fd, nbytes):
+        if nbytes > nbytes_max:
+            raise FormatError(path, f"has {nbytes} bytes", expected=f"at most {nbytes_max}")
+        parts = []
+        while part := called(path, "read", lambda: os.read(fd, 2**24)):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def read_range(folder: int, name: str, path: Path, begin: int, nbytes: int) -> bytes:
+    with _opened_regular(folder, name, path) as (fd, _):
+        data = bytearray()
+
+        def more() -> bytes:
+            return os.pread(fd, nbytes - len(data), begin + len(data))
+
+        while part := called(path, "read", more):
+            data += part
+        return bytes(data)
+
+
+@contextlib.contextmanager
+def _opened_regular(folder: int, name: str, path: Path) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, and its bytes."""
     fd = called(path, "open", lambda: opened(folder, name), lambda: misplaced(folder, name))
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ReadError(errno.EINVAL, "open", path, detail=misplaced(folder, name))
-        if status.st_size > nbytes_max:
-            raise FormatError(path, f"has {status.st_size} bytes", expected=f"at most {nbytes_max}")
-        parts = []
-        while part := called(path, "read", lambda: os.read(fd, 2**24)):
-            parts.append(part)
-        return b"".join(parts)
+        yield fd, status.st_size
     finally:
         os.close(fd)
 
