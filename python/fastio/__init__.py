@@ -17,6 +17,7 @@ from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_
 )
 from fastio.dropin.serialize import serialize, serialize_file
 from fastio.dropin.specs import TensorSpec
+from fastio.engines import EngineReport, EngineStatus, engine_report
 from fastio.errors import (
     ChecksumError,
     ConflictError,
@@ -41,7 +42,7 @@ from fastio.reading.findings import Verification
 from fastio.reading.handle import LoadEvent, LoadHandle
 from fastio.reading.reader import Reader
 from fastio.reading.view import TensorView
-from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
+from fastio.report import LaneTimes, Report
 from fastio.saving.seal import seal
 
 if TYPE_CHECKING:
