@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
+from fastio.catalog.encodings import Decoding
 from fastio.display import values
 from fastio.events import Event, lines_of
 
@@ -107,6 +108,9 @@ class Report:
         With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
     chunks_verified, chunks_sealed : int
         Chunks whose checksum was compared, and chunks whose checksum was saved.
+    decoded : tuple of Decoding
+        What each encoding has decoded. Tensors that none of them names are native: their bytes in
+        the file are those in memory.
     unverified : tuple of str
         Files without a checksum table, or all files with ``verify=False``.
     fallbacks : tuple of str
@@ -141,6 +145,7 @@ class Report:
     lanes: int = 0
     chunks_verified: int = 0
     chunks_sealed: int = 0
+    decoded: tuple[Decoding, ...] = ()
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
@@ -199,13 +204,24 @@ class Report:
         """Add what did not go as planned, unless it stands there."""
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *fallbacks)))
 
+    def note_decoded(self, decodings: Iterable[Decoding]) -> None:
+        """Count what encodings have decoded."""
+        found = {each.encoding: each for each in self.decoded}
+        for each in decodings:
+            before = found.get(each.encoding)
+            found[each.encoding] = each if before is None else before.plus(each)
+        self.decoded = tuple(found.values())
+
     def merge(self, other: Report) -> None:
         """Count what another one has counted."""
+        self.note_decoded(other.decoded)
         for name in _COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lanes = max(self.lanes, other.lanes)
         both = zip_longest(other.lane_times, self.lane_times, fillvalue=LaneTimes())
         self.lane_times = tuple(one.plus(more) for one, more in both)
+        if self.engine == "none" and other.engine:  # it had nothing to do
+            self.engine = self.engine_reason = ""
         for name in ("engine", "engine_reason", "cache", "cache_reason"):
             setattr(self, name, getattr(self, name) or getattr(other, name))
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))
@@ -255,6 +271,7 @@ class Report:
             f"engine {self.engine} ({self.engine_reason})",
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
+            *map(str, self.decoded),
             *([f"{values.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
             *([self._unread()] if self.replicas_unread else ()),
         ]

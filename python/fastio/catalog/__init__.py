@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
+from fastio.catalog.encodings import Encodings, StoredPart
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
@@ -92,6 +94,7 @@ class TensorInfo(msgspec.Struct, frozen=True):
     offset : int
         Of the first byte, from the start of the file.
     nbytes : int
+        In memory.
 
     Examples
     --------
@@ -188,7 +191,8 @@ class Shard:
     names, dtypes : list of str
     shapes : list of tuple of int
     begins, ends : (n,) int64
-        Offsets from the start of the file, in bytes, ascending.
+        Offsets from the start of the file, in bytes, ascending. Of an encoded tensor those of its
+        first stored part and of its last one; `ends` need not ascend there.
     metadata : dict of str to str
         What the user stored with the tensors, without fastio's own keys.
     table : ChecksumTable or None
@@ -199,6 +203,9 @@ class Shard:
         Where the same bytes lie besides, if they do; `file` is one of them.
     content : bytes or None
         The whole file, where it is so small that it was read with its header.
+    encodings : mapping of int to tuple of StoredPart, or None
+        By row the parts of tensors that are encoded. None where all tensors are raw: their bytes in
+        the file are those in memory.
     """
 
     file: Readable
@@ -212,6 +219,7 @@ class Shard:
     unsound: UnsoundTable | None = None
     replicas: Replicas | None = None
     content: bytes | None = None
+    encodings: Encodings | None = None
 
     @property
     def path(self) -> str:
@@ -228,6 +236,34 @@ class Shard:
         """Whether its bytes lie somewhere besides."""
         return self.replicas is not None
 
+    def parts_of(self, row: int) -> tuple[StoredPart, ...] | None:
+        """Return the stored parts of an encoded tensor; None for a raw one."""
+        return None if self.encodings is None else self.encodings.get(row)
+
+    def nbytes_of(self, row: int) -> int:
+        """Return the bytes of a tensor in memory."""
+        if self.parts_of(row) is None:
+            return int(self.ends[row] - self.begins[row])
+        return math.prod(self.shapes[row]) * DTYPES[self.dtypes[row]].bits // 8
+
+    def nbytes(self) -> int:
+        """Return the bytes of all tensors in memory."""
+        raw_begins, raw_ends = self.raw_extents()
+        encoded = 0 if self.encodings is None else sum(map(self.nbytes_of, self.encodings))
+        return int((raw_ends - raw_begins).sum()) + encoded
+
+    def raw_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return `begins` and `ends` of the raw tensors, ascending; those of an encoded one are
+        equal.
+        """
+        if not self.encodings:
+            return self.begins, self.ends
+        is_encoded = np.zeros(len(self.names), np.bool_)
+        is_encoded[list(self.encodings)] = True
+        reached = np.maximum.accumulate(np.where(is_encoded, self.begins[0], self.ends))
+        begins = np.where(is_encoded, reached, self.begins)
+        return begins, np.where(is_encoded, reached, self.ends)
+
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.
 
@@ -243,7 +279,14 @@ class Shard:
             shapes=[self.shapes[row] for row in rows],
             begins=self.begins[list(rows)],
             ends=self.ends[list(rows)],
+            encodings=self._encodings_of(rows),
         )
+
+    def _encodings_of(self, rows: Sequence[int]) -> Encodings | None:
+        if self.encodings is None:
+            return None
+        taken = {at: self.encodings[row] for at, row in enumerate(rows) if row in self.encodings}
+        return taken or None
 
     def names_within(self, offset: int, nbytes: int) -> tuple[str, ...]:
         """Return the tensors that have bytes in an extent of the file.
@@ -253,7 +296,15 @@ class Shard:
         Nothing.
         """
         touched = (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
-        return tuple(self.names[row] for row in np.flatnonzero(touched))
+        rows = (int(row) for row in np.flatnonzero(touched))
+        return tuple(self.names[row] for row in rows if self._is_within(row, offset, nbytes))
+
+    def _is_within(self, row: int, offset: int, nbytes: int) -> bool:
+        """Whether a tensor, whose first and last bytes are around an extent, has bytes there."""
+        parts = self.parts_of(row)
+        return parts is None or any(
+            part.begin < offset + nbytes and offset < part.end for part in parts
+        )
 
 
 class Catalog(Collection[str]):
@@ -316,10 +367,8 @@ class Catalog(Collection[str]):
         """
         index, row = self.position(name)
         shard = self.shards[index]
-        begin, end = int(shard.begins[row]), int(shard.ends[row])
-        return TensorInfo(
-            name, shard.dtypes[row], shard.shapes[row], shard.path, begin, end - begin
-        )
+        dtype, shape, begin = shard.dtypes[row], shard.shapes[row], int(shard.begins[row])
+        return TensorInfo(name, dtype, shape, shard.path, begin, shard.nbytes_of(row))
 
     def select(self, names: Collection[str]) -> Catalog:
         """Return a catalog with only these tensors, in file order.

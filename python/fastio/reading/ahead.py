@@ -76,7 +76,7 @@ def in_file_order(
             else:
                 unbound = replace(options, memory_limit_bytes=None)  # it is one tensor at a time
                 for row in range(first, last):
-                    if _is_reached(failed, shard, row):
+                    if is_reached(failed, shard, row):
                         raise failed
                     yield (
                         shard.names[row],
@@ -92,8 +92,13 @@ def in_file_order(
         native.close()
 
 
-def _is_reached(error: Met, shard: Shard, row: int) -> bool:
-    """Whether what was met while reading ahead lies in a tensor, or before it in its file."""
+def is_reached(error: Met, shard: Shard, row: int) -> bool:
+    """Whether what was met while reading ahead lies in a tensor, or before it in its file.
+
+    Raises
+    ------
+    Nothing.
+    """
     if error.offset is None:
         return True
     return _is_of(error, shard) and int(shard.ends[row]) > error.offset

@@ -37,7 +37,7 @@ _UINT8 = np.dtype(np.uint8)
 
 
 def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
-    """Return what the core is asked for: all tensors of a shard.
+    """Return what the core is asked for: all raw tensors of a shard. Encoded ones have no bytes.
 
     Raises
     ------
@@ -45,11 +45,12 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     """
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
+    begins, ends = shard.raw_extents()
     if shard.has_replicas:
         assert shard.replicas is not None
-        return shard.replicas.files, shard.begins, shard.ends, native_table
+        return shard.replicas.files, begins, ends, native_table
     assert isinstance(shard.file, _native.File)  # tensors in memory are not asked for
-    return shard.file, shard.begins, shard.ends, native_table
+    return shard.file, begins, ends, native_table
 
 
 def check_held(located: LocatedSource, framework: Framework) -> None:
@@ -298,7 +299,7 @@ def _with_tensors(error: ChecksumError, blamed: Sequence[Shard]) -> ChecksumErro
 
 
 def _tensor_bytes(shards: Sequence[Shard]) -> int:
-    return sum(int((shard.ends - shard.begins).sum()) for shard in shards)
+    return sum(shard.nbytes() for shard in shards)
 
 
 def paths_of(shard: Shard) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, check_dtype
 from fastio.options import Options
-from fastio.reading import fetch, parts, slicing, split
+from fastio.reading import encoded, fetch, parts, slicing, split, stored
 from fastio.reading.ahead import Ahead, Loop, alone, concerns, empty
+from fastio.reading.encoded_parts import EncodedBytes
 from fastio.reading.fetch import MET, Met
 from fastio.reading.located import Cut
 from fastio.reading.tally import Tally
@@ -61,6 +62,7 @@ class Access:
         self._mapped = [self._map(shard) for shard in catalog.shards]
         self._reads = parts.BytesRead(verify=verify, options=options, count=tally.count_job)
         self._loop = Loop(catalog)
+        self._has_encoded = stored.is_any(catalog.shards)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
@@ -123,6 +125,8 @@ class Access:
         index, row = position
         shard, mapped = self._shard(index)
         dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        if shard.parts_of(row) is not None:
+            return self._decoded(shard, row)
         if mapped is not None:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
@@ -148,6 +152,16 @@ class Access:
             tally=self._tally,
         )
 
+    def _decoded(self, shard: Shard, row: int) -> Any:
+        ((_, tensor),) = encoded.start_all(
+            Catalog([shard.take([row])], shard.path),
+            self._framework,
+            verify=self._verify,
+            options=self._options,
+            tally=self._tally,
+        )
+        return tensor
+
     def _from_ahead(self, position: _Position) -> Any:
         """A tensor that was read ahead, if it is what the loop that was seen takes next."""
         if self._is_taking:  # a signal handler in the middle of a loop is no part of it
@@ -170,6 +184,8 @@ class Access:
         rest = self._loop.comes(position) if self._reads_ahead else None
         if rest is None:
             return None
+        if self._has_encoded:
+            rest = [(index, row) for index, row in rest if not self._is_encoded(index, row)]
         self.stop()
         limit = self._options.memory_limit_bytes
         try:
@@ -185,6 +201,9 @@ class Access:
         except MemoryLimitError:  # a limit below a chunk: tensors are read one by one then
             return None
         return self._taken(self._ahead, position)
+
+    def _is_encoded(self, index: int, row: int) -> bool:
+        return self._catalog.shards[index].parts_of(row) is not None
 
     def _taken(self, ahead: Ahead, position: _Position) -> Any:
         try:
@@ -233,6 +252,10 @@ class Access:
         shard, mapped = self._shard(position[0])
         row = position[1]
         dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        if shard.parts_of(row) is not None:
+            limit = self._options.memory_limit_bytes
+            decoded = EncodedBytes(self._reads, shard, row, limit, self._tally)
+            return self._part(dtype, shape, index, decoded, lambda: self.tensor(position))
         if mapped is not None and self._options.memory_limit_bytes is None:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
@@ -295,7 +318,7 @@ class Access:
             return tensor if selection.shape == shape else tensor.reshape(selection.shape)
         with self._tally.job():
             memory = parts.gather(selection, place, self._options.memory_limit_bytes)
-        if isinstance(place, parts.FileBytes):  # a mapped file counts what is taken from it
+        if not isinstance(place, parts.MappedBytes):  # a mapped file counts what is taken from it
             self._tally.took(memory.nbytes)
         return self._framework.adopt(memory, dtype, selection.shape)
 
