@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from fastio.catalog import DTYPES
+from fastio.catalog.dtypes import DTYPES
 
 Spec = Mapping[str, tuple[str, tuple[int, ...]]]
 """dtype and shape of each tensor, in the order of the data."""

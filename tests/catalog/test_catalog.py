@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import fastio
-from fastio.catalog import DTYPES, Catalog, shapes_in_memory
+from fastio.catalog import Catalog
+from fastio.catalog.dtypes import DTYPES, shapes_in_memory
 from fastio.formats import huggingface
 from samples import MODEL, data_start, nbytes_of, write, write_model
 
@@ -176,4 +177,4 @@ def test_an_extent_knows_whose_bytes_it_has(catalog: Catalog) -> None:
     assert shard.names_within(info.offset, 1) == ("layers.0.scale",)
     assert shard.names_within(info.offset - 1, 2) == ("layers.0.weight", "layers.0.scale")
     assert shard.names_within(0, 8) == ()
-    assert "layers.0.empty" not in shard.names_within(0, shard.file.nbytes)
+    assert "layers.0.empty" not in shard.names_within(0, shard.files.nbytes)

@@ -28,7 +28,7 @@ import fastio
 import fastio.numpy
 import fastio.torch
 import testbed
-from fastio.catalog import DTYPES
+from fastio.catalog.dtypes import DTYPES
 from samples import bytes_of, data_start, eventually, flip, open_files, write
 
 _FRAMEWORKS = ["pt", "np"]

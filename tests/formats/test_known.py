@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fastio
-from fastio.catalog import Readable, Shard
+from fastio.catalog import OneFile, Readable, Shard
 from fastio.formats import known
 from samples import write
 
@@ -170,14 +170,13 @@ def _locate_toy(file: Readable, first: bytes) -> Shard:
     if file.nbytes != 8 + 4 * count:
         raise fastio.FormatError(file.path, f"has {file.nbytes} bytes", offset=0, expected="all")
     return Shard(
-        file=file,
+        files=OneFile(file),
         names=["values"],
         dtypes=["F32"],
         shapes=[(count,)],
         begins=np.array([8]),
         ends=np.array([file.nbytes]),
         metadata={"made by": "toy"},
-        table=None,
     )
 
 

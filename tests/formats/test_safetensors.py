@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 import fastio
 from fastio import _native
-from fastio.catalog import DTYPES, Shard
+from fastio.catalog import Shard
+from fastio.catalog.dtypes import DTYPES
 from fastio.formats import safetensors
 
 _HEADER_AT = 8

@@ -1,6 +1,7 @@
 """The tensors of a source: for each name its dtype, shape, file and bytes.
 
-A `Shard` holds columns, not objects: a file may have a hundred thousand tensors.
+A `Shard` holds columns, not objects: a file may have a hundred thousand tensors. Its `ShardFiles`
+say where the bytes are.
 """
 
 from __future__ import annotations
@@ -13,75 +14,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
+from fastio.catalog.dtypes import DTYPES
 from fastio.catalog.encodings import Encodings, StoredPart
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
-
-
-@dataclass(frozen=True)
-class Dtype:
-    """A dtype of the safetensors format.
-
-    Attributes
-    ----------
-    name : str
-        As headers write it.
-    bits : int
-        Of one value; below eight, values are packed.
-    """
-
-    name: str
-    bits: int
-
-    @property
-    def align_bytes(self) -> int:
-        """The alignment of a value in memory; 1 for packed values."""
-        return max(1, self.bits // 8)
-
-
-# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype,
-# release 0.8
-DTYPES: Mapping[str, Dtype] = MappingProxyType(
-    {
-        name: Dtype(name, bits)
-        for bits, names in {
-            4: ("F4",),
-            6: ("F6_E2M3", "F6_E3M2"),
-            8: (
-                *("BOOL", "U8", "I8"),
-                *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
-            ),
-            16: ("I16", "U16", "F16", "BF16"),
-            32: ("I32", "U32", "F32"),
-            64: ("C64", "F64", "I64", "U64"),
-        }.items()
-        for name in names
-    }
-)
-"""Every dtype that a header may name."""
-
-
-def shapes_in_memory(dtypes: Sequence[str], shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return the shapes as frameworks count them: values of F4 in pairs, two to a byte.
-
-    Rows of F4 must be whole bytes.
-    """
-    if "F4" not in dtypes:
-        return shapes
-    return [shape_in_memory(dtype, shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
-
-
-def shape_in_memory(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return one shape as `shapes_in_memory` does."""
-    return (*shape[:-1], shape[-1] // 2) if dtype == "F4" else shape
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -173,11 +117,73 @@ class Readable(Protocol):
     def read(self, offset: int, nbytes: int) -> bytes: ...
 
 
-class Replicas(Protocol):
-    """The files that have the bytes of a shard, the preferred one first."""
+class ShardFiles(Protocol):
+    """The files with the bytes of one shard: one file, or several replicas.
+
+    `replicas`, `lacking` and `table` may open them, and raise what that raises. The other
+    properties are known before.
+    """
 
     @property
-    def files(self) -> tuple[Any, ...]: ...
+    def path(self) -> str:
+        """Of the preferred file."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of each file."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether they carry checksums."""
+
+    @property
+    def replicas(self) -> tuple[Readable, ...]:
+        """The open files, the preferred one first."""
+
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """The paths of replicas that cannot be read, and why."""
+
+    @property
+    def table(self) -> ChecksumTable | None:
+        """The checksums that they carry."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneFile:
+    """One open file with the bytes of a shard.
+
+    Attributes
+    ----------
+    file : Readable
+    table : ChecksumTable or None
+        None for a file that carries no checksums.
+    """
+
+    file: Readable
+    table: ChecksumTable | None = None
+
+    lacking: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @property
+    def path(self) -> str:
+        """As it was opened."""
+        return self.file.path
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.file.nbytes
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it carries checksums."""
+        return self.table is not None
+
+    @property
+    def replicas(self) -> tuple[Readable, ...]:
+        """This file."""
+        return (self.file,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +192,8 @@ class Shard:
 
     Attributes
     ----------
-    file : Readable
-        Open.
+    files : ShardFiles
+        Where the bytes are read.
     names, dtypes : list of str
     shapes : list of tuple of int
     begins, ends : (n,) int64
@@ -195,12 +201,8 @@ class Shard:
         first stored part and of its last one; `ends` need not ascend there.
     metadata : dict of str to str
         What the user stored with the tensors, without fastio's own keys.
-    table : ChecksumTable or None
-        None for a file that carries no checksums.
     unsound : UnsoundTable or None
         What is wrong with the checksums of a file that carries some, and none of its own.
-    replicas : Replicas or None
-        Where the same bytes lie besides, if they do; `file` is one of them.
     content : bytes or None
         The whole file, where it is so small that it was read with its header.
     encodings : mapping of int to tuple of StoredPart, or None
@@ -208,33 +210,26 @@ class Shard:
         the file are those in memory.
     """
 
-    file: Readable
+    files: ShardFiles
     names: list[str]
     dtypes: list[str]
     shapes: list[tuple[int, ...]]
     begins: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     metadata: dict[str, str]
-    table: ChecksumTable | None
     unsound: UnsoundTable | None = None
-    replicas: Replicas | None = None
     content: bytes | None = None
     encodings: Encodings | None = None
 
     @property
     def path(self) -> str:
-        """The file's path, as it was opened."""
-        return self.file.path
+        """Of the preferred file."""
+        return self.files.path
 
     @property
-    def is_sealed(self) -> bool:
-        """Whether it carries checksums."""
-        return self.table is not None
-
-    @property
-    def has_replicas(self) -> bool:
-        """Whether its bytes lie somewhere besides."""
-        return self.replicas is not None
+    def table(self) -> ChecksumTable | None:
+        """The checksums of its files, which this opens."""
+        return self.files.table
 
     def parts_of(self, row: int) -> tuple[StoredPart, ...] | None:
         """Return the stored parts of an encoded tensor; None for a raw one."""

@@ -76,6 +76,6 @@ def _locate(data: bytes) -> Shard:
     if shard.unsound is not None:
         verification.tell_once(_PATH, shard.unsound)
     if shard.table is not None:
-        with fetch.errors_named(_PATH, [shard]):
+        with fetch.errors_named(None, _PATH, [shard]):
             checksums.verify(shard.table, data, _PATH)
     return shard

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastio import catalog
+from fastio.catalog.dtypes import DTYPES
 from fastio.display.values import one_line, shown
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Source
@@ -152,7 +152,7 @@ def sources_of_specs(specs: Mapping[str, TensorSpec]) -> Sources:
 
 
 def _source_of(name: str, spec: TensorSpec) -> Source:
-    bits = catalog.DTYPES[spec.dtype].bits
+    bits = DTYPES[spec.dtype].bits
     for length in spec.shape:
         bits *= length
         if bits >= 8 * _WORD_VALUES:

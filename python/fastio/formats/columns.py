@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
-from fastio.catalog import DTYPES
+from fastio.catalog.dtypes import DTYPES
 from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import strict_json

@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from fastio.catalog import Readable, Shard, UnsoundTable
+from fastio.catalog import OneFile, Readable, Shard, UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import checksums, strict_json
@@ -99,14 +99,13 @@ def locate(
     if unsound is not None and not (unsound.is_copied or keep_unsound):
         raise unsound.error(file.path)
     return Shard(
-        file=file,
+        files=OneFile(file, table),
         names=names,
         dtypes=dtypes,
         shapes=shapes,
         begins=begins + len(raw),
         ends=ends + len(raw),
         metadata=checksums.without_own_keys(metadata),
-        table=table,
         content=first if len(first) == file.nbytes else None,
         unsound=unsound,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
-from fastio.catalog import shape_in_memory, shapes_in_memory
+from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Place, Source
 

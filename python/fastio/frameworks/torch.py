@@ -10,7 +10,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from fastio import _native
-from fastio.catalog import shape_in_memory, shapes_in_memory
+from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Place, Source, torch_modes
 from fastio.frameworks.torch_devices import destination, mover_to

@@ -103,7 +103,13 @@ class Agreement:
             return self._whole(name)[begin:end]
         parts: list[npt.NDArray[Any]] = []
         for shard, at, until in self._extents(name, begin, end):
-            loaded = fetch.extents(shard, [(at, until)], verify=self._verify, options=self._options)
+            loaded = fetch.extents(
+                self._located.watch,
+                shard,
+                [(at, until)],
+                verify=self._verify,
+                options=self._options,
+            )
             self.tally.count(loaded.statistics)
             parts += loaded.numpy(0, [_UINT8], [(until - at,)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -112,6 +118,7 @@ class Agreement:
         """An encoded tensor, which is decoded once for all of its parts."""
         if name not in self._decoded:
             ((_, tensor),) = encoded.start_all(
+                self._located,
                 self._located.select([name]).catalog,
                 framework("numpy"),
                 verify=self._verify,

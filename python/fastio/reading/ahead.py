@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from fastio import _native
-from fastio.catalog import Catalog, Shard, shape_in_memory
+from fastio.catalog import Catalog, Shard
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.errors import ChecksumError, ReplicaError
 from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
 from fastio.reading.fetch import MET, Met
+from fastio.reading.located import LocatedSource
 from fastio.reading.tally import RunningJob, Tally
 
 _BATCH_BYTES = 2**26
@@ -28,7 +31,7 @@ _FAR_BYTES = 2**20  # larger gaps are not read, except the chunks at their ends
 
 
 def in_file_order(
-    catalog: Catalog,
+    located: LocatedSource,
     framework: Framework,
     *,
     verify: bool,
@@ -36,7 +39,7 @@ def in_file_order(
     window_bytes: int,
     tally: Tally,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield every tensor of a catalog with its name, read ahead within a window.
+    """Yield each tensor of a source that is in one piece, by name, read ahead within a window.
 
     A tensor that was yielded is the caller's and counts no more; what was read and not yielded is
     freed when the iteration ends, however it does.
@@ -46,8 +49,11 @@ def in_file_order(
     ChecksumError, MemoryError, MemoryLimitError, ReadError
         As `fastio.load` does, when the iteration comes to what is damaged.
     """
+    catalog = located.catalog
     with tally.job():
-        native = fetch.stream(catalog, verify=verify, options=options, window_bytes=window_bytes)
+        native = fetch.stream(
+            located, catalog, verify=verify, options=options, window_bytes=window_bytes
+        )
     underway = RunningJob(tally, native)
     process = os.getpid()
     try:
@@ -60,7 +66,9 @@ def in_file_order(
                 try:
                     with (
                         underway.waited_for(),
-                        fetch.errors_named(catalog.source, catalog.shards, native.incidents),
+                        fetch.errors_named(
+                            located.watch, catalog.source, catalog.shards, native.incidents
+                        ),
                     ):
                         loaded = native.take(region)
                 except MET as error:
@@ -78,16 +86,18 @@ def in_file_order(
                 for row in range(first, last):
                     if is_reached(failed, shard, row):
                         raise failed
-                    yield (
-                        shard.names[row],
-                        alone(shard, row, framework, verify=verify, options=unbound, tally=tally),
+                    tensor = alone(
+                        located, shard, row, framework, verify=verify, options=unbound, tally=tally
                     )
+                    yield shard.names[row], tensor
             done = (index, last)
         yield from _without_bytes(catalog, framework, done, (len(catalog.shards), 0))
     finally:
         failed = None  # its trace holds this frame, and so the files
         if process == os.getpid():  # in a child, locks of the job may be held for good
-            with fetch.errors_named(catalog.source, catalog.shards, native.incidents):
+            with fetch.errors_named(
+                located.watch, catalog.source, catalog.shards, native.incidents
+            ):
                 underway.end()
         native.close()
 
@@ -127,9 +137,16 @@ def concerns(error: Met, shard: Shard, row: int) -> bool:
 
 
 def alone(
-    shard: Shard, row: int, framework: Framework, *, verify: bool, options: Options, tally: Tally
+    located: LocatedSource,
+    shard: Shard,
+    row: int,
+    framework: Framework,
+    *,
+    verify: bool,
+    options: Options,
+    tally: Tally,
 ) -> Any:
-    """Return one tensor, read now.
+    """Return one tensor of a source, read now.
 
     Raises
     ------
@@ -138,7 +155,7 @@ def alone(
     """
     part = shard.take([row])
     with tally.job():
-        loaded = fetch.read(Catalog([part], shard.path), verify=verify, options=options)
+        loaded = fetch.read(located, Catalog([part], shard.path), verify=verify, options=options)
     tally.count(loaded.statistics)
     return framework.wrap(loaded, 0, part.dtypes, part.shapes)[0]
 
@@ -181,14 +198,14 @@ class Ahead:
 
     Parameters
     ----------
-    catalog : Catalog
+    located : LocatedSource
     positions : sequence of (int, int)
         Shard and row of each tensor, in the order they are expected to be taken.
     """
 
     def __init__(
         self,
-        catalog: Catalog,
+        located: LocatedSource,
         positions: Sequence[tuple[int, int]],
         framework: Framework,
         *,
@@ -197,11 +214,13 @@ class Ahead:
         window_bytes: int,
         tally: Tally,
     ) -> None:
-        self._catalog = catalog
+        self._catalog = catalog = located.catalog
+        self._watch = located.watch
         self._framework = framework
         batches = list(_batches(catalog, positions))
         with tally.job():
             self._native = fetch.stream(
+                located,
                 Catalog([part for _, _, part in batches], catalog.source),
                 verify=verify,
                 options=options,
@@ -240,9 +259,7 @@ class Ahead:
             self._first = max(self._first, region)
             with (
                 self._underway.waited_for(),
-                fetch.errors_named(
-                    self._catalog.source, self._catalog.shards, self._native.incidents
-                ),
+                self._errors_named(),
             ):
                 self._loaded[region] = self._native.take(region)
         index, row = position
@@ -272,8 +289,13 @@ class Ahead:
         self._underway.end()
         self._loaded.clear()
         self._places.clear()
-        with fetch.errors_named(self._catalog.source, self._catalog.shards, self._native.incidents):
+        with self._errors_named():
             self._native.close()
+
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        return fetch.errors_named(
+            self._watch, self._catalog.source, self._catalog.shards, self._native.incidents
+        )
 
 
 class Loop:

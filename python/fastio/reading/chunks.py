@@ -59,7 +59,7 @@ class Chunks:
         missing = sorted(numbers.difference(chunks))
         if missing:
             bounds = [
-                (start + number * unit, min(start + (number + 1) * unit, shard.file.nbytes))
+                (start + number * unit, min(start + (number + 1) * unit, shard.files.nbytes))
                 for number in missing
             ]
             fresh = dict(zip(missing, read(bounds), strict=True))

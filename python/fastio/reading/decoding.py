@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from fastio.catalog import DTYPES, Shard, shape_in_memory
+from fastio.catalog import Shard
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.catalog.encodings import Decoding, StoredPart
 from fastio.display.values import shown
 from fastio.errors import FormatError

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastio import _native
-from fastio.catalog import DTYPES, Catalog, shape_in_memory
+from fastio.catalog import Catalog
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.display.progress import Advance, shifted
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Destination, Framework, Place
@@ -131,8 +132,8 @@ class DeviceLoad:
             [fetch.request(shard, verify=verify) for shard in self._shards],
             self._places(),
             options,
-            keep_cold=fetch.keep_cold(self._shards),
-            persistent=fetch.is_persistent(self._shards),
+            keep_cold=located.keep_cold,
+            persistent=located.is_persistent,
             joins_places=True,
             devices={
                 ordinal: ranges.destination.stream
@@ -141,7 +142,7 @@ class DeviceLoad:
             },
             keep=[ranges.memory for ranges in self._ranges.values()],
         )
-        with fetch.errors_named(located.source, self._shards, self._fill.incidents):
+        with self._errors_named():
             fetch.within_limit(self._fill.start)
 
     def _lay_out(self, choose: Choose) -> None:
@@ -179,6 +180,7 @@ class DeviceLoad:
         held = sum(sum(ranges.sizes) for at, ranges in self._ranges.items() if at < 0)
         return Behind(
             encoded.start_all(
+                self._located,
                 coming,
                 self._framework,
                 verify=verify,
@@ -260,11 +262,15 @@ class DeviceLoad:
         found = (self._framework.destination(device, stream) for device in asked)
         return [each for each in found if each is not None]
 
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        located = self._located
+        return fetch.errors_named(located.watch, located.source, self._shards, self._fill.incidents)
+
     @contextlib.contextmanager
     def _or_nothing(self) -> Iterator[None]:
         """A failed load keeps no memory."""
         try:
-            with fetch.errors_named(self._located.source, self._shards, self._fill.incidents):
+            with self._errors_named():
                 yield
         except BaseException:
             if self._behind is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastio import _native
-from fastio.catalog import Catalog, Shard, shape_in_memory
+from fastio.catalog import Catalog, Shard
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.catalog.encodings import StoredPart
 from fastio.display.progress import Advance
 from fastio.errors import MemoryLimitError
@@ -23,6 +25,7 @@ from fastio.reading import fetch
 from fastio.reading.ahead import empty, is_reached
 from fastio.reading.decoding import Account, Bytes, Decoded, on_threads
 from fastio.reading.fetch import MET, Met
+from fastio.reading.located import LocatedSource
 from fastio.reading.stored import Need, Row, ascending
 from fastio.reading.tally import RunningJob, Tally
 
@@ -31,7 +34,7 @@ _UINT8 = np.dtype(np.uint8)
 
 
 def in_file_order(
-    catalog: Catalog,
+    located: LocatedSource,
     framework: Framework,
     *,
     verify: bool,
@@ -39,7 +42,7 @@ def in_file_order(
     window_bytes: int,
     tally: Tally,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield every tensor of a catalog with its name, read ahead and decoded within a window.
+    """Yield each tensor of a source that is in one piece, by name, read and decoded in a window.
 
     Half of the window is for decoded tensors, and more where one of them is larger.
 
@@ -51,15 +54,23 @@ def in_file_order(
         As `fastio.load` does, when the iteration comes to what is damaged.
     """
     # A generator: nothing is read before the first tensor is asked for.
+    catalog = located.catalog
     need = Need.of(catalog, verify=verify)
     room = max(need.tensor_bytes, window_bytes // 2)
     stored = max(window_bytes - room - need.scratch_bytes, need.least_bytes)
     yield from EncodedLoad(
-        catalog, framework, verify=verify, options=options, room=(stored, room), tally=tally
+        located,
+        catalog,
+        framework,
+        verify=verify,
+        options=options,
+        room=(stored, room),
+        tally=tally,
     )
 
 
 def start_all(
+    located: LocatedSource,
     catalog: Catalog,
     framework: Framework,
     *,
@@ -68,7 +79,7 @@ def start_all(
     tally: Tally,
     held_bytes: int = 0,
 ) -> EncodedLoad:
-    """Start to read tensors that are all kept, within the memory limit of the options.
+    """Start to read the tensors of a source that a catalog has, to be kept within the memory limit.
 
     Parameters
     ----------
@@ -91,8 +102,39 @@ def start_all(
             raise MemoryLimitError(held + need.stored_bytes, limit)
         stored = min(stored, limit - held)
     return EncodedLoad(
-        catalog, framework, verify=verify, options=options, room=(stored, kept), tally=tally
+        located,
+        catalog,
+        framework,
+        verify=verify,
+        options=options,
+        room=(stored, kept),
+        tally=tally,
     )
+
+
+def alone(
+    located: LocatedSource,
+    shard: Shard,
+    row: int,
+    framework: Framework,
+    *,
+    verify: bool,
+    options: Options,
+    tally: Tally,
+) -> Any:
+    """Return one tensor of a source, read and decoded now.
+
+    Raises
+    ------
+    FormatError
+        It cannot be decoded.
+    ChecksumError, MemoryError, MemoryLimitError, ReadError
+        As `fastio.load` does.
+    """
+    catalog = Catalog([shard.take([row])], shard.path)
+    load = start_all(located, catalog, framework, verify=verify, options=options, tally=tally)
+    ((_, tensor),) = load
+    return tensor
 
 
 def told(
@@ -122,7 +164,9 @@ class EncodedLoad:
 
     Parameters
     ----------
+    located : LocatedSource
     catalog : Catalog
+        The tensors of it that are read.
     framework : Framework
     verify : bool
     options : Options
@@ -134,6 +178,7 @@ class EncodedLoad:
 
     def __init__(
         self,
+        located: LocatedSource,
         catalog: Catalog,
         framework: Framework,
         *,
@@ -142,6 +187,7 @@ class EncodedLoad:
         room: tuple[int, int],
         tally: Tally,
     ) -> None:
+        self._located = located
         self._catalog = catalog
         self._framework = framework
         self._verify = verify
@@ -153,6 +199,7 @@ class EncodedLoad:
         shards = [self._request(*some) for some in ascending(catalog)]
         with tally.job():
             self._native = fetch.stream(
+                located,
                 Catalog(shards, catalog.source),
                 verify=verify,
                 options=options,
@@ -211,11 +258,16 @@ class EncodedLoad:
             self._end()
 
     def _taken(self, region: int) -> _native.Loaded:
-        with (
-            self._underway.waited_for(),
-            fetch.errors_named(self._catalog.source, self._catalog.shards, self._native.incidents),
-        ):
+        with self._underway.waited_for(), self._errors_named():
             return self._native.take(region)
+
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        return fetch.errors_named(
+            self._located.watch,
+            self._catalog.source,
+            self._catalog.shards,
+            self._native.incidents,
+        )
 
     def _tensors(
         self, loaded: _native.Loaded | None, begin: int, end: int
@@ -311,20 +363,21 @@ class EncodedLoad:
             shard = self._catalog.shards[row.shard]
             if is_reached(failed, shard, row.row):
                 break
-            yield from start_all(
-                Catalog([shard.take([row.row])], shard.path),
+            tensor = alone(
+                self._located,
+                shard,
+                row.row,
                 self._framework,
                 verify=self._verify,
                 options=unbound,
                 tally=self._tally,
             )
+            yield shard.names[row.row], tensor
         raise failed
 
     def _end(self) -> None:
         if self._process == os.getpid():  # in a child, locks of the job may be held for good
-            with fetch.errors_named(
-                self._catalog.source, self._catalog.shards, self._native.incidents
-            ):
+            with self._errors_named():
                 self._underway.end()
             self._tally.decoded(self._account.decodings())
         self._native.close()

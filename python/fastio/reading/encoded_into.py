@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from fastio.frameworks import framework
 from fastio.options import Options
 from fastio.reading import encoded
 from fastio.reading.decoding import Bytes
+from fastio.reading.located import LocatedSource
 from fastio.reading.stored import Need, not_on_device
 from fastio.reading.tally import Tally
 from fastio.reading.targets import Target
@@ -25,8 +28,9 @@ class EncodedFill:
 
     Parameters
     ----------
+    located : LocatedSource
     catalog : Catalog or None
-        Of encoded tensors alone; None if there are none.
+        Its encoded tensors; None if there are none.
     targets : mapping of str to Target
         The memory of each of them.
     verify : bool
@@ -49,12 +53,14 @@ class EncodedFill:
 
     def __init__(
         self,
+        located: LocatedSource,
         catalog: Catalog | None,
         targets: Mapping[str, Target],
         *,
         verify: bool,
         options: Options,
     ) -> None:
+        self._located = located
         self._catalog = catalog
         self._targets = targets
         self._verify = verify
@@ -85,7 +91,7 @@ class EncodedFill:
             return
         limit = self._options.memory_limit_bytes
         tensors = encoded.in_file_order(
-            self._catalog,
+            replace(self._located, catalog=self._catalog, cuts={}),
             framework("numpy"),
             verify=self._verify,
             options=self._options,
@@ -102,11 +108,11 @@ def _put(memory: Bytes, target: Target) -> None:
     place = target.place
     if not memory.size:
         return
-    there = (ctypes.c_ubyte * (target.end - target.begin)).from_address(target.begin)
+    there: Any = (ctypes.c_ubyte * (target.end - target.begin)).from_address(target.begin)
     view: npt.NDArray[np.uint8] = np.ndarray(
         (*place.shape, place.item_bytes),
         np.uint8,
-        np.frombuffer(there, np.uint8),
+        there,
         place.address - target.begin,
         (*place.strides, 1),
     )

@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
-from fastio.catalog import DTYPES, Shard, shape_in_memory
+from fastio.catalog import Shard
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.catalog.encodings import StoredPart
 from fastio.errors import MemoryLimitError
 from fastio.reading.decoding import Account, Box, Bytes, Decoded

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
-from fastio.catalog import Catalog, Shard
+from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.errors import ChecksumError, MemoryLimitError, ReadError, ReplicaError
 from fastio.frameworks import Framework, check_dtype, check_dtypes
-from fastio.host.memory import available_bytes
 from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.reading.located import LocatedSource
-from fastio.reading.replicas import watch_of
+from fastio.reading.watch import Watch, is_persistent
 
 # How long a limit waits for reads that were abandoned a moment ago, by a stream that ended say, and
 # still hold memory; on a disk that answers they take some milliseconds.
@@ -46,11 +43,17 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
     begins, ends = shard.raw_extents()
-    if shard.has_replicas:
-        assert shard.replicas is not None
-        return shard.replicas.files, begins, ends, native_table
-    assert isinstance(shard.file, _native.File)  # tensors in memory are not asked for
-    return shard.file, begins, ends, native_table
+    return native_files(shard.files), begins, ends, native_table
+
+
+def native_files(files: ShardFiles) -> tuple[_native.File, ...]:
+    """Return the open files of a shard that the core can read; tensors in memory have none.
+
+    Raises
+    ------
+    Whatever opening them does.
+    """
+    return tuple(file for file in files.replicas if isinstance(file, _native.File))
 
 
 def check_held(located: LocatedSource, framework: Framework) -> None:
@@ -67,13 +70,14 @@ def check_held(located: LocatedSource, framework: Framework) -> None:
 
 
 def read(
+    located: LocatedSource,
     catalog: Catalog,
     *,
     verify: bool,
     options: Options,
     progress: Callable[[int, int], None] | None = None,
 ) -> _native.Loaded:
-    """Read all tensors of a catalog into memory of their own.
+    """Read the tensors of a source that a catalog has into memory of their own.
 
     Raises
     ------
@@ -81,24 +85,27 @@ def read(
         As `fastio.load` has them.
     """
     requests = [request(shard, verify=verify) for shard in catalog.shards]
-    options = _unmapped(catalog.shards, options)
-    keep = keep_cold(catalog.shards)
     met: list[_native.Incident] = []
-    with errors_named(catalog.source, catalog.shards, lambda: met):
+    with errors_named(located.watch, catalog.source, catalog.shards, lambda: met):
         return within_limit(
             lambda: _native.load(
                 requests,
                 options,
-                keep_cold=keep,
+                keep_cold=located.keep_cold,
                 progress=progress,
-                persistent=is_persistent(catalog.shards),
+                persistent=located.is_persistent,
                 incidents=met,
             )
         )
 
 
 def extents(
-    shard: Shard, ranges: Sequence[tuple[int, int]], *, verify: bool, options: Options
+    watch: Watch | None,
+    shard: Shard,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    verify: bool,
+    options: Options,
 ) -> _native.Loaded:
     """Read [begin, end) ranges of a file, ascending, into memory of their own.
 
@@ -108,17 +115,15 @@ def extents(
         As `fastio.load` has them.
     """
     wanted = _part_request(shard, ranges, verify=verify)
-    options = _unmapped([shard], options)
     met: list[_native.Incident] = []
-    with errors_named(shard.path, [shard], lambda: met):
+    with errors_named(watch, shard.path, [shard], lambda: met):
         return within_limit(
-            lambda: _native.load(
-                [wanted], options, persistent=is_persistent([shard]), incidents=met
-            )
+            lambda: _native.load([wanted], options, persistent=is_persistent(watch), incidents=met)
         )
 
 
 def windowed(
+    watch: Watch | None,
     shard: Shard,
     ranges: Sequence[tuple[int, int]],
     *,
@@ -137,25 +142,24 @@ def windowed(
         As `fastio.load` has them.
     """
     wanted = _part_request(shard, ranges, verify=verify)
-    options = _unmapped([shard], options)
-    with errors_named(shard.path, [shard]):
+    with errors_named(watch, shard.path, [shard]):
         native = within_limit(
             lambda: _native.Stream(
                 [wanted],
                 options,
                 window_bytes=window_bytes,
-                persistent=is_persistent([shard]),
+                persistent=is_persistent(watch),
             )
         )
     try:
         for region, (_, first, last) in enumerate(native.regions()):
-            with errors_named(shard.path, [shard], native.incidents):
+            with errors_named(watch, shard.path, [shard], native.incidents):
                 loaded = native.take(region)
             yield from arrays(loaded, ranges[first:last], first)
             del loaded
             native.release(region)
     finally:
-        with errors_named(shard.path, [shard], native.incidents):
+        with errors_named(watch, shard.path, [shard], native.incidents):
             count(native.statistics)
         native.close()
 
@@ -183,9 +187,14 @@ def arrays(
 
 
 def stream(
-    catalog: Catalog, *, verify: bool, options: Options, window_bytes: int
+    located: LocatedSource,
+    catalog: Catalog,
+    *,
+    verify: bool,
+    options: Options,
+    window_bytes: int,
 ) -> _native.Stream:
-    """Start to read all tensors of a catalog, in a window of memory.
+    """Start to read the tensors of a source that a catalog has, in a window of memory.
 
     Raises
     ------
@@ -195,25 +204,16 @@ def stream(
         If asking for the state of a file fails.
     """
     requests = [request(shard, verify=verify) for shard in catalog.shards]
-    options = _unmapped(catalog.shards, options)
-    keep = keep_cold(catalog.shards)
-    with errors_named(catalog.source, catalog.shards):
+    with errors_named(located.watch, catalog.source, catalog.shards):
         return within_limit(
             lambda: _native.Stream(
                 requests,
                 options,
                 window_bytes=window_bytes,
-                keep_cold=keep,
-                persistent=is_persistent(catalog.shards),
+                keep_cold=located.keep_cold,
+                persistent=located.is_persistent,
             )
         )
-
-
-def _unmapped(shards: Iterable[Shard], options: Options) -> Options:
-    """A file with replicas is never mapped: pages that are read again are not verified again."""
-    if options.mapping == "auto" and any(shard.has_replicas for shard in shards):
-        return replace(options, mapping="never")
-    return options
 
 
 def within_limit(start: Callable[[], _Result]) -> _Result:
@@ -233,19 +233,9 @@ def within_limit(start: Callable[[], _Result]) -> _Result:
         time.sleep(0.002)
 
 
-def is_persistent(shards: Iterable[Shard]) -> bool:
-    """Whether a failure is followed by another try, of the same replica or another one.
-
-    Raises
-    ------
-    Nothing.
-    """
-    watch = watch_of(shards)
-    return watch is not None and watch.persistent
-
-
 @contextlib.contextmanager
 def errors_named(
+    watch: Watch | None,
     source: str,
     shards: Sequence[Shard],
     incidents: Callable[[], list[_native.Incident]] = list,
@@ -254,7 +244,10 @@ def errors_named(
 
     Parameters
     ----------
+    watch : Watch or None
+        That of the source.
     source : str
+        What is read, as messages call it.
     shards : sequence of Shard
     incidents : callable
         Returns what was met meanwhile.
@@ -264,7 +257,6 @@ def errors_named(
     ChecksumError, MemoryError, ReplicaError
         With what is known of them here.
     """
-    watch = watch_of(shards)
     try:
         try:
             with memory_named(source, lambda: f"tensors of {_tensor_bytes(shards)} bytes"):
@@ -274,7 +266,7 @@ def errors_named(
                 watch.note(shards, incidents())
     except (ChecksumError, ReadError) as error:
         blamed = [shard for shard in shards if error.path in paths_of(shard)]
-        if watch is not None and watch.persistent and blamed:
+        if watch is not None and is_persistent(watch) and blamed:
             nbytes = error.nbytes if isinstance(error, ChecksumError) else 1
             error.__traceback__ = None  # its frames hold it, and the files with it
             raise watch.exhausted(blamed[0], error.offset, nbytes, source) from None
@@ -309,21 +301,4 @@ def paths_of(shard: Shard) -> tuple[str, ...]:
     ------
     Nothing.
     """
-    if not shard.has_replicas or shard.replicas is None:
-        return (shard.path,)
-    return tuple(file.path for file in shard.replicas.files)
-
-
-def keep_cold(shards: Sequence[Shard]) -> bool:
-    """Whether other ranks of this host are about to read these files, and memory can keep them.
-
-    Raises
-    ------
-    Nothing.
-    """
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    if not ranks.isdecimal() or int(ranks) <= 1:
-        return False
-    nbytes = sum(shard.file.nbytes for shard in shards)
-    # The cache keeps one copy, each rank has one of its own.
-    return nbytes * (1 + int(ranks)) < (available_bytes() or 0)
+    return tuple(file.path for file in shard.files.replicas)

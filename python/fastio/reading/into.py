@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from fastio import _native
 from fastio.arguments.checks import Verify
-from fastio.catalog import TensorInfo, shape_in_memory
+from fastio.catalog import TensorInfo
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.display.progress import progress_bar, shifted
 from fastio.display.values import shown
 from fastio.errors import FastioError
@@ -43,6 +44,7 @@ def fill(
     report.clear()
     begun, cpu_begun = time.perf_counter(), time.process_time()
     located = find()
+    options = located.narrowed(options)
     here = _names_here(located, tensors)
     if strict:
         located.catalog.absent.require_none()
@@ -68,15 +70,15 @@ def fill(
     if same:
         wanted = wanted.select([name for name in here if name not in same])
     raw, coming = stored.apart(wanted)
-    decoded = EncodedFill(coming, targets, verify=bool(verify), options=options)
+    decoded = EncodedFill(wanted, coming, targets, verify=bool(verify), options=options)
     shards = raw.shards
     places = _places(raw, targets)
     native = _native.Fill(
         [fetch.request(shard, verify=bool(verify)) for shard in shards],
         places,
         options,
-        keep_cold=fetch.keep_cold(shards),
-        persistent=fetch.is_persistent(shards),
+        keep_cold=wanted.keep_cold,
+        persistent=wanted.is_persistent,
         devices=_devices(tensors, places),
     )
     for tensor in tensors.values():
@@ -88,7 +90,7 @@ def fill(
             progress_bar(located.source, nbytes, shown=progress) as advance,
         ):
             of_raw = advance if coming is None else shifted(advance, 0, nbytes)
-            with fetch.errors_named(located.source, shards, native.incidents):
+            with fetch.errors_named(wanted.watch, located.source, shards, native.incidents):
                 fetch.within_limit(lambda: native.run(of_raw))
             decoded.run(shifted(advance, bytes_of(raw), nbytes))
     except FastioError as error:

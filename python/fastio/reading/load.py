@@ -68,6 +68,7 @@ class Load:
         if names is None:
             located.catalog.absent.require_none()
         self.wanted = located if names is None else located.select(names)
+        self._options = self.wanted.narrowed(self._options)
         verification.check(located, self.wanted, verify)
 
     @contextlib.contextmanager

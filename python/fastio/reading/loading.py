@@ -47,7 +47,7 @@ def describe(report: Report, located: LocatedSource, *, verified: bool) -> None:
     report.files = len({shard.path for shard in shards})
     report.tensors = len(located)
     report.unverified = tuple(
-        dict.fromkeys(shard.path for shard in shards if not (shard.is_sealed and verified))
+        dict.fromkeys(shard.path for shard in shards if not (shard.files.is_sealed and verified))
     )
 
 
@@ -63,16 +63,14 @@ def note_events(report: Report, located: LocatedSource) -> None:
     report.note(located.watch.events())
     if located.watch.on_damage == "repair":
         report.replicas_unread, copied_bytes = _other_replicas(located)
-        nbytes = sum({shard.path: shard.file.nbytes for shard in located.shards}.values())
+        nbytes = sum({shard.path: shard.files.nbytes for shard in located.shards}.values())
         report.bytes_unread = max(0, nbytes + copied_bytes - report.bytes_read)
 
 
 def _other_replicas(located: LocatedSource) -> tuple[int, int]:
     """How many replicas the shards have beside the one that has to be read, and their bytes."""
     replicas = {
-        shard.path: (len(shard.replicas.files) - 1, shard.file.nbytes)
-        for shard in located.shards
-        if shard.replicas is not None
+        shard.path: (len(shard.files.replicas) - 1, shard.files.nbytes) for shard in located.shards
     }
     return sum(n for n, _ in replicas.values()), sum(n * nbytes for n, nbytes in replicas.values())
 
@@ -130,7 +128,7 @@ def read_all(
             return found
     total = bytes_of(located)
     tensors = _whole(
-        located.catalog,
+        located,
         framework,
         verify=verify,
         options=options,
@@ -140,6 +138,7 @@ def read_all(
     before = total - sum(cut.nbytes for cut in located.cuts.values())
     for name, cut in located.cuts.items():
         tensors[name], statistics = split.read(
+            located,
             cut,
             framework,
             verify=verify,
@@ -152,7 +151,7 @@ def read_all(
 
 
 def _whole(
-    catalog: Catalog,
+    located: LocatedSource,
     framework: Framework,
     *,
     verify: bool,
@@ -160,13 +159,16 @@ def _whole(
     report: Report,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """The tensors of a catalog: read in one job, and decoded where they are encoded."""
+    """The tensors in one piece: read in one job, and decoded where they are encoded."""
+    catalog = located.catalog
     if not stored.is_any(catalog.shards):
-        loaded = fetch.read(catalog, verify=verify, options=options, progress=progress)
+        loaded = fetch.read(located, catalog, verify=verify, options=options, progress=progress)
         report.add(loaded.statistics)
         return wrapped(catalog, loaded, framework)
     tally = Tally()
-    load = encoded.start_all(catalog, framework, verify=verify, options=options, tally=tally)
+    load = encoded.start_all(
+        located, catalog, framework, verify=verify, options=options, tally=tally
+    )
     tensors = dict(encoded.told(load, catalog, progress))
     report.merge(tally.report())
     return tensors

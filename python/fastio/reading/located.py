@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from fastio.catalog import Catalog, Shard, TensorInfo
+from fastio.host.memory import available_bytes
 from fastio.options import Options
-from fastio.reading.replicas import Watch
+from fastio.reading.watch import Watch, is_persistent
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,8 @@ class Cut:
 class LocatedSource:
     """All tensors of a source, those that lie in one piece and those that do not.
 
+    It also says how all of them are read, whichever way they are read.
+
     Attributes
     ----------
     catalog : Catalog
@@ -65,7 +70,7 @@ class LocatedSource:
     metadata : dict of str to str or None
         Of the source as a whole; None where its files have it.
     watch : Watch or None
-        Who watches over its replicas, where it has any.
+        Who watches over its replicas; None for a source without replicas.
     keeps : object
         What must live while it is read.
     again : callable or None
@@ -101,6 +106,36 @@ class LocatedSource:
         """Everything that is read, shard by shard; the pieces of cut tensors last."""
         pieces = (piece for cut in self.cuts.values() for piece in cut.pieces)
         return (*self.catalog.shards, *pieces)
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether a failure is followed by another try, of the same replica or another one."""
+        return is_persistent(self.watch)
+
+    @cached_property
+    def keep_cold(self) -> bool:
+        """Whether other ranks of this host are about to read the same files, and memory can keep
+        them; found out once.
+        """
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        if not ranks.isdecimal() or int(ranks) <= 1:
+            return False
+        nbytes = sum({shard.path: shard.files.nbytes for shard in self.shards}.values())
+        # The cache keeps one copy, each rank has one of its own.
+        return nbytes * (1 + int(ranks)) < (available_bytes() or 0)
+
+    def narrowed(self, options: Options) -> Options:
+        """Return the options with what this source does not allow left out.
+
+        Replicas are never mapped: pages that are read again are not verified again.
+        """
+        if self.watch is None or options.mapping == "never":
+            return options
+        return replace(options, mapping="never")
+
+    def closed(self) -> LocatedSource:
+        """Return the same without its tensors, and without what keeps their files open."""
+        return LocatedSource(Catalog((), self.source), {}, watch=self.watch)
 
     def to_keep(self) -> LocatedSource:
         """Return the same, for whoever keeps it: nothing of small files stays in memory.

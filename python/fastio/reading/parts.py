@@ -22,6 +22,7 @@ from fastio.reading import fetch
 from fastio.reading.chunks import Chunks
 from fastio.reading.fetch import Count
 from fastio.reading.selection import SEGMENT_BYTES_MAX, Selection
+from fastio.reading.watch import Watch
 
 # The memory of a part beside its result and kept chunks: segments that are read ahead.
 _WINDOW_BYTES = 2**26
@@ -114,14 +115,14 @@ class MappedBytes:
         """Return a range as pages of its own, which the page cache has already."""
         if (self.begin + begin) % item_bytes:
             return None
-        with fetch.errors_named(self.shard.path, [self.shard]):
+        with fetch.errors_named(None, self.shard.path, [self.shard]):
             return self.mapped.read(self.begin + begin, self.begin + end)
 
     def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:
         """Yield views of the mapping, and release the pages behind them."""
         passed = ranges[0][0]
         for begin, end in ranges:
-            with fetch.errors_named(self.shard.path, [self.shard]):
+            with fetch.errors_named(None, self.shard.path, [self.shard]):
                 view = self.mapped.view(self.begin + begin, self.begin + end)
             yield view
             if end - passed > _PASSED_BYTES:
@@ -134,13 +135,18 @@ class BytesRead:
 
     Parameters
     ----------
+    watch : Watch or None
+        That of the source which the files are of.
     verify, options
         See `fastio.open`.
     count : callable
         Is told what each job counted.
     """
 
-    def __init__(self, *, verify: bool, options: Options, count: Count) -> None:
+    def __init__(
+        self, watch: Watch | None, *, verify: bool, options: Options, count: Count
+    ) -> None:
+        self._watch = watch
         self._verify = verify
         self._options = options
         self._count = count
@@ -168,7 +174,10 @@ class BytesRead:
         ------
         As `kept` does.
         """
-        loaded = fetch.extents(shard, ranges, verify=self._verify, options=self._options)
+        return self._read(shard, ranges, self._options)
+
+    def _read(self, shard: Shard, ranges: list[_Range], options: Options) -> list[_Bytes]:
+        loaded = fetch.extents(self._watch, shard, ranges, verify=self._verify, options=options)
         self._count(loaded.statistics)
         return fetch.arrays(loaded, ranges)
 
@@ -194,13 +203,12 @@ class BytesRead:
         if ranges[-1][1] - ranges[0][0] > 2 * covered:
             options = replace(options, huge_pages="off")  # each would bring in 2 MiB for one page
         if covered <= min(_AT_ONCE_BYTES, room):
-            loaded = fetch.extents(shard, ranges, verify=self._verify, options=options)
-            self._count(loaded.statistics)
-            yield from fetch.arrays(loaded, ranges)
+            yield from self._read(shard, ranges, options)
             return
         if 2 * unit > room:  # a segment lies in two units, where it is small
             raise MemoryLimitError(2 * unit, room)
         yield from fetch.windowed(
+            self._watch,
             shard,
             ranges,
             verify=self._verify,

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastio.arguments.checks import Verify, check_kind, check_verify
 from fastio.arguments.sizes import whole_number
-from fastio.catalog import Catalog
 from fastio.display.values import one_line
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, FrameworkName
@@ -70,11 +69,12 @@ class Reader(TensorMapping):
         check_kind("options", options, Options)
         self._framework: Framework = framework_named(framework)
         self._verify = bool(verify)
-        self._options = options or default_options()
-        located = find(self._options)
+        options = options or default_options()
+        located = find(options)
         assert located.again is not None  # a reader can be pickled
-        self._reopened = (located.again, framework, verify, self._options)
+        self._reopened = (located.again, framework, verify, options)
         self._located = located.to_keep()
+        self._options = located.narrowed(options)
         self._watch = self._located.watch
         verification.check(self._located, self._located, verify)
         self._described = Report()
@@ -84,7 +84,7 @@ class Reader(TensorMapping):
             _log.warning("%s", "; ".join(self._described.fallbacks))
         self._tally = Tally()
         self._access = Access(
-            self._located.catalog,
+            self._located,
             self._framework,
             verify=self._verify,
             options=self._options,
@@ -278,7 +278,7 @@ class Reader(TensorMapping):
                 raise MemoryLimitError(shard.table.chunk_bytes, limit)
         in_order = encoded.in_file_order if stored.is_any(located.shards) else ahead.in_file_order
         whole = in_order(
-            located.catalog,
+            located,
             self._framework,
             verify=self._verify,
             options=self._options,
@@ -342,7 +342,7 @@ class Reader(TensorMapping):
             if self._watch is not None:
                 self._watch.sum_up()
             # Files are closed with the last view, tensor or stream that needs them.
-            self._located = LocatedSource(Catalog((), self._located.source), {})
+            self._located = self._located.closed()
 
     def __enter__(self) -> Reader:
         return self

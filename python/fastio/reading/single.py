@@ -5,6 +5,7 @@ They come out of the page cache, from a loop's read-ahead, from kept chunks, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastio import _native
-from fastio.catalog import DTYPES, Catalog, Shard, shape_in_memory
+from fastio.catalog import Catalog, Shard
+from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, check_dtype
 from fastio.options import Options
@@ -22,7 +24,7 @@ from fastio.reading import encoded, fetch, parts, slicing, split, stored
 from fastio.reading.ahead import Ahead, Loop, alone, concerns, empty
 from fastio.reading.encoded_parts import EncodedBytes
 from fastio.reading.fetch import MET, Met
-from fastio.reading.located import Cut
+from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.tally import Tally
 
 _AHEAD_BYTES = 2**28
@@ -36,7 +38,7 @@ class Access:
 
     Parameters
     ----------
-    catalog : Catalog
+    located : LocatedSource
     framework : Framework
     verify : bool
     options : Options
@@ -46,23 +48,25 @@ class Access:
 
     def __init__(
         self,
-        catalog: Catalog,
+        located: LocatedSource,
         framework: Framework,
         *,
         verify: bool,
         options: Options,
         tally: Tally,
     ) -> None:
-        self._catalog = catalog
+        self._located = located
         self._framework = framework
         self._verify = verify
         self._options = options
         self._tally = tally
         self._closed = False
-        self._mapped = [self._map(shard) for shard in catalog.shards]
-        self._reads = parts.BytesRead(verify=verify, options=options, count=tally.count_job)
-        self._loop = Loop(catalog)
-        self._has_encoded = stored.is_any(catalog.shards)
+        self._mapped = [self._map(shard) for shard in located.catalog.shards]
+        self._reads = parts.BytesRead(
+            located.watch, verify=verify, options=options, count=tally.count_job
+        )
+        self._loop = Loop(located.catalog)
+        self._has_encoded = stored.is_any(located.shards)
         self._ahead: Ahead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
@@ -72,8 +76,8 @@ class Access:
         _alive.add(self)
 
     def _map(self, shard: Shard) -> _native.MappedFile | None:
-        if shard.has_replicas:
-            return None
+        if self._options.mapping == "never":
+            return None  # and leaves files unopened
         request = fetch.request(shard, verify=self._verify)
         mapped = _native.MappedFile.open(request, self._options, self._tally.active_time)
         if mapped is not None:
@@ -82,9 +86,9 @@ class Access:
 
     def _shard(self, index: int) -> tuple[Shard, _native.MappedFile | None]:
         try:
-            return self._catalog.shards[index], self._mapped[index]
+            return self._located.catalog.shards[index], self._mapped[index]
         except IndexError:  # another thread has closed it meanwhile
-            raise UsageError(f"the reader of {self._catalog.source} is closed") from None
+            raise UsageError(f"the reader of {self._located.source} is closed") from None
 
     # ---- tensors, wherever they lie
 
@@ -124,14 +128,22 @@ class Access:
         """
         index, row = position
         shard, mapped = self._shard(index)
-        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
         if shard.parts_of(row) is not None:
-            return self._decoded(shard, row)
+            return encoded.alone(
+                self._located,
+                shard,
+                row,
+                self._framework,
+                verify=self._verify,
+                options=self._options,
+                tally=self._tally,
+            )
         if mapped is not None:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
             except Exception:
-                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                with self._errors_named():
                     raise
         if shard.begins[row] == shard.ends[row]:
             return empty(shard, row, self._framework)
@@ -144,6 +156,7 @@ class Access:
         if tensor is not None:
             return tensor
         return alone(
+            self._located,
             shard,
             row,
             self._framework,
@@ -151,16 +164,6 @@ class Access:
             options=self._options,
             tally=self._tally,
         )
-
-    def _decoded(self, shard: Shard, row: int) -> Any:
-        ((_, tensor),) = encoded.start_all(
-            Catalog([shard.take([row])], shard.path),
-            self._framework,
-            verify=self._verify,
-            options=self._options,
-            tally=self._tally,
-        )
-        return tensor
 
     def _from_ahead(self, position: _Position) -> Any:
         """A tensor that was read ahead, if it is what the loop that was seen takes next."""
@@ -190,7 +193,7 @@ class Access:
         limit = self._options.memory_limit_bytes
         try:
             self._ahead = Ahead(
-                self._catalog,
+                self._located,
                 rest,
                 self._framework,
                 verify=self._verify,
@@ -203,7 +206,7 @@ class Access:
         return self._taken(self._ahead, position)
 
     def _is_encoded(self, index: int, row: int) -> bool:
-        return self._catalog.shards[index].parts_of(row) is not None
+        return self._located.catalog.shards[index].parts_of(row) is not None
 
     def _taken(self, ahead: Ahead, position: _Position) -> Any:
         try:
@@ -219,7 +222,7 @@ class Access:
 
     def _raise_failure(self, position: _Position) -> None:
         failure, (index, row) = self._failure, position
-        if failure is not None and concerns(failure, self._catalog.shards[index], row):
+        if failure is not None and concerns(failure, self._located.catalog.shards[index], row):
             self._failure = None
             raise failure
 
@@ -251,7 +254,7 @@ class Access:
         """
         shard, mapped = self._shard(position[0])
         row = position[1]
-        dtype, shape = _checked_dtype(self._catalog, shard, row, self._framework)
+        dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
         if shard.parts_of(row) is not None:
             limit = self._options.memory_limit_bytes
             decoded = EncodedBytes(self._reads, shard, row, limit, self._tally)
@@ -260,7 +263,7 @@ class Access:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
             except Exception:
-                with fetch.errors_named(self._catalog.source, self._catalog.shards):
+                with self._errors_named():
                     raise
             if part is not None:
                 return part
@@ -290,14 +293,22 @@ class Access:
         self._require_open()
         with self._tally.job():
             tensor, statistics = split.read(
-                cut, self._framework, verify=self._verify, options=self._options
+                self._located,
+                cut,
+                self._framework,
+                verify=self._verify,
+                options=self._options,
             )
         self._tally.count(statistics)
         return tensor
 
+    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
+        located = self._located
+        return fetch.errors_named(located.watch, located.source, located.catalog.shards)
+
     def _require_open(self) -> None:
         if self._closed:
-            raise UsageError(f"the reader of {self._catalog.source} is closed")
+            raise UsageError(f"the reader of {self._located.source} is closed")
 
     def _part(
         self,
@@ -347,8 +358,8 @@ class Access:
             self._tally.close()
             self._mapped = []
             # The files stay open for those who still read them, and no longer.
-            self._catalog = Catalog((), self._catalog.source)
-            self._loop = Loop(self._catalog)
+            self._located = self._located.closed()
+            self._loop = Loop(self._located.catalog)
 
     def after_fork(self) -> None:
         """In a child: the threads that read ahead, or hold a lock, are not there."""
@@ -361,7 +372,7 @@ class Access:
 def _place(
     reads: parts.BytesRead, shard: Shard, mapped: _native.MappedFile | None, begin: int
 ) -> parts.Place:
-    """Where the bytes of a tensor lie that begins at a byte of its file."""
+    """The place of a tensor that begins at a byte of its file."""
     if mapped is not None:
         return parts.MappedBytes(mapped, begin, shard)
     return parts.FileBytes(reads, lambda at, end: ((shard, begin + at, begin + end),))

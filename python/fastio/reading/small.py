@@ -33,7 +33,7 @@ def tensors(
     nbytes = chunks = 0
     for shard in shards:
         content, table = shard.content, shard.table
-        if content is None or shard.has_replicas:
+        if content is None:
             return None
         if verify and table is not None:
             data = memoryview(content)[table.start :]

@@ -11,18 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
-from fastio.catalog import shape_in_memory
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework, Place
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.located import Cut
+from fastio.reading.located import Cut, LocatedSource
 
 _LARGE_BYTES = 2**16
 _HUGE_BYTES = 2**21
 
 
 def read(
+    located: LocatedSource,
     cut: Cut,
     framework: Framework,
     *,
@@ -30,7 +31,7 @@ def read(
     options: Options,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, _native.Statistics]:
-    """Return a whole tensor, of its own memory, and what was counted.
+    """Return a whole tensor of a source, of its own memory, and what was counted.
 
     Raises
     ------
@@ -45,10 +46,10 @@ def read(
         [fetch.request(piece, verify=verify) for piece in cut.pieces],
         [[place] for place in places(cut, _flat(held))],
         options,
-        keep_cold=fetch.keep_cold(cut.pieces),
-        persistent=fetch.is_persistent(cut.pieces),
+        keep_cold=located.keep_cold,
+        persistent=located.is_persistent,
     )
-    with fetch.errors_named(cut.name, cut.pieces, fill.incidents):
+    with fetch.errors_named(located.watch, cut.name, cut.pieces, fill.incidents):
         fetch.within_limit(lambda: fill.run(progress))
     return framework.adopt(held, cut.dtype, shape_in_memory(cut.dtype, cut.shape)), fill.statistics
 

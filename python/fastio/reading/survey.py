@@ -16,8 +16,8 @@ from fastio.catalog import Shard
 from fastio.errors import ReadError
 from fastio.events import Event
 from fastio.options import Options
-from fastio.reading.fetch import within_limit
-from fastio.reading.replicas import BadReplica
+from fastio.reading.fetch import native_files, within_limit
+from fastio.reading.watch import BadReplica
 
 MEMORY_BYTES = 96 * 2**20
 """Of all surveys that run at once, for blocks in flight; bookkeeping comes on top."""
@@ -77,7 +77,7 @@ def survey(
     wanted = [
         shard
         for shard in shards
-        if shard.table is not None and shard.file.nbytes > shard.table.start
+        if shard.table is not None and shard.files.nbytes > shard.table.start
     ]
     found = Findings()
     if not wanted:
@@ -94,10 +94,9 @@ def survey(
 
 def _data_of(shard: Shard) -> _native.ShardRequest:
     assert shard.table is not None
-    assert isinstance(shard.file, _native.File)
-    start, end = shard.table.start, shard.file.nbytes
+    start, end = shard.table.start, shard.files.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
-    return shard.file, *extent, (start, shard.table.chunk_bytes, shard.table.digests)
+    return native_files(shard.files), *extent, (start, shard.table.chunk_bytes, shard.table.digests)
 
 
 def _sort_out(

@@ -53,7 +53,7 @@ def check(located: LocatedSource, wanted: LocatedSource, verify: object) -> None
     """
     sound(located, verify)
     for shard in wanted.shards:
-        if verify == "require" and not shard.is_sealed:
+        if verify == "require" and not shard.files.is_sealed:
             raise _refusal(shard)
         if shard.unsound is not None:
             tell_once(shard.path, shard.unsound)

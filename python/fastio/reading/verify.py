@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastio import _native
 from fastio.arguments.paths import open_file
 from fastio.catalog import Shard
 from fastio.display.progress import progress_bar
@@ -17,6 +16,7 @@ from fastio.formats import huggingface, index, known
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
 from fastio.options import Options
+from fastio.reading.fetch import native_files
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import headers, survey
 
@@ -51,7 +51,7 @@ def verify(
     for first in range(0, len(own), _HEADERS_AT_ONCE):
         damaged.update(_headers_on_disk(own[first : first + _HEADERS_AT_ONCE], options))
     sealed = [shard for shard in own if shard.path not in damaged]
-    total = sum(shard.file.nbytes for shard in sealed)
+    total = sum(shard.files.nbytes for shard in sealed)
     with progress_bar(name, total, shown=progress) as advance:
         found = survey(sealed, options, progress=advance)
     damaged.update(found.damaged)
@@ -120,9 +120,7 @@ def _located(
 
 def _headers_on_disk(shards: list[Shard], options: Options) -> dict[str, Event]:
     """Headers that are not on the disk as they were located: that was by way of the page cache."""
-    wanted = [
-        (shard.file, _start(shard)) for shard in shards if isinstance(shard.file, _native.File)
-    ]
+    wanted = [(file, _start(shard)) for shard in shards for file in native_files(shard.files)]
     damaged = {}
     located = [file.read(0, start) for file, start in wanted]
     found = headers(wanted, options, lambda at, data: data == located[at])

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastio.catalog import shape_in_memory
+from fastio.catalog.dtypes import shape_in_memory
 from fastio.display.values import cut, one_line
 from fastio.frameworks import Framework, check_dtype
 from fastio.reading.located import Cut, LocatedSource

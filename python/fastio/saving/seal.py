@@ -98,12 +98,12 @@ def seal(
 
 
 def _rewrite(shard: Shard, target: Path) -> None:
-    file, data_bytes = shard.file, _data_bytes(shard)
+    data_bytes = _data_bytes(shard)
     # The file that goes is the one to imitate, or the one that is copied.
     status, like = status_of_file(target), target
     if status is None:
-        status, like = os.stat(file.path), Path(file.path)
-    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, file.path)
+        status, like = os.stat(shard.path), Path(shard.path)
+    plan = checksums.plan_header(shard.metadata, _tensor_entries(shard), data_bytes, shard.path)
     remove_leftovers(target)
     with replacing(target) as replacement:
         replacement.reserve(plan.start + data_bytes)
@@ -147,19 +147,20 @@ def _tensor_entries(shard: Shard) -> bytes:
 
 
 def _data_start(shard: Shard) -> int:
-    return int(shard.begins[0]) if shard.names else shard.file.nbytes
+    return int(shard.begins[0]) if shard.names else shard.files.nbytes
 
 
 def _data_bytes(shard: Shard) -> int:
-    return shard.file.nbytes - _data_start(shard)
+    return shard.files.nbytes - _data_start(shard)
 
 
 def _verified_data(shard: Shard) -> Iterator[bytes]:
     """The data of a file in steps, each compared with the table that the file carries, if it
     does.
     """
-    for offset in range(_data_start(shard), shard.file.nbytes, _STEP_BYTES):
-        data = shard.file.read(offset, min(_STEP_BYTES, shard.file.nbytes - offset))
+    (file,) = shard.files.replicas
+    for offset in range(_data_start(shard), file.nbytes, _STEP_BYTES):
+        data = file.read(offset, min(_STEP_BYTES, file.nbytes - offset))
         if shard.table is not None:
             _verify(shard, shard.table, offset, data)
         yield data
@@ -176,7 +177,7 @@ def _verify(shard: Shard, table: ChecksumTable, offset: int, data: bytes) -> Non
     )
     chunk = first + at // _DIGEST_BYTES
     begin = table.start + chunk * table.chunk_bytes
-    nbytes = min(table.chunk_bytes, shard.file.nbytes - begin)
+    nbytes = min(table.chunk_bytes, shard.files.nbytes - begin)
     raise ChecksumError(
         shard.path,
         chunk=chunk,

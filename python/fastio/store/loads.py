@@ -13,7 +13,7 @@ from fastio.reading.handle import LoadHandle
 from fastio.reading.into import fill
 from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
-from fastio.reading.replicas import OnDamage
+from fastio.reading.watch import OnDamage
 from fastio.report import Report
 from fastio.store.opened import OpenStore
 

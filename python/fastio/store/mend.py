@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
-from fastio.reading.replicas import Replicas, Watch
 from fastio.store import IDENTITY, answering, locks, repair
 from fastio.store.commit import Session
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, RootIdentity
@@ -300,8 +299,7 @@ def mend_shard(root: Root, entry: ShardEntry, members: Members) -> None:
     if not files:
         raise ReplicaError(members.name, "no replica of this shard is left", reasons)
     remove_empty(root, SHARDS, entry.file)
-    watch = Watch("continue")
-    repair.rewrite(Replicas(tuple(files), {}, watch, entry.start, entry.digest), path)
+    repair.rewrite(path, entry, files)
 
 
 # ---- a root that cannot be opened

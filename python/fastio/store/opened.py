@@ -11,7 +11,7 @@ from fastio.arguments.checks import check_kind
 from fastio.errors import ConflictError, UsageError
 from fastio.options import Options
 from fastio.reading.located import LocatedSource
-from fastio.reading.replicas import OnDamage
+from fastio.reading.watch import OnDamage
 from fastio.saving.turns import Turn, is_own
 from fastio.saving.uninterrupted import UninterruptedStep
 from fastio.store import arguments, reading, sessions
@@ -72,10 +72,10 @@ class OpenStore:
         if self.members.missing:
             self.members.look_again()
             self.members.hold(self.taken)
-        watch = reading.watch(self.members, on_damage, options)
         taken = self.taken
         if generation is not None and generation != taken.generation:
             taken = self.members.take(generation, None)
+        watch = reading.watch(self.members, taken, on_damage, options)
         return lambda names: reading.locate(self.members, taken, watch, names)
 
     def in_turn(

@@ -2,194 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import hashlib
+import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
-from fastio import _native
-from fastio.catalog import Catalog, ChecksumTable, Shard
+from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.display.values import shown
-from fastio.errors import FastioError, FormatError, ReplicaError
+from fastio.errors import FormatError, ReplicaError
 from fastio.events import Event
 from fastio.formats import safetensors
-from fastio.formats.columns import Columns
-from fastio.formats.safetensors import InMemory
 from fastio.host import collector
 from fastio.host.descriptors import make_room
 from fastio.options import Options, default_options
+from fastio.reading.fetch import native_files
 from fastio.reading.located import Cut, LocatedSource
-from fastio.reading.replicas import ON_DAMAGE, OnDamage, Replicas, Watch
-from fastio.store import answering, repair
+from fastio.reading.watch import ON_DAMAGE, OnDamage, Watch
+from fastio.store import repair
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
 from fastio.store.pinned import GenerationAddress
 from fastio.store.root import Root
+from fastio.store.shard_files import StoredFiles
 from fastio.store.taken import PinnedGeneration
-
-# Of the time to answer: for a disk that owes an answer already, where another one has a replica.
-_OWING_SHARE = 0.1
-_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-class StoredShard(Shard):
-    """A shard of a store; its replicas are opened when it is to be read.
-
-    Parameters
-    ----------
-    entry : ShardEntry
-    holders : sequence of (str, Root or None)
-        Where its replicas should be: the path of each, and the root if it can be reached; the
-        preferred one first.
-    watch : Watch
-    source : str
-        The store, for messages.
-    """
-
-    def __init__(
-        self,
-        entry: ShardEntry,
-        holders: Sequence[tuple[str, Root | None]],
-        watch: Watch,
-        source: str,
-        columns: Columns,
-    ) -> None:
-        names, dtypes, shapes, begins, ends = columns
-        vars(self).update(
-            names=names, dtypes=dtypes, shapes=shapes, begins=begins, ends=ends, metadata={}
-        )
-        vars(self).update(_entry=entry, _holders=holders, _watch=watch, _source=source)
-
-    _entry: ShardEntry
-    _holders: Sequence[tuple[str, Root | None]]
-    _watch: Watch
-    _source: str
-
-    @property
-    def path(self) -> str:
-        """The path of the preferred replica."""
-        return self._holders[0][0]
-
-    @property
-    def is_sealed(self) -> bool:
-        """It always is."""
-        return True
-
-    @property
-    def has_replicas(self) -> bool:
-        """It always has, if only one."""
-        return True
-
-    @property
-    def file(self) -> _native.File:
-        """The preferred replica, open."""
-        return self.replicas.files[0]
-
-    @property
-    def replicas(self) -> Replicas:
-        """All replicas, open."""
-        return self._opened[0]
-
-    @property
-    def table(self) -> ChecksumTable:
-        """The checksums, which a replica's header has."""
-        return self._opened[1]
-
-    @cached_property
-    def _opened(self) -> tuple[Replicas, ChecksumTable]:
-        files: list[_native.File] = []
-        lacking: dict[str, str] = {}
-        away: dict[str, str] = {}
-        header: bytes | None = None
-        reached = [root for _, root in self._holders if root is not None]
-        timeout_s = answering.patience_s(self._watch.timeout_s, len(reached) - 1)
-        owing = [root for root in reached if root.answering.owes_answer]
-        for path, root in self._holders:
-            if root is None:
-                away[path] = "its root cannot be reached"
-                continue
-            is_short = root in owing and len(owing) < len(reached)
-            try:
-                file, header = root.answering.ask(
-                    functools.partial(self._open, root, path, header),
-                    timeout_s * _OWING_SHARE if is_short else timeout_s,
-                )
-                files.append(file)
-            except FileNotFoundError:
-                lacking[path] = "is missing"
-            except (FastioError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
-                    raise  # that is not the replica's
-                if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
-                    self._watch.hung_paths.add(path)
-                lacking[path] = str(error).removeprefix(f"{path}: ")
-        entry = self._entry
-        replicas = Replicas(tuple(files), lacking, self._watch, entry.start, entry.digest)
-        if not files or (lacking and not self._watch.persistent):
-            raise ReplicaError(
-                self._source,
-                f"no replica of the shard {self._entry.file} can be read"
-                if not files
-                else f"a replica of the shard {self._entry.file} cannot be read",
-                {**lacking, **away},
-                self.names,
-                self.path,
-            )
-        assert header is not None
-        table = safetensors.locate(InMemory(files[0].path, files[0].nbytes, header)).table
-        if table is None:
-            raise FormatError(files[0].path, "has no checksums", expected="a shard of a store")
-        self._watch.lacks(replicas, self.names)
-        return replicas, table
-
-    def _open(self, root: Root, path: str, header: bytes | None) -> tuple[_native.File, bytes]:
-        """A replica, and the header, which is read from the first one that can be opened."""
-        file = root.open_shard(self._entry.file)
-        if file.nbytes != self._entry.nbytes:
-            raise FormatError(
-                path, f"has {file.nbytes} bytes", expected=f"{self._entry.nbytes}, as the manifest"
-            )
-        return file, self._header(file) if header is None else header
-
-    def _header(self, file: _native.File) -> bytes:
-        header = file.read(0, self._entry.start)
-        found = hashlib.sha256(header).hexdigest()
-        if found != self._entry.digest:
-            raise FormatError(
-                file.path,
-                f"its header is damaged, or of another shard: its SHA-256 is {found}",
-                expected=self._entry.digest,
-            )
-        return header
-
-    def take(self, rows: Sequence[int]) -> Shard:
-        """Return a shard with only these tensors, by position, ascending."""
-        return _Part(self, rows)
-
-
-class _Part(StoredShard):
-    """Some tensors of a stored shard; it is opened with it."""
-
-    def __init__(self, whole: StoredShard, rows: Sequence[int]) -> None:
-        index = list(rows)
-        columns = (
-            [whole.names[row] for row in index],
-            [whole.dtypes[row] for row in index],
-            [whole.shapes[row] for row in index],
-            whole.begins[index],
-            whole.ends[index],
-        )
-        super().__init__(whole._entry, whole._holders, whole._watch, whole._source, columns)
-        vars(self)["_whole"] = whole
-
-    _whole: StoredShard
-
-    @property
-    def _opened(self) -> tuple[Replicas, ChecksumTable]:
-        return self._whole._opened
 
 
 def newest(
@@ -211,15 +47,23 @@ def newest(
         As `fastio.Store.open` does.
     """
     members = Members(paths, timeout_s)
-    return locate(members, members.take(None, None), watch(members, "continue"), names)
+    taken = members.take(None, None)
+    return locate(members, taken, watch(members, taken, "continue"), names)
 
 
-def watch(members: Members, on_damage: OnDamage, options: Options | None = None) -> Watch:
+def watch(
+    members: Members,
+    taken: PinnedGeneration,
+    on_damage: OnDamage,
+    options: Options | None = None,
+) -> Watch:
     """Return what is done about bad replicas; roots that cannot be reached are told at once.
 
     Parameters
     ----------
     members : Members
+    taken : PinnedGeneration
+        Whose replicas they are.
     on_damage : {"continue", "repair", "raise"}
     options : Options, optional
         Say how long a replica is waited for.
@@ -235,7 +79,8 @@ def watch(members: Members, on_damage: OnDamage, options: Options | None = None)
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
-        made.repair = repair.rewrite
+        entries = {entry.file: entry for entry in taken.named.manifest.shards}
+        made.repair = functools.partial(_rewrite, entries)
     for event in members.places.events:
         made.tell(event)
     for path, reason in members.missing.items():
@@ -244,6 +89,16 @@ def watch(members: Members, on_damage: OnDamage, options: Options | None = None)
         for problem in root.problems:
             made.tell(Event("fallback", str(root.path), problem, "another root's is taken"))
     return made
+
+
+def _rewrite(entries: Mapping[str, ShardEntry], watch: Watch, files: ShardFiles, path: str) -> None:
+    repair.rewrite(
+        path,
+        entries[os.path.basename(path)],
+        native_files(files),
+        hung_paths=watch.hung_paths,
+        timeout_s=watch.timeout_s,
+    )
 
 
 def locate(
@@ -270,11 +125,18 @@ def locate(
         order = _Preference(members, taken)
         for entry in manifest.shards:
             path = f"{members.name}: manifest {taken.named.digest}, shard {entry.file}"
-            columns = safetensors.columns(bytes(entry.tensors), entry.nbytes - entry.start, path)
-            begins, ends = columns[3] + entry.start, columns[4] + entry.start
+            names_of, dtypes, shapes, begins, ends = safetensors.columns(
+                bytes(entry.tensors), entry.nbytes - entry.start, path
+            )
             shards.append(
-                StoredShard(
-                    entry, order.of(entry), watch, members.name, (*columns[:3], begins, ends)
+                Shard(
+                    StoredFiles(entry, order.of(entry), watch, members.name, names_of),
+                    names_of,
+                    dtypes,
+                    shapes,
+                    begins + entry.start,
+                    ends + entry.start,
+                    metadata={},
                 )
             )
         cuts = _cuts(manifest.cuts, shards, members.name)
@@ -297,7 +159,7 @@ def locate(
 
 def _again(pin: GenerationAddress, on_damage: OnDamage, options: Options) -> LocatedSource:
     members, taken = pin.find()
-    return locate(members, taken, watch(members, on_damage, options))
+    return locate(members, taken, watch(members, taken, on_damage, options))
 
 
 def names(manifest: Manifest, source: str) -> set[str]:
@@ -322,7 +184,7 @@ def names(manifest: Manifest, source: str) -> set[str]:
     return found
 
 
-def _without(shard: StoredShard, at: int, pieces: set[tuple[int, str]]) -> Shard | None:
+def _without(shard: Shard, at: int, pieces: set[tuple[int, str]]) -> Shard | None:
     """A shard without the pieces in it; None where nothing is left."""
     rows = [row for row, name in enumerate(shard.names) if (at, name) not in pieces]
     if len(rows) == len(shard.names):
@@ -330,9 +192,7 @@ def _without(shard: StoredShard, at: int, pieces: set[tuple[int, str]]) -> Shard
     return shard.take(rows) if rows else None
 
 
-def _cuts(
-    entries: Mapping[str, CutEntry], shards: Sequence[StoredShard], source: str
-) -> dict[str, Cut]:
+def _cuts(entries: Mapping[str, CutEntry], shards: Sequence[Shard], source: str) -> dict[str, Cut]:
     cuts = {}
     rows_of: dict[int, dict[str, int]] = {}
     for name, entry in entries.items():

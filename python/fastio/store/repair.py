@@ -5,29 +5,44 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import stat
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fastio import _native
 from fastio.catalog import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
-from fastio.formats.safetensors import InMemory
 from fastio.host.replacement import Replacement
-from fastio.reading.replicas import Replicas
+from fastio.store.manifest import ShardEntry
 
 _STEP_BYTES = 2**24
 
 
-def rewrite(replicas: Replicas, path: str) -> None:
+def rewrite(
+    path: str,
+    entry: ShardEntry,
+    replicas: Sequence[_native.File],
+    *,
+    hung_paths: Collection[str] = (),
+    timeout_s: float = math.inf,
+) -> None:
     """Write one replica anew; it takes the place of the bad one when it is whole.
 
     Parameters
     ----------
-    replicas : Replicas
     path : str
         The bad one; need not be there. The new one has the mode of a good one.
+    entry : ShardEntry
+        Of the shard.
+    replicas : sequence of File
+        Those that are there, the bad one perhaps among them; each of the size that `entry` says.
+    hung_paths : collection of str
+        Replicas that are not read, as their disks do not answer.
+    timeout_s : float
+        How long a read may take.
 
     Raises
     ------
@@ -37,14 +52,14 @@ def rewrite(replicas: Replicas, path: str) -> None:
     target = Path(path)
     # The bad one comes last: it has good chunks, too.
     sources = sorted(
-        (file for file in replicas.files if file.path not in replicas.watch.hung_paths),
+        (file for file in replicas if file.path not in hung_paths),
         key=lambda file: file.path == path,
     )
     if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
         detail = "it would lie where a symlink leads, out of the root"
         raise WriteError(errno.ENOTDIR, "open", target, detail=detail)
-    header = _header(replicas, sources, target)
-    table = safetensors.locate(InMemory(path, sources[0].nbytes, header)).table
+    header = _header(entry, sources, target, timeout_s)
+    table = safetensors.locate(sources[0], header).table
     assert table is not None  # the digest of the header is that of a sealed shard
     replacement = Replacement(target, 0o600, written_as=target.parent / "new")
     try:
@@ -54,7 +69,7 @@ def rewrite(replicas: Replicas, path: str) -> None:
         replacement.file.write(0, header)  # and all the rest in order, as some filesystems want it
         for begin in range(table.start, nbytes, _STEP_BYTES):
             end = min(begin + _STEP_BYTES, nbytes)
-            data = _sound(sources, table, begin, end, replicas.watch.timeout_s)
+            data = _sound(sources, table, begin, end, timeout_s)
             replacement.file.write(begin, data)
         replacement.allow(stat.S_IMODE(os.stat(sources[0].path).st_mode))
         replacement.commit()
@@ -62,11 +77,13 @@ def rewrite(replicas: Replicas, path: str) -> None:
         replacement.close()
 
 
-def _header(replicas: Replicas, sources: list[_native.File], target: Path) -> bytes:
+def _header(
+    entry: ShardEntry, sources: list[_native.File], target: Path, timeout_s: float
+) -> bytes:
     for file in sources:
         with contextlib.suppress(FastioError):
-            header = file.read(0, replicas.start, timeout_s=replicas.watch.timeout_s)
-            if hashlib.sha256(header).hexdigest() == replicas.digest:
+            header = file.read(0, entry.start, timeout_s=timeout_s)
+            if hashlib.sha256(header).hexdigest() == entry.digest:
                 return header
     raise WriteError(errno.ENODATA, "read", target, 0, "no replica has its header")
 

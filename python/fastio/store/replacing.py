@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastio.arguments.anchored import anchored
 from fastio.errors import FastioError, ReplicaError, UsageError
-from fastio.reading.replicas import Replicas
+from fastio.reading.fetch import native_files
 from fastio.store import begun, locks, reading, repair
 from fastio.store.commit import Session
 from fastio.store.creation import replaced
@@ -150,18 +150,24 @@ def _copy(
 ) -> None:
     """Have all shards of the newest generation that one root has on another one."""
     place = next(at for at, entry in enumerate(manifest.roots) if entry.uuid == leaving)
-    wanted = {shard.file for shard in manifest.shards if place in shard.roots}
+    wanted = {entry.file: entry for entry in manifest.shards if place in entry.roots}
     taken = members.take(None, None)
-    located = reading.locate(members, taken, reading.watch(members, "continue"))
+    watch = reading.watch(members, taken, "continue")
+    located = reading.locate(members, taken, watch)
     try:
         for shard in located.shards:
-            file = os.path.basename(shard.path)
-            if file in wanted:
-                wanted.discard(file)
-                if is_cancelled():
-                    raise ReplicaError(members.name, "the replacement was cancelled", {})
-                assert isinstance(shard.replicas, Replicas)
-                repair.rewrite(shard.replicas, str(root.path / SHARDS / file))
+            entry = wanted.pop(os.path.basename(shard.path), None)
+            if entry is None:  # of other roots, or copied already
+                continue
+            if is_cancelled():
+                raise ReplicaError(members.name, "the replacement was cancelled", {})
+            repair.rewrite(
+                str(root.path / SHARDS / entry.file),
+                entry,
+                native_files(shard.files),
+                hung_paths=watch.hung_paths,
+                timeout_s=watch.timeout_s,
+            )
         root.sync(SHARDS)
     finally:
         taken.held.close()

@@ -6,14 +6,13 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fastio import _native
 from fastio.catalog import Shard
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event
 from fastio.formats import safetensors
-from fastio.formats.safetensors import InMemory
 from fastio.host.descriptors import make_room
 from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, Advance, headers, survey
@@ -219,7 +218,7 @@ class _RootReader:
         if not _is_of(entry, header):
             self._damage(entry, "its header is damaged, or of another shard")
             return None
-        return replace(safetensors.locate(InMemory(file.path, file.nbytes, header)), file=file)
+        return safetensors.locate(file, header)
 
     def _damage(self, entry: ShardEntry, cause: str) -> None:
         path = self._path(entry)

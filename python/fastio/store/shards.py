@@ -16,7 +16,6 @@ import msgspec
 from fastio import _native
 from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, WriteError
 from fastio.formats import safetensors
-from fastio.formats.safetensors import InMemory
 from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, survey
 from fastio.report import Report
@@ -252,9 +251,8 @@ class ShardWriter:
 
     def _verify(self, file: _native.File, shard: PlannedShard) -> None:
         """Read all chunks of a replica past the page cache, and refuse one that is damaged."""
-        located = safetensors.locate(InMemory(file.path, file.nbytes, shard.header))
         found = survey(
-            [replace(located, file=file)],
+            [safetensors.locate(file, shard.header)],
             replace(self._options, memory_limit_bytes=None),
             memory_bytes=MEMORY_BYTES // min(len(self._roots), _SURVEYS_MAX),
             progress=lambda done, total: self._go_on(),

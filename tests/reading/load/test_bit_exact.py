@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 import fastio
-from fastio.catalog import DTYPES
+from fastio.catalog.dtypes import DTYPES
 from fastio.frameworks import FrameworkName
 from samples import (
     MODEL,

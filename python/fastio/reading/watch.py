@@ -1,7 +1,6 @@
-"""Replicas of a shard: their files, the damage found in them, and its remedy.
+"""Watch: tells of the damage that is found in the replicas of a source, and has it repaired.
 
-The core reads from all replicas at once, and where one fails from the next one. Here it is told,
-counted, and repaired.
+The core reads from all replicas at once, and where one fails from the next one.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from fastio import _native
-from fastio.catalog import Shard
+from fastio.catalog import Shard, ShardFiles
 from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event, emit
 
@@ -34,31 +32,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Replicas:
-    """The replicas of one shard.
-
-    Attributes
-    ----------
-    files : tuple of _native.File
-        Those that could be opened, the preferred one first.
-    lacking : dict of str to str
-        Paths of those that could not, and why.
-    watch : Watch
-    start : int
-        Of the header, in bytes.
-    digest : str
-        SHA-256 of it, 64 hex digits.
-    """
-
-    files: tuple[_native.File, ...]
-    lacking: Mapping[str, str]
-    watch: Watch
-    start: int
-    digest: str
-
-
-Repair = Callable[[Replicas, str], None]
+Repair = Callable[["Watch", ShardFiles, str], None]
 """Writes the replica of that path anew, from the others."""
 
 
@@ -95,11 +69,6 @@ class Watch:
         self.hung_paths: set[str] = set()
         self._logged: dict[tuple[str, str], int] = {}  # by folder and kind: files told of
 
-    @property
-    def persistent(self) -> bool:
-        """Whether a failure is followed by another try."""
-        return self.on_damage != "raise"
-
     def events(self) -> tuple[Event, ...]:
         """Return what happened until now: of each bad replica one event."""
         with self._lock:
@@ -114,26 +83,21 @@ class Watch:
             logged = self._is_to_be_logged(event)
         emit(event, logged=logged)
 
-    def lacks(self, replicas: Replicas, tensors: Sequence[str]) -> None:
+    def lacks(self, files: ShardFiles, tensors: Sequence[str]) -> None:
         """Note the replicas that a shard lacks."""
-        remedy = "taken from another replica" if replicas.files else "no replica was left"
-        for path, reason in replicas.lacking.items():
+        remedy = "taken from another replica" if files.replicas else "no replica was left"
+        for path, reason in files.lacking.items():
             with self._lock:
                 found = self._bad_replica(path)
                 found.add(None, reason, remedy)
                 found.tensors.update(dict.fromkeys(tensors[:_TENSORS_MAX]))
-            self._told(replicas, path, reason, mends=True)
+            self._told(files, path, reason, mends=True)
 
     def note(self, shards: Iterable[Shard], incidents: Sequence[_native.Incident]) -> None:
         """Note what a job has met, and repair it if that is asked for."""
         if not incidents:
             return
-        of_path = {
-            file.path: shard
-            for shard in shards
-            if shard.has_replicas and isinstance(shard.replicas, Replicas)
-            for file in shard.replicas.files
-        }
+        of_path = {file.path: shard for shard in shards for file in shard.files.replicas}
         by_path: dict[str, list[_native.Incident]] = {}
         for incident in incidents:
             by_path.setdefault(incident["path"], []).append(incident)
@@ -148,10 +112,9 @@ class Watch:
                     found.add(extent, incident["detail"], _REMEDIES[incident["remedy"]])
                 for begin, end in found.new_ranges():
                     found.tensors.update(dict.fromkeys(shard.names_within(begin, end - begin)))
-            assert isinstance(shard.replicas, Replicas)
             self._note_hung(path, of_file)
             mends = any(incident["remedy"] != "read_again" for incident in of_file)
-            self._told(shard.replicas, path, of_file[0]["detail"], mends=mends)
+            self._told(shard.files, path, of_file[0]["detail"], mends=mends)
 
     def _note_hung(self, path: str, incidents: Sequence[_native.Incident]) -> None:
         if any(each["errno"] == errno.ETIMEDOUT for each in incidents):
@@ -192,7 +155,7 @@ class Watch:
         self._logged[group] = self._logged.get(group, 0) + 1
         return self._logged[group] <= _FILES_LOGGED_MAX
 
-    def _told(self, replicas: Replicas, path: str, cause: str, *, mends: bool) -> None:
+    def _told(self, files: ShardFiles, path: str, cause: str, *, mends: bool) -> None:
         """Tell of a bad replica, the first time; and repair it, if that is asked for."""
         event = None
         with self._lock:
@@ -205,7 +168,7 @@ class Watch:
                 mends
                 and self.on_damage == "repair"
                 and self.repair is not None
-                and bool(replicas.files)
+                and bool(files.replicas)
                 and path not in self._repaired
                 and path not in self.hung_paths
             )
@@ -214,12 +177,12 @@ class Watch:
         if event is not None:
             emit(event, logged=found.is_logged)
         if mends:
-            self._mend(replicas, path, cause)
+            self._mend(files, path, cause)
 
-    def _mend(self, replicas: Replicas, path: str, cause: str) -> None:
+    def _mend(self, files: ShardFiles, path: str, cause: str) -> None:
         assert self.repair is not None
         try:
-            self.repair(replicas, path)
+            self.repair(self, files, path)
         except (FastioError, OSError) as error:
             done = Event("failure", path, cause, f"could not be repaired: {error}")
         else:
@@ -228,10 +191,9 @@ class Watch:
 
     def exhausted(self, shard: Shard, offset: int | None, nbytes: int, source: str) -> ReplicaError:
         """Return the error for bytes that no replica has: each one with its reason."""
-        assert isinstance(shard.replicas, Replicas)
-        reasons = dict(shard.replicas.lacking)
+        reasons = dict(shard.files.lacking)
         with self._lock:
-            for file in shard.replicas.files:
+            for file in shard.files.replicas:
                 found = self._bad.get(file.path)
                 reason = None if found is None else found.reason(offset, nbytes)
                 if reason is not None:
@@ -239,8 +201,13 @@ class Watch:
         tensors = () if offset is None else shard.names_within(offset, nbytes)
         at = "" if offset is None else f" at byte {offset}"
         problem = f"no replica of a shard could be read{at}"
-        first = shard.replicas.files[0].path
+        first = shard.files.replicas[0].path
         return ReplicaError(source, problem, reasons, tensors, first, offset)
+
+
+def is_persistent(watch: Watch | None) -> bool:
+    """Return whether a failure is followed by another try, of the same replica or another one."""
+    return watch is not None and watch.on_damage != "raise"
 
 
 class BadReplica:
@@ -306,17 +273,3 @@ def _joined(extents: Iterable[_Range]) -> list[_Range]:
         else:
             joined.append((begin, end))
     return joined
-
-
-def watch_of(shards: Iterable[Shard]) -> Watch | None:
-    """Return who watches over the replicas of these shards; None where they have no replicas.
-
-    Raises
-    ------
-    Nothing.
-    """
-    for shard in shards:
-        if shard.has_replicas:
-            assert isinstance(shard.replicas, Replicas)
-            return shard.replicas.watch
-    return None
