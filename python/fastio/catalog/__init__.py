@@ -20,9 +20,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fastio.catalog import encodings as encoded
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
 from fastio.catalog.dtypes import DTYPES
 from fastio.catalog.encodings import Encodings, StoredPart
+from fastio.catalog.unsound import UnsoundTable
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
@@ -79,32 +81,6 @@ class ChecksumTable:
     start: int
     chunk_bytes: int
     digests: bytes
-
-
-@dataclass(frozen=True)
-class UnsoundTable:
-    """Metadata of fastio's in a file that they do not fit; there is no table then.
-
-    Attributes
-    ----------
-    problem, expected : str
-    offset : int
-        Where in the file, in bytes.
-    is_copied : bool
-        Whether another writer made the header, and so copied the metadata of a sealed file.
-    header : str
-        XXH3-64 of the file up to its data: tells two contents of one path apart.
-    """
-
-    problem: str
-    offset: int
-    expected: str
-    is_copied: bool
-    header: str
-
-    def error(self, path: str) -> FormatError:
-        """The message for such a file."""
-        return FormatError(path, self.problem, offset=self.offset, expected=self.expected)
 
 
 class Readable(Protocol):
@@ -243,21 +219,12 @@ class Shard:
 
     def nbytes(self) -> int:
         """Return the bytes of all tensors in memory."""
-        raw_begins, raw_ends = self.raw_extents()
-        encoded = 0 if self.encodings is None else sum(map(self.nbytes_of, self.encodings))
-        return int((raw_ends - raw_begins).sum()) + encoded
+        begins, ends = self.raw_extents()
+        return int((ends - begins).sum()) + sum(map(self.nbytes_of, self.encodings or ()))
 
     def raw_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return `begins` and `ends` of the raw tensors, ascending; those of an encoded one are
-        equal.
-        """
-        if not self.encodings:
-            return self.begins, self.ends
-        is_encoded = np.zeros(len(self.names), np.bool_)
-        is_encoded[list(self.encodings)] = True
-        reached = np.maximum.accumulate(np.where(is_encoded, self.begins[0], self.ends))
-        begins = np.where(is_encoded, reached, self.begins)
-        return begins, np.where(is_encoded, reached, self.ends)
+        """Return `begins` and `ends` as if encoded tensors had no bytes; both ascend then."""
+        return encoded.raw_extents(self.encodings, self.begins, self.ends)
 
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.
@@ -274,14 +241,8 @@ class Shard:
             shapes=[self.shapes[row] for row in rows],
             begins=self.begins[list(rows)],
             ends=self.ends[list(rows)],
-            encodings=self._encodings_of(rows),
+            encodings=encoded.taken(self.encodings, rows),
         )
-
-    def _encodings_of(self, rows: Sequence[int]) -> Encodings | None:
-        if self.encodings is None:
-            return None
-        taken = {at: self.encodings[row] for at, row in enumerate(rows) if row in self.encodings}
-        return taken or None
 
     def names_within(self, offset: int, nbytes: int) -> tuple[str, ...]:
         """Return the tensors that have bytes in an extent of the file.
@@ -291,14 +252,10 @@ class Shard:
         Nothing.
         """
         touched = (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
-        rows = (int(row) for row in np.flatnonzero(touched))
-        return tuple(self.names[row] for row in rows if self._is_within(row, offset, nbytes))
-
-    def _is_within(self, row: int, offset: int, nbytes: int) -> bool:
-        """Whether a tensor, whose first and last bytes are around an extent, has bytes there."""
-        parts = self.parts_of(row)
-        return parts is None or any(
-            part.begin < offset + nbytes and offset < part.end for part in parts
+        return tuple(
+            self.names[row]
+            for row in np.flatnonzero(touched).tolist()
+            if encoded.has_bytes_in(self.parts_of(row), offset, nbytes)
         )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from fastio.display import values
+
+Offsets = npt.NDArray[np.int64]
 
 
 class Encoding(Protocol):
@@ -56,6 +61,33 @@ class StoredPart:
 
 Encodings: TypeAlias = Mapping[int, tuple[StoredPart, ...]]
 """The encoded tensors of a shard, by row; values that no part has are zeros."""
+
+
+def taken(encodings: Encodings | None, rows: Sequence[int]) -> Encodings | None:
+    """Return those of some rows, which are counted from 0 then; None if all of these are raw."""
+    if encodings is None:
+        return None
+    found = {at: encodings[row] for at, row in enumerate(rows) if row in encodings}
+    return found or None
+
+
+def raw_extents(
+    encodings: Encodings | None, begins: Offsets, ends: Offsets
+) -> tuple[Offsets, Offsets]:
+    """Return the columns of a shard as if encoded tensors had no bytes; both ascend then."""
+    if not encodings:
+        return begins, ends
+    is_encoded = np.zeros(len(begins), np.bool_)
+    is_encoded[list(encodings)] = True
+    reached = np.maximum.accumulate(np.where(is_encoded, begins[0], ends))
+    return np.where(is_encoded, reached, begins), np.where(is_encoded, reached, ends)
+
+
+def has_bytes_in(parts: Sequence[StoredPart] | None, offset: int, nbytes: int) -> bool:
+    """Return whether a tensor that reaches over an extent has bytes there: a raw one has."""
+    return parts is None or any(
+        part.begin < offset + nbytes and offset < part.end for part in parts
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import msgspec
 
 from fastio import _native
-from fastio.catalog import ChecksumTable, UnsoundTable
+from fastio.catalog import ChecksumTable
+from fastio.catalog.unsound import UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import ChecksumError, FormatError
 

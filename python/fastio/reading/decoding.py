@@ -145,7 +145,9 @@ class Box:
             min(start + length, whole)
             for start, length, whole in zip(self._start, self._shape, self._whole, strict=True)
         ]
-        kept = tuple(slice(0, end - start) for start, end in zip(self._start, ends, strict=True))
+        kept = tuple(
+            slice(0, max(end - start, 0)) for start, end in zip(self._start, ends, strict=True)
+        )
         taken = tuple(slice(start, end) for start, end in zip(self._start, ends, strict=True))
         there[taken] = here[kept]
 

@@ -214,7 +214,8 @@ class DeviceLoad:
             As `fastio.load` does; no tensor may be handed out then.
         """
         with self._or_nothing():
-            self._fill.wait(self._of_raw(progress))
+            with self._errors_named():
+                self._fill.wait(self._of_raw(progress))
             self._wait_for_decoded(progress)
 
     def follow(self, stream: object, progress: Advance | None = None) -> None:
@@ -230,7 +231,8 @@ class DeviceLoad:
         later = self._later(stream)
         with self._or_nothing():
             streams = {each.ordinal: each.stream for each in later}
-            self._fill.follow(streams, self._of_raw(progress))
+            with self._errors_named():
+                self._fill.follow(streams, self._of_raw(progress))
             self._wait_for_decoded(progress)
         for ranges in self._ranges.values():
             for held, _ in ranges.memory:
@@ -270,8 +272,7 @@ class DeviceLoad:
     def _or_nothing(self) -> Iterator[None]:
         """A failed load keeps no memory."""
         try:
-            with self._errors_named():
-                yield
+            yield
         except BaseException:
             if self._behind is not None:
                 self._behind.cancel()
