@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastio import _native
-from fastio.catalog import ChecksumTable, OneFile, Readable, Shard
+from fastio.catalog import OneFile, Readable, Shard
 from fastio.catalog.encodings import Encoding, StoredPart
+from fastio.catalog.table import ChecksumTable
 from fastio.formats.known import Format
 
 MAGIC = b"TOYZ"

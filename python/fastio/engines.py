@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display import values
 
 

@@ -8,7 +8,8 @@ import pytest
 
 import fastio
 from fastio import _native
-from fastio.catalog import Catalog, ChecksumTable, Shard, ShardFiles
+from fastio.catalog import Catalog, Shard, ShardFiles
+from fastio.catalog.table import ChecksumTable
 from fastio.formats import huggingface
 from fastio.reading.located import LocatedSource
 from fastio.reading.reader import Reader
@@ -20,6 +21,7 @@ class LateFiles:
     """Two files with the same bytes, which are opened when one of them is to be read."""
 
     is_sealed = True
+    on_roots = True
 
     def __init__(self, paths: tuple[Path, Path], table: ChecksumTable) -> None:
         self.path = str(paths[0])

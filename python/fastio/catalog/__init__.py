@@ -24,6 +24,7 @@ from fastio.catalog import encodings as encoded
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
 from fastio.catalog.dtypes import DTYPES
 from fastio.catalog.encodings import Encodings, StoredPart
+from fastio.catalog.table import ChecksumTable
 from fastio.catalog.unsound import UnsoundTable
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
@@ -64,25 +65,6 @@ class TensorInfo(msgspec.Struct, frozen=True):
         )
 
 
-@dataclass(frozen=True)
-class ChecksumTable:
-    """The checksums of a file's chunks; `fastio.checksums` reads and writes it.
-
-    Attributes
-    ----------
-    start : int
-        Where chunk 0 begins in the file, in bytes.
-    chunk_bytes : int
-        Bytes a chunk; the last one may be short.
-    digests : bytes
-        XXH3-64 of each chunk, 8 bytes each, little-endian.
-    """
-
-    start: int
-    chunk_bytes: int
-    digests: bytes
-
-
 class Readable(Protocol):
     """Something with a header: an open file, or bytes in memory."""
 
@@ -113,6 +95,12 @@ class ShardFiles(Protocol):
         """Whether they carry checksums."""
 
     @property
+    def on_roots(self) -> bool:
+        """Whether they lie on roots of a store: a hung root is left after a time, other disks are
+        waited for.
+        """
+
+    @property
     def replicas(self) -> tuple[Readable, ...]:
         """The open files, the preferred one first."""
 
@@ -139,6 +127,7 @@ class OneFile:
     file: Readable
     table: ChecksumTable | None = None
 
+    on_roots: ClassVar[bool] = False
     lacking: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property

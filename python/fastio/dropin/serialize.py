@@ -5,20 +5,17 @@ A sealed file has the metadata as it was given.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 
-from fastio import _native
 from fastio.dropin.specs import TensorSpec, sources_of_specs
-from fastio.formats import checksums, headers
-from fastio.host.shortage import memory_named
-from fastio.host.target import file_target
+from fastio.formats import checksums
 from fastio.options import Options
-from fastio.report import Report
 from fastio.saving.durability import is_durable
-from fastio.saving.job import Request, clocks, run_now
+from fastio.saving.in_memory import file_in_memory
+from fastio.saving.job import Request, run_now
 from fastio.saving.sources import Sources, checked_metadata
+from fastio.saving.target import file_target
 
 _PATH = "<bytes>"
 
@@ -106,20 +103,7 @@ def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
     TypeError, UsageError, FormatError, MemoryError
         As `serialize` does.
     """
-    sources = sources.on_host()
-    header = headers.plain_header(
-        _stored(metadata), sources.entries(), _PATH, alignment=headers.OWN_ALIGNMENT
-    )
-    # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
-    file = io.BytesIO()
-    with memory_named(_PATH, lambda: f"{len(header) + sources.data_bytes} bytes"):
-        file.write(header)
-        if sources.data_bytes:
-            file.seek(sources.data_bytes - 1, os.SEEK_CUR)
-            file.write(b"\0")
-            with file.getbuffer() as whole, whole[len(header) :] as data:
-                _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
-        return file.getvalue()
+    return file_in_memory(sources.on_host(), _stored(metadata), _PATH)
 
 
 def to_file(
@@ -148,9 +132,6 @@ def to_file(
             chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,
             durable=is_durable(),
             options=Options(),
-            progress=False,
-            report=Report(),
-            begun=clocks(),
             makes_folders=False,  # as safetensors
         )
     )

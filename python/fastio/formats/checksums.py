@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fastio import _native
-from fastio.catalog import ChecksumTable
+import fastio._native as _native
+from fastio.catalog.table import ChecksumTable
 from fastio.catalog.unsound import UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import ChecksumError, FormatError

@@ -8,11 +8,12 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from fastio.arguments.paths import Source, open_file, paths_of
+from fastio.arguments.paths import Source, paths_of
 from fastio.catalog import Catalog, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import index, known
+from fastio.formats.opening import open_file
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
 

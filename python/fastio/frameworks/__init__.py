@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.display.values import shown
 from fastio.errors import DtypeError, UsageError

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Place, Source

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import UsageError
 from fastio.frameworks import Place, Source
 from fastio.frameworks import numpy as arrays

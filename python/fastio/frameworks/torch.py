@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
 from fastio.frameworks import Place, Source, torch_modes

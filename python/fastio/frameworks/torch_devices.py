@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display.values import shown
 from fastio.errors import DeviceError, UsageError
 from fastio.frameworks import Destination, torch_modes

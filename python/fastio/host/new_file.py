@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host import inheritance, threads, trial
 from fastio.host.descriptors import limit

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.dtypes import shape_in_memory
 from fastio.errors import ChecksumError, ReplicaError

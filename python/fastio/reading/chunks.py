@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastio.catalog import ChecksumTable, Shard
+from fastio.catalog import Shard
+from fastio.catalog.table import ChecksumTable
 
 CACHED_BYTES_MAX = 2**23
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display.values import shown
 from fastio.errors import UsageError
 from fastio.frameworks import Destination, Framework

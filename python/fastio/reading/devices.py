@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog
 from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.display.progress import Advance, shifted

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.errors import ChecksumError, MemoryLimitError, ReadError, ReplicaError
 from fastio.frameworks import Framework, check_dtype, check_dtypes
@@ -42,8 +42,10 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     """
     table = shard.table if verify else None
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
+    files = native_files(shard.files)
+    asked = files if shard.files.on_roots else files[0]
     begins, ends = shard.raw_extents()
-    return native_files(shard.files), begins, ends, native_table
+    return asked, begins, ends, native_table
 
 
 def native_files(files: ShardFiles) -> tuple[_native.File, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.checks import Verify
 from fastio.catalog import TensorInfo
 from fastio.catalog.dtypes import shape_in_memory

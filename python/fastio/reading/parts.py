@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import MemoryLimitError
 from fastio.options import Options

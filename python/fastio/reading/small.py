@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.frameworks import Framework
 from fastio.options import Options

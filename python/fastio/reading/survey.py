@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import ReadError
 from fastio.events import Event
@@ -94,9 +94,10 @@ def survey(
 
 def _data_of(shard: Shard) -> _native.ShardRequest:
     assert shard.table is not None
-    start, end = shard.table.start, shard.files.nbytes
+    (file,) = native_files(shard.files)
+    start, end = shard.table.start, file.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
-    return native_files(shard.files), *extent, (start, shard.table.chunk_bytes, shard.table.digests)
+    return file, *extent, (start, shard.table.chunk_bytes, shard.table.digests)
 
 
 def _sort_out(

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.encodings import Decoding
 from fastio.report import Report
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard, ShardFiles
 from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event, emit

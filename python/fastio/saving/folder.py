@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host.in_place import InPlace
 from fastio.host.leftovers import leftovers, remove_leftovers

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastio.display.progress import progress_bar, shifted
@@ -36,6 +36,11 @@ _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of 
 _PATIENCE_S = 0.03
 
 
+def clocks() -> tuple[float, float]:
+    """Return wall-clock and processor time, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
 @dataclass(frozen=True)
 class Request:
     """The tensors to save, and how; all checked.
@@ -43,7 +48,7 @@ class Request:
     Attributes
     ----------
     path : pathlib.Path
-        The file, or the folder where there are shards; as `fastio.host.target` anchors it.
+        The file, or the folder where there are shards; as `fastio.saving.target` anchors it.
     sources : Sources
     order : sequence of str
         Names as they were handed over.
@@ -67,9 +72,9 @@ class Request:
     chunk_bytes: int | None
     durable: bool
     options: Options
-    progress: bool
-    report: Report
-    begun: tuple[float, float]
+    progress: bool = False
+    report: Report = field(default_factory=Report)
+    begun: tuple[float, float] = field(default_factory=clocks)
     makes_folders: bool = True
 
     def memory_named(self) -> contextlib.AbstractContextManager[None]:
@@ -346,8 +351,3 @@ def _check_fits(nbytes: int, limit_bytes: int | None) -> None:
     available = available_bytes()
     if available is not None and nbytes > available:
         raise MemoryLimitError(nbytes, available)
-
-
-def clocks() -> tuple[float, float]:
-    """Return wall-clock and processor time, in seconds."""
-    return time.perf_counter(), time.process_time()

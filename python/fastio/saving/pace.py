@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.host.durability import sync_file
 from fastio.options import Options
 

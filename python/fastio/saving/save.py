@@ -13,12 +13,12 @@ from fastio.display.progress import import_progress_bar
 from fastio.display.values import shown
 from fastio.formats.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.frameworks.handed import check_path
-from fastio.host.target import file_target, folder_target
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.durability import is_durable
 from fastio.saving.job import Request, SaveWork, clocks, run_now
 from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.target import file_target, folder_target
 from fastio.saving.turns import Turn, key_of
 
 if TYPE_CHECKING:

@@ -10,16 +10,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.anchored import anchored
-from fastio.arguments.paths import AnyPath, open_file, path_of
-from fastio.catalog import ChecksumTable, Shard
+from fastio.arguments.paths import AnyPath, path_of
+from fastio.catalog import Shard
+from fastio.catalog.table import ChecksumTable
 from fastio.errors import ChecksumError, WriteError
 from fastio.formats import checksums, headers, known, safetensors
+from fastio.formats.opening import open_file
 from fastio.host.leftovers import remove_leftovers
 from fastio.host.replacement import Replacement, replacing, status_of_file
 from fastio.host.shortage import memory_named
-from fastio.host.target import file_target
+from fastio.saving.target import file_target
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 _DIGEST_BYTES = 8

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.formats import checksums, headers
 from fastio.formats.checksums import START_ALIGNMENT

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from fastio import _native
-from fastio.catalog import ChecksumTable
+import fastio._native as _native
+from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors
 from fastio.host.replacement import Replacement

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event

@@ -9,7 +9,7 @@ import re
 import stat
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.anchored import anchored
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError
 from fastio.host import folders

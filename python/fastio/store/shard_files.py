@@ -6,10 +6,10 @@ import errno
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from fastio import _native
-from fastio.catalog import ChecksumTable
+import fastio._native as _native
+from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.formats import safetensors
 from fastio.reading.watch import Watch, is_persistent
@@ -55,6 +55,8 @@ class StoredFiles:
         self._source = source
         self._tensors = tensors
         self._opened: _Opened | None = None
+
+    on_roots: ClassVar[bool] = True
 
     @property
     def path(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, WriteError
 from fastio.formats import safetensors
 from fastio.options import Options
