@@ -7,6 +7,7 @@ from fastio._native import __version__
 from fastio.api import load, load_into, save, start_load, start_save, verify
 from fastio.api import open as open  # public, though not in __all__
 from fastio.catalog import TensorInfo
+from fastio.catalog.encodings import Decoding
 from fastio.dropin.in_memory import deserialize
 from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
     PySafeSlice,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChecksumError",
     "ConflictError",
+    "Decoding",
     "DeviceError",
     "DtypeError",
     "EngineReport",

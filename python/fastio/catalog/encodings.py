@@ -25,8 +25,8 @@ class Encoding(Protocol):
         """Decode stored bytes into `out`, and return how many bytes were written.
 
         It raises any exception for bytes that it cannot decode, for bytes behind the end of the
-        encoded ones, and as soon as more than ``len(out)`` bytes would come. Whoever calls it
-        refuses a count other than ``len(out)``, and names the file and the tensor.
+        encoded ones, and as soon as more than ``len(out)`` bytes would come. The caller refuses a
+        count other than ``len(out)``, and names the file and the tensor.
 
         Parameters
         ----------

@@ -42,7 +42,7 @@ class Decoded:
         self._refused: BaseException | None = None
 
     def decode(self, part: StoredPart, stored: Bytes) -> None:
-        """Decode a part to its place. What goes wrong is raised when the tensor is asked for."""
+        """Decode a part to its place. A failure is raised when the tensor is asked for."""
         try:
             self._put(part, stored)
         except MemoryError as error:
@@ -153,7 +153,7 @@ class Box:
 
 
 class Account:
-    """What encodings have decoded, summed up by their names."""
+    """The tensors and bytes that encodings have decoded, by the name of each encoding."""
 
     def __init__(self) -> None:
         # By encoding: the tensors, each once, stored bytes, and bytes that they came to.

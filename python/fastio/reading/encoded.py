@@ -272,7 +272,7 @@ class EncodedLoad:
     def _tensors(
         self, loaded: _native.Loaded | None, begin: int, end: int
     ) -> Iterator[tuple[str, Any]]:
-        """The tensors that end in some rows. What no region holds has no bytes."""
+        """The tensors that end in some rows. Rows without bytes are in no region."""
         for first, last in self._groups(begin, end):
             come = deque(self._decode(loaded, first, last))
             while come:  # whoever takes one has it alone
