@@ -465,6 +465,15 @@ def test_a_decoder_without_memory_is_a_memory_error(
         fastio.load(path)
 
 
+def test_a_shape_beyond_all_memory_is_a_memory_error(tmp_path: Path) -> None:
+    tensors = {"t": Tensor("U8", (2**55,), [Part("deflate", deflated(b"x"))])}
+    path = write_toy(tmp_path / "odd.toy", tensors)
+    with pytest.raises(MemoryError, match="tensor 't' of 36028797018963968 bytes"):
+        fastio.load(path)
+    with fastio.open(path) as reader, pytest.raises(MemoryError, match="tensor 't'"):
+        reader["t"][5:7]
+
+
 @pytest.mark.parametrize("start", [(4, 0), (0, 4), (9, 9)])
 def test_what_lies_outside_of_a_tensor_is_dropped(tmp_path: Path, start: tuple[int, int]) -> None:
     parts = [Part("plain", b"x" * 16, start, (4, 4))]

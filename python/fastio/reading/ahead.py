@@ -14,6 +14,7 @@ import numpy as np
 import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.dtypes import shape_in_memory
+from fastio.catalog.encodings import has_bytes_in
 from fastio.errors import ChecksumError, ReplicaError
 from fastio.frameworks import Framework
 from fastio.options import Options
@@ -84,7 +85,7 @@ def in_file_order(
             else:
                 unbound = replace(options, memory_limit_bytes=None)  # it is one tensor at a time
                 for row in range(first, last):
-                    if is_reached(failed, shard, row):
+                    if _is_reached(failed, shard, row):
                         raise failed
                     tensor = alone(
                         located, shard, row, framework, verify=verify, options=unbound, tally=tally
@@ -102,13 +103,8 @@ def in_file_order(
         native.close()
 
 
-def is_reached(error: Met, shard: Shard, row: int) -> bool:
-    """Whether what was met while reading ahead lies in a tensor, or before it in its file.
-
-    Raises
-    ------
-    Nothing.
-    """
+def _is_reached(error: Met, shard: Shard, row: int) -> bool:
+    """Whether what was met while reading ahead lies in a tensor, or before it in its file."""
     if error.offset is None:
         return True
     return _is_of(error, shard) and int(shard.ends[row]) > error.offset
@@ -133,6 +129,7 @@ def concerns(error: Met, shard: Shard, row: int) -> bool:
         _is_of(error, shard)
         and int(shard.begins[row]) < error.offset + nbytes
         and error.offset < int(shard.ends[row])
+        and has_bytes_in(shard.parts_of(row), error.offset, nbytes)
     )
 
 

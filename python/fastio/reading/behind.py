@@ -79,7 +79,7 @@ class _Run:
         try:
             self.tensors = dict(self._load)
         except BaseException as error:  # it is the waiting thread's
-            self.error = error
+            self.error = error.with_traceback(None)  # its frames hold the files
             if self._is_cancelled:
                 self.error = RuntimeError("the load was cancelled")
 

@@ -17,6 +17,7 @@ from fastio.catalog.encodings import Decoding, StoredPart
 from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.host import threads
+from fastio.host.shortage import memory_named
 
 # Fewer stored bytes than these are decoded sooner than a thread starts.
 _WORTH_A_THREAD_BYTES = 2**16
@@ -37,8 +38,9 @@ class Decoded:
     def __init__(self, shard: Shard, row: int) -> None:
         self._shard = shard
         self._row = row
-        # Zeros, so that no decoder can hand out what was in memory before.
-        self._memory: Bytes = np.zeros(shard.nbytes_of(row), np.uint8)
+        with self._memory_named():
+            # Zeros, so that no decoder can hand out what was in memory before.
+            self._memory: Bytes = np.zeros(shard.nbytes_of(row), np.uint8)
         self._refused: BaseException | None = None
 
     def decode(self, part: StoredPart, stored: Bytes) -> None:
@@ -86,8 +88,13 @@ class Decoded:
             There was none for a part.
         """
         if self._refused is not None:
-            raise self._refused
+            with self._memory_named():
+                raise self._refused
         return self._memory
+
+    def _memory_named(self) -> contextlib.AbstractContextManager[None]:
+        name, nbytes = self._shard.names[self._row], self._shard.nbytes_of(self._row)
+        return memory_named(self._shard.path, lambda: f"tensor {shown(name)} of {nbytes} bytes")
 
 
 class Box:

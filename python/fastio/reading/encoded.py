@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 from collections import deque
@@ -19,10 +20,9 @@ from fastio.catalog.encodings import StoredPart
 from fastio.display.progress import Advance
 from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework
-from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.ahead import empty, is_reached
+from fastio.reading.ahead import concerns, empty
 from fastio.reading.decoding import Account, Bytes, Decoded, on_threads
 from fastio.reading.fetch import MET, Met
 from fastio.reading.located import LocatedSource
@@ -154,6 +154,7 @@ def told(
         done += catalog.info(name).nbytes
         progress(done, total)
         yield name, tensor
+        del tensor  # before the next one is decoded
 
 
 class EncodedLoad:
@@ -275,10 +276,8 @@ class EncodedLoad:
         """The tensors that end in some rows. Rows without bytes are in no region."""
         for first, last in self._groups(begin, end):
             come = deque(self._decode(loaded, first, last))
-            while come:  # whoever takes one has it alone
-                name, make = come.popleft()
-                yield name, make()
-                del make
+            while come:
+                yield _made(*come.popleft())  # nothing here keeps it
 
     def _groups(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Cut rows into runs whose decoded tensors have room together."""
@@ -326,7 +325,7 @@ class EncodedLoad:
 
     def _batch_of(self, at: int) -> tuple[int, int]:
         """The shard of the job that has a row, and the row's place in it."""
-        batch = int(np.searchsorted(self._firsts, at, side="right")) - 1
+        batch = bisect.bisect_right(self._firsts, at) - 1
         return batch, at - self._firsts[batch]
 
     def _stored(self, loaded: _native.Loaded | None, part: StoredPart, at: int) -> Bytes:
@@ -347,8 +346,7 @@ class EncodedLoad:
         return tensor
 
     def _encoded(self, decoded: Decoded, shard: Shard, row: int) -> Any:
-        with memory_named(shard.path, lambda: f"tensor {shard.names[row]}"):
-            memory = decoded.memory()
+        memory = decoded.memory()
         self._tally.took(memory.nbytes)
         self._account.note(shard, row, shard.parts_of(row) or ())
         dtype = shard.dtypes[row]
@@ -361,7 +359,7 @@ class EncodedLoad:
             if not row.is_last:
                 continue
             shard = self._catalog.shards[row.shard]
-            if is_reached(failed, shard, row.row):
+            if concerns(failed, shard, row.row):
                 break
             tensor = alone(
                 self._located,
@@ -381,3 +379,7 @@ class EncodedLoad:
                 self._underway.end()
             self._tally.decoded(self._account.decodings())
         self._native.close()
+
+
+def _made(name: str, make: Callable[[], Any]) -> tuple[str, Any]:
+    return name, make()

@@ -101,6 +101,7 @@ class EncodedFill:
         for name, tensor in encoded.told(tensors, self._catalog, progress):
             _put(tensor.reshape(-1).view(np.uint8), self._targets[name])
             self.complete.append(name)
+            del tensor  # before the next one is decoded
 
 
 def _put(memory: Bytes, target: Target) -> None:
