@@ -14,7 +14,7 @@ from fastio.dropin.safe_open import all_tensors
 from fastio.dropin.serialize import as_bytes, to_file
 from fastio.frameworks import framework
 from fastio.frameworks.numpy import DTYPES
-from fastio.saving.sources import sources
+from fastio.saving.origins import origins_of
 
 _TYPES = dict(DTYPES)
 
@@ -93,7 +93,7 @@ def save(
     >>> fastio.numpy.load(data)
     {'weight': array([1., 1., 1.])}
     """
-    return as_bytes(sources(tensor_dict), metadata)
+    return as_bytes(origins_of(tensor_dict), metadata)
 
 
 def save_file(
@@ -122,4 +122,4 @@ def save_file(
     >>> fastio.load("ones.safetensors")
     {'weight': array([1., 1., 1.])}
     """
-    to_file(sources(tensor_dict), filename, metadata)
+    to_file(origins_of(tensor_dict), filename, metadata)

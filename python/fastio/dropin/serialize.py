@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from fastio.dropin.specs import TensorSpec, sources_of_specs
+from fastio.dropin.specs import TensorSpec, origins_of_specs
 from fastio.formats import checksums
 from fastio.options import Options
 from fastio.saving.durability import is_durable
 from fastio.saving.in_memory import file_in_memory
 from fastio.saving.job import Request, run_now
-from fastio.saving.sources import Sources, checked_metadata
+from fastio.saving.origins import Origins, checked_metadata
 from fastio.saving.target import file_target
 
 _PATH = "<bytes>"
@@ -57,7 +57,7 @@ def serialize(
     >>> fastio.numpy.load(fastio.serialize({"ones": spec}))
     {'ones': array([1., 1., 1.], dtype=float32)}
     """
-    return as_bytes(sources_of_specs(tensor_dict), metadata)
+    return as_bytes(origins_of_specs(tensor_dict), metadata)
 
 
 def serialize_file(
@@ -92,10 +92,10 @@ def serialize_file(
     >>> fastio.load("ones.safetensors")
     {'ones': array([1., 1., 1.], dtype=float32)}
     """
-    to_file(sources_of_specs(tensor_dict), filename, metadata)
+    to_file(origins_of_specs(tensor_dict), filename, metadata)
 
 
-def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
+def as_bytes(origins: Origins, metadata: Mapping[str, str] | None) -> bytes:
     """Return tensors as the bytes of a safetensors file, as safetensors itself lays them out.
 
     Raises
@@ -103,11 +103,11 @@ def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
     TypeError, UsageError, FormatError, MemoryError
         As `serialize` does.
     """
-    return file_in_memory(sources.on_host(), _stored(metadata), _PATH)
+    return file_in_memory(origins.on_host(), _stored(metadata), _PATH)
 
 
 def to_file(
-    sources: Sources, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
+    origins: Origins, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
 ) -> None:
     """Save tensors to one file, as `fastio.save` does; but add nothing to metadata that was given.
 
@@ -125,8 +125,8 @@ def to_file(
     run_now(
         Request(
             path=file_target(filename).path,
-            sources=sources,
-            order=sources.names,
+            origins=origins,
+            order=origins.names,
             metadata=_stored(metadata),
             shard_bytes=None,
             chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,

@@ -12,7 +12,7 @@ from fastio.dropin.serialize import as_bytes, to_file
 from fastio.dropin.torch_checks import checked_tensors
 from fastio.frameworks import framework
 from fastio.frameworks import torch as _tensors  # noqa: F401 (a later call may find no module)
-from fastio.saving.sources import sources
+from fastio.saving.origins import origins_of
 
 
 def load_file(
@@ -84,7 +84,7 @@ def save(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = Non
     >>> fastio.torch.load(data)
     {'weight': tensor([1., 1., 1.])}
     """
-    return as_bytes(sources(checked_tensors(tensors)), metadata)
+    return as_bytes(origins_of(checked_tensors(tensors)), metadata)
 
 
 def save_file(
@@ -115,4 +115,4 @@ def save_file(
     >>> fastio.torch.load_file("ones.safetensors")
     {'weight': tensor([1., 1., 1.])}
     """
-    to_file(sources(checked_tensors(tensors)), filename, metadata)
+    to_file(origins_of(checked_tensors(tensors)), filename, metadata)

@@ -12,7 +12,7 @@ from fastio.dropin.torch_checks import check_dense, checked_tensors
 from fastio.dropin.torch_files import load_file
 from fastio.formats.checksums import FORMAT_OF_NONE, without_own_keys
 from fastio.frameworks import tied
-from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.origins import checked_metadata, origins_of
 
 
 def load_model(
@@ -130,7 +130,7 @@ def save_model(
         checked = checked_tensors(state, contiguous=not force_contiguous)
     except ValueError as error:
         raise ValueError(f"{error}, or save_model with force_contiguous=True") from None
-    to_file(sources(checked), filename, stored)
+    to_file(origins_of(checked), filename, stored)
 
 
 def _check_module(model: Any, call: str) -> None:

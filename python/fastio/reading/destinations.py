@@ -87,12 +87,14 @@ class OnHost:
         memory = split.memory(nbytes, huge_pages=True)
         return memory, _native.address_of(memory)
 
-    def wrap(self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+    def wrap(
+        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
+    ) -> Any:
         """Return a part of that memory as a tensor."""
-        if held is None:
-            held, address = self.allocate(0)
-        begin = address - _native.address_of(held)
-        return self._framework.adopt(held[begin : begin + nbytes], dtype, shape)
+        if owner is None:
+            owner, address = self.allocate(0)
+        begin = address - _native.address_of(owner)
+        return self._framework.adopt(owner[begin : begin + nbytes], dtype, shape)
 
-    def used_on(self, held: object, other: Destination) -> None:
+    def used_on(self, owner: object, other: Destination) -> None:
         """Memory here is in no stream."""

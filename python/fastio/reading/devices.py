@@ -82,9 +82,9 @@ class _Ranges:
         return self.memory[spot.range][1] + spot.offset
 
     def wrap(self, spot: _Spot, dtype: str, shape: tuple[int, ...]) -> Any:
-        held = self.memory[spot.range][0] if spot.nbytes else None
+        owner = self.memory[spot.range][0] if spot.nbytes else None
         address = self.address(spot) if spot.nbytes else 0
-        return self.destination.wrap(held, address, spot.nbytes, dtype, shape)
+        return self.destination.wrap(owner, address, spot.nbytes, dtype, shape)
 
 
 class DeviceLoad:
@@ -235,9 +235,9 @@ class DeviceLoad:
                 self._fill.follow(streams, self._of_raw(progress))
             self._wait_for_decoded(progress)
         for ranges in self._ranges.values():
-            for held, _ in ranges.memory:
+            for owner, _ in ranges.memory:
                 for each in later:
-                    ranges.destination.used_on(held, each)
+                    ranges.destination.used_on(owner, each)
 
     def _of_raw(self, progress: Advance | None) -> Advance | None:
         """Progress of the raw tensors, as a part of all."""

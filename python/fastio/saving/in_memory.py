@@ -9,15 +9,15 @@ from collections.abc import Mapping
 import fastio._native as _native
 from fastio.formats import headers
 from fastio.host.shortage import memory_named
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 
 
-def file_in_memory(sources: Sources, metadata: Mapping[str, str] | None, name: str) -> bytes:
+def file_in_memory(origins: Origins, metadata: Mapping[str, str] | None, name: str) -> bytes:
     """Return tensors as the bytes of a file without checksums.
 
     Parameters
     ----------
-    sources : Sources
+    origins : Origins
         In the order of the file, on the host.
     metadata : mapping of str to str or None
     name : str
@@ -31,15 +31,15 @@ def file_in_memory(sources: Sources, metadata: Mapping[str, str] | None, name: s
         There is no memory for the bytes.
     """
     header = headers.plain_header(
-        metadata, sources.entries(), name, alignment=headers.OWN_ALIGNMENT
+        metadata, origins.entries(), name, alignment=headers.OWN_ALIGNMENT
     )
     # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
     file = io.BytesIO()
-    with memory_named(name, lambda: f"{len(header) + sources.data_bytes} bytes"):
+    with memory_named(name, lambda: f"{len(header) + origins.data_bytes} bytes"):
         file.write(header)
-        if sources.data_bytes:
-            file.seek(sources.data_bytes - 1, os.SEEK_CUR)
+        if origins.data_bytes:
+            file.seek(origins.data_bytes - 1, os.SEEK_CUR)
             file.write(b"\0")
             with file.getbuffer() as whole, whole[len(header) :] as data:
-                _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
+                _native.gather(origins.addresses, origins.bounds(0), origins.layouts, data)
         return file.getvalue()

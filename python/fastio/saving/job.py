@@ -25,7 +25,7 @@ from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving import folder
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import UninterruptedStep
 from fastio.saving.writing import FileWriter, Layout, lay_out
@@ -49,7 +49,7 @@ class Request:
     ----------
     path : pathlib.Path
         The file, or the folder where there are shards; as `fastio.saving.target` anchors it.
-    sources : Sources
+    origins : Origins
     order : sequence of str
         Names as they were handed over.
     metadata : dict of str to str, or None
@@ -65,7 +65,7 @@ class Request:
     """
 
     path: Path
-    sources: Sources
+    origins: Origins
     order: Sequence[str]
     metadata: dict[str, str] | None
     shard_bytes: int | None
@@ -80,7 +80,7 @@ class Request:
     def memory_named(self) -> contextlib.AbstractContextManager[None]:
         """Name the path where there is no memory for a step of the save."""
         return memory_named(
-            str(self.path), lambda: f"a save of tensors of {self.sources.data_bytes} bytes"
+            str(self.path), lambda: f"a save of tensors of {self.origins.data_bytes} bytes"
         )
 
 
@@ -105,10 +105,10 @@ class SaveWork:
         self._fixed_names = False
         self._shortfalls: list[str] = []
         if request.shard_bytes is None:
-            shards = [request.sources]
+            shards = [request.origins]
             self._paths = [request.path]
         else:
-            shards = folder.partition(request.order, request.sources, request.shard_bytes)
+            shards = folder.partition(request.order, request.origins, request.shard_bytes)
             self._paths = folder.provisional_paths(request.path, len(shards))
         if len(shards) > 1:
             make_room(3 * len(shards), str(request.path))
@@ -172,7 +172,7 @@ class SaveWork:
         """
         request = self._request
         limit = request.options.memory_limit_bytes
-        _check_fits(request.sources.data_bytes, limit)
+        _check_fits(request.origins.data_bytes, limit)
         for writer in self._writers:
             writer.take_snapshot()
 
@@ -200,7 +200,7 @@ class SaveWork:
         self._clean_up(turn)
         self._begin(turn)
         ways = []
-        total, before = request.sources.data_bytes, 0
+        total, before = request.origins.data_bytes, 0
         with progress_bar(str(request.path), total, shown=request.progress) as advance:
             for writer in self._writers:
                 ways.append(
@@ -208,7 +208,7 @@ class SaveWork:
                         durable=request.durable, progress=shifted(advance, before, total)
                     )
                 )
-                before += writer.layout.sources.data_bytes
+                before += writer.layout.origins.data_bytes
                 if writer is self._writers[-1]:
                     release()
                 writer.finish(durable=request.durable)
@@ -274,9 +274,9 @@ class SaveWork:
             shortfalls = folder.commit(index, *self._shards(), durable=durable)
         self._shortfalls = shortfalls
 
-    def _shards(self) -> tuple[list[Sources], list[Replacement]]:
+    def _shards(self) -> tuple[list[Origins], list[Replacement]]:
         return (
-            [writer.layout.sources for writer in self._writers],
+            [writer.layout.origins for writer in self._writers],
             [writer.replacement for writer in self._writers],
         )
 
@@ -301,7 +301,7 @@ class SaveWork:
             report.fall_back(writer.replacement.shortfalls)
         report.fall_back(self._shortfalls)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
-        report.tensors, report.files = len(request.sources.names), len(self._writers)
+        report.tensors, report.files = len(request.origins.names), len(self._writers)
         report.fallbacks += _larger(request)
         begun, cpu_begun = request.begun
         ended, cpu_ended = clocks()
@@ -312,10 +312,10 @@ class SaveWork:
 def _larger(request: Request) -> tuple[str, ...]:
     """The tensors that do not fit into a shard, in one line."""
     most = request.shard_bytes
-    names = request.sources.names
+    names = request.origins.names
     larger = [
         f"{name} has {nbytes} bytes"
-        for name, nbytes in zip(names, request.sources.nbytes.tolist(), strict=True)
+        for name, nbytes in zip(names, request.origins.nbytes.tolist(), strict=True)
         if most is not None and nbytes > most
     ]
     if not larger:

@@ -1,4 +1,4 @@
-"""One file from its sources: laid out, written, and ready to take its place."""
+"""One file from its origins: laid out, written, and ready to take its place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastio.host.in_place import InPlace, is_there
 from fastio.host.replacement import Replacement
 from fastio.options import Options
 from fastio.saving import pace
+from fastio.saving.origins import Origins
 from fastio.saving.pace import Progress, Way
-from fastio.saving.sources import Sources
 
 _log = logging.getLogger("fastio")
 
@@ -28,21 +28,21 @@ class Layout:
 
     Attributes
     ----------
-    sources : Sources
+    origins : Origins
     start : int
         Where the data begins, in bytes.
     header : checksums.HeaderPlan or bytes
         Bytes where no checksums are to come.
     """
 
-    sources: Sources
+    origins: Origins
     start: int
     header: checksums.HeaderPlan | bytes
 
     @property
     def nbytes(self) -> int:
         """Of the whole file."""
-        return self.start + self.sources.data_bytes
+        return self.start + self.origins.data_bytes
 
     @property
     def chunk_bytes(self) -> int:
@@ -51,7 +51,7 @@ class Layout:
 
 
 def lay_out(
-    sources: Sources,
+    origins: Origins,
     path: Path,
     metadata: Mapping[str, str] | None,
     *,
@@ -61,7 +61,7 @@ def lay_out(
 
     Parameters
     ----------
-    sources : Sources
+    origins : Origins
     path : pathlib.Path
         For messages.
     metadata : mapping of str to str, optional
@@ -73,15 +73,15 @@ def lay_out(
     FormatError
         If its header would be longer than the format allows.
     """
-    entries = sources.entries()
+    entries = origins.entries()
     if chunk_bytes is None:
         users = None if metadata is None else dict(sorted(metadata.items()))
         plain = headers.plain_header(users, entries, str(path))
-        return Layout(sources, len(plain), plain)
+        return Layout(origins, len(plain), plain)
     plan = checksums.plan_header(
-        metadata or {}, entries, sources.data_bytes, str(path), chunk_bytes
+        metadata or {}, entries, origins.data_bytes, str(path), chunk_bytes
     )
-    return Layout(sources, plan.start, plan)
+    return Layout(origins, plan.start, plan)
 
 
 class FileWriter:
@@ -122,16 +122,16 @@ class FileWriter:
         self._options = options
         self.replacement = self._open(path, mode, written_as, like)
         try:
-            sources = layout.sources
+            origins = layout.origins
             self._save = _native.Save(
                 self.replacement.file,
-                sources.addresses,
-                sources.bounds(layout.start),
-                sources.layouts,
+                origins.addresses,
+                origins.bounds(layout.start),
+                origins.layouts,
                 chunk_bytes=layout.chunk_bytes,
                 options=options,
-                devices=sources.streams,
-                on=sources.devices,
+                devices=origins.streams,
+                on=origins.devices,
             )
         except BaseException:
             self.close()
