@@ -202,14 +202,10 @@ def _encoded_shard() -> Shard:
     )
 
 
-def test_encoded_tensors_have_the_bytes_of_their_shape_and_no_raw_extent() -> None:
+def test_encoded_tensors_have_the_bytes_of_their_shape() -> None:
     shard = _encoded_shard()
     assert [shard.nbytes_of(row) for row in range(5)] == [10, 100, 20, 12, 30]
     assert shard.nbytes() == 172
-    begins, ends = shard.raw_extents()
-    assert list(zip(begins.tolist(), ends.tolist(), strict=True)) == [
-        *((100, 110), (110, 110), (120, 140), (140, 140), (150, 180)),
-    ]
     info = Catalog([shard], "file").info("b")
     assert (info.offset, info.nbytes, info.shape) == (110, 100, (5, 5))
 

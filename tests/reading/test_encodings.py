@@ -1,10 +1,12 @@
 """Encoded tensors are loaded in every way that raw ones are; bad stored bytes reach no caller."""
 
+import contextlib
 import gc
 import itertools
+import threading
 import tracemalloc
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import testbed
 import toy_format
 from fastio.formats import known
 from fastio.host import threads
+from fastio.reading import into as reading_into
+from fastio.reading import load as reading_load
+from fastio.reading.ahead import concerns
 from samples import bytes_of, eventually, flip, native_threads, open_files, write
 from toy_format import Part, Tensor, deflated, in_rows, write_model, write_toy
 
@@ -236,13 +241,36 @@ def test_the_report_names_what_each_encoding_decoded(
     assert report.decoded == ()
 
 
-def test_progress_ends_with_all_bytes(
-    model: tuple[Path, dict[str, npt.NDArray[Any]]], capfd: pytest.CaptureFixture[str]
+def test_progress_is_that_of_raw_and_decoded_bytes(
+    model: tuple[Path, dict[str, npt.NDArray[Any]]],
+    engine: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path, _ = model
-    fastio.load(path, progress=True)
-    fastio.start_load(path).wait(progress=True)
-    assert capfd.readouterr().err.count("6.3/6.3 MB") == 2
+    path, expected = model
+    total = sum(array.nbytes for array in expected.values())
+    seen: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def bar(source: str, nbytes: int, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+        assert (source, nbytes, shown) == (str(path), total, True)
+        yield lambda done, of: seen.append((done, of))
+
+    monkeypatch.setattr(reading_load, "progress_bar", bar)
+    monkeypatch.setattr(reading_into, "progress_bar", bar)
+    options = fastio.Options(engine=engine)
+    loads: list[Callable[[], Any]] = [
+        lambda: fastio.load(path, progress=True, options=options),
+        lambda: fastio.start_load(path, options=options).wait(progress=True),
+        lambda: fastio.load_into(
+            path, _as_tensors(expected, "numpy"), progress=True, options=options
+        ),
+    ]
+    for load in loads:
+        seen.clear()
+        load()
+        assert seen[-1] == (total, total)
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert {of for _, of in seen} == {total}
 
 
 def _many(path: Path, count: int, nbytes: int) -> Path:
@@ -334,6 +362,37 @@ def test_a_dropped_handle_and_a_dropped_stream_leave_nothing(
     gc.collect()
     assert eventually(lambda: open_files() <= files)
     assert eventually(lambda: native_threads() <= running)
+
+
+def test_a_dropped_handle_stops_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    nbytes, count = 256 * 1024, 24
+    begun, goes_on = threading.Event(), threading.Event()
+    decoded = []
+
+    class Slow(toy_format.Plain):
+        def decode(self, stored: memoryview, out: memoryview) -> int:
+            decoded.append(len(stored))
+            begun.set()
+            goes_on.wait(30)
+            return super().decode(stored, out)
+
+    monkeypatch.setitem(toy_format.ENCODINGS, "odd", Slow())
+    parts = [Part("odd", bytes([at]) * nbytes) for at in range(count)]
+    path = write_toy(
+        tmp_path / "model.toy",
+        {f"t{at}": Tensor("U8", (nbytes,), [part]) for at, part in enumerate(parts)},
+    )
+    # So little room for stored bytes that each region has one or two tensors.
+    options = fastio.Options(engine=engine, memory_limit_bytes=count * nbytes + 2 * nbytes)
+    handle = fastio.start_load(path, options=options)
+    assert begun.wait(30)
+    del handle
+    gc.collect()
+    goes_on.set()
+    assert eventually(lambda: "fastio-decode" not in {t.name for t in threading.enumerate()})
+    assert len(decoded) < count / 2
 
 
 def test_a_started_load_is_done_without_being_waited_for(
@@ -526,17 +585,37 @@ def test_damaged_stored_bytes_are_found_before_they_are_decoded(
     assert not found.ok
 
 
+def test_damage_between_the_parts_of_a_tensor_is_not_its_own(
+    model: tuple[Path, dict[str, npt.NDArray[Any]]], engine: Any
+) -> None:
+    path, expected = model
+    flip(path, fastio.open(path).info("raw.large").offset + 1_500_000)
+    with fastio.open(path, options=fastio.Options(engine=engine, mapping="never")) as reader:
+        (shard,) = reader._located.shards
+        stream = reader.stream()
+        come = dict(itertools.islice(stream, 4))
+        assert _same(come, {name: expected[name] for name in list(expected)[:4]})
+        with pytest.raises(fastio.ChecksumError) as raised:
+            next(stream)
+        assert raised.value.tensors == ("raw.large",)
+        assert bytes_of(reader.tensor("boxes")) == expected["boxes"].tobytes()
+    rows = range(len(shard.names))
+    assert [shard.names[row] for row in rows if concerns(raised.value, shard, row)] == ["raw.large"]
+
+
 def test_loops_over_raw_tensors_pass_encoded_ones(tmp_path: Path, engine: Any) -> None:
-    raw = np.random.default_rng(2).integers(0, 256, (12, _MIB), np.uint8)
+    nbytes = _MIB // 4
+    raw = np.random.default_rng(2).integers(0, 256, (48, nbytes), np.uint8)
     tensors: dict[str, Tensor] = {}
-    for i in range(12):
-        encoded = i in (3, 4, 9)
+    for i in range(48):
         data = raw[i].tobytes()
-        tensors[f"t{i:02}"] = Tensor(
-            "U8", (_MIB,), [Part("deflate", deflated(data))] if encoded else data
-        )
+        is_encoded = i % 5 == 3
+        parts = [Part("deflate", deflated(data))] if is_encoded else data
+        tensors[f"t{i:02}"] = Tensor("U8", (nbytes,), parts)
     path = write_toy(tmp_path / "model.toy", tensors, is_sealed=True)
-    options = fastio.Options(engine=engine, mapping="never")
+    # Regions of some tensors, which are released while the loop goes on.
+    options = fastio.Options(engine=engine, mapping="never", memory_limit_bytes=4 * _MIB)
     with fastio.open(path, options=options) as reader:
         for i, name in enumerate(tensors):
             assert np.array_equal(reader.tensor(name), raw[i])
+            assert (reader._access._ahead is not None) == (i > 0)

@@ -208,12 +208,10 @@ class Shard:
 
     def nbytes(self) -> int:
         """Return the bytes of all tensors in memory."""
-        begins, ends = self.raw_extents()
-        return int((ends - begins).sum()) + sum(map(self.nbytes_of, self.encodings or ()))
-
-    def raw_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return `begins` and `ends` as if encoded tensors had no bytes; both ascend then."""
-        return encoded.raw_extents(self.encodings, self.begins, self.ends)
+        sizes = self.ends - self.begins
+        for row in self.encodings or ():
+            sizes[row] = self.nbytes_of(row)
+        return int(sizes.sum())
 
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.

@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from fastio.display import values
-
-Offsets = npt.NDArray[np.int64]
 
 
 class Encoding(Protocol):
@@ -69,18 +64,6 @@ def taken(encodings: Encodings | None, rows: Sequence[int]) -> Encodings | None:
         return None
     found = {at: encodings[row] for at, row in enumerate(rows) if row in encodings}
     return found or None
-
-
-def raw_extents(
-    encodings: Encodings | None, begins: Offsets, ends: Offsets
-) -> tuple[Offsets, Offsets]:
-    """Return the columns of a shard as if encoded tensors had no bytes; both ascend then."""
-    if not encodings:
-        return begins, ends
-    is_encoded = np.zeros(len(begins), np.bool_)
-    is_encoded[list(encodings)] = True
-    reached = np.maximum.accumulate(np.where(is_encoded, begins[0], ends))
-    return np.where(is_encoded, reached, begins), np.where(is_encoded, reached, ends)
 
 
 def has_bytes_in(parts: Sequence[StoredPart] | None, offset: int, nbytes: int) -> bool:

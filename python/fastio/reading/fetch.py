@@ -34,7 +34,7 @@ _UINT8 = np.dtype(np.uint8)
 
 
 def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
-    """Return what the core is asked for: all raw tensors of a shard. Encoded ones have no bytes.
+    """Return what the core is asked for: all tensors of a shard. A job has raw ones only.
 
     Raises
     ------
@@ -44,8 +44,7 @@ def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
     native_table = None if table is None else (table.start, table.chunk_bytes, table.digests)
     files = native_files(shard.files)
     asked = files if shard.files.on_roots else files[0]
-    begins, ends = shard.raw_extents()
-    return asked, begins, ends, native_table
+    return asked, shard.begins, shard.ends, native_table
 
 
 def native_files(files: ShardFiles) -> tuple[_native.File, ...]:
