@@ -35,8 +35,8 @@ def apart(located: LocatedSource) -> tuple[LocatedSource, Catalog | None]:
     if not is_any(located.shards):
         return located, None
     shards = located.catalog.shards
-    encoded = [shard.names[row] for shard in shards for row in sorted(shard.encodings or ())]
-    raw = set(located).difference(encoded)
+    encoded = {shard.names[row] for shard in shards for row in shard.encodings or ()}
+    raw = [name for name in located if name not in encoded]
     return located.select(raw), located.catalog.select(encoded)
 
 
@@ -99,7 +99,7 @@ class Need(NamedTuple):
 class Row(NamedTuple):
     """One extent of a job: a raw tensor, or a part of an encoded one.
 
-    `first` and `last` say whether it is the first or last one of its tensor.
+    `is_first` and `is_last` say whether it is the first or last one of its tensor.
     """
 
     shard: int
