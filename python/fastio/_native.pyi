@@ -59,7 +59,7 @@ ShardRequest: TypeAlias = tuple[
     tuple[int, int, bytes] | None,
 ]
 """(file, begins, ends, table): extents [begin, end) of a file, ascending; a table of (start,
-chunk_bytes, digests) verifies them. A file may be several: copies on the roots of a store, the
+chunk_bytes, digests) verifies them. A file may be several: replicas on the roots of a store, the
 preferred one first. A root that hangs is not waited for; a single file is, for ever."""
 
 _Int64s: TypeAlias = npt.NDArray[np.int64]

@@ -12,7 +12,6 @@ from pathlib import Path
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import Source, paths_of
 from fastio.formats import huggingface
-from fastio.host.shortage import memory_named
 from fastio.options import Options, default_options
 from fastio.reading.located import LocatedSource
 from fastio.store import IDENTITY
@@ -45,12 +44,10 @@ def locate(
 
         timeout_s = (options or default_options()).root_timeout_s
         return reading.newest([Path(paths)], timeout_s, names)
-    subject = paths if isinstance(paths, str) else paths[0]
-    with memory_named(subject, lambda: "what its headers say"):
-        try:
-            return LocatedSource(huggingface.locate(paths, names), {})
-        except IsADirectoryError as error:
-            raise root_among(paths, error) from None
+    try:
+        return LocatedSource(huggingface.locate(paths, names), {})
+    except IsADirectoryError as error:
+        raise root_among(paths, error) from None
 
 
 def locate_again(source: Source, options: Options) -> LocatedSource:

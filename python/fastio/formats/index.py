@@ -100,7 +100,7 @@ def _by_file(weight_map: dict[str, str]) -> dict[str, set[str]]:
 
 
 def identity(index: Path) -> tuple[int, int, int] | None:
-    """Device, inode and time of change of an index; None for a missing one, which opening names."""
+    """Disk, inode and time of change of an index; None for a missing one, which opening names."""
     try:
         status = os.stat(index)
     except FileNotFoundError:

@@ -72,7 +72,7 @@ def reserve(file: _native.TargetFile, nbytes: int, padded_nbytes: int) -> Abilit
 def can_rename(temporary: Path, other: Path) -> tuple[bool, Path]:
     """Return whether files can be renamed where a temporary one lies, and what it is called now.
 
-    It is tried each time: another filesystem may have the same device number by now.
+    It is tried each time: another filesystem may have the same number (st_dev) by now.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from fastio.options import Options
 from fastio.reading import fetch
 from fastio.reading.ahead import concerns, empty
 from fastio.reading.decoding import Account, Bytes, Decoded, on_threads
-from fastio.reading.fetch import MET, Met
+from fastio.reading.fetch import DATA_ERRORS, DataError
 from fastio.reading.located import LocatedSource
 from fastio.reading.stored import Need, Row, ascending
 from fastio.reading.tally import RunningJob, Tally
@@ -231,7 +231,7 @@ class EncodedLoad:
         self._native.close()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        failed: Met | None = None
+        failed: DataError | None = None
         reached = 0
         try:
             for region, (index, first, last) in enumerate(self._native.regions()):
@@ -240,7 +240,7 @@ class EncodedLoad:
                 reached = begin
                 try:
                     loaded = self._taken(region)
-                except MET as error:
+                except DATA_ERRORS as error:
                     # Whatever was read ahead stops with it; what lies before is not damaged.
                     failed = error
                     self._native.close()
@@ -352,7 +352,7 @@ class EncodedLoad:
         dtype = shard.dtypes[row]
         return self._framework.adopt(memory, dtype, shape_in_memory(dtype, shard.shapes[row]))
 
-    def _up_to(self, failed: Met, reached: int) -> Iterator[tuple[str, Any]]:
+    def _up_to(self, failed: DataError, reached: int) -> Iterator[tuple[str, Any]]:
         """The tensors before a failure, each read on its own."""
         unbound = replace(self._options, memory_limit_bytes=None)
         for row in self._rows[reached:]:

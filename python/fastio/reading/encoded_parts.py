@@ -12,7 +12,7 @@ from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.catalog.encodings import StoredPart
 from fastio.errors import MemoryLimitError
 from fastio.reading.decoding import Account, Box, Bytes, Decoded
-from fastio.reading.parts import BytesRead
+from fastio.reading.parts import PartReader
 from fastio.reading.tally import Tally
 
 
@@ -21,7 +21,7 @@ class EncodedBytes:
 
     Parameters
     ----------
-    reads : BytesRead
+    reads : PartReader
     shard : Shard
     row : int
         Of the tensor in the shard.
@@ -32,7 +32,7 @@ class EncodedBytes:
 
     def __init__(
         self,
-        reads: BytesRead,
+        reads: PartReader,
         shard: Shard,
         row: int,
         memory_limit_bytes: int | None,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import fastio._native as _native
-from fastio.arguments.checks import Verify
 from fastio.catalog import TensorInfo
 from fastio.catalog.dtypes import shape_in_memory
 from fastio.display.progress import progress_bar, shifted
@@ -22,6 +21,7 @@ from fastio.reading.encoded_into import EncodedFill
 from fastio.reading.loading import bytes_of, describe, note_events, summed_up
 from fastio.reading.located import LocatedSource
 from fastio.reading.targets import Target, check_apart, filled_with_others, same_memory
+from fastio.reading.verification import Verify
 from fastio.report import Report
 
 

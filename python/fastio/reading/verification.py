@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 from fastio.catalog import Shard
 from fastio.catalog.unsound import UnsoundTable
@@ -10,12 +11,26 @@ from fastio.errors import FormatError
 from fastio.events import Event, emit
 from fastio.reading.located import LocatedSource
 
+Verify = bool | Literal["require"]
+"""Whether checksums are compared; "require" refuses files without."""
+
 _TOLD_MAX = 2**12  # files that a process remembers
 _REMEDY = "loaded unverified; fastio.seal gives it checksums of its own"
 _REMEDY_OF_DAMAGE = (
     "loaded unverified, as verify=False asks; if its bytes are surely good, fastio.seal with "
     "force=True gives it new checksums"
 )
+
+
+def check_verify(verify: object) -> None:
+    """Refuse what `verify=` cannot be.
+
+    Raises
+    ------
+    ValueError
+    """
+    if verify not in (True, False, "require"):
+        raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
 
 
 def sound(located: LocatedSource, verify: object) -> LocatedSource:

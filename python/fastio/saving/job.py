@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastio.display.progress import progress_bar, shifted
+from fastio.display.short_log import brief
 from fastio.display.values import listed
 from fastio.errors import MemoryLimitError, WriteError
-from fastio.events import brief
 from fastio.host import folders
 from fastio.host.descriptors import make_room
 from fastio.host.in_place import is_there
@@ -199,11 +199,11 @@ class SaveWork:
         self._made = []
         self._clean_up(turn)
         self._begin(turn)
-        ways = []
+        modes = []
         total, before = request.origins.data_bytes, 0
         with progress_bar(str(request.path), total, shown=request.progress) as advance:
             for writer in self._writers:
-                ways.append(
+                modes.append(
                     writer.write_data(
                         durable=request.durable, progress=shifted(advance, before, total)
                     )
@@ -215,7 +215,7 @@ class SaveWork:
         # A save that a signal handler began meanwhile, in the background, is before this one.
         turn.wait()
         self._commit(turn)
-        self._tell([way.reason for way in ways])
+        self._tell([mode.reason for mode in modes])
 
     def _begin(self, turn: Turn) -> None:
         for writer in self._writers:

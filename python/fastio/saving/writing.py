@@ -17,7 +17,7 @@ from fastio.host.replacement import Replacement
 from fastio.options import Options
 from fastio.saving import pace
 from fastio.saving.origins import Origins
-from fastio.saving.pace import Progress, Way
+from fastio.saving.pace import Progress, WriteMode
 
 _log = logging.getLogger("fastio")
 
@@ -181,7 +181,7 @@ class FileWriter:
         """
         self.replacement.begin(self._save.write_to)
 
-    def write_data(self, *, durable: bool, progress: Progress) -> Way:
+    def write_data(self, *, durable: bool, progress: Progress) -> WriteMode:
         """Write what comes of the tensors, which are not looked at any more then.
 
         Raises
@@ -194,17 +194,17 @@ class FileWriter:
             return pace.write_uncut(self._save, progress=progress)
         return pace.write_data(self._save, self._options, durable=durable, progress=progress)
 
-    def _write_in_order(self, progress: Progress) -> Way:
+    def _write_in_order(self, progress: Progress) -> WriteMode:
         """The header comes first, and so the checksums come before anything is written."""
         header = self.sum_up()
         self.replacement.file.write(0, header)
-        way = pace.write_in_order(
+        mode = pace.write_in_order(
             self._save, self.replacement.abilities.in_order, progress=progress
         )
         if self.header() != header:
             detail = "a tensor changed while it was saved; the checksums before no longer hold"
             raise WriteError(errno.ESTALE, "write", self.replacement.path, detail=detail)
-        return way
+        return mode
 
     def sum_up(self) -> bytes:
         """Return the header that the file would have; nothing is written.

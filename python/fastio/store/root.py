@@ -282,8 +282,8 @@ class Root(RootFiles):
         """
         name = manifest_name(digest)
         data = self.read(MANIFESTS, name, MANIFEST_BYTES_MAX)
-        named = decode(data, digest, str(self.path / MANIFESTS / name))
-        return lineage.own_manifest(self.identity, named)
+        encoded = decode(data, digest, str(self.path / MANIFESTS / name))
+        return lineage.own_manifest(self.identity, encoded)
 
     @asked
     def promised(self) -> int:
@@ -339,7 +339,7 @@ class Root(RootFiles):
             self.put(COMMITS, name, record.encode(), mode=mode, replace=True)
 
     @asked
-    def put_manifest(self, named: EncodedManifest, *, mode: int = FILE_MODE) -> None:
+    def put_manifest(self, encoded: EncodedManifest, *, mode: int = FILE_MODE) -> None:
         """Write a manifest, unless it is there and whole.
 
         Raises
@@ -347,9 +347,9 @@ class Root(RootFiles):
         WriteError, ReadError
         """
         with contextlib.suppress(FileNotFoundError, FormatError, ReadError):
-            self.manifest(named.digest)
+            self.manifest(encoded.digest)
             return
-        self.put(MANIFESTS, manifest_name(named.digest), named.data, mode=mode, replace=True)
+        self.put(MANIFESTS, manifest_name(encoded.digest), encoded.data, mode=mode, replace=True)
 
     @asked
     def put_promise(self, ballot: int, *, mode: int = FILE_MODE) -> None:

@@ -299,7 +299,7 @@ class ShardWriter:
         with self._writer(shard, root) as writer:
             writer.reserve()
             writer.begin()
-            way = writer.write_data(durable=True, progress=advance)
+            mode = writer.write_data(durable=True, progress=advance)
             advance(shard.layout.origins.data_bytes, 0)
             found = _found(shard, writer.header())
             writer.replacement.path = root.path / SHARDS / found.file
@@ -310,7 +310,7 @@ class ShardWriter:
             statistics = writer.statistics
         with self._counting:
             self._report.add_saved(statistics)
-            self._report.cache_reason = self._report.cache_reason or way.reason
+            self._report.cache_reason = self._report.cache_reason or mode.reason
             self._report.fall_back(writer.replacement.shortfalls)
             shard.holders.add(root.uuid)
             if shard.entry is None:

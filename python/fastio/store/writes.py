@@ -150,10 +150,10 @@ class Writes:
                     session.require_majority(f"generation {session.generation + 1}")
                     lost.append(f"{failed.error}; its share went to the other roots")
             if added:
-                named = plan.manifest(wanted, parent.metadata, kept=parent)
+                encoded = plan.manifest(wanted, parent.metadata, kept=parent)
             else:
-                named = plan.manifest(wanted, stored)
-            generation = session.commit(named, now_s()).generation
+                encoded = plan.manifest(wanted, stored)
+            generation = session.commit(encoded, now_s()).generation
             counted.fallbacks += tuple(lost)
             return generation
 
