@@ -22,14 +22,16 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 _WITHOUT_EXAMPLE = {
     "LaneTimes": "a record of times, which differ in every run",
+    "Decoding": "loads of safetensors files decode nothing",
     "EngineStatus": "the example of engine_report shows one",
     "EngineReport": "the example of engine_report shows one",
     "Report.line": "its text has times, which differ in every run",
     **dict.fromkeys(
         [
             "LaneTimes.plus",
-            *(f"Report.{name}" for name in ("take", "note", "add", "add_saved", "fall_back")),
-            *(f"Report.{name}" for name in ("merge", "log", "clear")),
+            "Decoding.plus",
+            *(f"Report.{name}" for name in ("take", "note", "note_decoded", "add", "add_saved")),
+            *(f"Report.{name}" for name in ("fall_back", "merge", "log", "clear")),
             "SaveHandle.release",
         ],
         "loads and saves call it, users do not",

@@ -33,6 +33,7 @@ def test_the_public_names_are_exactly_these() -> None:
     assert sorted(fastio.__all__) == [
         "ChecksumError",
         "ConflictError",
+        "Decoding",
         "DeviceError",
         "DtypeError",
         "EngineReport",

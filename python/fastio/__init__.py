@@ -7,6 +7,7 @@ from fastio._native import __version__
 from fastio.api import load, load_into, save, start_load, start_save, verify
 from fastio.api import open as open  # public, though not in __all__
 from fastio.catalog import TensorInfo
+from fastio.catalog.encodings import Decoding
 from fastio.dropin.in_memory import deserialize
 from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_handle, too)
     PySafeSlice,
@@ -17,6 +18,7 @@ from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_
 )
 from fastio.dropin.serialize import serialize, serialize_file
 from fastio.dropin.specs import TensorSpec
+from fastio.engines import EngineReport, EngineStatus, engine_report
 from fastio.errors import (
     ChecksumError,
     ConflictError,
@@ -41,7 +43,7 @@ from fastio.reading.findings import Verification
 from fastio.reading.handle import LoadEvent, LoadHandle
 from fastio.reading.reader import Reader
 from fastio.reading.view import TensorView
-from fastio.report import EngineReport, EngineStatus, LaneTimes, Report, engine_report
+from fastio.report import LaneTimes, Report
 from fastio.saving.seal import seal
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChecksumError",
     "ConflictError",
+    "Decoding",
     "DeviceError",
     "DtypeError",
     "EngineReport",

@@ -137,7 +137,7 @@ def load(
     FormatError
         An invalid file: path, offset, expected value. Checksums that do not fit the header, unless
         ``verify=False``. A file without checksums, with ``verify="require"``. A tensor name that
-        two files have.
+        two files have. An encoded tensor that cannot be decoded.
     ChecksumError
         Bytes that differ from the saved ones: path, chunk, extent, tensors.
     ReadError
@@ -308,7 +308,7 @@ def load_into(
         bytes differ in the source. Nothing was written.
     FileNotFoundError, IsADirectoryError, FormatError
         As `fastio.load` does; nothing was written.
-    ChecksumError, ReadError
+    ChecksumError, ReadError; FormatError of an encoded tensor
         The load failed midway. The tensors hold no unverified byte. Their contents are undefined,
         except for the tensors that the error lists in `complete`.
     DeviceError

@@ -1,4 +1,4 @@
-"""Report: what a load or a save did, how fast, by which engine and why; engines of this host."""
+"""Report: what a load or a save did, how fast, by which engine and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-import fastio._native as _native
+from fastio.catalog.encodings import Decoding
 from fastio.display import values
 from fastio.events import Event, lines_of
 
@@ -116,6 +116,9 @@ class Report:
         With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
     chunks_verified, chunks_sealed : int
         Chunks whose checksum was compared, and chunks whose checksum was saved.
+    decoded : tuple of Decoding
+        What each encoding has decoded. Tensors that none of them names are native: their bytes in
+        the file are those in memory.
     unverified : tuple of str
         Files without a checksum table, or all files with ``verify=False``.
     fallbacks : tuple of str
@@ -151,6 +154,7 @@ class Report:
     lanes: int = 0
     chunks_verified: int = 0
     chunks_sealed: int = 0
+    decoded: tuple[Decoding, ...] = ()
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
@@ -209,13 +213,24 @@ class Report:
         """Add what did not go as planned, unless it stands there."""
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *fallbacks)))
 
+    def note_decoded(self, decodings: Iterable[Decoding]) -> None:
+        """Count what encodings have decoded."""
+        found = {each.encoding: each for each in self.decoded}
+        for each in decodings:
+            before = found.get(each.encoding)
+            found[each.encoding] = each if before is None else before.plus(each)
+        self.decoded = tuple(found.values())
+
     def merge(self, other: Report) -> None:
         """Count what another one has counted."""
+        self.note_decoded(other.decoded)
         for name in _COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lanes = max(self.lanes, other.lanes)
         both = zip_longest(other.lane_times, self.lane_times, fillvalue=LaneTimes())
         self.lane_times = tuple(one.plus(more) for one, more in both)
+        if self.engine == "none" and other.engine:  # it had nothing to do
+            self.engine = self.engine_reason = ""
         for name in ("engine", "engine_reason", "cache", "cache_reason"):
             setattr(self, name, getattr(self, name) or getattr(other, name))
         self.fallbacks = tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks)))
@@ -265,6 +280,7 @@ class Report:
             f"engine {self.engine} ({self.engine_reason})",
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
+            *map(str, self.decoded),
             *([f"{values.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
             *([self._unread()] if self.replicas_unread else ()),
         ]
@@ -289,120 +305,3 @@ def _summary(access: Iterable[tuple[str, str]]) -> tuple[str, str]:
     reasons = list(dict.fromkeys(reason for _, reason in access))
     more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
     return state, (reasons[0] + more) if reasons else ""
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """Whether one engine works here, found by trying it.
-
-    Attributes
-    ----------
-    available : bool
-    reason : str
-        The result of the trial.
-    features : tuple of str
-        Abilities beyond plain reads; a missing one has its reason.
-    """
-
-    available: bool
-    reason: str
-    features: tuple[str, ...] = ()
-
-    @values.one_line
-    def __repr__(self) -> str:
-        works = "available" if self.available else "NOT available"
-        return f"<fastio.EngineStatus: {works}, {self.reason}>"
-
-
-@dataclass(frozen=True)
-class EngineReport:
-    """The results of probing this host.
-
-    Attributes
-    ----------
-    engines : mapping of str to EngineStatus
-    chosen, reason : str
-        The engine of `Options(engine="auto")`, and why.
-    checksum : str
-        The variant of the code that this processor runs.
-    kernel_features, kernel_operations : tuple of str
-        The offers of the kernel's io_uring, from `fastio.uring.Ring`. The loader needs few of them.
-    kernel_reason : str
-        The reason if these are empty.
-    cuda : str
-        The CUDA driver for loads to devices, or why there is none.
-    """
-
-    engines: Mapping[str, EngineStatus]
-    chosen: str
-    reason: str
-    checksum: str
-    kernel_features: tuple[str, ...] = ()
-    kernel_operations: tuple[str, ...] = ()
-    kernel_reason: str = ""
-    cuda: str = ""
-
-    @values.one_line
-    def __repr__(self) -> str:
-        return f"<fastio.EngineReport: {self.chosen}, {self.reason}>"
-
-    def __str__(self) -> str:
-        lines = [f"engine: {self.chosen} ({self.reason})"]
-        for name, status in self.engines.items():
-            lines.append(f"  {name}: {'yes' if status.available else 'NO'}, {status.reason}")
-            lines.extend(f"    {feature}" for feature in status.features)
-        if self.kernel_reason:
-            lines.append(f"io_uring of the kernel: not known, {self.kernel_reason}")
-        else:
-            lines.append(f"io_uring of the kernel: {', '.join(self.kernel_features)}")
-            # They are in the order in which Linux got them: the last one says how new it is.
-            last = self.kernel_operations[-1:]
-            lines.append(f"  {len(self.kernel_operations)} operations, up to {' '.join(last)}")
-        lines.append(f"devices: {self.cuda}")
-        lines.append(f"checksum: XXH3-64, {self.checksum} code")
-        return "\n".join(lines)
-
-
-def engine_report() -> EngineReport:
-    """Say which engines work on this host, and why.
-
-    An engine that does not work raises nothing; it is part of the result.
-
-    Returns
-    -------
-    EngineReport
-        Its ``str()`` is a readable text.
-
-    Examples
-    --------
-    >>> fastio.engine_report().engines["pread"].available
-    True
-    """
-    engines = {
-        name: EngineStatus(status["available"], status["reason"], tuple(status["features"]))
-        for name, status in _native.engine_statuses().items()
-    }
-    uring = engines["uring"]
-    if uring.available:
-        chosen, reason = "uring", uring.reason
-    else:
-        chosen, reason = "pread", f"io_uring is not available: {uring.reason}"
-    return EngineReport(
-        engines,
-        chosen,
-        reason,
-        _native.checksum_variant(),
-        *_kernel_offers(),
-        _native.find_driver()["reason"],
-    )
-
-
-def _kernel_offers() -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Features, operations, and the reason where there are none."""
-    try:
-        from fastio.uring import Ring  # takes longer to import than most users need it
-
-        with Ring(1) as ring:
-            return ring.features, ring.operations, ""
-    except (ImportError, OSError) as error:
-        return (), (), str(error)

@@ -3,14 +3,18 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fastio
-from fastio.catalog import Catalog
+from fastio.catalog import Catalog, OneFile, Shard
 from fastio.catalog.dtypes import DTYPES, shapes_in_memory
+from fastio.catalog.encodings import StoredPart
 from fastio.formats import huggingface
+from fastio.formats.safetensors import InMemory
 from samples import MODEL, data_start, nbytes_of, write, write_model
 
 
@@ -178,3 +182,43 @@ def test_an_extent_knows_whose_bytes_it_has(catalog: Catalog) -> None:
     assert shard.names_within(info.offset - 1, 2) == ("layers.0.weight", "layers.0.scale")
     assert shard.names_within(0, 8) == ()
     assert "layers.0.empty" not in shard.names_within(0, shard.files.nbytes)
+
+
+def _encoded_shard() -> Shard:
+    """Raw a, c and e; b in two parts around c, and d without stored bytes."""
+    encoding: Any = SimpleNamespace(name="none")
+    return Shard(
+        files=OneFile(InMemory("file", 1000, b"")),
+        names=list("abcde"),
+        dtypes=["U8", "F32", "U8", "F4", "U8"],
+        shapes=[(10,), (5, 5), (20,), (4, 6), (30,)],
+        begins=np.array([100, 110, 120, 140, 150]),
+        ends=np.array([110, 150, 140, 140, 180]),
+        metadata={},
+        encodings={
+            1: (StoredPart(110, 120, encoding), StoredPart(140, 150, encoding)),
+            3: (StoredPart(140, 140, encoding),),
+        },
+    )
+
+
+def test_encoded_tensors_have_the_bytes_of_their_shape() -> None:
+    shard = _encoded_shard()
+    assert [shard.nbytes_of(row) for row in range(5)] == [10, 100, 20, 12, 30]
+    assert shard.nbytes() == 172
+    info = Catalog([shard], "file").info("b")
+    assert (info.offset, info.nbytes, info.shape) == (110, 100, (5, 5))
+
+
+def test_only_tensors_with_stored_bytes_in_an_extent_are_named() -> None:
+    shard = _encoded_shard()
+    assert shard.names_within(105, 10) == ("a", "b")
+    assert shard.names_within(125, 5) == ("c",)
+    assert shard.names_within(139, 12) == ("b", "c", "e")
+
+
+def test_some_tensors_keep_their_parts_and_raw_ones_have_none() -> None:
+    shard = _encoded_shard()
+    some = shard.take([1, 2, 3])
+    assert [some.parts_of(row) for row in range(3)] == [shard.parts_of(1), None, shard.parts_of(3)]
+    assert shard.take([0, 2]).encodings is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fastio.catalog import encodings as encoded
 from fastio.catalog.absent import NONE_ABSENT, AbsentTensors
+from fastio.catalog.dtypes import DTYPES
+from fastio.catalog.encodings import Encodings, StoredPart
 from fastio.catalog.table import ChecksumTable
+from fastio.catalog.unsound import UnsoundTable
 from fastio.display.matches import close_matches
 from fastio.display.values import cut, one_line, shown
 from fastio.errors import FormatError, TensorNotFoundError
@@ -36,6 +41,7 @@ class TensorInfo(msgspec.Struct, frozen=True):
     offset : int
         Of the first byte, from the start of the file.
     nbytes : int
+        In memory.
 
     Examples
     --------
@@ -57,32 +63,6 @@ class TensorInfo(msgspec.Struct, frozen=True):
         return (
             f"<fastio.TensorInfo {what}, {self.nbytes} bytes at byte {self.offset} of {self.path}>"
         )
-
-
-@dataclass(frozen=True)
-class UnsoundTable:
-    """Metadata of fastio's in a file that they do not fit; there is no table then.
-
-    Attributes
-    ----------
-    problem, expected : str
-    offset : int
-        Where in the file, in bytes.
-    is_copied : bool
-        Whether another writer made the header, and so copied the metadata of a sealed file.
-    header : str
-        XXH3-64 of the file up to its data: tells two contents of one path apart.
-    """
-
-    problem: str
-    offset: int
-    expected: str
-    is_copied: bool
-    header: str
-
-    def error(self, path: str) -> FormatError:
-        """The message for such a file."""
-        return FormatError(path, self.problem, offset=self.offset, expected=self.expected)
 
 
 class Readable(Protocol):
@@ -180,13 +160,17 @@ class Shard:
     names, dtypes : list of str
     shapes : list of tuple of int
     begins, ends : (n,) int64
-        Offsets from the start of the file, in bytes, ascending.
+        Offsets from the start of the file, in bytes, ascending. Of an encoded tensor those of its
+        first stored part and of its last one; `ends` need not ascend there.
     metadata : dict of str to str
         What the user stored with the tensors, without fastio's own keys.
     unsound : UnsoundTable or None
         What is wrong with the checksums of a file that carries some, and none of its own.
     content : bytes or None
         The whole file, where it is so small that it was read with its header.
+    encodings : mapping of int to tuple of StoredPart, or None
+        By row the parts of tensors that are encoded. None where all tensors are raw: their bytes in
+        the file are those in memory.
     """
 
     files: ShardFiles
@@ -198,6 +182,7 @@ class Shard:
     metadata: dict[str, str]
     unsound: UnsoundTable | None = None
     content: bytes | None = None
+    encodings: Encodings | None = None
 
     @property
     def path(self) -> str:
@@ -208,6 +193,23 @@ class Shard:
     def table(self) -> ChecksumTable | None:
         """The checksums of its files, which this opens."""
         return self.files.table
+
+    def parts_of(self, row: int) -> tuple[StoredPart, ...] | None:
+        """Return the stored parts of an encoded tensor; None for a raw one."""
+        return None if self.encodings is None else self.encodings.get(row)
+
+    def nbytes_of(self, row: int) -> int:
+        """Return the bytes of a tensor in memory."""
+        if self.parts_of(row) is None:
+            return int(self.ends[row] - self.begins[row])
+        return math.prod(self.shapes[row]) * DTYPES[self.dtypes[row]].bits // 8
+
+    def nbytes(self) -> int:
+        """Return the bytes of all tensors in memory."""
+        sizes = self.ends - self.begins
+        for row in self.encodings or ():
+            sizes[row] = self.nbytes_of(row)
+        return int(sizes.sum())
 
     def take(self, rows: Sequence[int]) -> Shard:
         """Return a shard with only these tensors, by position, ascending.
@@ -224,6 +226,7 @@ class Shard:
             shapes=[self.shapes[row] for row in rows],
             begins=self.begins[list(rows)],
             ends=self.ends[list(rows)],
+            encodings=encoded.taken(self.encodings, rows),
         )
 
     def names_within(self, offset: int, nbytes: int) -> tuple[str, ...]:
@@ -234,7 +237,11 @@ class Shard:
         Nothing.
         """
         touched = (self.begins < offset + nbytes) & (self.ends > offset) & (self.begins < self.ends)
-        return tuple(self.names[row] for row in np.flatnonzero(touched))
+        return tuple(
+            self.names[row]
+            for row in np.flatnonzero(touched).tolist()
+            if encoded.has_bytes_in(self.parts_of(row), offset, nbytes)
+        )
 
 
 class Catalog(Collection[str]):
@@ -297,10 +304,8 @@ class Catalog(Collection[str]):
         """
         index, row = self.position(name)
         shard = self.shards[index]
-        begin, end = int(shard.begins[row]), int(shard.ends[row])
-        return TensorInfo(
-            name, shard.dtypes[row], shard.shapes[row], shard.path, begin, end - begin
-        )
+        dtype, shape, begin = shard.dtypes[row], shard.shapes[row], int(shard.begins[row])
+        return TensorInfo(name, dtype, shape, shard.path, begin, shard.nbytes_of(row))
 
     def select(self, names: Collection[str]) -> Catalog:
         """Return a catalog with only these tensors, in file order.

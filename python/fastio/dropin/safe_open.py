@@ -164,8 +164,10 @@ class safe_open:
         located = self._reader._located
         info = located.info(name)
         (shard,) = located.shards
-        begin = info.offset - int(shard.begins[0])  # data has no holes: the first one begins it
-        return TensorMeta(info.dtype, list(info.shape), (begin, begin + info.nbytes))
+        _, row = located.catalog.position(name)
+        start = int(shard.begins[0])  # data has no holes: the first one begins it
+        offsets = int(shard.begins[row]) - start, int(shard.ends[row]) - start
+        return TensorMeta(info.dtype, list(info.shape), offsets)
 
     def get_tensor(self, name: str) -> Any:
         """Return a whole tensor.

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import msgspec
 
 import fastio._native as _native
-from fastio.catalog import UnsoundTable
 from fastio.catalog.table import DEFAULT_ALGORITHM, ChecksumTable
+from fastio.catalog.unsound import UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import FormatError
 

@@ -28,7 +28,8 @@ from typing import Any
 
 import msgspec
 
-from fastio.catalog import OneFile, Readable, Shard, UnsoundTable
+from fastio.catalog import OneFile, Readable, Shard
+from fastio.catalog.unsound import UnsoundTable
 from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import checksums, strict_json

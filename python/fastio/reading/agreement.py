@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import fastio._native as _native
 from fastio.display.values import shown
 from fastio.errors import UsageError
+from fastio.frameworks import framework
 from fastio.options import Options
-from fastio.reading import fetch
+from fastio.reading import encoded, fetch, stored
 from fastio.reading.located import Cut, LocatedSource
+from fastio.reading.tally import Tally
 from fastio.reading.targets import Target
 
 _PIECE_BYTES = 2**24  # read of each of the two at once
@@ -32,8 +33,8 @@ class Agreement:
 
     Attributes
     ----------
-    statistics : list of _native.Statistics
-        Of what was read.
+    tally : Tally
+        Counts what is read.
     """
 
     def __init__(self, located: LocatedSource, *, verify: bool, options: Options) -> None:
@@ -41,7 +42,8 @@ class Agreement:
         self._verify = verify
         # A piece is read on its own, and small against the least limit that fills anything.
         self._options = replace(options, memory_limit_bytes=None)
-        self.statistics: list[_native.Statistics] = []
+        self.tally = Tally()
+        self._decoded: dict[str, npt.NDArray[np.uint8]] = {}  # the two that are compared
 
     def check(self, same: Mapping[str, Target], targets: Mapping[str, Target]) -> None:
         """Refuse two names of the same memory for which the source has different bytes.
@@ -61,6 +63,7 @@ class Agreement:
             As `fastio.load` does.
         """
         for name, first in same.items():
+            self._decoded.clear()
             if not self._is_equal(targets[name], first):
                 raise UsageError(
                     f"tensors {shown(first.name)} and {shown(name)} overlap: they are the same "
@@ -96,6 +99,8 @@ class Agreement:
         return memory
 
     def _read(self, name: str, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        if stored.is_any(self._located.select([name]).shards):
+            return self._whole(name)[begin:end]
         parts: list[npt.NDArray[Any]] = []
         for shard, at, until in self._extents(name, begin, end):
             loaded = fetch.extents(
@@ -105,9 +110,23 @@ class Agreement:
                 verify=self._verify,
                 options=self._options,
             )
-            self.statistics.append(loaded.statistics)
+            self.tally.count(loaded.statistics)
             parts += loaded.numpy(0, [_UINT8], [(until - at,)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _whole(self, name: str) -> npt.NDArray[np.uint8]:
+        """An encoded tensor, which is decoded once for all of its parts."""
+        if name not in self._decoded:
+            ((_, tensor),) = encoded.start_all(
+                self._located,
+                self._located.select([name]).catalog,
+                framework("numpy"),
+                verify=self._verify,
+                options=self._options,
+                tally=self.tally,
+            )
+            self._decoded[name] = tensor.reshape(-1).view(np.uint8)
+        return self._decoded[name]
 
     def _extents(self, name: str, begin: int, end: int) -> Iterator[tuple[Any, int, int]]:
         position = self._located.position(name)

@@ -14,6 +14,7 @@ import numpy as np
 import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.dtypes import shape_in_memory
+from fastio.catalog.encodings import has_bytes_in
 from fastio.errors import ChecksumError, ReplicaError
 from fastio.frameworks import Framework
 from fastio.options import Options
@@ -128,6 +129,7 @@ def concerns(error: DataError, shard: Shard, row: int) -> bool:
         _is_of(error, shard)
         and int(shard.begins[row]) < error.offset + nbytes
         and error.offset < int(shard.ends[row])
+        and has_bytes_in(shard.parts_of(row), error.offset, nbytes)
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.devices import Choose, DeviceLoad
+from fastio.reading.destinations import Choose
+from fastio.reading.devices import DeviceLoad
 from fastio.reading.located import LocatedSource
 from fastio.reading.tally import Tally
 
@@ -37,7 +38,7 @@ def in_file_order(
     def take(load: DeviceLoad) -> dict[str, Any]:
         with tally.job():
             load.wait()
-        tally.count(load.statistics)
+        tally.merge(load.counted())
         return load.tensors()
 
     limit = options.device_memory_limit_bytes

@@ -1,4 +1,4 @@
-"""Tensors on their way: which device each goes to, the memory there, and the load that fills it.
+"""Tensors on their way to devices: the memory there, and the load that fills it.
 
 The framework gives the memory, in ranges; the core reads into pinned staging, verifies, and copies
 from there. Nothing is handed over of a load that failed.
@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import fastio._native as _native
+from fastio.catalog import Catalog
 from fastio.catalog.dtypes import DTYPES, shape_in_memory
-from fastio.display.values import shown
+from fastio.display.progress import Advance, shifted
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Destination, Framework, Place
 from fastio.options import Options
-from fastio.reading import fetch, split
+from fastio.reading import encoded, fetch, split, stored
+from fastio.reading.behind import Behind
+from fastio.reading.destinations import Choose
+from fastio.reading.loading import bytes_of
 from fastio.reading.located import LocatedSource
+from fastio.reading.tally import Tally
+from fastio.report import Report
 
 RANGE_BYTES = 2**28
 """Of what is asked of a framework's allocator at once; a larger tensor is asked for alone. The last
@@ -28,8 +34,6 @@ _GAP = 1
 _ALIGNMENT = 256  # the alignment of ranges, and of tensors that do not follow the one before
 _ALIGNMENT_LEAST = 16
 _PAGE = 4096
-
-Choose = Callable[[str], Destination]
 
 
 class _Spot(NamedTuple):
@@ -111,12 +115,17 @@ class DeviceLoad:
     ) -> None:
         fetch.check_held(located, framework)
         self._located = located
+        self._raw, coming = stored.apart(located)
         self._framework = framework
-        self._shards = located.shards
+        self._shards = self._raw.shards
         self._ranges: dict[int, _Ranges] = {}
         self._spots: list[tuple[str, _Ranges, _Spot, str, tuple[int, ...]]] = []
         self._lay_out(choose)
         _check_limits(self._ranges, options)
+        self._tally = Tally()
+        self._behind: Behind | None = None
+        if coming is not None:
+            self._behind = self._decode(coming, choose, verify=verify, options=options)
         for ranges in self._ranges.values():
             ranges.allocate()
         self._fill = _native.Fill(
@@ -147,47 +156,69 @@ class DeviceLoad:
                 found = ranges.add(shard, begin, nbytes, DTYPES[dtype].align_bytes)
             self._spots.append((name, ranges, found, dtype, shape_in_memory(dtype, shape)))
 
-        for index, shard in enumerate(self._located.catalog.shards):
+        for index, shard in enumerate(self._raw.catalog.shards):
             for row, name in enumerate(shard.names):
                 begin, end = int(shard.begins[row]), int(shard.ends[row])
                 spot(name, shard.dtypes[row], shard.shapes[row], index, begin, end - begin)
-        for name, cut in self._located.cuts.items():
+        for name, cut in self._raw.cuts.items():
             spot(name, cut.dtype, cut.shape, -1, 0, cut.nbytes)
 
     def _places(self) -> list[list[Place]]:
         places: list[list[Place]] = []
         spots = iter(self._spots)
-        for shard in self._located.catalog.shards:
+        for shard in self._raw.catalog.shards:
             places.append([_place(next(spots)) for _ in shard.names])
-        for cut, spot in zip(self._located.cuts.values(), spots, strict=True):
+        for cut, spot in zip(self._raw.cuts.values(), spots, strict=True):
             places += [[of_piece] for of_piece in split.places(cut, _place(spot))]
         return places
 
-    @property
-    def statistics(self) -> _native.Statistics:
-        """The reads until now."""
-        return self._fill.statistics
+    def _decode(self, coming: Catalog, choose: Choose, *, verify: bool, options: Options) -> Behind:
+        """Start to read and decode the encoded tensors, which all go to the host."""
+        for name in coming:
+            if choose(name).ordinal >= 0:
+                raise stored.not_on_device(coming.info(name))
+        held = sum(sum(ranges.sizes) for at, ranges in self._ranges.items() if at < 0)
+        return Behind(
+            encoded.start_all(
+                self._located,
+                coming,
+                self._framework,
+                verify=verify,
+                options=options,
+                tally=self._tally,
+                held_bytes=held,
+            )
+        )
+
+    def counted(self) -> Report:
+        """Return what was read and decoded until now."""
+        report = Report()
+        report.take(self._fill.statistics)
+        report.merge(self._tally.report())
+        return report
 
     def done(self) -> bool:
         """Whether it has ended, well or not: `wait` answers at once then."""
-        return self._fill.done()
+        return self._fill.done() and (self._behind is None or self._behind.done())
 
     def failed(self) -> bool:
         """Whether it has ended, and not well."""
-        return self._fill.failed()
+        return self._fill.failed() or (self._behind is not None and self._behind.failed())
 
-    def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def wait(self, progress: Advance | None = None) -> None:
         """Wait until every byte is where it belongs.
 
         Raises
         ------
-        ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
+        ChecksumError, DeviceError, FormatError, MemoryError, ReadError, ReplicaError
             As `fastio.load` does; no tensor may be handed out then.
         """
         with self._or_nothing():
-            self._fill.wait(progress)
+            with self._errors_named():
+                self._fill.wait(self._of_raw(progress))
+            self._wait_for_decoded(progress)
 
-    def follow(self, stream: object, progress: Callable[[int, int], None] | None = None) -> None:
+    def follow(self, stream: object, progress: Advance | None = None) -> None:
         """Wait until every copy is in a stream. Later work in `stream`, or in the current stream
         of each device, finds the tensors there.
 
@@ -197,15 +228,28 @@ class DeviceLoad:
             A stream that is none, or one for several devices.
         As `wait` does besides.
         """
-        behind = self._behind(stream)
+        later = self._later(stream)
         with self._or_nothing():
-            self._fill.follow({each.ordinal: each.stream for each in behind}, progress)
+            streams = {each.ordinal: each.stream for each in later}
+            with self._errors_named():
+                self._fill.follow(streams, self._of_raw(progress))
+            self._wait_for_decoded(progress)
         for ranges in self._ranges.values():
             for owner, _ in ranges.memory:
-                for each in behind:
+                for each in later:
                     ranges.destination.used_on(owner, each)
 
-    def _behind(self, stream: object) -> list[Destination]:
+    def _of_raw(self, progress: Advance | None) -> Advance | None:
+        """Progress of the raw tensors, as a part of all."""
+        return progress if self._behind is None else shifted(progress, 0, bytes_of(self._located))
+
+    def _wait_for_decoded(self, progress: Advance | None) -> None:
+        if self._behind is not None:
+            self._behind.wait()
+            if progress is not None:
+                progress(bytes_of(self._located), bytes_of(self._located))
+
+    def _later(self, stream: object) -> list[Destination]:
         """A stream, or the current one of each device; where it says its own device, that one's."""
         ordinals = [f"cuda:{ordinal}" for ordinal in self._ranges if ordinal >= 0]
         asked: Iterable[object] = ordinals
@@ -228,10 +272,11 @@ class DeviceLoad:
     def _or_nothing(self) -> Iterator[None]:
         """A failed load keeps no memory."""
         try:
-            with self._errors_named():
-                yield
+            yield
         except BaseException:
-            if self._fill.failed():
+            if self._behind is not None:
+                self._behind.cancel()
+            if self.failed():
                 for ranges in self._ranges.values():
                     ranges.memory.clear()
             raise
@@ -244,10 +289,14 @@ class DeviceLoad:
         ValueError
             A dtype and shape that do not come to a tensor's bytes.
         """
-        return {
+        tensors = {
             name: ranges.wrap(spot, dtype, shape)
             for name, ranges, spot, dtype, shape in self._spots
         }
+        if self._behind is None:
+            return tensors
+        tensors |= self._behind.wait()
+        return {name: tensors[name] for name in self._located}
 
 
 def _place(placed: tuple[str, _Ranges, _Spot, str, tuple[int, ...]]) -> Place:
@@ -262,92 +311,6 @@ def _check_limits(ranges: Mapping[int, _Ranges], options: Options) -> None:
         limit = options.device_memory_limit_bytes if on_device else options.memory_limit_bytes
         if limit is not None and sum(each.sizes) > limit:
             raise MemoryLimitError(sum(each.sizes), limit)
-
-
-def chooser(
-    framework: Framework, device: object, device_map: Mapping[str, object] | None, stream: object
-) -> Choose | None:
-    """Return where each tensor goes, by its name; None where all stay on the CPU.
-
-    Raises
-    ------
-    DeviceError
-        If the framework has no such device here.
-    UsageError
-        `device` and `device_map` at once, a device that there is not, a stream without a device;
-        and, when it is called, a name that the map does not have.
-    """
-    if device_map is None:
-        destination = _destination(framework, device, stream)
-        return None if destination is None else lambda _: destination
-    if device not in (None, "cpu"):
-        raise UsageError("device= and device_map= cannot both be given")
-    if stream is not None:
-        raise UsageError("stream= is for one device, and device_map= may have several")
-    if not isinstance(device_map, Mapping):
-        raise TypeError(f"device_map must be a mapping, not {type(device_map).__name__}")
-    found = {
-        prefix: _destination(framework, to, None) or OnHost(framework)
-        for prefix, to in device_map.items()
-    }
-    if all(each.ordinal < 0 for each in found.values()) and "" in found:
-        return None
-    prefixes = sorted(found, key=len, reverse=True)
-
-    def choose(name: str) -> Destination:
-        for prefix in prefixes:
-            if not prefix or name == prefix or name.startswith(f"{prefix}."):
-                return found[prefix]
-        raise UsageError(f"device_map has no place for tensor {shown(name)}")
-
-    return choose
-
-
-def _destination(framework: Framework, device: object, stream: object) -> Destination | None:
-    found = framework.destination(device, stream)
-    if found is None and framework.mover_to(device) is not None:
-        raise UsageError(
-            f"device={device!r}: loads go to the CPU and to CUDA; load to the CPU, then move"
-        )
-    return found
-
-
-def onto_the_host(framework: Framework) -> Choose:
-    """Return what sends every tensor to memory of the host.
-
-    Raises
-    ------
-    Nothing.
-    """
-    here = OnHost(framework)
-    return lambda _: here
-
-
-class OnHost:
-    """The destination of tensors that stay on the CPU."""
-
-    ordinal = -1
-    stream = 0
-
-    def __init__(self, framework: Framework) -> None:
-        self._framework = framework
-
-    def allocate(self, nbytes: int) -> tuple[object, int]:
-        """Return memory, and its address."""
-        memory = split.memory(nbytes, huge_pages=True)
-        return memory, _native.address_of(memory)
-
-    def wrap(
-        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
-    ) -> Any:
-        """Return a part of that memory as a tensor."""
-        if owner is None:
-            owner, address = self.allocate(0)
-        begin = address - _native.address_of(owner)
-        return self._framework.adopt(owner[begin : begin + nbytes], dtype, shape)
-
-    def used_on(self, owner: object, other: Destination) -> None:
-        """Memory here is in no stream."""
 
 
 def trim() -> int:

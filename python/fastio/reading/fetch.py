@@ -34,7 +34,7 @@ _UINT8 = np.dtype(np.uint8)
 
 
 def request(shard: Shard, *, verify: bool) -> _native.ShardRequest:
-    """Return what the core is asked for: all tensors of a shard.
+    """Return what the core is asked for: all tensors of a shard. A job has raw ones only.
 
     Raises
     ------
@@ -294,7 +294,7 @@ def _with_tensors(error: ChecksumError, blamed: Sequence[Shard]) -> ChecksumErro
 
 
 def _tensor_bytes(shards: Sequence[Shard]) -> int:
-    return sum(int((shard.ends - shard.begins).sum()) for shard in shards)
+    return sum(shard.nbytes() for shard in shards)
 
 
 def paths_of(shard: Shard) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class LoadHandle:
 
         Raises
         ------
-        ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
+        ChecksumError, DeviceError, FormatError, MemoryError, ReadError, ReplicaError
             As `fastio.load` does; no tensor is returned then.
 
         Examples
@@ -95,7 +95,7 @@ class LoadHandle:
 
         Raises
         ------
-        ChecksumError, DeviceError, MemoryError, ReadError, ReplicaError
+        ChecksumError, DeviceError, FormatError, MemoryError, ReadError, ReplicaError
             As `wait` does.
         UsageError
             `stream` is no stream, or its device is unknown.

@@ -9,14 +9,15 @@ from typing import Any, cast
 import fastio._native as _native
 from fastio.catalog import TensorInfo
 from fastio.catalog.dtypes import shape_in_memory
-from fastio.display.progress import progress_bar
+from fastio.display.progress import progress_bar, shifted
 from fastio.display.values import shown
 from fastio.errors import FastioError
 from fastio.frameworks import Framework, Place, check_dtype, framework_of
 from fastio.frameworks.handed import problem_of
 from fastio.options import Options
-from fastio.reading import fetch, split, verification
+from fastio.reading import fetch, split, stored, verification
 from fastio.reading.agreement import Agreement
+from fastio.reading.encoded_into import EncodedFill
 from fastio.reading.loading import bytes_of, describe, note_events, summed_up
 from fastio.reading.located import LocatedSource
 from fastio.reading.targets import Target, check_apart, filled_with_others, same_memory
@@ -68,8 +69,10 @@ def fill(
     agreement.check(same, targets)
     if same:
         wanted = wanted.select([name for name in here if name not in same])
-    shards = wanted.shards
-    places = _places(wanted, targets)
+    raw, coming = stored.apart(wanted)
+    decoded = EncodedFill(wanted, coming, targets, verify=bool(verify), options=options)
+    shards = raw.shards
+    places = _places(raw, targets)
     native = _native.Fill(
         [fetch.request(shard, verify=bool(verify)) for shard in shards],
         places,
@@ -85,17 +88,19 @@ def fill(
         with (
             summed_up(wanted),
             progress_bar(located.source, nbytes, shown=progress) as advance,
-            fetch.errors_named(wanted.watch, located.source, shards, native.incidents),
         ):
-            fetch.within_limit(lambda: native.run(advance))
+            of_raw = advance if coming is None else shifted(advance, 0, nbytes)
+            with fetch.errors_named(wanted.watch, located.source, shards, native.incidents):
+                fetch.within_limit(lambda: native.run(of_raw))
+            decoded.run(shifted(advance, bytes_of(raw), nbytes))
     except FastioError as error:
-        whole = _complete(wanted, native)
+        whole = (*_complete(raw, native), *decoded.complete)
         error.complete = (*whole, *(name for name, first in same.items() if first.name in whole))
         raise
     describe(report, wanted, verified=bool(verify))
     report.take(native.statistics)
-    for statistics in agreement.statistics:
-        report.add(statistics)
+    report.merge(decoded.tally.report())
+    report.merge(agreement.tally.report())
     note_events(report, wanted)
     report.seconds = time.perf_counter() - begun
     report.cpu_seconds = time.process_time() - cpu_begun

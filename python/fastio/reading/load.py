@@ -12,7 +12,7 @@ from fastio.display.progress import Advance, progress_bar
 from fastio.frameworks import FrameworkName
 from fastio.frameworks import framework as framework_named
 from fastio.options import Options, default_options
-from fastio.reading import devices, verification
+from fastio.reading import destinations, devices, verification
 from fastio.reading.loading import bytes_of, describe, note_events, read_all
 from fastio.reading.located import LocatedSource
 from fastio.reading.verification import Verify, check_verify
@@ -63,7 +63,7 @@ class Load:
         if names is not None and not isinstance(names, (str, bytes)):
             names = tuple(names)
         self._names = names
-        self._choose = devices.chooser(self._framework, *to)
+        self._choose = destinations.chooser(self._framework, *to)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         located = find(names)
         if names is None:
@@ -126,7 +126,7 @@ class Load:
         return devices.DeviceLoad(
             self.wanted,
             self._framework,
-            self._choose or devices.onto_the_host(self._framework),
+            self._choose or destinations.onto_the_host(self._framework),
             verify=self._verify,
             options=self._options,
         )
@@ -134,7 +134,7 @@ class Load:
     def over(self, load: devices.DeviceLoad) -> dict[str, Any]:
         """Fill the report with what was on its way, and return the tensors that are asked for."""
         describe(self._report, self.wanted, verified=self._verify)
-        self._report.add(load.statistics)
+        self._report.merge(load.counted())
         return self._reported(load.tensors())
 
     def _reported(self, tensors: dict[str, Any]) -> dict[str, Any]:

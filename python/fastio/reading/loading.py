@@ -13,8 +13,9 @@ from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework
 from fastio.host import collector
 from fastio.options import Options
-from fastio.reading import fetch, small, split
+from fastio.reading import encoded, fetch, small, split, stored
 from fastio.reading.located import LocatedSource
+from fastio.reading.tally import Tally
 from fastio.report import Report
 
 
@@ -96,7 +97,7 @@ def bytes_of(located: LocatedSource) -> int:
     ------
     Nothing.
     """
-    return sum(int((shard.ends - shard.begins).sum()) for shard in located.shards)
+    return sum(shard.nbytes() for shard in located.shards)
 
 
 def read_all(
@@ -117,7 +118,7 @@ def read_all(
     """
     fetch.check_held(located, framework)
     _check_limit(located, options)
-    if not located.cuts:
+    if not located.cuts and not stored.is_any(located.shards):
         found = small.tensors(
             located.shards, framework, verify=verify, options=options, report=report
         )
@@ -126,15 +127,14 @@ def read_all(
                 progress(report.nbytes, report.nbytes)
             return found
     total = bytes_of(located)
-    loaded = fetch.read(
+    tensors = _whole(
         located,
-        located.catalog,
+        framework,
         verify=verify,
         options=options,
+        report=report,
         progress=progress if not located.cuts else shifted(progress, 0, total),
     )
-    report.add(loaded.statistics)
-    tensors = wrapped(located.catalog, loaded, framework)
     before = total - sum(cut.nbytes for cut in located.cuts.values())
     for name, cut in located.cuts.items():
         tensors[name], statistics = split.read(
@@ -147,6 +147,30 @@ def read_all(
         )
         before += cut.nbytes
         report.add(statistics)
+    return tensors
+
+
+def _whole(
+    located: LocatedSource,
+    framework: Framework,
+    *,
+    verify: bool,
+    options: Options,
+    report: Report,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The tensors in one piece: read in one job, and decoded where they are encoded."""
+    catalog = located.catalog
+    if not stored.is_any(catalog.shards):
+        loaded = fetch.read(located, catalog, verify=verify, options=options, progress=progress)
+        report.add(loaded.statistics)
+        return wrapped(catalog, loaded, framework)
+    tally = Tally()
+    load = encoded.start_all(
+        located, catalog, framework, verify=verify, options=options, tally=tally
+    )
+    tensors = dict(encoded.told(load, catalog, progress))
+    report.merge(tally.report())
     return tensors
 
 

@@ -14,9 +14,9 @@ from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, FrameworkName
 from fastio.frameworks import framework as framework_named
 from fastio.options import Options, default_options
-from fastio.reading import device_stream, fetch, verification
-from fastio.reading.ahead import in_file_order
-from fastio.reading.devices import DeviceLoad, chooser
+from fastio.reading import ahead, device_stream, encoded, fetch, stored, verification
+from fastio.reading.destinations import chooser
+from fastio.reading.devices import DeviceLoad
 from fastio.reading.loading import describe, read_all, summed_up
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.naming import TensorMapping
@@ -187,7 +187,7 @@ class Reader(TensorMapping):
                 options=self._options,
             )
             load.wait()
-            self._tally.count(load.statistics)
+            self._tally.merge(load.counted())
             return load.tensors()
 
     def _load(self, located: LocatedSource) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Reader(TensorMapping):
 
         Raises
         ------
-        ChecksumError, MemoryError, ReadError
+        ChecksumError, FormatError, MemoryError, ReadError
             As `fastio.load` does, when the damaged tensor's turn comes.
         MemoryLimitError
             A limit smaller than a chunk.
@@ -277,7 +277,8 @@ class Reader(TensorMapping):
         for shard in located.shards:
             if self._verify and shard.table is not None and shard.table.chunk_bytes > limit:
                 raise MemoryLimitError(shard.table.chunk_bytes, limit)
-        whole = in_file_order(
+        in_order = encoded.in_file_order if stored.is_any(located.shards) else ahead.in_file_order
+        whole = in_order(
             located,
             self._framework,
             verify=self._verify,

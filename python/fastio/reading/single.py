@@ -20,8 +20,9 @@ from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, check_dtype
 from fastio.options import Options
-from fastio.reading import fetch, parts, slicing, split
+from fastio.reading import encoded, fetch, parts, slicing, split, stored
 from fastio.reading.ahead import Loop, ReadAhead, alone, concerns, empty
+from fastio.reading.encoded_parts import EncodedBytes
 from fastio.reading.fetch import DATA_ERRORS, DataError
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.tally import Tally
@@ -65,6 +66,7 @@ class Access:
             located.watch, verify=verify, options=options, count=tally.count_job
         )
         self._loop = Loop(located.catalog)
+        self._has_encoded = stored.is_any(located.shards)
         self._ahead: ReadAhead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
@@ -127,6 +129,16 @@ class Access:
         index, row = position
         shard, mapped = self._shard(index)
         dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
+        if shard.parts_of(row) is not None:
+            return encoded.alone(
+                self._located,
+                shard,
+                row,
+                self._framework,
+                verify=self._verify,
+                options=self._options,
+                tally=self._tally,
+            )
         if mapped is not None:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
@@ -175,6 +187,8 @@ class Access:
         rest = self._loop.comes(position) if self._reads_ahead else None
         if rest is None:
             return None
+        if self._has_encoded:
+            rest = [(index, row) for index, row in rest if not self._is_encoded(index, row)]
         self.stop()
         limit = self._options.memory_limit_bytes
         try:
@@ -190,6 +204,9 @@ class Access:
         except MemoryLimitError:  # a limit below a chunk: tensors are read one by one then
             return None
         return self._taken(self._ahead, position)
+
+    def _is_encoded(self, index: int, row: int) -> bool:
+        return self._located.catalog.shards[index].parts_of(row) is not None
 
     def _taken(self, ahead: ReadAhead, position: _Position) -> Any:
         try:
@@ -238,6 +255,10 @@ class Access:
         shard, mapped = self._shard(position[0])
         row = position[1]
         dtype, shape = _checked_dtype(self._located.catalog, shard, row, self._framework)
+        if shard.parts_of(row) is not None:
+            limit = self._options.memory_limit_bytes
+            decoded = EncodedBytes(self._reads, shard, row, limit, self._tally)
+            return self._part(dtype, shape, index, decoded, lambda: self.tensor(position))
         if mapped is not None and self._options.memory_limit_bytes is None:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
@@ -308,7 +329,7 @@ class Access:
             return tensor if selection.shape == shape else tensor.reshape(selection.shape)
         with self._tally.job():
             memory = parts.gather(selection, place, self._options.memory_limit_bytes)
-        if isinstance(place, parts.FileBytes):  # a mapped file counts what is taken from it
+        if not isinstance(place, parts.MappedBytes):  # a mapped file counts what is taken from it
             self._tally.took(memory.nbytes)
         return self._framework.adopt(memory, dtype, selection.shape)
 

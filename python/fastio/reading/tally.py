@@ -6,10 +6,11 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import fastio._native as _native
+from fastio.catalog.encodings import Decoding
 from fastio.report import Report
 
 
@@ -77,6 +78,11 @@ class Tally:
         """Count what one native job has done, with so many bytes of tensors, if not all."""
         with self._lock:
             self._count(self._report, statistics, nbytes)
+
+    def decoded(self, decodings: Iterable[Decoding]) -> None:
+        """Count what encodings have decoded."""
+        with self._lock:
+            self._report.note_decoded(decodings)
 
     def count_job(self, statistics: _native.Statistics) -> None:
         """Count what one native job has done; `took` counts the bytes of tensors."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-from fastio.catalog import Shard, UnsoundTable
+from fastio.catalog import Shard
+from fastio.catalog.unsound import UnsoundTable
 from fastio.errors import FormatError
 from fastio.events import Event, emit
 from fastio.reading.located import LocatedSource
