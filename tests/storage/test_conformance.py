@@ -300,7 +300,7 @@ def test_a_storage_knows_its_address(storage: Storage, another: Open, address: s
     assert storage.is_at(address)
     assert storage.is_at(another().path)
     assert not storage.is_at(f"{address}-another")
-    assert storage.disk() == another().disk()
+    assert storage.disk() == another().disk() == storage.answering.disk
     space = storage.space()
     assert space is None or 0 < space[0] <= space[1]
 
