@@ -72,7 +72,7 @@ class PythonFeed final : public Feed {
     try {
       return bring(offset, out);
     } catch (const py::error_already_set& error) {
-      return refuse(offset, errno_of(error), error.what());
+      return refuse(offset, errno_of(error), text_of(error));
     } catch (const std::exception& error) {
       return refuse(offset, EIO, error.what());
     }
@@ -109,6 +109,16 @@ class PythonFeed final : public Feed {
     if (!error.matches(PyExc_OSError)) return EIO;
     const py::object number = py::getattr(error.value(), "errno", py::none());
     return py::isinstance<py::int_>(number) ? number.cast<int>() : EIO;
+  }
+
+  // In one line, without a traceback.
+  static std::string text_of(const py::error_already_set& error) {
+    const auto name = error.type().attr("__name__").cast<std::string>();
+    try {
+      return name + ": " + py::str(error.value()).cast<std::string>();
+    } catch (const std::exception&) {  // its own __str__ raises, or has no text
+      return name;
+    }
   }
 
   std::int32_t refuse(std::uint64_t offset, int error, const std::string& reason) {

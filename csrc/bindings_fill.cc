@@ -53,8 +53,8 @@ class Fill {
     if (!job_ || followed_ || process_ != getpid() ||
         job_->wait_for(std::chrono::milliseconds::zero()))
       return;
+    const GilReleased released;  // a read that is out may be a feed's, which takes the GIL
     job_->cancel();
-    const GilReleased released;
     while (!job_->wait_until_released(std::chrono::milliseconds(20))) {
     }
   }

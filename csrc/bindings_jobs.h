@@ -66,9 +66,9 @@ class Attendance {
   Attendance& operator=(const Attendance&) = delete;
   ~Attendance() {
     if (finished_) return;
+    const GilReleased released;  // a read that is out may be a feed's, which takes the GIL
     job_.cancel();
-    if (job_.wait_until_released(std::chrono::milliseconds::zero())) return;
-    const GilReleased released;  // the caller's memory: nobody leaves while it is in use
+    // The caller's memory: nobody leaves while it is in use.
     while (!job_.wait_until_released(std::chrono::milliseconds(20))) {
     }
   }

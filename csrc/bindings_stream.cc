@@ -71,6 +71,7 @@ class RegionStream {
   // good: the child leaves it alone.
   void close() {
     if (process_ == getpid()) {
+      const GilReleased released;  // a read that is out may be a feed's, which takes the GIL
       job_->cancel();
     } else {
       static auto* const left = new std::vector<std::shared_ptr<LoadJob>>();

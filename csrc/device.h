@@ -1,6 +1,6 @@
 // Accelerators: pinned host memory, copies to and from a device, and the order they are done in.
 //
-// The driver is opened at run time (device_cuda.cc), so one build serves hosts with and without a
+// The driver is opened at run time (driver.h), so one build serves hosts with and without a
 // GPU, and nothing of it is touched before somebody asks for a device. Whoever asks has initialised
 // it already: a primary context is retained here, never created. What the driver refuses is a
 // Failure of the kind `device`; only what makes objects throws it. Nothing here waits for a whole
@@ -16,28 +16,17 @@
 #include <string>
 #include <vector>
 
+#include "driver.h"
 #include "error.h"
 
 namespace fastio {
 
-using DeviceAddress = std::uint64_t;
 using StreamHandle = std::uintptr_t;  // as the driver has it; 0: its default stream
 
 constexpr int kHost = -1;  // in place of a device
 
-struct DriverStatus {
-  bool available = false;
-  std::string reason;    // why not, or what it is: "libcuda.so.1, CUDA 13.0"
-  int version = 0;       // 12040 for 12.4
-  int device_count = 0;  // once it is initialised
-};
-
 // Opens the driver if that was not done; initialises it.
 [[nodiscard]] DriverStatus driver_status();
-
-// Looks for it, and leaves it as it is: a process that initialised it could not be forked any more
-// into ones that use devices.
-[[nodiscard]] DriverStatus find_driver();
 
 class Event;
 

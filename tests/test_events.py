@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastio
-from fastio.events import Event, brief
+from fastio.display.short_log import brief
+from fastio.events import Event
 from fastio.saving import folder
 
 _log = logging.getLogger("fastio")

@@ -1,10 +1,12 @@
 """The structure of the code is as drawn: public names, permitted imports, lengths of files."""
 
+import ast
 import builtins
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ _PACKAGE = _ROOT / "python" / "fastio"
 
 _LINES_MAX = 400
 _MODULES_AT_THE_TOP_MAX = 16
+_ROOMS_MAX = 24
+_ARROWS_MAX = 100
 _NAMES_THAT_SAY_NOTHING = re.compile(r"util|helper|common|manager|misc", re.IGNORECASE)
 
 
@@ -127,6 +131,42 @@ def test_a_file_fits_in_the_head(path: Path) -> None:
 
 def test_the_top_of_the_package_is_read_at_a_glance() -> None:
     assert len(list(_PACKAGE.glob("*.py"))) <= _MODULES_AT_THE_TOP_MAX
+
+
+def _imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """The modules of fastio that a module imports, each by its parts behind `fastio`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in named:
+            package, *parts = name.split(".")
+            if package == "fastio":
+                yield tuple(parts)
+
+
+def _arrows() -> set[tuple[str, str]]:
+    """Which room imports from which; a room is a folder or a module at the top."""
+    modules = (path.relative_to(_PACKAGE) for path in _PACKAGE.rglob("*.py"))
+    return {
+        (module.parts[0].removesuffix(".py"), parts[0])
+        for module in modules
+        if module != Path("__init__.py")
+        for parts in _imports(_PACKAGE / module)
+        if parts and parts[0] != module.parts[0].removesuffix(".py")
+    }
+
+
+def test_rooms_are_few_and_so_are_the_arrows_between_them() -> None:
+    arrows = _arrows()
+    assert ("api", "store") in arrows
+    assert len(arrows) <= _ARROWS_MAX
+    rooms = {room for arrow in arrows for room in arrow if not room.startswith("_")}
+    assert len(rooms) <= _ROOMS_MAX
+
+
+def test_no_room_imports_the_package_which_imports_all_rooms() -> None:
+    of_package = [path for path in _sources(_PACKAGE, ".py") if () in _imports(path)]
+    assert of_package == []
 
 
 @pytest.mark.parametrize("folder", ["csrc", "python", "tests", "bench"])

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Protocol, TypeAlias, final, type_check_only
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from typing_extensions import Buffer, CapsuleType
 
 from fastio._native_records import DriverStatus as DriverStatus
 from fastio._native_records import Incident as Incident
+from fastio._native_records import Options as Options
 from fastio._native_records import PinnedAccount as PinnedAccount
 from fastio._native_records import SaveStatistics as SaveStatistics
 from fastio._native_records import Statistics as Statistics
@@ -89,29 +90,6 @@ _Int64s: TypeAlias = npt.NDArray[np.int64]
 _Progress: TypeAlias = Callable[[int, int], None] | None
 Place: TypeAlias = tuple[int, int, Sequence[int], Sequence[int], int]
 """(address, bytes of an element, shape, strides in bytes, ordinal of its device or -1)."""
-
-@type_check_only
-class Options(Protocol):
-    @property
-    def engine(self) -> str: ...
-    @property
-    def cache(self) -> str: ...
-    @property
-    def mapping(self) -> str: ...
-    @property
-    def huge_pages(self) -> str: ...
-    @property
-    def block_bytes(self) -> int: ...
-    @property
-    def queue_depth(self) -> int: ...
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def memory_limit_bytes(self) -> int | None: ...
-    @property
-    def pinned_limit_bytes(self) -> int: ...
-    @property
-    def root_timeout_s(self) -> float: ...
 
 @final
 class Loaded:
@@ -395,9 +373,6 @@ class Algorithm:
     def text(self, digest: Buffer, /) -> str:
         """A digest as messages have it. Raises ValueError for another length."""
 
-ALGORITHMS: dict[str, Algorithm]
-"""By name; the default is the first."""
-
 def note_debt(disk: int) -> None:
     """Note that a disk (st_dev) owes an answer: loads ask it for what no other disk has alone."""
 
@@ -418,10 +393,8 @@ def device_dlpack(
     nbytes: int,
 ) -> CapsuleType: ...
 
-# The defaults of fastio.Options.
+ALGORITHMS: dict[str, Algorithm]  # by name; the default is the first
 DEFAULT_BLOCK_BYTES: int
 DEFAULT_QUEUE_DEPTH: int
 DEFAULT_PINNED_LIMIT_BYTES: int
-
-# What only tests ask of the core (csrc/bindings_testing.cc). Wheels have no such submodule.
-testing: ModuleType
+testing: ModuleType  # what only tests ask of the core; wheels have no such submodule

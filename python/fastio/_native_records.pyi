@@ -1,6 +1,6 @@
-"""What the C++ core tells in dicts. For type checkers only: there is no such module."""
+"""Dicts that the core returns, and the options that it asks for. For type checkers only."""
 
-from typing import Literal, TypedDict, type_check_only
+from typing import Literal, Protocol, TypedDict, type_check_only
 
 @type_check_only
 class Statistics(TypedDict):
@@ -11,6 +11,7 @@ class Statistics(TypedDict):
     bytes_direct: int
     bytes_buffered: int
     bytes_mapped: int
+    bytes_fed: int  # from elsewhere than a file
     chunks_verified: int
     access: list[tuple[str, str]]  # of each replica of each shard
     fallbacks: list[str]
@@ -63,3 +64,26 @@ class Status(TypedDict):
     available: bool
     reason: str
     features: list[str]
+
+@type_check_only
+class Options(Protocol):
+    @property
+    def engine(self) -> str: ...
+    @property
+    def cache(self) -> str: ...
+    @property
+    def mapping(self) -> str: ...
+    @property
+    def huge_pages(self) -> str: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def queue_depth(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def memory_limit_bytes(self) -> int | None: ...
+    @property
+    def pinned_limit_bytes(self) -> int: ...
+    @property
+    def root_timeout_s(self) -> float: ...

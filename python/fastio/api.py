@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from fastio.arguments.checks import Verify, check_kind, check_verify
+from fastio.arguments.checks import check_kind
 from fastio.arguments.paths import Source, paths_of
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.frameworks.handed import check_mapping
@@ -18,6 +18,7 @@ from fastio.reading.handle import LoadHandle
 from fastio.reading.into import fill
 from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
+from fastio.reading.verification import Verify, check_verify
 from fastio.reading.verify import verify as verify_files
 from fastio.report import Report
 from fastio.saving.save import save, start_save

@@ -11,7 +11,6 @@ from functools import partial
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import Source, paths_of
 from fastio.formats import huggingface
-from fastio.host.shortage import memory_named
 from fastio.options import Options, default_options
 from fastio.reading.located import LocatedSource
 from fastio.storage.known import address_of, is_url
@@ -45,12 +44,10 @@ def locate(
 
         timeout_s = (options or default_options()).root_timeout_s
         return reading.newest([address_of(paths)], timeout_s, names)
-    subject = paths if isinstance(paths, str) else paths[0]
-    with memory_named(subject, lambda: "what its headers say"):
-        try:
-            return LocatedSource(huggingface.locate(paths, names), {})
-        except IsADirectoryError as error:
-            raise root_among(paths, error) from None
+    try:
+        return LocatedSource(huggingface.locate(paths, names), {})
+    except IsADirectoryError as error:
+        raise root_among(paths, error) from None
 
 
 def locate_again(source: Source, options: Options) -> LocatedSource:

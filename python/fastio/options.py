@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fastio import _native
+import fastio._native as _native
 from fastio.arguments.sizes import SECONDS_MAX, seconds, whole_number
 from fastio.arguments.switches import is_on
 from fastio.arguments.variables import variable_of, warn_of_unknown

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display import values
 from fastio.events import Event, lines_of
 
@@ -16,7 +16,14 @@ _log = logging.getLogger("fastio")
 _NOTHING = "there were no bytes"
 _FALLBACKS_SHOWN_MAX = 10
 _FALLBACKS_IN_A_LINE_MAX = 3
-_COUNTED = ("nbytes", "bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified")
+_COUNTED = (
+    "nbytes",
+    "bytes_direct",
+    "bytes_buffered",
+    "bytes_mapped",
+    "bytes_fed",
+    "chunks_verified",
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,9 @@ class Report:
         Counts of tensors, files and threads; of a reader, tensors and files of its source.
     nbytes : int
         Bytes of the tensors; for a slice, the bytes of the file that it needed.
-    bytes_direct, bytes_buffered, bytes_mapped : int
-        Bytes that went with O_DIRECT, through the page cache, or through a mapping.
+    bytes_direct, bytes_buffered, bytes_mapped, bytes_fed : int
+        Bytes that went with O_DIRECT, through the page cache, or through a mapping; or came from
+        elsewhere than a file.
     bytes_gathered : int
         Bytes that were copied together before the write; all others were written in place.
     seconds, cpu_seconds : float
@@ -133,6 +141,7 @@ class Report:
     bytes_direct: int = 0
     bytes_buffered: int = 0
     bytes_mapped: int = 0
+    bytes_fed: int = 0
     bytes_gathered: int = 0
     bytes_reused: int = 0
     replicas_unread: int = 0
@@ -150,7 +159,7 @@ class Report:
     @property
     def bytes_read(self) -> int:
         """Bytes that were read into memory; a mapping reads none."""
-        return self.bytes_direct + self.bytes_buffered
+        return self.bytes_direct + self.bytes_buffered + self.bytes_fed
 
     @property
     def gb_per_s(self) -> float:

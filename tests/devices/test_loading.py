@@ -372,7 +372,7 @@ def test_a_tensor_with_gaps_is_filled_run_by_run(double: Double, tmp_path: Path)
     path = tmp_path / "rows"
     fastio.save({"rows": rows}, path)
     wide = tensor_like(double, np.zeros((40, 64), np.float32))
-    part = OnDouble(double, 0, wide.held, wide.address, "F32", (40, 30), (256, 4))
+    part = OnDouble(double, 0, wide.owner, wide.address, "F32", (40, 30), (256, 4))
     fastio.load_into(path, {"rows": part})
     held = wide.numpy()
     assert held[:, :30].tobytes() == rows.tobytes()

@@ -15,7 +15,7 @@ from fastio import _native
 from fastio.catalog.table import DEFAULT_ALGORITHM, ChecksumTable
 from fastio.dropin import in_memory
 from fastio.formats import known
-from fastio.saving import sources
+from fastio.saving import origins
 from fastio.saving.writing import FileWriter, lay_out, open_file
 from samples import expected_bytes
 
@@ -36,7 +36,7 @@ def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Sealed:
     random = np.random.default_rng(7)
     tensors = {name: random.random(shape, np.float32) for name, shape in _SHAPES.items()}
     path = tmp_path / "model.safetensors"
-    found = sources.in_file_order(sources.sources(tensors))
+    found = origins.in_file_order(origins.origins_of(tensors))
     layout = lay_out(found, path, None, chunk_bytes=_CHUNK_BYTES, algorithm=request.param)
     options = fastio.Options()
     writer = FileWriter(open_file(path, options, written_as=path), layout, options)

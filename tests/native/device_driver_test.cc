@@ -96,6 +96,33 @@ TEST_CASE("driver: an error without a name" * doctest::skip()) {
   check_refused("no CUDA: cuInit: unknown error 4321");
 }
 
+// What a row for another driver has: a kind, a library, and names of its own.
+DriverNames of_another_kind() {
+  DriverNames names = known_drivers().front();
+  names.kind = "HIP";
+  names.init = "hipInit";
+  return names;
+}
+
+TEST_CASE("driver: of another kind by its own names" * doctest::skip()) {
+  const DriverNames names = of_another_kind();
+  const Driver opened(names, std::getenv("FASTIO_CUDA_LIBRARY"), Driver::Initialisation::full);
+  CHECK(opened.status().available);
+  CHECK(opened.status().reason.ends_with(", HIP 12.4"));
+  CHECK(opened.status().device_count == 2);
+  CHECK(fake_cuda_calls("cuInit") == 1);  // which hipInit of the double is
+}
+
+TEST_CASE("driver: of another kind and refused" * doctest::skip()) {
+  fake_cuda_fail("cuInit", 1, 100, 0);
+  const DriverNames names = of_another_kind();
+  const Driver opened(names, std::getenv("FASTIO_CUDA_LIBRARY"), Driver::Initialisation::full);
+  CHECK(opened.status().reason ==
+        "no HIP: hipInit: CUDA_ERROR_NO_DEVICE, no CUDA-capable device is detected");
+  const Driver other(names, "libm.so.6", Driver::Initialisation::full);
+  CHECK(other.status().reason == "no HIP: libm.so.6 has no hipInit: the driver is too old");
+}
+
 TEST_CASE("driver: no device and none in a child" * doctest::skip()) {
   fake_cuda_fail("cuInit", 1, 100, 0);
   check_refused(kNoDevice);
@@ -131,7 +158,8 @@ TEST_CASE("a driver that cannot be used says why, and a device says the same") {
         "driver: an empty name is none", "driver: found and left as it is", "driver: too old",
         "driver: it does not say its version", "driver: no device",
         "driver: it does not count its devices", "driver: an error without a name",
-        "driver: no device and none in a child",
+        "driver: no device and none in a child", "driver: of another kind by its own names",
+        "driver: of another kind and refused",
         "driver: initialised before a fork by a framework alone",
         "driver: a process leaves with copies pending"}) {
     const auto output = run_skipped_test_case(name);

@@ -130,6 +130,9 @@ FAKE_CUDA_EXPORT int cuInit(unsigned flags) {
   });
 }
 
+// By the name that a driver of another kind has for it.
+FAKE_CUDA_EXPORT int hipInit(unsigned flags) { return cuInit(flags); }
+
 FAKE_CUDA_EXPORT int cuDriverGetVersion(int* version) {
   return call("cuDriverGetVersion", Needs::nothing, [&](State& state, Lock&, int) {
     *version = state.version;

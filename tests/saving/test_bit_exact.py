@@ -121,7 +121,7 @@ def test_arrays_are_seen_alike_one_by_one_and_all_at_once(name: str) -> None:
     array = _layouts()[name]
     seen_by = framework_of(array)
     assert seen_by is not None
-    one = seen_by.source_of(array)
+    one = seen_by.origin_of(array)
     dtypes, shapes, addresses, nbytes = vars(framework("numpy"))["columns_of"]([array])
     plain = isinstance(array, np.ndarray) and one.place is None
     assert dtypes == [one.dtype if plain else ""]

@@ -52,10 +52,10 @@ class Steps:
                 withdraw(root)
 
         def committed(
-            session: Session, named: EncodedManifest, *arguments: Any, **more: Any
+            session: Session, encoded: EncodedManifest, *arguments: Any, **more: Any
         ) -> Any:
-            self.proposed.add(named.digest)
-            return commit(session, named, *arguments, **more)
+            self.proposed.add(encoded.digest)
+            return commit(session, encoded, *arguments, **more)
 
         patch.setattr(Root, "withdraw", withdrawn)
         patch.setattr(Session, "commit", committed)

@@ -87,9 +87,9 @@ class World:
         self, given: Sequence[int] | None, *, proposes: bool = True, forced: bool = False
     ) -> Iterator[tuple[Session, Members]]:
         members = Members([self.path(at) for at in (self.here() if given is None else given)])
-        taken = members.take(None, None)
-        taken.held.close()
-        with sessions.begin(members, taken, wait_s=0, proposes=proposes, forced=forced) as session:
+        pinned = members.pin(None, None)
+        pinned.hold.close()
+        with sessions.begin(members, pinned, wait_s=0, proposes=proposes, forced=forced) as session:
             yield session, members
 
     def commit(
@@ -105,16 +105,16 @@ class World:
         """The reported generation; None if the writer dies. `given`: the roots to open it by."""
         try:
             with self.steps.dying_after(dying_after), self.session(given) as (session, members):
-                named = self._written(session, members, payload, replicas, reuses)
-                generation = self._commit(session, named, saved_at_s)
+                encoded = self._written(session, members, payload, replicas, reuses)
+                generation = self._commit(session, encoded, saved_at_s)
                 self.told.thin -= {self.told.uuids.index(root.uuid) for root in session.roots}
                 return generation
         except Crash:
             return None
 
-    def _commit(self, session: Session, named: EncodedManifest, saved_at_s: int = 0) -> int:
-        record = session.commit(named, saved_at_s)
-        self._report(session, record, named.manifest)
+    def _commit(self, session: Session, encoded: EncodedManifest, saved_at_s: int = 0) -> int:
+        record = session.commit(encoded, saved_at_s)
+        self._report(session, record, encoded.manifest)
         return record.generation
 
     def _report(self, session: Session, record: Record, manifest: Manifest) -> None:
@@ -136,16 +136,16 @@ class World:
     ) -> EncodedManifest:
         """Put shards on roots, except those that fail, as `Store.save` does."""
         while True:
-            named = self._planned(session, members, payload, replicas, reuses)
+            encoded = self._planned(session, members, payload, replicas, reuses)
             root = None
             try:
-                for root, file, nbytes in _lacking(named.manifest, session.by_uuid):
+                for root, file, nbytes in _lacking(encoded.manifest, session.by_uuid):
                     root.storage.replace(SHARDS, file, bytes(nbytes), FILE_MODE)
             except (FastioError, OSError) as error:
                 assert root is not None
                 session.abandon(root, error)
             else:
-                return named
+                return encoded
 
     def _planned(
         self, session: Session, members: Members, payload: str, replicas: int, reuses: bool
@@ -299,9 +299,9 @@ class World:
     def seen(self, at: Sequence[int]) -> tuple[int, str]:
         """The newest generation, and its payload."""
         members = Members.of([Root.open(self.path(one)) for one in at])
-        taken = members.take(None, None)
-        taken.held.close()
-        return taken.generation, taken.named.manifest.metadata["payload"]
+        pinned = members.pin(None, None)
+        pinned.hold.close()
+        return pinned.generation, pinned.encoded.manifest.metadata["payload"]
 
     @contextmanager
     def _opened(self) -> Iterator[dict[int, Root]]:
@@ -407,6 +407,6 @@ def _has(root: Root, shard: ShardEntry) -> bool:
 
 
 def _newest(members: Members) -> tuple[int, str]:
-    taken = members.take(None, None)
-    taken.held.close()
-    return taken.generation, taken.named.digest
+    pinned = members.pin(None, None)
+    pinned.hold.close()
+    return pinned.generation, pinned.encoded.digest

@@ -94,7 +94,7 @@ def test_on_damage_raise_stops_at_the_first(folder: Path, options: fastio.Option
 
 def test_on_damage_repair_writes_bad_replicas_anew(folder: Path, options: fastio.Options) -> None:
     with _open(folder) as store:
-        names = {shard.file for shard in store._opened.taken.named.manifest.shards}
+        names = {shard.file for shard in store._opened.pinned.encoded.manifest.shards}
     shards = [shard for shard in shards_of(folder / "root1") if shard.name in names]
     sound = {shard: shard.read_bytes() for shard in shards}
     shards[0].unlink()
@@ -236,9 +236,9 @@ def test_a_manifest_of_a_future_version_says_so(tmp_path: Path) -> None:
 def test_names_that_lead_out_of_a_root_are_refused(name: str, tmp_path: Path) -> None:
     store = create(tmp_path, 1)
     store.save(tensors())
-    named = store._opened.taken.named
-    shard = msgspec.structs.replace(named.manifest.shards[0], file=name)
-    hostile = manifest.encode(msgspec.structs.replace(named.manifest, shards=(shard,)))
+    encoded = store._opened.pinned.encoded
+    shard = msgspec.structs.replace(encoded.manifest.shards[0], file=name)
+    hostile = manifest.encode(msgspec.structs.replace(encoded.manifest, shards=(shard,)))
     with pytest.raises(fastio.FormatError, match="names the shard"):
         manifest.decode(hostile.data, hashlib.sha256(hostile.data).hexdigest(), "path")
 
@@ -258,7 +258,7 @@ def test_an_older_generation_is_read_if_the_manifest_of_the_newest_is_lost(
     folder: Path, damage: str
 ) -> None:
     with _open(folder) as store:
-        digest = store._opened.taken.named.digest
+        digest = store._opened.pinned.encoded.digest
     for root in ("root0", "root1"):
         path = folder / root / "manifests" / f"{digest}.json"
         data = bytearray(path.read_bytes())

@@ -105,9 +105,9 @@ def _at_each_call(
 def test_readers_see_the_newest_generation_on_the_other_roots(root: int) -> None:
     def read(world: World) -> None:
         members = Members(world.paths)
-        taken = members.take(None, None)
-        assert taken.generation == 1
-        taken.held.close()
+        pinned = members.pin(None, None)
+        assert pinned.generation == 1
+        pinned.hold.close()
         members.close()
 
     _at_each_call(root, read)

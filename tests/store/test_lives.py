@@ -48,7 +48,7 @@ def test_a_store_travels_and_its_locks_do_not(tmp_path: Path) -> None:
     with pickle.loads(pickle.dumps(store)) as again:
         assert_same(again.load(), tensors(1))
     assert_same(store.load(), tensors(1))
-    for part in (store._opened.members.roots, store._opened.taken.held):
+    for part in (store._opened.members.roots, store._opened.pinned.hold):
         with pytest.raises(TypeError):
             pickle.dumps(part)
 

@@ -128,7 +128,7 @@ def test_a_replayed_backup_is_refused_by_min_generation(world: World) -> None:
     world.replay(0)
     members = Members.of([Root.open(world.paths[0])])
     with pytest.raises(StaleError) as caught:
-        members.take(None, 1)
+        members.pin(None, 1)
     assert (caught.value.found, caught.value.expected) == (0, 1)
     members.close()
 

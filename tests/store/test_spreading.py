@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from fastio.saving.sources import sources
+from fastio.saving.origins import origins_of
 from fastio.store import partition, placement
 
 
@@ -20,7 +20,7 @@ def test_a_large_tensor_is_cut_into_pieces_that_come_to_it(
 ) -> None:
     array = np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns)
     given = np.asfortranarray(array) if strided else array
-    found, cuts = partition.cut_large(sources({"a": given, "b": np.uint8(7)[...]}), shard_bytes)
+    found, cuts = partition.cut_large(origins_of({"a": given, "b": np.uint8(7)[...]}), shard_bytes)
     assert found.data_bytes == array.nbytes + 1
     if "a" not in cuts:
         assert array.nbytes <= shard_bytes or rows < 2
@@ -38,7 +38,7 @@ def test_a_large_tensor_is_cut_into_pieces_that_come_to_it(
 
 def test_pieces_begin_where_direct_reads_can_go() -> None:
     array = np.zeros((10_000, 96), np.float32)
-    found, cuts = partition.cut_large(sources({"a": array}), 2**20)
+    found, cuts = partition.cut_large(origins_of({"a": array}), 2**20)
     sizes = [int(found.nbytes[found.names.index(one)]) for one in cuts["a"].pieces]
     assert len(sizes) == 4
     assert all(size % 4096 == 0 for size in sizes[:-1])
@@ -46,7 +46,7 @@ def test_pieces_begin_where_direct_reads_can_go() -> None:
 
 def test_names_of_pieces_clash_with_no_other_name() -> None:
     given = {"a": np.zeros((4, 1000)), "a[0:1]": np.zeros(3)}
-    found, cuts = partition.cut_large(sources(given), 8000)
+    found, cuts = partition.cut_large(origins_of(given), 8000)
     assert len(set(found.names)) == len(found.names) == 5
     assert "a[0:1]" not in cuts["a"].pieces
 
@@ -105,4 +105,4 @@ def test_unknown_ways_are_refused() -> None:
     with pytest.raises(ValueError, match="placement='moon'"):
         placement.place([("0", 1)], {"a": 1.0}, 1, "moon")
     with pytest.raises(ValueError, match="partition='moon'"):
-        partition.groups(sources({}), [], 1, "moon")
+        partition.groups(origins_of({}), [], 1, "moon")

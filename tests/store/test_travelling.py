@@ -97,7 +97,7 @@ def test_a_pickle_that_was_refused_holds_no_generation(
 ) -> None:
     store = create(tmp_path, 2)
     store.save(tensors(1))
-    data = pickle.dumps(store).replace(store._opened.taken.named.digest.encode(), b"0" * 64)
+    data = pickle.dumps(store).replace(store._opened.pinned.encoded.digest.encode(), b"0" * 64)
     with pytest.raises(fastio.ConflictError, match="is not the one that was pickled") as raised:
         pickle.loads(data)
     store.save(tensors(2))

@@ -361,7 +361,7 @@ def test_a_load_that_repairs_names_the_unchecked_files(folder: Path) -> None:
     report = fastio.Report()
     with _open(folder) as store:
         store.load(on_damage="repair", report=report, options=fastio.Options(cache="bypass"))
-        shards = store._opened.taken.named.manifest.shards
+        shards = store._opened.pinned.encoded.manifest.shards
         assert report.replicas_unread == len(shards)
         total = 2 * sum(shard.nbytes for shard in shards)
         assert report.bytes_unread == total - report.bytes_read > 0

@@ -66,11 +66,11 @@ class Reader:
     def __init__(self, paths: Sequence[Path], at: Sequence[int], generation: int | None) -> None:
         self._roots = {one: Root.open(paths[one]) for one in at}
         members = Members.of(self._roots.values())
-        self._taken = members.take(generation, None)
-        manifest = self._taken.named.manifest
+        self._pinned = members.pin(generation, None)
+        manifest = self._pinned.encoded.manifest
         self._files: dict[int, dict[str, int]] = {}
         for one, root in self._roots.items():
-            if root.uuid in self._taken.held.locks:
+            if root.uuid in self._pinned.hold.locks:
                 sizes = root.storage.sizes(SHARDS)
                 wanted = {shard.file: shard.nbytes for shard in manifest.shards}
                 self._files[one] = dict(sizes.items() & wanted.items())
@@ -83,12 +83,12 @@ class Reader:
         """On each root in use, every file of the generation is still there."""
         for at, files in self._files.items():
             root = self._roots[at]
-            assert root.manifest(self._taken.named.digest).digest == self._taken.named.digest
+            assert root.manifest(self._pinned.encoded.digest).digest == self._pinned.encoded.digest
             sizes = root.storage.sizes(SHARDS)
             for file, nbytes in files.items():
                 assert sizes.get(file) == nbytes, "what is read was collected"
 
     def close(self) -> None:
-        self._taken.held.close()
+        self._pinned.hold.close()
         for root in self._roots.values():
             root.close()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import fastio
-from fastio.frameworks import Destination, Place, Source
+from fastio.frameworks import Destination, Origin, Place
 from fastio.frameworks import numpy as as_numpy
 
 _NATIVE = Path(__file__).parent.parent / "native"
@@ -119,7 +119,7 @@ class OnDouble:
         self,
         double: Double,
         ordinal: int,
-        held: Memory | None,
+        owner: Memory | None,
         address: int,
         dtype: str,
         shape: tuple[int, ...],
@@ -128,7 +128,7 @@ class OnDouble:
         self._double = double
         self.device = f"cuda:{ordinal}"
         self.ordinal = ordinal
-        self.held = held
+        self.owner = owner
         self.address = address
         self.kind = dtype
         self.dtype = np.dtype(as_numpy.DTYPES[dtype])
@@ -158,14 +158,14 @@ class OnDevice:
         return memory, memory.address
 
     def wrap(
-        self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
+        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
     ) -> OnDouble:
         assert nbytes == math.prod(shape) * as_numpy.DTYPES[dtype].itemsize
-        return OnDouble(self._double, self.ordinal, held, address, dtype, shape)
+        return OnDouble(self._double, self.ordinal, owner, address, dtype, shape)
 
-    def used_on(self, held: Any, other: Destination) -> None:
+    def used_on(self, owner: Any, other: Destination) -> None:
         """The streams that use memory."""
-        held.streams.add(other.stream)
+        owner.streams.add(other.stream)
 
 
 class Stand:
@@ -193,11 +193,11 @@ class Stand:
         strides = tensor.strides or np.empty(tensor.shape, tensor.dtype).strides
         return Place(tensor.address, item, tensor.shape, strides, tensor.ordinal)
 
-    def source_of(self, tensor: Any) -> Source:
+    def origin_of(self, tensor: Any) -> Origin:
         if not isinstance(tensor, OnDouble):
-            return as_numpy.source_of(tensor)
+            return as_numpy.origin_of(tensor)
         nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
-        return Source(
+        return Origin(
             tensor.kind, tensor.shape, tensor.address, nbytes, None, 1, tensor, tensor.ordinal
         )
 
@@ -216,7 +216,7 @@ def tensor_of(double: Double, array: Any, ordinal: int = 0) -> OnDouble:
 
 def tensor_like(double: Double, array: Any, ordinal: int = 0) -> OnDouble:
     """A tensor on the double with the dtype and shape of an array, and other values."""
-    name = as_numpy.source_of(np.asarray(array)).dtype
+    name = as_numpy.origin_of(np.asarray(array)).dtype
     memory = Memory(double, ordinal, max(array.nbytes, 1))
     return OnDouble(double, ordinal, memory, memory.address, name, array.shape)
 

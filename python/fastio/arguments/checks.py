@@ -1,21 +1,6 @@
-"""Arguments that many calls share, refused if they are not what they should be."""
+"""Arguments of classes of fastio, refused if they are something else."""
 
 from __future__ import annotations
-
-from typing import Literal
-
-Verify = bool | Literal["require"]
-
-
-def check_verify(verify: object) -> None:
-    """Refuse what `verify=` cannot be.
-
-    Raises
-    ------
-    ValueError
-    """
-    if verify not in (True, False, "require"):
-        raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
 
 
 def check_kind(what: str, value: object, kind: type) -> None:

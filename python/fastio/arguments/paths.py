@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from fastio import _native
 from fastio.arguments.missing import advice_to_read, advice_to_write
 from fastio.display.values import shown
-from fastio.errors import ReadError, WriteError
+from fastio.errors import WriteError
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Source = AnyPath | Iterable[AnyPath]
@@ -115,30 +114,6 @@ def path_to_write(given: object, what: str = "path") -> Path:
     if advice:
         raise WriteError(errno.ENOENT, "open", path, detail=advice)
     return Path(path)
-
-
-def open_file(path: str | Path, *, typed: str | None = None) -> _native.File:
-    """Open a file for reading.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-    typed : str, optional
-        What the caller gave for it, for advice; default: `path`.
-
-    Raises
-    ------
-    FileNotFoundError
-        With what was perhaps meant, and what to do.
-    IsADirectoryError, ReadError
-    """
-    try:
-        return _native.File(path)
-    except FileNotFoundError:
-        raise not_found(typed or os.fspath(path)) from None
-    except NotADirectoryError:
-        advice = advice_to_read(typed or os.fspath(path)) or None
-        raise ReadError(errno.ENOTDIR, "open", path, detail=advice) from None
 
 
 def not_found(path: str, problem: str = os.strerror(errno.ENOENT)) -> FileNotFoundError:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fastio.display.matches import close_matches
 
 PREFIX = "FASTIO_"
-# An option joins by being one. These are no options; csrc/device_cuda.cc, fastio.saving.
+# An option joins by being one. These are no options; csrc/driver_names.cc, fastio.saving.
 BESIDE_OPTIONS = ("FASTIO_CUDA_LIBRARY", "FASTIO_DURABLE")
 # The tests and the benchmarks of fastio set these for themselves.
 _OF_DEVELOPMENT = ("FASTIO_TEST_", "FASTIO_BENCH_", "FASTIO_GPU_")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import Buffer
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import ChecksumError
 
 DEFAULT_ALGORITHM: _native.Algorithm = next(iter(_native.ALGORITHMS.values()))

@@ -10,7 +10,7 @@ from fastio.dropin.in_memory import tensors_in
 from fastio.dropin.safe_open import safe_open
 from fastio.dropin.serialize import as_bytes, to_file
 from fastio.frameworks import FrameworkName, framework
-from fastio.saving.sources import sources
+from fastio.saving.origins import origins_of
 
 
 class ArrayFiles:
@@ -87,7 +87,7 @@ class ArrayFiles:
         FormatError, MemoryError
             As `fastio.serialize` does.
         """
-        return as_bytes(sources(tensors), metadata)
+        return as_bytes(origins_of(tensors), metadata)
 
     def save_file(
         self,
@@ -108,4 +108,4 @@ class ArrayFiles:
         TypeError, UsageError, DtypeError, FormatError, WriteError, MemoryLimitError
             As `fastio.save` does.
         """
-        to_file(sources(tensors), filename, metadata)
+        to_file(origins_of(tensors), filename, metadata)

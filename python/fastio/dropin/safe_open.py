@@ -9,7 +9,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from fastio.arguments.checks import Verify
 from fastio.catalog import TensorInfo
 from fastio.display.values import cut, one_line
 from fastio.errors import FastioError, UsageError
@@ -19,6 +18,7 @@ from fastio.options import Options
 from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
 from fastio.reading.slicing import UnknownIndexError
+from fastio.reading.verification import Verify
 
 SafetensorError = FastioError
 """For code that catches it."""

@@ -5,20 +5,17 @@ A sealed file has the metadata as it was given.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 
-from fastio import _native
-from fastio.dropin.specs import TensorSpec, sources_of_specs
-from fastio.formats import checksums, headers
-from fastio.host.shortage import memory_named
-from fastio.host.target import file_target
+from fastio.dropin.specs import TensorSpec, origins_of_specs
+from fastio.formats import checksums
 from fastio.options import Options
-from fastio.report import Report
 from fastio.saving.durability import is_durable
-from fastio.saving.job import Request, clocks, run_now
-from fastio.saving.sources import Sources, checked_metadata
+from fastio.saving.in_memory import file_in_memory
+from fastio.saving.job import Request, run_now
+from fastio.saving.origins import Origins, checked_metadata
+from fastio.saving.target import file_target
 
 _PATH = "<bytes>"
 
@@ -60,7 +57,7 @@ def serialize(
     >>> fastio.numpy.load(fastio.serialize({"ones": spec}))
     {'ones': array([1., 1., 1.], dtype=float32)}
     """
-    return as_bytes(sources_of_specs(tensor_dict), metadata)
+    return as_bytes(origins_of_specs(tensor_dict), metadata)
 
 
 def serialize_file(
@@ -95,10 +92,10 @@ def serialize_file(
     >>> fastio.load("ones.safetensors")
     {'ones': array([1., 1., 1.], dtype=float32)}
     """
-    to_file(sources_of_specs(tensor_dict), filename, metadata)
+    to_file(origins_of_specs(tensor_dict), filename, metadata)
 
 
-def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
+def as_bytes(origins: Origins, metadata: Mapping[str, str] | None) -> bytes:
     """Return tensors as the bytes of a safetensors file, as safetensors itself lays them out.
 
     Raises
@@ -106,24 +103,11 @@ def as_bytes(sources: Sources, metadata: Mapping[str, str] | None) -> bytes:
     TypeError, UsageError, FormatError, MemoryError
         As `serialize` does.
     """
-    sources = sources.on_host()
-    header = headers.plain_header(
-        _stored(metadata), sources.entries(), _PATH, alignment=headers.OWN_ALIGNMENT
-    )
-    # Unlike a bytearray, a BytesIO gives its bytes away without a copy.
-    file = io.BytesIO()
-    with memory_named(_PATH, lambda: f"{len(header) + sources.data_bytes} bytes"):
-        file.write(header)
-        if sources.data_bytes:
-            file.seek(sources.data_bytes - 1, os.SEEK_CUR)
-            file.write(b"\0")
-            with file.getbuffer() as whole, whole[len(header) :] as data:
-                _native.gather(sources.addresses, sources.bounds(0), sources.layouts, data)
-        return file.getvalue()
+    return file_in_memory(origins.on_host(), _stored(metadata), _PATH)
 
 
 def to_file(
-    sources: Sources, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
+    origins: Origins, filename: str | os.PathLike[str], metadata: Mapping[str, str] | None
 ) -> None:
     """Save tensors to one file, as `fastio.save` does; but add nothing to metadata that was given.
 
@@ -141,16 +125,13 @@ def to_file(
     run_now(
         Request(
             path=file_target(filename).path,
-            sources=sources,
-            order=sources.names,
+            origins=origins,
+            order=origins.names,
             metadata=_stored(metadata),
             shard_bytes=None,
             chunk_bytes=checksums.CHUNK_BYTES_DEFAULT,
             durable=is_durable(),
             options=Options(),
-            progress=False,
-            report=Report(),
-            begun=clocks(),
             makes_folders=False,  # as safetensors
         )
     )

@@ -11,9 +11,9 @@ import numpy as np
 from fastio.catalog.dtypes import DTYPES
 from fastio.display.values import one_line, shown
 from fastio.errors import DtypeError, UsageError
-from fastio.frameworks import Source
+from fastio.frameworks import Origin
 from fastio.frameworks import numpy as numpy_arrays
-from fastio.saving.sources import Sources, checked_names, in_file_order
+from fastio.saving.origins import Origins, checked_names, in_file_order
 
 # By what the constructor calls them: numpy's names, and torch's for pairs of F4 in a byte.
 _PAIRS_OF_F4 = "float4_e2m1fn_x2"
@@ -123,7 +123,7 @@ def _unsigned(what: str, value: Any) -> int:
     return number
 
 
-def sources_of_specs(specs: Mapping[str, TensorSpec]) -> Sources:
+def origins_of_specs(specs: Mapping[str, TensorSpec]) -> Origins:
     """Put tensors that are given as addresses in the order of a file.
 
     Parameters
@@ -142,16 +142,16 @@ def sources_of_specs(specs: Mapping[str, TensorSpec]) -> Sources:
     if not isinstance(specs, Mapping):
         raise TypeError(f"tensor_dict must be a dict, not {type(specs).__name__}")
     items = list(specs.items())
-    found = Sources.blank(checked_names([name for name, _ in items]))
+    found = Origins.blank(checked_names([name for name, _ in items]))
     for row, (name, spec) in enumerate(items):
         # By name: that of safetensors, which need not be installed, is as good.
         if type(spec).__name__ != TensorSpec.__name__:
             raise TypeError(f"tensor {shown(name)} is a {type(spec).__name__}, and no TensorSpec")
-        found.put(row, _source_of(name, spec))
+        found.put(row, _origin_of(name, spec))
     return in_file_order(found)
 
 
-def _source_of(name: str, spec: TensorSpec) -> Source:
+def _origin_of(name: str, spec: TensorSpec) -> Origin:
     bits = DTYPES[spec.dtype].bits
     for length in spec.shape:
         bits *= length
@@ -164,4 +164,4 @@ def _source_of(name: str, spec: TensorSpec) -> Source:
         )
     if spec.data_len and not spec.data_ptr:
         raise UsageError(f"tensor {shown(name)} has {spec.data_len} bytes at address 0")
-    return Source(spec.dtype, tuple(spec.shape), spec.data_ptr, spec.data_len, None, 1, spec)
+    return Origin(spec.dtype, tuple(spec.shape), spec.data_ptr, spec.data_len, None, 1, spec)

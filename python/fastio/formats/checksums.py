@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import UnsoundTable
 from fastio.catalog.table import DEFAULT_ALGORITHM, ChecksumTable
 from fastio.display.values import shown

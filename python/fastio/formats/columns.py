@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import DTYPES
 from fastio.display.values import shown
 from fastio.errors import FormatError

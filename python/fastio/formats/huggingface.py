@@ -8,13 +8,15 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from fastio.arguments.paths import Source, open_file, paths_of
+from fastio.arguments.paths import Source, paths_of
 from fastio.catalog import Catalog, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import index, known
+from fastio.formats.opening import open_file
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
+from fastio.host.shortage import memory_named
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"
@@ -52,7 +54,8 @@ def locate(source: Source, names: Collection[str] | None = None) -> Catalog:
         If the source is none of the above; an empty collection.
     """
     paths = paths_of(source)
-    with collector.CollectorPaused():
+    subject = paths if isinstance(paths, str) else paths[0]
+    with memory_named(subject, lambda: "what its headers say"), collector.CollectorPaused():
         if isinstance(paths, list):
             more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
             make_room_for_files(len(paths), paths[0])

@@ -8,13 +8,13 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fastio import _native
-from fastio.arguments.paths import open_file
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.absent import AbsentTensors
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
 from fastio.formats import known, strict_json
+from fastio.formats.opening import open_file
 from fastio.host.descriptors import make_room_for_files
 
 # An entry takes about a hundred bytes; the largest public index has some hundred thousand.
@@ -100,7 +100,7 @@ def _by_file(weight_map: dict[str, str]) -> dict[str, set[str]]:
 
 
 def identity(index: Path) -> tuple[int, int, int] | None:
-    """Device, inode and time of change of an index; None for a missing one, which opening names."""
+    """Disk, inode and time of change of an index; None for a missing one, which opening names."""
     try:
         status = os.stat(index)
     except FileNotFoundError:

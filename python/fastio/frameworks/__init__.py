@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.display.values import shown
 from fastio.errors import DtypeError, UsageError
@@ -62,7 +62,7 @@ class Place(NamedTuple):
     device: int = -1
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Memory that the bytes of one tensor are taken from.
 
     Attributes
@@ -78,7 +78,7 @@ class Source(NamedTuple):
         The layout where the bytes do not lie one behind the other, or are swapped; else None.
     swapped_bytes : int
         Of each value that is stored the other way round than in a file; else 1.
-    held : object
+    owner : object
         What keeps the memory alive; for memory of a device the tensor.
     device : int
         The ordinal of the accelerator that it is on; -1 for the CPU.
@@ -90,7 +90,7 @@ class Source(NamedTuple):
     nbytes: int
     place: Place | None
     swapped_bytes: int
-    held: object
+    owner: object
     device: int = -1
 
 
@@ -106,14 +106,16 @@ class Destination(Protocol):
         """The driver's handle."""
 
     def allocate(self, nbytes: int) -> tuple[object, int]:
-        """Return memory there, by who keeps it and its address, a multiple of 256."""
+        """Return what owns new memory there, and its address, a multiple of 256."""
 
-    def wrap(self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
-        """Return a part of that memory as a tensor with a storage of its own; `held` is None for
+    def wrap(
+        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
+    ) -> Any:
+        """Return a part of that memory as a tensor with a storage of its own; `owner` is None for
         one of no bytes.
         """
 
-    def used_on(self, held: object, other: Destination) -> None:
+    def used_on(self, owner: object, other: Destination) -> None:
         """Say of memory from here that another stream uses it, too."""
 
 
@@ -149,7 +151,7 @@ class Framework(Protocol):
     def adopt(self, memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Any: ...
     def dtype_of(self, dtype: str) -> Any: ...
     def place_of(self, tensor: Any, dtype: str) -> Place: ...
-    def source_of(self, tensor: Any) -> Source: ...
+    def origin_of(self, tensor: Any) -> Origin: ...
     def note_write(self, tensor: Any) -> None: ...
     def destination(self, device: object, stream: object) -> Destination | None: ...
     def mover_to(self, device: object) -> Callable[[Any], Any] | None: ...

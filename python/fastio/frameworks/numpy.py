@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
-from fastio.frameworks import Place, Source
+from fastio.frameworks import Origin, Place
 
 NAME = "numpy"
 # F4 holds two values a byte, which no numpy dtype does: it is handed out packed, as uint8 of half
@@ -72,8 +72,8 @@ def wrap(
     ValueError
         A dtype and shape that do not come to the tensor's bytes.
     """
-    held = [DTYPES[dtype] for dtype in dtypes]
-    return loaded.numpy(shard, held, shapes_in_memory(dtypes, shapes), first)
+    as_numpy = [DTYPES[dtype] for dtype in dtypes]
+    return loaded.numpy(shard, as_numpy, shapes_in_memory(dtypes, shapes), first)
 
 
 def wrap_mapped(
@@ -118,8 +118,8 @@ def copies(
     ValueError
         A dtype and shape that do not come to a tensor's bytes.
     """
-    held = [DTYPES[dtype] for dtype in dtypes]
-    return _native.numpy_copies(data, begins, ends, held, shapes_in_memory(dtypes, shapes))
+    as_numpy = [DTYPES[dtype] for dtype in dtypes]
+    return _native.numpy_copies(data, begins, ends, as_numpy, shapes_in_memory(dtypes, shapes))
 
 
 def adopt(memory: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -171,7 +171,7 @@ def columns_of(
     Parameters
     ----------
     tensors : list
-        The dtype of what is no array, or needs `source_of` to look at it, is "".
+        The dtype of what is no array, or needs `origin_of` to look at it, is "".
 
     Raises
     ------
@@ -180,7 +180,7 @@ def columns_of(
     return _native.array_columns(tensors, _NAMES)
 
 
-def source_of(tensor: npt.NDArray[Any]) -> Source:
+def origin_of(tensor: npt.NDArray[Any]) -> Origin:
     """Return where the bytes of an array are taken from.
 
     Raises
@@ -201,7 +201,7 @@ def source_of(tensor: npt.NDArray[Any]) -> Source:
     address, shape, place = _native.address_of(tensor), tensor.shape, None
     if swapped_bytes > 1 or not tensor.flags.c_contiguous:
         place = Place(address, tensor.itemsize, shape, tensor.strides)
-    return Source(name, shape, address, tensor.nbytes, place, swapped_bytes, tensor)
+    return Origin(name, shape, address, tensor.nbytes, place, swapped_bytes, tensor)
 
 
 def note_write(tensor: npt.NDArray[Any]) -> None:

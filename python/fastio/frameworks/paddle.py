@@ -39,11 +39,11 @@ def _array_of(tensor: Any) -> npt.NDArray[Any]:
     if name not in _AS_INTEGERS:
         array = tensor.numpy()
         return array
-    held, integer = _AS_INTEGERS[name]
+    own_dtype, integer = _AS_INTEGERS[name]
     if not tensor.size:
-        return np.empty(tensor.shape, held)
+        return np.empty(tensor.shape, own_dtype)
     array = tensor.contiguous().view(np.dtype(integer).name).numpy()
-    return array.view(held)
+    return array.view(own_dtype)
 
 
 FRAMEWORK = ArrayFramework("paddle", make=_make, array_of=_array_of, without=_WITHOUT)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import UsageError
-from fastio.frameworks import Place, Source
+from fastio.frameworks import Origin, Place
 from fastio.frameworks import numpy as arrays
 
 
@@ -42,7 +42,7 @@ class ArrayFramework:
         without: Collection[str] = (),
     ) -> None:
         self.NAME = name
-        self.DTYPES = {dtype: held for dtype, held in arrays.DTYPES.items() if dtype not in without}
+        self.DTYPES = {dtype: own for dtype, own in arrays.DTYPES.items() if dtype not in without}
         self._make = make
         self._array_of = array_of
 
@@ -114,7 +114,7 @@ class ArrayFramework:
             f"fastio.load(..., framework={self.NAME!r}) makes new ones"
         )
 
-    def source_of(self, tensor: Any) -> Source:
+    def origin_of(self, tensor: Any) -> Origin:
         """Return where the bytes of a tensor are taken from.
 
         Raises
@@ -131,7 +131,7 @@ class ArrayFramework:
                 f"is a {type(tensor).__name__} of {self.NAME}, whose values cannot be had as a "
                 f"numpy array: {error}"
             ) from error
-        return arrays.source_of(array)
+        return arrays.origin_of(array)
 
     def note_write(self, tensor: Any) -> None:
         """Never called: no tensor is filled."""

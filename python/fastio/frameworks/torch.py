@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import shape_in_memory, shapes_in_memory
 from fastio.errors import DtypeError, UsageError
-from fastio.frameworks import Place, Source, torch_modes
+from fastio.frameworks import Origin, Place, torch_modes
 from fastio.frameworks.torch_devices import destination, mover_to
 from fastio.frameworks.torch_dtypes import BYTE, CODES, DTYPES, HELD, IS_CUDA, NAMES
 
@@ -29,9 +29,9 @@ __all__ = [
     "dtype_of",
     "mover_to",
     "note_write",
+    "origin_of",
     "part_mapped",
     "place_of",
-    "source_of",
     "wrap",
     "wrap_mapped",
 ]
@@ -191,7 +191,7 @@ def place_of(tensor: torch.Tensor, dtype: str) -> Place:
     return _place(tensor)
 
 
-def source_of(tensor: torch.Tensor) -> Source:
+def origin_of(tensor: torch.Tensor) -> Origin:
     """Return where the bytes of a tensor are taken from. One on a device that is not CUDA's is
     brought to the CPU.
 
@@ -216,7 +216,7 @@ def source_of(tensor: torch.Tensor) -> Source:
             raise TypeError("is on the device meta, and has no values")
         tensor = tensor.detach()
         if tensor.device.type == "cuda" and IS_CUDA:
-            return _source_on_device(tensor.contiguous(), name)
+            return _origin_on_device(tensor.contiguous(), name)
         tensor = tensor.to("cpu")
     nbytes = tensor.numel() * dtype.itemsize
     place = None
@@ -225,15 +225,15 @@ def source_of(tensor: torch.Tensor) -> Source:
     else:
         place = _place(tensor)
     shape = _shape_in_file(tensor, name)
-    return Source(name, shape, tensor.data_ptr(), nbytes, place, 1, tensor)
+    return Origin(name, shape, tensor.data_ptr(), nbytes, place, 1, tensor)
 
 
-def _source_on_device(tensor: torch.Tensor, name: str) -> Source:
+def _origin_on_device(tensor: torch.Tensor, name: str) -> Origin:
     nbytes = tensor.numel() * tensor.dtype.itemsize
     _check_storage(tensor, nbytes)
     shape = _shape_in_file(tensor, name)
     ordinal = tensor.device.index
-    return Source(name, shape, tensor.data_ptr(), nbytes, None, 1, tensor, ordinal)
+    return Origin(name, shape, tensor.data_ptr(), nbytes, None, 1, tensor, ordinal)
 
 
 def _shape_in_file(tensor: torch.Tensor, name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display.values import shown
 from fastio.errors import DeviceError, UsageError
 from fastio.frameworks import Destination, torch_modes
@@ -49,13 +49,13 @@ class OnCuda:
         """
         try:
             with torch_modes.Outside(), torch.cuda.stream(_stream(self.stream, self._device)):
-                held = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+                owner = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(f"{self._device} has no memory for {nbytes} bytes") from error
-        return held, held.data_ptr()
+        return owner, owner.data_ptr()
 
     def wrap(
-        self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
+        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
     ) -> torch.Tensor:
         """Return a part of that memory as a tensor with a storage of its own.
 
@@ -64,25 +64,25 @@ class OnCuda:
         ValueError
             A dtype and shape that do not come to the bytes.
         """
-        if held is None:
+        if owner is None:
             return torch.empty(shape, dtype=HELD[dtype], device=self._device)
         code, bits = CODES.get(dtype, BYTE)
         tensor = from_dlpack(
-            _native.device_dlpack(held, self.ordinal, address, code, bits, shape, nbytes)
+            _native.device_dlpack(owner, self.ordinal, address, code, bits, shape, nbytes)
         )
         if torch_modes.count():
             tensor = torch_modes.lift(tensor)
         viewed = DTYPES[dtype]
         return tensor if viewed is None else tensor.view(viewed)
 
-    def used_on(self, held: Any, other: Destination) -> None:
+    def used_on(self, owner: Any, other: Destination) -> None:
         """Keep memory from being handed out anew before what is in another stream now is done.
 
         `Tensor.record_stream` of a loaded tensor does nothing: torch does not know its memory.
         """
         device = torch.device("cuda", other.ordinal)
         with torch_modes.Outside():
-            held.record_stream(_stream(other.stream, device))
+            owner.record_stream(_stream(other.stream, device))
 
 
 def destination(device: object, stream: object) -> OnCuda | None:

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host.refusals import is_refusal, named, note
 

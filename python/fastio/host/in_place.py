@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.events import Event, emit
 from fastio.host import trial

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host import inheritance, threads, trial
 from fastio.host.descriptors import limit
@@ -34,7 +34,7 @@ _REMOVALS_MAX, _REMOVED_AGAIN_AFTER_S = 20, 0.005
 _PATIENCE_S, _INTERRUPTED_PATIENCE_S = 2.0, 0.03
 
 _cannot_link: set[int] = set()
-"""Devices on which a file without a name can be made, and does not get one."""
+"""Disks on which a file without a name can be made, and does not get one."""
 
 
 class NewFile:

@@ -31,7 +31,7 @@ _APPEND_ONLY, _IMMUTABLE = 0x20, 0x10  # FS_APPEND_FL, FS_IMMUTABLE_FL
 IN_PLACE = "Options(in_place=True) writes into it instead, and a crash meanwhile loses it"
 
 _told: set[tuple[int, str]] = set()
-"""By device: what was said of it already."""
+"""By disk: the causes that were said of it already."""
 
 
 def is_refusal(error: OSError) -> bool:
@@ -59,11 +59,11 @@ def note(path: Path, cause: str, remedy: str) -> str:
     Nothing.
     """
     try:
-        device = os.stat(path.parent).st_dev
+        disk = os.stat(path.parent).st_dev
     except OSError:
-        device = -1
-    if (device, cause) not in _told:
-        _told.add((device, cause))
+        disk = -1
+    if (disk, cause) not in _told:
+        _told.add((disk, cause))
         emit(Event("fallback", str(path), cause, remedy))
     return f"{cause}; {remedy}"
 

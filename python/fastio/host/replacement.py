@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host import inheritance
 from fastio.host.durability import sync_folder

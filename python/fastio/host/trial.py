@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host.refusals import is_refusal, named
 
@@ -72,7 +72,7 @@ def reserve(file: _native.TargetFile, nbytes: int, padded_nbytes: int) -> Abilit
 def can_rename(temporary: Path, other: Path) -> tuple[bool, Path]:
     """Return whether files can be renamed where a temporary one lies, and what it is called now.
 
-    It is tried each time: another filesystem may have the same device number by now.
+    It is tried each time: another filesystem may have the same number (st_dev) by now.
 
     Parameters
     ----------

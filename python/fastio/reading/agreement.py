@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.display.values import shown
 from fastio.errors import UsageError
 from fastio.options import Options

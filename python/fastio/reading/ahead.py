@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.dtypes import shape_in_memory
 from fastio.errors import ChecksumError, ReplicaError
 from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.fetch import MET, Met
+from fastio.reading.fetch import DATA_ERRORS, DataError
 from fastio.reading.located import LocatedSource
 from fastio.reading.tally import RunningJob, Tally
 
@@ -58,7 +58,7 @@ def in_file_order(
     process = os.getpid()
     try:
         done = (0, 0)
-        failed: Met | None = None
+        failed: DataError | None = None
         for region, (index, first, last) in enumerate(native.regions()):
             yield from _without_bytes(catalog, framework, done, (index, first))
             shard = catalog.shards[index]
@@ -71,7 +71,7 @@ def in_file_order(
                         ),
                     ):
                         loaded = native.take(region)
-                except MET as error:
+                except DATA_ERRORS as error:
                     # Whatever was read ahead stops with it; what lies before is not damaged.
                     failed = error
                     native.close()
@@ -102,20 +102,20 @@ def in_file_order(
         native.close()
 
 
-def _is_reached(error: Met, shard: Shard, row: int) -> bool:
-    """Whether what was met while reading ahead lies in a tensor, or before it in its file."""
+def _is_reached(error: DataError, shard: Shard, row: int) -> bool:
+    """Whether an error of reading ahead lies in a tensor, or before it in its file."""
     if error.offset is None:
         return True
     return _is_of(error, shard) and int(shard.ends[row]) > error.offset
 
 
-def _is_of(error: Met, shard: Shard) -> bool:
+def _is_of(error: DataError, shard: Shard) -> bool:
     path = error.shard if isinstance(error, ReplicaError) else error.path
     return path in fetch.paths_of(shard)
 
 
-def concerns(error: Met, shard: Shard, row: int) -> bool:
-    """Whether what was met while reading ahead has to do with a tensor.
+def concerns(error: DataError, shard: Shard, row: int) -> bool:
+    """Whether an error of reading ahead concerns a tensor.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def _wrapped(
     return framework.wrap(loaded, index, [shard.dtypes[row]], [shard.shapes[row]], at)[0]
 
 
-class Ahead:
+class ReadAhead:
     """Tensors from one position on, in the order that somebody was seen to take them.
 
     Not for several threads at once: whoever uses it holds a lock.
@@ -250,7 +250,7 @@ class Ahead:
             # A caller here is done with earlier regions, and they may hold the memory that this one
             # waits for.
             for earlier in range(self._first, region):
-                self._let_go(earlier)
+                self._release(earlier)
             self._first = max(self._first, region)
             with (
                 self._underway.waited_for(),
@@ -263,10 +263,10 @@ class Ahead:
         self._tally.took(int(shard.ends[row] - shard.begins[row]))
         self._waiting[region] -= 1
         if self._waiting[region] == 0:
-            self._let_go(region)
+            self._release(region)
         return tensor
 
-    def _let_go(self, region: int) -> None:
+    def _release(self, region: int) -> None:
         loaded = self._loaded.pop(region, None)
         if self._waiting[region]:
             for position, (of_region, batch, at) in list(self._places.items()):

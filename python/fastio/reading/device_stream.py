@@ -60,7 +60,7 @@ def in_file_order(
         taken_bytes = part.nbytes
         try:
             tensors = take(load)
-        except fetch.MET:  # earlier tensors are not damaged
+        except fetch.DATA_ERRORS:  # earlier tensors are not damaged
             waiting.clear()
             del load
             for name in part.located:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.display.values import shown
 from fastio.errors import MemoryLimitError, UsageError
@@ -78,9 +78,9 @@ class _Ranges:
         return self.memory[spot.range][1] + spot.offset
 
     def wrap(self, spot: _Spot, dtype: str, shape: tuple[int, ...]) -> Any:
-        held = self.memory[spot.range][0] if spot.nbytes else None
+        owner = self.memory[spot.range][0] if spot.nbytes else None
         address = self.address(spot) if spot.nbytes else 0
-        return self.destination.wrap(held, address, spot.nbytes, dtype, shape)
+        return self.destination.wrap(owner, address, spot.nbytes, dtype, shape)
 
 
 class DeviceLoad:
@@ -201,9 +201,9 @@ class DeviceLoad:
         with self._or_nothing():
             self._fill.follow({each.ordinal: each.stream for each in behind}, progress)
         for ranges in self._ranges.values():
-            for held, _ in ranges.memory:
+            for owner, _ in ranges.memory:
                 for each in behind:
-                    ranges.destination.used_on(held, each)
+                    ranges.destination.used_on(owner, each)
 
     def _behind(self, stream: object) -> list[Destination]:
         """A stream, or the current one of each device; where it says its own device, that one's."""
@@ -337,14 +337,16 @@ class OnHost:
         memory = split.memory(nbytes, huge_pages=True)
         return memory, _native.address_of(memory)
 
-    def wrap(self, held: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+    def wrap(
+        self, owner: Any, address: int, nbytes: int, dtype: str, shape: tuple[int, ...]
+    ) -> Any:
         """Return a part of that memory as a tensor."""
-        if held is None:
-            held, address = self.allocate(0)
-        begin = address - _native.address_of(held)
-        return self._framework.adopt(held[begin : begin + nbytes], dtype, shape)
+        if owner is None:
+            owner, address = self.allocate(0)
+        begin = address - _native.address_of(owner)
+        return self._framework.adopt(owner[begin : begin + nbytes], dtype, shape)
 
-    def used_on(self, held: object, other: Destination) -> None:
+    def used_on(self, owner: object, other: Destination) -> None:
         """Memory here is in no stream."""
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.errors import ChecksumError, MemoryLimitError, ReadError, ReplicaError
 from fastio.frameworks import Framework, check_dtype, check_dtypes
@@ -23,9 +23,9 @@ from fastio.reading.watch import Watch, is_persistent
 # still hold memory; on a disk that answers they take some milliseconds.
 _PARKED_WAIT_S = 0.25
 
-Met = ChecksumError | ReadError | ReplicaError
-MET = (ChecksumError, ReadError, ReplicaError)
-"""What reading ahead may meet that concerns some tensors, and not those before them."""
+DataError = ChecksumError | ReadError | ReplicaError
+DATA_ERRORS = (ChecksumError, ReadError, ReplicaError)
+"""Errors of some bytes: the tensors before them can still be read."""
 
 _Result = TypeVar("_Result")
 Count = Callable[["_native.Statistics"], None]
@@ -86,8 +86,8 @@ def read(
         As `fastio.load` has them.
     """
     requests = [request(shard, verify=verify) for shard in catalog.shards]
-    met: list[_native.Incident] = []
-    with errors_named(located.watch, catalog.source, catalog.shards, lambda: met):
+    incidents: list[_native.Incident] = []
+    with errors_named(located.watch, catalog.source, catalog.shards, lambda: incidents):
         return within_limit(
             lambda: _native.load(
                 requests,
@@ -95,7 +95,7 @@ def read(
                 keep_cold=located.keep_cold,
                 progress=progress,
                 persistent=located.is_persistent,
-                incidents=met,
+                incidents=incidents,
             )
         )
 
@@ -116,10 +116,12 @@ def extents(
         As `fastio.load` has them.
     """
     wanted = _part_request(shard, ranges, verify=verify)
-    met: list[_native.Incident] = []
-    with errors_named(watch, shard.path, [shard], lambda: met):
+    incidents: list[_native.Incident] = []
+    with errors_named(watch, shard.path, [shard], lambda: incidents):
         return within_limit(
-            lambda: _native.load([wanted], options, persistent=is_persistent(watch), incidents=met)
+            lambda: _native.load(
+                [wanted], options, persistent=is_persistent(watch), incidents=incidents
+            )
         )
 
 
@@ -251,7 +253,7 @@ def errors_named(
         What is read, as messages call it.
     shards : sequence of Shard
     incidents : callable
-        Returns what was met meanwhile.
+        Returns the incidents of the job until now.
 
     Raises
     ------

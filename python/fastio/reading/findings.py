@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastio.display import html, values
-from fastio.events import Event, brief, emit
+from fastio.display.short_log import brief
+from fastio.events import Event, emit
 
 _log = logging.getLogger("fastio")
 _SHOWN_MAX = 10

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from fastio import _native
-from fastio.arguments.checks import Verify
+import fastio._native as _native
 from fastio.catalog import TensorInfo
 from fastio.catalog.dtypes import shape_in_memory
 from fastio.display.progress import progress_bar
@@ -21,6 +20,7 @@ from fastio.reading.agreement import Agreement
 from fastio.reading.loading import bytes_of, describe, note_events, summed_up
 from fastio.reading.located import LocatedSource
 from fastio.reading.targets import Target, check_apart, filled_with_others, same_memory
+from fastio.reading.verification import Verify
 from fastio.report import Report
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastio.arguments.checks import Verify, check_kind, check_verify
+from fastio.arguments.checks import check_kind
 from fastio.display.progress import Advance, progress_bar
 from fastio.frameworks import FrameworkName
 from fastio.frameworks import framework as framework_named
@@ -15,6 +15,7 @@ from fastio.options import Options, default_options
 from fastio.reading import devices, verification
 from fastio.reading.loading import bytes_of, describe, note_events, read_all
 from fastio.reading.located import LocatedSource
+from fastio.reading.verification import Verify, check_verify
 from fastio.report import Report
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog
 from fastio.display.progress import shifted
 from fastio.errors import MemoryLimitError

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import MemoryLimitError
 from fastio.options import Options
@@ -130,8 +130,8 @@ class MappedBytes:
                 passed = end
 
 
-class BytesRead:
-    """How one reader reads parts of files that it does not map. Several threads may, at once.
+class PartReader:
+    """Reads parts of files that a reader does not map. Several threads may, at once.
 
     Parameters
     ----------
@@ -236,12 +236,12 @@ class FileBytes:
 
     Attributes
     ----------
-    reads : BytesRead
+    reads : PartReader
     runs : callable
         From begin and end of bytes of the tensor to the runs that they are.
     """
 
-    reads: BytesRead
+    reads: PartReader
     runs: Callable[[int, int], Iterable[Run]]
 
     def own(self, begin: int, end: int, item_bytes: int) -> _Bytes | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any
 
-from fastio.arguments.checks import Verify, check_kind, check_verify
+from fastio.arguments.checks import check_kind
 from fastio.arguments.sizes import whole_number
 from fastio.display.values import one_line
 from fastio.errors import MemoryLimitError, UsageError
@@ -22,6 +22,7 @@ from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.naming import TensorMapping
 from fastio.reading.single import Access
 from fastio.reading.tally import Tally
+from fastio.reading.verification import Verify, check_verify
 from fastio.reading.view import TensorView
 from fastio.report import Report
 

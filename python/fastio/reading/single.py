@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Catalog, Shard
 from fastio.catalog.dtypes import DTYPES, shape_in_memory
 from fastio.errors import MemoryLimitError, UsageError
 from fastio.frameworks import Framework, check_dtype
 from fastio.options import Options
 from fastio.reading import fetch, parts, slicing, split
-from fastio.reading.ahead import Ahead, Loop, alone, concerns, empty
-from fastio.reading.fetch import MET, Met
+from fastio.reading.ahead import Loop, ReadAhead, alone, concerns, empty
+from fastio.reading.fetch import DATA_ERRORS, DataError
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.tally import Tally
 
@@ -61,14 +61,14 @@ class Access:
         self._tally = tally
         self._closed = False
         self._mapped = [self._map(shard) for shard in located.catalog.shards]
-        self._reads = parts.BytesRead(
+        self._reads = parts.PartReader(
             located.watch, verify=verify, options=options, count=tally.count_job
         )
         self._loop = Loop(located.catalog)
-        self._ahead: Ahead | None = None
+        self._ahead: ReadAhead | None = None
         self._misses = 0  # in a row: tensors that were not read ahead
         self._reads_ahead = True
-        self._failure: Met | None = None  # of a read ahead
+        self._failure: DataError | None = None  # of a read ahead
         self._lock = threading.RLock()  # a signal handler may read, too
         self._is_taking = False
         _alive.add(self)
@@ -178,7 +178,7 @@ class Access:
         self.stop()
         limit = self._options.memory_limit_bytes
         try:
-            self._ahead = Ahead(
+            self._ahead = ReadAhead(
                 self._located,
                 rest,
                 self._framework,
@@ -191,10 +191,10 @@ class Access:
             return None
         return self._taken(self._ahead, position)
 
-    def _taken(self, ahead: Ahead, position: _Position) -> Any:
+    def _taken(self, ahead: ReadAhead, position: _Position) -> Any:
         try:
             return ahead.take(position)
-        except MET as error:
+        except DATA_ERRORS as error:
             # All reading ahead stops with it, and would do so again: each tensor is read on its own
             # from now on, and the one that it concerns is told.
             self._reads_ahead = False
@@ -330,13 +330,12 @@ class Access:
             self._reads_ahead = False
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close: files stay open for those who still read them, and no longer."""
         self._closed = True
         self.stop_for_good()
         with self._lock:
             self._tally.close()
             self._mapped = []
-            # The files stay open for those who still read them, and no longer.
             self._located = self._located.closed()
             self._loop = Loop(self._located.catalog)
 
@@ -349,7 +348,7 @@ class Access:
 
 
 def _place(
-    reads: parts.BytesRead, shard: Shard, mapped: _native.MappedFile | None, begin: int
+    reads: parts.PartReader, shard: Shard, mapped: _native.MappedFile | None, begin: int
 ) -> parts.Place:
     """The place of a tensor that begins at a byte of its file."""
     if mapped is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.dtypes import shape_in_memory
 from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework, Place

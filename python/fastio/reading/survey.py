@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import ReadError
 from fastio.events import Event
@@ -86,7 +86,7 @@ def survey(
     limit = min(memory_bytes, options.memory_limit_bytes or memory_bytes)
     own = replace(options, cache="bypass", mapping="never", memory_limit_bytes=limit)
     incidents, counted = within_limit(lambda: _native.survey(requests, own, progress=progress))
-    found.nbytes = counted["bytes_direct"] + counted["bytes_buffered"]
+    found.nbytes = counted["bytes_direct"] + counted["bytes_buffered"] + counted["bytes_fed"]
     found.notes = tuple(counted["fallbacks"])
     _sort_out(wanted, incidents, found)
     return found
@@ -94,9 +94,10 @@ def survey(
 
 def _data_of(shard: Shard) -> _native.ShardRequest:
     assert shard.table is not None
-    start, end = shard.table.start, shard.files.nbytes
+    (file,) = native_files(shard.files)
+    start, end = shard.table.start, file.nbytes
     extent = np.array([start], np.int64), np.array([end], np.int64)
-    return native_files(shard.files), *extent, shard.table.native, False
+    return [file], *extent, shard.table.native, False
 
 
 def _sort_out(

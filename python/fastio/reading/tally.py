@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fastio import _native
+import fastio._native as _native
 from fastio.report import Report
 
 

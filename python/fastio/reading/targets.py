@@ -137,14 +137,14 @@ def _looked_at(name: str, tensor: Any) -> Target | None:
     if framework is None:
         return None
     try:
-        source = framework.source_of(tensor)
+        origin = framework.origin_of(tensor)
     except (TypeError, ValueError):  # it is refused by name where it is to be filled
         return None
-    if not source.nbytes:
+    if not origin.nbytes:
         return None
-    place = source.place
+    place = origin.place
     if place is None:
-        place = Place(source.address, 1, (source.nbytes,), (1,), source.device)
+        place = Place(origin.address, 1, (origin.nbytes,), (1,), origin.device)
     return Target.of(name, place)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 from fastio.catalog import Shard, UnsoundTable
 from fastio.errors import FormatError
 from fastio.events import Event, emit
 from fastio.reading.located import LocatedSource
+
+Verify = bool | Literal["require"]
+"""Whether checksums are compared; "require" refuses files without."""
 
 _TOLD_MAX = 2**12  # files that a process remembers
 _REMEDY = "loaded unverified; fastio.seal gives it checksums of its own"
@@ -15,6 +19,17 @@ _REMEDY_OF_DAMAGE = (
     "loaded unverified, as verify=False asks; if its bytes are surely good, fastio.seal with "
     "force=True gives it new checksums"
 )
+
+
+def check_verify(verify: object) -> None:
+    """Refuse what `verify=` cannot be.
+
+    Raises
+    ------
+    ValueError
+    """
+    if verify not in (True, False, "require"):
+        raise ValueError(f"verify={verify!r}: expected True, False or 'require'")
 
 
 def sound(located: LocatedSource, verify: object) -> LocatedSource:

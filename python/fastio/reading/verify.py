@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastio.arguments.paths import open_file
 from fastio.catalog import Shard
 from fastio.display.progress import progress_bar
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event
 from fastio.formats import huggingface, index, known
+from fastio.formats.opening import open_file
 from fastio.host import collector
 from fastio.host.descriptors import make_room_for_files
 from fastio.options import Options

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard, ShardFiles
 from fastio.errors import FastioError, ReplicaError
 from fastio.events import Event, emit
@@ -94,7 +94,7 @@ class Watch:
             self._told(files, path, reason, mends=True)
 
     def note(self, shards: Iterable[Shard], incidents: Sequence[_native.Incident]) -> None:
-        """Note what a job has met, and repair it if that is asked for."""
+        """Note the incidents of a job, and repair the files if that is asked for."""
         if not incidents:
             return
         of_path = {file.path: shard for shard in shards for file in shard.files.replicas}
@@ -218,15 +218,15 @@ class BadReplica:
         self.chunk_bytes: int | None = None
         self.tensors: dict[str, None] = {}
         self.is_told = self.is_logged = self.has_grown = False
-        self._met: dict[tuple[_Range | None, str], str] = {}  # remedy by range and cause
+        self._remedies: dict[tuple[_Range | None, str], str] = {}  # remedy by range and cause
         self._new: list[_Range] = []
 
     def add(self, extent: _Range | None, cause: str, remedy: str) -> None:
-        if (extent, cause) not in self._met:
+        if (extent, cause) not in self._remedies:
             self.has_grown = True
             if extent is not None:
                 self._new.append(extent)
-        self._met[extent, cause] = remedy
+        self._remedies[extent, cause] = remedy
 
     def new_ranges(self) -> list[_Range]:
         """The additions since the last call."""
@@ -234,13 +234,13 @@ class BadReplica:
         return _joined(new)
 
     def event(self) -> Event:
-        remedy = ", or ".join(dict.fromkeys(self._met.values()))
-        for extent, cause in self._met:
+        remedy = ", or ".join(dict.fromkeys(self._remedies.values()))
+        for extent, cause in self._remedies:
             if extent is None:
                 return Event("fallback", self.path, cause, remedy, tensors=tuple(self.tensors))
-        ranges = _joined(extent for extent, _ in self._met if extent is not None)
+        ranges = _joined(extent for extent, _ in self._remedies if extent is not None)
         count = sum(-(-(end - begin) // (self.chunk_bytes or end)) for begin, end in ranges)
-        cause = min(self._met, key=lambda met: met[0] or ranges[0])[1]
+        cause = min(self._remedies, key=lambda found: found[0] or ranges[0])[1]
         return Event(
             "fallback",
             self.path,
@@ -256,7 +256,7 @@ class BadReplica:
     def reason(self, offset: int | None, nbytes: int) -> str | None:
         """The last thing that was wrong with some bytes."""
         found = None
-        for extent, cause in self._met:
+        for extent, cause in self._remedies:
             if offset is None or extent is None:
                 found = cause
             elif extent[0] < offset + max(nbytes, 1) and offset < extent[1]:

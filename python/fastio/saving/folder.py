@@ -20,14 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host.in_place import InPlace
 from fastio.host.leftovers import leftovers, remove_leftovers
 from fastio.host.refusals import IN_PLACE
 from fastio.host.replacement import Replacement
 from fastio.saving.folder_lock import locked
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 
 _log = logging.getLogger("fastio")
 
@@ -37,14 +37,14 @@ SINGLE = "model.safetensors"
 _SHARD = re.compile(r"model(-[0-9a-f]{8})?-[0-9]{5}-of-[0-9]{5}\.safetensors")
 
 
-def partition(order: Sequence[str], sources: Sources, shard_bytes: int) -> list[Sources]:
+def partition(order: Sequence[str], origins: Origins, shard_bytes: int) -> list[Origins]:
     """Spread tensors over shards, in the order in which they were handed over.
 
     Parameters
     ----------
     order : sequence of str
         Their names, as they were handed over.
-    sources : Sources
+    origins : Origins
     shard_bytes : int
         What the tensors of one shard come to, at most; a larger tensor has a shard of its own.
 
@@ -52,18 +52,18 @@ def partition(order: Sequence[str], sources: Sources, shard_bytes: int) -> list[
     ------
     Nothing.
     """
-    row_of = {name: row for row, name in enumerate(sources.names)}
+    row_of = {name: row for row, name in enumerate(origins.names)}
     shards: list[list[int]] = [[]]
     filled = 0
     for name in order:
         row = row_of[str(name)]
-        nbytes = int(sources.nbytes[row])
+        nbytes = int(origins.nbytes[row])
         if shards[-1] and filled + nbytes > shard_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(row)
         filled += nbytes
-    return [sources.take(sorted(rows)) for rows in shards]
+    return [origins.take(sorted(rows)) for rows in shards]
 
 
 def provisional_paths(folder: Path, count: int) -> list[Path]:
@@ -116,7 +116,7 @@ def new_index(folder: Path) -> Replacement:
 
 def commit(
     new: Replacement,
-    shards: Sequence[Sources],
+    shards: Sequence[Origins],
     replacements: Sequence[Replacement],
     *,
     durable: bool,
@@ -127,7 +127,7 @@ def commit(
     ----------
     new : Replacement
         What `new_index` returned; it is discarded here, whatever happens.
-    shards : sequence of Sources
+    shards : sequence of Origins
     replacements : sequence of Replacement
         A file for each shard.
     durable : bool
@@ -190,7 +190,7 @@ def commit(
 
 def begin_with_names(
     new: Replacement,
-    shards: Sequence[Sources],
+    shards: Sequence[Origins],
     replacements: Sequence[Replacement],
     *,
     in_place: bool,
@@ -234,7 +234,7 @@ def begin_with_names(
 def commit_with_names(
     folder: Path,
     index: Replacement | None,
-    shards: Sequence[Sources],
+    shards: Sequence[Origins],
     replacements: Sequence[Replacement],
     *,
     durable: bool,
@@ -320,7 +320,7 @@ def _names(mark: str, count: int) -> list[str]:
     return [f"model{mark}-{at:05d}-of-{count:05d}.safetensors" for at in range(1, count + 1)]
 
 
-def _index_text(names: Sequence[str], shards: Sequence[Sources]) -> bytes:
+def _index_text(names: Sequence[str], shards: Sequence[Origins]) -> bytes:
     weight_map = {
         tensor: file for file, shard in zip(names, shards, strict=True) for tensor in shard.names
     }

@@ -13,7 +13,7 @@ from fastio.errors import WriteError
 from fastio.host import flocks
 from fastio.host.flocks import Flock
 
-# Folders that are locked now: the thread, the device and the inode of each.
+# Folders that are locked now: the thread, the disk and the inode of each.
 _locked_by: set[tuple[int, int, int]] = set()
 os.register_at_fork(after_in_child=_locked_by.clear)
 

@@ -8,13 +8,13 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastio.display.progress import progress_bar, shifted
+from fastio.display.short_log import brief
 from fastio.display.values import listed
 from fastio.errors import MemoryLimitError, WriteError
-from fastio.events import brief
 from fastio.host import folders
 from fastio.host.descriptors import make_room
 from fastio.host.in_place import is_there
@@ -25,7 +25,7 @@ from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving import folder
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import UninterruptedStep
 from fastio.saving.writing import FileWriter, Layout, lay_out, open_file
@@ -36,6 +36,11 @@ _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of 
 _PATIENCE_S = 0.03
 
 
+def clocks() -> tuple[float, float]:
+    """Return wall-clock and processor time, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
 @dataclass(frozen=True)
 class Request:
     """The tensors to save, and how; all checked.
@@ -43,8 +48,8 @@ class Request:
     Attributes
     ----------
     path : pathlib.Path
-        The file, or the folder where there are shards; as `fastio.host.target` anchors it.
-    sources : Sources
+        The file, or the folder where there are shards; as `fastio.saving.target` anchors it.
+    origins : Origins
     order : sequence of str
         Names as they were handed over.
     metadata : dict of str to str, or None
@@ -60,22 +65,22 @@ class Request:
     """
 
     path: Path
-    sources: Sources
+    origins: Origins
     order: Sequence[str]
     metadata: dict[str, str] | None
     shard_bytes: int | None
     chunk_bytes: int | None
     durable: bool
     options: Options
-    progress: bool
-    report: Report
-    begun: tuple[float, float]
+    progress: bool = False
+    report: Report = field(default_factory=Report)
+    begun: tuple[float, float] = field(default_factory=clocks)
     makes_folders: bool = True
 
     def memory_named(self) -> contextlib.AbstractContextManager[None]:
         """Name the path where there is no memory for a step of the save."""
         return memory_named(
-            str(self.path), lambda: f"a save of tensors of {self.sources.data_bytes} bytes"
+            str(self.path), lambda: f"a save of tensors of {self.origins.data_bytes} bytes"
         )
 
 
@@ -100,10 +105,10 @@ class SaveWork:
         self._fixed_names = False
         self._shortfalls: list[str] = []
         if request.shard_bytes is None:
-            shards = [request.sources]
+            shards = [request.origins]
             self._paths = [request.path]
         else:
-            shards = folder.partition(request.order, request.sources, request.shard_bytes)
+            shards = folder.partition(request.order, request.origins, request.shard_bytes)
             self._paths = folder.provisional_paths(request.path, len(shards))
         if len(shards) > 1:
             make_room(3 * len(shards), str(request.path))
@@ -169,7 +174,7 @@ class SaveWork:
         """
         request = self._request
         limit = request.options.memory_limit_bytes
-        _check_fits(request.sources.data_bytes, limit)
+        _check_fits(request.origins.data_bytes, limit)
         for writer in self._writers:
             writer.take_snapshot()
 
@@ -196,23 +201,23 @@ class SaveWork:
         self._made = []
         self._clean_up(turn)
         self._begin(turn)
-        ways = []
-        total, before = request.sources.data_bytes, 0
+        modes = []
+        total, before = request.origins.data_bytes, 0
         with progress_bar(str(request.path), total, shown=request.progress) as advance:
             for writer in self._writers:
-                ways.append(
+                modes.append(
                     writer.write_data(
                         durable=request.durable, progress=shifted(advance, before, total)
                     )
                 )
-                before += writer.layout.sources.data_bytes
+                before += writer.layout.origins.data_bytes
                 if writer is self._writers[-1]:
                     release()
                 writer.finish(durable=request.durable)
         # A save that a signal handler began meanwhile, in the background, is before this one.
         turn.wait()
         self._commit(turn)
-        self._tell([way.reason for way in ways])
+        self._tell([mode.reason for mode in modes])
 
     def _begin(self, turn: Turn) -> None:
         for writer in self._writers:
@@ -271,9 +276,9 @@ class SaveWork:
             shortfalls = folder.commit(index, *self._shards(), durable=durable)
         self._shortfalls = shortfalls
 
-    def _shards(self) -> tuple[list[Sources], list[Replacement]]:
+    def _shards(self) -> tuple[list[Origins], list[Replacement]]:
         return (
-            [writer.layout.sources for writer in self._writers],
+            [writer.layout.origins for writer in self._writers],
             [writer.replacement for writer in self._writers],
         )
 
@@ -298,7 +303,7 @@ class SaveWork:
             report.fall_back(writer.replacement.shortfalls)
         report.fall_back(self._shortfalls)
         report.cache_reason = "; ".join(dict.fromkeys(reasons))
-        report.tensors, report.files = len(request.sources.names), len(self._writers)
+        report.tensors, report.files = len(request.origins.names), len(self._writers)
         report.fallbacks += _larger(request)
         begun, cpu_begun = request.begun
         ended, cpu_ended = clocks()
@@ -309,10 +314,10 @@ class SaveWork:
 def _larger(request: Request) -> tuple[str, ...]:
     """The tensors that do not fit into a shard, in one line."""
     most = request.shard_bytes
-    names = request.sources.names
+    names = request.origins.names
     larger = [
         f"{name} has {nbytes} bytes"
-        for name, nbytes in zip(names, request.sources.nbytes.tolist(), strict=True)
+        for name, nbytes in zip(names, request.origins.nbytes.tolist(), strict=True)
         if most is not None and nbytes > most
     ]
     if not larger:
@@ -348,8 +353,3 @@ def _check_fits(nbytes: int, limit_bytes: int | None) -> None:
     available = available_bytes()
     if available is not None and nbytes > available:
         raise MemoryLimitError(nbytes, available)
-
-
-def clocks() -> tuple[float, float]:
-    """Return wall-clock and processor time, in seconds."""
-    return time.perf_counter(), time.process_time()

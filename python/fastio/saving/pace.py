@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.host.durability import sync_file
 from fastio.options import Options
 
-# Enough for a rate, of each way; and how much larger a file has to be to be worth it.
+# Enough for a rate, of each mode; and how much larger a file has to be to be worth it.
 _TRIAL_BYTES = 2**25
 _TRIED_BYTES_MIN = 32 * _TRIAL_BYTES
 # O_DIRECT keeps the page cache for others; the cache has to be better by this to be preferred.
@@ -24,7 +24,7 @@ _FASTER = 1.1
 Progress = Callable[[int, int], None] | None
 
 
-class Way(NamedTuple):
+class WriteMode(NamedTuple):
     """How a file is written.
 
     Attributes
@@ -37,11 +37,13 @@ class Way(NamedTuple):
     reason: str
 
 
-# By device and durability; a forked child learns nothing new.
-_found: dict[tuple[int, bool], Way] = {}
+# By disk and durability; a forked child learns nothing new.
+_found: dict[tuple[int, bool], WriteMode] = {}
 
 
-def write_data(save: _native.Save, options: Options, *, durable: bool, progress: Progress) -> Way:
+def write_data(
+    save: _native.Save, options: Options, *, durable: bool, progress: Progress
+) -> WriteMode:
     """Write all data of a file.
 
     Parameters
@@ -55,7 +57,7 @@ def write_data(save: _native.Save, options: Options, *, durable: bool, progress:
 
     Returns
     -------
-    Way
+    WriteMode
         The one that all was written, or most of it.
 
     Raises
@@ -66,24 +68,24 @@ def write_data(save: _native.Save, options: Options, *, durable: bool, progress:
     refusal = save.file.direct_refusal()
     known = _found.get((save.file.disk, durable))
     if refusal:
-        way = Way("buffered", f"through the page cache: {refusal}")
+        mode = WriteMode("buffered", f"through the page cache: {refusal}")
     elif options.cache == "bypass":
-        way = Way("direct", "asked for by cache='bypass'")
+        mode = WriteMode("direct", "asked for by cache='bypass'")
     elif options.cache == "keep":
-        way = Way("buffered", "asked for by cache='keep'")
+        mode = WriteMode("buffered", "asked for by cache='keep'")
     elif known is not None:
-        way = known
+        mode = known
     elif save.block_count <= 1 and not durable:
-        way = Way("buffered", "through the page cache: one block, which nobody waits for")
+        mode = WriteMode("buffered", "through the page cache: one block, which nobody waits for")
     elif save.block_count * save.block_bytes < _TRIED_BYTES_MIN:
-        way = Way("direct", "too few bytes to try what is faster here")
+        mode = WriteMode("direct", "too few bytes to try what is faster here")
     else:
         return _try_both(save, durable=durable, progress=progress)
-    save.run(way.leg, 0, save.block_count, progress)
-    return way
+    save.run(mode.leg, 0, save.block_count, progress)
+    return mode
 
 
-def write_uncut(save: _native.Save, *, progress: Progress) -> Way:
+def write_uncut(save: _native.Save, *, progress: Progress) -> WriteMode:
     """Write all data of a file that cannot be cut, and nothing behind its end.
 
     Raises
@@ -91,12 +93,12 @@ def write_uncut(save: _native.Save, *, progress: Progress) -> Way:
     WriteError, MemoryLimitError
         As `fastio.save` has them.
     """
-    way = Way("buffered", "through the page cache: a last direct write would have to be cut")
-    save.run(way.leg, 0, save.block_count, progress)
-    return way
+    mode = WriteMode("buffered", "through the page cache: a last direct write would have to be cut")
+    save.run(mode.leg, 0, save.block_count, progress)
+    return mode
 
 
-def write_in_order(save: _native.Save, why: str, *, progress: Progress) -> Way:
+def write_in_order(save: _native.Save, why: str, *, progress: Progress) -> WriteMode:
     """Write all data of a file, one byte after another; its header is written.
 
     Raises
@@ -104,12 +106,12 @@ def write_in_order(save: _native.Save, why: str, *, progress: Progress) -> Way:
     WriteError, MemoryLimitError
         As `fastio.save` has them.
     """
-    way = Way("in_order", f"in order, through the page cache: {why}")
-    save.run(way.leg, 0, save.block_count, progress)
-    return way
+    mode = WriteMode("in_order", f"in order, through the page cache: {why}")
+    save.run(mode.leg, 0, save.block_count, progress)
+    return mode
 
 
-def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> Way:
+def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> WriteMode:
     count = -(-_TRIAL_BYTES // save.block_bytes)
     seconds = {}
     for at, leg in enumerate(("direct", "buffered")):
@@ -120,11 +122,11 @@ def _try_both(save: _native.Save, *, durable: bool, progress: Progress) -> Way:
         seconds[leg] = time.perf_counter() - begin
     rates = {leg: count * save.block_bytes / taken / 1e9 for leg, taken in seconds.items()}
     leg = "buffered" if rates["buffered"] > _FASTER * rates["direct"] else "direct"
-    way = Way(
+    mode = WriteMode(
         leg,
         f"tried on {save.file.filesystem}: {rates['direct']:.2f} GB/s direct, "
         f"{rates['buffered']:.2f} through the page cache{' and to the disk' if durable else ''}",
     )
-    _found[save.file.disk, durable] = way
+    _found[save.file.disk, durable] = mode
     save.run(leg, 2 * count, save.block_count, progress)
-    return way
+    return mode

@@ -13,12 +13,12 @@ from fastio.display.progress import import_progress_bar
 from fastio.display.values import shown
 from fastio.formats.checksums import FORMAT_OF_NONE, checked_chunk_bytes, without_own_keys
 from fastio.frameworks.handed import check_path
-from fastio.host.target import file_target, folder_target
 from fastio.options import Options
 from fastio.report import Report
 from fastio.saving.durability import is_durable
 from fastio.saving.job import Request, SaveWork, clocks, run_now
-from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.origins import checked_metadata, origins_of
+from fastio.saving.target import file_target, folder_target
 from fastio.saving.turns import Turn, key_of
 
 if TYPE_CHECKING:
@@ -229,14 +229,14 @@ def _request(
     check_kind("report", report, Report)
     shard_bytes = _checked_size("shard_bytes", shard_bytes)
     chunk_bytes = checked_chunk_bytes(_checked_size("chunk_bytes", chunk_bytes))
-    laid_out = sources(tensors)
+    laid_out = origins_of(tensors)
     stored = FORMAT_OF_NONE | without_own_keys(checked_metadata(metadata) or {})
     if report is None:
         report = Report()
     report.clear()
     request = Request(
         path=target.path,
-        sources=laid_out,
+        origins=laid_out,
         order=list(tensors),
         metadata=stored,
         shard_bytes=shard_bytes,

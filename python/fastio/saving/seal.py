@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastio.arguments.anchored import anchored
-from fastio.arguments.paths import AnyPath, open_file, path_of
+from fastio.arguments.paths import AnyPath, path_of
 from fastio.catalog import Shard
 from fastio.errors import WriteError
 from fastio.formats import checksums, headers, known, safetensors
+from fastio.formats.opening import open_file
 from fastio.host.leftovers import remove_leftovers
 from fastio.host.replacement import Replacement, replacing, status_of_file
 from fastio.host.shortage import memory_named
-from fastio.host.target import file_target
+from fastio.saving.target import file_target
 
 _STEP_BYTES = 2**24  # the largest chunk, and so whole chunks of any size
 

@@ -1,4 +1,4 @@
-"""One file from its sources: laid out, written, and ready to take its place."""
+"""One file from its origins: laid out, written, and ready to take its place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.table import DEFAULT_ALGORITHM
 from fastio.errors import WriteError
 from fastio.formats import checksums, headers
@@ -17,8 +17,8 @@ from fastio.host.in_place import InPlace, is_there
 from fastio.host.replacement import Replacement
 from fastio.options import Options
 from fastio.saving import pace
-from fastio.saving.pace import Progress, Way
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
+from fastio.saving.pace import Progress, WriteMode
 
 _log = logging.getLogger("fastio")
 
@@ -29,21 +29,21 @@ class Layout:
 
     Attributes
     ----------
-    sources : Sources
+    origins : Origins
     start : int
         Where the data begins, in bytes.
     header : checksums.HeaderPlan or bytes
         Bytes where no checksums are to come.
     """
 
-    sources: Sources
+    origins: Origins
     start: int
     header: checksums.HeaderPlan | bytes
 
     @property
     def nbytes(self) -> int:
         """Of the whole file."""
-        return self.start + self.sources.data_bytes
+        return self.start + self.origins.data_bytes
 
     @property
     def chunk_bytes(self) -> int:
@@ -57,7 +57,7 @@ class Layout:
 
 
 def lay_out(
-    sources: Sources,
+    origins: Origins,
     path: PurePath,
     metadata: Mapping[str, str] | None,
     *,
@@ -68,7 +68,7 @@ def lay_out(
 
     Parameters
     ----------
-    sources : Sources
+    origins : Origins
     path : pathlib.PurePath
         For messages.
     metadata : mapping of str to str, optional
@@ -82,15 +82,15 @@ def lay_out(
     FormatError
         If its header would be longer than the format allows.
     """
-    entries = sources.entries()
+    entries = origins.entries()
     if chunk_bytes is None:
         users = None if metadata is None else dict(sorted(metadata.items()))
         plain = headers.plain_header(users, entries, str(path))
-        return Layout(sources, len(plain), plain)
+        return Layout(origins, len(plain), plain)
     plan = checksums.plan_header(
-        metadata or {}, entries, sources.data_bytes, str(path), chunk_bytes, algorithm
+        metadata or {}, entries, origins.data_bytes, str(path), chunk_bytes, algorithm
     )
-    return Layout(sources, plan.start, plan)
+    return Layout(origins, plan.start, plan)
 
 
 def open_file(
@@ -140,17 +140,17 @@ class FileWriter:
         self.replacement = replacement
         self._options = options
         try:
-            sources = layout.sources
+            origins = layout.origins
             self._save = _native.Save(
                 self.replacement.file,
-                sources.addresses,
-                sources.bounds(layout.start),
-                sources.layouts,
+                origins.addresses,
+                origins.bounds(layout.start),
+                origins.layouts,
                 chunk_bytes=layout.chunk_bytes,
                 algorithm=layout.algorithm,
                 options=options,
-                devices=sources.streams,
-                on=sources.devices,
+                devices=origins.streams,
+                on=origins.devices,
             )
         except BaseException:
             self.close()
@@ -190,7 +190,7 @@ class FileWriter:
         """
         self.replacement.begin(self._save.write_to)
 
-    def write_data(self, *, durable: bool, progress: Progress) -> Way:
+    def write_data(self, *, durable: bool, progress: Progress) -> WriteMode:
         """Write what comes of the tensors, which are not looked at any more then.
 
         Raises
@@ -203,17 +203,17 @@ class FileWriter:
             return pace.write_uncut(self._save, progress=progress)
         return pace.write_data(self._save, self._options, durable=durable, progress=progress)
 
-    def _write_in_order(self, progress: Progress) -> Way:
+    def _write_in_order(self, progress: Progress) -> WriteMode:
         """The header comes first, and so the checksums come before anything is written."""
         header = self.sum_up()
         self.replacement.file.write(0, header)
-        way = pace.write_in_order(
+        mode = pace.write_in_order(
             self._save, self.replacement.abilities.in_order, progress=progress
         )
         if self.header() != header:
             detail = "a tensor changed while it was saved; the checksums before no longer hold"
             raise WriteError(errno.ESTALE, "write", self.replacement.path, detail=detail)
-        return way
+        return mode
 
     def sum_up(self) -> bytes:
         """Return the header that the file would have; nothing is written.

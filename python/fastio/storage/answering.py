@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import ReadError
 from fastio.host import threads
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from fastio import _native
+import fastio._native as _native
 from fastio.host.durability import sync_folder
 from fastio.host.replacement import Replacement
 from fastio.storage.answering import Answering, asked, progress

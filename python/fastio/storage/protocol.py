@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Protocol
 
-from fastio import _native
+import fastio._native as _native
 from fastio.host.replacement import Replacement
 from fastio.storage.answering import Answering
 from fastio.storage.upkeep import Upkeep

@@ -204,7 +204,7 @@ class Session(Holding):
         found = wholeness.newest(self.standings(), self.manifest, there)
         if found is None:
             return None
-        standing, named = found
+        standing, encoded = found
         self.require_known(standing.record)
         self.generation = standing.record.generation
         locked = {*self.among, *self._also}
@@ -212,8 +212,8 @@ class Session(Holding):
         if among != self.among:  # a record of other roots is passed over
             self.among, self._also = among, self.among
         if standing.outvoted or not standing.holders >= self.by_uuid.keys():
-            self._take_up(standing.record, named)
-        return named
+            self._take_up(standing.record, encoded)
+        return encoded
 
     @property
     def by_uuid(self) -> dict[str, Root]:
@@ -245,21 +245,21 @@ class Session(Holding):
             {**self._failed, **reasons},
         )
 
-    def _take_up(self, record: Record, named: EncodedManifest) -> None:
+    def _take_up(self, record: Record, encoded: EncodedManifest) -> None:
         """Bring what was in doubt to every root, with the ballot of this session."""
         _log.info("generation %d is taken up on %d roots", record.generation, len(self.roots))
-        self._put(replace(record, ballot=self._ballot), named)
+        self._put(replace(record, ballot=self._ballot), encoded)
 
     # ---- what is added
 
     def commit(
-        self, named: EncodedManifest, saved_at_s: int, *, among: Sequence[str] | None = None
+        self, encoded: EncodedManifest, saved_at_s: int, *, among: Sequence[str] | None = None
     ) -> Record:
         """Make a manifest the next generation; it is reported when it is on a majority.
 
         Parameters
         ----------
-        named : EncodedManifest
+        encoded : EncodedManifest
         saved_at_s : int
         among : sequence of str, optional
             The roots of the store from then on. Default: as before.
@@ -280,16 +280,16 @@ class Session(Holding):
             store=self.store,
             generation=self.generation + 1,
             ballot=self._ballot,
-            manifest=named.digest,
+            manifest=encoded.digest,
             parent=self.head.digest if self.head is not None else None,
             roots=self.among if among is None else tuple(sorted(among)),
             saved_at_s=saved_at_s,
         )
-        self._put(record, named)
-        self.head, self.generation = named, record.generation
+        self._put(record, encoded)
+        self.head, self.generation = encoded, record.generation
         return record
 
-    def _put(self, record: Record, named: EncodedManifest) -> None:
+    def _put(self, record: Record, encoded: EncodedManifest) -> None:
         """The manifest on all roots first, and then the record, root by root."""
 
         def put_record(root: Root) -> None:
@@ -297,7 +297,7 @@ class Session(Holding):
                 root.put_record(record, mode=self._mode)
 
         what = f"generation {record.generation}"
-        self._on_each(lambda root: root.put_manifest(named, mode=self._mode), what)
+        self._on_each(lambda root: root.put_manifest(encoded, mode=self._mode), what)
         self._require_joined()
         if self.is_forced:  # a commit that is cut off is seen nowhere then
             self.roots.sort(key=lambda root: root.uuid not in self._joined)

@@ -215,10 +215,10 @@ def _check_copy(old: Sequence[Root], roots: Sequence[Root], store: str, *, force
                 f"{root.path} is where its manifest says, and no copy{adopted}: "
                 "fastio.Store.open opens it, and force=True takes it for a copy"
             )
-    newest = Members.of(old).take(None, None)
-    newest.held.close()
+    newest = Members.of(old).pin(None, None)
+    newest.hold.close()
     if len(old) == len(roots) and not is_whole(
-        newest.named.manifest, {root.uuid: root for root in old}
+        newest.encoded.manifest, {root.uuid: root for root in old}
     ):
         raise ReplicaError(
             old[0].path, f"generation {newest.generation} is not whole on these roots", {}

@@ -71,19 +71,19 @@ class Keeping:
         arguments.check_count("generation", generation, 0, 2**63 - 1)
 
         def write(session: Session, _: object) -> int:
-            taken = self._opened.members.take(generation, None)
+            pinned = self._opened.members.pin(generation, None)
             try:
                 assert session.head is not None
                 head = session.head.manifest
                 entries = [self._opened.members.placed(entry) for entry in head.roots]
-                manifest = creation.moved(taken.named.manifest, head, entries)
+                manifest = creation.moved(pinned.encoded.manifest, head, entries)
                 if not is_whole(manifest, self._opened.members.roots):
                     raise ConflictError(
                         self._opened.members.name, f"generation {generation} is not whole any more"
                     )
                 return session.commit(encode(manifest), now_s()).generation
             finally:
-                taken.held.close()
+                pinned.hold.close()
 
         return self._opened.in_turn(write)
 

@@ -71,27 +71,27 @@ def own_record(identity: RootIdentity, record: Record) -> Record:
     return replace(record, store=identity.store, roots=tuple(roots))
 
 
-def written_for(named: EncodedManifest) -> str:
+def written_for(encoded: EncodedManifest) -> str:
     """Return the UUID of the store that a manifest was written for, as `own_manifest` has it not.
 
     Raises
     ------
     FormatError
     """
-    return decode(named.data, named.digest, named.digest).manifest.store
+    return decode(encoded.data, encoded.digest, encoded.digest).manifest.store
 
 
-def own_manifest(identity: RootIdentity, named: EncodedManifest) -> EncodedManifest:
+def own_manifest(identity: RootIdentity, encoded: EncodedManifest) -> EncodedManifest:
     """Return a manifest as the store has it now: another one's stays as it is.
 
     Raises
     ------
     Nothing.
     """
-    manifest = named.manifest
+    manifest = encoded.manifest
     since = _since(identity, manifest.store)
     if not since:
-        return named
+        return encoded
     settings = manifest.settings
     places = tuple(
         (pattern, tuple(_renamed(root, since) for root in roots))
@@ -106,7 +106,7 @@ def own_manifest(identity: RootIdentity, named: EncodedManifest) -> EncodedManif
         ),
         settings=msgspec.structs.replace(settings, places=places),
     )
-    return EncodedManifest(renamed, named.digest, named.data)
+    return EncodedManifest(renamed, encoded.digest, encoded.data)
 
 
 def _since(identity: RootIdentity, store: str) -> tuple[str, ...]:

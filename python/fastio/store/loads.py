@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from fastio.arguments.checks import Verify, check_kind, check_verify
+from fastio.arguments.checks import check_kind
 from fastio.frameworks import FrameworkName, NumpyName, TorchName
 from fastio.frameworks.handed import check_mapping
 from fastio.options import Options
@@ -13,6 +13,7 @@ from fastio.reading.handle import LoadHandle
 from fastio.reading.into import fill
 from fastio.reading.load import Load, To
 from fastio.reading.reader import Reader
+from fastio.reading.verification import Verify, check_verify
 from fastio.reading.watch import OnDamage
 from fastio.report import Report
 from fastio.store.opened import OpenStore

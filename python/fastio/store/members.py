@@ -15,10 +15,10 @@ from fastio.store import IDENTITY, divergence, lineage, wholeness
 from fastio.store.documents import Record
 from fastio.store.history import Standing, unknown
 from fastio.store.manifest import EncodedManifest, RootEntry, hints
+from fastio.store.pinned import Hold, PinnedGeneration
 from fastio.store.places import Places
 from fastio.store.reached import ReachableRoots
 from fastio.store.root import Root
-from fastio.store.taken import Held, PinnedGeneration
 
 _LOST_MAX = 100  # how often what is read may be collected meanwhile
 
@@ -96,7 +96,7 @@ class Members(ReachableRoots):
         ------
         Nothing.
         """
-        there = [root for root in self.roots.values() if self.has_kept(root)]
+        there = [root for root in self.roots.values() if self.is_unchanged(root)]
         at = {root.path for root in there}
         gone = {
             str(root.path): "is not there any more, or is another one now"
@@ -113,7 +113,7 @@ class Members(ReachableRoots):
                 self.missing.setdefault(path, reason)
 
     @staticmethod
-    def has_kept(root: Root) -> bool:
+    def is_unchanged(root: Root) -> bool:
         """Whether a root answers, is where it was, and is the one that it was.
 
         Raises
@@ -290,7 +290,7 @@ class Members(ReachableRoots):
 
     # ---- a generation of them
 
-    def take(self, generation: int | None, min_generation: int | None) -> PinnedGeneration:
+    def pin(self, generation: int | None, min_generation: int | None) -> PinnedGeneration:
         """Choose a generation, and keep it from being collected.
 
         Parameters
@@ -314,15 +314,15 @@ class Members(ReachableRoots):
             found = self.standings()
             if not found:
                 raise ReplicaError(self.name, "no root has a sound commit record", self.reasons())
-            standing, named = self._newest(found, generation)
+            standing, encoded = self._newest(found, generation)
             self._require_known(standing.record)
             if min_generation is not None and standing.record.generation < min_generation:
                 raise StaleError(self.name, standing.record.generation, min_generation)
             if generation is not None and generation != standing.record.generation:
-                standing, named = self._older(generation, found, standing)
-            assert named is not None
+                standing, encoded = self._older(generation, found, standing)
+            assert encoded is not None
             with contextlib.suppress(FileNotFoundError):  # collected just now: look again
-                return PinnedGeneration(standing, named, Held.on(self.roots, named.digest))
+                return PinnedGeneration(standing, encoded, Hold.on(self.roots, encoded.digest))
         raise ConflictError(self.name, "is collected faster than it can be opened")
 
     def _newest(
@@ -348,9 +348,9 @@ class Members(ReachableRoots):
         """A generation that was asked for by its number."""
         for standing in found:
             if standing.record.generation == generation < newest.record.generation:
-                named = wholeness.existing(standing, self.manifest, self.roots)
-                if named is not None:
-                    return standing, named
+                encoded = wholeness.existing(standing, self.manifest, self.roots)
+                if encoded is not None:
+                    return standing, encoded
         there = ", ".join(
             str(one.record.generation)
             for one in found[:8]
@@ -371,14 +371,14 @@ class Members(ReachableRoots):
                 self.name, f"generation {lost} has no sound commit record", self.reasons()
             )
 
-    def hold(self, taken: PinnedGeneration) -> None:
+    def hold(self, pinned: PinnedGeneration) -> None:
         """Keep a generation from being collected on roots that have come back, too.
 
         Raises
         ------
         Nothing: a root that has it not is not read.
         """
-        taken.held.hold_more(self.roots, taken.named.digest)
+        pinned.hold.hold_more(self.roots, pinned.encoded.digest)
 
     def close(self) -> None:
         """Let go of the roots; they are closed when nobody reads from them any more."""

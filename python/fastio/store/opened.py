@@ -19,7 +19,7 @@ from fastio.store.commit import Session
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
 from fastio.store.partition import Partition
-from fastio.store.taken import PinnedGeneration
+from fastio.store.pinned import PinnedGeneration
 
 _Result = TypeVar("_Result")
 
@@ -31,17 +31,17 @@ class OpenStore:
     ----------
     members : Members
         The roots.
-    taken : PinnedGeneration
+    pinned : PinnedGeneration
         The generation that is read.
     by : str or callable, optional
         How tensors are spread over shards, where that is not what the manifest says.
     """
 
     def __init__(
-        self, members: Members, taken: PinnedGeneration, by: Partition | None = None
+        self, members: Members, pinned: PinnedGeneration, by: Partition | None = None
     ) -> None:
         self.members = members
-        self.taken = taken
+        self.pinned = pinned
         self.by = by
         self.closed = False
 
@@ -71,12 +71,12 @@ class OpenStore:
             arguments.check_count("generation", generation, 0, 2**63 - 1)
         if self.members.missing:
             self.members.look_again()
-            self.members.hold(self.taken)
-        taken = self.taken
-        if generation is not None and generation != taken.generation:
-            taken = self.members.take(generation, None)
-        watch = reading.watch(self.members, taken, on_damage, options)
-        return lambda names: reading.locate(self.members, taken, watch, names)
+            self.members.hold(self.pinned)
+        pinned = self.pinned
+        if generation is not None and generation != pinned.generation:
+            pinned = self.members.pin(generation, None)
+        watch = reading.watch(self.members, pinned, on_damage, options)
+        return lambda names: reading.locate(self.members, pinned, watch, names)
 
     def in_turn(
         self,
@@ -117,14 +117,14 @@ class OpenStore:
             with Turn(key):
                 with sessions.begin(
                     self.members,
-                    self.taken,
+                    self.pinned,
                     is_cancelled=cancelled.is_set,
                     proposes=proposes,
                     forced=forced,
                 ) as session:
                     result = write(session, cancelled.is_set)
                 if proposes and renews:  # loads of the generation before go on holding it
-                    self.taken = self.members.take(None, None)
+                    self.pinned = self.members.pin(None, None)
                 return result
 
         return UninterruptedStep(step, f"fastio {key}").run(interrupted=cancelled.set)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastio.display.values import shown
 from fastio.frameworks import Place
-from fastio.saving.sources import Sources
+from fastio.saving.origins import Origins
 
 SHARD_BYTES_MIN, SHARD_BYTES_MAX = 2**26, 2**32
 """Between these a shard's size is found by itself."""
@@ -68,51 +68,51 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def cut_large(sources: Sources, shard_bytes: int) -> tuple[Sources, dict[str, Cut]]:
+def cut_large(origins: Origins, shard_bytes: int) -> tuple[Origins, dict[str, Cut]]:
     """Cut tensors of more than `shard_bytes` along axis 0; no memory is copied.
 
     Raises
     ------
     Nothing: a tensor that cannot be cut has a shard of its own.
     """
-    if not np.any(sources.nbytes > shard_bytes):
-        return sources, {}
-    taken = set(sources.names)
+    if not np.any(origins.nbytes > shard_bytes):
+        return origins, {}
+    taken = set(origins.names)
     cuts: dict[str, Cut] = {}
     found = replace(
-        sources,
+        origins,
         names=[],
         dtypes=[],
         shapes=[],
         layouts={},
-        held=[],
+        owners=[],
         devices={},
     )
     addresses: list[int] = []
     nbytes: list[int] = []
-    for row, name in enumerate(sources.names):
-        size, shape = int(sources.nbytes[row]), sources.shapes[row]
+    for row, name in enumerate(origins.names):
+        size, shape = int(origins.nbytes[row]), origins.shapes[row]
         ranges = _ranges(size, shape, shard_bytes)
         pieces = []
         for first, last in ranges:
             whole = len(ranges) == 1
             piece = name if whole else _free_name(f"{name}[{first}:{last}]", taken)
             pieces.append(piece)
-            if row in sources.layouts:
-                place, swapped = sources.layouts[row]
+            if row in origins.layouts:
+                place, swapped = origins.layouts[row]
                 part = place if whole else _part(place, first, last)
                 found.layouts[len(found.names)] = part, swapped
-            if row in sources.devices:
-                found.devices[len(found.names)] = sources.devices[row]
+            if row in origins.devices:
+                found.devices[len(found.names)] = origins.devices[row]
             found.names.append(piece)
-            found.dtypes.append(sources.dtypes[row])
+            found.dtypes.append(origins.dtypes[row])
             found.shapes.append(shape if whole else (last - first, *shape[1:]))
-            found.held.append(sources.held[row])
+            found.owners.append(origins.owners[row])
             row_bytes = 0 if whole else size // shape[0]
             nbytes.append(size if whole else (last - first) * row_bytes)
-            addresses.append(int(sources.addresses[row]) + first * row_bytes)
+            addresses.append(int(origins.addresses[row]) + first * row_bytes)
         if len(ranges) > 1:
-            cuts[name] = Cut(sources.dtypes[row], shape, tuple(pieces))
+            cuts[name] = Cut(origins.dtypes[row], shape, tuple(pieces))
     return (
         replace(
             found,
@@ -149,13 +149,13 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def groups(
-    sources: Sources, order: Sequence[str], shard_bytes: int, partition: Partition
+    origins: Origins, order: Sequence[str], shard_bytes: int, partition: Partition
 ) -> list[Group]:
     """Spread tensors over shards.
 
     Parameters
     ----------
-    sources : Sources
+    origins : Origins
         What `cut_large` returned.
     order : sequence of str
         All its names, as they are to be spread by size.
@@ -170,7 +170,7 @@ def groups(
         If there is no such partition.
     Whatever the callable raises.
     """
-    row_of = {name: row for row, name in enumerate(sources.names)}
+    row_of = {name: row for row, name in enumerate(origins.names)}
     if callable(partition):
         by_label: dict[str, list[int]] = {}
         for name in sorted(order):
@@ -178,21 +178,21 @@ def groups(
         return [
             group
             for label in sorted(by_label)
-            for group in _filled(f"{label}-", by_label[label], sources, shard_bytes)
+            for group in _filled(f"{label}-", by_label[label], origins, shard_bytes)
         ]
     if partition == "size":
-        return list(_filled("", [row_of[name] for name in order], sources, shard_bytes))
+        return list(_filled("", [row_of[name] for name in order], origins, shard_bytes))
     if partition == "range":
-        return list(_filled("", [row_of[name] for name in sorted(order)], sources, shard_bytes))
+        return list(_filled("", [row_of[name] for name in sorted(order)], origins, shard_bytes))
     if partition == "hash":
-        count = _power_of_two(max(1, -(-sources.data_bytes // shard_bytes)))
+        count = _power_of_two(max(1, -(-origins.data_bytes // shard_bytes)))
         buckets: dict[int, list[int]] = {}
         for name in order:
             digest = hashlib.sha256(name.encode()).digest()
             bucket = int.from_bytes(digest[:8], "little") % count
             buckets.setdefault(bucket, []).append(row_of[name])
         return [
-            Group(f"{bucket:05d}", sorted(rows), int(sources.nbytes[rows].sum()))
+            Group(f"{bucket:05d}", sorted(rows), int(origins.nbytes[rows].sum()))
             for bucket, rows in sorted(buckets.items())
         ]
     raise ValueError(
@@ -201,12 +201,12 @@ def groups(
 
 
 def _filled(
-    prefix: str, rows: Iterable[int], sources: Sources, shard_bytes: int
+    prefix: str, rows: Iterable[int], origins: Origins, shard_bytes: int
 ) -> Iterable[Group]:
     waiting: list[int] = []
     filled = count = 0
     for row in rows:
-        nbytes = int(sources.nbytes[row])
+        nbytes = int(origins.nbytes[row])
         if waiting and filled + nbytes > shard_bytes:
             yield Group(f"{prefix}{count:05d}", sorted(waiting), filled)
             waiting, filled, count = [], 0, count + 1

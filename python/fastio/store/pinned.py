@@ -1,69 +1,94 @@
-"""A generation that another process finds again: the same one of the same store, or an error."""
+"""A generation that is read, and the locks that keep it from being collected."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from fastio.errors import ConflictError
-from fastio.store.members import Members
-from fastio.store.taken import PinnedGeneration
+from fastio.errors import FastioError
+from fastio.storage.protocol import Lock
+from fastio.store import locks
+from fastio.store.history import Standing
+from fastio.store.manifest import EncodedManifest
+from fastio.store.root import Root
 
 
-@dataclass(frozen=True)
-class GenerationAddress:
-    """The address of a generation in a pickle.
-
-    A number alone is not enough: a generation in doubt may give way to one with the same number.
+class Hold:
+    """The hold on a generation: locks that keep it from being collected, until they are closed.
 
     Attributes
     ----------
-    paths : tuple of pathlib.PurePath
-        The roots that were given, then those that were reached: one of them may be away by then.
-    timeout_s : float
-        How long a root may take to answer.
-    store : str
-        UUID.
-    generation : int
-    manifest : str
-        Its SHA-256.
+    locks : dict of str to Lock
+        By the UUID of the root.
     """
 
-    paths: tuple[PurePath, ...]
-    timeout_s: float
-    store: str
-    generation: int
-    manifest: str
+    def __init__(self) -> None:
+        self.locks: dict[str, Lock] = {}
 
     @classmethod
-    def of(cls, members: Members, taken: PinnedGeneration) -> GenerationAddress:
-        """Return the pin of a generation that is read."""
-        own = taken.standing.record.roots
-        reached = (root.path for uuid, root in members.roots.items() if uuid in own)
-        paths = tuple(dict.fromkeys((*members.paths, *reached)))
-        digest = taken.named.digest
-        return cls(paths, members.timeout_s, members.store, taken.generation, digest)
-
-    def find(self) -> tuple[Members, PinnedGeneration]:
-        """Return the roots, and the generation, which is not collected while it is held.
+    def on(cls, roots: Mapping[str, Root], digest: str) -> Hold:
+        """Hold a manifest on every root that has it: at least where it was read.
 
         Raises
         ------
         FileNotFoundError
-            If no root is there.
-        ReplicaError
-            If another store is there, or no root can be read.
-        ConflictError
-            If the generation was collected, or another one has its number.
-        FormatError
+            If it was collected just now.
         """
-        members = Members(self.paths, self.timeout_s, store=self.store)
-        taken = members.take(self.generation, None)
-        if taken.named.digest != self.manifest:
-            taken.held.close()
-            raise ConflictError(
-                members.name,
-                f"its generation {self.generation} is not the one that was pickled: that one never "
-                "was on a majority of the roots, or a backup was restored; open the store again",
-            )
-        return members, taken
+        hold = cls()
+        gone = ""  # an error that is kept would keep this frame, and with it the locks
+        try:
+            for uuid, root in sorted(roots.items()):
+                try:
+                    hold.locks[uuid] = locks.hold(root, digest)
+                except FileNotFoundError as error:
+                    gone = str(error.filename)
+                except (FastioError, OSError) as error:
+                    root.note(str(error))
+            if not hold.locks and gone:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), gone)
+        except BaseException:
+            hold.close()
+            raise
+        return hold
+
+    def hold_more(self, roots: Mapping[str, Root], digest: str) -> None:
+        """Hold it on roots that have come back, too; one that has it not is not read.
+
+        Raises
+        ------
+        Nothing.
+        """
+        for uuid, root in roots.items():
+            if uuid not in self.locks:
+                with contextlib.suppress(FastioError, OSError):
+                    self.locks[uuid] = locks.hold(root, digest)
+
+    def close(self) -> None:
+        """Let it be collected."""
+        while self.locks:
+            self.locks.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class PinnedGeneration:
+    """A generation that is read.
+
+    Attributes
+    ----------
+    standing : Standing
+    encoded : EncodedManifest
+    hold : Hold
+        While it is open, the generation is not collected.
+    """
+
+    standing: Standing
+    encoded: EncodedManifest
+    hold: Hold
+
+    @property
+    def generation(self) -> int:
+        """Its number."""
+        return self.standing.record.generation

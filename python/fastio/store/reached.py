@@ -79,17 +79,17 @@ class ReachableRoots:
         reasons: dict[str, str] = {}
         for root in list(self.roots.values()):
             try:
-                named = root.manifest(record.manifest)
+                encoded = root.manifest(record.manifest)
             except FileNotFoundError:
                 reasons[str(root.path)] = "has no such file"
             except (FastioError, OSError) as error:
                 reasons[str(root.path)] = str(error)
                 root.note(str(error))
             else:
-                if named.manifest.store != self.store:
+                if encoded.manifest.store != self.store:
                     path = root.path / MANIFESTS / manifest_name(record.manifest)
                     raise FormatError(path, "is of another store", expected=self.store)
-                return named
+                return encoded
         raise ReplicaError(
             self.name,
             f"the manifest of generation {record.generation} cannot be read",

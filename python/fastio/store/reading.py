@@ -19,13 +19,13 @@ from fastio.reading.fetch import native_files
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.watch import ON_DAMAGE, OnDamage, Watch
 from fastio.store import repair
+from fastio.store.address import GenerationAddress
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import CutEntry, Manifest, ShardEntry
 from fastio.store.members import Members
-from fastio.store.pinned import GenerationAddress
+from fastio.store.pinned import PinnedGeneration
 from fastio.store.root import Root
 from fastio.store.shard_files import StoredFiles
-from fastio.store.taken import PinnedGeneration
 
 
 def newest(
@@ -47,13 +47,13 @@ def newest(
         As `fastio.Store.open` does.
     """
     members = Members(paths, timeout_s)
-    taken = members.take(None, None)
-    return locate(members, taken, watch(members, taken, "continue"), names)
+    pinned = members.pin(None, None)
+    return locate(members, pinned, watch(members, pinned, "continue"), names)
 
 
 def watch(
     members: Members,
-    taken: PinnedGeneration,
+    pinned: PinnedGeneration,
     on_damage: OnDamage,
     options: Options | None = None,
 ) -> Watch:
@@ -62,7 +62,7 @@ def watch(
     Parameters
     ----------
     members : Members
-    taken : PinnedGeneration
+    pinned : PinnedGeneration
         Whose replicas they are.
     on_damage : {"continue", "repair", "raise"}
     options : Options, optional
@@ -79,7 +79,7 @@ def watch(
     if on_damage == "raise" and members.missing:
         raise ReplicaError(members.name, "a root cannot be read", members.missing)
     if on_damage == "repair":
-        entries = {entry.file: entry for entry in taken.named.manifest.shards}
+        entries = {entry.file: entry for entry in pinned.encoded.manifest.shards}
         made.repair = functools.partial(_rewrite, list(members.roots.values()), entries)
     for event in members.places.events:
         made.tell(event)
@@ -113,14 +113,14 @@ def _rewrite(
 
 
 def locate(
-    members: Members, taken: PinnedGeneration, watch: Watch, names: Collection[str] | None = None
+    members: Members, pinned: PinnedGeneration, watch: Watch, names: Collection[str] | None = None
 ) -> LocatedSource:
     """Say which tensors a generation has, and where they lie. No shard is opened.
 
     Parameters
     ----------
     members : Members
-    taken : PinnedGeneration
+    pinned : PinnedGeneration
     watch : Watch
     names : collection of str, optional
         What will be asked for.
@@ -130,12 +130,12 @@ def locate(
     FormatError
         If the manifest says of its tensors what cannot be.
     """
-    manifest = taken.named.manifest
+    manifest = pinned.encoded.manifest
     with collector.CollectorPaused():
         shards = []
-        order = _Preference(members, taken)
+        order = _Preference(members, pinned)
         for entry in manifest.shards:
-            path = f"{members.name}: manifest {taken.named.digest}, shard {entry.file}"
+            path = f"{members.name}: manifest {pinned.encoded.digest}, shard {entry.file}"
             names_of, dtypes, shapes, begins, ends = safetensors.columns(
                 bytes(entry.tensors), entry.nbytes - entry.start, path
             )
@@ -161,16 +161,16 @@ def locate(
     for name in cuts:
         if name in catalog:
             raise FormatError(members.name, f"its manifest has the tensor {shown(name)} twice")
-    again = functools.partial(_again, GenerationAddress.of(members, taken), watch.on_damage)
-    located = LocatedSource(catalog, cuts, manifest.metadata, watch, (members, taken), again)
+    again = functools.partial(_again, GenerationAddress.of(members, pinned), watch.on_damage)
+    located = LocatedSource(catalog, cuts, manifest.metadata, watch, (members, pinned), again)
     count = len(located.shards) if names is None else min(len(located.shards), len(names))
     make_room(2 * manifest.settings.replicas * count, located.source)  # shards stay open
     return located
 
 
-def _again(pin: GenerationAddress, on_damage: OnDamage, options: Options) -> LocatedSource:
-    members, taken = pin.find()
-    return locate(members, taken, watch(members, taken, on_damage, options))
+def _again(address: GenerationAddress, on_damage: OnDamage, options: Options) -> LocatedSource:
+    members, pinned = address.find()
+    return locate(members, pinned, watch(members, pinned, on_damage, options))
 
 
 def names(manifest: Manifest, source: str) -> set[str]:
@@ -241,8 +241,8 @@ def _cuts(entries: Mapping[str, CutEntry], shards: Sequence[Shard], source: str)
 class _Preference:
     """Which replica of each shard is asked first: so that every root has its share, by weight."""
 
-    def __init__(self, members: Members, taken: PinnedGeneration) -> None:
-        self._entries = taken.named.manifest.roots
+    def __init__(self, members: Members, pinned: PinnedGeneration) -> None:
+        self._entries = pinned.encoded.manifest.roots
         self._roots = [members.roots.get(entry.uuid) for entry in self._entries]
         self._load = [0.0] * len(self._entries)
 

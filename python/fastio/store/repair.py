@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, WriteError
 from fastio.formats import safetensors

@@ -85,9 +85,10 @@ def replace_root(
         _copy(manifest, members, leaving.uuid, root, is_cancelled)
         entries = {entry.uuid: members.placed(entry) for entry in manifest.roots}
         entries[leaving.uuid] = RootEntry(identity.root, identity.weight, str(root.path))
-        named = encode(replaced(manifest, entries))
+        encoded = encode(replaced(manifest, entries))
         session.join(root, lock)
-        record = session.commit(named, saved_at_s, among=[entry.uuid for entry in entries.values()])
+        among = [entry.uuid for entry in entries.values()]
+        record = session.commit(encoded, saved_at_s, among=among)
         members.replace(leaving.uuid, root)
         return record.generation
     except BaseException:
@@ -151,9 +152,9 @@ def _copy(
     """Have all shards of the newest generation that one root has on another one."""
     place = next(at for at, entry in enumerate(manifest.roots) if entry.uuid == leaving)
     wanted = {entry.file: entry for entry in manifest.shards if place in entry.roots}
-    taken = members.take(None, None)
-    watch = reading.watch(members, taken, "continue")
-    located = reading.locate(members, taken, watch)
+    pinned = members.pin(None, None)
+    watch = reading.watch(members, pinned, "continue")
+    located = reading.locate(members, pinned, watch)
     try:
         for shard in located.shards:
             entry = wanted.pop(os.path.basename(shard.path), None)
@@ -171,4 +172,4 @@ def _copy(
             )
         root.storage.sync(SHARDS)
     finally:
-        taken.held.close()
+        pinned.hold.close()

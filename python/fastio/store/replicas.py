@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import FastioError, FormatError, ReadError
 from fastio.events import Event
@@ -23,11 +23,11 @@ from fastio.store.together import at_once
 
 _OPEN_MAX = 64  # files of one root that are open at once
 _HEADERS_BYTES_MAX = 2**21  # of these; what is made of them takes some times as much
-_SHARE_BYTES_MIN = 12 * 2**20  # of a device: three blocks of the usual size in flight
+_SHARE_BYTES_MIN = 12 * 2**20  # of a disk: three blocks of the usual size in flight
 
 
 @dataclass
-class Read:
+class RootRead:
     """The result of reading one root.
 
     Attributes
@@ -58,7 +58,7 @@ def read_all(
     wanted: Sequence[tuple[Root, Sequence[ShardEntry]]],
     options: Options,
     progress: Advance | None,
-) -> dict[str, Read]:
+) -> dict[str, RootRead]:
     """Read replicas of shards on several roots. Roots of one disk come one after another.
 
     Parameters
@@ -69,7 +69,7 @@ def read_all(
 
     Returns
     -------
-    dict of str to Read
+    dict of str to RootRead
         By root's UUID.
 
     Raises
@@ -87,7 +87,7 @@ def read_all(
     slots = threading.Semaphore(at_a_time)
     cancelled = threading.Event()
     shown = _Progress(progress, sum(entry.nbytes for _, of in wanted for entry in of))
-    found = {root.uuid: Read() for root, _ in wanted}
+    found = {root.uuid: RootRead() for root, _ in wanted}
     make_room(2 * _OPEN_MAX * at_a_time, "a verification")
 
     def run(roots: Sequence[tuple[Root, Sequence[ShardEntry]]]) -> None:
@@ -143,7 +143,7 @@ def _is_of(entry: ShardEntry, header: bytes) -> bool:
 class _RootReader:
     """Reads replicas of one root, some files at a time."""
 
-    def __init__(self, root: Root, options: Options, memory_bytes: int, found: Read) -> None:
+    def __init__(self, root: Root, options: Options, memory_bytes: int, found: RootRead) -> None:
         self._root = root
         self._options = options
         self._memory_bytes = memory_bytes

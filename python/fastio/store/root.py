@@ -305,8 +305,8 @@ class Root:
         """
         name = manifest_name(digest)
         data = self.storage.read(MANIFESTS, name, MANIFEST_BYTES_MAX)
-        named = decode(data, digest, str(self.path / MANIFESTS / name))
-        return lineage.own_manifest(self.identity, named)
+        encoded = decode(data, digest, str(self.path / MANIFESTS / name))
+        return lineage.own_manifest(self.identity, encoded)
 
     @asked
     def promised(self) -> int:
@@ -350,7 +350,7 @@ class Root:
             self.storage.replace(COMMITS, name, record.encode(), mode)
 
     @asked
-    def put_manifest(self, named: EncodedManifest, *, mode: int = FILE_MODE) -> None:
+    def put_manifest(self, encoded: EncodedManifest, *, mode: int = FILE_MODE) -> None:
         """Write a manifest, unless it is there and whole.
 
         Raises
@@ -358,9 +358,9 @@ class Root:
         WriteError, ReadError
         """
         with contextlib.suppress(FileNotFoundError, FormatError, ReadError):
-            self.manifest(named.digest)
+            self.manifest(encoded.digest)
             return
-        self.storage.replace(MANIFESTS, manifest_name(named.digest), named.data, mode)
+        self.storage.replace(MANIFESTS, manifest_name(encoded.digest), encoded.data, mode)
 
     @asked
     def put_promise(self, ballot: int, *, mode: int = FILE_MODE) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fastio.errors import ReplicaError
 from fastio.options import Options
 from fastio.report import Report
+from fastio.saving.origins import Origins
 from fastio.saving.pace import Progress
-from fastio.saving.sources import Sources
 from fastio.store import partition, placement, shards
 from fastio.store.commit import Session
 from fastio.store.manifest import (
@@ -65,12 +65,12 @@ class Plan:
                 session.failed,
             )
 
-    def lay_out(self, sources: Sources, order: Sequence[str]) -> list[PlannedShard]:
+    def lay_out(self, origins: Origins, order: Sequence[str]) -> list[PlannedShard]:
         """Say which shards there are to be.
 
         Parameters
         ----------
-        sources : Sources
+        origins : Origins
         order : sequence of str
             The names as they were handed over.
 
@@ -81,36 +81,36 @@ class Plan:
         FormatError
         """
         size = partition.shard_size(
-            self._settings.shard_bytes, sources.data_bytes, len(self._session.among)
+            self._settings.shard_bytes, origins.data_bytes, len(self._session.among)
         )
         # On one root a cut brings nothing, but for tensors that are too large for a file.
         spread = len(self._session.among) > 1 or self._settings.shard_bytes is not None
         found, self.cuts = partition.cut_large(
-            sources, size if spread else partition.SHARD_BYTES_MAX
+            origins, size if spread else partition.SHARD_BYTES_MAX
         )
         in_order = [piece for name in order for piece in _pieces(str(name), self.cuts)]
-        wanted = []
+        planned = []
         first = next(iter(self._roots.values()))
         for group, roots in self._placed(found, in_order, size):
-            wanted.append(
-                shards.wanted(
+            planned.append(
+                shards.plan_shard(
                     group.label, found.take(group.rows), roots, self._settings.chunk_bytes, first
                 )
             )
-        self._recognise(wanted)
-        return wanted
+        self._recognise(planned)
+        return planned
 
     def _placed(
-        self, sources: Sources, order: Sequence[str], size: int
+        self, origins: Origins, order: Sequence[str], size: int
     ) -> list[tuple[Group, tuple[str, ...]]]:
         if self._settings.placement != "mapping":
-            groups = partition.groups(sources, order, size, self._by)
+            groups = partition.groups(origins, order, size, self._by)
             pieces = {piece for cut in self.cuts.values() for piece in cut.pieces}
             # Cut tensors are read after the others: either is to be spread over all roots.
-            of_cuts = [any(sources.names[row] in pieces for row in one.rows) for one in groups]
+            of_cuts = [any(origins.names[row] in pieces for row in one.rows) for one in groups]
             placed: list[tuple[Group, tuple[str, ...]]] = []
-            for wanted in (False, True):
-                some = [one for one, has in zip(groups, of_cuts, strict=True) if has is wanted]
+            for is_cut in (False, True):
+                some = [one for one, has in zip(groups, of_cuts, strict=True) if has is is_cut]
                 roots = placement.place(
                     [(group.label, group.nbytes) for group in some],
                     {uuid: self._weight(uuid) for uuid in self._roots},
@@ -133,9 +133,9 @@ class Plan:
                     f"{names[0]} is to be on a root that cannot be written to",
                     self._session.failed,
                 )
-            row_of = {name: row for row, name in enumerate(sources.names)}
+            row_of = {name: row for row, name in enumerate(origins.names)}
             rows = [row_of[name] for name in names]
-            part = sources.take(sorted(rows))
+            part = origins.take(sorted(rows))
             for group in partition.groups(part, names, size, self._by):
                 own = [row_of[part.names[row]] for row in group.rows]
                 placed.append((Group(f"p{at}-{group.label}", own, group.nbytes), target))
@@ -144,21 +144,21 @@ class Plan:
     def _weight(self, uuid: str) -> float:
         return self._roots[uuid].identity.weight
 
-    def _recognise(self, wanted: Sequence[PlannedShard]) -> None:
+    def _recognise(self, planned: Sequence[PlannedShard]) -> None:
         """Find the shards of the generation before that may be the same."""
         if self._parent is None:
             return
         known = {bytes(entry.tensors): entry for entry in self._parent.shards}
         uuids = [root.uuid for root in self._parent.roots]
-        for shard in wanted:
-            entry = known.get(b"{" + shard.sources.entries() + b"}")
+        for shard in planned:
+            entry = known.get(b"{" + shard.origins.entries() + b"}")
             if entry is not None:
                 shard.known = entry
                 shard.known_roots = tuple(uuids[at] for at in entry.roots)
 
     def write(
         self,
-        wanted: Sequence[PlannedShard],
+        planned: Sequence[PlannedShard],
         options: Options,
         report: Report,
         progress: Progress,
@@ -168,7 +168,7 @@ class Plan:
 
         Parameters
         ----------
-        wanted : sequence of PlannedShard
+        planned : sequence of PlannedShard
         options : Options
         report : Report
         progress : callable, optional
@@ -182,11 +182,11 @@ class Plan:
         writer = ShardWriter(
             self._roots, options, self._settings.file_mode, report, is_cancelled=is_cancelled
         )
-        writer.write(wanted, progress)
+        writer.write(planned, progress)
 
     def manifest(
         self,
-        wanted: Sequence[PlannedShard],
+        planned: Sequence[PlannedShard],
         metadata: Mapping[str, str],
         *,
         kept: Manifest | None = None,
@@ -203,12 +203,12 @@ class Plan:
         moved = [index[root.uuid] for root in kept.roots] if kept is not None else []
         entries = [_renumbered(entry, moved) for entry in before]
         at_of: dict[str, int] = {}
-        for at, shard in enumerate(wanted):
+        for at, shard in enumerate(planned):
             away = [uuid for uuid in shard.known_roots if uuid not in self._roots]
             is_known = shard.known is not None and shard.entry is not None
             same = is_known and shard.entry.file == shard.known.file  # type: ignore[union-attr]
             entries.append(shards.entry_of(shard, index.__getitem__, away if same else ()))
-            at_of.update(dict.fromkeys(shard.sources.names, at + len(before)))
+            at_of.update(dict.fromkeys(shard.origins.names, at + len(before)))
         cuts = dict(kept.cuts) if kept is not None else {}
         for name, cut in self.cuts.items():
             pieces = tuple((at_of[piece], piece) for piece in cut.pieces)

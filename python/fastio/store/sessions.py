@@ -13,7 +13,7 @@ from fastio.errors import ConflictError
 from fastio.store.commit import Session
 from fastio.store.history import Standing
 from fastio.store.members import Members
-from fastio.store.taken import PinnedGeneration
+from fastio.store.pinned import PinnedGeneration
 
 _OVERTAKEN_MAX = 100  # how often roots may be replaced between a look and the locks
 
@@ -53,7 +53,7 @@ def seats(found: Sequence[Standing]) -> Seats:
 
 def begin(
     members: Members,
-    taken: PinnedGeneration,
+    pinned: PinnedGeneration,
     *,
     wait_s: float | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
@@ -65,7 +65,7 @@ def begin(
     Parameters
     ----------
     members : Members
-    taken : PinnedGeneration
+    pinned : PinnedGeneration
         The generation that is read, where no record can be read any more.
     wait_s : float, optional
         How long another writer is waited for.
@@ -82,15 +82,15 @@ def begin(
         As `Session` does.
     """
     members.look_again()
-    wanted = seats(members.standings() or [taken.standing])
+    expected = seats(members.standings() or [pinned.standing])
     for _ in range(_OVERTAKEN_MAX):
         session = Session(
             members.store,
             list(members.roots.values()),
             members.missing,
-            wanted.among,
-            also=wanted.before if wanted.before != wanted.among else (),
-            mode=taken.named.manifest.settings.file_mode,
+            expected.among,
+            also=expected.before if expected.before != expected.among else (),
+            mode=pinned.encoded.manifest.settings.file_mode,
             wait_s=wait_s,
             is_cancelled=is_cancelled,
             proposes=False,
@@ -99,9 +99,9 @@ def begin(
         try:
             session.require_unchanged()
             found = session.standings()
-            now = seats(found) if found else wanted
+            now = seats(found) if found else expected
             # An adoption gives the roots other UUIDs, under their locks.
-            if now == wanted and all(members.has_kept(root) for root in session.roots):
+            if now == expected and all(members.is_unchanged(root) for root in session.roots):
                 if proposes:
                     session.propose()
                 return session
@@ -110,5 +110,5 @@ def begin(
             raise
         session.close()
         members.look_again()
-        wanted = now
+        expected = now
     raise ConflictError(members.name, "its roots are replaced faster than it can be written to")

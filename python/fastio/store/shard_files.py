@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from fastio import _native
+import fastio._native as _native
 from fastio.catalog.table import ChecksumTable
 from fastio.errors import FastioError, FormatError, ReplicaError
 from fastio.formats import safetensors

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from fastio import _native
+import fastio._native as _native
 from fastio.errors import FastioError, FormatError, ReadError, ReplicaError, WriteError
 from fastio.formats import safetensors
 from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, survey
 from fastio.report import Report
+from fastio.saving.origins import Origins
 from fastio.saving.pace import Progress
-from fastio.saving.sources import Sources
 from fastio.saving.writing import FileWriter, Layout, lay_out
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
@@ -40,7 +40,7 @@ class PlannedShard:
     Attributes
     ----------
     label : str
-    sources : Sources
+    origins : Origins
     layout : Layout
     roots : tuple of str
         UUIDs of those that are to hold it.
@@ -48,17 +48,23 @@ class PlannedShard:
         The shard of the generation before that describes the same tensors.
     known_roots : tuple of str
         UUIDs of the roots that have that one.
+    entry : WrittenShard or None
+        The shard as it is written, once that is known.
+    header : bytes
+        Of a shard that is the known one.
+    holders : set of str
+        UUIDs of the roots that have it, sound and on the disk.
     """
 
     label: str
-    sources: Sources
+    origins: Origins
     layout: Layout
     roots: tuple[str, ...]
     known: ShardEntry | None = None
     known_roots: tuple[str, ...] = ()
     entry: WrittenShard | None = None
     header: bytes = b""
-    framework: set[str] = field(default_factory=set)
+    holders: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -132,18 +138,18 @@ class ShardWriter:
         """
         self._use_known([shard for shard in shards if shard.known is not None])
         self._total = sum(
-            shard.layout.sources.data_bytes * len(set(shard.roots) - shard.framework)
+            shard.layout.origins.data_bytes * len(set(shard.roots) - shard.holders)
             for shard in shards
         )
         written = sum(
-            shard.layout.sources.data_bytes
+            shard.layout.origins.data_bytes
             for shard in shards
-            if not shard.framework.issuperset(shard.roots)
+            if not shard.holders.issuperset(shard.roots)
         )
         self._check_space(shards)
         self._each_root(
             {
-                uuid: [s for s in shards if uuid in s.roots and uuid not in s.framework]
+                uuid: [s for s in shards if uuid in s.roots and uuid not in s.holders]
                 for uuid in self._roots
             },
             lambda shard, root: self._write(shard, root, progress),
@@ -198,10 +204,10 @@ class ShardWriter:
         self._tell_bad()
         for shard in same:
             replicas = len(shard.roots)
-            others = [uuid for uuid in shard.roots if uuid not in shard.framework]
-            held = sorted(shard.framework, key=lambda uuid: uuid not in shard.roots)
-            shard.roots = (*held[:replicas], *others)[:replicas]
-            self._report.bytes_reused += shard.layout.nbytes * len(held[:replicas])
+            others = [uuid for uuid in shard.roots if uuid not in shard.holders]
+            holders = sorted(shard.holders, key=lambda uuid: uuid not in shard.roots)
+            shard.roots = (*holders[:replicas], *others)[:replicas]
+            self._report.bytes_reused += shard.layout.nbytes * len(holders[:replicas])
 
     def _is_known(self, shard: PlannedShard) -> bool:
         self._go_on()
@@ -237,7 +243,7 @@ class ShardWriter:
                 self._bad.setdefault(root.uuid, []).append(f"{path} is written again: {error}")
             return
         with self._counting:
-            shard.framework.add(root.uuid)
+            shard.holders.add(root.uuid)
 
     def _tell_bad(self) -> None:
         """Say which replicas were found damaged: in the log a line for each root."""
@@ -263,7 +269,7 @@ class ShardWriter:
             needed = sum(
                 shard.layout.nbytes
                 for shard in shards
-                if uuid in shard.roots and uuid not in shard.framework
+                if uuid in shard.roots and uuid not in shard.holders
             )
             try:
                 space = root.storage.space()
@@ -291,8 +297,8 @@ class ShardWriter:
         with self._writer(shard, root) as writer:
             writer.reserve()
             writer.begin()
-            way = writer.write_data(durable=True, progress=advance)
-            advance(shard.layout.sources.data_bytes, 0)
+            mode = writer.write_data(durable=True, progress=advance)
+            advance(shard.layout.origins.data_bytes, 0)
             found = _found(shard, writer.header())
             writer.replacement.name_as(found.file)
             writer.finish(durable=True, mode=self._mode)
@@ -302,9 +308,9 @@ class ShardWriter:
             statistics = writer.statistics
         with self._counting:
             self._report.add_saved(statistics)
-            self._report.cache_reason = self._report.cache_reason or way.reason
+            self._report.cache_reason = self._report.cache_reason or mode.reason
             self._report.fall_back(writer.replacement.shortfalls)
-            shard.framework.add(root.uuid)
+            shard.holders.add(root.uuid)
             if shard.entry is None:
                 shard.entry = found
             differs = shard.entry != found
@@ -313,7 +319,7 @@ class ShardWriter:
                 root.path,
                 f"replicas of the shard {shard.label} differ: its tensors changed meanwhile",
                 {},
-                shard.sources.names,
+                shard.origins.names,
             )
 
     @contextlib.contextmanager
@@ -332,8 +338,8 @@ def _found(shard: PlannedShard, header: bytes) -> WrittenShard:
     return WrittenShard(file, shard.layout.nbytes, shard.layout.start, digest)
 
 
-def wanted(
-    label: str, sources: Sources, roots: tuple[str, ...], chunk_bytes: int, root: Root
+def plan_shard(
+    label: str, origins: Origins, roots: tuple[str, ...], chunk_bytes: int, root: Root
 ) -> PlannedShard:
     """Lay out a shard.
 
@@ -343,8 +349,8 @@ def wanted(
         If its header would be longer than the format allows.
     """
     path = root.path / SHARDS / f"{label}.safetensors"
-    layout = lay_out(sources, path, None, chunk_bytes=chunk_bytes)
-    return PlannedShard(label, sources, layout, roots)
+    layout = lay_out(origins, path, None, chunk_bytes=chunk_bytes)
+    return PlannedShard(label, origins, layout, roots)
 
 
 def entry_of(
@@ -372,5 +378,5 @@ def entry_of(
         start=shard.entry.start,
         digest=shard.entry.digest,
         roots=tuple(map(index_of, holders)),
-        tensors=msgspec.Raw(b"{" + shard.sources.entries() + b"}"),
+        tensors=msgspec.Raw(b"{" + shard.origins.entries() + b"}"),
     )

@@ -74,7 +74,7 @@ class KeptGenerations:
         Bytes of each manifest, by its digest.
     shards : dict of str to ShardEntry
         By file name, without their tensors.
-    holders : dict of str to set of str
+    files_by_root : dict of str to set of str
         By root's UUID, the files that it is to hold.
     files_mode : int
         Of new files.
@@ -84,51 +84,51 @@ class KeptGenerations:
     lost: dict[int, str] = field(default_factory=dict)
     manifests: dict[str, int] = field(default_factory=dict)
     shards: dict[str, ShardEntry] = field(default_factory=dict)
-    holders: dict[str, set[str]] = field(default_factory=dict)
+    files_by_root: dict[str, set[str]] = field(default_factory=dict)
     files_mode: int = 0o600
+
+    @classmethod
+    def of(cls, members: Members, newest: int) -> KeptGenerations:
+        """Return the generations up to the newest that is there, and what they need.
+
+        Parameters
+        ----------
+        members : Members
+        newest : int
+            As `Members.pin` has chosen it.
+
+        Raises
+        ------
+        Nothing: what no root has is part of the answer.
+        """
+        found = cls(established(members.standings(), newest))
+        for standing in found.standings:
+            try:
+                encoded = members.manifest(standing.record)
+            except FastioError as error:
+                found.lost[standing.record.generation] = str(error)
+                continue
+            if standing is found.standings[0]:
+                found.files_mode = encoded.manifest.settings.file_mode
+            found.manifests[encoded.digest] = len(encoded.data)
+            found.add(encoded.manifest)
+        return found
 
     def add(self, manifest: Manifest) -> None:
         """Count what one generation needs."""
         for shard in manifest.shards:
             for at in shard.roots:
-                self.holders.setdefault(manifest.roots[at].uuid, set()).add(shard.file)
+                self.files_by_root.setdefault(manifest.roots[at].uuid, set()).add(shard.file)
             if shard.file not in self.shards:
                 self.shards[shard.file] = ShardEntry(
                     shard.file, shard.nbytes, shard.start, shard.digest, (), _NO_TENSORS
                 )
 
 
-def kept(members: Members, newest: int) -> KeptGenerations:
-    """Return the generations up to the newest that is there, and what they need.
-
-    Parameters
-    ----------
-    members : Members
-    newest : int
-        As `Members.take` has chosen it.
-
-    Raises
-    ------
-    Nothing: what no root has is part of the answer.
-    """
-    found = KeptGenerations(established(members.standings(), newest))
-    for standing in found.standings:
-        try:
-            named = members.manifest(standing.record)
-        except FastioError as error:
-            found.lost[standing.record.generation] = str(error)
-            continue
-        if standing is found.standings[0]:
-            found.files_mode = named.manifest.settings.file_mode
-        found.manifests[named.digest] = len(named.data)
-        found.add(named.manifest)
-    return found
-
-
 # ---- one root
 
 
-def looked(root: Root, those: KeptGenerations, *, quick: bool) -> list[Problem]:
+def looked(root: Root, kept: KeptGenerations, *, quick: bool) -> list[Problem]:
     """Return what `look` yields; of a root that does not answer, that.
 
     Raises
@@ -136,19 +136,19 @@ def looked(root: Root, those: KeptGenerations, *, quick: bool) -> list[Problem]:
     Nothing.
     """
     try:
-        return root.answering.ask(lambda: list(look(root, those, quick=quick)))
+        return root.answering.ask(lambda: list(look(root, kept, quick=quick)))
     except ReadError as error:
         path = str(root.path)
         return [Problem("root", root.uuid, path, _cause(error, path))]
 
 
-def look(root: Root, those: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
+def look(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
     """Yield what is wrong with the small files of a root, and with its folders.
 
     Parameters
     ----------
     root : Root
-    those : KeptGenerations
+    kept : KeptGenerations
     quick : bool
         Whether to take bytes from the page cache, and to compare only the first manifests as a
         whole; of others the size.
@@ -169,9 +169,9 @@ def look(root: Root, those: KeptGenerations, *, quick: bool) -> Iterator[Problem
         if problem:
             yield Problem(kind, root.uuid, str(root.path / name), problem, name)  # type: ignore[arg-type]
     if MANIFESTS not in folders:
-        yield from _manifests(root, those, quick=quick)
+        yield from _manifests(root, kept, quick=quick)
     if COMMITS not in folders:
-        yield from _records(root, those.standings, quick=quick)
+        yield from _records(root, kept.standings, quick=quick)
 
 
 def verified_at(root: Root) -> int | None:
@@ -213,22 +213,22 @@ def _promise_problem(root: Root, *, quick: bool) -> str:
     return ""
 
 
-def _manifests(root: Root, those: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
+def _manifests(root: Root, kept: KeptGenerations, *, quick: bool) -> Iterator[Problem]:
     seen = set()
     left = _QUICK_BYTES_MAX
-    for standing in those.standings:
+    for standing in kept.standings:
         record = standing.record
         if root.uuid not in record.roots or record.manifest in seen:
             continue
         seen.add(record.manifest)
         name = manifest_name(record.manifest)
         path = str(root.path / MANIFESTS / name)
-        problem = those.lost.get(record.generation, "") and "no root has it"
+        problem = kept.lost.get(record.generation, "") and "no root has it"
         try:
             nbytes = root.storage.size(MANIFESTS, name)
             left -= nbytes
-            if nbytes != those.manifests.get(record.manifest, nbytes):
-                problem = f"has {nbytes} bytes, {those.manifests[record.manifest]} expected"
+            if nbytes != kept.manifests.get(record.manifest, nbytes):
+                problem = f"has {nbytes} bytes, {kept.manifests[record.manifest]} expected"
             elif (not quick or left >= 0) and _digest(root, name, quick) != record.manifest:
                 problem = "is damaged: its SHA-256 is not the one that it is named by"
         except (FastioError, OSError) as error:
@@ -297,7 +297,7 @@ def _cause(error: Exception, path: str) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def strays(root: Root, needed: Collection[str], those: KeptGenerations) -> tuple[int, int]:
+def strays(root: Root, needed: Collection[str], kept: KeptGenerations) -> tuple[int, int]:
     """Return how many files of a root no generation names, and their bytes.
 
     Raises
@@ -307,7 +307,7 @@ def strays(root: Root, needed: Collection[str], those: KeptGenerations) -> tuple
     count = nbytes = 0
     named = {
         SHARDS: set(needed),
-        MANIFESTS: {manifest_name(standing.record.manifest) for standing in those.standings},
+        MANIFESTS: {manifest_name(standing.record.manifest) for standing in kept.standings},
     }
     for sub, names in named.items():
         with contextlib.suppress(FastioError, OSError):

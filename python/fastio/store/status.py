@@ -168,10 +168,10 @@ def status(members: Members) -> Status:
     members.look_again()
     for root in members.roots.values():
         root.problems.clear()  # of an earlier look; they may be mended
-    newest = members.take(None, None)
-    newest.held.close()
+    newest = members.pin(None, None)
+    newest.hold.close()
     found = members.standings()
-    those = small.kept(members, newest.generation)
+    kept = KeptGenerations.of(members, newest.generation)
     states: dict[str, str] = {}
     free: dict[str, int] = {}
     verified: dict[str, int | None] = {}
@@ -182,7 +182,7 @@ def status(members: Members) -> Status:
         if root.uuid not in newest.standing.record.roots:
             retired[path] = "is no root of this store any more: another one has its place"
             continue
-        states[path] = "; ".join(_looked_at(root, those)) or "ok"
+        states[path] = "; ".join(_looked_at(root, kept)) or "ok"
         space = _free_bytes(root)
         if space is not None:
             free[path] = space
@@ -198,9 +198,9 @@ def status(members: Members) -> Status:
     )
 
 
-def _looked_at(root: Root, those: KeptGenerations) -> list[str]:
+def _looked_at(root: Root, kept: KeptGenerations) -> list[str]:
     try:
-        return root.answering.ask(lambda: list(_problems(root, those)))
+        return root.answering.ask(lambda: list(_problems(root, kept)))
     except ReadError as error:
         return [_without(str(root.path), str(error))]
 
@@ -210,24 +210,24 @@ def _without(path: str, why: str) -> str:
     return why.removeprefix(f"{path}: ").removeprefix(f"{path}/")
 
 
-def _problems(root: Root, those: KeptGenerations) -> Iterator[str]:
+def _problems(root: Root, kept: KeptGenerations) -> Iterator[str]:
     """The problems of a root; no shard is read."""
     yield from root.storage.upkeep.write_problems(FOLDERS)
     by_kind: dict[str, list[str]] = {}
-    for problem in small.look(root, those, quick=True):
+    for problem in small.look(root, kept, quick=True):
         name = f"{problem.path.removeprefix(f'{root.path}/')} {problem.cause}"
         by_kind.setdefault(problem.kind, []).append(name)
     for problems in by_kind.values():
         yield from listed(problems, _PROBLEMS_SHOWN_MAX)
     if "folder" not in by_kind:
-        yield from _shard_problems(root, those)
-    for generation in those.lost:
+        yield from _shard_problems(root, kept)
+    for generation in kept.lost:
         yield f"no root has the manifest of generation {generation}"
 
 
-def _shard_problems(root: Root, those: KeptGenerations) -> Iterator[str]:
+def _shard_problems(root: Root, kept: KeptGenerations) -> Iterator[str]:
     """One line for all shards of a root that have the same problem."""
-    own = {name: those.shards[name].nbytes for name in sorted(those.holders.get(root.uuid, ()))}
+    own = {name: kept.shards[name].nbytes for name in sorted(kept.files_by_root.get(root.uuid, ()))}
     try:
         found = root.storage.upkeep.unreadable(SHARDS, own)
     except (FastioError, OSError) as error:

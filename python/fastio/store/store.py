@@ -17,14 +17,14 @@ from fastio.formats import checksums
 from fastio.options import Options, default_options
 from fastio.storage.protocol import FILE_MODE
 from fastio.store import arguments, creation
+from fastio.store.address import GenerationAddress
 from fastio.store.keeping import Keeping
 from fastio.store.loads import Loads
 from fastio.store.manifest import Settings
 from fastio.store.members import Members
 from fastio.store.opened import OpenStore, now_s
 from fastio.store.partition import Partition
-from fastio.store.pinned import GenerationAddress
-from fastio.store.taken import Held, PinnedGeneration
+from fastio.store.pinned import Hold, PinnedGeneration
 from fastio.store.verify import Verifying
 from fastio.store.writes import Writes
 
@@ -48,9 +48,9 @@ class Store(Loads, Writes, Keeping, Verifying):
     """
 
     def __init__(
-        self, members: Members, taken: PinnedGeneration, by: Partition | None = None
+        self, members: Members, pinned: PinnedGeneration, by: Partition | None = None
     ) -> None:
-        self._opened = OpenStore(members, taken, by)
+        self._opened = OpenStore(members, pinned, by)
 
     # ---- making and opening one
 
@@ -122,7 +122,7 @@ class Store(Loads, Writes, Keeping, Verifying):
             file_mode=arguments.mode(mode),
         )
         members = creation.create(paths, uuids, shares, settings, now_s(), _timeout_s(None))
-        return cls(members, members.take(None, None), partition)
+        return cls(members, members.pin(None, None), partition)
 
     @classmethod
     def adopt(cls, roots: Sequence[AnyPath], *, force: bool = False) -> Store:
@@ -163,7 +163,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         """
         paths = arguments.paths(roots)
         members = creation.adopt(paths, now_s(), _timeout_s(None), force=force)
-        return cls(members, members.take(None, None))
+        return cls(members, members.pin(None, None))
 
     @classmethod
     def open(
@@ -215,7 +215,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         check_kind("options", options, Options)
         paths = paths_of(roots)
         members = _members([paths] if isinstance(paths, str) else paths, _timeout_s(options))
-        opened = cls(members, members.take(generation, min_generation))
+        opened = cls(members, members.pin(generation, min_generation))
         for event in members.places.events:
             emit(event)
         return opened
@@ -223,12 +223,12 @@ class Store(Loads, Writes, Keeping, Verifying):
     @property
     def generation(self) -> int:
         """The one that is read: the newest when the store was opened, or saved to."""
-        return self._opened.taken.generation
+        return self._opened.pinned.generation
 
     @property
     def roots(self) -> tuple[PurePath, ...]:
         """Those that can be reached."""
-        own = self._opened.taken.standing.record.roots
+        own = self._opened.pinned.standing.record.roots
         return tuple(root.path for uuid, root in self._opened.members.roots.items() if uuid in own)
 
     @one_line
@@ -251,7 +251,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         if not self._opened.closed:
             self._opened.closed = True
             # Loads and readers go on holding the generation, and its roots.
-            self._opened.taken = replace(self._opened.taken, held=Held())
+            self._opened.pinned = replace(self._opened.pinned, hold=Hold())
             self._opened.members.close()
 
     def __enter__(self) -> Store:
@@ -263,7 +263,7 @@ class Store(Loads, Writes, Keeping, Verifying):
         if callable(self._opened.by):
             raise UsageError("a store whose partition is a callable cannot be pickled")
         return _reopen, (
-            GenerationAddress.of(self._opened.members, self._opened.taken),
+            GenerationAddress.of(self._opened.members, self._opened.pinned),
             self._opened.by,
         )
 

@@ -24,10 +24,10 @@ from fastio.store.history import established, outlived
 from fastio.store.layout import COMMITS, LOCK, VERIFIED
 from fastio.store.manifest import RootEntry, ShardEntry
 from fastio.store.opened import OpenStore, now_s
-from fastio.store.replicas import Read
+from fastio.store.pinned import Hold
+from fastio.store.replicas import RootRead
 from fastio.store.root import Root
 from fastio.store.small import KeptGenerations, Problem
-from fastio.store.taken import Held
 
 # Each needs what stands before it.
 _ORDER: Sequence[small.Kind] = ("folder", "lock", "promise", "manifest", "record", "verified")
@@ -99,7 +99,7 @@ class Verifying:
 
 
 @dataclass
-class _Found:
+class _Finding:
     """One file that is not as it should be."""
 
     problem: Problem
@@ -114,13 +114,13 @@ class _Run:
     opened: OpenStore
     options: Options
     repair: bool
-    found: dict[str, _Found] = field(default_factory=dict)  # by path
+    found: dict[str, _Finding] = field(default_factory=dict)  # by path
     # Those that were there when it began: others may join or leave meanwhile.
     roots: dict[str, Root] = field(default_factory=dict)  # by UUID
-    reads: dict[str, Read] = field(default_factory=dict)  # by root's UUID
+    reads: dict[str, RootRead] = field(default_factory=dict)  # by root's UUID
     notes: list[str] = field(default_factory=list)
     files: int = 0
-    those: KeptGenerations = field(default_factory=lambda: KeptGenerations([]))
+    kept: KeptGenerations = field(default_factory=lambda: KeptGenerations([]))
     gone: set[int] = field(default_factory=set)  # generations that others have collected
 
     @contextlib.contextmanager
@@ -129,31 +129,31 @@ class _Run:
         members = self.opened.members
         for root in members.roots.values():
             root.problems.clear()  # of an earlier look; they may be mended
-        newest = members.take(None, None)
-        held = [newest.held]
-        entries = {entry.uuid: entry for entry in newest.named.manifest.roots}
-        mode = newest.named.manifest.settings.file_mode
+        newest = members.pin(None, None)
+        holds = [newest.hold]
+        entries = {entry.uuid: entry for entry in newest.encoded.manifest.roots}
+        mode = newest.encoded.manifest.settings.file_mode
         self._missing_roots(entries, mode)
         del newest, entries
         try:
-            newest_number = self._newest(held)
-            self.those = small.kept(members, newest_number)
+            newest_number = self._newest(holds)
+            self.kept = KeptGenerations.of(members, newest_number)
             gone = outlived(members.standings(), newest_number)
             self.gone = {standing.record.generation for standing in gone}
             self.roots = dict(members.roots)
             yield
         finally:
-            for each in held:
+            for each in holds:
                 each.close()
 
-    def _newest(self, held: list[Held]) -> int:
+    def _newest(self, holds: list[Hold]) -> int:
         """The newest generation; all that there are, are held from now on."""
         members = self.opened.members
-        newest = members.take(None, None)
-        held.append(newest.held)
+        newest = members.pin(None, None)
+        holds.append(newest.hold)
         for standing in established(members.standings(), newest.generation)[1:]:
             with contextlib.suppress(FastioError):  # its lost manifest is a finding of its own
-                held.append(members.take(standing.record.generation, None).held)
+                holds.append(members.pin(standing.record.generation, None).hold)
         return newest.generation
 
     def _missing_roots(self, entries: dict[str, RootEntry], mode: int) -> None:
@@ -169,22 +169,23 @@ class _Run:
                 remedy = f"could not be mended: {became[path]}"
                 found.event = replace(found.event, remedy=remedy)
 
-    def _add(self, problem: Problem, event: Event | None = None) -> _Found:
+    def _add(self, problem: Problem, event: Event | None = None) -> _Finding:
         event = event or Event("damage", problem.path, problem.cause, "")
-        return self.found.setdefault(problem.path, _Found(problem, event))
+        return self.found.setdefault(problem.path, _Finding(problem, event))
 
     # ---- what is looked at
 
     def look(self) -> None:
         """Look at the small files."""
         for root in self.roots.values():
-            for problem in small.looked(root, self.those, quick=False):
+            for problem in small.looked(root, self.kept, quick=False):
                 self._add(problem)
-            generations = len(self.those.standings)
+            generations = len(self.kept.standings)
             self.files += 2 * generations + 2  # records and manifests; identity and promise
 
     def _entries(self, root: Root) -> list[ShardEntry]:
-        return [self.those.shards[name] for name in sorted(self.those.holders.get(root.uuid, ()))]
+        names = sorted(self.kept.files_by_root.get(root.uuid, ()))
+        return [self.kept.shards[name] for name in names]
 
     def nbytes_wanted(self) -> int:
         """Bytes of the shards that are to be read."""
@@ -222,7 +223,7 @@ class _Run:
                 self._attempt([each], partial(self._mend_shard, each.problem))
         self._look_again()
 
-    def _open(self) -> list[_Found]:
+    def _open(self) -> list[_Finding]:
         silent = {
             uuid
             for uuid, root in self.opened.members.roots.items()
@@ -234,29 +235,29 @@ class _Run:
             if not each.is_mended and each.problem.root not in silent
         ]
 
-    def _attempt(self, those: list[_Found], do: Callable[[], None]) -> None:
+    def _attempt(self, of_kind: list[_Finding], do: Callable[[], None]) -> None:
         try:
             do()
         except (FastioError, OSError) as error:
-            for each in those:
+            for each in of_kind:
                 each.event = replace(each.event, remedy=f"could not be mended: {error}")
         else:
-            for each in those:
+            for each in of_kind:
                 each.is_mended = True
                 each.event = replace(each.event, remedy=_MENDED)
 
     def _mend_small(self, problem: Problem) -> None:
-        members, mode = self.opened.members, self.those.files_mode
+        members, mode = self.opened.members, self.kept.files_mode
         root = self._root(problem)
         if problem.kind == "folder":
             root.storage.upkeep.mend_folder(problem.name, mode)
-            for more in small.looked(root, self.those, quick=True):
+            for more in small.looked(root, self.kept, quick=True):
                 if more.kind in ("manifest", "record"):  # what was in it
                     self._add(more)
         elif problem.kind == "lock":
             root.storage.upkeep.mend_lock(LOCK)
         elif problem.kind == "promise":
-            among = next((one.record.roots for one in self.those.standings), (root.uuid,))
+            among = next((one.record.roots for one in self.kept.standings), (root.uuid,))
             mend.mend_promise(root, members, among, mode)
         else:
             mend.mend_manifest(root, problem.name, members, mode)
@@ -270,32 +271,32 @@ class _Run:
             raise ReplicaError(problem.path, cause, members.missing)
         return root
 
-    def _mend_records(self, those: list[_Found]) -> None:
-        for each in those:
+    def _mend_records(self, of_kind: list[_Finding]) -> None:
+        for each in of_kind:
             root = self._root(each.problem)
             root.storage.upkeep.make_way(COMMITS, each.problem.name)
 
-        kept = {standing.record.generation for standing in self.those.standings}
+        kept = {standing.record.generation for standing in self.kept.standings}
 
         def write(session: Session, _: object) -> None:
-            mend.mend_records(session, self.those.files_mode, kept, self.gone)
+            mend.mend_records(session, self.kept.files_mode, kept, self.gone)
 
         self.opened.in_turn(write, renews=False)
 
     def _mend_shard(self, problem: Problem) -> None:
         members = self.opened.members
         root = self._root(problem)
-        mend.mend_shard(root, self.those.shards[problem.name], members)
+        mend.mend_shard(root, self.kept.shards[problem.name], members)
 
     def _look_again(self) -> None:
         """Read mended files once more; one that is still not sound was not mended."""
         members = self.opened.members
         for root in self.roots.values():
             root.problems.clear()
-        newest = max((one.record.generation for one in self.those.standings), default=0)
-        self.those.standings = established(members.standings(), newest)
+        newest = max((one.record.generation for one in self.kept.standings), default=0)
+        self.kept.standings = established(members.standings(), newest)
         for root in self.roots.values():
-            for problem in small.looked(root, self.those, quick=False):
+            for problem in small.looked(root, self.kept, quick=False):
                 if problem.kind != "verified":
                     self._still(self._add(problem), problem.cause)
         wanted = []
@@ -307,15 +308,15 @@ class _Run:
                 and each.problem.kind == "shard"
                 and each.problem.root == root.uuid
             ]
-            wanted.append((root, [self.those.shards[name] for name in names]))
+            wanted.append((root, [self.kept.shards[name] for name in names]))
         for uuid, read in replicas.read_all(wanted, self.options, None).items():
-            self.reads.setdefault(uuid, Read()).nbytes += read.nbytes
+            self.reads.setdefault(uuid, RootRead()).nbytes += read.nbytes
             for path, event in read.damaged.items():
                 problem = Problem("shard", uuid, path, event.cause, path.rpartition("/")[2])
                 self._still(self._add(problem, event), event.cause)
 
     @staticmethod
-    def _still(found: _Found, cause: str) -> None:
+    def _still(found: _Finding, cause: str) -> None:
         if found.is_mended or not found.event.remedy:
             found.is_mended = False
             remedy = f"could not be mended: once more it {cause}"
@@ -329,7 +330,7 @@ class _Run:
         states = dict(members.missing)
         count = nbytes = 0
         for root in self.roots.values():
-            more = small.strays(root, self.those.holders.get(root.uuid, ()), self.those)
+            more = small.strays(root, self.kept.files_by_root.get(root.uuid, ()), self.kept)
             count, nbytes = count + more[0], nbytes + more[1]
             if root.uuid in members.roots or str(root.path) not in states:
                 states[str(root.path)] = self._state(root)
@@ -382,8 +383,8 @@ class _Run:
         return "mended" if own else "whole"
 
     def _note_whole(self, root: Root) -> None:
-        read = self.reads.get(root.uuid, Read())
+        read = self.reads.get(root.uuid, RootRead())
         document = Verified(
-            root.identity.store, root.uuid, now_s(), read.nbytes, len(self.those.standings)
+            root.identity.store, root.uuid, now_s(), read.nbytes, len(self.kept.standings)
         )
-        mend.put_file(root, VERIFIED, document.encode(), self.those.files_mode)
+        mend.put_file(root, VERIFIED, document.encode(), self.kept.files_mode)

@@ -38,9 +38,9 @@ def newest(
     FormatError
     """
     for standing in found:
-        named = existing(standing, manifest_of, roots)
-        if named is not None:
-            return standing, named
+        encoded = existing(standing, manifest_of, roots)
+        if encoded is not None:
+            return standing, encoded
     return None
 
 
@@ -55,12 +55,12 @@ def existing(
         As `newest` does.
     """
     try:
-        named = manifest_of(standing.record)
+        encoded = manifest_of(standing.record)
     except ReplicaError:
         if not standing.never_reported:
             raise
         return None
-    return named if not standing.never_reported or is_whole(named.manifest, roots) else None
+    return encoded if not standing.never_reported or is_whole(encoded.manifest, roots) else None
 
 
 def is_whole(manifest: Manifest, roots: Roots) -> bool:

@@ -14,7 +14,7 @@ from fastio.formats import checksums
 from fastio.host.shortage import memory_named
 from fastio.options import Options
 from fastio.report import Report
-from fastio.saving.sources import checked_metadata, sources
+from fastio.saving.origins import checked_metadata, origins_of
 from fastio.store import reading
 from fastio.store.commit import Session
 from fastio.store.manifest import Manifest
@@ -120,7 +120,7 @@ class Writes:
         begun, cpu_begun = time.perf_counter(), time.process_time()
         check_kind("options", options, Options)
         check_kind("report", report, Report)
-        found = sources(tensors)
+        found = origins_of(tensors)
         stored = checksums.without_own_keys(checked_metadata(metadata) or {})
         counted = report if report is not None else Report()
         counted.clear()
@@ -150,10 +150,10 @@ class Writes:
                     session.require_majority(f"generation {session.generation + 1}")
                     lost.append(f"{failed.error}; its share went to the other roots")
             if added:
-                named = plan.manifest(wanted, parent.metadata, kept=parent)
+                encoded = plan.manifest(wanted, parent.metadata, kept=parent)
             else:
-                named = plan.manifest(wanted, stored)
-            generation = session.commit(named, now_s()).generation
+                encoded = plan.manifest(wanted, stored)
+            generation = session.commit(encoded, now_s()).generation
             counted.fallbacks += tuple(lost)
             return generation
 

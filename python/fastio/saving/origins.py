@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fastio.display.values import shown
 from fastio.errors import UsageError
 from fastio.formats import headers
-from fastio.frameworks import Place, Source, framework_of
+from fastio.frameworks import Origin, Place, framework_of
 from fastio.frameworks import numpy as numpy_arrays
 from fastio.frameworks.handed import check_mapping, problem_of
 from fastio.host import collector
@@ -39,7 +39,7 @@ _text_of = str.__str__  # str() is asked of the class, and an Enum's answer is n
 
 
 @dataclass(frozen=True, eq=False)
-class Sources:
+class Origins:
     """Tensors as columns; in the order of their bytes, once `in_file_order` put them there.
 
     Attributes
@@ -51,7 +51,7 @@ class Sources:
     layouts : dict of int to (Place, int)
         By position: those whose bytes do not lie one behind the other, and the bytes of each value
         that is stored the other way round, or 1.
-    held : list of object
+    owners : list of object
         What keeps the memory alive.
     devices : dict of int to int
         By position: those that are on an accelerator, and its ordinal.
@@ -65,12 +65,12 @@ class Sources:
     addresses: npt.NDArray[np.uint64]
     nbytes: npt.NDArray[np.int64]
     layouts: dict[int, tuple[Place, int]]
-    held: list[Any]
+    owners: list[Any]
     devices: dict[int, int] = field(default_factory=dict)
     streams: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def blank(cls, names: list[str]) -> Sources:
+    def blank(cls, names: list[str]) -> Origins:
         """Return columns with nothing but names, for `put`."""
         n = len(names)
         addresses, nbytes = np.zeros(n, np.uint64), np.zeros(n, np.int64)
@@ -99,16 +99,17 @@ class Sources:
                 self.names, self.dtypes, self.shapes, bounds[:-1], bounds[1:]
             )
 
-    def put(self, row: int, source: Source) -> None:
+    def put(self, row: int, origin: Origin) -> None:
         """Say where the one at a position is taken from."""
-        self.dtypes[row], self.shapes[row], self.held[row] = source.dtype, source.shape, source.held
-        self.addresses[row], self.nbytes[row] = source.address, source.nbytes
-        if source.place is not None:
-            self.layouts[row] = (source.place, source.swapped_bytes)
-        if source.device >= 0:
-            self.devices[row] = source.device
+        self.dtypes[row], self.shapes[row] = origin.dtype, origin.shape
+        self.owners[row] = origin.owner
+        self.addresses[row], self.nbytes[row] = origin.address, origin.nbytes
+        if origin.place is not None:
+            self.layouts[row] = (origin.place, origin.swapped_bytes)
+        if origin.device >= 0:
+            self.devices[row] = origin.device
 
-    def take(self, rows: Sequence[int]) -> Sources:
+    def take(self, rows: Sequence[int]) -> Origins:
         """Return some of them, by position."""
         index = list(rows)
         return replace(
@@ -119,19 +120,19 @@ class Sources:
             addresses=self.addresses[index],
             nbytes=self.nbytes[index],
             layouts=_taken(self.layouts, index),
-            held=[self.held[row] for row in index],
+            owners=[self.owners[row] for row in index],
             devices=_taken(self.devices, index),
         )
 
-    def on_host(self) -> Sources:
+    def on_host(self) -> Origins:
         """Return them with copies on the host of those that are on accelerators."""
         if not self.devices:
             return self
-        addresses, held = self.addresses.copy(), list(self.held)
+        addresses, owners = self.addresses.copy(), list(self.owners)
         for row in self.devices:
-            held[row] = held[row].to("cpu")
-            addresses[row] = held[row].data_ptr()
-        return replace(self, addresses=addresses, held=held, devices={}, streams={})
+            owners[row] = owners[row].to("cpu")
+            addresses[row] = owners[row].data_ptr()
+        return replace(self, addresses=addresses, owners=owners, devices={}, streams={})
 
 
 def _taken(values: dict[int, _Value], rows: list[int]) -> dict[int, _Value]:
@@ -140,7 +141,7 @@ def _taken(values: dict[int, _Value], rows: list[int]) -> dict[int, _Value]:
     return {at: values[row] for at, row in enumerate(rows) if row in values}
 
 
-def sources(tensors: Mapping[str, Any]) -> Sources:
+def origins_of(tensors: Mapping[str, Any]) -> Origins:
     """Look at all tensors, and put them in the order of a file.
 
     Parameters
@@ -164,31 +165,31 @@ def sources(tensors: Mapping[str, Any]) -> Sources:
         names = checked_names([name for name, _ in items])
         given = [tensor for _, tensor in items]
         dtypes, shapes, addresses, nbytes = numpy_arrays.columns_of(given)
-        found = Sources(names, dtypes, shapes, addresses, nbytes, {}, given)
+        found = Origins(names, dtypes, shapes, addresses, nbytes, {}, given)
         for row, dtype in enumerate(dtypes):
             if not dtype:
                 _look_at(found, row)
         return in_file_order(found)
 
 
-def _look_at(found: Sources, row: int) -> None:
+def _look_at(found: Origins, row: int) -> None:
     """Look at one tensor that is no plain array."""
-    name, tensor = found.names[row], found.held[row]
+    name, tensor = found.names[row], found.owners[row]
     framework = framework_of(tensor)
     if framework is None:
         raise TypeError(f"tensor {shown(name)} {problem_of(tensor)}")
     try:
-        source = framework.source_of(tensor)
+        origin = framework.origin_of(tensor)
     except (TypeError, ValueError) as error:
         raise type(error)(f"tensor {shown(name)} {error}") from None
-    if source.device >= 0 and source.device not in found.streams:
+    if origin.device >= 0 and origin.device not in found.streams:
         destination = framework.destination(tensor.device, None)
         assert destination is not None  # it has the tensor
-        found.streams[source.device] = destination.stream
-    found.put(row, source)
+        found.streams[origin.device] = destination.stream
+    found.put(row, origin)
 
 
-def in_file_order(found: Sources) -> Sources:
+def in_file_order(found: Origins) -> Origins:
     """Return tensors in the order of a file.
 
     Raises
