@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastio.storage import answering, folder_kind, known
+from fastio.storage import answering, by_address, folder_kind, known
 from fastio.storage.kind import Kind, Skeleton
 from fastio.storage.protocol import Storage
 from storage import objects
@@ -59,7 +59,7 @@ def another(storage: Storage) -> Iterator[Open]:
 
         def open_storage() -> Storage:
             asks = answering.Answering(storage.path, math.inf)
-            again = known.kind_of(storage.path).open_storage(storage.path, asks)
+            again = by_address.kind_of(storage.path).open_storage(storage.path, asks)
             return opened.enter_context(contextlib.closing(again))
 
         yield open_storage

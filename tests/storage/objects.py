@@ -113,8 +113,8 @@ class ObjectStorage:
         self.path = path
         self.answering = answering
         self.bucket, self._prefix = _bucket_of(path)
-        self.number = self.bucket.number
         self.is_new = is_new
+        answering.disk = self.bucket.number
 
     @property
     def locks(self) -> ObjectLocks:
@@ -196,7 +196,7 @@ class ObjectStorage:
                 raise OSError(errno.ESTALE, "another object has its key now")
             return data
 
-        return _native.Feed(self.path / folder / name, len(opened), read, disk=self.number)
+        return _native.Feed(self.path / folder / name, len(opened), read, disk=self.bucket.number)
 
     @asked
     def put_if_absent(self, folder: str, name: str, data: bytes, mode: int) -> None:
@@ -231,7 +231,7 @@ class ObjectStorage:
 
     @asked
     def disk(self) -> int:
-        return self.number
+        return self.bucket.number
 
     @asked
     def space(self) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
-from fastio.storage import known
+from fastio.storage import by_address, known
 from fastio.storage.kind import Kind
 from fastio.storage.protocol import FILE_MODE, Lock, Storage
 from samples import in_threads
@@ -300,7 +300,7 @@ def test_a_storage_knows_its_address(storage: Storage, another: Open, address: s
     assert storage.is_at(address)
     assert storage.is_at(another().path)
     assert not storage.is_at(f"{address}-another")
-    assert storage.disk() == another().disk()
+    assert storage.disk() == another().disk() == storage.answering.disk
     space = storage.space()
     assert space is None or 0 < space[0] <= space[1]
 
@@ -388,7 +388,7 @@ def test_an_unknown_scheme_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert not known.is_url("mem://bucket/root")
     assert known.address_of("mem://bucket/root") == tmp_path / "mem:" / "bucket" / "root"
-    assert known.kind_of(tmp_path).__name__ == "fastio.storage.folder_kind"  # type: ignore[attr-defined]
+    assert by_address.kind_of(tmp_path).__name__ == "fastio.storage.folder_kind"  # type: ignore[attr-defined]
 
 
 def test_a_url_has_the_arithmetic_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,4 +398,4 @@ def test_a_url_has_the_arithmetic_of_paths(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(url / "shards" / "a") == "mem://bucket/root/shards/a"
     assert str((url / "shards").parent) == str(known.address_of(str(url)))
     assert url == known.address_of(str(url))
-    assert known.kind_of(url / "shards").__name__ == "storage.objects"  # type: ignore[attr-defined]
+    assert by_address.kind_of(url / "shards").__name__ == "storage.objects"  # type: ignore[attr-defined]

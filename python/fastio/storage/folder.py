@@ -7,29 +7,26 @@ it is whole and on the disk.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import NoReturn
 
 import fastio._native as _native
-from fastio.errors import ReadError
 from fastio.host.durability import sync_folder
 from fastio.host.replacement import Replacement
 from fastio.storage.answering import Answering, asked, progress
 from fastio.storage.folder_files import (
     OpenFolder,
     called,
-    misplaced,
     read,
     read_range,
+    status,
     write_called,
 )
 from fastio.storage.folder_locks import FolderLocks
 from fastio.storage.folder_upkeep import FolderUpkeep
-from fastio.storage.folder_writing import new_file, put_if_absent, replace
+from fastio.storage.folder_writing import check_folder, new_file, put_if_absent, replace
 
 
 class Folder:
@@ -67,9 +64,6 @@ class Folder:
     def __del__(self) -> None:
         self.close()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a storage cannot be pickled or copied")
-
     # ---- what is there
 
     @asked
@@ -83,27 +77,19 @@ class Folder:
         with self._folder.sub(folder) as fd:
             for name in called(self.path / folder, "listdir", lambda: os.listdir(fd)):
                 with contextlib.suppress(OSError):  # it was removed meanwhile
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        found[name] = status.st_size
+                    file = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISREG(file.st_mode):
+                        found[name] = file.st_size
                 progress()
         return found
 
     @asked
     def size(self, folder: str, name: str) -> int:
-        return self._status(folder, name).st_size
+        return status(self._folder, folder, name).st_size
 
     @asked
     def mode(self, folder: str, name: str) -> int:
-        return stat.S_IMODE(self._status(folder, name).st_mode)
-
-    def _status(self, folder: str, name: str) -> os.stat_result:
-        path = self.path / folder / name
-        with self._folder.sub(folder, name) as fd:
-            status = called(path, "stat", lambda: os.stat(name, dir_fd=fd, follow_symlinks=False))
-            if not stat.S_ISREG(status.st_mode):
-                raise ReadError(errno.EINVAL, "stat", path, detail=misplaced(fd, name))
-        return status
+        return stat.S_IMODE(status(self._folder, folder, name).st_mode)
 
     @asked
     def read(self, folder: str, name: str, nbytes_max: int) -> bytes:
@@ -131,14 +117,8 @@ class Folder:
         replace(self._folder, folder, name, data, mode)
 
     def new_file(self, folder: str, name: str) -> Replacement:
-        self._meet(folder, name)
+        self.answering.ask(lambda: check_folder(self._folder, folder, name))
         return new_file(self._folder, folder, name)
-
-    @asked
-    def _meet(self, folder: str, name: str) -> None:
-        """Meet what is in the place of a folder: by path, a symlink would be followed."""
-        with self._folder.sub(folder, name):
-            pass
 
     @asked
     def remove(self, folder: str, name: str) -> None:
@@ -165,10 +145,10 @@ class Folder:
 
     @asked
     def space(self) -> tuple[int, int] | None:
-        status = called(self.path, "statvfs", lambda: os.fstatvfs(self._folder.fd))
-        if not status.f_blocks:  # ramfs, and some filesystems of the network
+        found = called(self.path, "statvfs", lambda: os.fstatvfs(self._folder.fd))
+        if not found.f_blocks:  # ramfs, and some filesystems of the network
             return None
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     @asked
     def unmake(self) -> None:

@@ -158,6 +158,21 @@ def opened(folder: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) 
         os.close(place)
 
 
+def status(folder: OpenFolder, sub: str, name: str) -> os.stat_result:
+    """Return the status of a regular file.
+
+    Raises
+    ------
+    FileNotFoundError, ReadError
+    """
+    path = folder.path / sub / name
+    with folder.sub(sub, name) as fd:
+        found = called(path, "stat", lambda: os.stat(name, dir_fd=fd, follow_symlinks=False))
+        if not stat.S_ISREG(found.st_mode):
+            raise ReadError(errno.EINVAL, "stat", path, detail=misplaced(fd, name))
+    return found
+
+
 def read(folder: int, name: str, path: Path, nbytes_max: int) -> bytes:
     with _opened_regular(folder, name, path) as (fd, nbytes):
         if nbytes > nbytes_max:

@@ -53,9 +53,20 @@ def _written(
 
 
 def new_file(folder: OpenFolder, sub: str, name: str) -> Replacement:
-    """Open a file that is written by path: what is in the place of its folder is to be checked."""
+    """Open a file that is written by path: its folder is to be checked first."""
     below = folder.path / sub
     return Replacement(below / name, FILE_MODE, written_as=below / WRITTEN_AS)
+
+
+def check_folder(folder: OpenFolder, sub: str, name: str) -> None:
+    """Refuse a symlink in place of a folder: by path it would be followed.
+
+    Raises
+    ------
+    ReadError
+    """
+    with folder.sub(sub, name):
+        pass
 
 
 def _check(folder: OpenFolder, sub: str, name: str) -> None:

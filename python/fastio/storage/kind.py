@@ -29,7 +29,7 @@ class Skeleton:
 
 
 class Kind(Protocol):
-    """A kind of storage: a module with these functions, made known in `known`.
+    """A kind of storage: a module with these functions; its row in `known` names it.
 
     They are called by the thread of `answering`, and check before they change anything.
     """

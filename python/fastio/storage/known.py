@@ -1,36 +1,25 @@
-"""The kinds of storage that there are, each by the scheme of its addresses."""
+"""The schemes of URLs that a root may have, and the module of each: beside paths of folders."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, cast
 
 from fastio.arguments.anchored import anchored
 from fastio.storage.address import Url
 
-if TYPE_CHECKING:
-    from fastio.storage.kind import Kind
+MODULES: dict[str, str] = {}
+"""By scheme, the name of a module that is a `Kind`.
 
-MODULES = {"": "fastio.storage.folder_kind"}
-"""By the scheme of its URLs, the module of each kind: it is a `Kind`. A path has no scheme.
-
-A module is imported when it is first used: the library of an object store may take long.
+It is imported when a root is first opened there: the library of an object store may take long.
 """
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is the URL of a kind of storage that is known."""
+    """Return whether a text is a URL of a known scheme."""
     scheme, separator, _ = text.partition("://")
-    return bool(separator and scheme) and scheme in MODULES
+    return bool(separator) and scheme in MODULES
 
 
 def address_of(text: str) -> PurePath:
     """Return the address that a text means: a known URL, or else a path, which is anchored."""
     return Url(text) if is_url(text) else Path(anchored(text))
-
-
-def kind_of(address: PurePath) -> Kind:
-    """Return the kind of storage that is at an address."""
-    scheme = address.scheme if isinstance(address, Url) else ""
-    return cast("Kind", importlib.import_module(MODULES[scheme]))

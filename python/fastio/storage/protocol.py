@@ -236,6 +236,8 @@ class Storage(Protocol):
     def disk(self) -> int:
         """Return the number of what is under it, as st_dev: storages of one disk share its speed.
 
+        `answering.disk` and open files have it, too.
+
         Raises
         ------
         ReadError

@@ -12,8 +12,8 @@ from pathlib import PurePath
 from fastio.errors import FastioError, WriteError
 from fastio.host.leftovers import is_temporary
 from fastio.storage import answering
+from fastio.storage.by_address import kind_of
 from fastio.storage.kind import Skeleton
-from fastio.storage.known import kind_of
 from fastio.store.documents import Record
 from fastio.store.history import standings
 from fastio.store.layout import COMMITS, EVERYWHERE, MANIFESTS, SHARDS, SKELETON

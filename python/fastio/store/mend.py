@@ -12,7 +12,8 @@ from pathlib import PurePath
 
 from fastio.errors import ConflictError, FastioError, ReadError, ReplicaError, WriteError
 from fastio.storage import answering
-from fastio.storage.known import address_of, kind_of
+from fastio.storage.by_address import kind_of
+from fastio.storage.known import address_of
 from fastio.storage.protocol import Storage
 from fastio.store import IDENTITY, locks, repair
 from fastio.store.commit import Session

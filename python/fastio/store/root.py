@@ -11,7 +11,8 @@ from typing import NoReturn
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError
 from fastio.storage import answering
 from fastio.storage.answering import Call, asked, progress
-from fastio.storage.known import address_of, kind_of
+from fastio.storage.by_address import kind_of
+from fastio.storage.known import address_of
 from fastio.storage.protocol import FILE_MODE, Storage
 from fastio.store import IDENTITY, lineage
 from fastio.store.documents import DOCUMENT_BYTES_MAX, Promise, Record, RootIdentity
