@@ -1,8 +1,10 @@
 """Encoded tensors are loaded in every way that raw ones are; bad stored bytes reach no caller."""
 
+import _thread
 import contextlib
 import gc
 import itertools
+import signal
 import threading
 import tracemalloc
 import zlib
@@ -20,6 +22,7 @@ import testbed
 import toy_format
 from fastio.formats import known
 from fastio.host import threads
+from fastio.reading import fetch
 from fastio.reading import into as reading_into
 from fastio.reading import load as reading_load
 from fastio.reading.ahead import concerns
@@ -283,8 +286,18 @@ def _many(path: Path, count: int, nbytes: int) -> Path:
 
 
 @pytest.mark.parametrize("window", [_MIB, 8 * _MIB])
-def test_a_stream_decodes_within_its_window(tmp_path: Path, engine: Any, window: int) -> None:
+def test_a_stream_decodes_within_its_window(
+    tmp_path: Path, engine: Any, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _many(tmp_path / "model.toy", 64, _MIB // 2)
+    stored_bytes: list[int] = []
+    start = fetch.stream
+
+    def watched(*args: Any, window_bytes: int, **more: Any) -> Any:
+        stored_bytes.append(window_bytes)
+        return start(*args, window_bytes=window_bytes, **more)
+
+    monkeypatch.setattr(fetch, "stream", watched)
     with fastio.open(path, options=fastio.Options(engine=engine)) as reader:
         tracemalloc.start()
         try:
@@ -294,6 +307,7 @@ def test_a_stream_decodes_within_its_window(tmp_path: Path, engine: Any, window:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
+    assert stored_bytes == [window // 2]
     # numpy's memory is traced: tensors that are decoded, and what zlib makes of one or two.
     assert peak < window + 2 * _MIB
 
@@ -369,7 +383,7 @@ def test_a_dropped_handle_stops_decoding(
 ) -> None:
     nbytes, count = 256 * 1024, 24
     begun, goes_on = threading.Event(), threading.Event()
-    decoded = []
+    decoded: list[int] = []
 
     class Slow(toy_format.Plain):
         def decode(self, stored: memoryview, out: memoryview) -> int:
@@ -393,6 +407,29 @@ def test_a_dropped_handle_stops_decoding(
     goes_on.set()
     assert eventually(lambda: "fastio-decode" not in {t.name for t in threading.enumerate()})
     assert len(decoded) < count / 2
+
+
+def test_an_interrupt_of_whoever_waits_stops_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    goes_on = threading.Event()
+
+    class Interrupting(toy_format.Plain):
+        def decode(self, stored: memoryview, out: memoryview) -> int:
+            _thread.interrupt_main()
+            goes_on.wait(30)
+            return super().decode(stored, out)
+
+    monkeypatch.setitem(toy_format.ENCODINGS, "odd", Interrupting())
+    path = write_toy(tmp_path / "model.toy", {"t": Tensor("U8", (3,), [Part("odd", b"abc")])})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fastio.start_load(path, options=fastio.Options(engine=engine)).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    goes_on.set()
+    assert eventually(lambda: "fastio-decode" not in {t.name for t in threading.enumerate()})
 
 
 def test_a_started_load_is_done_without_being_waited_for(
