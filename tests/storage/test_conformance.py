@@ -11,7 +11,7 @@ from fastio.errors import ConflictError, FastioError, FormatError, ReadError, Wr
 from fastio.storage import by_address, known
 from fastio.storage.kind import Kind
 from fastio.storage.protocol import FILE_MODE, Lock, Storage
-from samples import in_threads
+from samples import eventually, in_threads
 from storage.conftest import SKELETON, Open
 
 _OUTSIDE = ["../name", "..", ".", "", "/etc/passwd", "a/b", "others/x", "a\0b"]
@@ -379,6 +379,7 @@ def test_every_call_is_left_when_the_storage_does_not_answer(storage: Storage, c
         assert raised.value.errno == errno.ETIMEDOUT
     finally:
         go_on.set()
+        assert eventually(lambda: not storage.answering.is_stuck, within_s=60)  # one a path
 
 
 # ---- addresses
