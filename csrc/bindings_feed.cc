@@ -53,7 +53,7 @@ class PythonFeed final : public Feed {
   PythonFeed(const PythonFeed&) = delete;
   PythonFeed& operator=(const PythonFeed&) = delete;
 
-  // Whoever was the last to read from it may be a thread of the core.
+  // The last one to let go of it may be a thread of the core.
   ~PythonFeed() override {
     if (Py_IsInitialized() == 0) {
       read_.release();

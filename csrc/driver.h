@@ -64,7 +64,7 @@ struct DriverCalls {
   DriverResult (*error_text)(DriverResult error, const char** text);
 };
 
-// The same by name, as a library exports them. What follows "_v" is left out of messages.
+// The same by name, as a library exports them. Messages leave out a version such as "_v2".
 struct DriverNames {
   const char* kind = nullptr;      // "CUDA"
   const char* library = nullptr;   // that is opened

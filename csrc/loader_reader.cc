@@ -86,7 +86,7 @@ void SlotReader::read(Slot& slot, std::uint32_t tag) {
   issue(slot, tag);
 }
 
-// What of the present try the page cache has: a read through it then comes from the disk.
+// Empties the page cache of the present try: a read through it then comes from the disk.
 void SlotReader::drop_cached(const Slot& slot) const {
   if (replica_of(slot).file() != nullptr)
     file_of(slot).drop_cached(slot.at, slot.tries.now().span.end);
@@ -99,8 +99,8 @@ int SlotReader::descriptor_of(const Slot& slot) const {
 
 void SlotReader::issue(Slot& slot, std::uint32_t tag) {
   FASTIO_ASSERT(slot.at % slot.access.unit_bytes == 0 && slot.at < slot.tries.now().span.end);
-  // The file may end inside its last unit of direct I/O; regions and staging have room for the
-  // whole of it, and what goes straight to a place is whole units.
+  // The file may end inside its last unit of direct I/O. Regions and staging have room for the
+  // whole unit, and places that are read to directly are whole units.
   const std::uint64_t nbytes =
       round_up(slot.tries.now().span.end - slot.at, slot.access.unit_bytes);
   slot.stage.move_to(Stage::reading);
