@@ -1,7 +1,7 @@
 // A replica of a shard: a file, or a feed, which brings bytes from elsewhere.
 //
-// A feed may be an object store, another host, or a library that decodes. Its bytes are verified and
-// placed like those of a file. All members may be called from any thread.
+// A feed may be an object store, another host, or a library that decodes. Its bytes are verified
+// and placed like those of a file. All members may be called from any thread.
 #pragma once
 
 #include <cstddef>
