@@ -20,6 +20,7 @@ _PACKAGE = _ROOT / "python" / "fastio"
 
 _LINES_MAX = 400
 _MODULES_AT_THE_TOP_MAX = 16
+_METHODS_MAX = 20
 _ROOMS_MAX = 24
 _ARROWS_MAX = 100
 _NAMES_THAT_SAY_NOTHING = re.compile(r"util|helper|common|manager|misc", re.IGNORECASE)
@@ -128,6 +129,17 @@ def test_the_tree_in_architecture_is_that_of_the_files() -> None:
 )
 def test_a_file_fits_in_the_head(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= _LINES_MAX
+
+
+def test_a_class_has_few_methods() -> None:
+    large = [
+        f"{path.relative_to(_PACKAGE)}: {node.name}"
+        for path in _sources(_PACKAGE, ".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and sum(isinstance(each, ast.FunctionDef) for each in node.body) > _METHODS_MAX
+    ]
+    assert large == []
 
 
 def test_the_top_of_the_package_is_read_at_a_glance() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -67,9 +66,7 @@ def in_file_order(
                 try:
                     with (
                         underway.waited_for(),
-                        fetch.errors_named(
-                            located.watch, catalog.source, catalog.shards, native.incidents
-                        ),
+                        fetch.errors_of(located, native.incidents),
                     ):
                         loaded = native.take(region)
                 except DATA_ERRORS as error:
@@ -96,9 +93,7 @@ def in_file_order(
     finally:
         failed = None  # its trace holds this frame, and so the files
         if process == os.getpid():  # in a child, locks of the job may be held for good
-            with fetch.errors_named(
-                located.watch, catalog.source, catalog.shards, native.incidents
-            ):
+            with fetch.errors_of(located, native.incidents):
                 underway.end()
         native.close()
 
@@ -211,8 +206,8 @@ class ReadAhead:
         window_bytes: int,
         tally: Tally,
     ) -> None:
+        self._located = located
         self._catalog = catalog = located.catalog
-        self._watch = located.watch
         self._framework = framework
         batches = list(_batches(catalog, positions))
         with tally.job():
@@ -256,7 +251,7 @@ class ReadAhead:
             self._first = max(self._first, region)
             with (
                 self._underway.waited_for(),
-                self._errors_named(),
+                fetch.errors_of(self._located, self._native.incidents),
             ):
                 self._loaded[region] = self._native.take(region)
         index, row = position
@@ -286,13 +281,8 @@ class ReadAhead:
         self._underway.end()
         self._loaded.clear()
         self._places.clear()
-        with self._errors_named():
+        with fetch.errors_of(self._located, self._native.incidents):
             self._native.close()
-
-    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
-        return fetch.errors_named(
-            self._watch, self._catalog.source, self._catalog.shards, self._native.incidents
-        )
 
 
 class Loop:

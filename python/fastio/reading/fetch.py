@@ -279,6 +279,18 @@ def errors_named(
         raise _with_tensors(error, blamed) from None
 
 
+def errors_of(
+    located: LocatedSource, incidents: Callable[[], list[_native.Incident]] = list
+) -> contextlib.AbstractContextManager[None]:
+    """Return `errors_named` for the tensors of a source that lie in one piece.
+
+    Raises
+    ------
+    Nothing.
+    """
+    return errors_named(located.watch, located.source, located.catalog.shards, incidents)
+
+
 def _with_tensors(error: ChecksumError, blamed: Sequence[Shard]) -> ChecksumError:
     return ChecksumError(
         error.path,

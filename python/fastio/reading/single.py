@@ -5,7 +5,6 @@ They come out of the page cache, from a loop's read-ahead, from kept chunks, or 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
@@ -143,7 +142,7 @@ class Access:
             try:
                 return self._framework.wrap_mapped(mapped, row, dtype, shape)
             except Exception:
-                with self._errors_named():
+                with fetch.errors_of(self._located):
                     raise
         if shard.begins[row] == shard.ends[row]:
             return empty(shard, row, self._framework)
@@ -263,7 +262,7 @@ class Access:
             try:
                 part = self._framework.part_mapped(mapped, row, dtype, shape, index)
             except Exception:
-                with self._errors_named():
+                with fetch.errors_of(self._located):
                     raise
             if part is not None:
                 return part
@@ -301,10 +300,6 @@ class Access:
             )
         self._tally.count(statistics)
         return tensor
-
-    def _errors_named(self) -> contextlib.AbstractContextManager[None]:
-        located = self._located
-        return fetch.errors_named(located.watch, located.source, located.catalog.shards)
 
     def _require_open(self) -> None:
         if self._closed:
