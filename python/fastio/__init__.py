@@ -18,7 +18,6 @@ from fastio.dropin.safe_open import (  # noqa: F401 (safetensors has _safe_open_
 )
 from fastio.dropin.serialize import serialize, serialize_file
 from fastio.dropin.specs import TensorSpec
-from fastio.engines import EngineReport, EngineStatus, engine_report
 from fastio.errors import (
     ChecksumError,
     ConflictError,
@@ -35,7 +34,6 @@ from fastio.errors import (
     UsageError,
     WriteError,
 )
-from fastio.events import Event, on_event
 from fastio.frameworks import import_those_in_use
 from fastio.options import Options
 from fastio.reading.devices import trim
@@ -44,6 +42,8 @@ from fastio.reading.handle import LoadEvent, LoadHandle
 from fastio.reading.reader import Reader
 from fastio.reading.view import TensorView
 from fastio.report import LaneTimes, Report
+from fastio.report.engines import EngineReport, EngineStatus, engine_report
+from fastio.report.events import Event, on_event
 from fastio.saving.seal import seal
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import fastio._native as _native
 from fastio.errors import WriteError
-from fastio.events import Event, emit
 from fastio.host import trial
 from fastio.host.durability import sync_file
 from fastio.host.flocks import Flock
 from fastio.host.refusals import is_refusal
 from fastio.host.replacement import Replacement
+from fastio.report.events import Event, emit
 
 _BLOCK_BYTES = 512  # of st_blocks
 _MAPS = "/proc/self/maps"

@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from fastio.events import Event, emit
+from fastio.report.events import Event, emit
 
 _CANNOT = frozenset(
     (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fastio.display import html, values
 from fastio.display.short_log import brief
-from fastio.events import Event, emit
+from fastio.report.events import Event, emit
 
 _log = logging.getLogger("fastio")
 _SHOWN_MAX = 10

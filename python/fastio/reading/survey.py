@@ -14,10 +14,10 @@ import numpy as np
 import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import ReadError
-from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.fetch import native_files, within_limit
 from fastio.reading.watch import BadReplica
+from fastio.report.events import Event
 
 MEMORY_BYTES = 96 * 2**20
 """Of all surveys that run at once, for blocks in flight; bookkeeping comes on top."""

@@ -8,8 +8,8 @@ from typing import Literal
 from fastio.catalog import Shard
 from fastio.catalog.unsound import UnsoundTable
 from fastio.errors import FormatError
-from fastio.events import Event, emit
 from fastio.reading.located import LocatedSource
+from fastio.report.events import Event, emit
 
 Verify = bool | Literal["require"]
 """Whether checksums are compared; "require" refuses files without."""

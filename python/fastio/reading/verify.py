@@ -10,7 +10,6 @@ from pathlib import Path
 from fastio.catalog import Shard
 from fastio.display.progress import progress_bar
 from fastio.errors import FastioError, FormatError, ReadError
-from fastio.events import Event
 from fastio.formats import huggingface, index, known
 from fastio.formats.opening import open_file
 from fastio.host import collector
@@ -19,6 +18,7 @@ from fastio.options import Options
 from fastio.reading.fetch import native_files
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import headers, survey
+from fastio.report.events import Event
 
 _REPLACED_MAX = 100  # how often a folder may get another checkpoint while its files are opened
 _ABSENT_SHOWN_MAX = 3

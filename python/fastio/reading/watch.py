@@ -16,7 +16,7 @@ from typing import Literal
 import fastio._native as _native
 from fastio.catalog import Shard, ShardFiles
 from fastio.errors import FastioError, ReplicaError
-from fastio.events import Event, emit
+from fastio.report.events import Event, emit
 
 _log = logging.getLogger("fastio")
 _FILES_LOGGED_MAX = 8  # of one folder; a root that is empty lacks every shard

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from fastio.errors import FastioError
-from fastio.events import Event
+from fastio.report.events import Event
 from fastio.storage.address import Url
 from fastio.storage.known import address_of, is_url
 from fastio.store.root import Root

@@ -10,7 +10,6 @@ from pathlib import PurePath
 from fastio.catalog import Catalog, Shard, ShardFiles
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReplicaError
-from fastio.events import Event
 from fastio.formats import safetensors
 from fastio.host import collector
 from fastio.host.descriptors import make_room
@@ -18,6 +17,7 @@ from fastio.options import Options, default_options
 from fastio.reading.fetch import native_files
 from fastio.reading.located import Cut, LocatedSource
 from fastio.reading.watch import ON_DAMAGE, OnDamage, Watch
+from fastio.report.events import Event
 from fastio.store import repair
 from fastio.store.address import GenerationAddress
 from fastio.store.layout import SHARDS

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import fastio._native as _native
 from fastio.catalog import Shard
 from fastio.errors import FastioError, FormatError, ReadError
-from fastio.events import Event
 from fastio.formats import safetensors
 from fastio.host.descriptors import make_room
 from fastio.options import Options
 from fastio.reading.survey import MEMORY_BYTES, Advance, headers, survey
+from fastio.report.events import Event
 from fastio.store.layout import SHARDS
 from fastio.store.manifest import ShardEntry
 from fastio.store.root import Root

@@ -12,9 +12,9 @@ from fastio.arguments.checks import check_kind
 from fastio.arguments.paths import AnyPath, Source, not_found, paths_of
 from fastio.display.values import one_line
 from fastio.errors import UsageError
-from fastio.events import emit
 from fastio.formats import checksums
 from fastio.options import Options, default_options
+from fastio.report.events import emit
 from fastio.storage.protocol import FILE_MODE
 from fastio.store import arguments, creation
 from fastio.store.address import GenerationAddress

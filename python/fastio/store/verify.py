@@ -12,10 +12,10 @@ from fastio.arguments.checks import check_kind
 from fastio.display.progress import progress_bar
 from fastio.display.values import counted
 from fastio.errors import FastioError, ReplicaError
-from fastio.events import Event
 from fastio.options import Options
 from fastio.reading.findings import Verification, tell
 from fastio.reading.survey import Advance
+from fastio.report.events import Event
 from fastio.storage import answering
 from fastio.store import mend, replicas, small
 from fastio.store.commit import Session

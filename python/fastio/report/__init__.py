@@ -10,7 +10,7 @@ from typing import Any
 
 from fastio.catalog.encodings import Decoding
 from fastio.display import values
-from fastio.events import Event, lines_of
+from fastio.report.events import Event, lines_of
 
 _log = logging.getLogger("fastio")
 _NOTHING = "there were no bytes"

@@ -10,7 +10,7 @@ import pytest
 
 import fastio
 from fastio.display.short_log import brief
-from fastio.events import Event
+from fastio.report.events import Event
 from fastio.saving import folder
 
 _log = logging.getLogger("fastio")
