@@ -17,6 +17,7 @@ from fastio.storage import answering
 from fastio.storage.answering import Answering, Call
 from fastio.store import collect
 from fastio.store.members import Members
+from samples import eventually
 from store.dying import Steps
 from store.protocol import World
 from store.told import Reader
@@ -59,10 +60,11 @@ class Hang:
         patch.setattr(answering, "of", impatient)
 
     def go_on(self) -> None:
-        """Let it make its late call, and wait until it has."""
+        """Let it make its late call, and wait until it has, and any other that was left."""
         self._go_on.set()
         if self.is_met:
             assert self._ended.wait(60)
+        assert eventually(lambda: not answering.is_silent(str(self._path)))
 
 
 @contextmanager

@@ -187,7 +187,8 @@ class Access:
         if rest is None:
             return None
         if self._has_encoded:
-            rest = [(index, row) for index, row in rest if not self._is_encoded(index, row)]
+            shards = self._located.catalog.shards
+            rest = [(index, row) for index, row in rest if shards[index].parts_of(row) is None]
         self.stop()
         limit = self._options.memory_limit_bytes
         try:
@@ -203,9 +204,6 @@ class Access:
         except MemoryLimitError:  # a limit below a chunk: tensors are read one by one then
             return None
         return self._taken(self._ahead, position)
-
-    def _is_encoded(self, index: int, row: int) -> bool:
-        return self._located.catalog.shards[index].parts_of(row) is not None
 
     def _taken(self, ahead: ReadAhead, position: _Position) -> Any:
         try:
