@@ -203,7 +203,7 @@ def test_memory_is_known_to_be_used_on_the_streams_that_wait(double: Double, sav
     behind = double.make_stream(0)
     handle = fastio.start_load(saved, device="cuda")
     found: Any = handle.queued(stream=behind)
-    held = {id(tensor.held): tensor.held for tensor in found.values() if tensor.held is not None}
+    held = {id(tensor.owner): tensor.owner for tensor in found.values() if tensor.owner is not None}
     assert held
     assert all(behind in memory.streams for memory in held.values())
     assert handle.wait() is found

@@ -71,7 +71,7 @@ def test_tensors_are_copied_before_the_save_goes_on(
 ) -> None:
     handle = fastio.start_save(there, tmp_path / "model", snapshot="copy")
     for tensor in there.values():
-        if not isinstance(tensor, np.ndarray) and tensor.held is not None:
+        if not isinstance(tensor, np.ndarray) and tensor.owner is not None:
             double.write(tensor.address, bytes(tensor.numpy().nbytes), tensor.numpy().nbytes)
     handle.result()
     device = {n: t for n, t in tensors.items() if not isinstance(there[n], np.ndarray)}
