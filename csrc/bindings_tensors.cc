@@ -16,6 +16,7 @@
 #include "bindings.h"
 #include "bindings_load.h"
 #include "bindings_tensors.h"
+#include "driver.h"
 
 namespace py = pybind11;
 
@@ -232,11 +233,10 @@ py::object make_capsule(std::unique_ptr<TensorMemory> memory, std::uint8_t code,
 py::object make_device_capsule(const py::object& owner, int ordinal, std::uintptr_t address,
                                std::uint8_t code, std::uint8_t bits, const py::handle& shape,
                                std::uint64_t nbytes) {
-  constexpr std::int32_t kDlCuda = 2;
   const auto parsed = parse_shape(shape.ptr());
   check_size(parsed, bits, {0, nbytes});
   auto owned = std::make_unique<OwnedDlTensor>();
-  owned->managed.tensor.device = {kDlCuda, ordinal};
+  owned->managed.tensor.device = {driver().names().dlpack_device, ordinal};
   owned->owner = py::object(owner).release().ptr();
   return capsule_of(std::move(owned), std::bit_cast<void*>(address), {code, bits, 1}, parsed);
 }

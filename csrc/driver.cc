@@ -53,7 +53,7 @@ bool find_all(void* library, const DriverNames& names, DriverCalls& calls, std::
 }
 
 std::string library_of(const DriverNames& names) {
-  const char* given = std::getenv(names.variable);
+  const char* given = names.variable != nullptr ? std::getenv(names.variable) : nullptr;
   return given != nullptr && *given != '\0' ? given : names.library;
 }
 
@@ -131,8 +131,9 @@ void Driver::open(Initialisation initialisation) {
       result != kDriverSuccess) {
     return refuse(&DriverNames::driver_version, result);
   }
-  const auto text = [](int version) {
-    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  const auto text = [&](int version) {
+    const int minor = version % names_.version_major / names_.version_minor;
+    return std::to_string(version / names_.version_major) + "." + std::to_string(minor);
   };
   const std::string version = kind + " " + text(status_.version);
   if (status_.version < names_.version_least) {

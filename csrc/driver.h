@@ -68,8 +68,11 @@ struct DriverCalls {
 struct DriverNames {
   const char* kind = nullptr;      // "CUDA"
   const char* library = nullptr;   // that is opened
-  const char* variable = nullptr;  // of the environment: names another library
-  int version_least = 0;           // the oldest whose names all are here
+  const char* variable = nullptr;  // of the environment: names another library; null: none does
+  int dlpack_device = 0;           // DLDeviceType of its memory, in dlpack.h
+  int version_major = 1000;        // of its number: 12040 is 12.4
+  int version_minor = 10;
+  int version_least = 0;  // the oldest whose names all are here
 
   const char* init = nullptr;
   const char* driver_version = nullptr;
@@ -112,7 +115,7 @@ class Driver {
 
   [[nodiscard]] const DriverStatus& status() const { return status_; }
   [[nodiscard]] const DriverCalls& calls() const { return calls_; }
-  [[nodiscard]] const std::string& library() const { return library_; }
+  [[nodiscard]] const DriverNames& names() const { return names_; }
 
   using Call = const char* DriverNames::*;
   // None for success.

@@ -11,6 +11,7 @@ constexpr std::array kKnown = {
         .kind = "CUDA",
         .library = "libcuda.so.1",
         .variable = "FASTIO_CUDA_LIBRARY",
+        .dlpack_device = 2,
         .version_least = 11000,
         .init = "cuInit",
         .driver_version = "cuDriverGetVersion",

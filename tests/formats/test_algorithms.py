@@ -72,7 +72,8 @@ def test_a_build_for_tests_has_a_second_algorithm() -> None:
     if not hasattr(_native, "testing"):
         pytest.skip("this build is not for tests (FASTIO_TESTING)")
     sizes = {each.digest_bytes for each in _native.ALGORITHMS.values()}
-    assert len(sizes) == len(_native.ALGORITHMS) == 2
+    assert "xxh3_128" in _native.ALGORITHMS
+    assert len(sizes) > 1
 
 
 def test_the_table_of_a_file_names_its_algorithm(sealed: Sealed) -> None:

@@ -82,7 +82,7 @@ class ChecksumError(FastioError):
     offset, nbytes : int
         The place of the chunk in the file, in bytes.
     expected, found : str
-        XXH3-64 in the file's table and of the bytes that were read, 16 hex digits each.
+        Digests in hexadecimal: the one in the file's table, and that of the bytes that were read.
     tensors : tuple of str
         The tensors that have bytes in this chunk.
     """
