@@ -26,33 +26,33 @@ using Layouts = std::unordered_map<std::size_t, std::tuple<PlaceArgument, std::u
 
 // Tensor i lies at addresses[i] in one piece and goes to [bounds[i], bounds[i + 1]) of the file,
 // unless `layouts` has it.
-Sources parse_sources(const Addresses& addresses, const Bounds& bounds, const Layouts& layouts) {
+Origins parse_origins(const Addresses& addresses, const Bounds& bounds, const Layouts& layouts) {
   if (addresses.ndim() != 1 || bounds.ndim() != 1 || bounds.size() != addresses.size() + 1)
     throw py::value_error("addresses must be (n,) uint64 and bounds (n + 1,) int64");
   const auto count = static_cast<std::size_t>(addresses.size());
   const auto address = addresses.unchecked<1>();
   const auto bound = bounds.unchecked<1>();
-  Sources sources;
-  sources.extents.reserve(count);
-  sources.memories.reserve(count);
-  sources.swapped.assign(count, 1);
+  Origins origins;
+  origins.extents.reserve(count);
+  origins.memories.reserve(count);
+  origins.swapped.assign(count, 1);
   for (std::size_t i = 0; i < count; ++i) {
     const auto at = static_cast<py::ssize_t>(i);
     const Extent extent{static_cast<std::uint64_t>(bound(at)),
                         static_cast<std::uint64_t>(bound(at + 1))};
     const auto layout = layouts.empty() ? layouts.end() : layouts.find(i);
-    sources.extents.push_back(extent);
+    origins.extents.push_back(extent);
     if (layout == layouts.end()) {
       // NOLINTNEXTLINE(performance-no-int-to-ptr): memory of arrays comes as addresses
       auto* const data = reinterpret_cast<std::byte*>(address(at));
-      sources.memories.emplace_back(data, extent.end - extent.begin, std::vector<Axis>{});
+      origins.memories.emplace_back(data, extent.end - extent.begin, std::vector<Axis>{});
     } else {
-      sources.memories.push_back(
+      origins.memories.push_back(
           parse_place(std::get<0>(layout->second), extent.end - extent.begin));
-      sources.swapped[i] = std::get<1>(layout->second);
+      origins.swapped[i] = std::get<1>(layout->second);
     }
   }
-  return sources;
+  return origins;
 }
 
 SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_bytes,
@@ -72,15 +72,15 @@ SaveOptions parse_save_options(const py::object& options, std::uint64_t chunk_by
   return parsed;
 }
 
-// `on`: which of the devices a source is on, by position.
-void put_on_devices(Sources& sources, SaveOptions& options, const DeviceArguments& devices,
+// `on`: which of the devices an origin is on, by position.
+void put_on_devices(Origins& origins, SaveOptions& options, const DeviceArguments& devices,
                     const std::map<std::size_t, int>& on) {
   if (on.empty()) return;
   options.devices = parse_devices(devices);
-  sources.devices.assign(sources.extents.size(), kHost);
+  origins.devices.assign(origins.extents.size(), kHost);
   for (const auto& [at, ordinal] : on) {
-    if (at >= sources.devices.size()) throw py::value_error("there is no such source");
-    sources.devices[at] = index_of(options.devices, ordinal);
+    if (at >= origins.devices.size()) throw py::value_error("there is no such origin");
+    origins.devices[at] = index_of(options.devices, ordinal);
   }
 }
 
@@ -177,10 +177,10 @@ void register_saving(py::module_& module) {
                        const Bounds& bounds, const Layouts& layouts, std::uint64_t chunk_bytes,
                        const Algorithm& algorithm, const py::object& options,
                        const DeviceArguments& devices, const std::map<std::size_t, int>& on) {
-             Sources sources = parse_sources(addresses, bounds, layouts);
+             Origins origins = parse_origins(addresses, bounds, layouts);
              SaveOptions parsed = parse_save_options(options, chunk_bytes, algorithm);
-             put_on_devices(sources, parsed, devices, on);
-             return SaveJob::make(std::move(file), std::move(sources), parsed);
+             put_on_devices(origins, parsed, devices, on);
+             return SaveJob::make(std::move(file), std::move(origins), parsed);
            }),
            py::arg("file"), py::arg("addresses"), py::arg("bounds"), py::arg("layouts"),
            py::kw_only(), py::arg("chunk_bytes"), py::arg("algorithm"), py::arg("options"),
@@ -207,11 +207,11 @@ void register_saving(py::module_& module) {
       "gather",
       [](const Addresses& addresses, const Bounds& bounds, const Layouts& layouts,
          const py::buffer& out) {
-        const Sources sources = parse_sources(addresses, bounds, layouts);
+        const Origins origins = parse_origins(addresses, bounds, layouts);
         const py::buffer_info memory = out.request(true);
         const auto nbytes = static_cast<std::uint64_t>(memory.size * memory.itemsize);
         const GilReleased released;
-        gather(sources, {static_cast<std::byte*>(memory.ptr), nbytes});
+        gather(origins, {static_cast<std::byte*>(memory.ptr), nbytes});
       },
       py::arg("addresses"), py::arg("bounds"), py::arg("layouts"), py::arg("out"));
 }

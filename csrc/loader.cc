@@ -128,14 +128,16 @@ bool LoadJob::is_placed(std::size_t shard, std::size_t extent) const {
 }
 
 void LoadJob::cancel() {
-  std::vector<std::weak_ptr<Region>> seen;
+  std::vector<std::shared_ptr<Region>> given_up;
   {
     const MutexLock lock(state_->crew.mutex);
     // A lane that only waits for its copies ends by itself.
     if (!state_->ledger.all_queued() && state_->crew.running() != 0) state_->outcome.cancel();
     state_->crew.stop();
-    seen = state_->regions.abandon();  // lanes keep those that they read into
+    given_up = state_->regions.give_up();
   }
+  const std::vector<std::weak_ptr<Region>> seen(given_up.begin(), given_up.end());
+  given_up.clear();
   for (const auto& region : seen) {
     // A mapping takes no memory, and memory without a read in it was freed.
     if (const auto held = region.lock(); held && !held->mapped()) held->abandon();

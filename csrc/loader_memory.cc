@@ -66,14 +66,12 @@ void RegionMemory::release(RegionId id) {
   if (!regions_.empty()) regions_[id.shard][id.region].reset();
 }
 
-std::vector<std::weak_ptr<Region>> RegionMemory::abandon() {
-  std::vector<std::weak_ptr<Region>> seen;
-  for (const auto& of_shard : regions_) {
-    for (const auto& region : of_shard) seen.emplace_back(region);
+std::vector<std::shared_ptr<Region>> RegionMemory::give_up() {
+  std::vector<std::shared_ptr<Region>> given_up = std::exchange(mappings_, {});
+  for (auto& of_shard : std::exchange(regions_, {})) {
+    for (auto& region : of_shard) given_up.push_back(std::move(region));
   }
-  regions_.clear();
-  mappings_.clear();
-  return seen;
+  return given_up;
 }
 
 // Chunks hold bytes that nobody asked for: their pages go back.

@@ -36,9 +36,10 @@ class RegionMemory {
 
   // Nobody wants the region: its memory goes when no read is in it.
   void release(RegionId id);
-  // Releases all. Returns those that some lane may still have.
-  [[nodiscard]] std::vector<std::weak_ptr<Region>> abandon();
-  // After take_all or abandon.
+  // All of them, and the mappings, for whoever frees them: that takes its time. Lanes keep those
+  // that they read into.
+  [[nodiscard]] std::vector<std::shared_ptr<Region>> give_up();
+  // After take_all or give_up.
   [[nodiscard]] bool is_empty() const { return regions_.empty(); }
 
  private:

@@ -53,10 +53,10 @@ void run_alone(SaveState& state, std::unique_ptr<SaveLane> lane) {
 
 }  // namespace
 
-std::shared_ptr<SaveJob> SaveJob::make(std::shared_ptr<TargetFile> file, Sources sources,
+std::shared_ptr<SaveJob> SaveJob::make(std::shared_ptr<TargetFile> file, Origins origins,
                                        const SaveOptions& options) {
   return std::make_shared<SaveJob>(
-      std::make_shared<SaveState>(std::move(file), std::move(sources), options));
+      std::make_shared<SaveState>(std::move(file), std::move(origins), options));
 }
 
 void SaveJob::check_leg(Leg leg, std::size_t first, std::size_t last) const {

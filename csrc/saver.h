@@ -33,7 +33,7 @@ struct SaveReport {
 class SaveJob {
  public:
   // Plans. Throws std::invalid_argument, MemoryLimitExceeded where the limit is below one block.
-  static std::shared_ptr<SaveJob> make(std::shared_ptr<TargetFile> file, Sources sources,
+  static std::shared_ptr<SaveJob> make(std::shared_ptr<TargetFile> file, Origins origins,
                                        const SaveOptions& options);
 
   explicit SaveJob(std::shared_ptr<SaveState> state) : state_(std::move(state)) {}

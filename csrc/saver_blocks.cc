@@ -56,7 +56,7 @@ std::optional<SaveWork> SaveDesk::next() {
 std::byte* SaveDesk::memory_of(const Extent& block, std::uint64_t alignment) const {
   const auto& snapshot = state_.snapshot;
   if (!snapshot && (state_.memory_changes || state_.leg == Leg::in_order)) return nullptr;
-  std::byte* const found = snapshot ? snapshot->at(block.begin) : state_.sources.contiguous(block);
+  std::byte* const found = snapshot ? snapshot->at(block.begin) : state_.origins.contiguous(block);
   const bool fits =
       reinterpret_cast<std::uintptr_t>(found) % alignment == 0 && block.nbytes() % alignment == 0;
   return fits ? found : nullptr;
@@ -73,9 +73,9 @@ bool SaveDesk::gather(const Extent& block, std::byte* to, DeviceReads* reads) {
     } else {
       const MemoryLook look(state_);
       if (!look.allowed()) return false;
-      state_.sources.gather(part, out);
+      state_.origins.gather(part, out);
       if (reads != nullptr) {
-        if (auto refused = reads->gather(state_.sources, part, out)) {
+        if (auto refused = reads->gather(state_.origins, part, out)) {
           state_.fail(std::move(*refused));
           return false;
         }

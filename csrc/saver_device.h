@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "device.h"
-#include "sources.h"
+#include "origins.h"
 
 namespace fastio {
 
@@ -17,7 +17,7 @@ class DeviceReads {
               const std::vector<std::unique_ptr<Event>>& ready);
 
   // Fills in of `out`, the bytes of `range`, what lies on devices; it is there when this returns.
-  [[nodiscard]] std::optional<Failure> gather(const Sources& sources, const Extent& range,
+  [[nodiscard]] std::optional<Failure> gather(const Origins& origins, const Extent& range,
                                               std::byte* out);
 
  private:

@@ -19,7 +19,7 @@ constexpr std::uint64_t kSlotsOfALane = 3;  // one is gathered while others are 
 constexpr std::uint64_t kLanesMost = 8;
 constexpr std::uint64_t kLargestBlockBytes = std::uint64_t{1} << 30;
 
-void check(const Sources& sources, const SaveOptions& options) {
+void check(const Origins& origins, const SaveOptions& options) {
   if (options.queue_depth == 0 || options.queue_depth > 4096)
     throw std::invalid_argument("queue_depth not in 1..4096");
   if (options.lanes == 0 || options.lanes > 1024)
@@ -28,16 +28,16 @@ void check(const Sources& sources, const SaveOptions& options) {
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
   if (options.chunk_bytes > kLargestBlockBytes || options.chunk_bytes % kBlockUnit != 0)
     throw std::invalid_argument("chunk_bytes is no multiple of 64 KiB below 1 GiB");
-  sources.check();
-  for (const int device : sources.devices) {
+  origins.check();
+  for (const int device : origins.devices) {
     if (device < kHost || device >= static_cast<int>(options.devices.size()))
-      throw std::invalid_argument("a source is on a device that the job has not");
+      throw std::invalid_argument("an origin is on a device that the job has not");
   }
 }
 
 // Blocks of whole chunks, so small and so few in flight that staging stays within its bounds.
-SaveOptions within_bounds(const Sources& sources, SaveOptions options) {
-  check(sources, options);
+SaveOptions within_bounds(const Origins& origins, SaveOptions options) {
+  check(origins, options);
   const std::uint64_t unit = options.chunk_bytes != 0 ? options.chunk_bytes : kBlockUnit;
   const std::uint64_t held = abandoned_bytes();
   std::uint64_t bound = std::max(kStagingBytes, unit);
@@ -62,10 +62,10 @@ SaveOptions within_bounds(const Sources& sources, SaveOptions options) {
 
 }  // namespace
 
-SaveState::SaveState(std::shared_ptr<TargetFile> target, Sources gathered, const SaveOptions& asked)
-    : sources(std::move(gathered)),
-      options(within_bounds(sources, asked)),
-      data(sources.range()),
+SaveState::SaveState(std::shared_ptr<TargetFile> target, Origins gathered, const SaveOptions& asked)
+    : origins(std::move(gathered)),
+      options(within_bounds(origins, asked)),
+      data(origins.range()),
       outcome(target->failed("allocate", ENOMEM, {})),
       ready(mark(options.devices)),  // reads from devices wait for the work in the caller's streams
       file(std::move(target)) {

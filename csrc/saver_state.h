@@ -19,9 +19,9 @@
 #include "engine.h"
 #include "file_target.h"
 #include "memory.h"
+#include "origins.h"
 #include "outcome.h"
 #include "plan.h"
-#include "sources.h"
 
 namespace fastio {
 
@@ -37,7 +37,7 @@ struct SaveOptions {
   std::optional<std::uint64_t> memory_limit_bytes;
   std::uint64_t chunk_bytes = 0;  // of a checksum; 0: none are taken
   const Algorithm* algorithm = &default_algorithm();
-  std::vector<DeviceTarget> devices = {};  // that sources may be on
+  std::vector<DeviceTarget> devices = {};  // that origins may be on
   std::uint64_t pinned_limit_bytes = kDefaultPinnedLimitBytes;
 };
 
@@ -58,7 +58,7 @@ struct SaveCounters {
 struct SaveState {
   // Cuts the data into blocks, so small and so few in flight that staging stays within its bounds.
   // Throws std::invalid_argument, MemoryLimitExceeded where the limit is below one block.
-  SaveState(std::shared_ptr<TargetFile> target, Sources gathered, const SaveOptions& asked);
+  SaveState(std::shared_ptr<TargetFile> target, Origins gathered, const SaveOptions& asked);
   SaveState(const SaveState&) = delete;
   SaveState& operator=(const SaveState&) = delete;
   ~SaveState() = default;
@@ -71,7 +71,7 @@ struct SaveState {
   [[nodiscard]] bool writes() const { return leg != Leg::copied && leg != Leg::summed; }
   [[nodiscard]] std::size_t block_count() const;
 
-  const Sources sources;
+  const Origins origins;
   const SaveOptions options;  // within its bounds; blocks are of whole chunks
   const Extent data;
   Outcome outcome;
@@ -90,7 +90,7 @@ struct SaveState {
   std::atomic<bool> memory_changes{false};
 
   Crew crew;
-  // Of all data: the sources are not looked at any more then. Lanes read the pointer, which does
+  // Of all data: the origins are not looked at any more then. Lanes read the pointer, which does
   // not change while one of them runs.
   std::shared_ptr<Region> snapshot;
   // Lanes that look at the caller's memory.

@@ -11,6 +11,30 @@ import pytest
 import fastio
 import testbed
 
+_ALONE = """
+import sys
+from importlib.metadata import packages_distributions
+
+depends = {"numpy", "ml_dtypes", "msgspec", "rich", "cffi", "_cffi_backend", "fastio"}
+foreign = set(packages_distributions()) - depends
+
+class Alone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in foreign:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+assert "typing_extensions" in foreign and "torch" in foreign
+for name in foreign & sys.modules.keys():
+    del sys.modules[name]
+sys.meta_path.insert(0, Alone())
+import fastio, fastio.numpy, fastio.uring
+"""
+
+
+def test_fastio_needs_what_it_depends_on_and_nothing_else() -> None:
+    testbed.run_python(_ALONE).check()
+
+
 # After the call of `refuse`, no module can be imported.
 _REFUSE = """
 import os, sys, threading

@@ -84,16 +84,16 @@ TEST_CASE("damage is told in the digests of the algorithm of the table") {
 TEST_CASE("a save takes the checksums that it is asked for") {
   for (const Algorithm& algorithm : algorithms()) {
     CAPTURE(algorithm.name);
-    testing::SampleSources sources(kStart);
-    sources.add_aligned(20 * kChunk + 77);
+    testing::SampleOrigins origins(kStart);
+    origins.add_aligned(20 * kChunk + 77);
     const testing::WrittenFile file;
     SaveOptions options;
     options.chunk_bytes = kChunk;
     options.algorithm = &algorithm;
-    const auto job = SaveJob::make(file.target(), sources.sources(), options);
+    const auto job = SaveJob::make(file.target(), origins.origins(), options);
     testing::run_leg(*job, Leg::buffered, 0, job->block_count());
     REQUIRE_FALSE(job->has_failed());
-    CHECK(job->digests() == digests_of(algorithm, sources.expected(), kChunk));
+    CHECK(job->digests() == digests_of(algorithm, origins.expected(), kChunk));
   }
 }
 

@@ -18,7 +18,7 @@ using testing::InjectedFaults;
 using testing::kPatience;
 using testing::on_every_engine_and_way;
 using testing::Random;
-using testing::SampleSources;
+using testing::SampleOrigins;
 using testing::save_options;
 using testing::Way;
 using testing::ways_here;
@@ -37,10 +37,10 @@ constexpr auto kAtOnce = 5000ms;
 
 // Every block of them is gathered: a sanitizer that sees the freed memory catches reads of lanes,
 // not reads of the kernel.
-SampleSources gathered_sources(std::uint64_t nbytes = 4 * kMiB) {
-  SampleSources sources(kStart);
-  sources.add_swapped(nbytes / 4, 4);
-  return sources;
+SampleOrigins gathered_origins(std::uint64_t nbytes = 4 * kMiB) {
+  SampleOrigins origins(kStart);
+  origins.add_swapped(nbytes / 4, 4);
+  return origins;
 }
 
 std::size_t threads_of_this_process() {
@@ -71,9 +71,9 @@ TEST_CASE(
     REQUIRE(abandoned_bytes() == 0);
     const std::size_t threads = threads_of_this_process();
     const WrittenFile file;
-    auto sources = std::make_unique<SampleSources>(gathered_sources());
+    auto origins = std::make_unique<SampleOrigins>(gathered_origins());
     const InjectedFaults faults({{2, FaultKind::never, 0}});
-    auto job = SaveJob::make(file.target(), sources->sources(), save_options(engine, kBlock, 4));
+    auto job = SaveJob::make(file.target(), origins->origins(), save_options(engine, kBlock, 4));
     if (way.copied) testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
     REQUIRE(gets_stuck(*job));
@@ -82,7 +82,7 @@ TEST_CASE(
     job->cancel();
     CHECK(Clock::now() - begin < kAtOnce);
     CHECK(job->wait_until_released(kAtOnce));
-    sources.reset();  // no thread reads it any more
+    origins.reset();  // no thread reads it any more
     CHECK(becomes_true([] { return abandoned_bytes() >= kBlock; }));
     CHECK((abandoned_bytes() >= 4 * kMiB) == way.copied);
     CHECK_FALSE(job->wait_for(50ms));
@@ -99,10 +99,10 @@ TEST_CASE(
 TEST_CASE("a save that hangs and is not cancelled is done in the end, and right") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     const WrittenFile file;
-    const auto sources = gathered_sources();
+    const auto origins = gathered_origins();
     const InjectedFaults faults({{5, FaultKind::never, 0}});
     const auto job =
-        SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock, 4));
+        SaveJob::make(file.target(), origins.origins(), save_options(engine, kBlock, 4));
     if (way.copied) testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
     REQUIRE(gets_stuck(*job));
@@ -110,17 +110,17 @@ TEST_CASE("a save that hangs and is not cancelled is done in the end, and right"
     release_held_completions();
     REQUIRE(job->wait_for(kPatience));
     CHECK(job->wait_until_released(0ms));
-    CHECK(first_difference(*job, file, sources) == "");
+    CHECK(first_difference(*job, file, origins) == "");
   });
 }
 
 TEST_CASE("a failure beside a write that hangs is known before that write returns") {
   on_every_engine_and_way([](EnginePreference engine, Way way) {
     const WrittenFile file;
-    const auto sources = gathered_sources();
+    const auto origins = gathered_origins();
     const InjectedFaults faults({{0, FaultKind::never, 0}, {3, FaultKind::error, ENOSPC}});
     const auto job =
-        SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock, 4));
+        SaveJob::make(file.target(), origins.origins(), save_options(engine, kBlock, 4));
     if (way.copied) testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
     REQUIRE(becomes_true([&] { return job->has_failed(); }));
@@ -138,10 +138,10 @@ TEST_CASE("a failure beside a write that hangs is known before that write return
 TEST_CASE("a lane that hangs abandons the block that is out, and frees the others") {
   for (const EnginePreference engine : engines_here()) {
     const WrittenFile file;
-    const auto sources = gathered_sources();
+    const auto origins = gathered_origins();
     const InjectedFaults faults({{6, FaultKind::never, 0}});
     const auto job =
-        SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock, 4, 1));
+        SaveJob::make(file.target(), origins.origins(), save_options(engine, kBlock, 4, 1));
     const auto memory = [] {
       std::uint64_t pages = 0;
       if (std::FILE* statm = std::fopen("/proc/self/statm", "r")) {
@@ -171,12 +171,12 @@ TEST_CASE("a save may be cancelled at any moment, and its tensors freed after th
   const auto ways = ways_here();
   for (int i = 0; i < testing::random_cases(60); ++i) {
     const WrittenFile file;
-    auto sources = std::make_unique<SampleSources>(gathered_sources(2 * kMiB));
+    auto origins = std::make_unique<SampleOrigins>(gathered_origins(2 * kMiB));
     SaveOptions options =
         save_options(engines[static_cast<std::size_t>(i) % engines.size()], 64 * kKiB, 4, 3);
     options.chunk_bytes = between(random, 0, 1) * 64 * kKiB;
     const Way way = ways[between(random, 0, ways.size() - 1)];
-    const auto job = SaveJob::make(file.target(), sources->sources(), options);
+    const auto job = SaveJob::make(file.target(), origins->origins(), options);
     if (way.copied && between(random, 0, 1) != 0)
       testing::run_leg(*job, Leg::copied, 0, job->block_count());
     job->start(way.leg, 0, job->block_count());
@@ -185,8 +185,8 @@ TEST_CASE("a save may be cancelled at any moment, and its tensors freed after th
     job->cancel();
     REQUIRE(job->wait_until_released(kAtOnce));
     CHECK(Clock::now() - begin < kAtOnce);
-    sources->overwrite_memory();
-    sources.reset();
+    origins->overwrite_memory();
+    origins.reset();
     REQUIRE(job->wait_for(kPatience));
     CHECK(abandoned_bytes() == 0);
     CHECK_FALSE(job->has_failed());
@@ -195,10 +195,10 @@ TEST_CASE("a save may be cancelled at any moment, and its tensors freed after th
 
 TEST_CASE("a copying leg may be cancelled, too") {
   const WrittenFile file;
-  SampleSources sources(kStart);
-  sources.add_strided(2000, 2000, 2);
+  SampleOrigins origins(kStart);
+  origins.add_strided(2000, 2000, 2);
   for (int pause_us = 0; pause_us < 4000; pause_us += 250) {
-    const auto job = SaveJob::make(file.target(), sources.sources(), SaveOptions{});
+    const auto job = SaveJob::make(file.target(), origins.origins(), SaveOptions{});
     job->start(Leg::copied, 0, job->block_count());
     std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
     job->cancel();
@@ -212,9 +212,9 @@ TEST_CASE("a copying leg may be cancelled, too") {
 TEST_CASE(
     "a save may be cancelled by several threads at once, before its start, and after its end") {
   const WrittenFile file;
-  const auto sources = gathered_sources();
+  const auto origins = gathered_origins();
   for (const bool started : {false, true}) {
-    const auto job = SaveJob::make(file.target(), sources.sources(), SaveOptions{});
+    const auto job = SaveJob::make(file.target(), origins.origins(), SaveOptions{});
     if (started) job->start(Leg::buffered, 0, job->block_count());
     std::vector<std::thread> threads;
     threads.reserve(4);
@@ -231,15 +231,15 @@ TEST_CASE(
 TEST_CASE("a save that is not waited for ends by itself, and frees everything") {
   for (const EnginePreference engine : engines_here()) {
     const WrittenFile file;
-    const auto sources = gathered_sources();
-    auto job = SaveJob::make(file.target(), sources.sources(), save_options(engine, kBlock));
+    const auto origins = gathered_origins();
+    auto job = SaveJob::make(file.target(), origins.origins(), save_options(engine, kBlock));
     job->start(Leg::buffered, 0, job->block_count());
     const std::weak_ptr<TargetFile> alive = job->file();
     job.reset();
     CHECK(becomes_true([&] { return alive.expired(); }));
     const auto bytes = file.bytes();
-    REQUIRE(bytes.size() == sources.end());
-    CHECK(std::equal(sources.expected().begin(), sources.expected().end(),
+    REQUIRE(bytes.size() == origins.end());
+    CHECK(std::equal(origins.expected().begin(), origins.expected().end(),
                      bytes.begin() + static_cast<std::ptrdiff_t>(kStart)));
   }
 }

@@ -14,7 +14,7 @@ using testing::engines_here;
 using testing::InjectedFaults;
 using testing::on_every_engine_and_way;
 using testing::run_leg;
-using testing::SampleSources;
+using testing::SampleOrigins;
 using testing::save_options;
 using testing::Way;
 using testing::ways_here;
@@ -28,19 +28,19 @@ constexpr std::uint64_t kBlocks = 6;
 // Tensors that are written straight from their memory, while a fault changes them.
 class ChangingSave {
  public:
-  explicit ChangingSave(std::uint64_t nbytes = kBlocks * kBlock) { sources.add_aligned(nbytes); }
+  explicit ChangingSave(std::uint64_t nbytes = kBlocks * kBlock) { origins.add_aligned(nbytes); }
 
   std::shared_ptr<SaveJob> make(EnginePreference engine, unsigned queue_depth = 1,
                                 unsigned lanes = 1, std::uint64_t chunk_bytes = kChunk) {
     SaveOptions options = save_options(engine, kBlock, queue_depth, lanes);
     options.chunk_bytes = chunk_bytes;
-    return SaveJob::make(file.target(), sources.sources(), options);
+    return SaveJob::make(file.target(), origins.origins(), options);
   }
 
   [[nodiscard]] std::vector<std::byte> data() const {
     auto bytes = file.bytes();
     bytes.erase(bytes.begin(), bytes.begin() + kStart);
-    bytes.resize(sources.expected().size());
+    bytes.resize(origins.expected().size());
     return bytes;
   }
 
@@ -48,13 +48,13 @@ class ChangingSave {
   [[nodiscard]] Digests digests() const { return digests_of(default_algorithm(), data(), kChunk); }
 
   [[nodiscard]] std::vector<std::byte> memory() const {
-    std::vector<std::byte> bytes(sources.expected().size());
-    gather(sources.sources(), bytes);
+    std::vector<std::byte> bytes(origins.expected().size());
+    gather(origins.origins(), bytes);
     return bytes;
   }
 
   WrittenFile file;
-  SampleSources sources{kStart};
+  SampleOrigins origins{kStart};
 };
 
 std::uint64_t rewritten(const SaveJob& job) { return job.counters().bytes_rewritten; }
@@ -170,7 +170,7 @@ TEST_CASE("tensors that were copied first are not compared, nor those without ch
     ChangingSave copied;
     const auto job = copied.make(engine);
     run_leg(*job, Leg::copied, 0, kBlocks);
-    copied.sources.overwrite_memory();
+    copied.origins.overwrite_memory();
     run_leg(*job, Leg::buffered, 0, kBlocks);
     REQUIRE_FALSE(job->has_failed());
     CHECK(rewritten(*job) == 0);

@@ -45,20 +45,20 @@ class Spread {
         // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the device
         data = reinterpret_cast<std::byte*>(memory_.back()->address());
       }
-      sources_.extents.push_back({kStart + begin, kStart + end});
-      sources_.memories.emplace_back(data, end - begin, std::vector<Axis>{});
-      sources_.swapped.push_back(1);
-      sources_.devices.push_back(device);
+      origins_.extents.push_back({kStart + begin, kStart + end});
+      origins_.memories.emplace_back(data, end - begin, std::vector<Axis>{});
+      origins_.swapped.push_back(1);
+      origins_.devices.push_back(device);
       begin = end;
     }
   }
 
-  [[nodiscard]] Sources sources() const { return sources_; }
+  [[nodiscard]] Origins origins() const { return origins_; }
   [[nodiscard]] const std::vector<std::byte>& expected() const { return expected_; }
   [[nodiscard]] DeviceAddress first_on(int device) const {
-    for (std::size_t i = 0; i < sources_.devices.size(); ++i) {
-      if (sources_.devices[i] == device)
-        return reinterpret_cast<std::uintptr_t>(sources_.memories[i].contiguous());
+    for (std::size_t i = 0; i < origins_.devices.size(); ++i) {
+      if (origins_.devices[i] == device)
+        return reinterpret_cast<std::uintptr_t>(origins_.memories[i].contiguous());
     }
     return 0;
   }
@@ -74,7 +74,7 @@ class Spread {
  private:
   std::vector<std::byte> expected_;
   std::vector<std::unique_ptr<DeviceBytes>> memory_;
-  Sources sources_;
+  Origins origins_;
 };
 
 SaveOptions options_of(const Devices& devices, EnginePreference engine) {
@@ -90,7 +90,7 @@ TEST_CASE("tensors on devices and on the host make one file, each byte right and
     const Spread spread(3 * kMiB + 777);
     const WrittenFile file;
     {
-      const auto job = SaveJob::make(file.target(), spread.sources(), options_of(devices, engine));
+      const auto job = SaveJob::make(file.target(), spread.origins(), options_of(devices, engine));
       testing::run_to_the_end(*job, way);
       spread.check_right(*job, file);
     }
@@ -102,7 +102,7 @@ TEST_CASE("checksums alone are those of the present bytes") {
   const Devices devices;
   const Spread spread(kMiB + 5);
   const WrittenFile file;
-  const auto job = SaveJob::make(file.target(), spread.sources(),
+  const auto job = SaveJob::make(file.target(), spread.origins(),
                                  options_of(devices, EnginePreference::automatic));
   testing::run_leg(*job, Leg::summed, 0, job->block_count());
   CHECK(job->digests() == digests_of(default_algorithm(), spread.expected(), kChunk));
@@ -115,17 +115,17 @@ TEST_CASE("earlier work of the caller's streams comes first") {
     const WrittenFile file;
     for (const int device : {0, 1}) fake_cuda_hold_stream(fake_cuda_default_stream(device));
     fake_cuda_fill(fake_cuda_default_stream(1), spread.first_on(1), 7, 1);
-    const auto job = SaveJob::make(file.target(), spread.sources(), options_of(devices, engine));
+    const auto job = SaveJob::make(file.target(), spread.origins(), options_of(devices, engine));
     job->start(Leg::buffered, 0, job->block_count());
     CHECK_FALSE(job->wait_for(100ms));
     CHECK(fake_cuda_bytes_out() == 0);
     for (const int device : {0, 1}) fake_cuda_release_stream(fake_cuda_default_stream(device));
     REQUIRE(job->wait_for(kPatience));
-    const auto sources = spread.sources();
+    const auto origins = spread.origins();
     std::vector<std::byte> expected = spread.expected();
-    for (std::size_t i = 0; i < sources.devices.size(); ++i) {
-      if (sources.devices[i] != 1) continue;
-      expected[sources.extents[i].begin - kStart] = std::byte{7};
+    for (std::size_t i = 0; i < origins.devices.size(); ++i) {
+      if (origins.devices[i] != 1) continue;
+      expected[origins.extents[i].begin - kStart] = std::byte{7};
       break;
     }
     job->file()->truncate(kStart + expected.size());
@@ -144,7 +144,7 @@ TEST_CASE("a device that fails ends the save, and nothing is left") {
       const WrittenFile file;
       fake_cuda_fail(call, 3, 719, lost);
       {
-        const auto job = SaveJob::make(file.target(), spread.sources(),
+        const auto job = SaveJob::make(file.target(), spread.origins(),
                                        options_of(devices, EnginePreference::automatic));
         job->start(Leg::buffered, 0, job->block_count());
         REQUIRE(job->wait_for(kPatience));
@@ -163,7 +163,7 @@ TEST_CASE("a cancelled save leaves the devices' memory alone after its end") {
   const Spread spread(2 * kMiB);
   const WrittenFile file;
   {
-    const auto job = SaveJob::make(file.target(), spread.sources(),
+    const auto job = SaveJob::make(file.target(), spread.origins(),
                                    options_of(devices, EnginePreference::automatic));
     fake_cuda_hold_all(1);
     job->start(Leg::buffered, 0, job->block_count());
@@ -185,23 +185,23 @@ TEST_CASE("pinned memory stays within its limit, and a limit below a chunk is re
   SaveOptions options = options_of(devices, EnginePreference::automatic);
   options.pinned_limit_bytes = 3 * kChunk;
   {
-    const auto job = SaveJob::make(file.target(), spread.sources(), options);
+    const auto job = SaveJob::make(file.target(), spread.origins(), options);
     testing::run_leg(*job, Leg::buffered, 0, job->block_count());
     spread.check_right(*job, file);
     CHECK(fake_cuda_pinned_bytes() <= options.pinned_limit_bytes);
   }
   options.pinned_limit_bytes = kChunk - 1;
-  CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), spread.sources(), options)),
+  CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), spread.origins(), options)),
                   MemoryLimitExceeded);
 }
 
-TEST_CASE("a source on a device that is not given is refused") {
+TEST_CASE("an origin on a device that is not given is refused") {
   const Devices devices;
   const Spread spread(300 * kKiB);
   const WrittenFile file;
   SaveOptions options = options_of(devices, EnginePreference::automatic);
   options.devices.clear();
-  CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), spread.sources(), options)),
+  CHECK_THROWS_AS(static_cast<void>(SaveJob::make(file.target(), spread.origins(), options)),
                   std::invalid_argument);
 }
 

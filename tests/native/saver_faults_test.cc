@@ -15,7 +15,7 @@ using testing::first_difference;
 using testing::InjectedFaults;
 using testing::on_every_engine_and_way;
 using testing::Random;
-using testing::SampleSources;
+using testing::SampleOrigins;
 using testing::save_options;
 using testing::Way;
 using testing::ways_here;
@@ -33,10 +33,10 @@ constexpr std::uint64_t kBlocks = 8;  // the last one is short
 class FaultySave {
  public:
   FaultySave() {
-    sources.add_aligned(3 * kBlock);
-    sources.add_unaligned(2 * kBlock);
-    sources.add_strided(100, 200, 4);
-    sources.add_swapped((7 * kBlock + 3 * kChunk + 1000 - sources.expected().size()) / 2, 2);
+    origins.add_aligned(3 * kBlock);
+    origins.add_unaligned(2 * kBlock);
+    origins.add_strided(100, 200, 4);
+    origins.add_swapped((7 * kBlock + 3 * kChunk + 1000 - origins.expected().size()) / 2, 2);
   }
 
   std::shared_ptr<SaveJob> run(EnginePreference engine, Way way, std::vector<Fault> faults) {
@@ -47,19 +47,19 @@ class FaultySave {
     const InjectedFaults injected(std::move(faults));
     file = std::make_unique<WrittenFile>();
     options.chunk_bytes = kChunk;
-    auto job = SaveJob::make(file->target(), sources.sources(), options);
+    auto job = SaveJob::make(file->target(), origins.origins(), options);
     testing::run_to_the_end(*job, way);
     return job;
   }
 
   void check_right(SaveJob& job) const {
-    CHECK(first_difference(job, *file, sources, kChunk) == "");
+    CHECK(first_difference(job, *file, origins, kChunk) == "");
     CHECK(job.bytes_done() == job.bytes_total());
     CHECK(job.outcome().fallbacks().empty());  // as an unaligned write would leave one
   }
 
   std::unique_ptr<WrittenFile> file;
-  SampleSources sources{kStart};
+  SampleOrigins origins{kStart};
 };
 
 template <typename Test>
@@ -149,7 +149,7 @@ TEST_CASE("a short write is resumed, a direct one at the aligned offset below") 
 
 TEST_CASE("a short write that ends inside the last unit is the end of a save") {
   on_every_engine_and_way_of_a_save([](FaultySave& save, EnginePreference engine, Way way) {
-    const auto left = static_cast<std::int64_t>(save.sources.expected().size() % kBlock);
+    const auto left = static_cast<std::int64_t>(save.origins.expected().size() % kBlock);
     for (const std::int64_t kept : {left - 1, left, left + 1})
       save.check_right(*save.run(engine, way, {{kBlocks - 1, FaultKind::cut, kept}}));
   });
@@ -232,13 +232,13 @@ TEST_CASE("the file is right after late, short, repeated and reordered completio
 }
 
 TEST_CASE("a descriptor that cannot be written to is an error of the first write") {
-  SampleSources sources(0);
-  sources.add_unaligned(kBlock);
+  SampleOrigins origins(0);
+  origins.add_unaligned(kBlock);
   const testing::SampleFile sample(testing::Place::disk, 100);
   const auto readable = File::open(sample.path());
   for (const EnginePreference engine : engines_here()) {
     const auto target = TargetFile::adopt(readable->buffered_fd(), sample.path(), sample.path());
-    const auto job = SaveJob::make(target, sources.sources(), save_options(engine, kBlock));
+    const auto job = SaveJob::make(target, origins.origins(), save_options(engine, kBlock));
     testing::run_leg(*job, Leg::buffered, 0, 1);
     REQUIRE(job->outcome().failure().has_value());
     CHECK(job->outcome().failure()->error == EBADF);

@@ -25,7 +25,7 @@ using testing::kPatience;
 using testing::nothing_is_abandoned;
 using testing::on_every_engine_and_way;
 using testing::run_to_the_end;
-using testing::SampleSources;
+using testing::SampleOrigins;
 using testing::save_options;
 using testing::threads_become;
 using testing::threads_of_this_process;
@@ -39,9 +39,9 @@ constexpr std::uint64_t kChunk = 64 * kKiB;
 class ManyWrites {
  public:
   ManyWrites() {
-    sources.add_aligned(10 * kChunk);
-    sources.add_strided(200, 300, 4);
-    sources.add_unaligned(kChunk + 5);
+    origins.add_aligned(10 * kChunk);
+    origins.add_strided(200, 300, 4);
+    origins.add_unaligned(kChunk + 5);
   }
 
   [[nodiscard]] static SaveOptions options(EnginePreference engine) {
@@ -50,7 +50,7 @@ class ManyWrites {
     return options;
   }
 
-  SampleSources sources{4096};
+  SampleOrigins origins{4096};
 };
 
 TEST_CASE("a save that runs out of memory while it is made is refused") {
@@ -58,12 +58,12 @@ TEST_CASE("a save that runs out of memory while it is made is refused") {
   const WrittenFile file;
   long refused = 0;
   for (long n = 0;; ++n) {
-    auto sources = writes.sources.sources();
+    auto origins = writes.origins.origins();
     const auto target = file.target();
     const FailingAllocation failing(n);
     try {
       static_cast<void>(
-          SaveJob::make(target, std::move(sources), ManyWrites::options(EnginePreference::pread)));
+          SaveJob::make(target, std::move(origins), ManyWrites::options(EnginePreference::pread)));
       if (!FailingAllocation::came()) break;
     } catch (const std::bad_alloc&) {
       ++refused;
@@ -85,7 +85,7 @@ TEST_CASE("a leg that runs out of memory while it starts is refused and leaves n
         CAPTURE(n);
         const WrittenFile file;
         const auto job =
-            SaveJob::make(file.target(), writes.sources.sources(), ManyWrites::options(engine));
+            SaveJob::make(file.target(), writes.origins.origins(), ManyWrites::options(engine));
         const std::size_t blocks = job->block_count();
         if (way.copied && tried != Leg::copied) testing::run_leg(*job, Leg::copied, 0, blocks);
         try {
@@ -99,12 +99,12 @@ TEST_CASE("a leg that runs out of memory while it starts is refused and leaves n
         CHECK(nothing_is_abandoned());
         CHECK_FALSE(job->has_failed());
         if (!came && tried != Leg::copied) {
-          CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
+          CHECK(first_difference(*job, file, writes.origins, kChunk) == "");
           continue;
         }
         try {  // a job that survives it goes on, and is right
           run_to_the_end(*job, {way.leg, false});
-          CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
+          CHECK(first_difference(*job, file, writes.origins, kChunk) == "");
         } catch (const std::logic_error&) {
         }
       }
@@ -124,7 +124,7 @@ TEST_CASE("a lane that runs out of memory fails its save, and no write is lost")
         const InjectedFaults faults({{8, fault, fault == FaultKind::error ? EIO : 1}});
         const WrittenFile file;
         const auto job =
-            SaveJob::make(file.target(), writes.sources.sources(), ManyWrites::options(engine));
+            SaveJob::make(file.target(), writes.origins.origins(), ManyWrites::options(engine));
         testing::fail_allocation_elsewhere(n);
         run_to_the_end(*job, way);
         const bool failed = testing::allocation_failed_elsewhere();
@@ -136,7 +136,7 @@ TEST_CASE("a lane that runs out of memory fails its save, and no write is lost")
           continue;
         }
         CHECK(failure.has_value() == (fault == FaultKind::error));
-        if (!failure) CHECK(first_difference(*job, file, writes.sources, kChunk) == "");
+        if (!failure) CHECK(first_difference(*job, file, writes.origins, kChunk) == "");
         CHECK(n > 0);  // strided tensors have their indices
         break;
       }
@@ -153,7 +153,7 @@ TEST_CASE("a lane that runs out of memory waits for the writes that are out") {
     const WrittenFile file;
     SaveOptions options = ManyWrites::options(engine);
     options.lanes = 1;
-    const auto job = SaveJob::make(file.target(), writes.sources.sources(), options);
+    const auto job = SaveJob::make(file.target(), writes.origins.origins(), options);
     testing::fail_allocation_elsewhere(0);
     job->start(way.leg, 0, job->block_count());
     const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -186,17 +186,17 @@ TEST_CASE("a save without threads" * doctest::skip()) {
     for (const Leg leg : {Leg::buffered, Leg::direct}) {
       const auto target =
           TargetFile::adopt(file.fd(), file.path(), "/proc/self/fd/" + std::to_string(file.fd()));
-      const auto job = SaveJob::make(target, writes.sources.sources(),
+      const auto job = SaveJob::make(target, writes.origins.origins(),
                                      ManyWrites::options(EnginePreference::pread));
       run_to_the_end(*job, {leg, copied});
       REQUIRE_FALSE(job->has_failed());
-      target->truncate(writes.sources.end());
-      const auto bytes = Region::allocate(0, writes.sources.end(), HugePages::off);
+      target->truncate(writes.origins.end());
+      const auto bytes = Region::allocate(0, writes.origins.end(), HugePages::off);
       REQUIRE(pread(file.fd(), bytes->at(0), bytes->nbytes(), 0) ==
               static_cast<ssize_t>(bytes->nbytes()));
-      const auto expected = writes.sources.expected();
-      CHECK(std::equal(expected.begin(), expected.end(), bytes->at(writes.sources.begin())));
-      CHECK(job->digests() == writes.sources.digests(kChunk));
+      const auto expected = writes.origins.expected();
+      CHECK(std::equal(expected.begin(), expected.end(), bytes->at(writes.origins.begin())));
+      CHECK(job->digests() == writes.origins.digests(kChunk));
       CHECK(job->report().lanes == 1);
       REQUIRE_FALSE(job->outcome().fallbacks().empty());
       CHECK(job->outcome().fallbacks()[0].find("no thread") != std::string::npos);

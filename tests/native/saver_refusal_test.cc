@@ -12,7 +12,7 @@ namespace {
 using testing::first_difference;
 using testing::InjectedFaults;
 using testing::run_leg;
-using testing::SampleSources;
+using testing::SampleOrigins;
 using testing::save_options;
 using testing::WrittenFile;
 
@@ -24,9 +24,9 @@ TEST_CASE(
     "files there") {
   const WrittenFile file;
   const WrittenFile other;
-  SampleSources sources(kStart);
-  sources.add_aligned(4 * kMiB);
-  sources.add_unaligned(4 * kMiB + 1000);
+  SampleOrigins origins(kStart);
+  origins.add_aligned(4 * kMiB);
+  origins.add_unaligned(4 * kMiB + 1000);
   const auto target = file.target();
   const auto other_target = other.target();
   if (!target->direct_access().possible) {
@@ -36,7 +36,7 @@ TEST_CASE(
   REQUIRE(other_target->direct_access().possible);
   SaveOptions options = save_options(EnginePreference::automatic, kMiB);
   options.chunk_bytes = kMiB;
-  const auto job = SaveJob::make(target, sources.sources(), options);
+  const auto job = SaveJob::make(target, origins.origins(), options);
   {
     const InjectedFaults faults({{0, FaultKind::error, EINVAL}});
     run_leg(*job, Leg::direct, 0, 6);
@@ -51,14 +51,14 @@ TEST_CASE(
   CHECK(refused.reason.find("EINVAL") != std::string::npos);
   run_leg(*job, Leg::direct, 6, job->block_count());  // of the same save, which cannot know
   CHECK(job->counters().bytes_direct == 5 * kMiB);
-  CHECK(first_difference(*job, file, sources, kMiB) == "");
+  CHECK(first_difference(*job, file, origins, kMiB) == "");
 
-  const auto next = SaveJob::make(other_target, sources.sources(), options);
+  const auto next = SaveJob::make(other_target, origins.origins(), options);
   run_leg(*next, Leg::direct, 0, next->block_count());
   CHECK(next->counters().bytes_direct == 0);
   REQUIRE(next->outcome().fallbacks().size() == 1);
   CHECK(next->outcome().fallbacks()[0].find("EINVAL") != std::string::npos);
-  CHECK(first_difference(*next, other, sources, kMiB) == "");
+  CHECK(first_difference(*next, other, origins, kMiB) == "");
 }
 
 }  // namespace

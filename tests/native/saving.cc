@@ -39,18 +39,18 @@ std::vector<std::byte> random_bytes(Random& random, std::size_t nbytes) {
   return bytes;
 }
 
-void SampleSources::add(Placement memory, std::uint64_t nbytes, std::uint8_t swapped) {
-  sources_.extents.push_back({end(), end() + nbytes});
-  sources_.memories.push_back(std::move(memory));
-  sources_.swapped.push_back(swapped);
+void SampleOrigins::add(Placement memory, std::uint64_t nbytes, std::uint8_t swapped) {
+  origins_.extents.push_back({end(), end() + nbytes});
+  origins_.memories.push_back(std::move(memory));
+  origins_.swapped.push_back(swapped);
 }
 
-void SampleSources::fill_to(std::uint64_t multiple) {
+void SampleOrigins::fill_to(std::uint64_t multiple) {
   const std::uint64_t behind = expected_.size() % multiple;
   if (behind != 0) add_unaligned(multiple - behind);
 }
 
-void SampleSources::add_aligned(std::uint64_t nbytes) {
+void SampleOrigins::add_aligned(std::uint64_t nbytes) {
   const auto bytes = random_bytes(random_, nbytes);
   if (nbytes == 0) return add_unaligned(0);
   auto region = Region::allocate(end(), nbytes, HugePages::off);
@@ -60,7 +60,7 @@ void SampleSources::add_aligned(std::uint64_t nbytes) {
   expected_.insert(expected_.end(), bytes.begin(), bytes.end());
 }
 
-void SampleSources::add_unaligned(std::uint64_t nbytes) {
+void SampleOrigins::add_unaligned(std::uint64_t nbytes) {
   auto& memory = memories_.emplace_back(random_bytes(random_, nbytes + 2));
   // An odd address if the tensor begins at an even offset, and the other way round.
   const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
@@ -69,7 +69,7 @@ void SampleSources::add_unaligned(std::uint64_t nbytes) {
   expected_.insert(expected_.end(), data, data + nbytes);
 }
 
-void SampleSources::add_swapped(std::uint64_t values, std::uint8_t value_bytes) {
+void SampleOrigins::add_swapped(std::uint64_t values, std::uint8_t value_bytes) {
   fill_to(value_bytes);
   auto& memory = memories_.emplace_back(random_bytes(random_, values * value_bytes));
   add({memory.data(), memory.size(), {}}, memory.size(), value_bytes);
@@ -79,7 +79,7 @@ void SampleSources::add_swapped(std::uint64_t values, std::uint8_t value_bytes) 
   }
 }
 
-void SampleSources::add_strided(std::uint64_t rows, std::uint64_t columns,
+void SampleOrigins::add_strided(std::uint64_t rows, std::uint64_t columns,
                                 std::uint8_t value_bytes) {
   fill_to(value_bytes);
   const bool backwards = between(random_, 0, 1) != 0;
@@ -105,7 +105,7 @@ void SampleSources::add_strided(std::uint64_t rows, std::uint64_t columns,
   }
 }
 
-void SampleSources::add_random(std::uint64_t nbytes_max) {
+void SampleOrigins::add_random(std::uint64_t nbytes_max) {
   const std::uint64_t nbytes = between(random_, 0, nbytes_max);
   const auto value_bytes = static_cast<std::uint8_t>(1U << between(random_, 0, 3));
   switch (between(random_, 0, 4)) {
@@ -124,11 +124,11 @@ void SampleSources::add_random(std::uint64_t nbytes_max) {
   }
 }
 
-Digests SampleSources::digests(std::uint64_t chunk_bytes) const {
+Digests SampleOrigins::digests(std::uint64_t chunk_bytes) const {
   return digests_of(default_algorithm(), expected(), chunk_bytes);
 }
 
-void SampleSources::overwrite_memory() {
+void SampleOrigins::overwrite_memory() {
   for (auto& memory : memories_) std::fill(memory.begin(), memory.end(), std::byte{0xEE});
   for (const auto& region : regions_)
     std::memset(region->at(region->file_offset()), 0xEE, region->nbytes());
@@ -172,21 +172,21 @@ void run_to_the_end(SaveJob& job, Way way) {
 }
 
 std::string first_difference(const SaveJob& job, const WrittenFile& file,
-                             const SampleSources& sources, std::uint64_t chunk_bytes) {
+                             const SampleOrigins& origins, std::uint64_t chunk_bytes) {
   if (const auto failure = job.outcome().failure()) return failure->message();
-  job.file()->truncate(sources.end());
+  job.file()->truncate(origins.end());
   const auto found = file.bytes();
-  if (found.size() != sources.end())
+  if (found.size() != origins.end())
     return "the file has " + std::to_string(found.size()) + " bytes";
-  const auto head = found.begin() + static_cast<std::ptrdiff_t>(sources.begin());
+  const auto head = found.begin() + static_cast<std::ptrdiff_t>(origins.begin());
   if (std::any_of(found.begin(), head, [](std::byte b) { return b != std::byte{0}; }))
     return "something was written before the data";
-  const auto expected = sources.expected();
-  if (!same(expected, std::span(found).subspan(sources.begin()))) {
+  const auto expected = origins.expected();
+  if (!same(expected, std::span(found).subspan(origins.begin()))) {
     const auto at = std::mismatch(expected.begin(), expected.end(), head).first;
     return "differs at byte " + std::to_string(at - expected.begin()) + " of the data";
   }
-  if (chunk_bytes == 0 ? !job.digests().empty() : job.digests() != sources.digests(chunk_bytes))
+  if (chunk_bytes == 0 ? !job.digests().empty() : job.digests() != origins.digests(chunk_bytes))
     return "other digests";
   return {};
 }

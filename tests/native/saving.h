@@ -37,9 +37,9 @@ class WrittenFile {
 [[nodiscard]] std::vector<std::byte> random_bytes(Random& random, std::size_t nbytes);
 
 // Tensors one behind the other, with their expected bytes in the file, assembled value by value.
-class SampleSources {
+class SampleOrigins {
  public:
-  explicit SampleSources(std::uint64_t begin, std::uint64_t seed = 1)
+  explicit SampleOrigins(std::uint64_t begin, std::uint64_t seed = 1)
       : begin_(begin), random_(seed) {}
 
   // In one piece, at an address that direct writes accept, if its place in the file is aligned; or
@@ -53,7 +53,7 @@ class SampleSources {
   void add_strided(std::uint64_t rows, std::uint64_t columns, std::uint8_t value_bytes);
   void add_random(std::uint64_t nbytes_max);
 
-  [[nodiscard]] Sources sources() const { return sources_; }
+  [[nodiscard]] Origins origins() const { return origins_; }
   [[nodiscard]] std::uint64_t begin() const { return begin_; }
   [[nodiscard]] std::uint64_t end() const { return begin_ + expected_.size(); }
   [[nodiscard]] std::span<const std::byte> expected() const { return expected_; }
@@ -69,7 +69,7 @@ class SampleSources {
   Random random_;
   std::deque<std::vector<std::byte>> memories_;
   std::vector<std::shared_ptr<Region>> regions_;
-  Sources sources_;
+  Origins origins_;
   std::vector<std::byte> expected_;
 };
 
@@ -91,7 +91,7 @@ void run_to_the_end(SaveJob& job, Way way);
 // Cuts the file to its length and describes the first difference from the expected bytes or
 // digests.
 [[nodiscard]] std::string first_difference(const SaveJob& job, const WrittenFile& file,
-                                           const SampleSources& sources,
+                                           const SampleOrigins& origins,
                                            std::uint64_t chunk_bytes = 0);
 
 // Calls test(engine, way) for every engine and way of this host.

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import fastio
 from fastio.frameworks import Destination, Origin, Place
 from fastio.frameworks import numpy as as_numpy
-from samples import eventually
 
 _NATIVE = Path(__file__).parent.parent / "native"
 
@@ -233,7 +233,9 @@ def watched(double: Double) -> Iterator[Double]:
         assert double.activate(ordinal) == 0
     yield double
     # Lanes that were cancelled end by themselves: the next test may not begin before.
-    eventually(lambda: not any(_left(double).values()), within_s=60)
+    deadline = time.monotonic() + 60
+    while any(_left(double).values()) and time.monotonic() < deadline:
+        time.sleep(0.002)
     assert double.violations() == 0, double.first_violation().decode()
     left = _left(double)
     assert left == dict.fromkeys(left, 0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING
 
 import fastio._native as _native
 from fastio.errors import ChecksumError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 DEFAULT_ALGORITHM: _native.Algorithm = next(iter(_native.ALGORITHMS.values()))
 """What checksums are taken with, if nothing else is asked for: XXH3-64."""

@@ -1,4 +1,4 @@
-#include "sources.h"
+#include "origins.h"
 
 #include <algorithm>
 #include <bit>
@@ -15,7 +15,7 @@ void swap_values(std::byte* data, std::uint64_t nbytes, std::uint8_t value_bytes
 
 }  // namespace
 
-void Sources::check() const {
+void Origins::check() const {
   if (memories.size() != extents.size() || swapped.size() != extents.size())
     throw std::invalid_argument("memory is needed for each extent");
   if (!devices.empty() && devices.size() != extents.size())
@@ -31,11 +31,11 @@ void Sources::check() const {
   }
 }
 
-Extent Sources::range() const {
+Extent Origins::range() const {
   return extents.empty() ? Extent{} : Extent{extents.front().begin, extents.back().end};
 }
 
-void Sources::gather(const Extent& range, std::byte* out) const {
+void Origins::gather(const Extent& range, std::byte* out) const {
   each_part(extents, range, [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
     if (!on_host(i)) return;
     std::byte* const place = out + (begin - range.begin);
@@ -44,7 +44,7 @@ void Sources::gather(const Extent& range, std::byte* out) const {
   });
 }
 
-std::byte* Sources::contiguous(const Extent& range) const {
+std::byte* Origins::contiguous(const Extent& range) const {
   std::byte* found = nullptr;
   each_part(extents, range, [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
     std::byte* const data = memories[i].contiguous();
@@ -55,11 +55,11 @@ std::byte* Sources::contiguous(const Extent& range) const {
   return found;
 }
 
-void gather(const Sources& sources, std::span<std::byte> out) {
-  sources.check();
-  const Extent all = sources.range();
+void gather(const Origins& origins, std::span<std::byte> out) {
+  origins.check();
+  const Extent all = origins.range();
   if (out.size() != all.end - all.begin) throw std::invalid_argument("out has another size");
-  sources.gather(all, out.data());
+  origins.gather(all, out.data());
 }
 
 }  // namespace fastio

@@ -1,4 +1,4 @@
-// Sources: what the bytes of one file come from, tensor by tensor. Pure arithmetic and copies.
+// Origins: what the bytes of one file come from, tensor by tensor. Pure arithmetic and copies.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace fastio {
 
-struct Sources {
+struct Origins {
   std::vector<Extent> extents;      // in the file: ascending, without holes
   std::vector<Placement> memories;  // of each
   // Bytes of each value that is stored the other way round; 1: none is.
@@ -40,6 +40,6 @@ struct Sources {
 };
 
 // Puts all bytes one behind the other; throws std::invalid_argument where `out` has not that size.
-void gather(const Sources& sources, std::span<std::byte> out);
+void gather(const Origins& origins, std::span<std::byte> out);
 
 }  // namespace fastio
