@@ -113,7 +113,7 @@ class PythonFeed final : public Feed {
 
   // In one line, without a traceback.
   static std::string text_of(const py::error_already_set& error) {
-    const auto name = error.type().attr("__name__").cast<std::string>();
+    auto name = error.type().attr("__name__").cast<std::string>();
     try {
       return name + ": " + py::str(error.value()).cast<std::string>();
     } catch (const std::exception&) {  // its own __str__ raises, or has no text

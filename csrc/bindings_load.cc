@@ -61,7 +61,7 @@ std::vector<std::shared_ptr<Region>> Loaded::regions_of_extents(std::size_t shar
 namespace {
 
 Replica parse_replica(const ReplicaArgument& argument) {
-  const Replica replica = std::visit([](const auto& given) { return Replica(given); }, argument);
+  Replica replica = std::visit([](const auto& given) { return Replica(given); }, argument);
   if (!replica.valid()) throw py::type_error("a shard's replicas must be File or Feed");
   return replica;
 }
