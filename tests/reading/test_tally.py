@@ -191,8 +191,8 @@ class _Job:
 
     def __init__(self, *busy_s: float) -> None:
         lanes = [{"total_s": busy + 1.0, "room_wait_s": 1.0} for busy in busy_s]
-        counted = ("bytes_direct", "bytes_buffered", "bytes_mapped", "chunks_verified", "nbytes")
-        zero = dict.fromkeys((*counted, "lanes"), 0)
+        ways = ("bytes_direct", "bytes_buffered", "bytes_mapped", "bytes_fed")
+        zero = dict.fromkeys((*ways, "chunks_verified", "nbytes", "lanes"), 0)
         self.statistics = {
             **zero,
             "engine": "pread",
