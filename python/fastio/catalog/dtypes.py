@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
+import msgspec
 
-@dataclass(frozen=True)
-class Dtype:
+
+class Dtype(msgspec.Struct, frozen=True):
     """A dtype of the safetensors format.
 
     Attributes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from fastio.display import values
 
@@ -32,8 +33,7 @@ class Encoding(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class StoredPart:
+class StoredPart(msgspec.Struct, frozen=True):
     """A part of a tensor, and the extent of the file that is decoded to it.
 
     Attributes
@@ -73,8 +73,7 @@ def has_bytes_in(parts: Sequence[StoredPart] | None, offset: int, nbytes: int) -
     )
 
 
-@dataclass(frozen=True)
-class Decoding:
+class Decoding(msgspec.Struct, frozen=True):
     """The tensors that one encoding has decoded.
 
     Attributes

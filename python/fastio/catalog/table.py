@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 import fastio._native as _native
 from fastio.errors import ChecksumError
@@ -15,8 +16,7 @@ DEFAULT_ALGORITHM: _native.Algorithm = next(iter(_native.ALGORITHMS.values()))
 """What checksums are taken with, if nothing else is asked for: XXH3-64."""
 
 
-@dataclass(frozen=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """A chunk that differs from its checksum.
 
     Attributes
@@ -47,8 +47,7 @@ class Damage:
         )
 
 
-@dataclass(frozen=True)
-class ChecksumTable:
+class ChecksumTable(msgspec.Struct, frozen=True):
     """The checksums of a file's chunks; `fastio.formats.checksums` reads and writes it.
 
     Attributes

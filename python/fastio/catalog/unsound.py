@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from fastio.errors import FormatError
 
 
-@dataclass(frozen=True)
-class UnsoundTable:
+class UnsoundTable(msgspec.Struct, frozen=True):
     """Metadata of fastio's in a file that they do not fit; there is no table then.
 
     Attributes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,8 +21,7 @@ _TAKEN_BYTES_MAX = 2**22
 Positions = npt.NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(msgspec.Struct, frozen=True):
     """The selection along one axis of the tensor: `positions` ascend; `reverse` turns them."""
 
     positions: range | Positions
@@ -32,8 +31,7 @@ class Axis:
         return len(self.positions)
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """A run of bytes of the tensor, and the part of the result that is in it.
 
     Attributes
@@ -68,8 +66,7 @@ class Segment:
                 out[self._places[first : first + step]] = there[rows]
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """A part of a tensor, by an index.
 
     Attributes
