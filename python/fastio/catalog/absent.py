@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from fastio.errors import FormatError
 from fastio.errors.base import listed
 
 
-@dataclass(frozen=True)
-class AbsentTensors:
+class AbsentTensors(msgspec.Struct, frozen=True):
     """The tensors that are absent from the files of one index.
 
     Attributes

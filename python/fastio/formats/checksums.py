@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -167,8 +166,7 @@ class _Unsound(Exception):
         self.table = table
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(msgspec.Struct, frozen=True):
     """For messages: a file up to the first byte of its data."""
 
     raw: bytes
@@ -253,8 +251,7 @@ def _chunk_count(nbytes: int, chunk_bytes: int) -> int:
     return -(-nbytes // chunk_bytes)
 
 
-@dataclass(frozen=True)
-class HeaderPlan:
+class HeaderPlan(msgspec.Struct, frozen=True):
     """A sealed header whose size is known before its checksums are.
 
     Attributes

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 import fastio._native as _native
 from fastio.display import values
 
 
-@dataclass(frozen=True)
-class EngineStatus:
+class EngineStatus(msgspec.Struct, frozen=True):
     """Whether one engine works here, found by trying it.
 
     Attributes
@@ -32,8 +32,7 @@ class EngineStatus:
         return f"<fastio.EngineStatus: {works}, {self.reason}>"
 
 
-@dataclass(frozen=True)
-class EngineReport:
+class EngineReport(msgspec.Struct, frozen=True):
     """The results of probing this host.
 
     Attributes
