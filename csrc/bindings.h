@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -51,6 +52,25 @@ void register_tensors(pybind11::class_<Loaded, std::shared_ptr<Loaded>>& loaded)
 // imported for them, which cannot be done any more when the interpreter ends.
 [[nodiscard]] std::string encoded_path(const pybind11::object& path);
 [[nodiscard]] pybind11::str shown_path(const std::string& path);
+
+// The contiguous bytes of any object with the buffer protocol, held while this lives.
+class Bytes {
+ public:
+  explicit Bytes(const pybind11::handle& object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0)
+      throw pybind11::error_already_set();
+  }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  ~Bytes() { PyBuffer_Release(&view_); }
+
+  [[nodiscard]] std::span<const std::byte> span() const {
+    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_{};
+};
 
 // Bytes that are to be filled; MemoryError where there is no memory for them, which names the path
 // that they are of.

@@ -15,24 +15,6 @@ namespace py = pybind11;
 namespace fastio {
 namespace {
 
-// The contiguous bytes of any object with the buffer protocol, held while this lives.
-class Bytes {
- public:
-  explicit Bytes(const py::handle& object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
-  ~Bytes() { PyBuffer_Release(&view_); }
-
-  [[nodiscard]] std::span<const std::byte> span() const {
-    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
 py::bytes digests_in(const Algorithm& algorithm, const py::object& data,
                      std::uint64_t chunk_bytes) {
   if (chunk_bytes == 0) throw py::value_error("chunk_bytes must be positive");

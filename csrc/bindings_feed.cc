@@ -88,20 +88,15 @@ class PythonFeed final : public Feed {
   std::int32_t bring(std::uint64_t offset, std::span<std::byte> out) {
     const auto wanted =
         std::min<std::uint64_t>(out.size(), offset < nbytes_ ? nbytes_ - offset : 0);
-    const py::object came = read_(offset, wanted);
-    Py_buffer view{};
-    if (PyObject_GetBuffer(came.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    const auto count = static_cast<std::uint64_t>(view.len);
-    if (count <= wanted && count != 0) {
-      const GilReleased released;
-      std::memcpy(out.data(), view.buf, count);
-    }
-    PyBuffer_Release(&view);
+    const Bytes came(read_(offset, wanted));
+    const std::size_t count = came.span().size();
     if (count > wanted) {
       return refuse(offset, EIO,
                     "it brought " + std::to_string(count) + " bytes where " +
                         std::to_string(wanted) + " were asked for");
     }
+    const GilReleased released;
+    std::ranges::copy(came.span(), out.begin());
     return static_cast<std::int32_t>(count);
   }
 

@@ -74,12 +74,15 @@ std::vector<Replica> parse_replicas(const std::vector<ReplicaArgument>& argument
   return replicas;
 }
 
-// Whether it fits the file is checked with the rest of the request.
-ChunkTable parse_table(const TableArgument::value_type& argument) {
+ChunkTable parse_table(const TableArgument::value_type& argument, std::uint64_t file_nbytes) {
   const auto& [start, chunk_bytes, algorithm, stored] = argument;
+  if (algorithm == nullptr) throw py::type_error("a table of checksums needs an Algorithm");
   const std::string_view text(stored);
   const auto bytes = std::as_bytes(std::span(text));
-  return {{start, chunk_bytes}, {*algorithm, std::vector(bytes.begin(), bytes.end())}};
+  ChunkTable table{{start, chunk_bytes}, {*algorithm, std::vector(bytes.begin(), bytes.end())}};
+  if (!table_fits(table, file_nbytes))
+    throw py::value_error("the chunk table does not fit the file");
+  return table;
 }
 
 std::string detail_of(const Incident& incident) {
@@ -162,7 +165,7 @@ ShardRequest parse_shard(const ShardArgument& argument) {
     request.extents.push_back(
         {static_cast<std::uint64_t>(begin(i)), static_cast<std::uint64_t>(end(i))});
   }
-  if (table) request.table = parse_table(*table);
+  if (table) request.table = parse_table(*table, request.nbytes());
   return request;
 }
 

@@ -49,14 +49,6 @@ ShardAccess past_cache(const ShardRequest& shard, std::size_t replica, ReadMode 
   return {mode, std::move(state), why + ", read with O_DIRECT", direct.alignment};
 }
 
-// One digest for each chunk, and chunks that one request can read.
-bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
-  const auto& [start, chunk_bytes] = table.grid;
-  if (chunk_bytes == 0 || chunk_bytes > kLargestBlockBytes) return false;
-  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
-  return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
-}
-
 void check_shard(const ShardRequest& shard, std::size_t places, std::size_t devices) {
   const auto& replicas = shard.replicas;
   if (replicas.empty() || replicas.size() > kReplicasMost)
@@ -80,6 +72,13 @@ void check_shard(const ShardRequest& shard, std::size_t places, std::size_t devi
 }
 
 }  // namespace
+
+bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
+  const auto& [start, chunk_bytes] = table.grid;
+  if (chunk_bytes == 0 || chunk_bytes > kLargestBlockBytes) return false;
+  const std::uint64_t covered = file_nbytes < start ? 0 : file_nbytes - start;
+  return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
+}
 
 void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) {
   if (options.queue_depth == 0 || options.queue_depth > 4096)

@@ -82,6 +82,9 @@ struct LoadOptions {
   std::optional<std::chrono::nanoseconds> root_timeout;
 };
 
+// One digest for each chunk of a file, and chunks that one request can read.
+[[nodiscard]] bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes);
+
 // Throws std::invalid_argument for requests and options that no job can be made of.
 void check(const std::vector<ShardRequest>& shards, const LoadOptions& options);
 

@@ -76,7 +76,7 @@ def in_file_order(
             if failed is None:
                 for row in range(first, last):
                     tally.took(int(shard.ends[row] - shard.begins[row]))
-                    yield shard.names[row], _wrapped(loaded, index, shard, row, row, framework)
+                    yield shard.names[row], wrapped(loaded, index, shard, row, row, framework)
                 del loaded
                 native.release(region)
             else:
@@ -176,10 +176,15 @@ def empty(shard: Shard, row: int, framework: Framework) -> Any:
     return framework.adopt(np.empty(0, np.uint8), dtype, shape)
 
 
-def _wrapped(
+def wrapped(
     loaded: _native.Loaded, index: int, shard: Shard, row: int, at: int, framework: Framework
 ) -> Any:
-    """One tensor; `index` and `at` are its place in the request, `row` in its shard."""
+    """Return one tensor; `index` and `at` are its place in the request, `row` in its shard.
+
+    Raises
+    ------
+    Nothing.
+    """
     return framework.wrap(loaded, index, [shard.dtypes[row]], [shard.shapes[row]], at)[0]
 
 
@@ -256,7 +261,7 @@ class ReadAhead:
                 self._loaded[region] = self._native.take(region)
         index, row = position
         shard = self._catalog.shards[index]
-        tensor = _wrapped(self._loaded[region], batch, shard, row, at, self._framework)
+        tensor = wrapped(self._loaded[region], batch, shard, row, at, self._framework)
         self._tally.took(int(shard.ends[row] - shard.begins[row]))
         self._waiting[region] -= 1
         if self._waiting[region] == 0:
@@ -272,7 +277,7 @@ class ReadAhead:
                 del self._places[position]
                 if loaded is not None:  # those that were taken keep the region: give these back
                     index, row = position
-                    _wrapped(loaded, batch, self._catalog.shards[index], row, at, self._framework)
+                    wrapped(loaded, batch, self._catalog.shards[index], row, at, self._framework)
             self._waiting[region] = 0
         self._native.release(region)
 

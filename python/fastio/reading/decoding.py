@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -18,6 +17,7 @@ from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.host import threads
 from fastio.host.shortage import memory_named
+from fastio.options import usable_cores
 
 # Fewer stored bytes than these are decoded sooner than a thread starts.
 _WORTH_A_THREAD_BYTES = 2**16
@@ -185,11 +185,6 @@ class Account:
         ]
 
 
-def workers() -> int:
-    """Return how many threads decode at once."""
-    return len(os.sched_getaffinity(0))
-
-
 def on_threads(work: Iterable[Callable[[], None]], nbytes: int) -> None:
     """Do work on several threads, of which the caller's is one.
 
@@ -221,7 +216,7 @@ def on_threads(work: Iterable[Callable[[], None]], nbytes: int) -> None:
 
     started = []
     try:
-        helpers = min(workers(), len(todo), nbytes // _WORTH_A_THREAD_BYTES + 1) - 1
+        helpers = min(usable_cores(), len(todo), nbytes // _WORTH_A_THREAD_BYTES + 1) - 1
         with contextlib.suppress(threads.NoThreadError):  # those that there are do it
             for number in range(helpers):
                 started.append(threads.start(help_out, f"fastio-decode-{number}", daemon=True))

@@ -22,7 +22,7 @@ from fastio.errors import MemoryLimitError
 from fastio.frameworks import Framework
 from fastio.options import Options
 from fastio.reading import fetch
-from fastio.reading.ahead import concerns, empty
+from fastio.reading.ahead import concerns, empty, wrapped
 from fastio.reading.decoding import Account, Bytes, Decoded, on_threads
 from fastio.reading.fetch import DATA_ERRORS, DataError
 from fastio.reading.located import LocatedSource
@@ -340,10 +340,7 @@ class EncodedLoad:
         if loaded is None:
             return empty(shard, row, self._framework)
         batch, place = self._batch_of(at)
-        (tensor,) = self._framework.wrap(
-            loaded, batch, [shard.dtypes[row]], [shard.shapes[row]], place
-        )
-        return tensor
+        return wrapped(loaded, batch, shard, row, place, self._framework)
 
     def _encoded(self, decoded: Decoded, shard: Shard, row: int) -> Any:
         memory = decoded.memory()

@@ -9,7 +9,8 @@ from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.catalog.encodings import StoredPart
 from fastio.display.values import shown
 from fastio.errors import UsageError
-from fastio.reading.decoding import Box, workers
+from fastio.options import usable_cores
+from fastio.reading.decoding import Box
 from fastio.reading.located import LocatedSource
 
 _PAGE_BYTES = 4096
@@ -90,7 +91,7 @@ class Need(NamedTuple):
                 boxes = [Box(shard, row, part) for part in parts]
                 indirect = [box.nbytes for box in boxes if not box.is_contiguous]
                 if indirect:
-                    scratch = max(scratch, max(indirect) * min(len(indirect), workers()))
+                    scratch = max(scratch, max(indirect) * min(len(indirect), usable_cores()))
                 for part in parts:
                     stored = max(stored, part.end - part.begin + 2 * unit)
         return cls(tensor, scratch, max(stored, chunk), chunk)

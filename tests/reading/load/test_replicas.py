@@ -208,3 +208,33 @@ def test_a_file_is_opened_by_its_name_in_a_folder(replicas: list[Path], tmp_path
     with pytest.raises(fastio.ReadError) as caught:
         _native.File.open_in(folder_fd, "first", "shown/as")
     assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("kept", [-8, 8, 0], ids=["too few", "too many", "no chunk size"])
+def test_a_table_that_does_not_fit_the_file_is_refused_for_loads_and_mappings(
+    replicas: list[Path], kept: int
+) -> None:
+    files, begins, ends, table, _ = _request(replicas[0].read_bytes(), _native.File(replicas[0]))
+    assert table is not None
+    start, chunk_bytes, algorithm, digests = table
+    wrong = (digests + bytes(8))[: len(digests) + kept]
+    other = (start, chunk_bytes if kept else 0, algorithm, wrong)
+    for read in (_load, _map):
+        with pytest.raises(ValueError, match="does not fit the file"):
+            read((files, begins, ends, other, False))
+
+
+def _load(request: _native.ShardRequest) -> object:
+    return _native.load([request], _options())
+
+
+def _map(request: _native.ShardRequest) -> object:
+    return _native.MappedFile.open(request, fastio.Options())
+
+
+def test_a_table_without_an_algorithm_is_refused(replicas: list[Path]) -> None:
+    files, begins, ends, table, _ = _request(replicas[0].read_bytes(), _native.File(replicas[0]))
+    assert table is not None
+    request: Any = (files, begins, ends, (*table[:2], None, table[3]), False)
+    with pytest.raises(TypeError, match="Algorithm"):
+        _native.load([request], _options())
