@@ -27,8 +27,9 @@ std::size_t page_bytes() {
   return size;
 }
 
+// Acquires what freeing releases: who sees the memory gone sees its late reads ended.
 std::uint64_t abandoned_bytes() {
-  return process_state<AbandonedAccount>().bytes.load(std::memory_order_relaxed);
+  return process_state<AbandonedAccount>().bytes.load(std::memory_order_acquire);
 }
 
 Region::Region(std::byte* mapping, std::size_t mapping_bytes, std::byte* data,
@@ -91,7 +92,7 @@ Region::~Region() {
   if (kind_ == Kind::borrowed) return;
   munmap(mapping_, mapping_bytes_);
   if (abandoned_)
-    process_state<AbandonedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_relaxed);
+    process_state<AbandonedAccount>().bytes.fetch_sub(mapping_bytes_, std::memory_order_release);
 }
 
 void Region::give_back(std::uint64_t begin, std::uint64_t end) const {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection
-from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from fastio.arguments.anchored import anchored
 from fastio.arguments.paths import Source, paths_of
@@ -68,7 +69,7 @@ def locate_again(source: Source, options: Options) -> LocatedSource:
     located = locate(paths, None, options)
     if located.again is not None:
         return located
-    return replace(located, again=partial(locate_again, anchored))
+    return msgspec.structs.replace(located, again=partial(locate_again, anchored))
 
 
 def is_root(path: str | list[str]) -> bool:

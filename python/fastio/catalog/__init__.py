@@ -11,7 +11,6 @@ import itertools
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -111,8 +110,7 @@ class ShardFiles(Protocol):
         """The checksums that they carry."""
 
 
-@dataclass(frozen=True, eq=False)
-class OneFile:
+class OneFile(msgspec.Struct, frozen=True, eq=False):
     """One open file with the bytes of a shard.
 
     Attributes
@@ -149,8 +147,7 @@ class OneFile:
         return (self.file,)
 
 
-@dataclass(frozen=True, eq=False)
-class Shard:
+class Shard(msgspec.Struct, frozen=True, eq=False):
     """One located file: its tensors as columns, in the order of their bytes.
 
     Attributes
@@ -219,7 +216,7 @@ class Shard:
         IndexError
             If a position is not there.
         """
-        return replace(
+        return msgspec.structs.replace(
             self,
             names=[self.names[row] for row in rows],
             dtypes=[self.dtypes[row] for row in rows],
@@ -340,7 +337,7 @@ class Catalog(Collection[str]):
         """
         if all(shard.content is None for shard in self.shards):
             return self
-        emptied = (replace(shard, content=None) for shard in self.shards)
+        emptied = (msgspec.structs.replace(shard, content=None) for shard in self.shards)
         return Catalog(emptied, self.source, absent=self.absent)
 
     def position(self, name: Any) -> tuple[int, int]:

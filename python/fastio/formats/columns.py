@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import msgspec
@@ -46,8 +45,7 @@ Columns = tuple[
 """Names, dtypes, shapes, begins and ends of tensors, in the order of their bytes."""
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """A header that is valid JSON of the right types; its numbers are not yet looked at.
 
     `raw` is the file up to the first byte of its data.

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import random
 import time
 import weakref
 from collections.abc import Callable
@@ -128,8 +127,14 @@ def wait_for(
         if waited_s > _TOLD_AFTER_S and not told:
             told = True
             _log.warning("waiting for %s, %.0f s at most", what(), wait_s)
-        time.sleep(random.uniform(*_PAUSE_S))
+        time.sleep(_pause_s())
     return got
+
+
+def _pause_s() -> float:
+    """Seconds that differ from one process to the next, so that they do not try in step."""
+    least, most = _PAUSE_S
+    return least + (most - least) * os.urandom(1)[0] / 255
 
 
 def holder(path: Path) -> str:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 import fastio._native as _native
 from fastio.errors import WriteError
 from fastio.host.refusals import is_refusal, named
 
 
-@dataclass
-class Abilities:
+class Abilities(msgspec.Struct):
     """Calls that work on a file.
 
     Attributes

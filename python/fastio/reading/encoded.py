@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import fastio._native as _native
@@ -216,7 +217,7 @@ class EncodedLoad:
         self._firsts.append(len(self._rows))
         self._rows += rows
         begins, ends = np.array(extents, np.int64).reshape(-1, 2).T
-        return replace(
+        return msgspec.structs.replace(
             shard,
             names=[],
             dtypes=[],

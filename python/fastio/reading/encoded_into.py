@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -91,7 +91,7 @@ class EncodedFill:
             return
         limit = self._options.memory_limit_bytes
         tensors = encoded.in_file_order(
-            replace(self._located, catalog=self._catalog, cuts={}),
+            msgspec.structs.replace(self._located, catalog=self._catalog, cuts={}),
             framework("numpy"),
             verify=self._verify,
             options=self._options,

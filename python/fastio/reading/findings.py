@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastio.display import html, values
+from fastio.display import values
 from fastio.display.short_log import brief
 from fastio.report.events import Event, emit
 
@@ -92,6 +92,8 @@ class Verification:
         return f"<fastio.Verification of {self.source}: {self._result()}, {self._amount()}>"
 
     def _repr_html_(self) -> str:
+        from fastio.display import html  # for notebooks alone
+
         return html.lines(str(self).splitlines())
 
     def _amount(self) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.host.memory import available_bytes
@@ -15,8 +17,7 @@ from fastio.options import Options
 from fastio.reading.watch import Watch, is_persistent
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(msgspec.Struct, frozen=True, eq=False):
     """A tensor whose rows lie in several shards.
 
     Attributes
@@ -57,8 +58,7 @@ class Cut:
             reached += nbytes
 
 
-@dataclass(frozen=True, eq=False)
-class LocatedSource:
+class LocatedSource(msgspec.Struct, frozen=True, eq=False, dict=True):
     """All tensors of a source, those that lie in one piece and those that do not.
 
     It also says how all of them are read, whichever way they are read.
@@ -145,7 +145,7 @@ class LocatedSource:
         Nothing.
         """
         catalog = self.catalog.without_content()
-        return self if catalog is self.catalog else replace(self, catalog=catalog)
+        return self if catalog is self.catalog else msgspec.structs.replace(self, catalog=catalog)
 
     def position(self, name: Any) -> tuple[int, int] | Cut:
         """Return where a tensor is.
@@ -178,7 +178,7 @@ class LocatedSource:
             As `Catalog.select` does.
         """
         if not self.cuts or isinstance(names, (str, bytes)):
-            return replace(self, catalog=self.catalog.select(names))
+            return msgspec.structs.replace(self, catalog=self.catalog.select(names))
         whole = [name for name in names if not self._is_cut(name)]
         cuts = {name: self.cuts[name] for name in names if self._is_cut(name)}
-        return replace(self, catalog=self.catalog.select(whole), cuts=cuts)
+        return msgspec.structs.replace(self, catalog=self.catalog.select(whole), cuts=cuts)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -94,8 +95,7 @@ def _gathered(selection: Selection, place: Place, room: int) -> _Bytes:
     return out.reshape(-1).view(np.uint8)
 
 
-@dataclass(frozen=True)
-class MappedBytes:
+class MappedBytes(msgspec.Struct, frozen=True):
     """A tensor of a file that is in the page cache.
 
     Attributes
@@ -230,8 +230,7 @@ class PartReader:
         return unit, units * unit
 
 
-@dataclass(frozen=True)
-class FileBytes:
+class FileBytes(msgspec.Struct, frozen=True):
     """A tensor that is read: from one file, or piece by piece from several.
 
     Attributes

@@ -7,8 +7,9 @@ that of the blocks in flight, however large the files are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 import fastio._native as _native
@@ -26,8 +27,7 @@ _HEADERS_BYTES_MAX = 2**24  # of those that are read together
 Advance = Callable[[int, int], None]
 
 
-@dataclass
-class Findings:
+class Findings(msgspec.Struct):
     """The findings of one survey.
 
     Attributes
@@ -42,8 +42,8 @@ class Findings:
         What did not go as planned, such as reads through the page cache.
     """
 
-    damaged: dict[str, Event] = field(default_factory=dict)
-    read_again: dict[str, Event] = field(default_factory=dict)
+    damaged: dict[str, Event] = msgspec.field(default_factory=dict)
+    read_again: dict[str, Event] = msgspec.field(default_factory=dict)
     nbytes: int = 0
     notes: tuple[str, ...] = ()
 

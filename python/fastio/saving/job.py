@@ -8,8 +8,9 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from fastio.display.progress import progress_bar, shifted
 from fastio.display.short_log import brief
@@ -41,8 +42,7 @@ def clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """The tensors to save, and how; all checked.
 
     Attributes
@@ -73,8 +73,8 @@ class Request:
     durable: bool
     options: Options
     progress: bool = False
-    report: Report = field(default_factory=Report)
-    begun: tuple[float, float] = field(default_factory=clocks)
+    report: Report = msgspec.field(default_factory=Report)
+    begun: tuple[float, float] = msgspec.field(default_factory=clocks)
     makes_folders: bool = True
 
     def memory_named(self) -> contextlib.AbstractContextManager[None]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -38,8 +38,7 @@ _Value = TypeVar("_Value")
 _text_of = str.__str__  # str() is asked of the class, and an Enum's answer is no value
 
 
-@dataclass(frozen=True, eq=False)
-class Origins:
+class Origins(msgspec.Struct, frozen=True, eq=False):
     """Tensors as columns; in the order of their bytes, once `in_file_order` put them there.
 
     Attributes
@@ -66,8 +65,8 @@ class Origins:
     nbytes: npt.NDArray[np.int64]
     layouts: dict[int, tuple[Place, int]]
     owners: list[Any]
-    devices: dict[int, int] = field(default_factory=dict)
-    streams: dict[int, int] = field(default_factory=dict)
+    devices: dict[int, int] = msgspec.field(default_factory=dict)
+    streams: dict[int, int] = msgspec.field(default_factory=dict)
 
     @classmethod
     def blank(cls, names: list[str]) -> Origins:
@@ -112,7 +111,7 @@ class Origins:
     def take(self, rows: Sequence[int]) -> Origins:
         """Return some of them, by position."""
         index = list(rows)
-        return replace(
+        return msgspec.structs.replace(
             self,
             names=[self.names[row] for row in index],
             dtypes=[self.dtypes[row] for row in index],
@@ -132,7 +131,9 @@ class Origins:
         for row in self.devices:
             owners[row] = owners[row].to("cpu")
             addresses[row] = owners[row].data_ptr()
-        return replace(self, addresses=addresses, owners=owners, devices={}, streams={})
+        return msgspec.structs.replace(
+            self, addresses=addresses, owners=owners, devices={}, streams={}
+        )
 
 
 def _taken(values: dict[int, _Value], rows: list[int]) -> dict[int, _Value]:

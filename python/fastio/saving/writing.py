@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+import msgspec
 
 import fastio._native as _native
 from fastio.catalog.table import DEFAULT_ALGORITHM
@@ -23,8 +24,7 @@ from fastio.saving.pace import Progress, WriteMode
 _log = logging.getLogger("fastio")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """How a file will look: all but its bytes.
 
     Attributes

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Protocol
+
+import msgspec
 
 from fastio.storage.answering import Answering
 from fastio.storage.protocol import Storage
 
 
-@dataclass(frozen=True)
-class Skeleton:
+class Skeleton(msgspec.Struct, frozen=True):
     """The names that a root has in its storage.
 
     Attributes

@@ -6,8 +6,9 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from fastio.display.values import shown
@@ -79,7 +80,7 @@ def cut_large(origins: Origins, shard_bytes: int) -> tuple[Origins, dict[str, Cu
         return origins, {}
     taken = set(origins.names)
     cuts: dict[str, Cut] = {}
-    found = replace(
+    found = msgspec.structs.replace(
         origins,
         names=[],
         dtypes=[],
@@ -114,7 +115,7 @@ def cut_large(origins: Origins, shard_bytes: int) -> tuple[Origins, dict[str, Cu
         if len(ranges) > 1:
             cuts[name] = Cut(origins.dtypes[row], shape, tuple(pieces))
     return (
-        replace(
+        msgspec.structs.replace(
             found,
             addresses=np.array(addresses, np.uint64),
             nbytes=np.array(nbytes, np.int64),
