@@ -89,6 +89,10 @@ bool Vigil::look(std::span<const Read> reads) {
   return any;
 }
 
+Vigil::Verdict Vigil::judge(const Read& read) const {
+  return found(read.disk) ? Verdict::lost : Verdict::awaited;
+}
+
 std::string no_answer_for(std::chrono::nanoseconds timeout) {
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, "%g", std::chrono::duration<double>(timeout).count());

@@ -1,4 +1,5 @@
-// Which disks answer: one that has a read and brings nothing for a given time hangs.
+// Which reads are worth waiting for: none of a disk that has a read and brings nothing for a given
+// time. It hangs.
 //
 // The lanes of a job share one Answers; each looks at it through a Vigil of its own. Both make no
 // system call; the time is told to them. A vigil counts no more of it than a lane spends between
@@ -80,9 +81,16 @@ class Vigil {
   [[nodiscard]] Duration time() const { return time_; }
 
   // Given all reads of this lane that are out: true when some disk was found to hang since the last
-  // look, by this lane or another. Then no read that is out there is worth waiting for.
+  // look, by this lane or another.
   [[nodiscard]] bool look(std::span<const Read> reads);
   [[nodiscard]] bool found(std::size_t disk) const { return seen_[disk].found; }
+
+  // What becomes of a read that is out, by the last look.
+  enum class Verdict : std::uint8_t {
+    awaited,
+    lost,  // its disk hangs: no read that is out there is worth waiting for
+  };
+  [[nodiscard]] Verdict judge(const Read& read) const;
 
  private:
   struct Seen {

@@ -2,9 +2,9 @@
 //
 // A disk that answers nothing for a given time hangs: its reads are lost, and their blocks come
 // from other replicas. A lost read may still write to its memory, at any time. So that memory is
-// abandoned: a region gets other memory in its place and is read anew, staging stays with its slot.
+// abandoned: a region gets other memory in its place and is read anew, staging stays with its read.
 // Reads into the memory of callers cannot be abandoned: a job that may lose reads makes none
-// (straight_extents in loader_layout.cc).
+// (Landing in loader_layout.h).
 //
 // The functions may be called from any thread, without the crew's mutex.
 #pragma once

@@ -5,6 +5,7 @@
 // by one thread and then used by the one that runs it. It holds the state of the load.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "loader_blocks.h"
 #include "loader_device.h"
 #include "loader_reader.h"
+#include "loader_reads.h"
 #include "loader_slot.h"
 #include "loader_state.h"
 #include "loader_times.h"
@@ -42,31 +44,36 @@ class Lane {
 
   // Reads that are out and not waited for. If other reads of this lane are left, it was
   // interrupted.
-  [[nodiscard]] std::size_t lost() const { return lost_; }
-  [[nodiscard]] bool only_lost() const { return requests_.in_flight() == lost_ && copied_.empty(); }
-  [[nodiscard]] std::size_t slots() const { return slots_.size(); }
+  [[nodiscard]] std::size_t left() const { return reads_.left(); }
+  [[nodiscard]] bool only_left() const { return awaits_none() && copied_.empty(); }
+  // All that it may have, each with its staging.
+  [[nodiscard]] std::size_t reads() const { return reads_.size(); }
 
-  // Frees the memory that no lost read is in.
-  void free_unused();
+  // Frees the memory that no such read is in.
+  void free_unused() { reads_.free_unused(); }
 
  private:
   enum class Patience : std::uint8_t { none, until_one_lands };
 
   Handout::Kind top_up();
   void submit();
-  [[nodiscard]] bool has_staging(Slot& slot);
+  void collect(std::chrono::milliseconds timeout);
+  [[nodiscard]] bool awaits_none() const { return requests_.in_flight() == reads_.left(); }
+  [[nodiscard]] bool has_staging();
   void take(Assignment work);
-  void settle(std::uint32_t tag, std::int32_t result);
-  void go_on(std::uint32_t tag, SlotReader::Next next);
-  void place(std::uint32_t tag);
+  void settle(const Completion& completion);
+  void go_on(Slot& slot, SlotReader::Next next);
+  void place(Slot& slot);
   void settle_copies(Patience patience);
-  void end(std::uint32_t tag, Soundness soundness);
-  void abandon_staging() const;
+  void end(Slot& slot, Soundness soundness);
+  void vacate(Slot& slot);
+  void abandon_staging();
 
-  // For disks that hang.
-  void look_for_hangs();
+  // Of reads that are waited for no longer.
+  [[nodiscard]] Vigil::Read judged(const LaneRead& read) const;
+  void judge_reads();
   void lose(Slot& slot);
-  void take_back(Slot& slot) noexcept;
+  void take_back(LaneRead& read) noexcept;
 
   std::shared_ptr<LoadState> state_;
   BlockDesk desk_;
@@ -75,14 +82,14 @@ class Lane {
   std::optional<Vigil> vigil_;  // none where disks are waited for without end
   SlotReader reader_;
   std::unique_ptr<DeviceCopies> copies_;  // none where no device is filled
-  std::vector<Slot> slots_;               // a slot's index is the tag of its requests
-  std::vector<std::uint32_t> free_;
-  std::vector<std::uint32_t> arrived_;  // read, not yet verified
-  std::vector<std::uint32_t> copied_;   // on their way to devices, the first ones first
-  std::vector<Vigil::Read> reads_;      // that are out, when it is looked
-  std::size_t lost_ = 0;                // of the requests in flight
-  bool retired_ = false;                // has lost reads, and takes no more blocks
-  bool starved_ = false;                // of pinned memory
+  LaneReads reads_;
+  std::vector<Slot> slots_;
+  std::vector<Slot*> free_;
+  std::vector<Slot*> arrived_;       // read, not yet verified
+  std::vector<Slot*> copied_;        // on their way to devices, the first ones first
+  std::vector<Vigil::Read> looked_;  // the reads that are out, when they are judged
+  bool retired_ = false;             // has lost reads, and takes no more blocks
+  bool starved_ = false;             // of pinned memory
 };
 
 }  // namespace fastio

@@ -29,7 +29,7 @@ void run_lane(const std::shared_ptr<LoadState>& state, std::unique_ptr<Lane> lan
     state->fail_without_memory(error);
   }
   note_times(*state, lane->times());
-  const bool hangs = lane->lost() != 0 && lane->only_lost();
+  const bool hangs = lane->left() != 0 && lane->only_left();
   if (!hangs) {
     lane.reset();  // waits for reads that are still out
     return end_lane(*state);
@@ -100,8 +100,8 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
   const std::uint64_t staging_bytes = state.layout.staging_bytes;
   const MutexLock lock(state.crew.mutex);
   if (state.crew.stopping() || state.replicas.dispatch().over()) return 0;
-  FASTIO_ASSERT(state.slots >= lane.slots() - lane.lost());
-  state.slots -= lane.slots() - lane.lost();
+  FASTIO_ASSERT(state.slots >= lane.reads() - lane.left());
+  state.slots -= lane.reads() - lane.left();
   std::uint64_t slots = options.queue_depth;
   const std::uint64_t limit = options.devices.empty()
                                   ? options.memory_limit_bytes.value_or(UINT64_MAX)
@@ -111,7 +111,7 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
     slots = std::min(slots, most > state.slots ? most - state.slots : 0);
   }
   if (slots == 0) {
-    state.outcome.fail(MemoryLimitExceeded(staging_bytes, limit, lane.lost() * staging_bytes));
+    state.outcome.fail(MemoryLimitExceeded(staging_bytes, limit, lane.left() * staging_bytes));
     state.crew.stop();
   }
   state.slots += slots;

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "answers.h"
 #include "assertions.h"
 
 namespace fastio {
@@ -16,16 +17,13 @@ constexpr std::uint64_t kWindowRegionBytes = std::uint64_t{64} << 20;
 // A direct read lands where the address is congruent to the offset; any other one anywhere.
 std::vector<char> straight_extents(const ShardRequest& shard,
                                    const std::vector<ShardAccess>& accesses,
-                                   std::uint64_t alignment, const Answers* answers) {
+                                   std::uint64_t alignment, Landing landing) {
   const bool anywhere = std::ranges::all_of(accesses, [](const ShardAccess& access) {
     return access.mode == ReadMode::buffered || access.mode == ReadMode::fed;
   });
+  if (landing != Landing::straight) return std::vector<char>(shard.extents.size(), 0);
   std::vector<char> straight;
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
-    if (answers != nullptr) {  // a read that hangs there could not be abandoned
-      straight.push_back(0);
-      continue;
-    }
     const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
     const bool congruent = anywhere || (address - shard.extents[e].begin) % alignment == 0;
     const bool here = address != 0 && shard.device_of(e) == kHost;
@@ -35,7 +33,7 @@ std::vector<char> straight_extents(const ShardRequest& shard,
 }
 
 Plan plan_shard(const ShardRequest& shard, const std::vector<ShardAccess>& accesses,
-                const LoadOptions& options, const Answers* answers) {
+                const LoadOptions& options, Landing landing) {
   PlanRequest request;
   request.extents = shard.extents;
   request.file_nbytes = shard.nbytes();
@@ -56,7 +54,7 @@ Plan plan_shard(const ShardRequest& shard, const std::vector<ShardAccess>& acces
     return make_fill_plan(request, std::vector<char>(shard.extents.size(), 0));
   }
   if (shard.places.empty()) return make_plan(request);
-  return make_fill_plan(request, straight_extents(shard, accesses, request.alignment, answers));
+  return make_fill_plan(request, straight_extents(shard, accesses, request.alignment, landing));
 }
 
 // Adds the blocks of a shard whose plan is the last one.
@@ -109,7 +107,7 @@ std::uint64_t staging_bytes_for(std::uint64_t block_bytes) {
 }
 
 FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOptions& options,
-                          const Answers* answers) {
+                          bool watches_disks) {
   FileAccesses files;
   files.mappings.resize(shards.size());
   for (std::size_t i = 0; i < shards.size(); ++i) {
@@ -120,7 +118,7 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
     for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
       if (shard.extents.empty()) {
         accesses.push_back({ReadMode::buffered, "warm", "nothing to read", 4096});
-      } else if (answers != nullptr && owes_answer(shard.replicas[replica].disk())) {
+      } else if (watches_disks && owes_answer(shard.replicas[replica].disk())) {
         accesses.push_back({ReadMode::buffered, "cold", "its disk does not answer", 4096});
       } else {
         accesses.push_back(choose_access(shard, replica, allowed));
@@ -141,13 +139,13 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
 }
 
 LoadLayout lay_out(std::vector<ShardRequest> shards, std::vector<std::vector<ShardAccess>> accesses,
-                   const LoadOptions& options, const Answers* answers) {
+                   const LoadOptions& options, Landing landing) {
   FASTIO_ASSERT(shards.size() == accesses.size());
   LoadLayout layout;
   layout.shards = std::move(shards);
   layout.accesses = std::move(accesses);
   for (std::size_t i = 0; i < layout.shards.size(); ++i) {
-    layout.plans.push_back(plan_shard(layout.shards[i], layout.accesses[i], options, answers));
+    layout.plans.push_back(plan_shard(layout.shards[i], layout.accesses[i], options, landing));
     add_blocks(layout, i);
     layout.memory_bytes += memory_bytes_of(layout, i);
     layout.fills = layout.fills || !layout.shards[i].places.empty();

@@ -10,12 +10,17 @@
 #include <string>
 #include <vector>
 
-#include "answers.h"
 #include "loader_request.h"
 #include "memory.h"
 #include "plan.h"
 
 namespace fastio {
+
+// Where reads land. One that lands in memory of its own can be left while it is out.
+enum class Landing : std::uint8_t {
+  straight,       // at places of the caller, as far as they can be read to, and in regions
+  beside_places,  // never there: regions can be made anew, places cannot
+};
 
 struct LoadLayout {
   std::vector<ShardRequest> shards;
@@ -50,15 +55,15 @@ struct FileAccesses {
   std::vector<std::string> fallbacks;
 };
 
-// A file that cannot be mapped is read through the page cache. `answers` is null where no disk is
-// watched.
+// A file that cannot be mapped is read through the page cache. A disk that owes an answer is not
+// asked how its files are read, where disks are watched.
 [[nodiscard]] FileAccesses access_files(const std::vector<ShardRequest>& shards,
-                                        const LoadOptions& options, const Answers* answers);
+                                        const LoadOptions& options, bool watches_disks);
 
 // Throws std::invalid_argument for extents that no plan can be made of.
 [[nodiscard]] LoadLayout lay_out(std::vector<ShardRequest> shards,
                                  std::vector<std::vector<ShardAccess>> accesses,
-                                 const LoadOptions& options, const Answers* answers);
+                                 const LoadOptions& options, Landing landing);
 
 // The options with so many lanes and blocks in flight as the limits allow. Throws
 // MemoryLimitExceeded if one block does not fit, or the regions do not.

@@ -20,33 +20,45 @@ namespace {
 constexpr unsigned kStallsAllowed = 64;
 constexpr unsigned kStallsWithoutPause = 4;
 
-}  // namespace
-
-const Replica& SlotReader::replica_of(const Slot& slot) const {
-  return state_.layout.shards[slot.shard()].replicas[slot.tries.now().replica];
+// Whether direct I/O can put a span where it belongs, also where its file is not read so otherwise:
+// at an aligned address, and with room for whole units.
+bool takes_direct(const LaneRead& read, std::uint64_t unit_bytes) {
+  const Extent& span = read.span;
+  const Region& memory = read.memory();
+  const std::byte* data = read.data_at(span.begin);
+  const std::byte* end = memory.at(memory.file_offset()) + memory.nbytes();
+  return span.begin % unit_bytes == 0 &&
+         reinterpret_cast<std::uintptr_t>(data) %
+                 std::min<std::uint64_t>(unit_bytes, page_bytes()) ==
+             0 &&
+         round_up(span.nbytes(), unit_bytes) <= static_cast<std::uint64_t>(end - data);
 }
 
-File& SlotReader::file_of(const Slot& slot) const {
-  File* const file = replica_of(slot).file();
+}  // namespace
+
+const Replica& SlotReader::replica_of(const LaneRead& read) const {
+  return state_.layout.shards[read.shard].replicas[read.replica];
+}
+
+File& SlotReader::file_of(const LaneRead& read) const {
+  File* const file = replica_of(read).file();
   FASTIO_ASSERT(file != nullptr);
   return *file;
 }
 
-// How a slot's next read is done.
-Slot::Access SlotReader::access_for(const Slot& slot) const {
-  const Try& now = slot.tries.now();
-  if (now.again) {
-    const DirectAccess direct = direct_for(state_.layout.shards[slot.shard()], now.replica);
-    return {direct.possible && takes_direct(slot, direct.alignment) ? direct.alignment : 1};
+ReadAccess SlotReader::access_for(const LaneRead& read, bool again) const {
+  if (again) {
+    const DirectAccess direct = direct_for(state_.layout.shards[read.shard], read.replica);
+    return {direct.possible && takes_direct(read, direct.alignment) ? direct.alignment : 1};
   }
-  const ShardAccess& access = state_.layout.access(slot.shard(), now.replica);
+  const ShardAccess& access = state_.layout.access(read.shard, read.replica);
   switch (access.mode) {
     case ReadMode::direct:
       return {access.alignment};
     case ReadMode::by_block: {
-      const std::uint64_t nbytes = now.span.nbytes();
-      const auto resident = file_of(slot).resident_bytes(now.span.begin, nbytes).value_or(0);
-      return resident < nbytes ? Slot::Access{access.alignment} : Slot::Access{1, true};
+      const std::uint64_t nbytes = read.span.nbytes();
+      const auto resident = file_of(read).resident_bytes(read.span.begin, nbytes).value_or(0);
+      return resident < nbytes ? ReadAccess{access.alignment} : ReadAccess{1, true};
     }
     case ReadMode::mapped:
     case ReadMode::buffered:
@@ -56,124 +68,117 @@ Slot::Access SlotReader::access_for(const Slot& slot) const {
   return {1, access.resident && !state_.options.surveys};
 }
 
-// Whether direct I/O can put a span where it belongs, also where its file is not read so otherwise:
-// at an aligned address, and with room for whole units.
-bool SlotReader::takes_direct(const Slot& slot, std::uint64_t unit_bytes) const {
-  const Extent& span = slot.tries.now().span;
-  const Region& memory = slot.work.region ? *slot.work.region : slot.staging.memory();
-  const std::byte* data = slot.data_at(span.begin);
-  const std::byte* end = memory.at(memory.file_offset()) + memory.nbytes();
-  return span.begin % unit_bytes == 0 &&
-         reinterpret_cast<std::uintptr_t>(data) %
-                 std::min<std::uint64_t>(unit_bytes, page_bytes()) ==
-             0 &&
-         round_up(span.nbytes(), unit_bytes) <= static_cast<std::uint64_t>(end - data);
-}
-
-void SlotReader::start(Slot& slot, std::uint32_t tag) {
+void SlotReader::start(Slot& slot) {
   slot.tries.begin(slot.shard(), slot.work.block.range.extent(), slot.work.replica);
-  read(slot, tag);
+  read(slot);
 }
 
 // Begins the read of the slot's present try.
-void SlotReader::read(Slot& slot, std::uint32_t tag) {
+void SlotReader::read(Slot& slot) {
   const Try& now = slot.tries.now();
-  slot.at = now.span.begin;
-  slot.stalls = 0;
-  slot.access = access_for(slot);
+  LaneRead& read = *slot.read;
+  read.shard = slot.shard();
+  read.replica = now.replica;
+  read.span = now.span;
+  read.at = now.span.begin;
+  read.stalls = 0;
+  read.access = access_for(read, now.again);
   const bool past_cache = now.again || state_.options.surveys;
-  if (past_cache && !slot.access.is_direct()) drop_cached(slot);
-  issue(slot, tag);
+  if (past_cache && !read.access.is_direct()) drop_cached(read);
+  issue(slot, read);
 }
 
-// Empties the page cache of the present try: a read through it then comes from the disk.
-void SlotReader::drop_cached(const Slot& slot) const {
-  if (replica_of(slot).file() != nullptr)
-    file_of(slot).drop_cached(slot.at, slot.tries.now().span.end);
+// Empties the page cache of what is still to be read: that comes from the disk then.
+void SlotReader::drop_cached(const LaneRead& read) const {
+  if (replica_of(read).file() != nullptr) file_of(read).drop_cached(read.at, read.span.end);
 }
 
-int SlotReader::descriptor_of(const Slot& slot) const {
-  if (replica_of(slot).feed() != nullptr) return -1;
-  return slot.access.is_direct() ? file_of(slot).direct_fd() : file_of(slot).buffered_fd();
+int SlotReader::descriptor_of(const LaneRead& read) const {
+  if (replica_of(read).feed() != nullptr) return -1;
+  return read.access.is_direct() ? file_of(read).direct_fd() : file_of(read).buffered_fd();
 }
 
-void SlotReader::issue(Slot& slot, std::uint32_t tag) {
-  FASTIO_ASSERT(slot.at % slot.access.unit_bytes == 0 && slot.at < slot.tries.now().span.end);
+void SlotReader::issue(Slot& slot, LaneRead& read) {
+  FASTIO_ASSERT(read.state == LaneRead::State::held);
+  FASTIO_ASSERT(read.at % read.access.unit_bytes == 0 && read.at < read.span.end);
   // The file may end inside its last unit of direct I/O. Regions and staging have room for the
   // whole unit, and places that are read to directly are whole units.
-  const std::uint64_t nbytes =
-      round_up(slot.tries.now().span.end - slot.at, slot.access.unit_bytes);
+  const std::uint64_t nbytes = round_up(read.span.end - read.at, read.access.unit_bytes);
   slot.stage.move_to(Stage::reading);
-  requests_.add({descriptor_of(slot), slot.at, slot.data_at(slot.at),
-                 static_cast<std::uint32_t>(nbytes), tag, Operation::read,
-                 replica_of(slot).feed()});
-  if (vigil_) slot.asked = vigil_->time();
+  requests_.add({descriptor_of(read), read.at, read.data_at(read.at),
+                 static_cast<std::uint32_t>(nbytes), read.tag, Operation::read,
+                 replica_of(read).feed()});
+  read.state = LaneRead::State::out;
+  if (vigil_) read.asked = vigil_->time();
 }
 
-SlotReader::Next SlotReader::settle(Slot& slot, std::uint32_t tag, std::int32_t result) {
+SlotReader::Next SlotReader::settle(Slot& slot, std::int32_t result) {
   FASTIO_ASSERT(slot.stage == Stage::reading);
-  const auto& [begin, end] = slot.tries.now().span;
-  const Replica& replica = replica_of(slot);
+  LaneRead& read = *slot.read;
+  FASTIO_ASSERT(read.state == LaneRead::State::out);
+  read.state = LaneRead::State::held;
+  const auto& [begin, end] = read.span;
+  const Replica& replica = replica_of(read);
   if (state_.crew.stopping()) return Next::unsound;
   if (result < 0) {
     const int error = -result;
-    if (error == EINTR || error == EAGAIN) return retry(slot, tag, error);
-    if (error == EINVAL && slot.access.is_direct()) {
-      file_of(slot).forbid_direct("a direct read was refused with EINVAL");
+    if (error == EINTR || error == EAGAIN) return retry(slot, read, error);
+    if (error == EINVAL && read.access.is_direct()) {
+      file_of(read).forbid_direct("a direct read was refused with EINVAL");
       state_.outcome.note_fallback(
           replica.path() + ": a direct read was refused with EINVAL, read through the page cache");
-      slot.access.unit_bytes = 1;
-      if (slot.tries.now().again || state_.options.surveys) drop_cached(slot);
-      issue(slot, tag);
+      read.access.unit_bytes = 1;
+      if (slot.tries.now().again || state_.options.surveys) drop_cached(read);
+      issue(slot, read);
       return Next::completion;
     }
-    const std::string why = replica.feed() != nullptr ? replica.feed()->why(slot.at) : "";
-    return fail(slot, tag, Failure{error, "read", replica.path(), slot.at, why});
+    const std::string why = replica.feed() != nullptr ? replica.feed()->why(read.at) : "";
+    return fail(slot, read, Failure{error, "read", replica.path(), read.at, why});
   }
-  const std::uint64_t reached = slot.at + static_cast<std::uint32_t>(result);
+  const std::uint64_t reached = read.at + static_cast<std::uint32_t>(result);
   if (reached >= end) {
-    desk_.read_finished(slot.shard(), slot.tries.now().replica, end - begin, ReadEnd::complete);
+    desk_.read_finished(read.shard, read.replica, end - begin, ReadEnd::complete);
     slot.stage.move_to(Stage::arrived);
     return Next::verification;
   }
   // Asked, because direct I/O never gets to the end of a file that shrank inside an alignment.
   if (result == 0 || replica.current_nbytes() <= reached) {
-    return fail(slot, tag, replica.ended_early(reached, end));
+    return fail(slot, read, replica.ended_early(reached, end));
   }
   // Direct I/O goes on at the aligned offset below.
-  const std::uint64_t resume = reached / slot.access.unit_bytes * slot.access.unit_bytes;
-  if (resume <= slot.at) return retry(slot, tag, EIO);
-  slot.at = resume;
-  slot.stalls = 0;
-  issue(slot, tag);
+  const std::uint64_t resume = reached / read.access.unit_bytes * read.access.unit_bytes;
+  if (resume <= read.at) return retry(slot, read, EIO);
+  read.at = resume;
+  read.stalls = 0;
+  issue(slot, read);
   return Next::completion;
 }
 
-SlotReader::Next SlotReader::retry(Slot& slot, std::uint32_t tag, int error) {
-  if (++slot.stalls > kStallsAllowed) {
-    return fail(slot, tag,
-                Failure{error, "read", replica_of(slot).path(), slot.at,
+SlotReader::Next SlotReader::retry(Slot& slot, LaneRead& read, int error) {
+  if (++read.stalls > kStallsAllowed) {
+    return fail(slot, read,
+                Failure{error, "read", replica_of(read).path(), read.at,
                         "no progress in " + std::to_string(kStallsAllowed) + " tries"});
   }
-  if (slot.stalls > kStallsWithoutPause)
+  if (read.stalls > kStallsWithoutPause)
     std::this_thread::sleep_for(std::chrono::microseconds(100));
-  issue(slot, tag);
+  issue(slot, read);
   return Next::completion;
 }
 
 // A read failed: another replica is asked for the same bytes, or the job fails.
-SlotReader::Next SlotReader::fail(Slot& slot, std::uint32_t tag, Failure failure) {
+SlotReader::Next SlotReader::fail(Slot& slot, LaneRead& failed, Failure failure) {
   Tries& tries = slot.tries;
-  const std::uint64_t nbytes = tries.now().span.nbytes();
-  desk_.read_finished(slot.shard(), tries.now().replica, nbytes, ReadEnd::failed);
+  const std::uint64_t nbytes = failed.span.nbytes();
+  desk_.read_finished(failed.shard, failed.replica, nbytes, ReadEnd::failed);
   tries.fail(failure);
   if (const auto replica = desk_.next_replica(slot.shard(), tries.now().useless())) {
     tries.ask(*replica);
     desk_.read_started(slot.shard(), *replica, nbytes);
-    read(slot, tag);
+    read(slot);
     return Next::completion;
   }
-  if (state_.options.surveys) return go_without(slot, tag);
+  if (state_.options.surveys) return go_without(slot);
   close_incidents(slot);
   blame_hung(state_, slot.shard(), tries.now().span);
   state_.fail(slot.shard(), std::move(failure));
@@ -182,42 +187,42 @@ SlotReader::Next SlotReader::fail(Slot& slot, std::uint32_t tag, Failure failure
 
 // Of a survey: no replica of a span could be read. Its chunks are tried one by one, which tells how
 // much of it is lost; a single chunk is done without.
-SlotReader::Next SlotReader::go_without(Slot& slot, std::uint32_t tag) {
+SlotReader::Next SlotReader::go_without(Slot& slot) {
   const Extent span = slot.tries.now().span;
   const auto& table = state_.layout.shards[slot.shard()].table;
   const std::uint64_t step = table ? table->grid.chunk_bytes : span.nbytes();
   if (!slot.tries.split(step, slot.work.replica)) note(slot.tries.take_lost(span));
-  if (slot.tries.has_later()) return next_try(slot, tag);
+  if (slot.tries.has_later()) return next_try(slot);
   count_sound(state_, slot.work.block);
   return Next::sound;
 }
 
-SlotReader::Next SlotReader::verify(Slot& slot, std::uint32_t tag) {
-  const std::uint64_t nbytes = slot.tries.now().span.nbytes();
+SlotReader::Next SlotReader::verify(Slot& slot) {
+  const LaneRead& read = *slot.read;
+  const std::uint64_t nbytes = read.span.nbytes();
   LoadCounters& counters = state_.counters;
-  const bool fed = replica_of(slot).feed() != nullptr;
+  const bool fed = replica_of(read).feed() != nullptr;
   (fed                       ? counters.bytes_fed
-   : slot.access.is_direct() ? counters.bytes_direct
+   : read.access.is_direct() ? counters.bytes_direct
                              : counters.bytes_buffered)
       .fetch_add(nbytes);
   times_.nbytes += nbytes;
   const bool persistent = state_.options.persistent;
   const bool sound = timed(times_.verify, [&] {
-    return persistent ? examine(slot)
-                      : fastio::verify(state_, slot.work, slot.data) == Soundness::sound;
+    return persistent ? examine(slot, read)
+                      : fastio::verify(state_, slot.work, read.data) == Soundness::sound;
   });
   if (!sound) return Next::unsound;
-  if (slot.tries.has_later()) return next_try(slot, tag);
+  if (slot.tries.has_later()) return next_try(slot);
   if (persistent) count_sound(state_, slot.work.block);
   return Next::sound;
 }
 
 // Compares what came; what is damaged of it is to be read later. False where the job stops, or no
 // replica is left.
-bool SlotReader::examine(Slot& slot) {
-  const Try& now = slot.tries.now();
+bool SlotReader::examine(Slot& slot, const LaneRead& read) {
   const auto damaged =
-      damaged_chunks(state_, slot.shard(), now.replica, now.span, slot.data_at(now.span.begin));
+      damaged_chunks(state_, read.shard, read.replica, read.span, read.data_at(read.span.begin));
   if (!damaged) return false;
   slot.tries.note_damage(*damaged);
   if (!damaged->empty() && !read_again(slot, *damaged)) return false;
@@ -246,11 +251,11 @@ bool SlotReader::read_again(Slot& slot, std::span<const DamagedChunk> damaged) {
   return true;
 }
 
-SlotReader::Next SlotReader::next_try(Slot& slot, std::uint32_t tag) {
+SlotReader::Next SlotReader::next_try(Slot& slot) {
   slot.tries.next();
   const Try& now = slot.tries.now();
   desk_.read_started(slot.shard(), now.replica, now.span.nbytes());
-  read(slot, tag);
+  read(slot);
   return Next::completion;
 }
 

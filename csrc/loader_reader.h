@@ -33,33 +33,33 @@ class SlotReader {
              const std::optional<Vigil>& vigil)
       : state_(state), desk_(state), requests_(requests), times_(times), vigil_(vigil) {}
 
-  // The slot has got its block, and memory for it.
-  void start(Slot& slot, std::uint32_t tag);
-  // A read came back with this result.
-  [[nodiscard]] Next settle(Slot& slot, std::uint32_t tag, std::int32_t result);
+  // The slot has got its block, and a read with memory for it.
+  void start(Slot& slot);
+  // A request of its read came back with this result.
+  [[nodiscard]] Next settle(Slot& slot, std::int32_t result);
   // Compares what came with its checksums.
-  [[nodiscard]] Next verify(Slot& slot, std::uint32_t tag);
+  [[nodiscard]] Next verify(Slot& slot);
 
   // Notes all incidents of a slot that were not remedied. Without memory they are not told.
   void close_incidents(Slot& slot) noexcept;
 
-  [[nodiscard]] const Replica& replica_of(const Slot& slot) const;
+  [[nodiscard]] const Replica& replica_of(const LaneRead& read) const;
 
  private:
   // Of a replica that is one.
-  [[nodiscard]] File& file_of(const Slot& slot) const;
-  [[nodiscard]] Slot::Access access_for(const Slot& slot) const;
-  [[nodiscard]] bool takes_direct(const Slot& slot, std::uint64_t unit_bytes) const;
-  [[nodiscard]] int descriptor_of(const Slot& slot) const;
-  void drop_cached(const Slot& slot) const;
-  void read(Slot& slot, std::uint32_t tag);
-  void issue(Slot& slot, std::uint32_t tag);
-  [[nodiscard]] Next retry(Slot& slot, std::uint32_t tag, int error);
-  [[nodiscard]] Next fail(Slot& slot, std::uint32_t tag, Failure failure);
-  [[nodiscard]] Next go_without(Slot& slot, std::uint32_t tag);
-  [[nodiscard]] bool examine(Slot& slot);
+  [[nodiscard]] File& file_of(const LaneRead& read) const;
+  // `again`: past the page cache, also where the file is not read so otherwise.
+  [[nodiscard]] ReadAccess access_for(const LaneRead& read, bool again) const;
+  [[nodiscard]] int descriptor_of(const LaneRead& read) const;
+  void drop_cached(const LaneRead& read) const;
+  void read(Slot& slot);
+  void issue(Slot& slot, LaneRead& read);
+  [[nodiscard]] Next retry(Slot& slot, LaneRead& read, int error);
+  [[nodiscard]] Next fail(Slot& slot, LaneRead& read, Failure failure);
+  [[nodiscard]] Next go_without(Slot& slot);
+  [[nodiscard]] bool examine(Slot& slot, const LaneRead& read);
   [[nodiscard]] bool read_again(Slot& slot, std::span<const DamagedChunk> damaged);
-  [[nodiscard]] Next next_try(Slot& slot, std::uint32_t tag);
+  [[nodiscard]] Next next_try(Slot& slot);
   void note(std::vector<Incident> incidents);
 
   LoadState& state_;

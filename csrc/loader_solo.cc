@@ -35,7 +35,7 @@ bool SoloLane::step() {
   note_times(*state_, lane_->times());
   works_.store(false, std::memory_order_release);
   auto lane = std::move(lane_);
-  if (lane->lost() != 0) {
+  if (lane->left() != 0) {
     lane->free_unused();
     lane_ = successor_of(state_, *lane);
     if (lane_) {

@@ -41,8 +41,10 @@ std::shared_ptr<LoadState> LoadState::make(std::vector<ShardRequest> shards,
                                            const LoadOptions& options) {
   check(shards, options);
   auto answers = watched_disks(shards, options);
-  FileAccesses files = access_files(shards, options, answers.get());
-  LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options, answers.get());
+  const bool watches_disks = answers != nullptr;
+  FileAccesses files = access_files(shards, options, watches_disks);
+  LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options,
+                              watches_disks ? Landing::beside_places : Landing::straight);
   LoadOptions allowed = within_limits(options, layout);
   auto state = std::make_shared<LoadState>(std::move(allowed), std::move(layout),
                                            std::move(answers), std::move(files.mappings));

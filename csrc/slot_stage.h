@@ -3,10 +3,9 @@
 //                        ┌── what is missing, again, another replica
 //                        ▼                    │
 //   idle ──► taken ──► reading ──────────► arrived ──► placing ──► copying
-//                        └──► lost                     (host)      (devices)
+//                                                      (host)      (devices)
 //
-// Each stage leads back to idle: the block is done, or the job fails or stops. A lost slot is idle
-// when its read returns.
+// Each stage leads back to idle: the block is done, its read is lost, or the job fails or stops.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +21,6 @@ enum class Stage : std::uint8_t {
   arrived,  // what was read is to be verified
   placing,  // it is put to its places, which the ledger counts
   copying,  // its copies to devices are in their streams
-  lost,     // a read is out that nobody waits for: the slot is of no use until it returns
 };
 
 [[nodiscard]] constexpr bool may_follow(Stage before, Stage after) {
@@ -32,14 +30,12 @@ enum class Stage : std::uint8_t {
     case Stage::taken:
       return after == Stage::reading || after == Stage::idle;
     case Stage::reading:
-      return after == Stage::reading || after == Stage::arrived || after == Stage::lost ||
-             after == Stage::idle;
+      return after == Stage::reading || after == Stage::arrived || after == Stage::idle;
     case Stage::arrived:
       return after == Stage::reading || after == Stage::placing || after == Stage::idle;
     case Stage::placing:
       return after == Stage::copying || after == Stage::idle;
     case Stage::copying:
-    case Stage::lost:
       return after == Stage::idle;
   }
   return false;

@@ -10,6 +10,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using Read = Vigil::Read;
+using Verdict = Vigil::Verdict;
 
 constexpr auto kTimeout = 10s;
 
@@ -46,6 +47,15 @@ TEST_CASE_FIXTURE(Watched, "a disk that has a read and brings nothing hangs afte
   CHECK_FALSE(vigil.found(1));
   CHECK(answers.hangs(2, 1));
   CHECK_FALSE(answers.hangs(1, 0));
+}
+
+TEST_CASE_FIXTURE(Watched, "reads of a disk that hangs are lost, of whatever age, and no others") {
+  const std::array<Read, 3> reads{{{0, {}}, {0, 9s}, {1, 9s}}};
+  for (const Read& read : reads) CHECK(vigil.judge(read) == Verdict::awaited);
+  CHECK(watch(vigil, now, 11s, reads));
+  CHECK(vigil.judge(reads[0]) == Verdict::lost);
+  CHECK(vigil.judge(reads[1]) == Verdict::lost);
+  CHECK(vigil.judge(reads[2]) == Verdict::awaited);
 }
 
 TEST_CASE_FIXTURE(Watched, "one that brings other reads does not") {
