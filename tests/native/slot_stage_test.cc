@@ -7,8 +7,8 @@
 namespace fastio {
 namespace {
 
-constexpr Stage kStages[] = {Stage::idle,    Stage::taken,   Stage::reading, Stage::arrived,
-                             Stage::placing, Stage::copying};
+constexpr Stage kStages[] = {Stage::idle,    Stage::taken,   Stage::reading,
+                             Stage::arrived, Stage::placing, Stage::copying};
 
 TEST_CASE("a block goes to devices by way of the host, read once or more often") {
   SlotStage stage;
