@@ -10,7 +10,8 @@
 namespace fastio {
 namespace {
 
-constexpr std::chrono::milliseconds kLook{20};  // how often a lane looks
+constexpr std::chrono::milliseconds kLook{20};  // how often a lane looks, at least
+constexpr std::chrono::milliseconds kLookLeast{1};
 // The most time that counts between two calls: a lane calls more often, unless its thread did not
 // run.
 constexpr std::chrono::milliseconds kTurnMost{100};
@@ -42,9 +43,11 @@ bool Answers::has_answering_beside(std::size_t shard, std::size_t disk) const {
                              [&](std::size_t other) { return other != disk && !hangs(other); });
 }
 
-Vigil::Vigil(Answers& answers, Duration timeout)
+Vigil::Vigil(Answers& answers, Duration timeout, Duration late_after)
     : answers_(answers),
       timeout_(timeout),
+      late_after_(late_after),
+      interval_(std::clamp<Duration>(late_after / 2, kLookLeast, kLook)),
       before_(Clock::time_point::max()),
       seen_(answers.disk_count()) {
   for (std::size_t disk = 0; disk < seen_.size(); ++disk) {
@@ -56,7 +59,7 @@ Vigil::Vigil(Answers& answers, Duration timeout)
 bool Vigil::pass(Clock::time_point now) {
   if (now > before_) time_ += std::min<Duration>(now - before_, kTurnMost);
   before_ = now;
-  if (time_ - looked_ < kLook) return false;
+  if (time_ - looked_ < interval_) return false;
   looked_ = time_;
   return true;
 }
@@ -90,7 +93,8 @@ bool Vigil::look(std::span<const Read> reads) {
 }
 
 Vigil::Verdict Vigil::judge(const Read& read) const {
-  return found(read.disk) ? Verdict::lost : Verdict::awaited;
+  if (found(read.disk)) return Verdict::lost;
+  return time_ - read.since < late_after_ ? Verdict::awaited : Verdict::late;
 }
 
 std::string no_answer_for(std::chrono::nanoseconds timeout) {

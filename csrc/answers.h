@@ -33,6 +33,13 @@ class Answers {
   // A read has ended, well or not.
   void came(std::size_t disk) { disks_[disk].answers.fetch_add(1, std::memory_order_relaxed); }
 
+  // A read that is out is late; and it has ended.
+  void begin_late(std::size_t disk) { disks_[disk].late.fetch_add(1, std::memory_order_relaxed); }
+  void end_late(std::size_t disk) { disks_[disk].late.fetch_sub(1, std::memory_order_relaxed); }
+  [[nodiscard]] bool has_late(std::size_t shard, std::size_t replica) const {
+    return disks_[disk_of(shard, replica)].late.load(std::memory_order_relaxed) != 0;
+  }
+
   // Whether it was found to hang, by any lane of the job.
   [[nodiscard]] bool hangs(std::size_t disk) const { return disks_[disk].hangs != 0; }
   [[nodiscard]] bool hangs(std::size_t shard, std::size_t replica) const {
@@ -52,6 +59,7 @@ class Answers {
     std::uint64_t id;
     std::atomic<std::uint64_t> answers{0};
     std::atomic<unsigned> hangs{0};  // how often it was found to hang
+    std::atomic<unsigned> late{0};   // reads that are out
   };
 
   std::deque<Disk> disks_;
@@ -64,15 +72,20 @@ class Vigil {
   using Clock = std::chrono::steady_clock;
   using Duration = Clock::duration;
 
-  // A read that is out, time() when it was asked for, and whether another disk has its bytes: it is
-  // waited for half as long then.
+  // A read that is out, time() when its latest request was made, and whether another disk has its
+  // bytes: it is waited for half as long then. `since`: when its first request was made.
   struct Read {
     std::size_t disk = 0;
     Duration asked{};
     bool elsewhere = false;
+    Duration since{};
   };
 
-  Vigil(Answers& answers, Duration timeout);
+  // `timeout` is that of disks, `late_after` that of single reads.
+  Vigil(Answers& answers, Duration timeout, Duration late_after = Duration::max());
+
+  // How often it is time to look.
+  [[nodiscard]] Duration interval() const { return interval_; }
 
   // Lets time pass; true when it is time to look again.
   [[nodiscard]] bool pass(Clock::time_point now);
@@ -88,6 +101,7 @@ class Vigil {
   // What becomes of a read that is out, by the last look.
   enum class Verdict : std::uint8_t {
     awaited,
+    late,  // another replica may be faster
     lost,  // its disk hangs: no read that is out there is worth waiting for
   };
   [[nodiscard]] Verdict judge(const Read& read) const;
@@ -101,7 +115,7 @@ class Vigil {
   };
 
   Answers& answers_;
-  Duration timeout_;
+  Duration timeout_, late_after_, interval_;
   Clock::time_point before_;
   Duration time_{}, looked_{};
   std::vector<Seen> seen_;  // of each disk

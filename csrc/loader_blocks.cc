@@ -129,6 +129,13 @@ std::optional<std::size_t> BlockDesk::next_replica(std::size_t shard, ReplicaSet
   return state_.replicas.next(shard, tried, state_.answers.get());
 }
 
+std::optional<std::size_t> BlockDesk::hedge_replica(std::size_t shard, std::size_t asked,
+                                                    ReplicaSet tried) const {
+  FASTIO_ASSERT(state_.answers != nullptr);
+  const MutexLock lock(state_.crew.mutex);
+  return state_.replicas.beside(shard, asked, tried, *state_.answers);
+}
+
 void BlockDesk::avoid_hung() {
   FASTIO_ASSERT(state_.answers != nullptr);
   const MutexLock lock(state_.crew.mutex);
@@ -140,12 +147,12 @@ void BlockDesk::read_anew(const Assignment& work) {
   if (state_.crew.stopping()) return;
   const auto& [shard, range] = work.block;
   Dispatch& dispatch = state_.replicas.dispatch();
-  if (range.staged()) {
-    dispatch.put_back(work.index, work.index + 1);
+  const RegionId id{shard, range.region};
+  const bool released = !range.staged() && state_.window.stage(id) == Window::Stage::released;
+  if (state_.layout.stages(range)) {
+    if (!released) dispatch.put_back(work.index, work.index + 1);
     return state_.crew.changed.notify_all();
   }
-  const RegionId id{shard, range.region};
-  const bool released = state_.window.stage(id) == Window::Stage::released;
   if (work.version != state_.ledger.version(id) || released) return;
   if (exceeds_limit()) return state_.crew.stop();
   state_.regions.make(id);

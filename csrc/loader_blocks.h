@@ -63,6 +63,10 @@ class BlockDesk {
   void read_finished(std::size_t shard, std::size_t replica, std::uint64_t nbytes, ReadEnd end);
   // The replica to ask next, where those of the set `tried` are of no use.
   [[nodiscard]] std::optional<std::size_t> next_replica(std::size_t shard, ReplicaSet tried) const;
+  // The replica to ask as well, while the read of `asked` is late: none of the set `tried`, and
+  // none that is avoided, or whose disk is late, too.
+  [[nodiscard]] std::optional<std::size_t> hedge_replica(std::size_t shard, std::size_t asked,
+                                                         ReplicaSet tried) const;
   // Some disk was found to hang.
   void avoid_hung();
 

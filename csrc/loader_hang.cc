@@ -9,7 +9,8 @@ namespace fastio {
 std::unique_ptr<Answers> watched_disks(const std::vector<ShardRequest>& shards,
                                        const LoadOptions& options) {
   const auto on_roots = [](const ShardRequest& shard) { return shard.on_roots; };
-  if (!options.root_timeout || !std::ranges::all_of(shards, on_roots)) return nullptr;
+  const bool watches = options.root_timeout || options.hedge_after;
+  if (!watches || !std::ranges::all_of(shards, on_roots)) return nullptr;
   std::vector<std::vector<std::uint64_t>> disks;
   disks.reserve(shards.size());
   for (const ShardRequest& shard : shards) disks.push_back(disks_of(shard));
@@ -51,7 +52,7 @@ void lose_read(LoadState& state, const Assignment& work, std::size_t replica, co
                Failure failure) {
   const std::size_t shard = work.block.shard;
   BlockDesk desk(state);
-  if (work.region) work.region->abandon();
+  if (!state.layout.stages(work.block.range)) work.region->abandon();
   desk.read_finished(shard, replica, span.nbytes(), ReadEnd::failed);
   if (state.crew.stopping()) return;  // nobody wants the block
   const bool other = state.options.persistent && state.answers->has_answering(shard);

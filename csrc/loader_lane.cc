@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <new>
 #include <span>
 #include <utility>
 
 #include "assertions.h"
 #include "loader_hang.h"
+#include "loader_hedge.h"
 #include "loader_verify.h"
 
 namespace fastio {
@@ -48,18 +51,23 @@ std::size_t disk_of(const LoadState& state, const LaneRead& read) {
 Lane::Lane(std::shared_ptr<LoadState> state, std::unique_ptr<Engine> engine, unsigned queue_depth)
     : state_(std::move(state)),
       desk_(*state_),
-      requests_(std::move(engine), queue_depth),
-      reader_(*state_, requests_, times_, vigil_),
-      reads_(queue_depth),
-      slots_(queue_depth) {
+      requests_(std::move(engine), queue_depth * state_->layout.reads_per_slot()),
+      wait_(kWait),
+      reader_(*state_, requests_, reads_, times_, vigil_),
+      reads_(queue_depth * state_->layout.reads_per_slot()),
+      slots_(queue_depth),
+      hedges_(state_->layout.hedges()) {
   free_.reserve(slots_.size());
   for (auto slot = slots_.rbegin(); slot != slots_.rend(); ++slot) free_.push_back(&*slot);
-  arrived_.reserve(slots_.size());
+  arrived_.reserve(reads_.size());
   copied_.reserve(slots_.size());
   const LoadOptions& options = state_->options;
   if (!options.devices.empty()) copies_ = std::make_unique<DeviceCopies>(options, state_->ready);
   if (state_->answers) {
-    vigil_.emplace(*state_->answers, *options.root_timeout);
+    constexpr auto kNever = Vigil::Duration::max();
+    vigil_.emplace(*state_->answers, options.root_timeout.value_or(kNever),
+                   options.hedge_after.value_or(kNever));
+    wait_ = std::min(kWait, std::chrono::ceil<milliseconds>(vigil_->interval()));
     looked_.reserve(reads_.size());
   }
 }
@@ -67,7 +75,7 @@ Lane::Lane(std::shared_ptr<LoadState> state, std::unique_ptr<Engine> engine, uns
 Lane::~Lane() {
   requests_.drain([this](const Completion& completion) {
     LaneRead& read = reads_[completion.tag];
-    if (read.state == LaneRead::State::left) return take_back(read);
+    if (read.state == LaneRead::State::left) return take_back(read, completion.result);
     read.state = LaneRead::State::held;
   });
   // Only if copies are out: the streams may be waiting for the caller's.
@@ -76,7 +84,7 @@ Lane::~Lane() {
   });
   if (copies_ && placing) copies_->drain();
   for (LaneRead& read : reads_) {  // whose requests were never submitted
-    if (read.state == LaneRead::State::left) take_back(read);
+    if (read.state == LaneRead::State::left) take_back(read, -ECANCELED);
     if (read.state == LaneRead::State::out) read.state = LaneRead::State::held;
   }
   for (Slot& slot : slots_) {
@@ -92,7 +100,7 @@ void Lane::run() {
 bool Lane::step() {
   const StopWatch whole(times_.total);
   const Handout::Kind handed = top_up();
-  if (awaits_none()) {
+  if (awaits_none() && !full_) {
     if (!copied_.empty()) {
       settle_copies(Patience::until_one_lands);
     } else if (handed == Handout::Kind::none_left) {
@@ -102,10 +110,11 @@ bool Lane::step() {
     } else {
       timed(times_.room_wait, [&] { desk_.wait_for_room(kWait); });
     }
-    return true;
+    if (reads_.left() != 0) collect(milliseconds(0));
+  } else {
+    collect(copied_.empty() ? wait_ : kCopyWait);
+    settle_copies(Patience::none);
   }
-  collect(copied_.empty() ? kWait : kCopyWait);
-  settle_copies(Patience::none);
   if (vigil_ && vigil_->pass(Vigil::Clock::now())) judge_reads();
   return true;
 }
@@ -117,21 +126,31 @@ void Lane::collect(std::chrono::milliseconds timeout) {
   for (const Completion& completion : completions) settle(completion);
   while (!arrived_.empty()) {
     top_up();  // the disk works while this thread hashes
-    Slot& slot = *arrived_.back();
+    LaneRead& read = *arrived_.back();
     arrived_.pop_back();
-    go_on(slot, reader_.verify(slot));
+    read.state = LaneRead::State::held;
+    if (read.slot == nullptr) {  // its block came from elsewhere meanwhile
+      reads_.release(read);
+      continue;
+    }
+    go_on(read, reader_.verify(*read.slot, read));
   }
 }
 
 // Gives blocks to the slots that are free, and submits all requests that were made.
 Handout::Kind Lane::top_up() {
   Handout::Kind handed = Handout::Kind::block;
-  starved_ = false;
+  starved_ = full_ = false;
   if (retired_) {
     submit();
     return Handout::Kind::none_left;
   }
   while (!free_.empty() && !hold_copy(slots_)) {
+    if (!has_reads()) {
+      full_ = !state_->crew.stopping() && !desk_.all_handed_out();
+      handed = full_ ? Handout::Kind::none_yet : Handout::Kind::none_left;
+      break;
+    }
     if (!has_staging()) {
       starved_ = true;
       const bool over = state_->crew.stopping() || desk_.all_handed_out();
@@ -158,6 +177,23 @@ bool Lane::has_staging() {
   return reads_.next().staging.lease(state_->options, nbytes);
 }
 
+// Each block that is read keeps a read for a hedge of it.
+bool Lane::has_reads() const {
+  if (!hedges_) return reads_.unused() != 0;
+  const auto kept = std::ranges::count_if(
+      slots_, [](const Slot& slot) { return slot.is_busy() && slot.hedge == nullptr; });
+  return reads_.unused() >= static_cast<std::size_t>(kept) + 2;
+}
+
+void Lane::make_memory(LaneRead& read) {
+  const ShardBlock& block = read.slot->work.block;
+  read.block_begin = block.range.begin;
+  if (!state_->layout.stages(block.range)) read.region = read.slot->work.region;
+  read.data = read.region ? read.region->at(block.range.begin)
+                          : read.staging.make(staging_bytes_for(block.range.nbytes()),
+                                              state_->options.huge_pages);
+}
+
 void Lane::submit() {
   if (requests_.has_added()) timed(times_.submit, [&] { requests_.submit(); });
 }
@@ -171,35 +207,29 @@ void Lane::take(Assignment work) {
   free_.pop_back();
   slot.work = std::move(work);
   slot.stage.move_to(Stage::taken);
-  const PlannedBlock& range = slot.work.block.range;
-  LaneRead& read = reads_.take(slot);
-  slot.read = &read;
-  read.block_begin = range.begin;
-  read.region = slot.work.region;
-  read.data = read.region ? read.region->at(range.begin)
-                          : read.staging.make(staging_bytes_for(range.nbytes()),
-                                              state_->options.huge_pages);
+  slot.read = &reads_.take(slot);
+  make_memory(*slot.read);
   reader_.start(slot);
 }
 
 void Lane::settle(const Completion& completion) {
   LaneRead& read = reads_[completion.tag];
   if (vigil_) state_->answers->came(disk_of(*state_, read));
-  if (read.state == LaneRead::State::left) return take_back(read);
-  go_on(*read.slot, reader_.settle(*read.slot, completion.result));
+  if (std::exchange(read.late, false)) state_->answers->end_late(disk_of(*state_, read));
+  if (read.state == LaneRead::State::left) return take_back(read, completion.result);
+  go_on(read, reader_.settle(*read.slot, read, completion.result));
 }
 
-void Lane::go_on(Slot& slot, SlotReader::Next next) {
+void Lane::go_on(LaneRead& read, SlotReader::Next next) {
   switch (next) {
     case SlotReader::Next::completion:
       return;
     case SlotReader::Next::verification:
-      return arrived_.push_back(&slot);
+      return arrived_.push_back(&read);
     case SlotReader::Next::sound:
-      if (!slot.work.region && !state_->options.surveys) return place(slot);
-      return end(slot, Soundness::sound);
+      return place(*read.slot);
     case SlotReader::Next::unsound:
-      return end(slot, Soundness::unsound);
+      return end(*read.slot, Soundness::unsound);
   }
 }
 
@@ -207,12 +237,20 @@ void Lane::go_on(Slot& slot, SlotReader::Next next) {
 // the slot is free when it ends.
 void Lane::place(Slot& slot) {
   const ShardBlock& block = slot.work.block;
+  const LoadLayout& layout = state_->layout;
+  if (state_->options.surveys || !layout.stages(block.range)) return end(slot, Soundness::sound);
+  if (slot.work.region) {
+    timed(times_.place, [&] {
+      std::memcpy(slot.work.region->at(block.range.begin), slot.read->data, block.range.nbytes());
+    });
+    return end(slot, Soundness::sound);
+  }
   if (!desk_.begin_placing()) return end(slot, Soundness::unsound);
   slot.stage.move_to(Stage::placing);
-  timed(times_.place, [&] { put(state_->layout, block, slot.read->data); });
+  timed(times_.place, [&] { put(layout, block, slot.read->data); });
   if (!copies_) return end(slot, Soundness::sound);
   auto refused = timed(times_.copy_queue, [&] {
-    return copies_->start(state_->layout.shards[block.shard], block.range.extent(), slot.read->data,
+    return copies_->start(layout.shards[block.shard], block.range.extent(), slot.read->data,
                           slot.flight);
   });
   if (refused) {
@@ -251,14 +289,15 @@ void Lane::end(Slot& slot, Soundness soundness) {
   if (stage == Stage::placing || stage == Stage::copying)
     desk_.end_placing(slot.work.block, soundness);
   desk_.end(slot.work, soundness, stage == Stage::copying ? Queued::yes : Queued::no);
-  reads_.release(*slot.read);
+  if (slot.hedge != nullptr) reads_.drop(*slot.hedge);
+  reads_.drop(*slot.read);
   vacate(slot);
 }
 
 // The slot is free for another block.
 void Lane::vacate(Slot& slot) {
   slot.work = {};
-  slot.read = nullptr;
+  slot.read = slot.hedge = nullptr;
   slot.tries.clear();
   slot.stage.move_to(Stage::idle);
   free_.push_back(&slot);
@@ -277,43 +316,86 @@ Vigil::Read Lane::judged(const LaneRead& read) const {
   const std::size_t disk = disk_of(*state_, read);
   const bool elsewhere =
       state_->options.persistent && state_->answers->has_answering_beside(read.shard, disk);
-  return {disk, read.asked, elsewhere};
+  return {disk, read.asked, elsewhere, read.since};
 }
 
 void Lane::judge_reads() {
+  using State = LaneRead::State;
+  const auto is_judged = [](const LaneRead& read) {
+    return read.state == State::out || (read.state == State::left && !read.lost);
+  };
   looked_.clear();
   for (const LaneRead& read : reads_) {
-    if (read.state == LaneRead::State::out) looked_.push_back(judged(read));
+    if (is_judged(read)) looked_.push_back(judged(read));
   }
-  if (!vigil_->look(looked_)) return;
-  desk_.avoid_hung();
+  if (vigil_->look(looked_)) {
+    desk_.avoid_hung();
+    for (LaneRead& read : reads_) {
+      if (is_judged(read) && vigil_->judge(judged(read)) == Vigil::Verdict::lost) lose(read);
+    }
+  }
+  if (!hedges_) return;
   for (LaneRead& read : reads_) {
-    if (read.state != LaneRead::State::out) continue;
-    if (vigil_->judge(judged(read)) == Vigil::Verdict::lost) lose(*read.slot);
+    if (!is_judged(read) || vigil_->judge(judged(read)) != Vigil::Verdict::late) continue;
+    if (!std::exchange(read.late, true)) state_->answers->begin_late(disk_of(*state_, read));
+    if (read.state == State::out) hedge(*read.slot);
   }
+  submit();
 }
 
-// The read of a slot is lost: its disk hangs.
-void Lane::lose(Slot& slot) {
-  LaneRead& read = *slot.read;
+// Asks another replica as well, if there are a read and memory for that now.
+void Lane::hedge(Slot& slot) {
+  if (slot.hedge != nullptr || reads_.unused() == 0 || state_->crew.stopping()) return;
+  const ReplicaSet tried = slot.tries.now().useless() | slot.hedged;
+  const auto replica = desk_.hedge_replica(slot.shard(), slot.read->replica, tried);
+  if (!replica || !has_staging()) return;
+  LaneRead& second = reads_.take(slot);
+  try {
+    make_memory(second);
+  } catch (const std::bad_alloc&) {  // the first one is waited for
+    return reads_.release(second);
+  }
+  reader_.hedge(slot, second, *replica);
+}
+
+// The disk of a read hangs.
+void Lane::lose(LaneRead& read) {
+  const bool awaited = read.state == LaneRead::State::out;
+  const Failure failure{ETIMEDOUT, "read", reader_.replica_of(read).path(), read.at,
+                        no_answer_for(*state_->options.root_timeout)};
   retired_ = true;
-  reads_.leave(read);
-  FASTIO_ASSERT(reads_.left() <= requests_.in_flight());
   read.lost = true;
   note_debt(state_->answers->id_of(disk_of(*state_, read)));
+  if (!awaited || read.slot->hedge != nullptr) {
+    desk_.read_finished(read.shard, read.replica, read.span.nbytes(), ReadEnd::failed);
+    if (awaited) {
+      read.slot->tries.fail(failure, read.replica);
+      return go_on_without(*read.slot, reads_, read);
+    }
+    Incident lost{read.shard, read.replica, read.span, failure};
+    lost.remedy = Incident::Remedy::other_replica;
+    return state_->incidents.note(std::move(lost));
+  }
+  Slot& slot = *read.slot;
+  reads_.leave(read);
+  FASTIO_ASSERT(reads_.left() <= requests_.in_flight());
   for (Incident& incident : slot.tries.take_all()) {
     incident.remedy = Incident::Remedy::read_again;  // with all of the block
     state_->incidents.note(std::move(incident));
   }
-  lose_read(*state_, slot.work, read.replica, read.span,
-            {ETIMEDOUT, "read", reader_.replica_of(read).path(), read.at,
-             no_answer_for(*state_->options.root_timeout)});
+  lose_read(*state_, slot.work, read.replica, read.span, failure);
   vacate(slot);
 }
 
 // It has returned, too late.
-void Lane::take_back(LaneRead& read) noexcept {
-  if (read.lost) note_answer(state_->answers->id_of(disk_of(*state_, read)));
+void Lane::take_back(LaneRead& read, std::int32_t result) noexcept {
+  if (read.late) state_->answers->end_late(disk_of(*state_, read));
+  if (read.lost) {
+    note_answer(state_->answers->id_of(disk_of(*state_, read)));
+  } else {
+    desk_.read_finished(read.shard, read.replica, read.span.nbytes(),
+                        result > 0 ? ReadEnd::complete : ReadEnd::failed);
+  }
   reads_.take_back(read);
 }
 

@@ -35,6 +35,9 @@ class Lane {
 
   void run();
 
+  // On a thread that is the caller's, nobody waits for reads that are left at the end.
+  void hedge_nothing() { hedges_ = false; }
+
   // One turn of run(): some milliseconds, unless a disk or a device keeps it. False when all is
   // done.
   [[nodiscard]] bool step();
@@ -60,9 +63,11 @@ class Lane {
   void collect(std::chrono::milliseconds timeout);
   [[nodiscard]] bool awaits_none() const { return requests_.in_flight() == reads_.left(); }
   [[nodiscard]] bool has_staging();
+  [[nodiscard]] bool has_reads() const;
+  void make_memory(LaneRead& read);
   void take(Assignment work);
   void settle(const Completion& completion);
-  void go_on(Slot& slot, SlotReader::Next next);
+  void go_on(LaneRead& read, SlotReader::Next next);
   void place(Slot& slot);
   void settle_copies(Patience patience);
   void end(Slot& slot, Soundness soundness);
@@ -72,24 +77,28 @@ class Lane {
   // Of reads that are waited for no longer.
   [[nodiscard]] Vigil::Read judged(const LaneRead& read) const;
   void judge_reads();
-  void lose(Slot& slot);
-  void take_back(LaneRead& read) noexcept;
+  void lose(LaneRead& read);
+  void hedge(Slot& slot);
+  void take_back(LaneRead& read, std::int32_t result) noexcept;
 
   std::shared_ptr<LoadState> state_;
   BlockDesk desk_;
   Requests requests_;
   LaneTimes times_;
-  std::optional<Vigil> vigil_;  // none where disks are waited for without end
+  std::chrono::milliseconds wait_;  // for completions, at most
+  std::optional<Vigil> vigil_;      // none where disks are waited for without end
   SlotReader reader_;
   std::unique_ptr<DeviceCopies> copies_;  // none where no device is filled
   LaneReads reads_;
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
-  std::vector<Slot*> arrived_;       // read, not yet verified
+  std::vector<LaneRead*> arrived_;   // not yet verified
   std::vector<Slot*> copied_;        // on their way to devices, the first ones first
   std::vector<Vigil::Read> looked_;  // the reads that are out, when they are judged
   bool retired_ = false;             // has lost reads, and takes no more blocks
   bool starved_ = false;             // of pinned memory
+  bool full_ = false;                // of reads: too many are left
+  bool hedges_;
 };
 
 }  // namespace fastio

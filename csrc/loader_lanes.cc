@@ -62,6 +62,7 @@ StartedLanes run_lanes(const std::shared_ptr<LoadState>& state,
       },
       [&](std::unique_ptr<Lane> lane) {
         note_no_thread(*state);
+        lane->hedge_nothing();
         if (state->options.window_bytes) {
           started.solo = std::move(lane);
         } else {
@@ -85,7 +86,8 @@ void succeed(const std::shared_ptr<LoadState>& state, const Lane& lane) {
 }
 
 // The kernel reads no feed: threads read all of a job that has one.
-EngineSet engines_for(const LoadState& state, std::size_t count, unsigned queue_depth) {
+EngineSet engines_for(const LoadState& state, std::size_t count, unsigned slots) {
+  const unsigned queue_depth = slots * state.layout.reads_per_slot();
   if (!std::ranges::any_of(state.layout.shards, &ShardRequest::has_feed))
     return make_engines(state.options.engine, count, queue_depth);
   EngineSet set = make_engines(EnginePreference::pread, count, queue_depth);
@@ -100,21 +102,25 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
   const std::uint64_t staging_bytes = state.layout.staging_bytes;
   const MutexLock lock(state.crew.mutex);
   if (state.crew.stopping() || state.replicas.dispatch().over()) return 0;
-  FASTIO_ASSERT(state.slots >= lane.reads() - lane.left());
-  state.slots -= lane.reads() - lane.left();
+  FASTIO_ASSERT(state.reads >= lane.reads() - lane.left());
+  state.reads -= lane.reads() - lane.left();
   std::uint64_t slots = options.queue_depth;
   const std::uint64_t limit = options.devices.empty()
                                   ? options.memory_limit_bytes.value_or(UINT64_MAX)
                                   : options.pinned_limit_bytes;
-  if (state.layout.fills && staging_bytes != 0) {
-    const std::uint64_t most = limit / staging_bytes;
-    slots = std::min(slots, most > state.slots ? most - state.slots : 0);
+  // Memory of regions is made at once, or bounded by the window.
+  const bool is_bounded = state.layout.fills || (state.layout.hedges() && !options.window_bytes);
+  if (is_bounded && staging_bytes != 0) {
+    const std::uint64_t regions = state.layout.fills ? 0 : state.layout.memory_bytes;
+    const std::uint64_t most = (limit - std::min(limit, regions)) / staging_bytes;
+    const std::uint64_t room = most > state.reads ? most - state.reads : 0;
+    slots = std::min(slots, room / state.layout.reads_per_slot());
   }
   if (slots == 0) {
     state.outcome.fail(MemoryLimitExceeded(staging_bytes, limit, lane.left() * staging_bytes));
     state.crew.stop();
   }
-  state.slots += slots;
+  state.reads += slots * state.layout.reads_per_slot();
   // As in start_lanes: what a lane tells at its end needs no memory.
   state.outcome.make_room_for_lanes(1);
   state.lane_times.reserve(state.lane_times.capacity() + 1);
@@ -143,7 +149,7 @@ StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
   }
   {
     const MutexLock lock(state->crew.mutex);
-    state->slots = lanes.size() * options.queue_depth;
+    state->reads = lanes.size() * options.queue_depth * state->layout.reads_per_slot();
     state->outcome.make_room_for_lanes(lanes.size());
     state->lane_times.reserve(lanes.size());  // a lane that ends needs no memory for it
   }

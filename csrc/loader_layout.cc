@@ -65,7 +65,7 @@ void add_blocks(LoadLayout& layout, std::size_t shard) {
   for (const PlannedBlock& block : layout.plans[shard].blocks) {
     const std::uint64_t staged = staging_bytes_for(block.nbytes());
     layout.largest_block_bytes = std::max(layout.largest_block_bytes, staged);
-    if (block.staged()) layout.staging_bytes = std::max(layout.staging_bytes, staged);
+    if (layout.stages(block)) layout.staging_bytes = std::max(layout.staging_bytes, staged);
     layout.blocks.push_back({shard, block});
     layout.bytes_total += block.nbytes();
     if (!mapped) layout.bytes_to_read += block.nbytes();
@@ -142,6 +142,7 @@ LoadLayout lay_out(std::vector<ShardRequest> shards, std::vector<std::vector<Sha
                    const LoadOptions& options, Landing landing) {
   FASTIO_ASSERT(shards.size() == accesses.size());
   LoadLayout layout;
+  layout.landing = landing;
   layout.shards = std::move(shards);
   layout.accesses = std::move(accesses);
   for (std::size_t i = 0; i < layout.shards.size(); ++i) {
@@ -157,6 +158,7 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
   // A window without a limit is no bound on what a disk that hangs holds.
   const bool counts = options.memory_limit_bytes || !options.window_bytes;
   const std::uint64_t held = counts ? abandoned_bytes() : 0;
+  if (!layout.hedges()) options.hedge_after.reset();
   const auto require = [&](std::uint64_t asked, std::uint64_t limit) {
     if (asked > limit || held > limit - asked) throw MemoryLimitExceeded(asked, limit, held);
   };
@@ -166,7 +168,8 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
     }
   }
   const auto keep_slots = [&](std::uint64_t block_bytes, std::uint64_t room) {
-    const std::uint64_t slots = room / block_bytes;
+    const std::uint64_t slots = room / block_bytes / layout.reads_per_slot();
+    if (layout.hedges() && slots == 0) return options.hedge_after.reset();
     FASTIO_ASSERT(slots != 0);
     options.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options.lanes, slots));
     options.queue_depth =
@@ -178,10 +181,18 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
     if (layout.staging_bytes > pinned) throw MemoryLimitExceeded(layout.staging_bytes, pinned, 0);
     keep_slots(layout.staging_bytes, pinned);
   }
+  if (options.window_bytes && layout.hedges() && layout.staging_bytes != 0) {
+    keep_slots(layout.staging_bytes, *options.window_bytes / 4);
+    if (!options.hedge_after) return options;
+    const std::uint64_t slots = std::uint64_t{options.lanes} * options.queue_depth;
+    *options.window_bytes -= slots * layout.reads_per_slot() * layout.staging_bytes;
+  }
   if (!options.memory_limit_bytes || options.window_bytes) return options;
   const std::uint64_t limit = *options.memory_limit_bytes;
   if (!layout.fills && !options.surveys) {
     require(layout.memory_bytes, limit);
+    if (layout.staging_bytes != 0)
+      keep_slots(layout.staging_bytes, limit - held - layout.memory_bytes);
     return options;
   }
   // Of all blocks: those that go straight to their places count as well.

@@ -20,6 +20,7 @@ namespace fastio {
 enum class Landing : std::uint8_t {
   straight,       // at places of the caller, as far as they can be read to, and in regions
   beside_places,  // never there: regions can be made anew, places cannot
+  staged,         // always in staging, two of them for each slot
 };
 
 struct LoadLayout {
@@ -33,7 +34,15 @@ struct LoadLayout {
   std::uint64_t largest_block_bytes = 0;           // in units of staging
   std::uint64_t memory_bytes = 0;                  // of regions, and of extents that are mapped
   bool fills = false;                              // bytes go to places that are given
+  Landing landing = Landing::straight;
 
+  // Whether a block is read into staging; also one that has a region.
+  [[nodiscard]] bool stages(const PlannedBlock& block) const {
+    return block.staged() || landing == Landing::staged;
+  }
+  // Whether a slot may have two reads out.
+  [[nodiscard]] bool hedges() const { return landing == Landing::staged; }
+  [[nodiscard]] unsigned reads_per_slot() const { return hedges() ? 2 : 1; }
   [[nodiscard]] const ShardAccess& access(std::size_t shard, std::size_t replica = 0) const {
     return accesses[shard][replica];
   }
@@ -65,8 +74,9 @@ struct FileAccesses {
                                  std::vector<std::vector<ShardAccess>> accesses,
                                  const LoadOptions& options, Landing landing);
 
-// The options with so many lanes and blocks in flight as the limits allow. Throws
-// MemoryLimitExceeded if one block does not fit, or the regions do not.
+// The options with so many lanes and blocks in flight as the limits allow. `hedge_after` stays
+// where the layout hedges, and the limits leave room for that. Throws MemoryLimitExceeded if one
+// block does not fit, or the regions do not.
 [[nodiscard]] LoadOptions within_limits(LoadOptions options, const LoadLayout& layout);
 
 // The size of a slot's own memory for a block of so many bytes: whole units of direct I/O.

@@ -10,6 +10,7 @@
 
 #include "assertions.h"
 #include "loader_hang.h"
+#include "loader_hedge.h"
 #include "loader_verify.h"
 #include "rounding.h"
 
@@ -46,8 +47,8 @@ File& SlotReader::file_of(const LaneRead& read) const {
   return *file;
 }
 
-ReadAccess SlotReader::access_for(const LaneRead& read, bool again) const {
-  if (again) {
+ReadAccess SlotReader::access_for(const LaneRead& read) const {
+  if (read.again) {
     const DirectAccess direct = direct_for(state_.layout.shards[read.shard], read.replica);
     return {direct.possible && takes_direct(read, direct.alignment) ? direct.alignment : 1};
   }
@@ -75,17 +76,39 @@ void SlotReader::start(Slot& slot) {
 
 // Begins the read of the slot's present try.
 void SlotReader::read(Slot& slot) {
-  const Try& now = slot.tries.now();
+  FASTIO_ASSERT(slot.hedge == nullptr);
+  slot.hedged = 0;
   LaneRead& read = *slot.read;
+  read.replica = slot.tries.now().replica;
+  read.again = slot.tries.now().again;
+  read.hedge = false;
+  begin(slot, read);
+}
+
+void SlotReader::hedge(Slot& slot, LaneRead& second, std::size_t replica) {
+  FASTIO_ASSERT(slot.hedge == nullptr && replica != slot.read->replica);
+  slot.hedge = &second;
+  slot.hedged |= only(replica);
+  second.replica = replica;
+  second.hedge = true;
+  ++state_.counters.reads_hedged;
+  desk_.read_started(slot.shard(), replica, slot.tries.now().span.nbytes());
+  begin(slot, second);
+}
+
+void SlotReader::begin(Slot& slot, LaneRead& read) {
   read.shard = slot.shard();
-  read.replica = now.replica;
-  read.span = now.span;
-  read.at = now.span.begin;
+  read.span = slot.tries.now().span;
+  read.at = read.span.begin;
   read.stalls = 0;
-  read.access = access_for(read, now.again);
-  const bool past_cache = now.again || state_.options.surveys;
-  if (past_cache && !read.access.is_direct()) drop_cached(read);
+  read.access = access_for(read);
+  if (past_cache(read) && !read.access.is_direct()) drop_cached(read);
   issue(slot, read);
+  read.since = read.asked;
+}
+
+bool SlotReader::past_cache(const LaneRead& read) const {
+  return read.again || state_.options.surveys;
 }
 
 // Empties the page cache of what is still to be read: that comes from the disk then.
@@ -104,7 +127,9 @@ void SlotReader::issue(Slot& slot, LaneRead& read) {
   // The file may end inside its last unit of direct I/O. Regions and staging have room for the
   // whole unit, and places that are read to directly are whole units.
   const std::uint64_t nbytes = round_up(read.span.end - read.at, read.access.unit_bytes);
-  slot.stage.move_to(Stage::reading);
+  // The other one of two reads may have arrived already.
+  if (slot.stage != Stage::arrived || slot.beside(read) == nullptr)
+    slot.stage.move_to(Stage::reading);
   requests_.add({descriptor_of(read), read.at, read.data_at(read.at),
                  static_cast<std::uint32_t>(nbytes), read.tag, Operation::read,
                  replica_of(read).feed()});
@@ -112,9 +137,8 @@ void SlotReader::issue(Slot& slot, LaneRead& read) {
   if (vigil_) read.asked = vigil_->time();
 }
 
-SlotReader::Next SlotReader::settle(Slot& slot, std::int32_t result) {
-  FASTIO_ASSERT(slot.stage == Stage::reading);
-  LaneRead& read = *slot.read;
+SlotReader::Next SlotReader::settle(Slot& slot, LaneRead& read, std::int32_t result) {
+  FASTIO_ASSERT(slot.stage == Stage::reading || slot.beside(read) != nullptr);
   FASTIO_ASSERT(read.state == LaneRead::State::out);
   read.state = LaneRead::State::held;
   const auto& [begin, end] = read.span;
@@ -128,7 +152,7 @@ SlotReader::Next SlotReader::settle(Slot& slot, std::int32_t result) {
       state_.outcome.note_fallback(
           replica.path() + ": a direct read was refused with EINVAL, read through the page cache");
       read.access.unit_bytes = 1;
-      if (slot.tries.now().again || state_.options.surveys) drop_cached(read);
+      if (past_cache(read)) drop_cached(read);
       issue(slot, read);
       return Next::completion;
     }
@@ -138,7 +162,8 @@ SlotReader::Next SlotReader::settle(Slot& slot, std::int32_t result) {
   const std::uint64_t reached = read.at + static_cast<std::uint32_t>(result);
   if (reached >= end) {
     desk_.read_finished(read.shard, read.replica, end - begin, ReadEnd::complete);
-    slot.stage.move_to(Stage::arrived);
+    read.state = LaneRead::State::arrived;
+    if (slot.stage != Stage::arrived) slot.stage.move_to(Stage::arrived);
     return Next::verification;
   }
   // Asked, because direct I/O never gets to the end of a file that shrank inside an alignment.
@@ -166,12 +191,17 @@ SlotReader::Next SlotReader::retry(Slot& slot, LaneRead& read, int error) {
   return Next::completion;
 }
 
-// A read failed: another replica is asked for the same bytes, or the job fails.
+// A read failed: another replica is asked for the same bytes, if none is asked yet, or the job
+// fails.
 SlotReader::Next SlotReader::fail(Slot& slot, LaneRead& failed, Failure failure) {
   Tries& tries = slot.tries;
   const std::uint64_t nbytes = failed.span.nbytes();
   desk_.read_finished(failed.shard, failed.replica, nbytes, ReadEnd::failed);
-  tries.fail(failure);
+  tries.fail(failure, failed.replica);
+  if (slot.hedge != nullptr) {
+    go_on_without(slot, reads_, failed);
+    return Next::completion;
+  }
   if (const auto replica = desk_.next_replica(slot.shard(), tries.now().useless())) {
     tries.ask(*replica);
     desk_.read_started(slot.shard(), *replica, nbytes);
@@ -197,8 +227,7 @@ SlotReader::Next SlotReader::go_without(Slot& slot) {
   return Next::sound;
 }
 
-SlotReader::Next SlotReader::verify(Slot& slot) {
-  const LaneRead& read = *slot.read;
+SlotReader::Next SlotReader::verify(Slot& slot, LaneRead& read) {
   const std::uint64_t nbytes = read.span.nbytes();
   LoadCounters& counters = state_.counters;
   const bool fed = replica_of(read).feed() != nullptr;
@@ -208,28 +237,32 @@ SlotReader::Next SlotReader::verify(Slot& slot) {
       .fetch_add(nbytes);
   times_.nbytes += nbytes;
   const bool persistent = state_.options.persistent;
-  const bool sound = timed(times_.verify, [&] {
-    return persistent ? examine(slot, read)
-                      : fastio::verify(state_, slot.work, read.data) == Soundness::sound;
-  });
-  if (!sound) return Next::unsound;
+  if (persistent) {
+    const auto damaged = timed(times_.verify, [&] {
+      return damaged_chunks(state_, read.shard, read.replica, read.span,
+                            read.data_at(read.span.begin));
+    });
+    if (!damaged) return Next::unsound;
+    slot.tries.note_damage(*damaged);
+    if (!damaged->empty() && slot.hedge != nullptr) {  // the other one may be sound
+      go_on_without(slot, reads_, read);
+      if (slot.read->state == LaneRead::State::out) slot.stage.move_to(Stage::reading);
+      return Next::completion;
+    }
+    keep_first(slot, reads_, read);
+    if (read.hedge && damaged->empty()) ++state_.counters.hedges_won;
+    if (!damaged->empty() && !read_again(slot, *damaged)) return Next::unsound;
+    if (slot.tries.has_incidents()) note(slot.tries.take_remedied());
+  } else if (timed(times_.verify, [&] { return fastio::verify(state_, slot.work, read.data); }) ==
+             Soundness::unsound) {
+    return Next::unsound;
+  }
   if (slot.tries.has_later()) return next_try(slot);
   if (persistent) count_sound(state_, slot.work.block);
   return Next::sound;
 }
 
-// Compares what came; what is damaged of it is to be read later. False where the job stops, or no
-// replica is left.
-bool SlotReader::examine(Slot& slot, const LaneRead& read) {
-  const auto damaged =
-      damaged_chunks(state_, read.shard, read.replica, read.span, read.data_at(read.span.begin));
-  if (!damaged) return false;
-  slot.tries.note_damage(*damaged);
-  if (!damaged->empty() && !read_again(slot, *damaged)) return false;
-  if (slot.tries.has_incidents()) note(slot.tries.take_remedied());
-  return true;
-}
-
+// What is damaged of a read is to be read later. False where no replica is left.
 bool SlotReader::read_again(Slot& slot, std::span<const DamagedChunk> damaged) {
   Tries& tries = slot.tries;
   std::size_t replica = tries.now().replica;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "loader_blocks.h"
+#include "loader_reads.h"
 #include "loader_slot.h"
 #include "loader_state.h"
 #include "loader_times.h"
@@ -29,16 +30,23 @@ class SlotReader {
   };
 
   // `vigil` is that of the lane, where it looks at disks.
-  SlotReader(LoadState& state, Requests& requests, LaneTimes& times,
+  SlotReader(LoadState& state, Requests& requests, LaneReads& reads, LaneTimes& times,
              const std::optional<Vigil>& vigil)
-      : state_(state), desk_(state), requests_(requests), times_(times), vigil_(vigil) {}
+      : state_(state),
+        desk_(state),
+        requests_(requests),
+        reads_(reads),
+        times_(times),
+        vigil_(vigil) {}
 
   // The slot has got its block, and a read with memory for it.
   void start(Slot& slot);
-  // A request of its read came back with this result.
-  [[nodiscard]] Next settle(Slot& slot, std::int32_t result);
-  // Compares what came with its checksums.
-  [[nodiscard]] Next verify(Slot& slot);
+  // Its read is late: `second`, which has memory, asks another replica for the same bytes.
+  void hedge(Slot& slot, LaneRead& second, std::size_t replica);
+  // A request of one of its reads came back with this result.
+  [[nodiscard]] Next settle(Slot& slot, LaneRead& read, std::int32_t result);
+  // Compares what one of its reads brought with its checksums.
+  [[nodiscard]] Next verify(Slot& slot, LaneRead& read);
 
   // Notes all incidents of a slot that were not remedied. Without memory they are not told.
   void close_incidents(Slot& slot) noexcept;
@@ -48,16 +56,16 @@ class SlotReader {
  private:
   // Of a replica that is one.
   [[nodiscard]] File& file_of(const LaneRead& read) const;
-  // `again`: past the page cache, also where the file is not read so otherwise.
-  [[nodiscard]] ReadAccess access_for(const LaneRead& read, bool again) const;
+  [[nodiscard]] ReadAccess access_for(const LaneRead& read) const;
+  [[nodiscard]] bool past_cache(const LaneRead& read) const;
   [[nodiscard]] int descriptor_of(const LaneRead& read) const;
   void drop_cached(const LaneRead& read) const;
   void read(Slot& slot);
+  void begin(Slot& slot, LaneRead& read);
   void issue(Slot& slot, LaneRead& read);
   [[nodiscard]] Next retry(Slot& slot, LaneRead& read, int error);
   [[nodiscard]] Next fail(Slot& slot, LaneRead& read, Failure failure);
   [[nodiscard]] Next go_without(Slot& slot);
-  [[nodiscard]] bool examine(Slot& slot, const LaneRead& read);
   [[nodiscard]] bool read_again(Slot& slot, std::span<const DamagedChunk> damaged);
   [[nodiscard]] Next next_try(Slot& slot);
   void note(std::vector<Incident> incidents);
@@ -65,6 +73,7 @@ class SlotReader {
   LoadState& state_;
   BlockDesk desk_;
   Requests& requests_;
+  LaneReads& reads_;
   LaneTimes& times_;
   const std::optional<Vigil>& vigil_;
 };

@@ -52,11 +52,25 @@ LaneRead& LaneReads::take(Slot& slot) {
 void LaneReads::release(LaneRead& read) noexcept {
   FASTIO_ASSERT(read.state == LaneRead::State::held || read.state == LaneRead::State::left);
   read.state = LaneRead::State::unused;
-  read.lost = false;
+  read.lost = read.late = read.hedge = read.again = false;
   read.slot = nullptr;
   read.region.reset();
   read.staging.release_lease();
   unused_.push_back(read.tag);
+}
+
+void LaneReads::drop(LaneRead& read) {
+  switch (read.state) {
+    case LaneRead::State::out:
+      return leave(read);
+    case LaneRead::State::arrived:
+      read.slot = nullptr;
+      return;
+    case LaneRead::State::unused:
+    case LaneRead::State::held:
+    case LaneRead::State::left:
+      return release(read);
+  }
 }
 
 void LaneReads::leave(LaneRead& read) {

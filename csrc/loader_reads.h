@@ -51,14 +51,18 @@ struct Slot;
 struct LaneRead {
   enum class State : std::uint8_t {
     unused,
-    held,  // by a slot, and no request is out
-    out,   // a request is out, and the slot waits for it
-    left,  // a request is out that nobody waits for
+    held,     // by a slot, and no request is out
+    out,      // a request is out, and the slot waits for it
+    arrived,  // all of it came, and it is to be verified; without a slot it is to be released
+    left,     // a request is out that nobody waits for
   };
 
   std::uint32_t tag = 0;  // of its requests
   State state = State::unused;
   bool lost = false;     // it is left, as its disk hangs
+  bool late = false;     // it is out for long
+  bool hedge = false;    // asked because another one was late
+  bool again = false;    // past the page cache, also where the file is not read so otherwise
   Slot* slot = nullptr;  // that waits for it or holds its bytes; null: none
   std::size_t shard = 0, replica = 0;
   Extent span;                     // what was asked for
@@ -68,8 +72,8 @@ struct LaneRead {
   std::shared_ptr<Region> region;  // that it reads into; null: into its staging
   ReadStaging staging;
   ReadAccess access;
-  unsigned stalls = 0;      // answers in a row that brought nothing
-  Vigil::Duration asked{};  // of the request that is out
+  unsigned stalls = 0;               // answers in a row that brought nothing
+  Vigil::Duration since{}, asked{};  // of the first request, of the one that is out
 
   [[nodiscard]] std::byte* data_at(std::uint64_t offset) const {
     return data + (offset - block_begin);
@@ -94,6 +98,8 @@ class LaneReads {
   // Its bytes are not needed any more, and no request of it is out.
   void release(LaneRead& read) noexcept;
 
+  // Its slot needs it no longer.
+  void drop(LaneRead& read);
   // A read that is out is waited for no longer.
   void leave(LaneRead& read);
   [[nodiscard]] std::size_t left() const { return left_; }

@@ -80,6 +80,9 @@ struct LoadOptions {
   // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
   // on roots: what it was asked for comes from other replicas.
   std::optional<std::chrono::nanoseconds> root_timeout;
+  // With it, a read that is out for longer is asked of another disk as well, in a job that persists
+  // and whose files all lie on roots (loader_hedge.h).
+  std::optional<std::chrono::nanoseconds> hedge_after;
 };
 
 // One digest for each chunk of a file, and chunks that one request can read.

@@ -39,6 +39,7 @@ bool SoloLane::step() {
     lane->free_unused();
     lane_ = successor_of(state_, *lane);
     if (lane_) {
+      lane_->hedge_nothing();
       const MutexLock lock(state_->crew.mutex);
       state_->crew.begin_lane();
       works_.store(true, std::memory_order_release);

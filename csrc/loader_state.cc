@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "loader_hang.h"
+#include "loader_hedge.h"
 
 namespace fastio {
 namespace {
@@ -43,9 +44,16 @@ std::shared_ptr<LoadState> LoadState::make(std::vector<ShardRequest> shards,
   auto answers = watched_disks(shards, options);
   const bool watches_disks = answers != nullptr;
   FileAccesses files = access_files(shards, options, watches_disks);
+  const bool hedges = can_hedge(shards, options);
+  const Landing unhedged = watches_disks ? Landing::beside_places : Landing::straight;
   LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options,
-                              watches_disks ? Landing::beside_places : Landing::straight);
+                              hedges ? Landing::staged : unhedged);
   LoadOptions allowed = within_limits(options, layout);
+  if (hedges && !allowed.hedge_after) {
+    layout = lay_out(std::move(layout.shards), std::move(layout.accesses), options, unhedged);
+    allowed = within_limits(options, layout);
+    files.fallbacks.emplace_back("the memory limit has no room for hedged reads: none is hedged");
+  }
   auto state = std::make_shared<LoadState>(std::move(allowed), std::move(layout),
                                            std::move(answers), std::move(files.mappings));
   for (const std::string& fallback : files.fallbacks) state->outcome.note_fallback(fallback);

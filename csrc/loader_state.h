@@ -31,6 +31,7 @@ namespace fastio {
 struct LoadCounters {
   std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_mapped{0}, bytes_fed{0};
   std::atomic<std::uint64_t> chunks_verified{0}, bytes_done{0};
+  std::atomic<std::uint64_t> reads_hedged{0}, hedges_won{0};
   std::atomic<std::uint64_t> bytes_told{0};  // done, before something was to be read anew
 
   // Never less than before, where something is read anew as well.
@@ -76,8 +77,8 @@ struct LoadState {
   Ledger ledger FASTIO_GUARDED_BY(crew.mutex);
   RegionMemory regions FASTIO_GUARDED_BY(crew.mutex);
   DeviceEnds ends FASTIO_GUARDED_BY(crew.mutex);
-  // Of all lanes, with those that wait for lost reads.
-  std::size_t slots FASTIO_GUARDED_BY(crew.mutex) = 0;
+  // Of all lanes, with those that wait for reads that nobody else waits for.
+  std::size_t reads FASTIO_GUARDED_BY(crew.mutex) = 0;
   // Of the lanes that have ended, the first one first.
   std::vector<LaneTimes> lane_times FASTIO_GUARDED_BY(crew.mutex);
 };

@@ -49,13 +49,18 @@ void Tries::next() {
   later_.pop_back();
 }
 
-void Tries::fail(const Failure& failure) {
-  incidents_.push_back({shard_, now_.replica, now_.span, failure});
-  now_.unreadable |= only(now_.replica);
+void Tries::fail(const Failure& failure, std::size_t replica) {
+  incidents_.push_back({shard_, replica, now_.span, failure});
+  now_.unreadable |= only(replica);
 }
 
 void Tries::ask(std::size_t replica) {
   FASTIO_ASSERT((now_.useless() & only(replica)) == 0);
+  follow(replica);
+}
+
+void Tries::follow(std::size_t replica) {
+  if (now_.replica == replica) return;
   now_.replica = replica;
   now_.again = false;
 }

@@ -40,9 +40,13 @@ class Tries {
   void next();
 
   // The read has failed: an incident, and another replica is needed.
-  void fail(const Failure& failure);
+  void fail(const Failure& failure) { fail(failure, now_.replica); }
+  // The read of another replica, which was asked for the same bytes, has failed.
+  void fail(const Failure& failure, std::size_t replica);
   // Reads the same span from another replica.
   void ask(std::size_t replica);
+  // The read of another replica, which was asked for the same bytes, is the only one.
+  void follow(std::size_t replica);
   // No replica of the span could be read: its parts of `step` bytes are tried one by one, from
   // `replica` on. False if it is one such part only, which is lost.
   [[nodiscard]] bool split(std::uint64_t step, std::size_t replica);

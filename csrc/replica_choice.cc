@@ -42,6 +42,17 @@ std::optional<std::size_t> ReplicaChoice::next(std::size_t shard, ReplicaSet tri
   return last;
 }
 
+std::optional<std::size_t> ReplicaChoice::beside(std::size_t shard, std::size_t asked,
+                                                 ReplicaSet tried, const Answers& answers) const {
+  for (std::size_t replica = 0; replica < failed_reads_[shard].size(); ++replica) {
+    const bool other = answers.disk_of(shard, replica) != answers.disk_of(shard, asked);
+    const bool bad = dispatch_.avoided(shard, replica) || fails(shard, replica);
+    const bool silent = answers.hangs(shard, replica) || answers.has_late(shard, replica);
+    if (other && !bad && !silent && (tried & only(replica)) == 0) return replica;
+  }
+  return std::nullopt;
+}
+
 void ReplicaChoice::avoid_hung(const Answers& answers) {
   for (std::size_t shard = 0; shard < failed_reads_.size(); ++shard) {
     const std::size_t replicas = failed_reads_[shard].size();

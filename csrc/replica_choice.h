@@ -39,6 +39,11 @@ class ReplicaChoice {
   [[nodiscard]] std::optional<std::size_t> next(std::size_t shard, ReplicaSet tried,
                                                 const Answers* answers) const;
 
+  // The replica to ask as well, while the read of `asked` is late: on another disk that is not
+  // late, not of `tried`, and not avoided.
+  [[nodiscard]] std::optional<std::size_t> beside(std::size_t shard, std::size_t asked,
+                                                  ReplicaSet tried, const Answers& answers) const;
+
   // Where disks hang, other replicas are asked as far as there are others.
   void avoid_hung(const Answers& answers);
 
