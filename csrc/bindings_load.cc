@@ -193,6 +193,8 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
   parsed.root_timeout = parse_timeout(options.attr("root_timeout_s").cast<double>());
+  const auto hedge_after_s = options.attr("hedge_after_s").cast<std::optional<double>>();
+  if (hedge_after_s) parsed.hedge_after = parse_timeout(*hedge_after_s);
   return parsed;
 }
 
@@ -285,6 +287,8 @@ py::dict statistics(const LoadJob& job) {
   answer["bytes_mapped"] = counters.bytes_mapped.load();
   answer["bytes_fed"] = counters.bytes_fed.load();
   answer["chunks_verified"] = counters.chunks_verified.load();
+  answer["reads_hedged"] = counters.reads_hedged.load();
+  answer["hedges_won"] = counters.hedges_won.load();
   answer["access"] = access_list(job);
   answer["fallbacks"] = job.outcome().fallbacks();
   answer["incidents_dropped"] = job.incidents().dropped();

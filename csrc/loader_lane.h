@@ -74,7 +74,9 @@ class Lane {
   void vacate(Slot& slot);
   void abandon_staging();
 
-  // Of reads that are waited for no longer.
+  [[nodiscard]] std::size_t disk_of(const LaneRead& read) const;
+
+  // Of late reads (loader_lane_late.cc).
   [[nodiscard]] Vigil::Read judged(const LaneRead& read) const;
   void judge_reads();
   void lose(LaneRead& read);

@@ -33,7 +33,7 @@ def test_the_options_are_these() -> None:
     assert {
         "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
         "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
-        "in_place", "root_timeout_s",
+        "in_place", "root_timeout_s", "hedge_after_s",
     } == _FIELDS  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def test_defaults() -> None:
     assert options.pinned_limit_bytes == 512 * 2**20
     assert options.device_memory_limit_bytes is None
     assert options.root_timeout_s == 10
+    assert options.hedge_after_s is None
     assert 2 <= options.lanes <= 16
 
 
@@ -87,6 +88,8 @@ def test_options_are_frozen() -> None:
         ("root_timeout_s", "2.5", 2.5, 30.0),
         ("root_timeout_s", " 120 s ", 120.0, 30.0),
         ("root_timeout_s", "inf", math.inf, 30.0),
+        ("hedge_after_s", "0.25", 0.25, 1.0),
+        ("hedge_after_s", "inf", math.inf, None),
     ],
 )
 def test_an_argument_beats_a_variable_and_that_the_default(
@@ -116,6 +119,8 @@ def test_an_argument_beats_a_variable_and_that_the_default(
         ("memory_limit_bytes", 0),
         ("memory_limit_bytes", 2**63),
         ("root_timeout_s", 0),
+        ("hedge_after_s", 0),
+        ("hedge_after_s", "late"),
         ("root_timeout_s", -1.5),
         ("root_timeout_s", math.nan),
         ("root_timeout_s", -math.inf),
@@ -168,6 +173,7 @@ def test_the_ends_of_a_range_are_in_it(
         ("in_place", None),
         ("root_timeout_s", None),
         ("root_timeout_s", b"10"),
+        ("hedge_after_s", True),
         ("root_timeout_s", True),
         ("root_timeout_s", np.array([1.0, 2.0])),
     ],

@@ -13,6 +13,8 @@ class Statistics(TypedDict):
     bytes_mapped: int
     bytes_fed: int  # from elsewhere than a file
     chunks_verified: int
+    reads_hedged: int  # late ones, which another replica was asked for as well
+    hedges_won: int  # whose bytes were the first sound ones
     access: list[tuple[str, str]]  # of each replica of each shard
     fallbacks: list[str]
     incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
@@ -87,3 +89,5 @@ class Options(Protocol):
     def pinned_limit_bytes(self) -> int: ...
     @property
     def root_timeout_s(self) -> float: ...
+    @property
+    def hedge_after_s(self) -> float | None: ...

@@ -38,8 +38,8 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
 _SWITCHES = ("in_place",)
-_TIMES = ("root_timeout_s",)
-_MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
+_TIMES = ("root_timeout_s", "hedge_after_s")
+_MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes", "hedge_after_s")
 
 if TYPE_CHECKING:
 
@@ -60,8 +60,14 @@ if TYPE_CHECKING:
 
         def __get__(self, options: object, kind: type) -> float: ...
         def __set__(self, options: object, value: float | str) -> None: ...
+
+    class Delay:
+        """A time that may be None: never."""
+
+        def __get__(self, options: object, kind: type) -> float | None: ...
+        def __set__(self, options: object, value: float | str | None) -> None: ...
 else:
-    Number, Bound, Seconds = int, int | None, float
+    Number, Bound, Seconds, Delay = int, int | None, float, float | None
 
 
 def default_lanes() -> int:
@@ -142,6 +148,11 @@ class Options:
         counts as missing. A root whose bytes other roots have gets half the time. A slow disk must
         deliver one block in it. ``inf``, and more than 10^9, wait for ever, as for files that are
         on no root. Default 10.
+    hedge_after_s : float or None
+        Seconds after which a read of a store that has not returned is asked of a replica on another
+        disk, too. The first answer that verifies counts. Each read in flight then has staging twice,
+        and all bytes are copied once more; both count against `memory_limit_bytes`. Default None,
+        and ``inf``: never.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -188,6 +199,7 @@ class Options:
     )
     device_memory_limit_bytes: Bound = _field("device_memory_limit_bytes", lambda: None)
     root_timeout_s: Seconds = _field("root_timeout_s", lambda: 10.0)
+    hedge_after_s: Delay = _field("hedge_after_s", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
     in_place: bool = _field("in_place", lambda: False)
 
@@ -233,11 +245,11 @@ def _checked(name: str, origin: str, value: object) -> Any:
         return choice
     if name in _SWITCHES:
         return is_on(origin, value)
+    if value is None and name in _MAY_BE_NONE:
+        return None
     if name in _TIMES:
         is_plain = type(value) is float and 0 < value <= SECONDS_MAX
         return value if is_plain else seconds(origin, value)
-    if value is None and name in _MAY_BE_NONE:
-        return None
     number = value if type(value) is int else whole_number(origin, value)
     low, high = _RANGES[name]
     if not low <= number <= high:

@@ -104,6 +104,31 @@ def test_blocks_of_a_hung_disk_are_read_from_another_root(
 
 
 @pytest.mark.parametrize("way", _WAYS)
+def test_a_late_read_is_answered_by_another_root(
+    double: Double,
+    store: fastio.Store,
+    tensors: dict[str, Any],
+    options: fastio.Options,
+    faults: Callable[..., None],
+    way: str,
+) -> None:
+    """With `Options.hedge_after_s`, also where no disk ever counts as hanging."""
+    leased = _native.pinned_account()["leased_bytes"]
+    hedging = fastio.Options(
+        engine=options.engine,
+        cache="bypass",
+        block_bytes=2**16,
+        root_timeout_s="inf",
+        hedge_after_s=0.02,
+    )
+    faults((3, "never", 0))
+    _assert_same(_WAYS[way](store, hedging), tensors)
+    assert _native.pinned_account()["leased_bytes"] > leased
+    _native.testing.release_held_completions()
+    assert eventually(lambda: _native.pinned_account()["leased_bytes"] == leased)
+
+
+@pytest.mark.parametrize("way", _WAYS)
 def test_if_every_disk_hangs_each_replica_is_named(
     double: Double,
     store: fastio.Store,

@@ -20,6 +20,7 @@ from fastio.storage.answering import Answering
 from samples import elsewhere, eventually, native_threads, open_files
 from store.damages import flip
 from store.samples import CHUNK_BYTES, assert_same, create, shards_of, tensors
+from store.ways import WAYS
 
 Faults = Callable[..., None]
 _TIMEOUT_S = 1.5
@@ -56,65 +57,7 @@ def _options(engine: Any, **more: Any) -> fastio.Options:
     return fastio.Options(engine=engine, **given)
 
 
-def _load(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    return store.load(options=options)
-
-
-def _load_names(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    return store.load(names=list(tensors(1)), options=options)
-
-
-def _stream(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    return dict(store.stream(options=options))
-
-
-def _narrow_stream(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    return dict(store.stream(options=options, memory_limit_bytes=2**20))
-
-
-def _one_by_one(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.reader(options=options) as reader:
-        return {name: reader.tensor(name) for name in reader}
-
-
-def _backwards(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.reader(options=options) as reader:
-        return {name: reader.tensor(name) for name in reversed(list(reader))}
-
-
-def _in_slices(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    with store.reader(options=options) as reader:
-        return {
-            name: np.concatenate([reader[name][:2], reader[name][2:]])
-            if reader.info(name).shape
-            else reader[name][...]
-            for name in reader
-        }
-
-
-def _load_into(store: fastio.Store, options: fastio.Options) -> dict[str, Any]:
-    native = {name: np.asarray(tensor) for name, tensor in tensors(1).items()}
-    filled = {
-        name: np.zeros(tensor.shape, tensor.dtype.newbyteorder("="))
-        for name, tensor in native.items()
-    }
-    store.load_into(filled, options=options)
-    return filled
-
-
-_WAYS = {
-    "load": _load,
-    "names": _load_names,
-    "stream": _stream,
-    "narrow stream": _narrow_stream,
-    "one by one": _one_by_one,
-    "backwards": _backwards,
-    "slices": _in_slices,
-    "load_into": _load_into,
-}
-
-
-@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("nth", [0, 3])
 def test_blocks_of_a_hung_disk_are_read_from_another_root(
     roots: list[Path],
@@ -127,7 +70,7 @@ def test_blocks_of_a_hung_disk_are_read_from_another_root(
     threads, files = native_threads(), open_files()
     with fastio.Store.open(roots) as store:
         faults((nth, "never", 0))
-        assert_same(_WAYS[way](store, options), tensors(1))
+        assert_same(WAYS[way](store, options), tensors(1))
     (path,) = {event.path for event in told if event.cause.startswith(_CAUSE)}
     assert any(str(root) in path for root in roots)
     assert {event.remedy for event in told} == {"taken from another replica"}
@@ -164,7 +107,7 @@ def test_a_lane_whose_only_slot_is_lost_is_succeeded(
         faults((2, "never", 0))
         options = _options(engine, lanes=1, queue_depth=1)
         for way in ("load", "stream", "load_into"):
-            assert_same(_WAYS[way](store, options), tensors(1))
+            assert_same(WAYS[way](store, options), tensors(1))
 
 
 def test_a_disk_that_owes_an_answer_is_asked_for_nothing_that_others_have(
@@ -215,14 +158,14 @@ def test_a_replica_on_a_disk_that_owes_an_answer_is_opened_soon_or_not_at_all(
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("way", [way for way in _WAYS if way != "backwards"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "backwards"])
 def test_if_every_disk_hangs_each_replica_is_named_with_its_reason(
     roots: list[Path], way: str, options: fastio.Options, faults: Faults
 ) -> None:
     with fastio.Store.open(roots) as store:
         faults(*_EVERY)
         with pytest.raises(fastio.ReplicaError) as caught:
-            _WAYS[way](store, options)
+            WAYS[way](store, options)
         reasons = caught.value.reasons
         assert len(reasons) == 2
         for root in roots:
@@ -232,7 +175,7 @@ def test_if_every_disk_hangs_each_replica_is_named_with_its_reason(
         faults()
         _native.testing.release_held_completions()
         assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
-        assert_same(_WAYS[way](store, options), tensors(1))
+        assert_same(WAYS[way](store, options), tensors(1))
 
 
 def test_a_store_with_one_root_says_so(
@@ -375,7 +318,7 @@ def test_abandoned_memory_does_not_fill_the_window_of_a_later_stream(
         store.load(options=_options(engine))  # of the other disk, or of the same one
         assert _native.testing.abandoned_bytes() > 0
         faults()
-        assert_same(_WAYS[way](store, _options(engine)), tensors(1))
+        assert_same(WAYS[way](store, _options(engine)), tensors(1))
 
 
 def test_a_fill_that_lost_all_staging_memory_to_hung_reads_is_a_memory_limit_error(
@@ -416,7 +359,7 @@ def test_an_interrupt_is_answered_while_a_hung_disk_is_waited_for(
             faults(*_EVERY)
             sender.start()
             with pytest.raises(_InterruptedError):
-                _WAYS[way](store, _options(engine, root_timeout_s=60))
+                WAYS[way](store, _options(engine, root_timeout_s=60))
             assert time.monotonic() - sent[0] < 10
     finally:
         sender.join()
@@ -450,7 +393,7 @@ def test_a_server_that_hangs_is_not_waited_for(
             assert_same({"flags": reader["flags"][...]}, {"flags": tensors(1)["flags"]})
         slow_mount.hang()
         try:
-            assert_same(_WAYS[way](store, options), tensors(1))
+            assert_same(WAYS[way](store, options), tensors(1))
             assert_same({name: reader.tensor(name) for name in reader}, tensors(1))
         finally:
             slow_mount.release()
@@ -507,5 +450,5 @@ def test_a_disk_that_hangs_is_not_waited_for(
         roots = [Path(folder) / "root0", tmp_path / "root1"]
         _store_on(roots)
         with fastio.Store.open(roots) as store, testbed.throttled(ext4.path, read_bytes_s=1):
-            assert_same(_WAYS[way](store, _options(engine, root_timeout_s=1)), tensors(1))
+            assert_same(WAYS[way](store, _options(engine, root_timeout_s=1)), tensors(1))
         assert eventually(lambda: _native.testing.abandoned_bytes() == 0)

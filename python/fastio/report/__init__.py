@@ -23,6 +23,8 @@ _COUNTED = (
     "bytes_mapped",
     "bytes_fed",
     "chunks_verified",
+    "reads_hedged",
+    "hedges_won",
 )
 
 
@@ -116,6 +118,9 @@ class Report:
         With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
     chunks_verified, chunks_sealed : int
         Chunks whose checksum was compared, and chunks whose checksum was saved.
+    reads_hedged, hedges_won : int
+        With `Options.hedge_after_s`: late reads that another replica was asked for as well, and how
+        often its answer was the first that verified.
     decoded : tuple of Decoding
         What each encoding has decoded. Tensors that none of them names are native: their bytes in
         the file are those in memory.
@@ -154,6 +159,8 @@ class Report:
     lanes: int = 0
     chunks_verified: int = 0
     chunks_sealed: int = 0
+    reads_hedged: int = 0
+    hedges_won: int = 0
     decoded: tuple[Decoding, ...] = ()
     unverified: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
@@ -280,10 +287,15 @@ class Report:
             f"engine {self.engine} ({self.engine_reason})",
             *([f"cache {self.cache} ({self.cache_reason})"] if self.cache else ()),
             self._verified(),
+            *([self._hedged()] if self.reads_hedged else ()),
             *map(str, self.decoded),
             *([f"{values.size(self.bytes_reused)} used again"] if self.bytes_reused else ()),
             *([self._unread()] if self.replicas_unread else ()),
         ]
+
+    def _hedged(self) -> str:
+        asked = f"{values.counted(self.reads_hedged, 'late read')} asked of another replica"
+        return f"{asked}, which was first {values.counted(self.hedges_won, 'time')}"
 
     def _unread(self) -> str:
         what = f"{values.size(self.bytes_unread)} in {self.replicas_unread} further replicas"
