@@ -149,10 +149,10 @@ class Options:
         deliver one block in it. ``inf``, and more than 10^9, wait for ever, as for files that are
         on no root. Default 10.
     hedge_after_s : float or None
-        Seconds after which a read of a store that has not returned is asked of a replica on another
-        disk, too. The first answer that verifies counts. Each read in flight then has staging twice,
-        and all bytes are copied once more; both count against `memory_limit_bytes`. Default None,
-        and ``inf``: never.
+        Seconds after which a late read of a store is asked of a replica on another disk, too. The
+        first answer that verifies counts. Each read in flight has staging twice then, which counts
+        against `memory_limit_bytes`, and all bytes are copied once more. Default None; None and
+        ``inf``: never.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool

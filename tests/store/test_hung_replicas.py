@@ -328,7 +328,7 @@ def test_a_fill_that_lost_all_staging_memory_to_hung_reads_is_a_memory_limit_err
         faults((0, "never", 0))
         tight = _options(engine, memory_limit_bytes=CHUNK_BYTES)
         with pytest.raises(fastio.MemoryLimitError):
-            _load_into(store, tight)
+            WAYS["load_into"](store, tight)
         _native.testing.release_held_completions()
         assert eventually(lambda: _native.testing.abandoned_bytes() == 0)
         assert_same(_load_into(store, tight), tensors(1))
