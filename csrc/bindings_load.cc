@@ -189,6 +189,7 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.block_bytes = options.attr("block_bytes").cast<std::uint64_t>();
   parsed.queue_depth = options.attr("queue_depth").cast<unsigned>();
   parsed.lanes = options.attr("lanes").cast<unsigned>();
+  parsed.lanes_limit = options.attr("lanes_limit").cast<std::optional<unsigned>>();
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();

@@ -11,6 +11,7 @@
 #include "assertions.h"
 #include "loader_hang.h"
 #include "loader_hedge.h"
+#include "loader_lanes.h"
 #include "loader_verify.h"
 
 namespace fastio {
@@ -196,7 +197,9 @@ void Lane::submit() {
 void Lane::take(Assignment work) {
   if (work.region && work.region->mapped()) {
     submit();  // the disk works while this thread hashes
-    return desk_.end(work, take_mapped(*state_, work, times_));
+    const Soundness soundness = take_mapped(*state_, work, times_);
+    desk_.end(work, soundness);
+    return grow(state_);
   }
   Slot& slot = *free_.back();
   free_.pop_back();
@@ -292,6 +295,7 @@ void Lane::end(Slot& slot, Soundness soundness) {
   if (slot.hedge != nullptr) reads_.drop(*slot.hedge);
   reads_.drop(*slot.read);
   vacate(slot);
+  if (soundness == Soundness::sound) grow(state_);
 }
 
 // The slot is free for another block.

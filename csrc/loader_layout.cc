@@ -174,6 +174,9 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
     options.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options.lanes, slots));
     options.queue_depth =
         static_cast<unsigned>(std::min<std::uint64_t>(options.queue_depth, slots / options.lanes));
+    const std::uint64_t lanes_most = slots / options.queue_depth;
+    if (options.lanes_limit && *options.lanes_limit > lanes_most)
+      options.lanes_limit = static_cast<unsigned>(lanes_most);
   };
   if (!options.devices.empty() && layout.staging_bytes != 0) {
     std::uint64_t& pinned = options.pinned_limit_bytes;
@@ -184,7 +187,8 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
   if (options.window_bytes && layout.hedges() && layout.staging_bytes != 0) {
     keep_slots(layout.staging_bytes, *options.window_bytes / 4);
     if (!options.hedge_after) return options;
-    const std::uint64_t slots = std::uint64_t{options.lanes} * options.queue_depth;
+    const std::uint64_t lanes = std::max(options.lanes, options.lanes_limit.value_or(0));
+    const std::uint64_t slots = lanes * options.queue_depth;
     *options.window_bytes -= slots * layout.reads_per_slot() * layout.staging_bytes;
   }
   if (!options.memory_limit_bytes || options.window_bytes) return options;

@@ -85,6 +85,8 @@ void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) 
     throw std::invalid_argument("queue_depth not in 1..4096");
   if (options.lanes == 0 || options.lanes > 1024)
     throw std::invalid_argument("lanes not in 1..1024");
+  if (options.lanes_limit && (*options.lanes_limit == 0 || *options.lanes_limit > 1024))
+    throw std::invalid_argument("lanes_limit not in 1..1024");
   if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes)
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
   if (options.engine == EnginePreference::uring &&

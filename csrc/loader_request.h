@@ -62,6 +62,8 @@ struct LoadOptions {
   std::uint64_t block_bytes = kDefaultBlockBytes;
   unsigned queue_depth = kDefaultQueueDepth;
   unsigned lanes = 2;
+  // Up to so many lanes, more are added while the rate rises; none: their count is fixed.
+  std::optional<unsigned> lanes_limit;
   std::optional<std::uint64_t> memory_limit_bytes;
   // Places may be on these. What goes there is staged in pinned memory.
   std::vector<DeviceTarget> devices = {};

@@ -16,6 +16,7 @@
 #include "answers.h"
 #include "crew.h"
 #include "device_ends.h"
+#include "growth.h"
 #include "incidents.h"
 #include "ledger.h"
 #include "loader_layout.h"
@@ -59,6 +60,8 @@ struct LoadState {
   void fail_without_memory(const std::bad_alloc& error);
   void stop();
 
+  [[nodiscard]] bool may_grow() const { return options.lanes_limit.value_or(0) > options.lanes; }
+
   // The path of the first file, for errors that concern no other one.
   [[nodiscard]] std::string first_path() const;
 
@@ -77,6 +80,7 @@ struct LoadState {
   Ledger ledger FASTIO_GUARDED_BY(crew.mutex);
   RegionMemory regions FASTIO_GUARDED_BY(crew.mutex);
   DeviceEnds ends FASTIO_GUARDED_BY(crew.mutex);
+  LaneGrowth growth FASTIO_GUARDED_BY(crew.mutex);
   // Of all lanes, with those that wait for reads that nobody else waits for.
   std::size_t reads FASTIO_GUARDED_BY(crew.mutex) = 0;
   // Of the lanes that have ended, the first one first.
