@@ -39,7 +39,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "pinned_limit_bytes": (1, 2**63 - 1),
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
-_SWITCHES = ("in_place",)
+_SWITCHES = ("in_place", "trust_verified")
 _TIMES = ("root_timeout_s",)
 _MAY_BE_NONE = ("lanes_limit", "memory_limit_bytes", "device_memory_limit_bytes")
 
@@ -134,6 +134,10 @@ class Options:
         counts as missing. A root whose bytes other roots have gets half the time. A slow disk must
         deliver one block in it. ``inf``, and more than 10^9, wait for ever, as for files that are
         on no root. Default 10.
+    trust_verified : bool
+        A load does not verify a chunk that another process of this user has verified since this
+        boot, if the file is the same and comes out of the page cache. `fastio.verify` reads all.
+        See docs/verification.md for what is believed. Default False.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -183,6 +187,7 @@ class Options:
     root_timeout_s: Seconds = _field("root_timeout_s", lambda: 10.0)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
     in_place: bool = _field("in_place", lambda: False)
+    trust_verified: bool = _field("trust_verified", lambda: False)
 
     def __new__(cls, *_: object, **given: object) -> Options:
         for name in given:
