@@ -193,6 +193,7 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
+  if (options.attr("trust_verified").cast<bool>()) parsed.trust_folder = trust_folder();
   parsed.root_timeout = parse_timeout(options.attr("root_timeout_s").cast<double>());
   const auto hedge_after_s = options.attr("hedge_after_s").cast<std::optional<double>>();
   if (hedge_after_s) parsed.hedge_after = parse_timeout(*hedge_after_s);
@@ -287,7 +288,8 @@ py::dict statistics(const LoadJob& job) {
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_mapped"] = counters.bytes_mapped.load();
   answer["bytes_fed"] = counters.bytes_fed.load();
-  answer["chunks_verified"] = counters.chunks_verified.load();
+  answer["chunks_verified"] = counters.chunks_verified();
+  answer["chunks_trusted"] = counters.chunks_trusted.load();
   answer["reads_hedged"] = counters.reads_hedged.load();
   answer["hedges_won"] = counters.hedges_won.load();
   answer["access"] = access_list(job);

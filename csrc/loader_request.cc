@@ -162,4 +162,18 @@ std::optional<Failure> populate(const File& file, const Region& region, std::uin
   return std::nullopt;
 }
 
+std::string open_record(ShardRequest& shard, const ShardAccess& access,
+                        const LoadOptions& options) {
+  const bool cached = access.mode == ReadMode::mapped || access.mode == ReadMode::buffered;
+  if (!options.trust_folder || options.surveys || !shard.table || shard.extents.empty() ||
+      shard.replicas.size() != 1 || !cached || !shard.replicas.front().is_local())
+    return {};
+  ChunkTable& table = *shard.table;
+  TrustRecord::Opened opened =
+      TrustRecord::open(*options.trust_folder, *shard.replicas.front().file(), table.grid.start,
+                        table.grid.chunk_bytes, table.digests);
+  table.trusted = std::move(opened.record);
+  return std::move(opened.refusal);
+}
+
 }  // namespace fastio

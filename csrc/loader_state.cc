@@ -44,6 +44,10 @@ std::shared_ptr<LoadState> LoadState::make(std::vector<ShardRequest> shards,
   auto answers = watched_disks(shards, options);
   const bool watches_disks = answers != nullptr;
   FileAccesses files = access_files(shards, options, watches_disks);
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    std::string refusal = open_record(shards[i], files.replicas[i].front(), options);
+    if (!refusal.empty()) files.fallbacks.push_back(refusal + ": all checksums are compared");
+  }
   const bool hedges = can_hedge(shards, options);
   const Landing unhedged = watches_disks ? Landing::beside_places : Landing::straight;
   LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options,

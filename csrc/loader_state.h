@@ -31,9 +31,12 @@ namespace fastio {
 
 struct LoadCounters {
   std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_mapped{0}, bytes_fed{0};
-  std::atomic<std::uint64_t> chunks_verified{0}, bytes_done{0};
+  std::atomic<std::uint64_t> chunks_sound{0}, chunks_trusted{0}, bytes_done{0};
   std::atomic<std::uint64_t> reads_hedged{0}, hedges_won{0};
   std::atomic<std::uint64_t> bytes_told{0};  // done, before something was to be read anew
+
+  // Chunks whose checksum was compared.
+  [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_sound - chunks_trusted; }
 
   // Never less than before, where something is read anew as well.
   [[nodiscard]] std::uint64_t progress() const {

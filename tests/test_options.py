@@ -33,7 +33,7 @@ def test_the_options_are_these() -> None:
     assert {
         "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes", "lanes_limit",
         "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
-        "in_place", "root_timeout_s", "hedge_after_s",
+        "in_place", "root_timeout_s", "hedge_after_s", "trust_verified",
     } == _FIELDS  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_options_are_frozen() -> None:
         ("memory_limit_bytes", "7k", 7168, 2**20),
         ("huge_pages", "off", "off", "on"),
         ("in_place", "1", True, False),
+        ("trust_verified", "yes", True, False),
         ("in_place", " True ", True, False),
         ("root_timeout_s", "2.5", 2.5, 30.0),
         ("root_timeout_s", " 120 s ", 120.0, 30.0),

@@ -13,6 +13,7 @@ class Statistics(TypedDict):
     bytes_mapped: int
     bytes_fed: int  # from elsewhere than a file
     chunks_verified: int
+    chunks_trusted: int  # another process has verified them
     reads_hedged: int  # late ones, which another replica was asked for as well
     hedges_won: int  # whose bytes were the first sound ones
     access: list[tuple[str, str]]  # of each replica of each shard
@@ -89,6 +90,8 @@ class Options(Protocol):
     def memory_limit_bytes(self) -> int | None: ...
     @property
     def pinned_limit_bytes(self) -> int: ...
+    @property
+    def trust_verified(self) -> bool: ...
     @property
     def root_timeout_s(self) -> float: ...
     @property

@@ -39,7 +39,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "pinned_limit_bytes": (1, 2**63 - 1),
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
-_SWITCHES = ("in_place",)
+_SWITCHES = ("in_place", "trust_verified")
 _TIMES = ("root_timeout_s", "hedge_after_s")
 _MAY_BE_NONE = (
     "lanes_limit",
@@ -150,6 +150,10 @@ class Options:
         first answer that verifies counts. Each read in flight has staging twice then, which counts
         against `memory_limit_bytes`, and all bytes are copied once more. Default None; None and
         ``inf``: never.
+    trust_verified : bool
+        A load does not verify a chunk that another process of this user has verified since this
+        boot, if the file is the same and comes out of the page cache. `fastio.verify` reads all.
+        See docs/verification.md for what is believed. Default False.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -200,6 +204,7 @@ class Options:
     hedge_after_s: Delay = _field("hedge_after_s", lambda: None)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
     in_place: bool = _field("in_place", lambda: False)
+    trust_verified: bool = _field("trust_verified", lambda: False)
 
     def __new__(cls, *_: object, **given: object) -> Options:
         for name in given:

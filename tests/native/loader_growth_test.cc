@@ -75,7 +75,7 @@ TEST_CASE("lanes are added up to the limit, and each byte is read once") {
   const auto job = load_to_the_end({request_of(sample, feed)}, growing_to(5));
   CHECK_FALSE(job->has_failed());
   CHECK(first_difference(*job, sample) == "");
-  CHECK(job->counters().chunks_verified == 600);
+  CHECK(job->counters().chunks_verified() == 600);
   CHECK(job->counters().bytes_fed == kNbytes);
   const LoadReport report = job->report();
   CHECK(report.lanes > 2);
