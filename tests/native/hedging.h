@@ -105,7 +105,7 @@ struct Hedged {
     CHECK((failure ? failure->message() : "") == "");
     CHECK_FALSE(job.outcome().damage().has_value());
     CHECK(job.bytes_done() == job.bytes_total());
-    CHECK(job.counters().chunks_verified == 41);
+    CHECK(job.counters().chunks_verified() == 41);
     CHECK(first_difference(job, sample) == "");
   }
 };

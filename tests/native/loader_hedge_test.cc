@@ -58,7 +58,7 @@ TEST_CASE_FIXTURE(Hedged, "a late read is answered by another replica, and nobod
     CHECK(job->outcome().fallbacks().empty());
     CHECK_FALSE(owes_answer(feeds[0]->disk()));
     CHECK(abandoned_bytes() >= kBlock);
-    CHECK(job->counters().chunks_verified == 41);
+    CHECK(job->counters().chunks_verified() == 41);
     const auto regions = job->take_regions();
     open_all();
     CHECK(soon([] { return abandoned_bytes() == 0; }));
