@@ -131,6 +131,24 @@ TEST_CASE_FIXTURE(Hedged, "a late disk that stays silent hangs all the same, and
   CHECK_FALSE(owes_answer(feeds[0]->disk()));
 }
 
+TEST_CASE_FIXTURE(Hedged, "a disk that never returns what was left hangs, while the job goes on") {
+  make_feeds(2, 1);
+  options.root_timeout = 200ms;
+  options.window_bytes = kNbytes;
+  options.block_bytes = kChunk;
+  ShardRequest streamed = request();
+  streamed.extents.clear();
+  for (std::uint64_t at = 0; at < kNbytes; at += kChunk)
+    streamed.extents.push_back({at, std::min(at + kChunk, kNbytes)});
+  const auto job = LoadJob::start({std::move(streamed)}, options);  // nobody takes its regions
+  CHECK(soon([&] { return owes_answer(feeds[0]->disk()); }));
+  CHECK_FALSE(job->has_failed());
+  job->cancel();
+  open_all();
+  CHECK(job->wait_for(kPatience));
+  CHECK(soon([&] { return !owes_answer(feeds[0]->disk()); }));
+}
+
 TEST_CASE_FIXTURE(Hedged, "a cancelled job does not wait for late reads") {
   make_feeds(2, 2);
   const auto job = LoadJob::start({request()}, options);
