@@ -193,9 +193,7 @@ class _Job:
         lanes = [{"total_s": busy + 1.0, "room_wait_s": 1.0} for busy in busy_s]
         ways = ("bytes_direct", "bytes_buffered", "bytes_mapped", "bytes_fed")
         counts = ("chunks_trusted", "reads_hedged", "hedges_won")
-        zero = dict.fromkeys(
-            (*ways, *counts, "chunks_verified", "nbytes", "lanes"), 0
-        )
+        zero = dict.fromkeys((*ways, *counts, "chunks_verified", "nbytes", "lanes"), 0)
         self.statistics = {
             **zero,
             "engine": "pread",
