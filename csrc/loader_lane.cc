@@ -26,18 +26,6 @@ bool hold_copy(std::span<const Slot> slots) {
   });
 }
 
-// Brings a mapped block in, and verifies it.
-Soundness take_mapped(LoadState& state, const Assignment& work, LaneTimes& times) {
-  const PlannedBlock& range = work.block.range;
-  if (timed(times.read_wait, [&] { return bring_in(state, work); }) == Soundness::unsound)
-    return Soundness::unsound;
-  times.nbytes += range.nbytes();
-  const std::byte* const data = work.region->at(range.begin);
-  const Soundness soundness = timed(times.verify, [&] { return verify(state, work, data); });
-  if (soundness == Soundness::sound) ++times.blocks;
-  return soundness;
-}
-
 // The disk that a slot's read is out on.
 std::size_t disk_of(const LoadState& state, const Slot& slot) {
   return state.answers->disk_of(slot.shard(), slot.tries.now().replica);
@@ -155,7 +143,7 @@ void Lane::submit() {
 void Lane::take(Assignment work) {
   if (work.region && work.region->mapped()) {
     submit();  // the disk works while this thread hashes
-    return desk_.end(work, take_mapped(*state_, work, times_));
+    return desk_.end(work, mapped_.take(*state_, work, times_));
   }
   const std::uint32_t tag = free_.back();
   free_.pop_back();

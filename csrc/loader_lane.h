@@ -13,6 +13,7 @@
 
 #include "loader_blocks.h"
 #include "loader_device.h"
+#include "loader_mapped.h"
 #include "loader_reader.h"
 #include "loader_slot.h"
 #include "loader_state.h"
@@ -74,6 +75,7 @@ class Lane {
   LaneTimes times_;
   std::optional<Vigil> vigil_;  // none where disks are waited for without end
   SlotReader reader_;
+  MappedBlocks mapped_;
   std::unique_ptr<DeviceCopies> copies_;  // none where no device is filled
   std::vector<Slot> slots_;               // a slot's index is the tag of its requests
   std::vector<std::uint32_t> free_;

@@ -18,6 +18,7 @@
 #include "device_ends.h"
 #include "incidents.h"
 #include "ledger.h"
+#include "loader_ahead.h"
 #include "loader_layout.h"
 #include "loader_memory.h"
 #include "loader_request.h"
@@ -69,6 +70,7 @@ struct LoadState {
   Outcome outcome;
   IncidentLog incidents;
   LoadCounters counters;
+  MappingAhead ahead;
 
   Crew crew;
   ReplicaChoice replicas FASTIO_GUARDED_BY(crew.mutex);

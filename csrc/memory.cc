@@ -103,6 +103,10 @@ void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
   if (from < to) madvise(mapping_ + from, to - from, MADV_DONTNEED);
 }
 
+void Region::ask_for_huge_pages() const {
+  madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE);  // advice, as above
+}
+
 void Region::hide_from_children() const {
   if (kind_ == Kind::anonymous) madvise(mapping_, mapping_bytes_, MADV_DONTFORK);
 }

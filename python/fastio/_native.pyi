@@ -114,11 +114,15 @@ def load(
     options: Options,
     *,
     keep_cold: bool = False,
+    mapping_room_bytes: int | None = None,
     progress: _Progress = None,
     persistent: bool = False,
     incidents: list[Incident] | None = None,
 ) -> Loaded:
     """Read extents of files into memory of their own.
+
+    With `mapping_room_bytes`, files that the page cache shall keep are mapped also if they are
+    cold, where all extents take no more than that.
 
     A persistent load reads a damaged chunk once more. Then the other replicas replace what is
     damaged or cannot be read. Failed tries are appended to `incidents`, also if the load fails.
