@@ -12,7 +12,7 @@ constexpr std::uint64_t kTrialBytes = std::uint64_t{1} << 20;
 // Enough for a disk that answers within 10 ms, at 3 GB/s.
 constexpr std::uint64_t kAheadBytes = std::uint64_t{32} << 20;
 
-const File& file_of(const LoadLayout& layout, const ShardBlock& block) {
+File& file_of(const LoadLayout& layout, const ShardBlock& block) {
   return *layout.shards[block.shard].replicas.front().file();
 }
 
@@ -25,7 +25,7 @@ void MappingAhead::come_to(const LoadLayout& layout, std::size_t block, const Re
 }
 
 // No verdict where the file is too short, or where some of it is cached already.
-void MappingAhead::try_on(const File& file, const Region& region, std::uint64_t begin) {
+void MappingAhead::try_on(File& file, const Region& region, std::uint64_t begin) {
   const std::uint64_t page = begin / page_bytes() * page_bytes();
   if (file.nbytes() - page < kTrialBytes) return;
   if (file.resident_bytes(page, kTrialBytes).value_or(1) != 0) return;

@@ -29,7 +29,7 @@ class MappingAhead {
  private:
   enum class Kernel : std::uint8_t { untried, reads_ahead, is_asked };
 
-  void try_on(const File& file, const Region& region, std::uint64_t begin);
+  void try_on(File& file, const Region& region, std::uint64_t begin);
   void ask(const LoadLayout& layout, std::size_t block);
 
   std::atomic<Kernel> kernel_{Kernel::untried};

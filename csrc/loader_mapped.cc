@@ -10,7 +10,7 @@
 namespace fastio {
 namespace {
 
-const File& file_of(const LoadState& state, const Assignment& work) {
+File& file_of(const LoadState& state, const Assignment& work) {
   return *state.layout.shards[work.block.shard].replicas.front().file();
 }
 

@@ -107,6 +107,11 @@ void Region::ask_for_huge_pages() const {
   madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE);  // advice, as above
 }
 
+void Region::ask_for_single_pages(std::uint64_t begin, std::uint64_t end) const {
+  madvise(at(begin), end - begin, MADV_NOHUGEPAGE);
+  madvise(at(begin), end - begin, MADV_RANDOM);
+}
+
 void Region::hide_from_children() const {
   if (kind_ == Kind::anonymous) madvise(mapping_, mapping_bytes_, MADV_DONTFORK);
 }

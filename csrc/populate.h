@@ -19,8 +19,9 @@ namespace fastio {
 
 // Brings the bytes [begin, end) of a mapping in at once. The kernel does not say what it could not
 // bring in, and why. So the file is then read there, and the failure is that of the read: an error
-// of the disk, or a file that ends before. Does nothing where the kernel cannot populate.
-[[nodiscard]] std::optional<Failure> populate(const File& file, const Region& region,
-                                              std::uint64_t begin, std::uint64_t end);
+// of the disk, or a file that ends before. Does nothing where the kernel cannot populate. Throws
+// OutOfMemory.
+[[nodiscard]] std::optional<Failure> populate(File& file, const Region& region, std::uint64_t begin,
+                                              std::uint64_t end);
 
 }  // namespace fastio
