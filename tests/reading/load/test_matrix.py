@@ -88,10 +88,12 @@ def temperature(
 
 def _expected_engine(engine: str, cache: str, mapping: str, kind: str, temperature: str) -> str:
     bypassed = cache == "bypass" and kind != "tmpfs"
-    return "mmap" if mapping == "auto" and temperature == "warm" and not bypassed else engine
+    brought_in = mapping == "always" or (mapping == "auto" and cache == "keep")
+    mapped = brought_in or (mapping == "auto" and temperature == "warm")
+    return "mmap" if mapped and not bypassed else engine
 
 
-@pytest.mark.parametrize("mapping", ["auto", "never"])
+@pytest.mark.parametrize("mapping", ["auto", "always", "never"])
 @pytest.mark.parametrize("temperature", ["cold", "warm"], indirect=True)
 @pytest.mark.parametrize("cache", ["auto", "bypass", "keep"])
 @pytest.mark.parametrize("engine", _ENGINES)
