@@ -1,8 +1,8 @@
 // Blocks of mapped files: brought in, and verified.
 //
-// A block that was in the page cache is verified where it lies. One that was not is verified in a
-// copy of each chunk, read from the page cache to memory that stays in the caches of the core:
-// whoever truncates the file meanwhile makes that read short, and there is no SIGBUS.
+// A block that was in the page cache is verified where it lies. A block that was brought in is
+// verified in a copy of each chunk, in memory that stays in the caches of the core. If the file is
+// truncated meanwhile, the read of the chunk is short. A look at the mapping would be a SIGBUS.
 #pragma once
 
 #include <cstddef>

@@ -60,9 +60,8 @@ struct LoadOptions {
   HugePages huge_pages = HugePages::automatic;
   // With `automatic`, cold files go through the page cache: others are about to read them.
   bool keep_cold = false;
-  // Files that are to be in the page cache, and are not, are brought in and mapped, where all
-  // extents of the job take no more than this; with `always` whatever they take, and whether they
-  // are to be there or not. None: only what is in the page cache is mapped.
+  // A cold file that the page cache is to keep is brought in and mapped if all extents of the job
+  // take no more than this. With `always`, any cold file is. None: cold files are not mapped.
   std::optional<std::uint64_t> mapping_room_bytes;
   std::uint64_t block_bytes = kDefaultBlockBytes;
   unsigned queue_depth = kDefaultQueueDepth;

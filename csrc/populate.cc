@@ -85,7 +85,7 @@ std::optional<Failure> populate(File& file, const Region& region, std::uint64_t 
     }
     if (error != 0) return Failure{error, "read from a mapping", file.path(), begin, {}};
   }
-  // What was cut off inside the last page reads as zeros there.
+  // Bytes that were cut off inside the last page read as zeros there.
   if (file.current_nbytes() < end) return ended_early(file, end, end);
   return std::nullopt;
 }

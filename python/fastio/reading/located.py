@@ -128,8 +128,8 @@ class LocatedSource(msgspec.Struct, frozen=True, eq=False, dict=True):
     def mapping_room_bytes(self, options: Options) -> int | None:
         """Return how much of cold files may be mapped; None where they are not to be mapped.
 
-        A copy takes as much memory as its pages in the cache. Where both have room, the cache
-        keeps what is mapped.
+        A copy takes as much memory as its pages in the cache. If memory has room for both, the
+        cache keeps the pages of a mapping.
         """
         if options.mapping == "always":
             return sys.maxsize

@@ -167,7 +167,7 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
         tensors = fastio.load(model.path, options=options, report=report)
     assert same_bytes(tensors, model.expected)
     assert report.cache == "mixed"
-    assert report.engine == engine
+    assert report.engine == ("mmap" if cache == "keep" else engine)
     assert report.chunks_verified == model.chunks
     if cache == "auto":  # cached blocks from the cache, the others from the disk
         assert report.bytes_direct > 0
@@ -175,7 +175,7 @@ def test_a_file_that_is_half_in_the_page_cache_is_right(
     elif cache == "bypass":
         assert report.bytes_buffered == 0
     else:
-        assert report.bytes_direct == 0
+        assert report.bytes_mapped >= report.nbytes
 
 
 @pytest.mark.parametrize("engine", _ENGINES)
