@@ -1,4 +1,4 @@
-"""A cold file that the page cache is to keep is brought in and mapped, with the promises of a read."""
+"""A cold file that the page cache is to keep is brought in and mapped; promises of reads hold."""
 
 import errno
 import json
