@@ -191,9 +191,11 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.block_bytes = options.attr("block_bytes").cast<std::uint64_t>();
   parsed.queue_depth = options.attr("queue_depth").cast<unsigned>();
   parsed.lanes = options.attr("lanes").cast<unsigned>();
+  parsed.lanes_limit = options.attr("lanes_limit").cast<std::optional<unsigned>>();
   parsed.memory_limit_bytes =
       options.attr("memory_limit_bytes").cast<std::optional<std::uint64_t>>();
   parsed.pinned_limit_bytes = options.attr("pinned_limit_bytes").cast<std::uint64_t>();
+  if (options.attr("trust_verified").cast<bool>()) parsed.trust_folder = trust_folder();
   parsed.root_timeout = parse_timeout(options.attr("root_timeout_s").cast<double>());
   return parsed;
 }
@@ -286,7 +288,8 @@ py::dict statistics(const LoadJob& job) {
   answer["bytes_buffered"] = counters.bytes_buffered.load();
   answer["bytes_mapped"] = counters.bytes_mapped.load();
   answer["bytes_fed"] = counters.bytes_fed.load();
-  answer["chunks_verified"] = counters.chunks_verified.load();
+  answer["chunks_verified"] = counters.chunks_verified();
+  answer["chunks_trusted"] = counters.chunks_trusted.load();
   answer["access"] = access_list(job);
   answer["fallbacks"] = job.outcome().fallbacks();
   answer["incidents_dropped"] = job.incidents().dropped();

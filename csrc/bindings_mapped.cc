@@ -151,6 +151,7 @@ void register_mapped_files(py::module_& module) {
           },
           py::arg("begin"), py::arg("end"))
       .def_property_readonly("chunks_verified", &MappedFile::chunks_verified)
+      .def_property_readonly("chunks_trusted", &MappedFile::chunks_trusted)
       .def_property_readonly("bytes_taken", &MappedFile::bytes_taken)
       .def(
           "numpy_part",

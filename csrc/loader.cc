@@ -1,5 +1,6 @@
 #include "loader.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 
@@ -164,6 +165,7 @@ LoadReport LoadJob::report() const {
   LoadReport report = report_;
   const MutexLock lock(state_->crew.mutex);
   report.lane_times = state_->lane_times;
+  if (state_->may_grow()) report.lanes = std::max(report.lanes, state_->growth.lanes());
   return report;
 }
 

@@ -8,6 +8,7 @@
 
 #include "assertions.h"
 #include "loader_hang.h"
+#include "loader_lanes.h"
 #include "loader_verify.h"
 
 namespace fastio {
@@ -143,7 +144,9 @@ void Lane::submit() {
 void Lane::take(Assignment work) {
   if (work.region && work.region->mapped()) {
     submit();  // the disk works while this thread hashes
-    return desk_.end(work, mapped_.take(*state_, work, times_));
+    const Soundness soundness = mapped_.take(*state_, work, times_);
+    desk_.end(work, soundness);
+    return grow(state_);
   }
   const std::uint32_t tag = free_.back();
   free_.pop_back();
@@ -234,6 +237,7 @@ void Lane::end(std::uint32_t tag, Soundness soundness) {
   slot.tries.clear();
   slot.stage.move_to(Stage::idle);
   free_.push_back(tag);
+  if (soundness == Soundness::sound) grow(state_);
 }
 
 // Regions are abandoned by who cancels; what is staged only this lane knows.

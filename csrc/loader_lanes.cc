@@ -121,6 +121,51 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
   return static_cast<unsigned>(slots);
 }
 
+// How many lanes to add now. What each of them tells at its end needs no memory then.
+std::size_t take_growth(LoadState& state) {
+  const std::uint64_t done = state.counters.progress();
+  const std::uint64_t total = state.layout.bytes_total;
+  const MutexLock lock(state.crew.mutex);
+  if (state.crew.stopping() || state.replicas.dispatch().over()) return 0;
+  const std::size_t added =
+      state.growth.ask(LaneGrowth::Clock::now(), done, total - std::min(total, done));
+  state.slots += added * state.options.queue_depth;
+  return added;
+}
+
+// So many of the lanes that growth counts could not be had: those that run do all the work.
+void stop_growth(LoadState& state, std::size_t missing) {
+  const MutexLock lock(state.crew.mutex);
+  state.growth.stop_at(state.growth.lanes() - missing);
+  state.slots -= missing * state.options.queue_depth;
+}
+
+// Lanes for a job that runs: fewer, or none, where a limit of the process or memory allows no more.
+std::vector<std::unique_ptr<Lane>> more_lanes(const std::shared_ptr<LoadState>& state,
+                                              std::size_t count) {
+  std::vector<std::unique_ptr<Lane>> lanes;
+  const unsigned queue_depth = state->options.queue_depth;
+  try {
+    lanes.reserve(count);
+    EngineSet set;
+    if (state->layout.bytes_to_read != 0) {
+      set = engines_for(*state, count, queue_depth);
+    } else {
+      set.engines.resize(count);
+    }
+    {
+      const MutexLock lock(state->crew.mutex);
+      state->outcome.make_room_for_lanes(count);
+      state->lane_times.reserve(state->lane_times.capacity() + count);
+    }
+    for (auto& engine : set.engines)
+      lanes.push_back(std::make_unique<Lane>(state, std::move(engine), queue_depth));
+  } catch (const IoError&) {
+  } catch (const std::bad_alloc&) {
+  }
+  return lanes;
+}
+
 }  // namespace
 
 StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
@@ -143,6 +188,9 @@ StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
   }
   {
     const MutexLock lock(state->crew.mutex);
+    const std::size_t most =
+        std::min<std::size_t>(options.lanes_limit.value_or(0), state->layout.blocks.size());
+    state->growth = {lanes.size(), most};
     state->slots = lanes.size() * options.queue_depth;
     state->outcome.make_room_for_lanes(lanes.size());
     state->lane_times.reserve(lanes.size());  // a lane that ends needs no memory for it
@@ -167,6 +215,30 @@ std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state, cons
     state->fail_without_memory(error);
   }
   return nullptr;
+}
+
+void grow(const std::shared_ptr<LoadState>& state) {
+  if (!state->may_grow()) return;
+  const std::size_t added = take_growth(*state);
+  if (added == 0) return;
+  std::vector<std::unique_ptr<Lane>> lanes = more_lanes(state, added);
+  std::size_t started = 0, refused = 0;
+  try {
+    started = start_lanes(
+        state->crew, std::move(lanes),
+        [state](std::unique_ptr<Lane> lane) {
+          run_lane(state, std::move(lane), LostReads::waited_for);
+        },
+        [&](std::unique_ptr<Lane> lane) {
+          ++refused;
+          lane.reset();
+          end_lane(*state);
+        });
+  } catch (const std::bad_alloc& error) {
+    state->fail_without_memory(error);
+  }
+  started -= refused;
+  if (started < added) stop_growth(*state, added - started);
 }
 
 void end_lane(LoadState& state) {

@@ -28,6 +28,9 @@ struct StartedLanes {
 [[nodiscard]] std::unique_ptr<Lane> successor_of(const std::shared_ptr<LoadState>& state,
                                                  const Lane& lane);
 
+// A block is done: lanes are added where that pays.
+void grow(const std::shared_ptr<LoadState>& state);
+
 // A lane has ended: whoever waits for the job is told.
 void end_lane(LoadState& state);
 void note_times(LoadState& state, const LaneTimes& times);

@@ -177,6 +177,9 @@ LoadOptions within_limits(LoadOptions options, const LoadLayout& layout) {
     options.lanes = static_cast<unsigned>(std::min<std::uint64_t>(options.lanes, slots));
     options.queue_depth =
         static_cast<unsigned>(std::min<std::uint64_t>(options.queue_depth, slots / options.lanes));
+    const std::uint64_t lanes_most = slots / options.queue_depth;
+    if (options.lanes_limit && *options.lanes_limit > lanes_most)
+      options.lanes_limit = static_cast<unsigned>(lanes_most);
   };
   if (!options.devices.empty() && layout.staging_bytes != 0) {
     std::uint64_t& pinned = options.pinned_limit_bytes;

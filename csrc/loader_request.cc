@@ -106,6 +106,8 @@ void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) 
     throw std::invalid_argument("queue_depth not in 1..4096");
   if (options.lanes == 0 || options.lanes > 1024)
     throw std::invalid_argument("lanes not in 1..1024");
+  if (options.lanes_limit && (*options.lanes_limit == 0 || *options.lanes_limit > 1024))
+    throw std::invalid_argument("lanes_limit not in 1..1024");
   if (options.block_bytes == 0 || options.block_bytes > kLargestBlockBytes)
     throw std::invalid_argument("block_bytes not in 1..1 GiB");
   if (options.engine == EnginePreference::uring &&
@@ -171,6 +173,20 @@ ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
   if (options.mapping == MappingMode::always && may_bring_in(shard, options))
     return through_cache(shard, options, state, why);
   return past_cache(shard, replica, cold ? ReadMode::direct : ReadMode::by_block, state, why);
+}
+
+std::string open_record(ShardRequest& shard, const ShardAccess& access,
+                        const LoadOptions& options) {
+  const bool cached = access.mode == ReadMode::mapped || access.mode == ReadMode::buffered;
+  if (!options.trust_folder || options.surveys || !shard.table || shard.extents.empty() ||
+      shard.replicas.size() != 1 || !cached || !shard.replicas.front().is_local())
+    return {};
+  ChunkTable& table = *shard.table;
+  TrustRecord::Opened opened =
+      TrustRecord::open(*options.trust_folder, *shard.replicas.front().file(), table.grid.start,
+                        table.grid.chunk_bytes, table.digests);
+  table.trusted = std::move(opened.record);
+  return std::move(opened.refusal);
 }
 
 }  // namespace fastio

@@ -20,6 +20,7 @@
 #include "placement.h"
 #include "plan.h"
 #include "replica.h"
+#include "trust.h"
 
 namespace fastio {
 
@@ -29,6 +30,8 @@ enum class MappingMode { automatic, always, never };
 struct ChunkTable {
   ChunkGrid grid;
   Digests digests;  // of each chunk
+  // What other processes have verified; none: all is verified here.
+  std::shared_ptr<TrustRecord> trusted = nullptr;
 };
 
 struct ShardRequest {
@@ -66,6 +69,8 @@ struct LoadOptions {
   std::uint64_t block_bytes = kDefaultBlockBytes;
   unsigned queue_depth = kDefaultQueueDepth;
   unsigned lanes = 2;
+  // Up to so many lanes, more are added while the rate rises; none: their count is fixed.
+  std::optional<unsigned> lanes_limit;
   std::optional<std::uint64_t> memory_limit_bytes;
   // Places may be on these. What goes there is staged in pinned memory.
   std::vector<DeviceTarget> devices = {};
@@ -81,6 +86,9 @@ struct LoadOptions {
   // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no replica
   // has sound is an incident, and the job goes on. Goes with `persistent`.
   bool surveys = false;
+  // Where the records of what other processes have verified are; none: none is believed. Only what
+  // comes out of the page cache is: the bytes that they verified.
+  std::optional<std::string> trust_folder;
   // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
   // on roots: what it was asked for comes from other replicas.
   std::optional<std::chrono::nanoseconds> root_timeout;
@@ -107,6 +115,11 @@ struct ShardAccess {
 // How a load with these options reads one replica.
 [[nodiscard]] ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
                                         const LoadOptions& options);
+
+// Opens the record of a shard that is read out of the page cache. Returns why there is none, where
+// one was to be had.
+[[nodiscard]] std::string open_record(ShardRequest& shard, const ShardAccess& access,
+                                      const LoadOptions& options);
 
 // Whether O_DIRECT can serve a replica: blocks must begin at multiples of its alignment.
 [[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t replica);

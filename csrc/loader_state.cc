@@ -42,6 +42,10 @@ std::shared_ptr<LoadState> LoadState::make(std::vector<ShardRequest> shards,
   check(shards, options);
   auto answers = watched_disks(shards, options);
   FileAccesses files = access_files(shards, options, answers.get());
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    std::string refusal = open_record(shards[i], files.replicas[i].front(), options);
+    if (!refusal.empty()) files.fallbacks.push_back(refusal + ": all checksums are compared");
+  }
   LoadLayout layout = lay_out(std::move(shards), std::move(files.replicas), options, answers.get());
   LoadOptions allowed = within_limits(options, layout);
   auto state = std::make_shared<LoadState>(std::move(allowed), std::move(layout),

@@ -16,6 +16,7 @@
 #include "answers.h"
 #include "crew.h"
 #include "device_ends.h"
+#include "growth.h"
 #include "incidents.h"
 #include "ledger.h"
 #include "loader_ahead.h"
@@ -31,8 +32,11 @@ namespace fastio {
 
 struct LoadCounters {
   std::atomic<std::uint64_t> bytes_direct{0}, bytes_buffered{0}, bytes_mapped{0}, bytes_fed{0};
-  std::atomic<std::uint64_t> chunks_verified{0}, bytes_done{0};
+  std::atomic<std::uint64_t> chunks_sound{0}, chunks_trusted{0}, bytes_done{0};
   std::atomic<std::uint64_t> bytes_told{0};  // done, before something was to be read anew
+
+  // Chunks whose checksum was compared.
+  [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_sound - chunks_trusted; }
 
   // Never less than before, where something is read anew as well.
   [[nodiscard]] std::uint64_t progress() const {
@@ -59,6 +63,8 @@ struct LoadState {
   void fail_without_memory(const std::bad_alloc& error);
   void stop();
 
+  [[nodiscard]] bool may_grow() const { return options.lanes_limit.value_or(0) > options.lanes; }
+
   // The path of the first file, for errors that concern no other one.
   [[nodiscard]] std::string first_path() const;
 
@@ -78,6 +84,7 @@ struct LoadState {
   Ledger ledger FASTIO_GUARDED_BY(crew.mutex);
   RegionMemory regions FASTIO_GUARDED_BY(crew.mutex);
   DeviceEnds ends FASTIO_GUARDED_BY(crew.mutex);
+  LaneGrowth growth FASTIO_GUARDED_BY(crew.mutex);
   // Of all lanes, with those that wait for lost reads.
   std::size_t slots FASTIO_GUARDED_BY(crew.mutex) = 0;
   // Of the lanes that have ended, the first one first.

@@ -9,21 +9,27 @@ namespace fastio {
 namespace {
 
 // Compares the chunk that begins at `begin`; `data` is its bytes.
-std::optional<DamagedChunk> damage_at(const ShardRequest& request, std::size_t shard,
-                                      std::size_t replica, const Extent& extent,
-                                      const std::byte* data) {
-  const ChunkTable& table = *request.table;
+std::optional<DamagedChunk> damage_at(LoadState& state, std::size_t shard, std::size_t replica,
+                                      const Extent& extent, const std::byte* data) {
+  const ChunkTable& table = *state.layout.shards[shard].table;
   FASTIO_ASSERT((extent.begin - table.grid.start) % table.grid.chunk_bytes == 0);
   const std::uint64_t chunk = (extent.begin - table.grid.start) / table.grid.chunk_bytes;
   const Digest expected = table.digests.at(chunk);
+  if (table.trusted && table.trusted->holds(chunk, expected)) {
+    ++state.counters.chunks_trusted;
+    return std::nullopt;
+  }
   const Digest found(table.digests.algorithm(), {data, extent.nbytes()});
-  if (found == expected) return std::nullopt;
+  if (found == expected) {
+    if (table.trusted) table.trusted->put(chunk, expected);
+    return std::nullopt;
+  }
   return DamagedChunk{shard, replica, chunk, extent, expected, found};
 }
 
 enum class Compared : std::uint8_t { all, until_damage };
 
-std::optional<std::vector<DamagedChunk>> compare(const LoadState& state, std::size_t shard,
+std::optional<std::vector<DamagedChunk>> compare(LoadState& state, std::size_t shard,
                                                  std::size_t replica, const Extent& span,
                                                  const std::byte* data, Compared compared) {
   std::vector<DamagedChunk> damaged;
@@ -33,7 +39,7 @@ std::optional<std::vector<DamagedChunk>> compare(const LoadState& state, std::si
   for (std::uint64_t begin = span.begin; begin < span.end; begin += chunk_bytes) {
     if (state.crew.stopping()) return std::nullopt;
     const Extent extent{begin, std::min(begin + chunk_bytes, span.end)};
-    const auto damage = damage_at(request, shard, replica, extent, data + (begin - span.begin));
+    const auto damage = damage_at(state, shard, replica, extent, data + (begin - span.begin));
     if (!damage) continue;
     damaged.push_back(*damage);
     if (compared == Compared::until_damage) break;
@@ -43,7 +49,7 @@ std::optional<std::vector<DamagedChunk>> compare(const LoadState& state, std::si
 
 }  // namespace
 
-std::optional<std::vector<DamagedChunk>> damaged_chunks(const LoadState& state, std::size_t shard,
+std::optional<std::vector<DamagedChunk>> damaged_chunks(LoadState& state, std::size_t shard,
                                                         std::size_t replica, const Extent& span,
                                                         const std::byte* data) {
   return compare(state, shard, replica, span, data, Compared::all);
@@ -74,7 +80,7 @@ void count_sound(LoadState& state, const ShardBlock& block) {
         range.staged() ? 0 : state.layout.region({shard, range.region}).fresh_from;
     const std::uint64_t from = std::max(range.begin, std::min(fresh_from, range.end));
     const std::uint64_t chunk_bytes = table->grid.chunk_bytes;
-    state.counters.chunks_verified += (range.end - from + chunk_bytes - 1) / chunk_bytes;
+    state.counters.chunks_sound += (range.end - from + chunk_bytes - 1) / chunk_bytes;
   }
   if (range.staged()) state.counters.bytes_done += range.nbytes();
 }

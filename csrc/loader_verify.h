@@ -15,7 +15,7 @@ namespace fastio {
 
 // The chunks of `span`, a part of a block of whole chunks, that differ from their checksums. `data`
 // is its first byte. Nothing if the job stops before all are compared.
-[[nodiscard]] std::optional<std::vector<DamagedChunk>> damaged_chunks(const LoadState& state,
+[[nodiscard]] std::optional<std::vector<DamagedChunk>> damaged_chunks(LoadState& state,
                                                                       std::size_t shard,
                                                                       std::size_t replica,
                                                                       const Extent& span,

@@ -60,6 +60,7 @@ class MappedFile {
   }
 
   [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_verified_; }
+  [[nodiscard]] std::uint64_t chunks_trusted() const { return chunks_trusted_; }
 
   [[nodiscard]] ActiveTime* active_time() const { return active_time_.get(); }
   void note_taken(std::uint64_t nbytes) { bytes_taken_ += nbytes; }
@@ -74,7 +75,7 @@ class MappedFile {
   std::shared_ptr<Region> everything_;    // only read from
   std::vector<std::atomic<bool>> sound_;  // of each chunk
   std::shared_ptr<ActiveTime> active_time_;
-  std::atomic<std::uint64_t> chunks_verified_{0}, bytes_taken_{0};
+  std::atomic<std::uint64_t> chunks_verified_{0}, chunks_trusted_{0}, bytes_taken_{0};
 };
 
 }  // namespace fastio

@@ -31,9 +31,9 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_options_are_these() -> None:
     assert {
-        "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes",
+        "engine", "cache", "mapping", "block_bytes", "queue_depth", "lanes", "lanes_limit",
         "memory_limit_bytes", "pinned_limit_bytes", "device_memory_limit_bytes", "huge_pages",
-        "in_place", "root_timeout_s",
+        "in_place", "root_timeout_s", "trust_verified",
     } == _FIELDS  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def test_there_are_as_many_lanes_as_usable_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("fastio.host.cores.quota_cores", lambda: None)
     assert fastio.Options().lanes == lanes
 
 
@@ -78,11 +79,13 @@ def test_options_are_frozen() -> None:
         ("engine", "PREAD", "pread", "uring"),
         ("queue_depth", "16", 16, 4),
         ("lanes", "3", 3, 5),
+        ("lanes_limit", "32", 32, 5),
         ("memory_limit_bytes", "1g", 2**30, 2**20),
         ("memory_limit_bytes", "2T", 2**41, 2**20),
         ("memory_limit_bytes", "7k", 7168, 2**20),
         ("huge_pages", "off", "off", "on"),
         ("in_place", "1", True, False),
+        ("trust_verified", "yes", True, False),
         ("in_place", " True ", True, False),
         ("root_timeout_s", "2.5", 2.5, 30.0),
         ("root_timeout_s", " 120 s ", 120.0, 30.0),
@@ -113,6 +116,8 @@ def test_an_argument_beats_a_variable_and_that_the_default(
         ("queue_depth", 4097),
         ("lanes", -1),
         ("lanes", 1025),
+        ("lanes_limit", 0),
+        ("lanes_limit", 1025),
         ("memory_limit_bytes", 0),
         ("memory_limit_bytes", 2**63),
         ("root_timeout_s", 0),
@@ -139,6 +144,8 @@ def test_a_value_that_an_option_cannot_have_is_refused_by_name(name: str, value:
         ("queue_depth", 4096),
         ("lanes", 1),
         ("lanes", 1024),
+        ("lanes_limit", 1),
+        ("lanes_limit", 1024),
         ("memory_limit_bytes", 1),
         ("memory_limit_bytes", 2**63 - 1),
         ("root_timeout_s", 1e-9),
@@ -164,6 +171,7 @@ def test_the_ends_of_a_range_are_in_it(
         ("block_bytes", np.array([4, 5])),
         ("lanes", None),
         ("lanes", 2j),
+        ("lanes_limit", b"3"),
         ("in_place", 1),
         ("in_place", None),
         ("root_timeout_s", None),

@@ -33,11 +33,10 @@ class File:
     def open_in(
         folder_fd: int, name: _Path, shown_path: _Path, *, timeout_s: float | None = None
     ) -> File:
-        """The file that has this name in an open folder, and nothing outside of it.
+        """The file that has this name in an open folder; `shown_path` is for messages only.
 
         Raises FileNotFoundError, and ReadError: ELOOP for a link, EINVAL for what is no name of a
-        regular file there. `shown_path` is for messages only. With `timeout_s` it is ETIMEDOUT
-        when that is over.
+        regular file there, ETIMEDOUT when `timeout_s` is over.
         """
 
     @property
@@ -57,9 +56,8 @@ class File:
 class Feed:
     """Bytes that come from elsewhere than a file: an object store, another host, a library.
 
-    `read(offset, nbytes)` brings at most so many bytes from there on, and at least one. Several
-    threads call it at once, and it may wait. What it raises fails the read; an OSError keeps its
-    number. Replicas with one `disk` share its speed.
+    `read(offset, nbytes)` brings at most so many bytes from there on, and at least one, to several
+    threads at once. What it raises fails the read. Replicas with one `disk` share its speed.
     """
 
     def __init__(
@@ -303,6 +301,8 @@ class MappedFile:
     ) -> MappedFile | None: ...
     @property
     def chunks_verified(self) -> int: ...
+    @property
+    def chunks_trusted(self) -> int: ...
     @property
     def bytes_taken(self) -> int: ...
     def read(self, begin: int, end: int) -> npt.NDArray[np.uint8]:

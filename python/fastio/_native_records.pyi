@@ -13,6 +13,7 @@ class Statistics(TypedDict):
     bytes_mapped: int
     bytes_fed: int  # from elsewhere than a file
     chunks_verified: int
+    chunks_trusted: int  # another process has verified them
     access: list[tuple[str, str]]  # of each replica of each shard
     fallbacks: list[str]
     incidents_dropped: int  # beyond the 1000 that are kept until they are asked for
@@ -82,8 +83,12 @@ class Options(Protocol):
     @property
     def lanes(self) -> int: ...
     @property
+    def lanes_limit(self) -> int | None: ...
+    @property
     def memory_limit_bytes(self) -> int | None: ...
     @property
     def pinned_limit_bytes(self) -> int: ...
+    @property
+    def trust_verified(self) -> bool: ...
     @property
     def root_timeout_s(self) -> float: ...

@@ -17,6 +17,7 @@ from fastio.arguments.switches import is_on
 from fastio.arguments.variables import variable_of, warn_of_unknown
 from fastio.display.matches import close_matches
 from fastio.display.values import one_line, shown
+from fastio.host.cores import usable_cores
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
@@ -33,13 +34,14 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "block_bytes": (1, 2**30),
     "queue_depth": (1, 4096),
     "lanes": (1, 1024),
+    "lanes_limit": (1, 1024),
     "memory_limit_bytes": (1, 2**63 - 1),
     "pinned_limit_bytes": (1, 2**63 - 1),
     "device_memory_limit_bytes": (1, 2**63 - 1),
 }
-_SWITCHES = ("in_place",)
+_SWITCHES = ("in_place", "trust_verified")
 _TIMES = ("root_timeout_s",)
-_MAY_BE_NONE = ("memory_limit_bytes", "device_memory_limit_bytes")
+_MAY_BE_NONE = ("lanes_limit", "memory_limit_bytes", "device_memory_limit_bytes")
 
 if TYPE_CHECKING:
 
@@ -72,19 +74,6 @@ def default_lanes() -> int:
     90 ms with 8 (trace-gpu-nvidia-h200.json, blocks of 2 MiB).
     """
     return max(2, min(16, usable_cores()))
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use.
-
-    Raises
-    ------
-    Nothing.
-    """
-    try:
-        return len(os.sched_getaffinity(0))
-    except OSError:  # a seccomp filter that does not know it
-        return os.cpu_count() or 1
 
 
 def _field(name: str, default: Callable[[], Any]) -> Any:
@@ -130,7 +119,10 @@ class Options:
         Reads or writes in flight of each lane, 1 to 4096. Default 8.
     lanes : int
         Threads that read and verify, or gather and write, 1 to 1024. A save has eight at most.
-        Default: as many as usable cores, 2 to 16.
+        Default: as many as usable cores, 2 to 16; a quota of a control group counts.
+    lanes_limit : int or None
+        Lanes of a load up to which more are added while the rate rises, 1 to 1024. Default None:
+        none are added.
     memory_limit_bytes : int or None
         Bound on the memory of a load, with its result; of a save, on the memory beside the tensors.
         Default None: no bound. A save without copies takes at most 48 MiB.
@@ -145,6 +137,10 @@ class Options:
         counts as missing. A root whose bytes other roots have gets half the time. A slow disk must
         deliver one block in it. ``inf``, and more than 10^9, wait for ever, as for files that are
         on no root. Default 10.
+    trust_verified : bool
+        A load does not verify a chunk that another process of this user has verified since this
+        boot, if the file is the same and comes out of the page cache. `fastio.verify` reads all.
+        See docs/verification.md for what is believed. Default False.
     huge_pages : {"auto", "on", "off"}
         ``on`` and ``auto`` ask the kernel for 2 MiB pages (madvise), ``off`` forbids them.
     in_place : bool
@@ -185,6 +181,7 @@ class Options:
     block_bytes: Number = _field("block_bytes", lambda: _native.DEFAULT_BLOCK_BYTES)
     queue_depth: Number = _field("queue_depth", lambda: _native.DEFAULT_QUEUE_DEPTH)
     lanes: Number = _field("lanes", default_lanes)
+    lanes_limit: Bound = _field("lanes_limit", lambda: None)
     memory_limit_bytes: Bound = _field("memory_limit_bytes", lambda: None)
     pinned_limit_bytes: Number = _field(
         "pinned_limit_bytes", lambda: _native.DEFAULT_PINNED_LIMIT_BYTES
@@ -193,6 +190,7 @@ class Options:
     root_timeout_s: Seconds = _field("root_timeout_s", lambda: 10.0)
     huge_pages: HugePages = _field("huge_pages", lambda: "auto")
     in_place: bool = _field("in_place", lambda: False)
+    trust_verified: bool = _field("trust_verified", lambda: False)
 
     def __new__(cls, *_: object, **given: object) -> Options:
         for name in given:

@@ -250,9 +250,8 @@ _MISSING = [
     ("https://example.com/x.safetensors", "https:// is an address.*curl"),
     (Path("https://example.com/x.safetensors"), "https:// is an address.*curl"),
     ("http://example.com/x", "http:// is an address"),
-    ("s3://bucket/model", "s3:// is an address.*aws s3 cp.*or mount it"),
-    (b"S3://bucket/model", "s3:// is an address.*aws s3 cp"),
-    ("gs://bucket/model", "gs:// is an address.*gcloud storage cp"),
+    ("hdfs://host/model", "hdfs:// is an address.*hdfs dfs -get.*or mount it"),
+    (b"HDFS://host/model", "hdfs:// is an address.*hdfs dfs -get"),
     ("az://container/model", "az:// is an address.*azcopy"),
     ("abfss://container@account.dfs.core.windows.net/x", "abfss:// is an address"),
     ("memory://model", "memory:// is an address"),
@@ -303,11 +302,11 @@ def test_the_error_for_a_missing_source_suggests_a_remedy(
 
 
 def test_the_error_for_a_missing_store_suggests_a_remedy(here: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No such store.*s3:// is an address"):
-        fastio.Store.open(["s3://bucket/store"])
-    with pytest.raises(fastio.WriteError, match="s3:// is an address"):
-        fastio.Store.create(["s3://bucket/store"], replicas=1)
-    assert not (here / "s3:").exists()
+    with pytest.raises(FileNotFoundError, match=r"No such store.*hdfs:// is an address"):
+        fastio.Store.open(["hdfs://host/store"])
+    with pytest.raises(fastio.WriteError, match="hdfs:// is an address"):
+        fastio.Store.create(["hdfs://host/store"], replicas=1)
+    assert not (here / "hdfs:").exists()
 
 
 def test_a_tensor_behind_the_path_of_a_file_is_named(here: Path) -> None:
@@ -336,7 +335,7 @@ def test_a_message_does_not_grow_with_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "advice"),
     [
-        ("s3://bucket/model.safetensors", "s3:// is an address, and no path"),
+        ("hdfs://host/model.safetensors", "hdfs:// is an address, and no path"),
         ("hf://org/model/x.safetensors", "hf:// is an address"),
         (Path("gs://bucket/model"), "gs:// is an address"),
         ("file://server/model.safetensors", "file: addresses of this host"),

@@ -48,7 +48,7 @@ TEST_CASE("a load verifies by the algorithm of its table, on each engine and map
         const auto job =
             load_to_the_end({request_of(sample, algorithm)}, options_of(engine, mapping));
         REQUIRE_FALSE(job->has_failed());
-        CHECK(job->counters().chunks_verified == 21);
+        CHECK(job->counters().chunks_verified() == 21);
       }
     }
   }

@@ -106,7 +106,7 @@ TEST_CASE("EAGAIN and EINTR are tried again") {
           faults.push_back({at, FaultKind::error, at % 2 == 0 ? EAGAIN : EINTR});
         const auto job = load.run(engine, cache, faults);
         check_right(load, *job);
-        CHECK(job->counters().chunks_verified == 7 * kChunksPerBlock + 4);
+        CHECK(job->counters().chunks_verified() == 7 * kChunksPerBlock + 4);
       });
 }
 

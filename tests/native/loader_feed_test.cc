@@ -104,7 +104,7 @@ TEST_CASE("what a feed brings is verified and placed, in each cache mode") {
     const auto feed = std::make_shared<SampleFeed>(sample);
     const auto job = load_to_the_end({request_of(sample, {{feed}})}, options_of(cache));
     check_right(*job, sample);
-    CHECK(job->counters().chunks_verified == 41);
+    CHECK(job->counters().chunks_verified() == 41);
     CHECK(job->counters().bytes_fed == job->bytes_total());
     CHECK(job->counters().bytes_direct + job->counters().bytes_buffered == 0);
     CHECK(job->report().engine == "pread");

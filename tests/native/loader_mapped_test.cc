@@ -71,7 +71,7 @@ TEST_CASE("a cold file that is to be kept is brought in and mapped") {
         CHECK(counters.bytes_mapped == job->bytes_total());
         CHECK(job->bytes_total() >= kBytes - kStart);
         CHECK(counters.bytes_direct + counters.bytes_buffered == 0);
-        CHECK(counters.chunks_verified ==
+        CHECK(counters.chunks_verified() ==
               (verified ? sample.table(kStart, kChunk).digests.size() : 0));
         CHECK(job->report().engine == "mmap");
         CHECK(job->report().engine_reason.find("brought in") != std::string::npos);

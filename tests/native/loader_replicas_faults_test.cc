@@ -59,7 +59,7 @@ void check_right(LoadJob& job, const ReplicatedFile& file) {
   CHECK((failure ? failure->message() : "") == "");
   CHECK_FALSE(job.outcome().damage().has_value());
   CHECK(job.counters().bytes_done == job.bytes_total());
-  CHECK(job.counters().chunks_verified == kChunks);
+  CHECK(job.counters().chunks_verified() == kChunks);
   CHECK(first_difference(job, {file.bytes()}) == "");
 }
 

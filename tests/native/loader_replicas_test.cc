@@ -59,7 +59,7 @@ TEST_CASE("replicas on several disks are read at once") {
         options.persistent = persists;
         const auto job = load_to_the_end({file.request()}, options);
         CHECK(job->counters().bytes_direct + job->counters().bytes_buffered == job->bytes_total());
-        CHECK(job->counters().chunks_verified == file.table().digests.size());
+        CHECK(job->counters().chunks_verified() == file.table().digests.size());
         CHECK(job->layout().access(0, 0).mode != ReadMode::mapped);
         CHECK(job->layout().access(0, 1).mode == ReadMode::buffered);
         CHECK(job->layout().access(0, 1).cache_state == "warm");
@@ -161,7 +161,7 @@ TEST_CASE("regions of a window come whole and right from damaged replicas") {
       job->delivery().release({0, r});
     }
     CHECK(job->wait_for(kPatience));
-    CHECK(job->counters().chunks_verified == 192);
+    CHECK(job->counters().chunks_verified() == 192);
   }
 }
 

@@ -79,7 +79,7 @@ void check_every_way(const SampleFile& sample, bool cold) {
           const ShardAccess& access = job->layout().access(0);
           CAPTURE(access.reason);
           CHECK(access.cache_state == (cold ? "cold" : "warm"));
-          CHECK(counters.chunks_verified == (verified ? table.digests.size() : 0));
+          CHECK(counters.chunks_verified() == (verified ? table.digests.size() : 0));
           CHECK(counters.bytes_done == job->bytes_total());
           CHECK(bytes_of(counters) == job->bytes_total());
           if (access.mode == ReadMode::mapped) {
@@ -268,7 +268,7 @@ TEST_CASE("a small job whose bytes are in memory needs no lane") {
           {request_of(sample, {{4096, kMiB + 1}}, sample.table(4096, 64 * kKiB))}, options);
       CHECK(job->wait_for(std::chrono::milliseconds(0)));
       CHECK(job->report().lanes == 0);
-      CHECK(job->counters().chunks_verified == 16);
+      CHECK(job->counters().chunks_verified() == 16);
       CHECK(first_difference(*job, sample) == "");
     }
   }
@@ -301,7 +301,7 @@ TEST_CASE("two regions that share a chunk both have its bytes, and it is counted
       options);
   CHECK(job->layout().plans[0].regions.size() == 3);
   CHECK(job->bytes_total() == 8 * kMiB + 128 * kKiB);
-  CHECK(job->counters().chunks_verified == 128);
+  CHECK(job->counters().chunks_verified() == 128);
   CHECK(first_difference(*job, sample) == "");
 }
 

@@ -76,7 +76,7 @@ TEST_CASE("regions come whole and right, and no more of them are read than the w
       if (r >= 3) job->delivery().release({0, r});
     }
     CHECK(job->wait_for(kPatience));
-    CHECK(job->counters().chunks_verified == 12 * 16);
+    CHECK(job->counters().chunks_verified() == 12 * 16);
   }
 }
 

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def test_tensors_of_a_feed_are_those_of_any_framework(sealed: Path) -> None:
     with _reader(known.locate(_feed(sealed)), framework="torch") as reader:
         assert isinstance(reader.tensor("mask"), torch.Tensor)
         assert same_bytes(reader.load(), expected_bytes(sealed))
+
+
+def test_lanes_are_added_to_a_load_that_they_make_faster(sealed: Path) -> None:
+    bring = _bring(sealed)
+
+    def slowly(offset: int, nbytes: int) -> bytes:
+        time.sleep(0.002)
+        return bring(offset, nbytes)
+
+    options = fastio.Options(block_bytes=1 << 14, lanes=2, lanes_limit=6, queue_depth=1)
+    shard = known.locate(_feed(sealed, slowly))
+    with _reader(shard, verify=False, options=options) as reader:
+        assert same_bytes(reader.load(), expected_bytes(sealed))
+        assert 2 < reader.report.lanes <= 6
 
 
 def test_several_threads_ask_a_feed_at_once(sealed: Path) -> None:

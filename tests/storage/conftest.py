@@ -28,7 +28,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         (tmp_path / "scratch").mkdir()
         objects.BUCKETS["bucket"] = objects.Bucket(tmp_path / "scratch")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(known.MODULES, "mem", objects.__name__)
+            patch.setitem(known.modules(), "mem", objects.__name__)
             yield "mem://bucket/some/root"
         objects.BUCKETS.clear()
     else:

@@ -3,12 +3,10 @@
 import errno
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from fastio.errors import ConflictError, FastioError, FormatError, ReadError, WriteError
-from fastio.storage import by_address, known
 from fastio.storage.kind import Kind
 from fastio.storage.protocol import FILE_MODE, Lock, Storage
 from samples import eventually, in_threads
@@ -380,23 +378,3 @@ def test_every_call_is_left_when_the_storage_does_not_answer(storage: Storage, c
     finally:
         go_on.set()
         assert eventually(lambda: not storage.answering.is_stuck, within_s=60)  # one a path
-
-
-# ---- addresses
-
-
-def test_an_unknown_scheme_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert not known.is_url("mem://bucket/root")
-    assert known.address_of("mem://bucket/root") == tmp_path / "mem:" / "bucket" / "root"
-    assert by_address.kind_of(tmp_path).__name__ == "fastio.storage.folder_kind"  # type: ignore[attr-defined]
-
-
-def test_a_url_has_the_arithmetic_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(known.MODULES, "mem", "storage.objects")
-    url = known.address_of("mem://bucket/root")
-    assert str(url) == "mem://bucket/root"
-    assert str(url / "shards" / "a") == "mem://bucket/root/shards/a"
-    assert str((url / "shards").parent) == str(known.address_of(str(url)))
-    assert url == known.address_of(str(url))
-    assert by_address.kind_of(url / "shards").__name__ == "storage.objects"  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ _SETTINGS = Settings(1, None, 2**20, "size", "rendezvous", (), 0o600)
 @pytest.fixture(autouse=True)
 def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, objects.Bucket]]:
     """Two empty buckets, and one for a new root."""
-    monkeypatch.setitem(known.MODULES, "mem", objects.__name__)
+    monkeypatch.setitem(known.modules(), "mem", objects.__name__)
     for name in ("first", "second", "third"):
         (tmp_path / name).mkdir()
         objects.BUCKETS[name] = objects.Bucket(tmp_path / name)

@@ -5,7 +5,9 @@ leave.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from fastio.host.groups import groups_of, lines, number
 
 _ROOT = Path("/")
 
@@ -27,46 +29,24 @@ def available_bytes(root: Path = _ROOT) -> int | None:
 
 
 def _of_host(root: Path) -> Iterator[int]:
-    for line in _lines(root / "proc/meminfo"):
+    for line in lines(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """The memory that each group above this process leaves.
-
-    https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html
-    """
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, limit, usage, prefix = "sys/fs/cgroup", "memory.max", "memory.current", ""
-        elif "memory" in controllers.split(","):
-            top, prefix = "sys/fs/cgroup/memory", "total_"
-            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+    """The memory that each group above this process leaves."""
+    for folder, is_second in groups_of("memory", root):
+        if is_second:
+            limit, usage, prefix = "memory.max", "memory.current", ""
         else:
-            continue
-        own = PurePosixPath(path.strip("/"))
-        for group in (own, *own.parents):
-            folder = root / top / group
-            bound, used = _number(folder / limit), _number(folder / usage)
-            if bound is not None and used is not None:
-                yield bound - used + _cached(folder / "memory.stat", prefix)
+            limit, usage, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+        bound, used = number(folder / limit), number(folder / usage)
+        if bound is not None and used is not None:
+            yield bound - used + _cached(folder / "memory.stat", prefix)
 
 
 def _cached(statistics: Path, prefix: str) -> int:
     """The page cache in a group, which makes room."""
-    counted = dict(line.split(" ", 1) for line in _lines(statistics) if " " in line)
+    counted = dict(line.split(" ", 1) for line in lines(statistics) if " " in line)
     return sum(int(counted.get(f"{prefix}{name}_file", 0)) for name in ("inactive", "active"))
-
-
-def _number(path: Path) -> int | None:
-    text = "".join(_lines(path)).strip()
-    return int(text) if text.isdecimal() else None  # "max": no bound
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

@@ -16,8 +16,8 @@ from fastio.catalog.encodings import Decoding, StoredPart
 from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.host import threads
+from fastio.host.cores import usable_cores
 from fastio.host.shortage import memory_named
-from fastio.options import usable_cores
 
 # Fewer stored bytes than these are decoded sooner than a thread starts.
 _WORTH_A_THREAD_BYTES = 2**16

@@ -9,7 +9,7 @@ from fastio.catalog import Catalog, Shard, TensorInfo
 from fastio.catalog.encodings import StoredPart
 from fastio.display.values import shown
 from fastio.errors import UsageError
-from fastio.options import usable_cores
+from fastio.host.cores import usable_cores
 from fastio.reading.decoding import Box
 from fastio.reading.located import LocatedSource
 

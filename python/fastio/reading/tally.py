@@ -122,6 +122,7 @@ class Tally:
     def _count_mapped(self, report: Report) -> None:
         taken = sum(mapped.bytes_taken for mapped in self._mapped)
         report.chunks_verified += sum(mapped.chunks_verified for mapped in self._mapped)
+        report.chunks_trusted += sum(mapped.chunks_trusted for mapped in self._mapped)
         if not taken:
             return
         report.nbytes += taken

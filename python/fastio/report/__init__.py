@@ -23,6 +23,7 @@ _COUNTED = (
     "bytes_mapped",
     "bytes_fed",
     "chunks_verified",
+    "chunks_trusted",
 )
 
 
@@ -116,6 +117,8 @@ class Report:
         With ``on_damage="repair"``: further replicas of the shards, and bytes that were not read.
     chunks_verified, chunks_sealed : int
         Chunks whose checksum was compared, and chunks whose checksum was saved.
+    chunks_trusted : int
+        With ``trust_verified``: chunks that another process of this boot had verified.
     decoded : tuple of Decoding
         What each encoding has decoded. Tensors that none of them names are native: their bytes in
         the file are those in memory.
@@ -153,6 +156,7 @@ class Report:
     cpu_seconds: float = 0.0
     lanes: int = 0
     chunks_verified: int = 0
+    chunks_trusted: int = 0
     chunks_sealed: int = 0
     decoded: tuple[Decoding, ...] = ()
     unverified: tuple[str, ...] = ()
@@ -294,6 +298,8 @@ class Report:
             return f"{values.counted(self.chunks_sealed, 'chunk')} sealed"
         some = f", {len(self.unverified)} of {self.files} files unverified"
         verified = f"{values.counted(self.chunks_verified, 'chunk')} verified"
+        if self.chunks_trusted:
+            verified += f", {self.chunks_trusted} by another process before"
         return verified + (some if self.unverified else "")
 
 
