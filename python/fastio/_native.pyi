@@ -117,13 +117,9 @@ def load(
     persistent: bool = False,
     incidents: list[Incident] | None = None,
 ) -> Loaded:
-    """Read extents of files into memory of their own.
+    """Read extents of files into memory of their own; cold ones are mapped within their room.
 
-    With `mapping_room_bytes`, files that the page cache shall keep are mapped also if they are
-    cold, where all extents take no more than that.
-
-    A persistent load reads a damaged chunk once more. Then the other replicas replace what is
-    damaged or cannot be read. Failed tries are appended to `incidents`, also if the load fails.
+    Failed tries of a persistent load are appended to `incidents`, also if the load fails.
     """
 
 def survey(
