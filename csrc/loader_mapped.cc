@@ -35,7 +35,8 @@ Soundness bring_in(LoadState& state, const Assignment& work) {
 }
 
 Soundness MappedBlocks::take(LoadState& state, const Assignment& work, LaneTimes& times) {
-  const auto& [shard, range] = work.block;
+  const std::size_t shard = work.block.shard;
+  const PlannedBlock& range = work.block.range;
   if (timed(times.read_wait, [&] { return bring_in(state, work); }) == Soundness::unsound)
     return Soundness::unsound;
   times.nbytes += range.nbytes();
