@@ -20,6 +20,7 @@ SUITES = {
     "gpu-trace": "bench.suites.gpu_trace",
     "host-lanes": "bench.suites.host_lanes",
     "fixed-buffers": "bench.suites.fixed_buffers",
+    "kept-files": "bench.suites.kept_files",
     "demo": "bench.suites.demo",
 }
 FILES = {"models": "bench.measure.models"}

@@ -182,8 +182,10 @@ LoadOptions parse_options(const py::object& options, bool keep_cold) {
   parsed.cache = one_of<CacheMode>(
       options, "cache",
       {{"auto", CacheMode::automatic}, {"bypass", CacheMode::bypass}, {"keep", CacheMode::keep}});
-  parsed.mapping = one_of<MappingMode>(
-      options, "mapping", {{"auto", MappingMode::automatic}, {"never", MappingMode::never}});
+  parsed.mapping = one_of<MappingMode>(options, "mapping",
+                                       {{"auto", MappingMode::automatic},
+                                        {"always", MappingMode::always},
+                                        {"never", MappingMode::never}});
   parsed.huge_pages = parse_huge_pages(options);
   parsed.keep_cold = keep_cold;
   parsed.block_bytes = options.attr("block_bytes").cast<std::uint64_t>();
@@ -327,8 +329,10 @@ void register_loading(py::module_& module) {
   module.def(
       "load",
       [](const std::vector<ShardArgument>& shards, const py::object& options, bool keep_cold,
-         const py::object& progress, bool persistent, const std::optional<py::list>& incidents) {
+         std::optional<std::uint64_t> mapping_room_bytes, const py::object& progress,
+         bool persistent, const std::optional<py::list>& incidents) {
         LoadOptions parsed = parse_options(options, keep_cold);
+        parsed.mapping_room_bytes = mapping_room_bytes;
         parsed.persistent = persistent;
         auto job = start_job(parse_shards(shards), parsed);
         const auto tell = [&] {
@@ -344,8 +348,8 @@ void register_loading(py::module_& module) {
         return std::make_shared<Loaded>(std::move(job));
       },
       py::arg("shards"), py::arg("options"), py::kw_only(), py::arg("keep_cold") = false,
-      py::arg("progress") = py::none(), py::arg("persistent") = false,
-      py::arg("incidents") = py::none());
+      py::arg("mapping_room_bytes") = py::none(), py::arg("progress") = py::none(),
+      py::arg("persistent") = false, py::arg("incidents") = py::none());
   module.def(
       "survey",
       [](const std::vector<ShardArgument>& shards, const py::object& options,

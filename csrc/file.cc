@@ -178,6 +178,15 @@ void File::drop_cached(std::uint64_t begin, std::uint64_t end) const {
                 POSIX_FADV_DONTNEED);
 }
 
+void File::will_need(std::uint64_t begin, std::uint64_t end) const {
+  // Of one request the kernel takes what the device reads at once, and drops the rest.
+  constexpr std::uint64_t kStepBytes = std::uint64_t{128} << 10;
+  for (std::uint64_t at = begin; at < end; at += kStepBytes) {
+    posix_fadvise(buffered_.get(), static_cast<off_t>(at),
+                  static_cast<off_t>(std::min(kStepBytes, end - at)), POSIX_FADV_WILLNEED);
+  }
+}
+
 bool File::read_cached(std::uint64_t offset, std::span<std::byte> out) const {
   // tmpfs does not know the flag, and needs none.
   const int flags = mount_.memory_backed ? 0 : RWF_NOWAIT;

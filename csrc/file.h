@@ -91,6 +91,9 @@ class File {
   // nobody else has them.
   void drop_cached(std::uint64_t begin, std::uint64_t end) const;
 
+  // Asks for the bytes [begin, end) to be brought into the page cache, and waits for none of them.
+  void will_need(std::uint64_t begin, std::uint64_t end) const;
+
   // How many of the bytes [offset, offset + nbytes) are in the page cache; nullopt where the kernel
   // will not say or cannot be believed.
   [[nodiscard]] std::optional<std::uint64_t> resident_bytes(std::uint64_t offset,

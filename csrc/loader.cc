@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "loader_lanes.h"
+#include "loader_mapped.h"
 #include "loader_verify.h"
 
 namespace fastio {
@@ -19,10 +20,17 @@ bool maps_any(const LoadLayout& layout) {
   return false;
 }
 
+bool brings_any(const LoadLayout& layout) {
+  for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
+    if (layout.brings_in(shard)) return true;
+  }
+  return false;
+}
+
 // Reads a block that is not mapped out of the page cache. False if not all of it is there.
 bool read_cached(const LoadLayout& layout, const Assignment& work) {
   const auto& [shard, range] = work.block;
-  if (work.region->mapped()) return true;
+  if (work.region->mapped()) return layout.access(shard).resident;
   const auto& replicas = layout.shards[shard].replicas;
   const File* const file = replicas.front().file();
   if (layout.access(shard).mode == ReadMode::direct || replicas.size() > 1) return false;
@@ -36,7 +44,9 @@ LoadJob::LoadJob(std::shared_ptr<LoadState> state)
     : state_(std::move(state)), solo_(state_), delivery_(state_, solo_) {
   if (maps_any(layout())) {
     report_.engine = "mmap";
-    report_.engine_reason = "all bytes are in the page cache";
+    report_.engine_reason = brings_any(layout())
+                                ? "what was not in the page cache was brought in and mapped"
+                                : "all bytes are in the page cache";
   }
   needs_lanes_ = !layout().blocks.empty() && !finish_inline();
 }

@@ -30,18 +30,6 @@ bool hold_copy(std::span<const Slot> slots) {
   });
 }
 
-// Brings a mapped block in, and verifies it.
-Soundness take_mapped(LoadState& state, const Assignment& work, LaneTimes& times) {
-  const PlannedBlock& range = work.block.range;
-  if (timed(times.read_wait, [&] { return bring_in(state, work); }) == Soundness::unsound)
-    return Soundness::unsound;
-  times.nbytes += range.nbytes();
-  const std::byte* const data = work.region->at(range.begin);
-  const Soundness soundness = timed(times.verify, [&] { return verify(state, work, data); });
-  if (soundness == Soundness::sound) ++times.blocks;
-  return soundness;
-}
-
 }  // namespace
 
 Lane::Lane(std::shared_ptr<LoadState> state, std::unique_ptr<Engine> engine, unsigned queue_depth)
@@ -197,7 +185,7 @@ void Lane::submit() {
 void Lane::take(Assignment work) {
   if (work.region && work.region->mapped()) {
     submit();  // the disk works while this thread hashes
-    const Soundness soundness = take_mapped(*state_, work, times_);
+    const Soundness soundness = mapped_.take(*state_, work, times_);
     desk_.end(work, soundness);
     return grow(state_);
   }

@@ -14,6 +14,7 @@
 
 #include "loader_blocks.h"
 #include "loader_device.h"
+#include "loader_mapped.h"
 #include "loader_reader.h"
 #include "loader_reads.h"
 #include "loader_slot.h"
@@ -90,6 +91,7 @@ class Lane {
   std::chrono::milliseconds wait_;  // for completions, at most
   std::optional<Vigil> vigil_;      // none where disks are waited for without end
   SlotReader reader_;
+  MappedBlocks mapped_;
   std::unique_ptr<DeviceCopies> copies_;  // none where no device is filled
   LaneReads reads_;
   std::vector<Slot> slots_;

@@ -60,8 +60,8 @@ Plan plan_shard(const ShardRequest& shard, const std::vector<ShardAccess>& acces
 // Adds the blocks of a shard whose plan is the last one.
 void add_blocks(LoadLayout& layout, std::size_t shard) {
   const bool mapped = layout.maps(shard);
-  // A mapping has the bytes already: only what is to be verified is gone through.
-  if (mapped && !layout.shards[shard].table) return;
+  // A mapping of cached pages has the bytes already: only what is to be verified is gone through.
+  if (mapped && !layout.brings_in(shard) && !layout.shards[shard].table) return;
   for (const PlannedBlock& block : layout.plans[shard].blocks) {
     const std::uint64_t staged = staging_bytes_for(block.nbytes());
     layout.largest_block_bytes = std::max(layout.largest_block_bytes, staged);
@@ -74,9 +74,7 @@ void add_blocks(LoadLayout& layout, std::size_t shard) {
 
 std::uint64_t memory_bytes_of(const LoadLayout& layout, std::size_t shard) {
   if (!layout.maps(shard)) return layout.plans[shard].block_bytes_total;
-  std::uint64_t nbytes = 0;
-  for (const Extent& extent : layout.shards[shard].extents) nbytes += extent.nbytes();
-  return nbytes;
+  return layout.shards[shard].bytes_of_extents();
 }
 
 }  // namespace
@@ -110,10 +108,14 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
                           bool watches_disks) {
   FileAccesses files;
   files.mappings.resize(shards.size());
+  std::uint64_t wanted_bytes = 0;
+  for (const ShardRequest& shard : shards) wanted_bytes += shard.bytes_of_extents();
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const ShardRequest& shard = shards[i];
     LoadOptions allowed = options;
     if (!shard.places.empty()) allowed.mapping = MappingMode::never;  // it would be one more copy
+    if (wanted_bytes > options.mapping_room_bytes.value_or(UINT64_MAX))
+      allowed.mapping_room_bytes = 0;
     std::vector<ShardAccess>& accesses = files.replicas.emplace_back();
     for (std::size_t replica = 0; replica < shard.replicas.size(); ++replica) {
       if (shard.extents.empty()) {
@@ -128,6 +130,8 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
     if (access.mode != ReadMode::mapped) continue;
     try {
       files.mappings[i] = Region::map(*shard.replicas.front().file());
+      if (!access.resident && options.huge_pages != HugePages::off)
+        files.mappings[i]->ask_for_huge_pages();
     } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing
       access.mode = ReadMode::buffered;
       access.reason +=

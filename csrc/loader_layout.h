@@ -49,6 +49,10 @@ struct LoadLayout {
   [[nodiscard]] bool maps(std::size_t shard) const {
     return access(shard).mode == ReadMode::mapped;
   }
+  // Of a mapped file: it was not all in the page cache.
+  [[nodiscard]] bool brings_in(std::size_t shard) const {
+    return maps(shard) && !access(shard).resident;
+  }
   [[nodiscard]] const PlannedRegion& region(RegionId id) const {
     return plans[id.shard].regions[id.region];
   }

@@ -1,12 +1,11 @@
 // How each file is read: by a mapping, through the page cache, or past it.
 #include "loader_request.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <stdexcept>
 #include <utility>
+
+#include "populate.h"
 
 namespace fastio {
 namespace {
@@ -25,16 +24,38 @@ std::string megabytes(std::uint64_t nbytes) {
 
 // Second tries need memory that is no mapping, and so do bytes that come from several files.
 bool may_map(const ShardRequest& shard, const LoadOptions& options) {
-  return options.mapping == MappingMode::automatic && !options.persistent &&
+  return options.mapping != MappingMode::never && !options.persistent &&
          shard.replicas.size() == 1 && shard.replicas.front().is_local();
+}
+
+// Whether a file that is not all in the page cache may be brought in and mapped.
+bool may_bring_in(const ShardRequest& shard, const LoadOptions& options) {
+  return options.mapping_room_bytes && may_map(shard, options);
+}
+
+ShardAccess brought_in(const ShardRequest& shard, const LoadOptions& options, std::string state,
+                       const std::string& why) {
+  const std::uint64_t nbytes = shard.bytes_of_extents();
+  std::string refusal;
+  if (!can_populate()) {
+    refusal = "this kernel does not report what of a mapping it cannot read";
+  } else if (options.mapping != MappingMode::always && nbytes > *options.mapping_room_bytes) {
+    refusal = "memory has no room to keep the pages of a mapping";
+  } else {
+    return {ReadMode::mapped, std::move(state), why + ", brought in and mapped", 4096};
+  }
+  return {ReadMode::buffered, std::move(state), why + ", read through the page cache: " + refusal,
+          4096};
 }
 
 ShardAccess through_cache(const ShardRequest& shard, const LoadOptions& options, std::string state,
                           const std::string& why) {
-  if (state == "warm" && may_map(shard, options)) {
-    return {ReadMode::mapped, std::move(state), why + ", mapped", 4096};
-  }
   const bool resident = state == "warm";
+  if (resident && may_map(shard, options)) {
+    return {ReadMode::mapped, std::move(state), why + ", mapped", 4096, resident};
+  }
+  if (!resident && may_bring_in(shard, options))
+    return brought_in(shard, options, std::move(state), why);
   return {ReadMode::buffered, std::move(state), why + ", read through the page cache", 4096,
           resident};
 }
@@ -98,6 +119,12 @@ void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) 
   }
 }
 
+std::uint64_t ShardRequest::bytes_of_extents() const {
+  std::uint64_t nbytes = 0;
+  for (const Extent& extent : extents) nbytes += extent.nbytes();
+  return nbytes;
+}
+
 bool ShardRequest::has_feed() const {
   return std::ranges::any_of(replicas, [](const Replica& each) { return each.feed() != nullptr; });
 }
@@ -143,23 +170,9 @@ ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
   if (warm || options.cache == CacheMode::keep) return through_cache(shard, options, state, why);
   if (options.keep_cold)
     return through_cache(shard, options, state, why + ", kept for the other ranks of this host");
+  if (options.mapping == MappingMode::always && may_bring_in(shard, options))
+    return through_cache(shard, options, state, why);
   return past_cache(shard, replica, cold ? ReadMode::direct : ReadMode::by_block, state, why);
-}
-
-std::optional<Failure> populate(const File& file, const Region& region, std::uint64_t begin,
-                                std::uint64_t end) {
-#ifdef MADV_POPULATE_READ
-  const std::uint64_t page = begin / page_bytes() * page_bytes();
-  if (madvise(region.at(page), end - page, MADV_POPULATE_READ) != 0) {
-    const int error = last_error();
-    if (error == EFAULT || error == EHWPOISON || error == EIO) {
-      const std::string detail =
-          error == EFAULT ? "the file ends before (it shrank after it was opened)" : "";
-      return Failure{error, "read from a mapping", file.path(), begin, detail};
-    }
-  }
-#endif
-  return std::nullopt;
 }
 
 std::string open_record(ShardRequest& shard, const ShardAccess& access,

@@ -25,7 +25,7 @@
 namespace fastio {
 
 enum class CacheMode { automatic, bypass, keep };
-enum class MappingMode { automatic, never };
+enum class MappingMode { automatic, always, never };
 
 struct ChunkTable {
   ChunkGrid grid;
@@ -50,6 +50,7 @@ struct ShardRequest {
   }
   [[nodiscard]] std::uint64_t nbytes() const { return replicas.front().nbytes(); }
   [[nodiscard]] bool has_feed() const;
+  [[nodiscard]] std::uint64_t bytes_of_extents() const;
 };
 
 // The disks of a shard's replicas, by st_dev.
@@ -62,6 +63,9 @@ struct LoadOptions {
   HugePages huge_pages = HugePages::automatic;
   // With `automatic`, cold files go through the page cache: others are about to read them.
   bool keep_cold = false;
+  // A cold file that the page cache is to keep is brought in and mapped if all extents of the job
+  // take no more than this. With `always`, any cold file is. None: cold files are not mapped.
+  std::optional<std::uint64_t> mapping_room_bytes;
   std::uint64_t block_bytes = kDefaultBlockBytes;
   unsigned queue_depth = kDefaultQueueDepth;
   unsigned lanes = 2;
@@ -107,7 +111,8 @@ struct ShardAccess {
   std::string cache_state;  // "cold", "warm", "mixed"
   std::string reason;
   std::uint64_t alignment = 4096;  // bytes
-  bool resident = false;           // all of it was in memory: a read copies, and waits for nothing
+  // All of it was in memory: a read copies, and waits for nothing; a mapping brings nothing in.
+  bool resident = false;
 };
 
 // How a load with these options reads one replica.
@@ -121,11 +126,5 @@ struct ShardAccess {
 
 // Whether O_DIRECT can serve a replica: blocks must begin at multiples of its alignment.
 [[nodiscard]] DirectAccess direct_for(const ShardRequest& shard, std::size_t replica);
-
-// Brings the bytes [begin, end) of a mapping in at once, and finds out in a way that can be
-// reported whether they are there: touching a page behind the end of a file that shrank would be a
-// SIGBUS.
-[[nodiscard]] std::optional<Failure> populate(const File& file, const Region& region,
-                                              std::uint64_t begin, std::uint64_t end);
 
 }  // namespace fastio

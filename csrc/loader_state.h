@@ -19,6 +19,7 @@
 #include "growth.h"
 #include "incidents.h"
 #include "ledger.h"
+#include "loader_ahead.h"
 #include "loader_layout.h"
 #include "loader_memory.h"
 #include "loader_request.h"
@@ -76,6 +77,7 @@ struct LoadState {
   Outcome outcome;
   IncidentLog incidents;
   LoadCounters counters;
+  MappingAhead ahead;
 
   Crew crew;
   ReplicaChoice replicas FASTIO_GUARDED_BY(crew.mutex);

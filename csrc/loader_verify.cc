@@ -60,29 +60,16 @@ Soundness verify(LoadState& state, const Assignment& work, const std::byte* data
   const auto damaged =
       compare(state, shard, work.replica, range.extent(), data, Compared::until_damage);
   if (!damaged) return Soundness::unsound;
-  if (!damaged->empty()) {
-    const DamagedChunk& damage = damaged->front();
-    state.incidents.note({shard, work.replica, damage.extent, {}, damage.expected, damage.found});
-    state.fail(damage);
-    return Soundness::unsound;
-  }
+  if (!damaged->empty()) return fail_damaged(state, damaged->front());
   count_sound(state, work.block);
   return Soundness::sound;
 }
 
-Soundness bring_in(LoadState& state, const Assignment& work) {
-  const auto& [shard, range] = work.block;
-  auto failure = populate(*state.layout.shards[shard].replicas.front().file(), *work.region,
-                          range.begin, range.end);
-  BlockDesk(state).read_finished(shard, work.replica, range.nbytes(),
-                                 failure ? ReadEnd::failed : ReadEnd::complete);
-  if (failure) {
-    state.incidents.note({shard, work.replica, range.extent(), failure});
-    state.fail(shard, std::move(*failure));
-    return Soundness::unsound;
-  }
-  state.counters.bytes_mapped += range.nbytes();
-  return Soundness::sound;
+Soundness fail_damaged(LoadState& state, const DamagedChunk& damage) {
+  state.incidents.note(
+      {damage.shard, damage.replica, damage.extent, {}, damage.expected, damage.found});
+  state.fail(damage);
+  return Soundness::unsound;
 }
 
 void count_sound(LoadState& state, const ShardBlock& block) {

@@ -24,9 +24,8 @@ namespace fastio {
 // Compares a block, up to the first chunk that is damaged, which ends the job.
 [[nodiscard]] Soundness verify(LoadState& state, const Assignment& work, const std::byte* data);
 
-// Brings the bytes of a mapped block in, unsound where they cannot be read, which ends the job.
-// They are not yet verified.
-[[nodiscard]] Soundness bring_in(LoadState& state, const Assignment& work);
+// A damaged chunk ends the job.
+Soundness fail_damaged(LoadState& state, const DamagedChunk& damage);
 
 // A block is verified; one that is staged counts as done.
 void count_sound(LoadState& state, const ShardBlock& block);

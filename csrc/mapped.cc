@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "populate.h"
+
 namespace fastio {
 namespace {
 

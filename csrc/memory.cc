@@ -103,6 +103,15 @@ void Region::give_back(std::uint64_t begin, std::uint64_t end) const {
   if (from < to) madvise(mapping_ + from, to - from, MADV_DONTNEED);
 }
 
+void Region::ask_for_huge_pages() const {
+  madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE);  // advice, as above
+}
+
+void Region::ask_for_single_pages(std::uint64_t begin, std::uint64_t end) const {
+  madvise(at(begin), end - begin, MADV_NOHUGEPAGE);
+  madvise(at(begin), end - begin, MADV_RANDOM);
+}
+
 void Region::hide_from_children() const {
   if (kind_ == Kind::anonymous) madvise(mapping_, mapping_bytes_, MADV_DONTFORK);
 }

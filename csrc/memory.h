@@ -50,6 +50,11 @@ class Region {
   // zeros (a mapping: as the file) afterwards.
   void give_back(std::uint64_t begin, std::uint64_t end) const;
 
+  // Of a mapping: pages that are missing come 2 MiB at a time, and ahead, where the kernel does it.
+  void ask_for_huge_pages() const;
+  // The pages of the file range [begin, end), which begins at one, come one by one from now on.
+  void ask_for_single_pages(std::uint64_t begin, std::uint64_t end) const;
+
   // While a disk writes here, a child must not inherit the pages: copy on write would move one side
   // away.
   void hide_from_children() const;

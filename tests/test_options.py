@@ -111,7 +111,7 @@ def test_an_argument_beats_a_variable_and_that_the_default(
     [
         ("engine", "libaio"),
         ("cache", ""),
-        ("mapping", "always"),
+        ("mapping", "sometimes"),
         ("huge_pages", "yes"),
         ("block_bytes", 0),
         ("block_bytes", 2**30 + 1),

@@ -112,14 +112,14 @@ def load(
     options: Options,
     *,
     keep_cold: bool = False,
+    mapping_room_bytes: int | None = None,
     progress: _Progress = None,
     persistent: bool = False,
     incidents: list[Incident] | None = None,
 ) -> Loaded:
-    """Read extents of files into memory of their own.
+    """Read extents of files into memory of their own; cold ones are mapped within their room.
 
-    A persistent load reads a damaged chunk once more. Then the other replicas replace what is
-    damaged or cannot be read. Failed tries are appended to `incidents`, also if the load fails.
+    Failed tries of a persistent load are appended to `incidents`, also if the load fails.
     """
 
 def survey(

@@ -21,7 +21,7 @@ from fastio.host.cores import usable_cores
 
 EngineName = Literal["auto", "uring", "pread"]
 CacheMode = Literal["auto", "bypass", "keep"]
-MappingMode = Literal["auto", "never"]
+MappingMode = Literal["auto", "always", "never"]
 HugePages = Literal["auto", "on", "off"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -116,10 +116,13 @@ class Options:
         warm for the next reader. ``auto`` reads cached pages from the page cache and the rest with
         O_DIRECT; all through the page cache if other ranks of this host (``LOCAL_WORLD_SIZE`` > 1)
         will read the file, too.
-    mapping : {"auto", "never"}
-        ``auto`` maps a file that is wholly in the page cache, privately. A mapping has three risks:
-        a file that is rewritten in place changes the tensors, a file that shrinks causes a SIGBUS,
-        and pages that the kernel evicts are read again without verification. ``never`` copies.
+    mapping : {"auto", "always", "never"}
+        ``auto`` maps a file that is wholly in the page cache, privately. A load of a whole source
+        also maps what it reads through the page cache to keep it there, if memory has room for it
+        twice. ``always`` maps any file of such a load, cold or not, except with ``bypass``. What
+        cannot be mapped is copied, and the report says why. A mapping has three risks: a file that
+        is rewritten in place changes the tensors, a file that shrinks causes a SIGBUS, and pages
+        that the kernel evicts are read again without verification. ``never`` copies.
     block_bytes : int
         Bytes of one read, at most 1 GiB; rounded up to whole chunks. Default 4 MiB. A block of a
         cached file that is copied has 2 MiB at most. A write has half of `block_bytes`.

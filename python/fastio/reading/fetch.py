@@ -77,8 +77,14 @@ def read(
     verify: bool,
     options: Options,
     progress: Callable[[int, int], None] | None = None,
+    mapping_room_bytes: int | None = None,
 ) -> _native.Loaded:
     """Read the tensors of a source that a catalog has into memory of their own.
+
+    Parameters
+    ----------
+    mapping_room_bytes : int, optional
+        Cold files that the page cache is to keep are mapped if they take no more; None: none is.
 
     Raises
     ------
@@ -93,6 +99,7 @@ def read(
                 requests,
                 options,
                 keep_cold=located.keep_cold,
+                mapping_room_bytes=mapping_room_bytes,
                 progress=progress,
                 persistent=located.is_persistent,
                 incidents=incidents,

@@ -162,7 +162,14 @@ def _whole(
     """The tensors in one piece: read in one job, and decoded where they are encoded."""
     catalog = located.catalog
     if not stored.is_any(catalog.shards):
-        loaded = fetch.read(located, catalog, verify=verify, options=options, progress=progress)
+        loaded = fetch.read(
+            located,
+            catalog,
+            verify=verify,
+            options=options,
+            progress=progress,
+            mapping_room_bytes=located.mapping_room_bytes(options),
+        )
         report.add(loaded.statistics)
         return wrapped(catalog, loaded, framework)
     tally = Tally()

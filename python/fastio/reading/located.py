@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -123,6 +124,19 @@ class LocatedSource(msgspec.Struct, frozen=True, eq=False, dict=True):
         nbytes = sum({shard.path: shard.files.nbytes for shard in self.shards}.values())
         # The cache keeps one copy, each rank has one of its own.
         return nbytes * (1 + int(ranks)) < (available_bytes() or 0)
+
+    def mapping_room_bytes(self, options: Options) -> int | None:
+        """Return how much of cold files may be mapped; None where they are not to be mapped.
+
+        A copy takes as much memory as its pages in the cache. If memory has room for both, the
+        cache keeps the pages of a mapping.
+        """
+        if options.mapping == "always":
+            return sys.maxsize
+        keeps = options.cache == "keep" or (options.cache == "auto" and self.keep_cold)
+        if options.mapping == "never" or not keeps:
+            return None
+        return (available_bytes() or 0) // 2
 
     def narrowed(self, options: Options) -> Options:
         """Return the options with what this source does not allow left out.

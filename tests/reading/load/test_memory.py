@@ -149,10 +149,19 @@ def test_the_peak_of_a_cold_load_is_little_above_the_tensors(
     large: Path, engine: str, cache: str, framework: Any
 ) -> None:
     testbed.evict(large)
-    said = _load_large(large, framework, engine=engine, cache=cache)
+    said = _load_large(large, framework, engine=engine, cache=cache, mapping="never")
     assert (said["cache"], said["engine"]) == ("cold", engine)
     assert said["verified"] > 0
     assert _LARGE_BYTES * 0.9 < said["anonymous"] <= _LARGE_BYTES + _OVERHEAD_BYTES_MAX
+    assert said["peak"] <= _LARGE_BYTES + _OVERHEAD_BYTES_MAX
+
+
+def test_a_cold_file_that_is_mapped_takes_no_memory_of_its_own(large: Path) -> None:
+    testbed.evict(large)
+    said = _load_large(large, mapping="always")
+    assert (said["cache"], said["engine"]) == ("cold", "mmap")
+    assert said["verified"] > 0
+    assert said["anonymous"] <= _OVERHEAD_BYTES_MAX
     assert said["peak"] <= _LARGE_BYTES + _OVERHEAD_BYTES_MAX
 
 
