@@ -278,8 +278,9 @@ TEST_CASE("pages that cannot be populated are told as a read tells them") {
 TEST_CASE("a kernel that does not read ahead is asked for the blocks that come next") {
   const SampleFile sample(Place::disk, kBytes);
   if (!evicted(sample)) return;
-  LoadLayout layout = lay_out({request_of(sample)},
-                              {{choose_access(request_of(sample), 0, kept())}}, kept(), Landing::straight);
+  LoadLayout layout =
+      lay_out({request_of(sample)}, {{choose_access(request_of(sample), 0, kept())}}, kept(),
+              Landing::straight);
   REQUIRE(layout.brings_in(0));
   const auto region = Region::map(*layout.shards.front().replicas.front().file());
   madvise(region->at(0), kBytes, MADV_RANDOM);
@@ -299,8 +300,9 @@ TEST_CASE("a kernel that does not read ahead is asked for the blocks that come n
 TEST_CASE("what is cached already says nothing of the kernel") {
   const SampleFile sample(Place::disk, kBytes);
   if (!evicted(sample)) return;
-  LoadLayout layout = lay_out({request_of(sample)},
-                              {{choose_access(request_of(sample), 0, kept())}}, kept(), Landing::straight);
+  LoadLayout layout =
+      lay_out({request_of(sample)}, {{choose_access(request_of(sample), 0, kept())}}, kept(),
+              Landing::straight);
   sample.warm(0, kMiB);
   const auto region = Region::map(*layout.shards.front().replicas.front().file());
   madvise(region->at(0), kBytes, MADV_RANDOM);
