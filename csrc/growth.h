@@ -9,9 +9,9 @@
 
 namespace fastio {
 
-// The rate of a job is measured over windows. Where it rose with the lanes that were added last, as
-// many again are added. Where it did not, in two windows, the count stays for a second: then the
-// bytes may come from elsewhere, and it is tried once more.
+// The rate of a job is measured over windows. If it rose with the lanes that were added last, as
+// many again are added. If it did not rise in two windows, nothing is added until the rate is
+// another one: the bytes come from elsewhere then.
 class LaneGrowth {
  public:
   using Clock = std::chrono::steady_clock;
@@ -31,7 +31,7 @@ class LaneGrowth {
   void stop_at(std::size_t lanes);
 
  private:
-  // What the present window is for.
+  // The purpose of the present window.
   enum class Phase : std::uint8_t {
     filling,    // lanes begin, and their first blocks are on their way
     measuring,  // the rate of the present lanes

@@ -127,7 +127,7 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
   return static_cast<unsigned>(slots);
 }
 
-// How many lanes to add now. What each of them tells at its end needs no memory then.
+// How many lanes to add now.
 std::size_t take_growth(LoadState& state) {
   const std::uint64_t done = state.counters.progress();
   const std::uint64_t total = state.layout.bytes_total;

@@ -86,8 +86,8 @@ struct LoadOptions {
   // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no replica
   // has sound is an incident, and the job goes on. Goes with `persistent`.
   bool surveys = false;
-  // Where the records of what other processes have verified are; none: none is believed. Only what
-  // comes out of the page cache is: the bytes that they verified.
+  // The folder of the records of other processes; none: none is believed. They count for bytes out
+  // of the page cache alone, as those are the bytes that were verified.
   std::optional<std::string> trust_folder;
   // With it, a disk that has reads and answers none of them for so long hangs, where all files lie
   // on roots: what it was asked for comes from other replicas.

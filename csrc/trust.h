@@ -1,9 +1,9 @@
 // Chunks that some process of this user has verified since this boot: no other has to, then.
 //
 // A record belongs to one state of one file: its device, inode, size, times and checksums. A file
-// that changed has another record. It lies in memory that the processes of a host share, in a
-// folder that nobody else may write to, and holds the digest of each chunk that was found sound:
-// what a damaged or stale record says is no digest, and the chunk is verified.
+// that changed has another record. Records lie in memory that the processes of a host share, in a
+// folder that nobody else may write to. A record holds the digest of each chunk that was found
+// sound. If it is damaged or stale, it holds no such digest, and the chunk is verified.
 //
 // All members may be called from any thread.
 #pragma once

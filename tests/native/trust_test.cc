@@ -1,5 +1,5 @@
-// What one process has verified is believed by the next one: only for the same state of a file, out
-// of the page cache, and from a record that nobody else could have written.
+// Chunks that one process has verified are believed by the next one. The file must be in the same
+// state and in the page cache, and nobody else may have written the record.
 #include "trust.h"
 
 #include <doctest/doctest.h>
