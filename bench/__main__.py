@@ -21,6 +21,7 @@ SUITES = {
     "host-lanes": "bench.suites.host_lanes",
     "fixed-buffers": "bench.suites.fixed_buffers",
     "kept-files": "bench.suites.kept_files",
+    "host-ranks": "bench.suites.host_ranks",
     "demo": "bench.suites.demo",
 }
 FILES = {"models": "bench.measure.models"}
