@@ -38,11 +38,11 @@ Lane::Lane(std::shared_ptr<LoadState> state, std::unique_ptr<Engine> engine, uns
       requests_(std::move(engine), queue_depth * state_->layout.reads_per_slot()),
       wait_(kWait),
       reader_(*state_, requests_, reads_, times_, vigil_),
-      reads_(queue_depth * state_->layout.reads_per_slot()),
+      reads_(std::size_t{queue_depth} * state_->layout.reads_per_slot()),
       slots_(queue_depth),
       hedges_(state_->layout.hedges()) {
   free_.reserve(slots_.size());
-  for (auto slot = slots_.rbegin(); slot != slots_.rend(); ++slot) free_.push_back(&*slot);
+  for (std::size_t i = slots_.size(); i > 0; --i) free_.push_back(&slots_[i - 1]);
   arrived_.reserve(reads_.size());
   copied_.reserve(slots_.size());
   const LoadOptions& options = state_->options;

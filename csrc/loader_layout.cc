@@ -21,8 +21,11 @@ std::vector<char> straight_extents(const ShardRequest& shard,
   const bool anywhere = std::ranges::all_of(accesses, [](const ShardAccess& access) {
     return access.mode == ReadMode::buffered || access.mode == ReadMode::fed;
   });
-  if (landing != Landing::straight) return std::vector<char>(shard.extents.size(), 0);
   std::vector<char> straight;
+  if (landing != Landing::straight) {
+    straight.resize(shard.extents.size());
+    return straight;
+  }
   for (std::size_t e = 0; e < shard.extents.size(); ++e) {
     const auto address = reinterpret_cast<std::uintptr_t>(shard.places[e].contiguous());
     const bool congruent = anywhere || (address - shard.extents[e].begin) % alignment == 0;

@@ -21,7 +21,7 @@
 
 namespace fastio::testing {
 
-inline constexpr std::uint64_t kChunk = 64 * 1024;
+inline constexpr std::uint64_t kChunk = std::uint64_t{64} << 10;
 inline constexpr std::uint64_t kBlock = 4 * kChunk;
 inline constexpr std::uint64_t kNbytes = 40 * kChunk + 77;
 

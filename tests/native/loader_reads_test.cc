@@ -12,7 +12,7 @@ namespace {
 
 using State = LaneRead::State;
 
-constexpr std::uint64_t kBytes = 64 * 1024;
+constexpr std::uint64_t kBytes = std::uint64_t{64} << 10;
 
 struct ThreeReads {
   LaneReads reads{3};
