@@ -193,7 +193,7 @@ def test_a_file_of_another_user_is_right_and_not_taken_for_warm_when_cold(
         assert said["cache"] == "warm"
     else:
         assert said["cache"] in ("cold", "mixed")
-        assert said["mapped"] == 0
+        assert (said["mapped"] > 0) == (cache == "keep")  # brought in
     assert said["cache_reason"]
 
 
