@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -108,7 +109,9 @@ std::optional<std::uint64_t> File::resident_bytes(std::uint64_t offset,
   }
   const std::uint64_t samples = std::min(kSamples, (nbytes + kPageBytes - 1) / kPageBytes);
   const std::uint64_t stride = nbytes / samples;
-  std::minstd_rand random(std::random_device{}());
+  // Not std::random_device: of a static libstdc++ it needs glibc 2.36, and a filter may refuse it.
+  const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+  std::minstd_rand random(static_cast<std::minstd_rand::result_type>(now));
   std::uniform_int_distribution<std::uint64_t> within(0, stride - 1);
   std::uint64_t resident = 0;
   std::array<std::byte, 1> byte{};
