@@ -18,9 +18,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-import fastio
 from bench.errors import MeasureError
 from bench.measure import cache, machine
 from bench.measure.guest_memory import Ballast
@@ -28,9 +25,8 @@ from bench.measure.rounds import rounds
 from bench.measure.statistics import median
 from bench.paths import RESULTS
 from bench.report.results import write
+from bench.suites.kept_files import NBYTES, save_model
 
-TENSORS = 64
-TENSOR_BYTES = 2**25
 COUNTS = (1, 2, 4, 8)
 SECTOR_BYTES = 512  # of /sys/block/*/stat, whatever the disk's own are (kernel: block/stat.rst)
 # How many processes, and whether they believe each other's checksums.
@@ -79,6 +75,17 @@ def proportional_bytes(process: int) -> int:
     raise MeasureError(f"process {process} has no PSS")
 
 
+def _tell(rank: subprocess.Popen[str]) -> None:
+    assert rank.stdin is not None
+    rank.stdin.write("\n")
+    rank.stdin.flush()
+
+
+def _line_of(rank: subprocess.Popen[str]) -> str:
+    assert rank.stdout is not None
+    return rank.stdout.readline()
+
+
 def load_at_once(path: Path, count: int, *, trusts: bool, ballast: Ballast) -> dict[str, float]:
     """Return what `count` processes took that loaded a cold file at once.
 
@@ -95,38 +102,28 @@ def load_at_once(path: Path, count: int, *, trusts: bool, ballast: Ballast) -> d
             )
             for _ in range(count)
         ]
-        pipes = [(rank.stdin, rank.stdout) for rank in ranks]
-        for _, said in pipes:
-            assert said is not None
-            said.readline()
+        for rank in ranks:
+            _line_of(rank)
         cache.evict(path)
         before = disk_bytes_read(path)
         ballast.free()
         begun = time.perf_counter()
-        answers = []
-        for tell, _ in pipes:
-            assert tell is not None
-            tell.write("\n")
-            tell.flush()
-        for _, said in pipes:
-            assert said is not None
-            answers.append(json.loads(said.readline()))
+        for rank in ranks:
+            _tell(rank)
+        answers = [json.loads(_line_of(rank)) for rank in ranks]
         seconds = time.perf_counter() - begun
         read = disk_bytes_read(path) - before
         memory = sum(proportional_bytes(rank.pid) for rank in ranks)
-        for tell, _ in pipes:
-            assert tell is not None
-            tell.write("\n")
-            tell.flush()
+        for rank in ranks:
+            _tell(rank)
     ballast.fill()
     if len({answer["total"] for answer in answers}) != 1:
         raise MeasureError(f"the processes got different bytes: {answers}")
-    nbytes = TENSORS * TENSOR_BYTES
     return {
         "seconds": seconds,
         "cpu_s": sum(answer["cpu_s"] for answer in answers),
-        "disk_reads": read / nbytes,
-        "memory": memory / nbytes,
+        "disk_reads": read / NBYTES,
+        "memory": memory / NBYTES,
         "verified": sum(answer["verified"] for answer in answers),
         "trusted": sum(answer["trusted"] for answer in answers),
     }
@@ -138,19 +135,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
-    random = np.random.default_rng(1)
     cases: dict[str, Case] = {f"{count}": (count, False) for count in COUNTS}
     cases |= {f"{count}, trusting": (count, True) for count in COUNTS[1:]}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         here = machine.describe(Path(folder))
         path = Path(folder, "model.safetensors")
-        tensors = {
-            f"t{i}": np.frombuffer(random.bytes(TENSOR_BYTES), np.uint8) for i in range(TENSORS)
-        }
-        fastio.save(tensors, path)
-        del tensors
-        with Ballast(TENSORS * TENSOR_BYTES) as ballast:
+        save_model(path)
+        with Ballast(NBYTES) as ballast:
             for order in rounds(tuple(cases), asked.rounds):
                 for name in order:
                     count, trusts = cases[name]
@@ -163,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     medians = {name: {key: median(of[key]) for key in of} for name, of in ways.items()}
     document = {
         "machine": here,
-        "nbytes": TENSORS * TENSOR_BYTES,
+        "nbytes": NBYTES,
         "ways": ways,
         "medians": medians,
         "two_over_one": medians["2"]["seconds"] / medians["1"]["seconds"],

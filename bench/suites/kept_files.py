@@ -27,6 +27,7 @@ from bench.report.results import write
 
 TENSORS = 64
 TENSOR_BYTES = 2**25
+NBYTES = TENSORS * TENSOR_BYTES
 WAYS: dict[str, dict[str, str]] = {
     "copied": {"cache": "keep", "mapping": "never"},
     "mapped": {"cache": "keep", "mapping": "auto"},
@@ -52,6 +53,13 @@ print(json.dumps({
 """
 
 
+def save_model(path: Path) -> None:
+    """Save a sealed file of `NBYTES` of random tensors."""
+    random = np.random.default_rng(1)
+    tensors = {f"t{i}": np.frombuffer(random.bytes(TENSOR_BYTES), np.uint8) for i in range(TENSORS)}
+    fastio.save(tensors, path)
+
+
 def _load(path: Path, small: Path, options: dict[str, str]) -> dict[str, Any]:
     command = [sys.executable, "-c", LOAD, str(path), str(small), json.dumps(options)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -71,7 +79,7 @@ def measure(path: Path, small: Path, count: int) -> dict[str, list[dict[str, Any
         A load went another way, or its file was cached.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
-    with Ballast(TENSORS * TENSOR_BYTES) as ballast:
+    with Ballast(NBYTES) as ballast:
         for order in rounds(tuple(WAYS), count):
             for name in order:
                 cache.evict(path)
@@ -88,15 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
-    random = np.random.default_rng(1)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path, small = Path(folder, "model.safetensors"), Path(folder, "small.safetensors")
-        tensors = {
-            f"t{i}": np.frombuffer(random.bytes(TENSOR_BYTES), np.uint8) for i in range(TENSORS)
-        }
-        fastio.save(tensors, path)
+        save_model(path)
         fastio.save({"t": np.zeros(1000)}, small)
-        del tensors
         here = machine.describe(Path(folder))
         found = measure(path, small, asked.rounds)
     taken = {
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     ratio = paired_ratio(taken["mapped"]["seconds"], taken["copied"]["seconds"])
     document = {
         "machine": here,
-        "nbytes": TENSORS * TENSOR_BYTES,
+        "nbytes": NBYTES,
         "ways": taken,
         "medians": {name: {key: median(of[key]) for key in of} for name, of in taken.items()},
         "mapped_over_copied": ratio.value,

@@ -1,7 +1,6 @@
 """A late read of a store is asked of another root, and the first answer that verifies counts."""
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,6 @@ from store.ways import WAYS
 
 Faults = Callable[..., None]
 _NATIVE = _native.testing
-
-
-@pytest.fixture
-def roots(tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[list[Path]]:
-    """A store on two disks, each with a replica of everything."""
-    with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
-        paths = [tmp_path / "root0", Path(other) / "root1"]
-        settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
-        with fastio.Store.create(paths, **settings) as store:  # type: ignore[arg-type]
-            store.save(tensors(1))
-        yield paths
-
-
-@pytest.fixture
-def told() -> Iterator[list[fastio.Event]]:
-    events: list[fastio.Event] = []
-    before = fastio.on_event(events.append)
-    yield events
-    fastio.on_event(before)
 
 
 def _options(engine: Any, **more: Any) -> fastio.Options:

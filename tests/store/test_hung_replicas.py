@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,25 +26,6 @@ Faults = Callable[..., None]
 _TIMEOUT_S = 1.5
 _CAUSE = "no answer in time (Options.root_timeout_s is 1.5 s)"
 _EVERY = [(at, "never", 0) for at in range(10_000)]
-
-
-@pytest.fixture
-def roots(tmp_path: Path, tmpfs: testbed.Mount) -> Iterator[list[Path]]:
-    """A store on two disks, each with a replica of everything."""
-    with tempfile.TemporaryDirectory(dir=tmpfs.path) as other:
-        paths = [tmp_path / "root0", Path(other) / "root1"]
-        settings = {"replicas": 2, "shard_bytes": 2**20, "chunk_bytes": CHUNK_BYTES}
-        with fastio.Store.create(paths, **settings) as store:  # type: ignore[arg-type]
-            store.save(tensors(1))
-        yield paths
-
-
-@pytest.fixture
-def told() -> Iterator[list[fastio.Event]]:
-    events: list[fastio.Event] = []
-    before = fastio.on_event(events.append)
-    yield events
-    fastio.on_event(before)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,6 @@ def _one_shard(folder: Path, chunks: int = _CHUNKS) -> tuple[fastio.Store, Path,
     with store.reader() as reader:
         path = Path(reader.info("a").path)
         return store, path, reader.info("a").offset
-
-
-@pytest.fixture
-def told() -> Iterator[list[fastio.Event]]:
-    events: list[fastio.Event] = []
-    before = fastio.on_event(events.append)
-    yield events
-    fastio.on_event(before)
 
 
 @pytest.fixture
