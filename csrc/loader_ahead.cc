@@ -13,7 +13,7 @@ constexpr std::uint64_t kTrialBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kAheadBytes = std::uint64_t{32} << 20;
 
 File& file_of(const LoadLayout& layout, const ShardBlock& block) {
-  return *layout.shards[block.shard].replicas.front().file();
+  return *layout.shards[block.shard].local_file();
 }
 
 }  // namespace

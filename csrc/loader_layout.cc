@@ -132,7 +132,7 @@ FileAccesses access_files(const std::vector<ShardRequest>& shards, const LoadOpt
     ShardAccess& access = accesses.front();
     if (access.mode != ReadMode::mapped) continue;
     try {
-      files.mappings[i] = Region::map(*shard.replicas.front().file());
+      files.mappings[i] = Region::map(*shard.local_file());
       if (!access.resident && options.huge_pages != HugePages::off)
         files.mappings[i]->ask_for_huge_pages();
     } catch (const IoError& error) {  // a limit of this process, or a filesystem that maps nothing

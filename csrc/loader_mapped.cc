@@ -11,7 +11,7 @@ namespace fastio {
 namespace {
 
 File& file_of(const LoadState& state, const Assignment& work) {
-  return *state.layout.shards[work.block.shard].replicas.front().file();
+  return *state.layout.shards[work.block.shard].local_file();
 }
 
 Soundness fail(LoadState& state, const Assignment& work, Failure failure) {

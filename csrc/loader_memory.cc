@@ -48,8 +48,7 @@ std::shared_ptr<Region> RegionMemory::take(RegionId id) {
     const PlannedRegion& planned = layout_.region(id);
     const ShardRequest& shard = layout_.shards[id.shard];
     region.reset();
-    return Region::map(*shard.replicas.front().file(), planned.begin,
-                       std::min(planned.end, shard.nbytes()));
+    return Region::map(*shard.local_file(), planned.begin, std::min(planned.end, shard.nbytes()));
   }
   finish(id);
   return std::move(region);

@@ -25,7 +25,7 @@ std::string megabytes(std::uint64_t nbytes) {
 // Second tries need memory that is no mapping, and so do bytes that come from several files.
 bool may_map(const ShardRequest& shard, const LoadOptions& options) {
   return options.mapping != MappingMode::never && !options.persistent &&
-         shard.replicas.size() == 1 && shard.replicas.front().is_local();
+         shard.local_file() != nullptr;
 }
 
 // Whether a file that is not all in the page cache may be brought in and mapped.
@@ -101,6 +101,15 @@ bool table_fits(const ChunkTable& table, std::uint64_t file_nbytes) {
   return table.digests.size() == (covered + chunk_bytes - 1) / chunk_bytes;
 }
 
+ComparedChunk ChunkTable::compare(std::uint64_t chunk, std::span<const std::byte> data) const {
+  const Digest expected = digests.at(chunk);
+  if (trusted && trusted->holds(chunk, expected)) return {ComparedChunk::Is::trusted, {}, {}};
+  const Digest found(digests.algorithm(), data);
+  if (found != expected) return {ComparedChunk::Is::damaged, expected, found};
+  if (trusted) trusted->put(chunk, expected);
+  return {ComparedChunk::Is::sound, {}, {}};
+}
+
 void check(const std::vector<ShardRequest>& shards, const LoadOptions& options) {
   if (options.queue_depth == 0 || options.queue_depth > 4096)
     throw std::invalid_argument("queue_depth not in 1..4096");
@@ -123,6 +132,10 @@ std::uint64_t ShardRequest::bytes_of_extents() const {
   std::uint64_t nbytes = 0;
   for (const Extent& extent : extents) nbytes += extent.nbytes();
   return nbytes;
+}
+
+File* ShardRequest::local_file() const {
+  return replicas.size() == 1 && replicas.front().is_local() ? replicas.front().file() : nullptr;
 }
 
 bool ShardRequest::has_feed() const {
@@ -178,13 +191,13 @@ ShardAccess choose_access(const ShardRequest& shard, std::size_t replica,
 std::string open_record(ShardRequest& shard, const ShardAccess& access,
                         const LoadOptions& options) {
   const bool cached = access.mode == ReadMode::mapped || access.mode == ReadMode::buffered;
+  const File* const file = shard.local_file();
   if (!options.trust_folder || options.surveys || !shard.table || shard.extents.empty() ||
-      shard.replicas.size() != 1 || !cached || !shard.replicas.front().is_local())
+      !cached || file == nullptr)
     return {};
   ChunkTable& table = *shard.table;
-  TrustRecord::Opened opened =
-      TrustRecord::open(*options.trust_folder, *shard.replicas.front().file(), table.grid.start,
-                        table.grid.chunk_bytes, table.digests);
+  TrustRecord::Opened opened = TrustRecord::open(*options.trust_folder, *file, table.grid.start,
+                                                 table.grid.chunk_bytes, table.digests);
   table.trusted = std::move(opened.record);
   return std::move(opened.refusal);
 }

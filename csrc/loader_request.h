@@ -1,4 +1,4 @@
-// What a load is asked for: files, extents, checksums, places, options; and how each file is read.
+// The request of a load: files, extents, checksums, places, options; and how each file is read.
 //
 // All of it is plain data, written before a job is made and only read afterwards, by any thread.
 #pragma once
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,26 @@ namespace fastio {
 enum class CacheMode { automatic, bypass, keep };
 enum class MappingMode { automatic, always, never };
 
+// A chunk beside its checksum.
+struct ComparedChunk {
+  enum class Is : std::uint8_t {
+    sound,
+    trusted,  // another process has found it sound
+    damaged,
+  };
+
+  Is is = Is::sound;
+  Digest expected, found;  // of a damaged one
+};
+
 struct ChunkTable {
   ChunkGrid grid;
   Digests digests;  // of each chunk
-  // What other processes have verified; none: all is verified here.
+  // The chunks that other processes have verified; null: all are verified here.
   std::shared_ptr<TrustRecord> trusted = nullptr;
+
+  // Given all bytes of a chunk. Other processes learn of one that is sound.
+  [[nodiscard]] ComparedChunk compare(std::uint64_t chunk, std::span<const std::byte> data) const;
 };
 
 struct ShardRequest {
@@ -50,6 +66,8 @@ struct ShardRequest {
   }
   [[nodiscard]] std::uint64_t nbytes() const { return replicas.front().nbytes(); }
   [[nodiscard]] bool has_feed() const;
+  // The file of its only replica, on a filesystem of this host; null: none. What is mapped has one.
+  [[nodiscard]] File* local_file() const;
   [[nodiscard]] std::uint64_t bytes_of_extents() const;
 };
 
@@ -72,7 +90,7 @@ struct LoadOptions {
   // Up to so many lanes, more are added while the rate rises; none: their count is fixed.
   std::optional<unsigned> lanes_limit;
   std::optional<std::uint64_t> memory_limit_bytes;
-  // Places may be on these. What goes there is staged in pinned memory.
+  // Places may be on these. Their bytes are staged in pinned memory.
   std::vector<DeviceTarget> devices = {};
   std::uint64_t pinned_limit_bytes = kDefaultPinnedLimitBytes;  // in the whole process
   // Places that touch are of one allocation, so that one copy may fill several.
@@ -80,8 +98,9 @@ struct LoadOptions {
   // With it, regions are made as lanes come to them, and no more of them than this many bytes (or
   // one) that were not released.
   std::optional<std::uint64_t> window_bytes;
-  // What is damaged is read once more, past the page cache, and then from the other replicas; what
-  // cannot be read comes from the others. Otherwise the first failure ends the job.
+  // Damaged chunks are read once more, past the page cache, and then from the other replicas. If a
+  // replica cannot be read, its bytes come from the others. Otherwise the first failure ends the
+  // job.
   bool persistent = false;
   // Nothing is kept: each block is read into staging, compared and dropped. A chunk that no replica
   // has sound is an incident, and the job goes on. Goes with `persistent`.

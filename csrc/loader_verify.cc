@@ -14,17 +14,11 @@ std::optional<DamagedChunk> damage_at(LoadState& state, std::size_t shard, std::
   const ChunkTable& table = *state.layout.shards[shard].table;
   FASTIO_ASSERT((extent.begin - table.grid.start) % table.grid.chunk_bytes == 0);
   const std::uint64_t chunk = (extent.begin - table.grid.start) / table.grid.chunk_bytes;
-  const Digest expected = table.digests.at(chunk);
-  if (table.trusted && table.trusted->holds(chunk, expected)) {
-    ++state.counters.chunks_trusted;
-    return std::nullopt;
-  }
-  const Digest found(table.digests.algorithm(), {data, extent.nbytes()});
-  if (found == expected) {
-    if (table.trusted) table.trusted->put(chunk, expected);
-    return std::nullopt;
-  }
-  return DamagedChunk{shard, replica, chunk, extent, expected, found};
+  const auto [is, expected, found] = table.compare(chunk, {data, extent.nbytes()});
+  if (is == ComparedChunk::Is::damaged)
+    return DamagedChunk{shard, replica, chunk, extent, expected, found};
+  if (is == ComparedChunk::Is::trusted) ++state.counters.chunks_trusted;
+  return std::nullopt;
 }
 
 enum class Compared : std::uint8_t { all, until_damage };

@@ -1,4 +1,4 @@
-// What is done with the bytes of a block that has come: compared with its checksums, put to places.
+// Bytes of a block that have come: compared with their checksums, and put to places.
 //
 // The functions may be called from any thread, without the crew's mutex.
 #pragma once

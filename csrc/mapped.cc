@@ -23,15 +23,14 @@ std::uint64_t size_of(const Extent& extent) { return extent.end - extent.begin; 
 std::shared_ptr<MappedFile> MappedFile::open(ShardRequest shard, const LoadOptions& options,
                                              std::shared_ptr<ActiveTime> active_time) {
   // Only local files are mapped; asking a server for the state of a file may take forever.
-  if (shard.extents.empty() || shard.replicas.size() != 1 || !shard.replicas.front().is_local())
-    return nullptr;
+  if (shard.extents.empty() || shard.local_file() == nullptr) return nullptr;
   const ShardAccess access = choose_access(shard, 0, options);
   if (access.mode != ReadMode::mapped) return nullptr;
   // Without a record all is verified, as for whoever asked for none.
   static_cast<void>(open_record(shard, access, options));
   std::shared_ptr<Region> everything;
   try {
-    everything = Region::map(*shard.replicas.front().file());
+    everything = Region::map(*shard.local_file());
   } catch (const IoError&) {  // a limit of this process, or a filesystem that maps nothing
     return nullptr;
   }
@@ -65,20 +64,15 @@ std::optional<DamagedChunk> MappedFile::verify(const Extent& extent) {
     if (sound_[chunk].load(std::memory_order_acquire)) continue;
     const std::uint64_t begin = grid.start + chunk * grid.chunk_bytes;
     const std::uint64_t end = std::min(begin + grid.chunk_bytes, shard_.nbytes());
-    if (auto failure = populate(*shard_.replicas.front().file(), *everything_, begin, end)) {
+    if (auto failure = populate(*shard_.local_file(), *everything_, begin, end)) {
       throw IoError(std::move(*failure));
     }
-    const Digests& digests = shard_.table->digests;
-    const Digest expected = digests.at(chunk);
-    const TrustRecord* const trusted = shard_.table->trusted.get();
-    if (trusted != nullptr && trusted->holds(chunk, expected)) {
-      if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_trusted_;
-      continue;
-    }
-    const Digest found(digests.algorithm(), {everything_->at(begin), end - begin});
-    if (found != expected) return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
-    if (!sound_[chunk].exchange(true, std::memory_order_release)) ++chunks_verified_;
-    if (trusted != nullptr) trusted->put(chunk, expected);
+    const auto [is, expected, found] =
+        shard_.table->compare(chunk, {everything_->at(begin), end - begin});
+    if (is == ComparedChunk::Is::damaged)
+      return DamagedChunk{0, 0, chunk, {begin, end}, expected, found};
+    if (!sound_[chunk].exchange(true, std::memory_order_release))
+      ++(is == ComparedChunk::Is::trusted ? chunks_trusted_ : chunks_verified_);
     if (size_of(extent) > kKeptBytes) release({begin, end});
   }
   return std::nullopt;

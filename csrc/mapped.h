@@ -56,7 +56,7 @@ class MappedFile {
 
   // The pages of an extent, mapped once more: written to, they are nobody else's. Throws IoError.
   [[nodiscard]] std::shared_ptr<Region> map(const Extent& extent) const {
-    return Region::map(*shard_.replicas.front().file(), extent.begin, extent.end);
+    return Region::map(*shard_.local_file(), extent.begin, extent.end);
   }
 
   [[nodiscard]] std::uint64_t chunks_verified() const { return chunks_verified_; }

@@ -22,6 +22,7 @@ namespace {
 constexpr std::string_view kMagic = "fastio verified 1\n";
 constexpr std::int64_t kSettled_s = 2;  // timestamps may be that coarse
 constexpr std::size_t kRecordsMost = 1024;
+constexpr auto kNotPrivate = " is of another user, or open to others";
 
 using Entry = std::array<std::byte, 8>;
 
@@ -33,11 +34,9 @@ Entry entry_of(const Digest& digest) {
   return entry;
 }
 
-std::string shown(const std::string& folder, const char* why) { return folder + " " + why; }
-
 std::string failed(const std::string& path) { return path + ": " + describe_error(errno); }
 
-// What a record is of, as its first bytes say it.
+// The first bytes of a record: the state of the file that it belongs to.
 std::string header_of(const struct stat& file, std::uint64_t start, std::uint64_t chunk_bytes,
                       const Digests& digests) {
   std::string header(kMagic);
@@ -82,7 +81,7 @@ Descriptor private_folder(const std::string& folder, std::string& refusal) {
     return {};
   }
   if (is_private(status)) return fd;
-  refusal = shown(folder, "is of another user, or open to others");
+  refusal = folder + kNotPrivate;
   return {};
 }
 
@@ -105,15 +104,18 @@ void make_room(int folder) {
   for (std::size_t i = 0; i < kRecordsMost / 2; ++i) unlinkat(folder, records[i].second.c_str(), 0);
 }
 
-// Whether the file begins with its header, which is written where it does not.
-bool begins_with(int fd, int folder, const std::string& header) {
+// Makes a new record of a file that does not begin with its header. False, and errno, where it
+// cannot be read or written.
+bool give_header(int fd, int folder, const std::string& header) {
   std::string found(header.size(), '\0');
   const ssize_t got = pread(fd, found.data(), found.size(), 0);
   if (got == static_cast<ssize_t>(header.size()) && found == header) return true;
   if (got < 0) return false;
   make_room(folder);
-  return ftruncate(fd, 0) == 0 &&
-         pwrite(fd, header.data(), header.size(), 0) == static_cast<ssize_t>(header.size());
+  if (ftruncate(fd, 0) != 0) return false;
+  const ssize_t put = pwrite(fd, header.data(), header.size(), 0);
+  if (put >= 0) errno = ENOSPC;  // that is why a write is short
+  return put == static_cast<ssize_t>(header.size());
 }
 
 off_t place_of(std::uint64_t chunk) {
@@ -144,8 +146,8 @@ TrustRecord::Opened TrustRecord::open(const std::string& folder, const File& fil
                          O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600));
   if (!fd.valid() || fstat(fd.get(), &status) != 0) return {nullptr, failed(folder + "/" + name)};
   if (!S_ISREG(status.st_mode) || !is_private(status))
-    return {nullptr, shown(folder + "/" + name, "is of another user, or open to others")};
-  if (!begins_with(fd.get(), place.get(), header)) return {nullptr, failed(folder + "/" + name)};
+    return {nullptr, folder + "/" + name + kNotPrivate};
+  if (!give_header(fd.get(), place.get(), header)) return {nullptr, failed(folder + "/" + name)};
   return {std::shared_ptr<TrustRecord>(new TrustRecord(std::move(fd))), {}};
 }
 
