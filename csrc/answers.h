@@ -98,7 +98,7 @@ class Vigil {
   [[nodiscard]] bool look(std::span<const Read> reads);
   [[nodiscard]] bool found(std::size_t disk) const { return seen_[disk].found; }
 
-  // What becomes of a read that is out, by the last look.
+  // The verdict on a read that is out, by the last look.
   enum class Verdict : std::uint8_t {
     awaited,
     late,  // another replica may be faster

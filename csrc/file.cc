@@ -20,8 +20,8 @@ Descriptor open_for_reading(const std::string& path, int flags) {
   return Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
 }
 
-// Opens what `fd` has open once more with O_DIRECT; by descriptor, so that a replaced path does no
-// harm, and by path (if there is one) where /proc is not mounted.
+// Opens the file of `fd` once more, with O_DIRECT. It goes by the descriptor, as the path may lead
+// to another file by now. Where /proc is not mounted, it goes by the path, if there is one.
 Descriptor reopen_direct(int fd, const std::string& path) {
   Descriptor direct = open_for_reading("/proc/self/fd/" + std::to_string(fd), O_DIRECT);
   if (direct.valid() || last_error() == EINVAL || path.empty()) return direct;

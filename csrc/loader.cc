@@ -13,16 +13,9 @@ namespace {
 
 constexpr std::uint64_t kInlineBytes = std::uint64_t{4} << 20;
 
-bool maps_any(const LoadLayout& layout) {
+bool any_shard(const LoadLayout& layout, bool (LoadLayout::*is_so)(std::size_t) const) {
   for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
-    if (layout.maps(shard)) return true;
-  }
-  return false;
-}
-
-bool brings_any(const LoadLayout& layout) {
-  for (std::size_t shard = 0; shard < layout.shards.size(); ++shard) {
-    if (layout.brings_in(shard)) return true;
+    if ((layout.*is_so)(shard)) return true;
   }
   return false;
 }
@@ -42,9 +35,9 @@ bool read_cached(const LoadLayout& layout, const Assignment& work) {
 
 LoadJob::LoadJob(std::shared_ptr<LoadState> state)
     : state_(std::move(state)), solo_(state_), delivery_(state_, solo_) {
-  if (maps_any(layout())) {
+  if (any_shard(layout(), &LoadLayout::maps)) {
     report_.engine = "mmap";
-    report_.engine_reason = brings_any(layout())
+    report_.engine_reason = any_shard(layout(), &LoadLayout::brings_in)
                                 ? "what was not in the page cache was brought in and mapped"
                                 : "all bytes are in the page cache";
   }

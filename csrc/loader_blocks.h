@@ -27,7 +27,7 @@ struct Assignment {
   unsigned version = 0;            // of the region
 };
 
-// What a lane gets that asks for a block.
+// The answer to a lane that asks for a block.
 struct Handout {
   enum class Kind : std::uint8_t { block, none_yet, none_left };  // yet: there is no room now
 

@@ -22,8 +22,8 @@ namespace fastio {
 // Two reads were asked for the same bytes, and `bad` is of no use: the other one is the slot's.
 void go_on_without(Slot& slot, LaneReads& reads, LaneRead& bad);
 
-// `first` has brought the bytes: the other one of the slot is not needed. What else of the block
-// was read before is copied to the memory of `first`.
+// `first` has brought the bytes: the other one of the slot is not needed. The rest of the block,
+// which was read before, is copied to the memory of `first`.
 void keep_first(Slot& slot, LaneReads& reads, LaneRead& first);
 
 }  // namespace fastio

@@ -67,7 +67,7 @@ Lane::~Lane() {
     return slot.stage == Stage::placing || slot.stage == Stage::copying;
   });
   if (copies_ && placing) copies_->drain();
-  for (LaneRead& read : reads_) {  // whose requests were never submitted
+  for (LaneRead& read : reads_) {  // some requests were never submitted
     if (read.state == LaneRead::State::left) take_back(read, -ECANCELED);
     if (read.state == LaneRead::State::out) read.state = LaneRead::State::held;
   }

@@ -12,7 +12,7 @@
 namespace fastio {
 namespace {
 
-// What becomes of a lane whose lost reads are all that it waits for.
+// The end of a lane whose lost reads are all that it waits for.
 enum class LostReads : std::uint8_t {
   waited_for,  // by its thread
   abandoned,
@@ -40,6 +40,13 @@ void run_lane(const std::shared_ptr<LoadState>& state, std::unique_ptr<Lane> lan
   if (lost_reads == LostReads::abandoned) abandon(std::move(lane));
 }
 
+// Runs a lane on a thread of its own.
+auto on_thread(const std::shared_ptr<LoadState>& state) {
+  return [state](std::unique_ptr<Lane> lane) {
+    run_lane(state, std::move(lane), LostReads::waited_for);
+  };
+}
+
 void note_no_thread(LoadState& state) {
   try {
     state.outcome.note_fallback(
@@ -55,12 +62,8 @@ void note_no_thread(LoadState& state) {
 StartedLanes run_lanes(const std::shared_ptr<LoadState>& state,
                        std::vector<std::unique_ptr<Lane>> lanes) {
   StartedLanes started;
-  started.count = start_lanes(
-      state->crew, std::move(lanes),
-      [state](std::unique_ptr<Lane> lane) {
-        run_lane(state, std::move(lane), LostReads::waited_for);
-      },
-      [&](std::unique_ptr<Lane> lane) {
+  started.count =
+      start_lanes(state->crew, std::move(lanes), on_thread(state), [&](std::unique_ptr<Lane> lane) {
         note_no_thread(*state);
         lane->hedge_nothing();
         if (state->options.window_bytes) {
@@ -85,14 +88,43 @@ void succeed(const std::shared_ptr<LoadState>& state, const Lane& lane) {
   }
 }
 
-// The kernel reads no feed: threads read all of a job that has one.
+// Engines for so many lanes; none of them has one where nothing is read. The kernel reads no feed:
+// threads read all of a job that has one.
 EngineSet engines_for(const LoadState& state, std::size_t count, unsigned slots) {
+  if (state.layout.bytes_to_read == 0) {
+    EngineSet none;
+    none.engines.resize(count);
+    return none;
+  }
   const unsigned queue_depth = slots * state.layout.reads_per_slot();
   if (!std::ranges::any_of(state.layout.shards, &ShardRequest::has_feed))
     return make_engines(state.options.engine, count, queue_depth);
   EngineSet set = make_engines(EnginePreference::pread, count, queue_depth);
   set.reason = "some bytes come from elsewhere than a file, which only threads read";
   return set;
+}
+
+// All reads that so many lanes may have out.
+std::size_t reads_of(const LoadState& state, std::size_t lanes) {
+  return lanes * state.options.queue_depth * state.layout.reads_per_slot();
+}
+
+// A lane needs no memory then for what it tells at its end.
+void make_room_for_lanes(LoadState& state, std::size_t count) FASTIO_REQUIRES(state.crew.mutex) {
+  state.outcome.make_room_for_lanes(count);
+  state.lane_times.reserve(state.lane_times.capacity() + count);
+}
+
+std::vector<std::unique_ptr<Lane>> make_lanes(const std::shared_ptr<LoadState>& state,
+                                              EngineSet& set) {
+  std::vector<std::unique_ptr<Lane>> lanes;
+  lanes.reserve(set.engines.size());
+  for (auto& engine : set.engines) {
+    lanes.push_back(std::make_unique<Lane>(state, std::move(engine), state->options.queue_depth));
+  }
+  const MutexLock lock(state->crew.mutex);
+  make_room_for_lanes(*state, lanes.size());
+  return lanes;
 }
 
 // How many slots a lane may have that succeeds another one; 0: it is not needed, or there is no
@@ -121,9 +153,7 @@ unsigned take_slots(LoadState& state, const Lane& lane) {
     state.crew.stop();
   }
   state.reads += slots * state.layout.reads_per_slot();
-  // As in start_lanes: what a lane tells at its end needs no memory.
-  state.outcome.make_room_for_lanes(1);
-  state.lane_times.reserve(state.lane_times.capacity() + 1);
+  make_room_for_lanes(state, 1);
   return static_cast<unsigned>(slots);
 }
 
@@ -135,7 +165,7 @@ std::size_t take_growth(LoadState& state) {
   if (state.crew.stopping() || state.replicas.dispatch().over()) return 0;
   const std::size_t added =
       state.growth.ask(LaneGrowth::Clock::now(), done, total - std::min(total, done));
-  state.reads += added * state.options.queue_depth * state.layout.reads_per_slot();
+  state.reads += reads_of(state, added);
   return added;
 }
 
@@ -143,33 +173,19 @@ std::size_t take_growth(LoadState& state) {
 void stop_growth(LoadState& state, std::size_t missing) {
   const MutexLock lock(state.crew.mutex);
   state.growth.stop_at(state.growth.lanes() - missing);
-  state.reads -= missing * state.options.queue_depth * state.layout.reads_per_slot();
+  state.reads -= reads_of(state, missing);
 }
 
-// Lanes for a job that runs: fewer, or none, where a limit of the process or memory allows no more.
+// Lanes for a job that runs: none where a limit of the process or memory allows no more.
 std::vector<std::unique_ptr<Lane>> more_lanes(const std::shared_ptr<LoadState>& state,
                                               std::size_t count) {
-  std::vector<std::unique_ptr<Lane>> lanes;
-  const unsigned queue_depth = state->options.queue_depth;
   try {
-    lanes.reserve(count);
-    EngineSet set;
-    if (state->layout.bytes_to_read != 0) {
-      set = engines_for(*state, count, queue_depth);
-    } else {
-      set.engines.resize(count);
-    }
-    {
-      const MutexLock lock(state->crew.mutex);
-      state->outcome.make_room_for_lanes(count);
-      state->lane_times.reserve(state->lane_times.capacity() + count);
-    }
-    for (auto& engine : set.engines)
-      lanes.push_back(std::make_unique<Lane>(state, std::move(engine), queue_depth));
+    EngineSet set = engines_for(*state, count, state->options.queue_depth);
+    return make_lanes(state, set);
   } catch (const IoError&) {
   } catch (const std::bad_alloc&) {
   }
-  return lanes;
+  return {};
 }
 
 }  // namespace
@@ -178,28 +194,18 @@ StartedLanes start_lanes(const std::shared_ptr<LoadState>& state) {
   const LoadOptions& options = state->options;
   const auto count = std::min<std::size_t>(options.lanes, state->layout.blocks.size());
   EngineSet set;
-  if (state->layout.bytes_to_read != 0) {
-    try {
-      set = engines_for(*state, count, options.queue_depth);
-    } catch (const IoError& error) {
-      throw concerning(state->first_path(), Failure::Kind::read, error);
-    }
-  } else {
-    set.engines.resize(count);
+  try {
+    set = engines_for(*state, count, options.queue_depth);
+  } catch (const IoError& error) {
+    throw concerning(state->first_path(), Failure::Kind::read, error);
   }
-  std::vector<std::unique_ptr<Lane>> lanes;
-  lanes.reserve(set.engines.size());
-  for (auto& engine : set.engines) {
-    lanes.push_back(std::make_unique<Lane>(state, std::move(engine), options.queue_depth));
-  }
+  auto lanes = make_lanes(state, set);
   {
     const MutexLock lock(state->crew.mutex);
     const std::size_t most =
         std::min<std::size_t>(options.lanes_limit.value_or(0), state->layout.blocks.size());
     state->growth = {lanes.size(), most};
-    state->reads = lanes.size() * options.queue_depth * state->layout.reads_per_slot();
-    state->outcome.make_room_for_lanes(lanes.size());
-    state->lane_times.reserve(lanes.size());  // a lane that ends needs no memory for it
+    state->reads = reads_of(*state, lanes.size());
   }
   StartedLanes started = run_lanes(state, std::move(lanes));
   if (state->layout.bytes_to_read != 0) {
@@ -230,16 +236,12 @@ void grow(const std::shared_ptr<LoadState>& state) {
   std::vector<std::unique_ptr<Lane>> lanes = more_lanes(state, added);
   std::size_t started = 0, refused = 0;
   try {
-    started = start_lanes(
-        state->crew, std::move(lanes),
-        [state](std::unique_ptr<Lane> lane) {
-          run_lane(state, std::move(lane), LostReads::waited_for);
-        },
-        [&](std::unique_ptr<Lane> lane) {
-          ++refused;
-          lane.reset();
-          end_lane(*state);
-        });
+    started = start_lanes(state->crew, std::move(lanes), on_thread(state),
+                          [&](std::unique_ptr<Lane> lane) {
+                            ++refused;
+                            lane.reset();
+                            end_lane(*state);
+                          });
   } catch (const std::bad_alloc& error) {
     state->fail_without_memory(error);
   }

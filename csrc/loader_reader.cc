@@ -262,7 +262,7 @@ SlotReader::Next SlotReader::verify(Slot& slot, LaneRead& read) {
   return Next::sound;
 }
 
-// What is damaged of a read is to be read later. False where no replica is left.
+// The damaged chunks of a read are to be read later. False where no replica is left.
 bool SlotReader::read_again(Slot& slot, std::span<const DamagedChunk> damaged) {
   Tries& tries = slot.tries;
   std::size_t replica = tries.now().replica;

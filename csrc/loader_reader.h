@@ -21,7 +21,7 @@ namespace fastio {
 
 class SlotReader {
  public:
-  // What a slot needs next.
+  // The next need of a slot.
   enum class Next : std::uint8_t {
     completion,    // a read of it is out
     verification,  // all of the read came

@@ -1,8 +1,8 @@
 // The state of a load that its lanes share with the job and with each other.
 //
 // The lanes and the job hold it together, so that memory with a read in it lives until that read
-// has returned. What the crew's mutex guards says so; all else is either written before a lane
-// runs, or safe for concurrent use by multiple threads.
+// has returned. Members that the crew's mutex guards say so. All others are either written before a
+// lane runs, or safe for concurrent use by multiple threads.
 #pragma once
 
 #include <algorithm>

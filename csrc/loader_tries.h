@@ -39,9 +39,7 @@ class Tries {
   // Goes on with the first of the later ones.
   void next();
 
-  // The read has failed: an incident, and another replica is needed.
-  void fail(const Failure& failure) { fail(failure, now_.replica); }
-  // The read of another replica, which was asked for the same bytes, has failed.
+  // The read of a replica, perhaps of one that was asked as well, has failed: an incident.
   void fail(const Failure& failure, std::size_t replica);
   // Reads the same span from another replica.
   void ask(std::size_t replica);

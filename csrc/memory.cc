@@ -14,8 +14,6 @@
 namespace fastio {
 namespace {
 
-constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
-
 struct AbandonedAccount {
   std::atomic<std::uint64_t> bytes{0};
 };

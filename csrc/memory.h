@@ -16,6 +16,8 @@ namespace fastio {
 
 class File;
 
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+
 enum class HugePages { automatic, on, off };
 
 class Region {

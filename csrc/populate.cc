@@ -15,7 +15,6 @@ namespace {
 // The same number on every architecture; older headers lack it (linux/mman.h).
 constexpr int kPopulateRead = 22;
 constexpr std::uint64_t kPieceBytes = std::uint64_t{64} << 10;
-constexpr std::uint64_t kHugePageBytes = std::uint64_t{2} << 20;
 // Each lane that brings in a part of the same huge page may have made it once more.
 constexpr unsigned kTries = 4;
 

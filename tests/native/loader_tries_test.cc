@@ -87,7 +87,7 @@ TEST_CASE(
 
 TEST_CASE("a failed read is asked of another replica, which may still have parts of it") {
   Tries tries = tries_of(4);
-  tries.fail(kFailure);
+  tries.fail(kFailure, tries.now().replica);
   CHECK(tries.now().useless() == only(0));
   tries.ask(1);
   CHECK(tries.now().span == Extent{0, 4 * kChunk});
@@ -99,7 +99,7 @@ TEST_CASE("a failed read is asked of another replica, which may still have parts
 
 TEST_CASE("blocks that no replica could read are tried part by part, from the first one on") {
   Tries tries = tries_of(3, 1);
-  tries.fail(kFailure);
+  tries.fail(kFailure, tries.now().replica);
   REQUIRE(tries.split(kChunk, 1));
   CHECK_FALSE(tries.has_incidents());  // parts reveal more than the whole
   for (std::uint64_t chunk = 0; chunk < 3; ++chunk) {
@@ -109,7 +109,7 @@ TEST_CASE("blocks that no replica could read are tried part by part, from the fi
     CHECK(tries.now().replica == 1);
     CHECK(tries.now().useless() == 0);
   }
-  tries.fail(kFailure);
+  tries.fail(kFailure, tries.now().replica);
   CHECK_FALSE(tries.split(kChunk, 1));
   const auto lost = tries.take_lost(tries.now().span);
   REQUIRE(lost.size() == 1);
