@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "fastio")
 
 
 def pytest_configure() -> None:
+    # A shell has it ignored in what it starts in the background, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     testbed.enter_private_mounts()
 
 

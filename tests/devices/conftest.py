@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,14 +44,6 @@ def options(request: pytest.FixtureRequest) -> fastio.Options:
     if not engines[request.param].available:
         pytest.skip(engines[request.param].reason)
     return fastio.Options(engine=request.param)
-
-
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Ctrl-C is answered even if the parent process had it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -49,7 +49,6 @@ def _interrupted(double: Double, come_so_far: Any, stream: int) -> None:
     thread.join()
 
 
-@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("first", ["queued", "wait"])
 def test_tensors_of_an_interrupted_load_are_not_returned_later(
     double: Double, saved: Path, first: str
@@ -68,7 +67,6 @@ def test_tensors_of_an_interrupted_load_are_not_returned_later(
     assert double.device_bytes() == 0
 
 
-@pytest.mark.usefixtures("interrupts")
 def test_a_thread_that_waits_learns_that_another_was_interrupted(
     double: Double, saved: Path
 ) -> None:
@@ -106,7 +104,6 @@ def test_a_progress_bar_that_fails_gives_the_load_up(double: Double, saved: Path
         handle.wait()
 
 
-@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_after_all_was_queued_takes_nothing_away(
     double: Double, saved: Path, tensors: dict[str, Any]
 ) -> None:

@@ -303,7 +303,6 @@ def test_a_device_that_fails_midway_returns_no_tensor(
         _assert_same(fastio.load(saved, device="cuda", options=asked), tensors)
 
 
-@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_during_a_copy_frees_all_memory(
     double: Double, saved: Path, tensors: dict[str, Any]
 ) -> None:
