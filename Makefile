@@ -32,8 +32,8 @@ DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.
 PYTHON_FILES := python csrc tests bench .ci
 # Tests wait for disks, children and clocks more than they compute. A worker gets whole files, since
 # tests of a file share fixtures. The order is kept, since the longest come first. Of two processors,
-# three workers leave little idle. PYTEST_WORKERS=0 runs them in one process.
-PYTEST_WORKERS ?= 3
+# four workers leave little idle. PYTEST_WORKERS=0 runs them in one process.
+PYTEST_WORKERS ?= 4
 CTEST_JOBS ?= $(shell echo $$((2 * $$(nproc))))
 STAMPS := .venv/stamps
 # Under a lock, since two makes may run side by side.

@@ -1,8 +1,9 @@
 """How many lanes does a load to host memory want on a machine with many cores?
 
-Loads a sealed model with each number of lanes, cold past the page cache and warm from it. The bare
-reader (native/read_limit.cc) reads the same file in between. Mirrored rounds go on until the time
-ends. One row has fastio's default number of lanes.
+Loads a sealed model with each number of lanes, and with lanes that grow from two to the largest of
+them; cold past the page cache, and warm from it. The bare reader (native/read_limit.cc) reads the
+same file in between. Mirrored rounds go on until the time ends. One row has fastio's default
+number of lanes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LANES = (1, 2, 4, 8, 16)
 # The fastest of the bare reader's settings is the limit.
 READERS = (Settings(block_mib=8, depth=8, jobs=2), Settings(block_mib=8, depth=8, jobs=8))
 ROUNDS_MAX = 8
+LANES_AT_FIRST = 2  # of a load that adds some
 # The cold loads' share of the time.
 COLD_SHARE = 0.7
 
@@ -54,13 +56,16 @@ def default_lanes() -> int:
 class Rows:
     """The ways to read one file, with the seconds of each, cold and warm."""
 
-    def __init__(self, path: Path, ballast: Ballast, lanes: list[int]) -> None:
+    def __init__(self, path: Path, ballast: Ballast, lanes: Sequence[int]) -> None:
         self._path = path
         self._ballast = ballast
         self._nbytes = path.stat().st_size
         self.cold: dict[str, list[float]] = {}
         self.warm: dict[str, list[float]] = {}
         self._loads = {f"lanes {count}": {"lanes": count} for count in lanes}
+        if (limit := max(lanes)) > LANES_AT_FIRST:
+            growing = {"lanes": LANES_AT_FIRST, "lanes_limit": limit}
+            self._loads[f"lanes that grow from {LANES_AT_FIRST} to {limit}"] = growing
         self._reads = {f"bare reader, {each.jobs} threads": each for each in READERS}
 
     def measure(self, state: str, deadline: float) -> Iterator[None]:

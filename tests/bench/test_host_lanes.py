@@ -32,11 +32,11 @@ def test_each_way_is_measured_in_whole_rounds(
     monkeypatch.setattr(bare_reader, "read", bare_read)
     path = models.make("small", tmp_path)
     with guest_memory.Ballast(1) as ballast:
-        rows = host_lanes.Rows(path, ballast, [1, 2])
+        rows = host_lanes.Rows(path, ballast, [1, 2, 4])
         # A deadline that has passed still gives one round.
         assert len(list(rows.measure("cold", time.monotonic() - 1))) == 1
         assert len(list(rows.measure("warm", time.monotonic() - 1))) == 1
-    assert rows.warm.keys() == {"lanes 1", "lanes 2"}
+    assert rows.warm.keys() == {"lanes 1", "lanes 2", "lanes 4", "lanes that grow from 2 to 4"}
     assert rows.cold.keys() - rows.warm.keys() == {
         f"bare reader, {jobs} threads" for jobs in (2, 8)
     }

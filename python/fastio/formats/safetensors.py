@@ -205,7 +205,10 @@ def _header_in(file: Readable, first: bytes) -> bytes:
 def _decode_fast(path: str, raw: bytes) -> Header | None:
     """The header, or None where there is any doubt about it."""
     text = raw[: raw.rfind(b"}") + 1]
-    if not raw.startswith(b"{", _LENGTH_BYTES) or raw[len(text) :].strip(_WHITESPACE):
+    padding = raw[len(text) :]
+    # Padding is spaces as a rule: to compare them takes a tenth of the time of strip().
+    is_padded = padding == b" " * len(padding) or not padding.strip(_WHITESPACE)
+    if not raw.startswith(b"{", _LENGTH_BYTES) or not is_padded:
         return None
     split = _split_metadata(text)
     if split is None:
