@@ -37,8 +37,9 @@ struct Script {
   std::pair<std::optional<Fault>, std::uint64_t> next() {
     const MutexLock lock(mutex);
     const std::uint64_t at = seen++;
-    const auto found =
-        std::find_if(faults.begin(), faults.end(), [&](const Fault& f) { return f.at == at; });
+    const auto found = std::ranges::find_if(faults, [&](const Fault& fault) {
+      return fault.at == at || (fault.kind == FaultKind::refuse && fault.at < at);
+    });
     if (found == faults.end()) return {std::nullopt, releases};
     if (found->kind == FaultKind::never) ++held;
     return {*found, releases};
@@ -93,6 +94,9 @@ class FaultyEngine final : public Engine {
     const IoRequest& request = requests_[completion.tag];
     const auto nbytes = std::max(completion.result, 0);
     switch (fault->kind) {
+      case FaultKind::refuse:
+        if (!is_direct(request)) return deliver(completion);
+        [[fallthrough]];
       case FaultKind::error:
         overwrite(request, 0, nbytes);
         return deliver({completion.tag, -static_cast<std::int32_t>(fault->value)});
@@ -137,6 +141,11 @@ class FaultyEngine final : public Engine {
   void release_reordered() {
     ready_.insert(ready_.end(), swapped_.begin(), swapped_.end());
     swapped_.clear();
+  }
+
+  static bool is_direct(const IoRequest& request) {
+    const int flags = fcntl(request.fd, F_GETFL);
+    return flags >= 0 && (flags & O_DIRECT) != 0;  // a feed has no descriptor
   }
 
   // Bytes that a short read lacks are overwritten; bytes that a short write lacks become a hole.

@@ -14,6 +14,7 @@ namespace fastio {
 
 enum class FaultKind {
   error,    // the result is -value; what was read is overwritten, what was written is gone
+  refuse,   // the same for each direct request from here on, and for no other
   cut,      // the result is at most `value` bytes; what lies behind is overwritten, or gone
   zero,     // the result is 0: the end of the file
   flip,     // a bit of byte `value` is flipped, the result stays; reads only

@@ -186,8 +186,8 @@ def test_a_limit_on_the_device_refuses_before_anything_is_allocated(many: Path) 
 def test_pinned_memory_is_bounded_kept_and_given_back(many: Path, budget: int) -> None:
     fastio.trim()
     assert _native.pinned_account()["nbytes"] == 0
-    # Eight blocks of 4 MiB: one growth step of the pool holds them.
-    asked = fastio.Options(pinned_limit_bytes=budget, lanes=2, queue_depth=4)
+    # Eight blocks: one growth step of the pool holds them.
+    asked = fastio.Options(pinned_limit_bytes=budget, block_bytes=4 * MIB, lanes=2, queue_depth=4)
     expected = on_cpu(many)
     assert_same(on_gpu(many, options=asked), expected)
     first = _native.pinned_account()
