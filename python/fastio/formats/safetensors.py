@@ -11,10 +11,10 @@ Some writers take liberties. safetensors 0.8 reads their files, and so does this
 
 safetensors reads more than any writer writes. These headers are refused here:
 
-- A key stands twice in one object, at any depth. Readers differ in which of the two they use.
+- A key stands twice in one object, at any depth. Readers take different ones.
 - The entry of a tensor is an array, or its dtype is an object.
-- A shape has more than 64 dimensions, or more than 2**56 values without its zeros. Neither numpy
-  nor torch has such arrays.
+- A shape has more than 64 dimensions. Neither numpy nor torch has such arrays.
+- A shape has more than 2**56 values without its zeros. They have none of these either.
 
 Two parsers agree on every header. The fast one takes headers as every writer makes them. Anything
 else goes to the careful one, which finds the error and its offset.
@@ -206,7 +206,7 @@ def _decode_fast(path: str, raw: bytes) -> Header | None:
     """The header, or None where there is any doubt about it."""
     text = raw[: raw.rfind(b"}") + 1]
     padding = raw[len(text) :]
-    # Padding is spaces as a rule: to compare them takes a tenth of the time of strip().
+    # Padding is spaces as a rule, and comparing them is faster than strip().
     is_padded = padding == b" " * len(padding) or not padding.strip(_WHITESPACE)
     if not raw.startswith(b"{", _LENGTH_BYTES) or not is_padded:
         return None
