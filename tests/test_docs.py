@@ -8,6 +8,7 @@ import pytest
 
 import fastio
 from fastio.arguments.variables import variable_of
+from fastio.formats import known
 
 _ROOT = Path(__file__).parents[1]
 _README = _ROOT / "README.md"
@@ -59,3 +60,14 @@ def test_every_error_is_on_its_page() -> None:
         if isinstance(value, type) and issubclass(value, fastio.FastioError)
     }
     assert errors - set(re.findall(r"\w+Error", page)) == set()
+
+
+def test_every_format_that_is_loaded_is_on_its_page_with_its_endings() -> None:
+    page = _text(_ROOT / "docs/formats.md")
+    rows = re.findall(r"^\| ([\w .]+) \| ((?:`\.\w+` ?)*)\|", page, re.MULTILINE)
+    found = {name: tuple(re.findall(r"`([^`]+)`", endings)) for name, endings in rows}
+    loaded = [format for format in known.FORMATS if format.locate is not None]
+    for format in loaded:
+        (name,) = (name for name in found if f" {name} file" in format.name)
+        assert found[name] == format.endings
+    assert len(found) == len(loaded)

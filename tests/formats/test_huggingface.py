@@ -234,7 +234,7 @@ def test_several_indexes_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_error_for_a_folder_without_safetensors_names_the_missing_files(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "config.json").touch()
     with pytest.raises(fastio.FormatError, match=r"no safetensors files.*model\.safetensors"):
         fastio.load(tmp_path)
 

@@ -16,8 +16,8 @@ from fastio.errors import FormatError
 from fastio.formats import strict_json
 
 # Limits of _native.tensor_columns.
-_DIMENSIONS_MAX = 64  # numpy and torch hold no more
-_COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
+DIMENSIONS_MAX = 64  # numpy and torch hold no more
+COUNT_MAX = 2**56  # values of one tensor: keeps their bits within 64-bit integers
 _BITS = {dtype.name: dtype.bits for dtype in DTYPES.values()}
 
 _Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -110,11 +110,11 @@ def _refuse_offsets(header: Header, data_bytes: int) -> NoReturn:
 
 def _refuse_shapes(header: Header) -> NoReturn:
     for name, entry in header.entries.items():
-        if len(entry.shape) > _DIMENSIONS_MAX:
+        if len(entry.shape) > DIMENSIONS_MAX:
             raise header.refuse(
-                name, f"has {len(entry.shape)} dimensions", f"at most {_DIMENSIONS_MAX}"
+                name, f"has {len(entry.shape)} dimensions", f"at most {DIMENSIONS_MAX}"
             )
-        if math.prod(filter(None, entry.shape)) > _COUNT_MAX:
+        if math.prod(filter(None, entry.shape)) > COUNT_MAX:
             raise header.refuse(
                 name, f"has the shape {shown(list(entry.shape))}", "at most 2**56 values"
             )

@@ -22,6 +22,8 @@ _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"
 # transformers and diffusers put the variant of a checkpoint before the last ending of its files.
 _INDEX_OF_VARIANT = re.compile(r".*\.safetensors\.index\.([^.]+)\.json", re.DOTALL)
+_TORCH_FILE = "pytorch_model.bin"
+_TORCH_INDEX = "pytorch_model.bin.index.json"
 _SHOWN_MAX = 8
 
 
@@ -31,12 +33,13 @@ def locate(source: Source, names: Collection[str] | None = None) -> Catalog:
     Parameters
     ----------
     source : path, or collection of paths
-        A ``.safetensors`` file; several, in the order given, those of a set sorted; a folder; or an
-        index, which is any JSON file that has a ``weight_map``. Of a folder
-        ``model.safetensors.index.json`` is taken, else its only ``*.safetensors.index.json``, else
-        ``model.safetensors``, else its only index of a variant
-        (``*.safetensors.index.fp16.json``), else every ``*.safetensors`` in it. Of the files that
-        an index names, only the tensors are offered that it names.
+        A file of a format that `fastio.formats.known` loads; several, in the order given, those of
+        a set sorted; a folder; or an index, which is any JSON file that has a ``weight_map``. Of a
+        folder ``model.safetensors.index.json`` is taken, else its only
+        ``*.safetensors.index.json``, else ``model.safetensors``, else its only index of a variant
+        (``*.safetensors.index.fp16.json``), else every ``*.safetensors`` in it, else
+        ``pytorch_model.bin.index.json`` or ``pytorch_model.bin``. Of the files that an index names,
+        only the tensors are offered that it names.
     names : collection of str, optional
         What will be asked for: an index is then followed only to the files that have these, if it
         knows them all.
@@ -153,6 +156,11 @@ def _chosen(folder: Path) -> tuple[Path | None, list[Path]]:
     if indexes:
         return folder / indexes[0], []
     if not files:
+        # As transformers does: what torch.save wrote comes after every safetensors file.
+        if _TORCH_INDEX in there:
+            return folder / _TORCH_INDEX, []
+        if _TORCH_FILE in there:
+            return None, [folder / _TORCH_FILE]
         raise _no_files(folder, there)
     return None, [folder / name for name in files]
 
@@ -193,6 +201,7 @@ def _no_files(folder: Path, there: list[str]) -> FormatError:
     if found:
         kinds = "; ".join(f"{kind}: {_some(names)}" for kind, names in found.items())
         problem += f", but others, going by their names: {kinds}"
+        expected += "; or pass the path of one of the others, if fastio loads its format"
     below = _folders_with_files(folder)
     if below:
         expected = f"a folder that has; these below it do: {_some(below)}"

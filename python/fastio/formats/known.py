@@ -14,14 +14,10 @@ from typing import NamedTuple
 from fastio.catalog import Readable, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.formats import safetensors
+from fastio.formats import gguf, npy, npz, safetensors, torch_files, zipped
 
 _TEXT_SHOWN_BYTES = 60
 _TAR_MAGIC_AT = 257
-# Of a zip the first entry's name has its length at byte 26, and begins at byte 30.
-_ZIP = b"PK\x03\x04"
-# pickle.dumps(0x1950a86a20f9469cfc6c, protocol=2), which torch.save began with before version 1.6.
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # ModelProto: ir_version as a varint (field 1), then producer_name or a later field.
 # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _ONNX = re.compile(rb"\x08[\x01-\x14][\x12\x1a\x22\x28\x3a\x42]", re.DOTALL)
@@ -61,15 +57,6 @@ def _begins(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda first: first.startswith(signatures)
 
 
-def _is_torch_zip(first: bytes) -> bool:
-    return first.startswith(_ZIP) and b"/data.pkl" in first
-
-
-def _is_npz(first: bytes) -> bool:
-    name_bytes = int.from_bytes(first[26:28], "little")
-    return first.startswith(_ZIP) and first[30 : 30 + name_bytes].endswith(b".npy")
-
-
 def _is_tar(first: bytes) -> bool:
     return first.startswith(b"ustar", _TAR_MAGIC_AT)
 
@@ -92,7 +79,7 @@ def _is_text(first: bytes) -> bool:
 
 
 _THEN_SAVE = "fastio.save writes its tensors as safetensors"
-_TORCH_LOAD = f'torch.load(path, map_location="cpu") reads it, and {_THEN_SAVE}'
+_LOADED = f"fastio.load reads it, and {_THEN_SAVE}"
 
 # The first line that fits is taken.
 FORMATS: tuple[Format, ...] = (
@@ -111,26 +98,51 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "a PyTorch file (torch.save)",
-        _TORCH_LOAD,
+        _LOADED,
         (".pt", ".pth", ".bin", ".ckpt", ".pt2"),
-        _is_torch_zip,
+        torch_files.is_zip,
+        locate=torch_files.locate_zip,
     ),
-    Format("a PyTorch pickle file (torch.save)", _TORCH_LOAD, (), _begins(_OLD_TORCH)),
-    Format("a NumPy .npz file", f"numpy.load reads it, and {_THEN_SAVE}", (".npz",), _is_npz),
+    Format(
+        "a PyTorch pickle file (torch.save)",
+        _LOADED,
+        (),
+        torch_files.is_old,
+        locate=torch_files.locate_old,
+    ),
+    Format(
+        "a NumPy .npz file",
+        _LOADED,
+        (".npz",),
+        npz.begins,
+        locate=npz.locate,
+    ),
     Format(
         "a NumPy .npy file",
-        f"numpy.load reads it, and {_THEN_SAVE}",
+        _LOADED,
         (".npy",),
-        _begins(b"\x93NUMPY"),
+        npy.begins,
+        locate=npy.locate,
     ),
-    Format("a zip file", "unpack it first", (".zip", ".keras"), _begins(_ZIP, b"PK\x05\x06")),
+    Format(
+        "a zip file",
+        "unpack it first",
+        (".zip", ".keras"),
+        _begins(zipped.SIGNATURE, b"PK\x05\x06"),
+    ),
     Format(
         "a pickle file",
         f"what wrote it reads it (torch.load, joblib.load, pickle.load), and {_THEN_SAVE}",
         (".pkl", ".pickle", ".joblib"),
         _begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
     ),
-    Format("a GGUF file", "gguf.GGUFReader reads it", (".gguf",), _begins(b"GGUF")),
+    Format(
+        "a GGUF file",
+        _LOADED,
+        (".gguf",),
+        gguf.begins,
+        locate=gguf.locate,
+    ),
     Format(
         "a GGML file",
         "llama.cpp converts it to GGUF",
@@ -191,7 +203,7 @@ FORMATS: tuple[Format, ...] = (
 )
 # Some formats have no first bytes of their own: a name tells them.
 _BY_ENDING = (
-    *((f.name, f.endings) for f in FORMATS if f.endings and f.locate is None),
+    *((f.name, f.endings) for f in FORMATS if f.endings and f.name != "a safetensors file"),
     ("a TensorFlow checkpoint", (".ckpt.index", ".pb")),
     ("a Flax msgpack file", (".msgpack",)),
     ("a distributed checkpoint of PyTorch", (".distcp",)),

@@ -44,7 +44,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 # The names in files of the dtypes of arrays; F4 comes packed, and numpy does not say so.
-_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "F4"}
+NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "F4"}
 
 
 def wrap(
@@ -177,7 +177,7 @@ def columns_of(
     ------
     Nothing.
     """
-    return _native.array_columns(tensors, _NAMES)
+    return _native.array_columns(tensors, NAMES)
 
 
 def origin_of(tensor: npt.NDArray[Any]) -> Origin:
@@ -190,9 +190,9 @@ def origin_of(tensor: npt.NDArray[Any]) -> Origin:
     TypeError
         If it is a masked array, whose mask no file can hold.
     """
-    name, swapped_bytes = _NAMES.get(tensor.dtype), 1
+    name, swapped_bytes = NAMES.get(tensor.dtype), 1
     if name is None:
-        name = _NAMES.get(tensor.dtype.newbyteorder())
+        name = NAMES.get(tensor.dtype.newbyteorder())
         if name is None:
             raise DtypeError(f"is an array of {tensor.dtype}, which no safetensors file can hold")
         swapped_bytes = tensor.itemsize // 2 if tensor.dtype.kind == "c" else tensor.itemsize

@@ -106,6 +106,14 @@ class Box:
     row : int
         Of the tensor in the shard.
     part : StoredPart
+
+    Attributes
+    ----------
+    start, shape : tuple of int
+        The index of its first value, and how many there are along each axis; it may reach beyond
+        the tensor.
+    nbytes : int
+        Of all values.
     """
 
     def __init__(self, shard: Shard, row: int, part: StoredPart) -> None:
@@ -113,26 +121,26 @@ class Box:
         self._item_bytes = DTYPES[dtype].align_bytes
         self._whole = shape_in_memory(dtype, shard.shapes[row])
         self._is_all = part.start is None or part.shape is None
-        self._start = part.start or (0,) * len(self._whole)
-        self._shape = self._whole if part.shape is None else part.shape
+        self.start = part.start or (0,) * len(self._whole)
+        self.shape = self._whole if part.shape is None else part.shape
         self.nbytes = shard.nbytes_of(row)
         if not self._is_all:
-            self.nbytes = math.prod(self._shape) * self._item_bytes
+            self.nbytes = math.prod(self.shape) * self._item_bytes
 
     @property
     def rows(self) -> tuple[int, int]:
         """The first index along axis 0, and the one behind the last."""
         if not self._whole:
             return 0, 1
-        return self._start[0], min(self._start[0] + self._shape[0], self._whole[0])
+        return self.start[0], min(self.start[0] + self.shape[0], self._whole[0])
 
     @property
     def is_contiguous(self) -> bool:
         """Whether it is one run of bytes of the tensor: rows of axis 0, or all of it."""
         if self._is_all or not self._whole:
             return True
-        inner = self._shape[1:] == self._whole[1:] and not any(self._start[1:])
-        return inner and self._start[0] + self._shape[0] <= self._whole[0]
+        inner = self.shape[1:] == self._whole[1:] and not any(self.start[1:])
+        return inner and self.start[0] + self.shape[0] <= self._whole[0]
 
     def contiguous(self, memory: Bytes) -> Bytes | None:
         """Return its bytes in those of the tensor, where they are one run; else None."""
@@ -147,15 +155,15 @@ class Box:
     def copy_to(self, memory: Bytes, part: Bytes) -> None:
         """Copy the part's bytes to their places in those of the tensor."""
         there = memory.reshape(*self._whole, self._item_bytes)
-        here = part.reshape(*self._shape, self._item_bytes)
+        here = part.reshape(*self.shape, self._item_bytes)
         ends = [
             min(start + length, whole)
-            for start, length, whole in zip(self._start, self._shape, self._whole, strict=True)
+            for start, length, whole in zip(self.start, self.shape, self._whole, strict=True)
         ]
         kept = tuple(
-            slice(0, max(end - start, 0)) for start, end in zip(self._start, ends, strict=True)
+            slice(0, max(end - start, 0)) for start, end in zip(self.start, ends, strict=True)
         )
-        taken = tuple(slice(start, end) for start, end in zip(self._start, ends, strict=True))
+        taken = tuple(slice(start, end) for start, end in zip(self.start, ends, strict=True))
         there[taken] = here[kept]
 
 

@@ -13,6 +13,7 @@ from fastio.catalog.encodings import StoredPart
 from fastio.errors import MemoryLimitError
 from fastio.reading.decoding import Account, Box, Bytes, Decoded
 from fastio.reading.parts import PartReader
+from fastio.reading.selection import Selection
 from fastio.reading.tally import Tally
 
 
@@ -55,7 +56,9 @@ class EncodedBytes:
         """Return None: what is decoded is copied from."""
         return None
 
-    def each(self, ranges: list[tuple[int, int]], room_bytes: int) -> Generator[Bytes, None, None]:
+    def each(
+        self, ranges: list[tuple[int, int]], room_bytes: int, selection: Selection
+    ) -> Generator[Bytes, None, None]:
         """Yield ranges, ascending, as views of the tensor, whose parts are decoded for them.
 
         Raises
@@ -65,7 +68,7 @@ class EncodedBytes:
         ChecksumError, MemoryError, MemoryLimitError, ReadError
             As `fastio.load` does.
         """
-        needed = self._needed(ranges)
+        needed = self._needed(ranges, selection)
         taken = set(map(id, needed))
         self._missing = [part for part in self._missing if id(part) not in taken]
         self._decode(needed, room_bytes)
@@ -73,15 +76,18 @@ class EncodedBytes:
         for begin, end in ranges:
             yield memory[begin:end]
 
-    def _needed(self, ranges: Sequence[tuple[int, int]]) -> list[StoredPart]:
-        """The missing parts that have bytes of these ranges, or of the same rows of axis 0."""
+    def _needed(self, ranges: Sequence[tuple[int, int]], selection: Selection) -> list[StoredPart]:
+        """The missing parts that the selection meets, with bytes of these ranges or of the same
+        rows of axis 0.
+        """
         firsts = [begin // self._row_bytes for begin, _ in ranges]
         lasts = [-(-end // self._row_bytes) for _, end in ranges]
         found = []
         for part in self._missing:
-            first, last = Box(self._shard, self._row, part).rows
+            box = Box(self._shard, self._row, part)
+            first, last = box.rows
             at = int(np.searchsorted(lasts, first, side="right"))
-            if at < len(firsts) and firsts[at] < last:
+            if at < len(firsts) and firsts[at] < last and selection.meets(box.start, box.shape):
                 found.append(part)
         return found
 

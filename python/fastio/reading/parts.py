@@ -47,8 +47,13 @@ class Place(Protocol):
     def own(self, begin: int, end: int, item_bytes: int) -> _Bytes | None:
         """Return a range as memory of its own, aligned for items; None where that takes a copy."""
 
-    def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:
-        """Yield ranges, ascending, each to be looked at until the next one is asked for."""
+    def each(
+        self, ranges: list[_Range], room_bytes: int, selection: Selection
+    ) -> Generator[_Bytes, None, None]:
+        """Yield ranges, ascending, each to be looked at until the next one is asked for.
+
+        Only bytes of the selection are looked at.
+        """
 
 
 def gather(selection: Selection, place: Place, memory_limit_bytes: int | None) -> _Bytes:
@@ -88,7 +93,7 @@ def _gathered(selection: Selection, place: Place, room: int) -> _Bytes:
     segments = selection.segments(min(SEGMENT_BYTES_MAX, max(room // 4, 1)))
     while some := list(itertools.islice(segments, _SEGMENTS_MAX)):
         ranges = [(segment.begin, segment.end) for segment in some]
-        with contextlib.closing(place.each(ranges, room)) as memories:
+        with contextlib.closing(place.each(ranges, room, selection)) as memories:
             for segment, memory in zip(some, memories, strict=True):
                 segment.copy_to(turned, memory)
                 del memory
@@ -118,7 +123,9 @@ class MappedBytes(msgspec.Struct, frozen=True):
         with fetch.errors_named(None, self.shard.path, [self.shard]):
             return self.mapped.read(self.begin + begin, self.begin + end)
 
-    def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:
+    def each(
+        self, ranges: list[_Range], room_bytes: int, selection: Selection
+    ) -> Generator[_Bytes, None, None]:
         """Yield views of the mapping, and release the pages behind them."""
         passed = ranges[0][0]
         for begin, end in ranges:
@@ -256,7 +263,9 @@ class FileBytes(msgspec.Struct, frozen=True):
                 return own
         return self.reads.at_once(shard, [(first, last)])[0]
 
-    def each(self, ranges: list[_Range], room_bytes: int) -> Generator[_Bytes, None, None]:
+    def each(
+        self, ranges: list[_Range], room_bytes: int, selection: Selection
+    ) -> Generator[_Bytes, None, None]:
         """Yield ranges; one that lies in several files is put together."""
         runs = [list(self.runs(begin, end)) for begin, end in ranges]
         memories = self.reads.each(itertools.chain.from_iterable(runs), room_bytes)

@@ -113,6 +113,21 @@ class Selection(msgspec.Struct, frozen=True):
         end += self.item_bytes
         return (begin, end) if end - begin == self.nbytes else None
 
+    def meets(self, start: Sequence[int], shape: Sequence[int]) -> bool:
+        """Return whether it has values of a box: those from `start` on, `shape` along each axis."""
+        for axis, first, length in zip(self._axes, start, shape, strict=True):
+            positions = axis.positions
+            if isinstance(positions, range):
+                # The first position that is not before the box.
+                steps = max(-(-(first - positions.start) // positions.step), 0)
+                if steps >= len(positions) or positions[steps] >= first + length:
+                    return False
+            else:
+                at = int(np.searchsorted(positions, first))
+                if at == len(positions) or positions[at] >= first + length:
+                    return False
+        return True
+
     def segments(self, segment_bytes: int = SEGMENT_BYTES_MAX) -> Iterator[Segment]:
         """Yield what has to be read, ascending, in segments of about so many bytes at most.
 
