@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,16 @@ def _gguf(folder: Path) -> bytes:
     return (folder / "sample").read_bytes()
 
 
+def _hdf5() -> bytes:
+    data = io.BytesIO()
+    with h5py.File(data, "w") as file:
+        values = np.arange(60, dtype=np.float32).reshape(5, 12)
+        file["group/raw"] = values
+        file.create_dataset("gzip", data=values, chunks=(2, 5), compression="gzip", shuffle=True)
+        file.attrs["x"] = 1
+    return data.getvalue()
+
+
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {
@@ -56,12 +67,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "npz, deflated": _npz(np.savez_compressed),
         "torch": _torch(is_zip=True),
         "torch, old": _torch(is_zip=False),
+        "hdf5": _hdf5(),
         "gguf": _gguf(tmp_path_factory.mktemp("gguf")),
     }
 
 
 _GGUF_PADDING = 16  # behind its only tensor of 240 bytes, up to a multiple of 32
-_FORMATS = ["npy", "npz", "npz, deflated", "torch", "torch, old", "gguf"]
+_FORMATS = ["npy", "npz", "npz, deflated", "torch", "torch, old", "gguf", "hdf5"]
 _CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("set"), st.floats(0, 1), st.integers(0, 255)),

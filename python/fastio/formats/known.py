@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fastio.catalog import Readable, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.formats import gguf, npy, npz, safetensors, torch_files, zipped
+from fastio.formats import gguf, hdf5, npy, npz, safetensors, torch_files, zipped
 
 _TEXT_SHOWN_BYTES = 60
 _TAR_MAGIC_AT = 257
@@ -151,9 +151,10 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "an HDF5 file",
-        f"h5py reads it, and {_THEN_SAVE}",
+        _LOADED,
         (".h5", ".hdf5"),
-        _begins(b"\x89HDF\r\n\x1a\n"),
+        hdf5.begins,
+        locate=hdf5.locate,
     ),
     Format(
         "a TensorFlow Lite file", "tensorflow reads it", (".tflite",), lambda f: f[4:8] == b"TFL3"

@@ -3,12 +3,9 @@
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. numpy parses the header. An
 array in C order and of this machine's byte order lies there as it does in memory.
 
-What a header says is handed out so:
-
-- An array of byte strings (``S5``) has dtype U8 and one more axis, of the length of a string.
-- One of text (``U5``) has dtype U32, the code points, and one more axis likewise.
-- Dates and durations are I64.
-- ``V2`` is BF16: numpy.save writes that for the bfloat16 of ml_dtypes.
+Some dtypes have no equal among tensors. Byte strings (``S5``) become U8, with one more axis of the
+length of a string. Text (``U5``) becomes U32, the code points, likewise. Dates and durations become
+I64. ``V2`` becomes BF16, since numpy.save writes that for the bfloat16 of ml_dtypes.
 
 The metadata has the dtypes that numpy calls otherwise, at ``numpy.dtypes``: a JSON object by name.
 """
@@ -139,10 +136,31 @@ def parse(raw: bytes, path: str, name: str, at: int) -> Header:
         problem = f"array {shown(name)} has a header that numpy refuses: {shown(str(error))}"
         raise FormatError(path, problem, offset=at, expected="a header of numpy") from error
     check_shape(path, name, outer, at)
-    dtype, shape, stored, called = _named(path, name, at, stored, outer)
+    header = header_of(path, name, at, stored, outer)
     flat = math.prod(outer) == 0 or sum(size > 1 for size in outer) < 2
     turned = len(outer) if is_fortran and not flat else 0
-    return Header(text.tell(), stored, dtype, shape, turned, called)
+    return header._replace(nbytes=text.tell(), turned=turned)
+
+
+def header_of(
+    path: str, name: str, at: int | None, stored: np.dtype[Any], shape: tuple[int, ...]
+) -> Header:
+    """Return what a header says of an array in C order, whose dtype and shape are known.
+
+    Parameters
+    ----------
+    path, name : str
+        For messages.
+    at : int or None
+        Where in the file it is said, for messages.
+
+    Raises
+    ------
+    FormatError
+        No tensor has such a dtype.
+    """
+    dtype, shape, unit, called = _named(path, name, at, stored, shape)
+    return Header(0, unit, dtype, shape, 0, called)
 
 
 _READERS: dict[tuple[int, int], Any] = {
@@ -152,7 +170,7 @@ _READERS: dict[tuple[int, int], Any] = {
 
 
 def _named(
-    path: str, name: str, at: int, stored: np.dtype[Any], shape: tuple[int, ...]
+    path: str, name: str, at: int | None, stored: np.dtype[Any], shape: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...], np.dtype[Any], str | None]:
     """The dtype, as fastio calls it, and what it makes of shape and values in the file."""
     problem = None

@@ -6,15 +6,15 @@ No entry is unpacked here, and no name becomes a path.
 
 from __future__ import annotations
 
-import io
 import itertools
 import zipfile
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastio.catalog import Readable
 from fastio.display.values import shown
 from fastio.errors import FormatError, ReadError
+from fastio.formats.seekable import Seekable
 
 SIGNATURE = b"PK\x03\x04"
 DEFLATE_RATIO_MAX = 1032
@@ -22,7 +22,7 @@ DEFLATE_RATIO_MAX = 1032
 # Of an entry: its signature, then the lengths of its name and its extra field at bytes 26 and 28.
 _LOCAL_BYTES = 30
 _ENCRYPTED = 0x1
-# What is inflated at a time, in stored bytes: zlib copies what it has left over.
+# Stored bytes that are inflated at a time: zlib copies its leftovers.
 _STEP_BYTES = 2**18
 
 
@@ -148,7 +148,7 @@ def entries(file: Readable) -> list[Entry]:
     ReadError
     """
     try:
-        with zipfile.ZipFile(_Seekable(file)) as directory:
+        with zipfile.ZipFile(Seekable(file)) as directory:
             listed = [one for one in directory.infolist() if not one.is_dir()]
             directory_begin = directory.start_dir
     except ReadError:
@@ -199,39 +199,3 @@ def _entry(file: Readable, info: zipfile.ZipInfo, directory_begin: int) -> Entry
             f"has {info.file_size} bytes, stored in {info.compress_size}", f"{most} bytes at most"
         )
     return Entry(info.filename, begin, end, info.file_size, is_deflated, info.CRC)
-
-
-class _Seekable(io.RawIOBase):
-    """A file as zipfile reads it."""
-
-    def __init__(self, file: Readable) -> None:
-        self._file = file
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.nbytes}[whence]
-        if base + offset < 0:
-            raise ValueError("a negative position")
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(self._file.nbytes - self._at, 0)
-        count = left if size is None or size < 0 else min(size, left)
-        data = self._file.read(self._at, count) if count else b""
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)

@@ -1,0 +1,220 @@
+"""HDF5 files, and so Keras' ``.h5``: datasets by path, attributes as metadata.
+
+https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. h5py reads the structure. The
+bytes of a contiguous dataset, and those of chunks without filters, lie in the file as they do in
+memory. Filtered chunks are decoded here, on several threads and outside of the library's lock:
+deflate, shuffle and fletcher32. The library decodes all others, and datasets in the header.
+
+A dataset in group ``g`` is ``g/name``. Attributes are metadata: ``name`` of the file, ``g/name@x``
+of a group or dataset, as JSON unless they are texts. Datasets of texts are metadata, too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastio.catalog import Readable, Shard
+from fastio.catalog.encodings import Encoding, StoredPart
+from fastio.display.values import shown
+from fastio.errors import FormatError
+from fastio.formats import npy
+from fastio.formats.array_order import ArrayOrder, Reordered
+from fastio.formats.hdf5_filters import PLAIN, Filters, Known, Library, Repeated, library
+from fastio.formats.rows import Row, check_shape, shard_of
+from fastio.formats.seekable import Seekable
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+_GROUPS_DEPTH_MAX = 100
+
+
+def begins(first: bytes) -> bool:
+    """Return whether a file seems to be one, by its first bytes."""
+    return first.startswith(MAGIC)
+
+
+def locate(file: Readable, first: bytes) -> Shard:
+    """Say where the datasets of a file lie.
+
+    Parameters
+    ----------
+    file : Readable
+        Stays open.
+    first : bytes
+        Its first bytes.
+
+    Raises
+    ------
+    FormatError
+        If the file is not valid or cut off, points out of itself, or has a dataset of a type that
+        no tensor has.
+    ImportError
+        If there is no h5py: the extra that brings it.
+    ReadError
+        If reading fails.
+    """
+    h5py = library()
+    try:
+        with h5py.File(Seekable(file), "r") as opened:
+            found = _Structure(file, h5py, opened)
+            return shard_of(file, found.rows(), found.metadata, first)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        problem = f"cannot be read by h5py: {shown(str(error))}"
+        raise FormatError(file.path, problem, expected="a whole HDF5 file") from error
+
+
+class _Structure:
+    """The groups, datasets and attributes of an open file.
+
+    Parameters
+    ----------
+    file : Readable
+    h5py : module
+    opened : h5py.File
+    """
+
+    def __init__(self, file: Readable, h5py: Any, opened: Any) -> None:
+        self._file = file
+        self._h5py = h5py
+        self.metadata: dict[str, str] = {}
+        self._datasets: dict[str, Any] = {}
+        self._dtypes: dict[str, str] = {}
+        self._groups: set[Any] = set()
+        self._visit(opened, "", 0)
+
+    def _refuse(self, problem: str, expected: str, at: int | None = None) -> FormatError:
+        return FormatError(self._file.path, problem, offset=at, expected=expected)
+
+    def _visit(self, group: Any, path: str, depth: int) -> None:
+        """Note what a group holds. One that stands in several places is visited once."""
+        identity = self._h5py.h5o.get_info(group.id).addr
+        if identity in self._groups:
+            return
+        if depth > _GROUPS_DEPTH_MAX:
+            raise self._refuse(f"has groups in groups: {shown(path)}", "fewer levels")
+        self._groups.add(identity)
+        self._note_attributes(group, path)
+        for name in group:
+            inner = f"{path}/{name}" if path else name
+            link = group.get(name, getlink=True)
+            if isinstance(link, self._h5py.ExternalLink):
+                where = shown(link.filename)
+                raise self._refuse(f"{shown(inner)} lies in another file, {where}", "one file")
+            try:
+                found = group[name]
+            except KeyError as error:
+                raise self._refuse(f"link {shown(inner)} leads nowhere", "links within") from error
+            if isinstance(found, self._h5py.Group):
+                self._visit(found, inner, depth + 1)
+            elif isinstance(found, self._h5py.Dataset):
+                self._note_attributes(found, inner)
+                self._datasets[inner] = found
+
+    def _note_attributes(self, owner: Any, path: str) -> None:
+        for name in owner.attrs:
+            try:
+                value = _plain(owner.attrs[name])
+            except (OSError, TypeError, ValueError) as error:
+                value = f"not read by h5py: {error}"
+            key = f"{path}@{name}" if path else name
+            self.metadata[key] = value if isinstance(value, str) else json.dumps(value)
+
+    def rows(self) -> list[Row]:
+        """Return the datasets, each once by its own name; those that share bytes are copied."""
+        found, begins = [], set()
+        for path, dataset in self._datasets.items():
+            row = self._row(path, dataset)
+            if row is None:
+                continue
+            if not row.parts and row.begin < row.end:
+                if row.begin in begins:
+                    parts = (StoredPart(row.begin, row.end, PLAIN),)
+                    row = Row(row.name, row.dtype, row.shape, row.begin, row.end, parts)
+                begins.add(row.begin)
+            found.append(row)
+        if self._dtypes:
+            self.metadata[npy.DTYPES_KEY] = json.dumps(self._dtypes)
+        return found
+
+    def _row(self, path: str, dataset: Any) -> Row | None:
+        shape = dataset.shape
+        if shape is None:  # a null dataspace
+            self.metadata[path] = "null"
+            return None
+        if self._h5py.check_string_dtype(dataset.dtype) and dataset.dtype.hasobject:
+            texts = dataset.asstr(errors="surrogateescape")[()]
+            self.metadata[path] = texts if isinstance(texts, str) else json.dumps(texts.tolist())
+            return None
+        properties = dataset.id.get_create_plist()
+        h5d = self._h5py.h5d
+        layout = properties.get_layout()
+        if layout == h5d.VIRTUAL or properties.get_external_count():
+            raise self._refuse(f"{shown(path)} lies in other files", "data in this file")
+        check_shape(self._file.path, path, shape)
+        header = npy.header_of(self._file.path, path, None, dataset.dtype, shape)
+        if header.called is not None:
+            self._dtypes[path] = header.called
+        if math.prod(header.shape) == 0:
+            return Row(path, header.dtype, header.shape, 0, 0)
+        if layout == h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
+            return npy.row_of(header, path, dataset.id.get_offset())
+        if layout == h5d.CHUNKED:
+            return self._chunked(path, dataset, header)
+        # In the header of the file, or not there at all, which is the fill value.
+        values = np.asarray(dataset[()])
+        return Row(path, header.dtype, header.shape, 0, 0, (StoredPart(0, 0, Known(values)),))
+
+    def _chunked(self, path: str, dataset: Any, header: npy.Header) -> Row:
+        chunk = tuple(dataset.chunks)
+        extra = header.shape[len(chunk) :]
+        filters = Filters.of(dataset, header.stored.itemsize)
+        parts, there = [], set()
+        stored: list[Any] = []
+        dataset.id.chunk_iter(stored.append)
+        for info in stored:
+            start = tuple(info.chunk_offset)
+            there.add(start)
+            encoding: Encoding
+            if filters is None:
+                encoding = Library(self._file.path, path, start, chunk)
+            else:
+                encoding = filters.without(info.filter_mask)
+                if not header.stored.isnative:
+                    encoding = Reordered(encoding, ArrayOrder(header.stored, (*chunk, *extra), 0))
+            begin = info.byte_offset
+            box = (*start, *(0 for _ in extra)), (*chunk, *extra)
+            parts.append(StoredPart(begin, begin + info.size, encoding, *box))
+        fill = np.asarray(dataset.fillvalue, dataset.dtype)
+        if fill.tobytes().strip(b"\0"):
+            values = Repeated(fill.astype(fill.dtype.newbyteorder("=")).tobytes())
+            for start in _grid(dataset.shape, chunk):
+                if start not in there:
+                    box = (*start, *(0 for _ in extra)), (*chunk, *extra)
+                    parts.append(StoredPart(0, 0, values, *box))
+        begin = min((part.begin for part in parts), default=0)
+        end = max((part.end for part in parts), default=0)
+        if not parts:  # no chunk is there, and zeros are the fill value
+            parts.append(StoredPart(0, 0, Repeated(b"\0")))
+        return Row(path, header.dtype, header.shape, begin, end, tuple(parts))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else shown(value)
+
+
+def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    counts = [-(-length // size) for length, size in zip(shape, chunk, strict=True)]
+    for index in np.ndindex(*counts):
+        yield tuple(at * size for at, size in zip(index, chunk, strict=True))
