@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -385,7 +386,7 @@ def test_the_trace_tells_each_lane_and_the_fastest_settings(
     monkeypatch.setattr(gpu_trace, "DEFAULT_ROUNDS", 1)
     path = models.make("small", folder)
     with guest_memory.Ballast(1) as ballast:
-        told_each = list(gpu_trace.trace(path, ballast, time.monotonic() + 60.0))
+        told_each = list(gpu_trace.trace(path, ballast, math.inf))
     assert len(told_each) == 5
     found = told_each[-1]
     assert set(found["default"]) == {"cold", "warm"}
