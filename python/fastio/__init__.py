@@ -47,6 +47,7 @@ from fastio.report.events import Event, on_event
 from fastio.saving.seal import seal
 
 if TYPE_CHECKING:
+    from fastio.dropin.hierarchy import File
     from fastio.saving.background import SaveHandle
     from fastio.store.store import Store
 
@@ -61,6 +62,7 @@ __all__ = [
     "EngineStatus",
     "Event",
     "FastioError",
+    "File",
     "FormatError",
     "LaneTimes",
     "LoadEvent",
@@ -112,6 +114,8 @@ def __getattr__(name: str) -> Any:
     """Names that are imported at their first use."""
     if name in _MODULES:
         return importlib.import_module(f"fastio.{name}")
+    if name == "File":
+        return importlib.import_module("fastio.dropin.hierarchy").File
     if name == "Store":
         return importlib.import_module("fastio.store.store").Store
     if name == "SaveHandle":

@@ -138,9 +138,9 @@ def test_fill_values_scalars_texts_and_attributes(tmp_path: Path) -> None:
             "name": "a model",
             "g@shape": "[0, 1, 2]",
             "g/scalar@unit": "m",
-            "null": "null",
-            "text": "é",
-            "texts": '["a", "bc"]',
+            "null@": "null",
+            "text@": "é",
+            "texts@": '["a", "bc"]',
             "numpy.dtypes": '{"bytes": "|S2"}',
         }
         assert np.array_equal(reader["sparse"][30:40], expected["sparse"][30:40])

@@ -1,1 +1,1 @@
-"""The interface of safetensors, over the reader and the saver."""
+"""The interfaces of safetensors and of h5py, over the reader and the saver."""

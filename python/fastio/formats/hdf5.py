@@ -5,8 +5,8 @@ bytes of a contiguous dataset, and those of chunks without filters, lie in the f
 memory. Filtered chunks are decoded here, on several threads and outside of the library's lock:
 deflate, shuffle and fletcher32. The library decodes all others, and datasets in the header.
 
-A dataset in group ``g`` is ``g/name``. Attributes are metadata: ``name`` of the file, ``g/name@x``
-of a group or dataset, as JSON unless they are texts. Datasets of texts are metadata, too.
+A dataset in group ``g`` is ``g/name``. Attributes are metadata, and datasets of texts, too, as
+`fastio.formats.hierarchy` has them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fastio.errors import FormatError
 from fastio.formats import npy
 from fastio.formats.array_order import ArrayOrder, Reordered
 from fastio.formats.hdf5_filters import PLAIN, Filters, Known, Library, Repeated, library
+from fastio.formats.hierarchy import Annotations, plain
 from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.formats.seekable import Seekable
 
@@ -61,7 +62,7 @@ def locate(file: Readable, first: bytes) -> Shard:
     try:
         with h5py.File(Seekable(file), "r") as opened:
             found = _Structure(file, h5py, opened)
-            return shard_of(file, found.rows(), found.metadata, first)
+            return shard_of(file, found.rows(), found.metadata(), first)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, FormatError):
             raise
@@ -82,7 +83,7 @@ class _Structure:
     def __init__(self, file: Readable, h5py: Any, opened: Any) -> None:
         self._file = file
         self._h5py = h5py
-        self.metadata: dict[str, str] = {}
+        self._annotations = Annotations()
         self._datasets: dict[str, Any] = {}
         self._dtypes: dict[str, str] = {}
         self._groups: set[Any] = set()
@@ -100,6 +101,8 @@ class _Structure:
             raise self._refuse(f"has groups in groups: {shown(path)}", "fewer levels")
         self._groups.add(identity)
         self._note_attributes(group, path)
+        if path and not len(group):
+            self._annotations.groups.add(path)
         for name in group:
             inner = f"{path}/{name}" if path else name
             link = group.get(name, getlink=True)
@@ -119,11 +122,10 @@ class _Structure:
     def _note_attributes(self, owner: Any, path: str) -> None:
         for name in owner.attrs:
             try:
-                value = _plain(owner.attrs[name])
+                value = plain(owner.attrs[name])
             except (OSError, TypeError, ValueError) as error:
                 value = f"not read by h5py: {error}"
-            key = f"{path}@{name}" if path else name
-            self.metadata[key] = value if isinstance(value, str) else json.dumps(value)
+            self._annotations.attributes.setdefault(path, {})[name] = value
 
     def rows(self) -> list[Row]:
         """Return the datasets, each once by its own name; those that share bytes are copied."""
@@ -138,18 +140,23 @@ class _Structure:
                     row = Row(row.name, row.dtype, row.shape, row.begin, row.end, parts)
                 begins.add(row.begin)
             found.append(row)
+        return found
+
+    def metadata(self) -> dict[str, str]:
+        """Return attributes, texts, and the dtypes that HDF5 calls otherwise."""
+        found = self._annotations.metadata()
         if self._dtypes:
-            self.metadata[npy.DTYPES_KEY] = json.dumps(self._dtypes)
+            found[npy.DTYPES_KEY] = json.dumps(self._dtypes)
         return found
 
     def _row(self, path: str, dataset: Any) -> Row | None:
         shape = dataset.shape
         if shape is None:  # a null dataspace
-            self.metadata[path] = "null"
+            self._annotations.texts[path] = None
             return None
         if self._h5py.check_string_dtype(dataset.dtype) and dataset.dtype.hasobject:
             texts = dataset.asstr(errors="surrogateescape")[()]
-            self.metadata[path] = texts if isinstance(texts, str) else json.dumps(texts.tolist())
+            self._annotations.texts[path] = plain(texts)
             return None
         properties = dataset.id.get_create_plist()
         h5d = self._h5py.h5d
@@ -202,16 +209,6 @@ class _Structure:
         if not parts:  # no chunk is there, and zeros are the fill value
             parts.append(StoredPart(0, 0, Repeated(b"\0")))
         return Row(path, header.dtype, header.shape, begin, end, tuple(parts))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else shown(value)
 
 
 def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -125,6 +125,11 @@ class NewFile:
     # ---- how it can be written
 
     @property
+    def readable_path(self) -> str:
+        """A path that leads to the file while it is written, for a library that opens one."""
+        return str(self.temporary) if self._named else own_descriptor(self._fd)
+
+    @property
     def is_at_its_place(self) -> bool:
         """Whether it is written under its own name, once it was reserved."""
         return not self.renames
