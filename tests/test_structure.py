@@ -67,6 +67,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Verification",
         "WriteError",
         "__version__",
+        "convert",
         "deserialize",
         "engine_report",
         "load",

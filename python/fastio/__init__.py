@@ -47,6 +47,7 @@ from fastio.report.events import Event, on_event
 from fastio.saving.seal import seal
 
 if TYPE_CHECKING:
+    from fastio.api.convert import convert
     from fastio.dropin.hierarchy import File
     from fastio.saving.background import SaveHandle
     from fastio.store.store import Store
@@ -88,6 +89,7 @@ __all__ = [
     "Verification",
     "WriteError",
     "__version__",
+    "convert",
     "deserialize",
     "engine_report",
     "load",
@@ -114,6 +116,8 @@ def __getattr__(name: str) -> Any:
     """Names that are imported at their first use."""
     if name in _MODULES:
         return importlib.import_module(f"fastio.{name}")
+    if name == "convert":
+        return importlib.import_module("fastio.api.convert").convert
     if name == "File":
         return importlib.import_module("fastio.dropin.hierarchy").File
     if name == "Store":

@@ -29,7 +29,7 @@ from fastio.saving import folder
 from fastio.saving.origins import Origins
 from fastio.saving.turns import Turn, key_of
 from fastio.saving.uninterrupted import UninterruptedStep
-from fastio.saving.writing import FileWriter, Layout, lay_out, open_file
+from fastio.saving.writing import FileWriter, Layout, Writer, lay_out, open_file
 
 _LARGER_SHOWN_MAX = 3  # tensors that the report names, as they have a shard of their own
 
@@ -62,6 +62,8 @@ class Request(msgspec.Struct, frozen=True):
         Wall-clock and processor time when it was asked for, in seconds.
     makes_folders : bool
         Whether folders that are missing on the way to `path` are made.
+    writer : callable
+        Makes the writer of a file, which is open then, from its layout and the options.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Request(msgspec.Struct, frozen=True):
     report: Report = msgspec.field(default_factory=Report)
     begun: tuple[float, float] = msgspec.field(default_factory=clocks)
     makes_folders: bool = True
+    writer: Callable[[Replacement, Layout, Options], Writer] = FileWriter
 
     def memory_named(self) -> contextlib.AbstractContextManager[None]:
         """Name the path where there is no memory for a step of the save."""
@@ -99,7 +102,7 @@ class SaveWork:
         # Of a save that does not begin to write, no folder is left.
         self._files.callback(lambda: folders.remove(self._made))
         self._files.callback(self._close_index)  # after the shards that it names
-        self._writers: list[FileWriter] = []
+        self._writers: list[Writer] = []
         self._index: Replacement | None = None
         self._made: list[Path] = []
         self._fixed_names = False
@@ -151,7 +154,7 @@ class SaveWork:
         written_as = self._request.path / folder.SINGLE if sharded else path
         options = self._request.options
         file = open_file(path, options, written_as=written_as, like=like)
-        writer = FileWriter(file, layout, options)
+        writer = self._request.writer(file, layout, options)
         self._files.callback(writer.close)
         self._writers.append(writer)
 
@@ -176,6 +179,7 @@ class SaveWork:
         limit = request.options.memory_limit_bytes
         _check_fits(request.origins.data_bytes, limit)
         for writer in self._writers:
+            assert isinstance(writer, FileWriter)
             writer.take_snapshot()
 
     def run(self, turn: Turn, release: Callable[[], None]) -> None:

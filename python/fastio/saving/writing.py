@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
@@ -119,7 +120,7 @@ def open_file(
     return Replacement.heir(path, like=like, written_as=written_as)
 
 
-class FileWriter:
+class Writer(ABC):
     """A file on its way, written when told to.
 
     Parameters
@@ -127,6 +128,93 @@ class FileWriter:
     replacement : Replacement
         The file, open and empty; closed with this object.
     layout : Layout
+    """
+
+    _counted: _native.SaveStatistics
+
+    def __init__(self, replacement: Replacement, layout: Layout) -> None:
+        self.layout = layout
+        self.replacement = replacement
+
+    @property
+    def statistics(self) -> _native.SaveStatistics:
+        """The counts, once it is finished."""
+        return self._counted
+
+    def reserve(self) -> None:
+        """Have space set aside, or find out how the file can be written without that.
+
+        Raises
+        ------
+        WriteError
+            If there is not enough of it.
+        """
+        whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
+        self.replacement.reserve(self.layout.nbytes, whole)
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Make ready what is written to, as `reserve` found that it must be.
+
+        Raises
+        ------
+        WriteError
+        """
+
+    @abstractmethod
+    def write_data(self, *, durable: bool, progress: Progress) -> WriteMode:
+        """Write what comes of the tensors, which are not looked at any more then.
+
+        Raises
+        ------
+        WriteError, MemoryLimitError
+        """
+
+    @abstractmethod
+    def header(self) -> bytes:
+        """Return the file up to its data, once the checksums of that were taken."""
+
+    def finish(self, *, durable: bool, mode: int | None = None) -> None:
+        """Write the header, last, and bring all of it to the disk; it only lacks its name then.
+
+        Parameters
+        ----------
+        durable : bool
+        mode : int, optional
+            Of the file; default: that of the one that it replaces, or what the umask leaves.
+
+        Raises
+        ------
+        WriteError
+        """
+        if not self.replacement.abilities.in_order:
+            self.replacement.cut(self.layout.nbytes)
+            self.replacement.settle_data(durable=durable)
+            self.replacement.file.write(0, self.header())
+        if mode is not None:
+            self.replacement.allow(mode)
+        else:
+            self.replacement.inherit()
+        self.replacement.settle(durable=durable)
+        self._count()
+        self.replacement.stop_writing()
+
+    def _count(self) -> None:
+        """Have `statistics`: all is written."""
+        return
+
+    def close(self) -> None:
+        """Close the file; unless it took its place, nothing is left of it."""
+        self.replacement.close()
+
+
+class FileWriter(Writer):
+    """A file of tensors in memory.
+
+    Parameters
+    ----------
+    replacement, layout
+        As `Writer` takes them.
     options : Options
 
     Raises
@@ -136,8 +224,7 @@ class FileWriter:
     """
 
     def __init__(self, replacement: Replacement, layout: Layout, options: Options) -> None:
-        self.layout = layout
-        self.replacement = replacement
+        super().__init__(replacement, layout)
         self._options = options
         try:
             origins = layout.origins
@@ -156,11 +243,6 @@ class FileWriter:
             self.close()
             raise
 
-    @property
-    def statistics(self) -> _native.SaveStatistics:
-        """The counts of the core, once it is finished."""
-        return self._counted
-
     def take_snapshot(self) -> None:
         """Copy all tensors to memory of its own; they are not looked at any more.
 
@@ -169,17 +251,6 @@ class FileWriter:
         MemoryLimitError, MemoryError
         """
         self._save.run("copied", 0, self._save.block_count)
-
-    def reserve(self) -> None:
-        """Have space set aside, or find out how the file can be written without that.
-
-        Raises
-        ------
-        WriteError
-            If there is not enough of it.
-        """
-        whole = -(-self.layout.nbytes // START_ALIGNMENT) * START_ALIGNMENT
-        self.replacement.reserve(self.layout.nbytes, whole)
 
     def begin(self) -> None:
         """Make ready what is written to, as `reserve` found that it must be.
@@ -231,28 +302,7 @@ class FileWriter:
         header = self.layout.header
         return header if isinstance(header, bytes) else header.encode(self._save.digests)
 
-    def finish(self, *, durable: bool, mode: int | None = None) -> None:
-        """Write the header, last, and bring all of it to the disk; it only lacks its name then.
-
-        Parameters
-        ----------
-        durable : bool
-        mode : int, optional
-            Of the file; default: that of the one that it replaces, or what the umask leaves.
-
-        Raises
-        ------
-        WriteError
-        """
-        if not self.replacement.abilities.in_order:
-            self.replacement.cut(self.layout.nbytes)
-            self.replacement.settle_data(durable=durable)
-            self.replacement.file.write(0, self.header())
-        if mode is not None:
-            self.replacement.allow(mode)
-        else:
-            self.replacement.inherit()
-        self.replacement.settle(durable=durable)
+    def _count(self) -> None:
         self._counted = self._save.statistics
         if self._counted["bytes_rewritten"]:
             _log.warning(
@@ -261,9 +311,8 @@ class FileWriter:
                 self.replacement.path,
             )
         del self._save  # and with it two of three descriptors: there may be many shards
-        self.replacement.stop_writing()
 
     def close(self) -> None:
         """Close the file; unless it took its place, nothing is left of it."""
         vars(self).pop("_save", None)  # an error that is kept keeps this object
-        self.replacement.close()
+        super().close()
