@@ -22,6 +22,7 @@ SUITES = {
     "fixed-buffers": "bench.suites.fixed_buffers",
     "kept-files": "bench.suites.kept_files",
     "host-ranks": "bench.suites.host_ranks",
+    "formats": "bench.suites.formats",
     "demo": "bench.suites.demo",
 }
 FILES = {"models": "bench.measure.models"}
