@@ -53,7 +53,11 @@ print(json.dumps({
 }))
 """
 _OURS = "import fastio\ntensors = fastio.load(path)"
-_OF_H5PY = "import h5py\nwith h5py.File(path) as file:\n    tensors = {name: file[name][()] for name in file}"
+_OF_H5PY = """
+import h5py
+with h5py.File(path) as file:
+    tensors = {name: file[name][()] for name in file}
+"""
 
 
 def _save_gguf(tensors: Tensors, path: Path) -> None:
