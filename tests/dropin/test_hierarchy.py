@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -119,11 +120,25 @@ def test_any_file_that_fastio_loads_can_be_read(tmp_path: Path) -> None:
     torch.save({"layer": {"weight": torch.ones(3)}, "epoch": 4}, tmp_path / "m.pt")
     with fastio.File(tmp_path / "m.pt") as file:
         assert file["layer.weight"][:].tolist() == [1, 1, 1]
-        assert file.attrs["epoch"] == 4
+        assert file.attrs["epoch"] == "4"  # as in the metadata of a reader
 
 
 @pytest.mark.parametrize("mode", ["a", "r+"])
-def test_a_file_is_changed_when_it_is_closed(path: Path, mode: str) -> None:
+def test_a_file_of_another_format_is_not_written_anew(tmp_path: Path, mode: str) -> None:
+    """It may have more than fastio.File keeps."""
+    with fastio.File(tmp_path / "m.h5", "w") as file:
+        file["x"] = 1
+    torch.save({"x": torch.ones(3)}, tmp_path / "m.pt")
+    for path in (tmp_path / "m.h5", tmp_path / "m.pt"):
+        before = path.read_bytes()
+        with pytest.raises(fastio.FormatError, match="not safetensors"):
+            fastio.File(path, mode)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["a", "r+"])
+def test_a_file_is_changed_when_it_is_closed(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "data.safetensors"
     with fastio.File(path, "w") as file:
         _fill(file)
     before = path.read_bytes()
@@ -203,9 +218,8 @@ def test_modes(path: Path) -> None:
         fastio.File(path, "r+")
     with pytest.raises(ValueError, match="mode='rw'"):
         fastio.File(path, "rw")
-    for mode in ("x", "a"):
-        with fastio.File(path, mode) as file:
-            file[mode] = 1
+    with fastio.File(path, "x") as file:
+        file["x"] = 1
     for mode in ("w-", "x"):
         with pytest.raises(FileExistsError):
             fastio.File(path, mode)
@@ -276,3 +290,111 @@ def test_files_of_fastio_need_no_h5py(tmp_path: Path) -> None:
         "except ImportError as error: assert 'fastio-tensor[hdf5]' in str(error)\n"
         "else: raise SystemExit('no error')\n"
     )
+
+
+# ---- names and values that are easily lost
+
+
+def test_attributes_of_any_name_come_back(path: Path) -> None:
+    names = ["user@host", "@x", "x@", "@groups", "format", "fastio.x", "a/b", "100%", "é"]
+    with fastio.File(path, "w") as file:
+        file["d"] = np.ones(2)
+        for name in names:
+            file.attrs[name] = "pt"
+            file["d"].attrs[name] = "v"
+        file.attrs["text"] = "5"
+        file.attrs["quoted"] = '"5"'
+        file.attrs["none"] = "null"
+    with fastio.File(path) as file:
+        assert sorted(file) == ["d"]
+        assert {name: file.attrs[name] for name in names} == dict.fromkeys(names, "pt")
+        assert dict(file["d"].attrs) == dict.fromkeys(names, "v")
+        assert (file.attrs["text"], file.attrs["quoted"]) == ("5", '"5"')
+        assert file.attrs["none"] == "null"
+        assert len(file.attrs) == len(names) + 3
+
+
+def test_metadata_of_other_writers_are_texts(tmp_path: Path) -> None:
+    fastio.save({"x": np.ones(2)}, tmp_path / "x.safetensors", metadata={"version": "1.10"})
+    with fastio.File(tmp_path / "x.safetensors") as file:
+        assert file.attrs["version"] == "1.10"
+
+
+@pytest.mark.parametrize(
+    "value", [1 + 2j, {"a": 1}, object(), None, [1, "a", {}], np.zeros(2, complex), b"\xff"]
+)
+def test_an_attribute_that_would_come_back_as_another_is_refused(path: Path, value: Any) -> None:
+    with fastio.File(path, "w") as file:
+        with pytest.raises(fastio.UsageError, match="'bad'"):
+            file.attrs["bad"] = value
+        file["x"] = 1
+    with fastio.File(path) as file:
+        assert list(file.attrs) == []
+
+
+@pytest.mark.parametrize("dtype", ["c16", "S5", "g", "O", "M8[s]"])
+def test_a_dtype_that_no_file_has_is_refused_at_once(path: Path, dtype: str) -> None:
+    with fastio.File(path, "w") as file:
+        with pytest.raises(fastio.UsageError, match="has the dtype"):
+            file.create_dataset("x", (3,), dtype)
+        file["ok"] = 1
+    assert set(fastio.load(path)) == {"ok"}
+
+
+def test_a_dtype_that_hdf5_lacks_is_refused_there(tmp_path: Path) -> None:
+    values = np.ones(3, ml_dtypes.bfloat16)
+    file = fastio.File(tmp_path / "x.h5", "w")
+    with pytest.raises(fastio.UsageError, match="which an HDF5 file has not"):
+        file["x"] = values
+    with fastio.File(tmp_path / "x.safetensors", "w") as file:
+        file["x"] = values
+    assert fastio.load(tmp_path / "x.safetensors")["x"].dtype == ml_dtypes.bfloat16
+
+
+def test_indexes_of_numpy_are_taken(path: Path) -> None:
+    values = np.arange(5)
+    with fastio.File(path, "w") as file:
+        file["x"] = values
+        file["y"] = values.reshape(5, 1)
+    with fastio.File(path) as file:
+        data = file["x"]
+        assert data[np.int64(1)] == 1
+        assert isinstance(data[0], np.integer)
+        assert hash(data[0]) == hash(0)
+        mask = np.array([True, False, True, False, True])
+        assert data[mask].tolist() == [0, 2, 4]
+        assert data[np.argsort([3, 1, 2])].tolist() == [1, 2, 0]
+        assert file["y"][mask[:, None]].tolist() == [0, 2, 4]
+        assert file["y"][:, None].shape == (5, 1, 1)
+
+
+def test_removed_and_closed_members_say_so(path: Path) -> None:
+    file = fastio.File(path, "w")
+    file["g/x"] = np.ones(2)
+    data = file["g/x"]
+    del file["g/x"]
+    for use in (lambda: data[:], lambda: data.__setitem__(0, 1)):
+        with pytest.raises(KeyError, match="no longer there"):
+            use()
+    with pytest.raises(KeyError, match="no longer there"):
+        data.attrs["a"] = 1
+    assert list(file) == ["g"]
+    file["g/x"] = 5
+    group = file["g"]
+    file.close()
+    for use in (
+        lambda: len(file),
+        lambda: "g" in file,
+        lambda: dict(file.attrs),
+        lambda: file.get("g"),
+        lambda: list(group),
+    ):
+        with pytest.raises(fastio.UsageError, match="closed"):
+            use()
+
+
+def test_names_that_are_no_paths_are_refused(tmp_path: Path) -> None:
+    for name in ("p//q", "/x", "y/", "./z"):
+        fastio.save({name: np.ones(1)}, tmp_path / "x.safetensors")
+        with pytest.raises(fastio.UsageError, match=r"is no path: fastio\.open reads"):
+            fastio.File(tmp_path / "x.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 import fastio
-from fastio.formats import hdf5_filters
+from fastio.formats import hdf5, hdf5_filters
 
 _RANDOM = np.random.default_rng(1)
 _VALUES = _RANDOM.integers(0, 99, (1000, 300)).astype(np.float32)
@@ -141,6 +142,7 @@ def test_fill_values_scalars_texts_and_attributes(tmp_path: Path) -> None:
             "null@": "null",
             "text@": "é",
             "texts@": '["a", "bc"]',
+            "@groups": "[]",
             "numpy.dtypes": '{"bytes": "|S2"}',
         }
         assert np.array_equal(reader["sparse"][30:40], expected["sparse"][30:40])
@@ -152,10 +154,12 @@ def test_links_within_the_file_are_followed(tmp_path: Path) -> None:
         file["a/data"] = _VALUES
         file["hard"] = file["a/data"]
         file["soft"] = h5py.SoftLink("/a/data")
+        file["group"] = file["a"]
         file["a/again"] = file["/"]  # a circle
         file["a/here"] = h5py.SoftLink("/a")
+        file["a/nowhere"] = h5py.SoftLink("/nothing")
     loaded = fastio.load(path)
-    assert set(loaded) == {"a/data", "hard", "soft"}
+    assert set(loaded) == {"a/data", "hard", "soft", "group/data"}
     for values in loaded.values():
         assert np.array_equal(values, _VALUES)
 
@@ -177,10 +181,6 @@ def test_the_weights_of_a_keras_model_have_the_names_of_their_groups(tmp_path: P
 
 def _external_link(file: h5py.File) -> None:
     file["x"] = h5py.ExternalLink("other.h5", "/data")
-
-
-def _dangling(file: h5py.File) -> None:
-    file["x"] = h5py.SoftLink("/nothing")
 
 
 def _external(file: h5py.File) -> None:
@@ -212,7 +212,6 @@ def _ragged(file: h5py.File) -> None:
 
 _REFUSED = {
     _external_link: "'x' lies in another file, 'other.h5'",
-    _dangling: "link 'x' leads nowhere",
     _external: "'x' lies in other files",
     _virtual: "'x' lies in other files",
     _compound: "'x' has the dtype",
@@ -305,4 +304,111 @@ def test_attributes_of_arrays_and_bytes_are_json(tmp_path: Path) -> None:
         assert {key: json.loads(value) for key, value in reader.metadata.items()} == {
             "names": ["a", "b"],
             "texts": ["x", "y"],
+            "@groups": [],
         }
+
+
+# ---- types that h5py calls by a dtype, and that are stored otherwise
+
+
+def _enum(base: Any) -> Any:
+    made = h5py.h5t.enum_create(base)
+    made.enum_insert(b"FALSE", 0)
+    made.enum_insert(b"TRUE", 1)
+    return made
+
+
+def _cut(base: Any, precision: int, offset: int = 0) -> Any:
+    made = base.copy()
+    made.set_precision(precision)
+    made.set_offset(offset)
+    return made
+
+
+def _bfloat16() -> Any:
+    made = h5py.h5t.IEEE_F16LE.copy()
+    made.set_fields(15, 7, 8, 0, 7)
+    made.set_ebias(127)
+    return made
+
+
+def _padded_complex() -> Any:
+    made = h5py.h5t.create(h5py.h5t.COMPOUND, 16)
+    made.insert(b"r", 0, h5py.h5t.IEEE_F32LE)
+    made.insert(b"i", 8, h5py.h5t.IEEE_F32LE)
+    return made
+
+
+_STORED_OTHERWISE: dict[str, tuple[Any, Any]] = {
+    "bool in 32 bits": (_enum(h5py.h5t.STD_I32LE), np.array([True, False, True, True])),
+    "12 of 16 bits": (_cut(h5py.h5t.STD_I16LE, 12, 4), np.array([1, 2, -3, 4], "i2")),
+    "40 of 64 bits": (_cut(h5py.h5t.STD_I64LE, 40), np.array([1, -2, 3])),
+    "bfloat16": (_bfloat16(), np.array([1, 2, 3, 4], "f4")),
+    "padded complex": (_padded_complex(), np.array([1 + 2j, 3], "c8")),
+}
+
+
+@pytest.mark.parametrize("case", list(_STORED_OTHERWISE))
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_values_that_are_stored_otherwise_are_those_of_h5py(
+    tmp_path: Path, case: str, chunks: Any
+) -> None:
+    stored, values = _STORED_OTHERWISE[case]
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunks:
+        properties.set_chunk(chunks)
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((len(values),))
+        made = h5py.h5d.create(file.id, b"x", stored, space, properties)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        file.attrs["behind"] = np.arange(500.0)
+        expected = file["x"][:]
+    report = fastio.Report()
+    found = fastio.load(path, report=report)["x"]
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    assert [each.encoding for each in report.decoded] == ["h5py"]
+
+
+def test_byte_strings_are_unshuffled_by_their_length(tmp_path: Path) -> None:
+    values = np.array([b"abcde", b"fghij", b"klmno", b"pqrst"] * 5)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("s", data=values, chunks=(7,), compression="gzip", shuffle=True)
+    assert fastio.load(tmp_path / "m.h5")["s"].tobytes() == values.tobytes()
+
+
+def test_arrays_as_values_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("x", (3,), np.dtype(("i1", (2,))))
+    with pytest.raises(fastio.FormatError, match="arrays as its values"):
+        fastio.load(tmp_path / "m.h5")
+
+
+def test_opening_takes_no_memory_for_values_that_are_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("chunks", (10**9,), "u1", chunks=(1,), fillvalue=1)
+        file.create_dataset("none", (10**12,), "f8")
+        small = file.create_dataset("gaps", (40_000, 2), "u1", chunks=(2, 1), fillvalue=3)
+        small[7] = 5
+        expected = small[:]
+    tracemalloc.start()
+    with fastio.open(path) as reader:
+        assert reader.info("none").nbytes == 8 * 10**12
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+        assert np.array_equal(reader.tensor("gaps"), expected)
+
+
+def test_groups_that_link_to_each_other_again_and_again_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hdf5, "_MEMBERS_MAX", 1000)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for at in range(30):
+            group = file.require_group(f"g{at}")
+            group["one"] = file.require_group(f"g{at + 1}")
+            group["two"] = file[f"g{at + 1}"]
+    with pytest.raises(fastio.FormatError, match="too many links"):
+        fastio.load(tmp_path / "m.h5")

@@ -119,6 +119,10 @@ _REFUSED: dict[str, tuple[bytes, str]] = {
         _with_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}"),
         r"shape \[-1, -1\].*from 0 on",
     ),
+    "arrays as values": (
+        _with_header(b"{'descr': ('|i1', (2,)), 'fortran_order': False, 'shape': (1,)}") + b"ab",
+        "arrays as its values",
+    ),
     "huge": (
         _with_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 2**70)}"),
         "a header that numpy refuses",

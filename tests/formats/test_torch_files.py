@@ -133,6 +133,41 @@ def test_a_file_of_a_big_endian_machine_is_swapped(tmp_path: Path) -> None:
 # ---- what is refused
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "old"])
+def test_a_conjugate_view_is_refused_and_not_taken_for_its_storage(
+    tmp_path: Path, is_zip: bool
+) -> None:
+    numbers = torch.arange(3).to(torch.complex64) * (1 + 2j)
+    for view in (numbers.conj(), numbers.conj().imag):
+        torch.save({"w": view}, tmp_path / "m.pt", _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(fastio.FormatError, match="resolve_conj"):
+            fastio.load(tmp_path / "m.pt")
+    torch.save({"w": numbers.conj().resolve_conj()}, tmp_path / "m.pt")
+    assert torch.equal(fastio.load(tmp_path / "m.pt", framework="torch")["w"], numbers.conj())
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {"t": torch.ones(1), 1: 5, "1": 6},
+        {"t": torch.ones(1), "a": {1: 5, "1": 6}},
+        {"a": {"b": 1, "t": torch.ones(1)}, "a.b": 2},
+        {"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)},
+    ],
+)
+def test_two_values_that_would_have_one_name_are_refused(tmp_path: Path, checkpoint: Any) -> None:
+    torch.save(checkpoint, tmp_path / "m.pt")
+    with pytest.raises(fastio.FormatError, match=r"has two (values|tensors) that are called"):
+        fastio.load(tmp_path / "m.pt")
+
+
+def test_a_single_value_is_metadata(tmp_path: Path) -> None:
+    torch.save(5, tmp_path / "m.pt")
+    with fastio.open(tmp_path / "m.pt") as reader:
+        assert list(reader) == []
+        assert dict(reader.metadata) == {"m": "5"}
+
+
 class _Runs:
     def __init__(self, *what: Any) -> None:
         self._what = what
@@ -219,6 +254,11 @@ _BAD_PICKLES: dict[str, tuple[bytes, str]] = {
         _file_of(b"\x80\x02c__builtin__\nset\n])" + b"\x85" * 10**6 + b"a\x85R."),
         "wrong place",
     ),
+    "a device of tuples": (
+        _file_of(b"\x80\x02ctorch\ndevice\n)" + b"2\x86" * 60 + b"\x85R."),
+        "a device of something else",
+    ),
+    "the mark as a value": (_file_of(b"\x80\x02](a."), "something else than values"),
     "no end": (_file_of(b"\x80\x02N"), "damaged or cut off"),
     "no pickle": (_file_of(b"").replace(b"data.pkl", b"data.pk_"), "zip file"),
 }
@@ -232,6 +272,15 @@ def test_a_bad_pickle_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(fastio.FormatError, match=words) as raised:
         fastio.load(path)
     assert raised.value.path == str(path)
+
+
+def test_a_deflated_pickle_is_refused(tmp_path: Path) -> None:
+    """It would be a bomb: each of its bytes takes up to a hundred bytes of memory."""
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + b"}" * (4 << 20) + b".")
+    with pytest.raises(fastio.FormatError, match="deflated"):
+        fastio.load(path)
 
 
 def test_a_tensor_within_its_storage_is_loaded(tmp_path: Path) -> None:

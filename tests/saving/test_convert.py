@@ -101,6 +101,7 @@ def test_metadata_that_name_tensors_have_their_new_names(tmp_path: Path) -> None
         assert dict(reader.metadata) == {
             "data@unit": "m",
             "version": "3",
+            "@groups": "[]",
             "numpy.dtypes": '{"bytes": "|S2"}',
             "format": "pt",
         }
@@ -196,3 +197,36 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
         "x = fastio.open(folder / 'n.safetensors')['x']\n"
         "assert x[100, 5] == 1 and x[101, 5] == 0\n"
     ).check()
+
+
+def test_empty_tensors_are_converted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "empty.npz", a=np.zeros((0, 3)))
+    fastio.save({"a": np.zeros(2**20, np.uint8), "z": np.zeros(0, np.uint8)}, tmp_path / "m.st")
+    np.savez(tmp_path / "some.npz", a=np.ones(3), e=np.zeros((0, 5)), f=np.zeros((0, 5)))
+    fastio.save({}, tmp_path / "nothing.st")
+    for name in ("empty.npz", "m.st", "some.npz", "nothing.st"):
+        expected = fastio.load(tmp_path / name)
+        folder = fastio.convert(tmp_path / name, tmp_path / f"{name}.folder", shard_bytes=1)
+        whole = fastio.convert(tmp_path / name, tmp_path / "new.safetensors")
+        for path in (folder, whole):
+            found = fastio.load(path, verify="require")
+            assert {key: array.shape for key, array in found.items()} == {
+                key: array.shape for key, array in expected.items()
+            }
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", "5", "null"])
+def test_metadata_that_only_look_like_those_of_a_format_are_kept(tmp_path: Path, text: str) -> None:
+    fastio.save({"a": np.ones(3)}, tmp_path / "m.st", metadata={"gguf.types": text})
+    path = fastio.convert(tmp_path / "m.st", tmp_path / "n.st", rename={"a": "b"})
+    with fastio.open(path) as reader:
+        assert reader.metadata["gguf.types"] == text
+
+
+def test_bytes_that_are_no_utf_8_are_kept_in_metadata(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["x"] = np.ones(2)
+        file.attrs["v"] = np.bytes_(b"\xff\xfe")
+    path = fastio.convert(tmp_path / "m.h5", tmp_path / "n.st")
+    with fastio.File(path) as file:
+        assert file.attrs["v"].encode(errors="surrogateescape") == b"\xff\xfe"

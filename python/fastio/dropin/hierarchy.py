@@ -10,9 +10,11 @@ from types import TracebackType
 
 from fastio.arguments.paths import AnyPath
 from fastio.display.values import shown
-from fastio.dropin.hierarchy_content import Content
+from fastio.dropin.hierarchy_content import Content, is_hdf5
 from fastio.dropin.hierarchy_groups import Group
+from fastio.formats import known
 from fastio.formats.hdf5_filters import library
+from fastio.formats.opening import open_file
 from fastio.locate import locate_again
 from fastio.options import Options
 from fastio.reading.reader import Reader
@@ -38,7 +40,8 @@ class File(Group):
         ``.hdf5`` or ``.hdf`` is written as HDF5, any other one as safetensors.
     mode : {"r", "r+", "a", "w", "w-", "x"}
         Read; change; change or make; make, in place of one that may be there; make where there is
-        none. To change a file means to read all of it first, and to write all of it at the end.
+        none. To change a file means to read all of it first, and to write all of it at the end: so
+        only safetensors files can be changed.
     options : Options, optional
 
     Raises
@@ -47,6 +50,7 @@ class File(Group):
         For ``w-`` and ``x``, if something is there.
     FileNotFoundError, FormatError, ReadError
         As `fastio.open` does.
+        `FormatError` also to change a file of another format.
     ImportError
         There is no h5py, which HDF5 needs.
     ValueError
@@ -70,8 +74,10 @@ class File(Group):
         is_there = os.path.lexists(target)
         if mode in ("w-", "x") and is_there:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-        if mode != "r" and _is_hdf5(target):
+        if mode != "r" and is_hdf5(target):
             library()  # rather now than at the end
+        if mode == "r+" or (mode == "a" and is_there):
+            _require_safetensors(target)
         reader = None
         if mode in ("r", "r+") or (mode == "a" and is_there):
             reader = Reader(partial(locate_again, path), options=options)
@@ -112,7 +118,7 @@ class File(Group):
             return
         beside = content.annotations
         beside.groups = content.empty_groups()
-        if _is_hdf5(content.target):
+        if is_hdf5(content.target):
             hdf5_file.write(content.target, content.arrays, beside, durable=is_durable(None))
         else:
             metadata = beside.metadata()
@@ -156,5 +162,6 @@ class File(Group):
         return f"<fastio.File {shown(self.filename)}: {state}>"
 
 
-def _is_hdf5(path: Path) -> bool:
-    return path.suffix.lower() in hdf5_file.ENDINGS
+def _require_safetensors(path: Path) -> None:
+    """Refuse to change a file that may have more than is written anew."""
+    known.require_safetensors(open_file(path))

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastio.display.values import shown
 from fastio.errors import UsageError
-from fastio.formats.checksums import FORMAT_OF_NONE
+from fastio.formats.gguf import TYPES_KEY
 from fastio.formats.hierarchy import Annotations, parents
+from fastio.formats.npy import DTYPES_KEY
 from fastio.frameworks import numpy as numpy_arrays
 from fastio.host.memory import available_bytes
 from fastio.reading.reader import Reader
+from fastio.saving.hdf5_file import ENDINGS
 
 Values = npt.NDArray[Any]
 
@@ -43,11 +46,11 @@ class Content:
         self.arrays: dict[str, Values] = {}
         self.annotations = Annotations()
         if reader is not None:
-            # A save adds this for loaders of models, and nobody asked for it here.
-            added = FORMAT_OF_NONE.items()
-            kept = {key: text for key, text in reader.metadata.items() if (key, text) not in added}
-            self.annotations = Annotations.of(kept)
-            self._read = dict.fromkeys(reader.keys())
+            beside = dict(reader.metadata)
+            for key in (DTYPES_KEY, TYPES_KEY):  # of formats, and not of the file
+                beside.pop(key, None)
+            self.annotations = Annotations.of(beside)
+            self._read = dict.fromkeys(map(self._path_of, reader))
         else:
             self._read = {}
 
@@ -84,6 +87,12 @@ class Content:
             self.reader.close()
         self.arrays, self.annotations, self._read = {}, Annotations(), {}
 
+    def _path_of(self, name: str) -> str:
+        if any(part in ("", ".") for part in name.split("/")):
+            problem = f"the name {shown(name)} is no path: fastio.open reads the file"
+            raise UsageError(f"{self.filename}: {problem}")
+        return name
+
     def keep_all(self) -> None:
         """Read everything, so that it can be changed.
 
@@ -119,6 +128,8 @@ class Content:
         for columns in (self.arrays, beside.texts, beside.attributes):
             for each in [key for key in columns if key == path or key.startswith(f"{path}/")]:
                 del columns[each]
+        if above := path.rpartition("/")[0]:
+            beside.groups.add(above)  # a group stays without its members
         gone = {each for each in beside.groups if each == path or each.startswith(f"{path}/")}
         beside.groups -= gone
 
@@ -133,9 +144,10 @@ class Content:
             return values.shape, values.dtype
         if path in self.arrays:
             return self.arrays[path].shape, self.arrays[path].dtype
-        assert self.reader is not None
-        view = self.reader[path]
-        return tuple(view.shape), np.dtype(numpy_arrays.DTYPES[self.reader.info(path).dtype])
+        view = self._reader_of(path)[path]
+        return tuple(view.shape), np.dtype(
+            numpy_arrays.DTYPES[self._reader_of(path).info(path).dtype]
+        )
 
     def part(self, path: str, index: Any) -> Any:
         """Return values of a dataset, with memory of their own."""
@@ -144,14 +156,38 @@ class Content:
         if path in self.arrays:
             found = self.arrays[path][index]
             return found.copy() if isinstance(found, np.ndarray) else found
-        assert self.reader is not None
-        if index is Ellipsis or index == ():
-            whole = self.reader.tensor(path)
-            return whole[()] if index == () else whole
-        return self.reader[path][index]
+        reader = self._reader_of(path)
+        if index is Ellipsis or (isinstance(index, tuple) and not index):
+            whole = reader.tensor(path)
+            return whole if index is Ellipsis else whole[()]
+        if isinstance(index, np.ndarray):
+            if index.dtype == bool and index.ndim != 1:
+                return reader.tensor(path)[index]
+            index = np.flatnonzero(index) if index.dtype == bool else index
+        elif isinstance(index, np.integer):
+            index = int(index)
+        found = reader[path][index]
+        return found[()] if isinstance(found, np.ndarray) and not found.ndim else found
+
+    def _reader_of(self, path: str) -> Reader:
+        if self.reader is None or path not in self._read:
+            raise KeyError(f"{self.filename}: {shown(path)} is no longer there")
+        return self.reader
 
     def put(self, path: str, index: Any, values: Any) -> None:
-        """Change values of a dataset."""
+        """Change values of a dataset.
+
+        Raises
+        ------
+        KeyError
+            It was removed.
+        UsageError
+            It has texts.
+        """
+        if path in self.annotations.texts:
+            raise UsageError(f"{self.filename}: the texts of {shown(path)} cannot be changed")
+        if path not in self.arrays:
+            raise KeyError(f"{self.filename}: {shown(path)} is no longer there")
         self.arrays[path][index] = values
 
 
@@ -173,7 +209,56 @@ def blank(shape: tuple[int, ...], dtype: np.dtype[Any], beside: Path) -> Values:
         return np.memmap(scratch, dtype, "r+", shape=shape)
 
 
-def checked(values: Any, path: str, dtype: Any) -> Values | str | list[Any]:
+def check_dtype(dtype: np.dtype[Any], path: str, target: Path) -> None:
+    """Refuse a dtype that the file cannot have.
+
+    Raises
+    ------
+    UsageError
+    """
+    is_extension = dtype.isbuiltin == 2  # of ml_dtypes
+    if dtype.newbyteorder("=") not in numpy_arrays.NAMES or (is_hdf5(target) and is_extension):
+        kind = "an HDF5 file" if is_hdf5(target) else "a file"
+        raise UsageError(f"dataset {shown(path)} has the dtype {dtype}, which {kind} has not")
+
+
+def checked_attribute(name: Any, value: Any) -> Any:
+    """Return an attribute as it is kept.
+
+    Raises
+    ------
+    UsageError
+        It is something else than numbers, texts, and lists and arrays of them.
+    """
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"attribute {shown(name)}: expected a name")
+    if isinstance(value, bytes):
+        value = _decoded(value, name)
+    array = np.asarray(value)
+    is_text = array.dtype.kind == "U" or (
+        array.dtype == object and all(isinstance(each, str) for each in array.flat)
+    )
+    if not is_text and array.dtype.kind not in "biuf":
+        expected = "numbers, texts, and lists of them"
+        raise UsageError(f"attribute {shown(name)} is {shown(value)}: expected {expected}")
+    if array.ndim:
+        return array.tolist() if is_text else array.copy()
+    return array.item() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _decoded(value: bytes, path: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{shown(path)}: {error}") from None
+
+
+def is_hdf5(path: Path) -> bool:
+    """Return whether a file of that name is written as HDF5."""
+    return path.suffix.lower() in ENDINGS
+
+
+def checked(values: Any, path: str, dtype: Any, target: Path) -> Values | str | list[Any]:
     """Return values as a dataset has them: an array of its own, or texts.
 
     Raises
@@ -182,7 +267,7 @@ def checked(values: Any, path: str, dtype: Any) -> Values | str | list[Any]:
         A dtype that no file has.
     """
     if isinstance(values, (str, bytes)):
-        return values if isinstance(values, str) else values.decode()
+        return values if isinstance(values, str) else _decoded(values, path)
     array: Values = np.array(values, dtype, order="C")
     if array.dtype.kind in "SU" or (
         array.dtype.hasobject and all(isinstance(each, str) for each in array.flat)
@@ -191,6 +276,5 @@ def checked(values: Any, path: str, dtype: Any) -> Values | str | list[Any]:
             np.char.decode(array).tolist() if array.dtype.kind == "S" else array.tolist()
         )
         return texts
-    if array.dtype.newbyteorder("=") not in numpy_arrays.NAMES:
-        raise UsageError(f"dataset {path!r} has the dtype {array.dtype}, which no file has")
+    check_dtype(array.dtype, path, target)
     return array

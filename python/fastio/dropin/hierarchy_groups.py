@@ -9,7 +9,7 @@ import numpy as np
 
 from fastio.display.matches import close_matches
 from fastio.display.values import shown
-from fastio.dropin.hierarchy_content import Content, blank, checked
+from fastio.dropin.hierarchy_content import Content, blank, check_dtype, checked
 from fastio.dropin.hierarchy_members import Attributes, Dataset
 from fastio.errors import UsageError
 
@@ -71,6 +71,7 @@ class Members:
         raise KeyError(f"{self._content.filename}: nothing is called {shown(path)}{hint}")
 
     def __contains__(self, name: object) -> bool:
+        self._content.require_open()
         if not isinstance(name, str):
             return False
         path = self._inner(name)
@@ -81,6 +82,7 @@ class Members:
         return iter(self._members())
 
     def __len__(self) -> int:
+        self._content.require_open()
         return len(self._members())
 
     def keys(self) -> KeysView[str]:
@@ -260,9 +262,11 @@ class Group(Members):
         if data is None:
             if wanted is None:
                 raise UsageError(f"dataset {shown(path)} has neither a shape nor data")
-            content.arrays[path] = blank(wanted, np.dtype(dtype or "f4"), self._content.target)
+            kind = np.dtype(dtype or "f4")
+            check_dtype(kind, path, content.target)
+            content.arrays[path] = blank(wanted, kind, content.target)
             return Dataset(self._content, path)
-        values = checked(data, path, dtype)
+        values = checked(data, path, dtype, content.target)
         if not isinstance(values, np.ndarray):
             content.annotations.texts[path] = values
         elif wanted is not None and wanted != values.shape:

@@ -9,8 +9,7 @@ import numpy as np
 
 from fastio.display.matches import close_matches
 from fastio.display.values import shown
-from fastio.dropin.hierarchy_content import Content, Values
-from fastio.errors import UsageError
+from fastio.dropin.hierarchy_content import Content, Values, checked_attribute
 
 
 class Attributes(MutableMapping[str, Any]):
@@ -21,6 +20,7 @@ class Attributes(MutableMapping[str, Any]):
         self._path = path
 
     def _all(self) -> dict[str, Any]:
+        self._content.require_open()
         return self._content.annotations.attributes.get(self._path, {})
 
     def __getitem__(self, name: str) -> Any:
@@ -34,9 +34,10 @@ class Attributes(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._content.require_writable()
         attributes = self._content.annotations.attributes
-        attributes.setdefault(self._path, {})[name] = (
-            value.copy() if isinstance(value, np.ndarray) else value
-        )
+        content = self._content
+        if self._path and not content.has(self._path) and self._path not in content.groups():
+            raise KeyError(f"{content.filename}: {shown(self._path)} is no longer there")
+        attributes.setdefault(self._path, {})[name] = checked_attribute(name, value)
 
     def __delitem__(self, name: str) -> None:
         self._content.require_writable()
@@ -91,10 +92,6 @@ class Dataset:
 
     def __setitem__(self, index: Any, values: Any) -> None:
         self._content.require_writable()
-        if self._path not in self._content.arrays:
-            raise UsageError(
-                f"{self._content.filename}: the texts of {self.name} cannot be changed"
-            )
         self._content.put(self._path, index, values)
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from fastio.catalog import Readable, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError
+from fastio.formats.hierarchy import text_of
 from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.formats.safetensors import FIRST_READ_BYTES
 
@@ -135,7 +136,7 @@ def locate(file: Readable, first: bytes) -> Shard:
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise text.refuse(f"has {_ALIGNMENT_KEY} {shown(alignment)}", "a power of two", None)
     data = -(-text.at // alignment) * alignment
-    metadata = {key: _as_text(value) for key, value in values.items()}
+    metadata = {key: text_of(value) for key, value in values.items()}
     blocks = {name: kind.name for name, kind, _, _ in entries if kind.dtype is None}
     if blocks:
         metadata[TYPES_KEY] = json.dumps(blocks)
@@ -178,10 +179,6 @@ def _row(name: str, kind: _Type, shape: tuple[int, ...], offset: int, data: int)
     if dtype is None:
         dtype, shape = "U8", (*shape[:-1], shape[-1] // kind.values * kind.nbytes)
     return Row(name, dtype, shape, data + offset, data + offset + nbytes)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Text:

@@ -12,6 +12,7 @@ A dataset in group ``g`` is ``g/name``. Attributes are metadata, and datasets of
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,13 +25,21 @@ from fastio.display.values import shown
 from fastio.errors import FormatError
 from fastio.formats import npy
 from fastio.formats.array_order import ArrayOrder, Reordered
-from fastio.formats.hdf5_filters import PLAIN, Filters, Known, Library, Repeated, library
+from fastio.formats.hdf5_filters import PLAIN, Filters, Library, Repeated, library
 from fastio.formats.hierarchy import Annotations, plain
 from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.formats.seekable import Seekable
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _GROUPS_DEPTH_MAX = 100
+_MEMBERS_MAX = 2**20
+# Chunks that are not stored, of a dataset whose fill value is not zero.
+_GAPS_MAX = 2**14
+# What the library reads at a time.
+_SLAB_BYTES = 2**22
+_SLABS_MAX = 2**12
+
+_log = logging.getLogger("fastio")
 
 
 def begins(first: bytes) -> bool:
@@ -86,35 +95,44 @@ class _Structure:
         self._annotations = Annotations()
         self._datasets: dict[str, Any] = {}
         self._dtypes: dict[str, str] = {}
-        self._groups: set[Any] = set()
-        self._visit(opened, "", 0)
+        self._above: list[Any] = []  # the groups that the visited one lies in
+        self._visited = 0
+        self._visit(opened, "")
 
     def _refuse(self, problem: str, expected: str, at: int | None = None) -> FormatError:
         return FormatError(self._file.path, problem, offset=at, expected=expected)
 
-    def _visit(self, group: Any, path: str, depth: int) -> None:
-        """Note what a group holds. One that stands in several places is visited once."""
+    def _visit(self, group: Any, path: str) -> None:
+        """Note what a group holds, under each path that leads to it, but for circles."""
         identity = self._h5py.h5o.get_info(group.id).addr
-        if identity in self._groups:
+        if identity in self._above:
             return
-        if depth > _GROUPS_DEPTH_MAX:
+        if len(self._above) > _GROUPS_DEPTH_MAX:
             raise self._refuse(f"has groups in groups: {shown(path)}", "fewer levels")
-        self._groups.add(identity)
+        self._above.append(identity)
+        self._visit_members(group, path)
+        self._above.pop()
+
+    def _visit_members(self, group: Any, path: str) -> None:
         self._note_attributes(group, path)
         if path and not len(group):
             self._annotations.groups.add(path)
         for name in group:
             inner = f"{path}/{name}" if path else name
+            self._visited += 1
+            if self._visited > _MEMBERS_MAX:
+                raise self._refuse("has too many links to its groups", f"{_MEMBERS_MAX} members")
             link = group.get(name, getlink=True)
             if isinstance(link, self._h5py.ExternalLink):
                 where = shown(link.filename)
                 raise self._refuse(f"{shown(inner)} lies in another file, {where}", "one file")
             try:
                 found = group[name]
-            except KeyError as error:
-                raise self._refuse(f"link {shown(inner)} leads nowhere", "links within") from error
+            except KeyError:
+                _log.warning("%s: link %s leads nowhere: left out", self._file.path, shown(inner))
+                continue
             if isinstance(found, self._h5py.Group):
-                self._visit(found, inner, depth + 1)
+                self._visit(found, inner)
             elif isinstance(found, self._h5py.Dataset):
                 self._note_attributes(found, inner)
                 self._datasets[inner] = found
@@ -169,18 +187,43 @@ class _Structure:
             self._dtypes[path] = header.called
         if math.prod(header.shape) == 0:
             return Row(path, header.dtype, header.shape, 0, 0)
-        if layout == h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
-            return npy.row_of(header, path, dataset.id.get_offset())
-        if layout == h5d.CHUNKED:
-            return self._chunked(path, dataset, header)
-        # In the header of the file, or not there at all, which is the fill value.
-        values = np.asarray(dataset[()])
-        return Row(path, header.dtype, header.shape, 0, 0, (StoredPart(0, 0, Known(values)),))
+        # What h5py makes of a type need not be what the file has: other bits, fields, or padding.
+        stored_type = self._h5py.h5t.py_create(dataset.dtype, logical=True)
+        if stored_type == dataset.id.get_type():
+            if layout == h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
+                return npy.row_of(header, path, dataset.id.get_offset())
+            if layout == h5d.CHUNKED and self._has_few_gaps(dataset):
+                return self._chunked(path, dataset, header)
+        return self._through_the_library(path, dataset, header)
+
+    def _has_few_gaps(self, dataset: Any) -> bool:
+        """Whether the chunks that are not stored are worth to be listed one by one."""
+        pairs = zip(dataset.shape, dataset.chunks, strict=True)
+        count = math.prod(-(-length // size) for length, size in pairs)
+        return count - dataset.id.get_num_chunks() <= _GAPS_MAX or not _is_filled(dataset)
+
+    def _through_the_library(self, path: str, dataset: Any, header: npy.Header) -> Row:
+        """A dataset whose bytes are no values, or that is in the header, or is not stored."""
+        shape = dataset.shape
+        extra = header.shape[len(shape) :]
+        if not shape:
+            part = StoredPart(0, 0, Library(self._file.path, path, (), ()))
+            return Row(path, header.dtype, header.shape, 0, 0, (part,))
+        row_bytes = max(math.prod(header.shape[1:]) * header.stored.itemsize, 1)
+        count = max(_SLAB_BYTES // row_bytes, -(-shape[0] // _SLABS_MAX), 1)
+        parts = []
+        for at in range(0, shape[0], count):
+            start = (at, *(0 for _ in shape[1:]))
+            box = (min(count, shape[0] - at), *shape[1:])
+            encoding = Library(self._file.path, path, start, box)
+            whole = (*start, *(0 for _ in extra)), (*box, *extra)
+            parts.append(StoredPart(0, 0, encoding, *whole))
+        return Row(path, header.dtype, header.shape, 0, 0, tuple(parts))
 
     def _chunked(self, path: str, dataset: Any, header: npy.Header) -> Row:
         chunk = tuple(dataset.chunks)
         extra = header.shape[len(chunk) :]
-        filters = Filters.of(dataset, header.stored.itemsize)
+        filters = Filters.of(dataset, dataset.dtype.itemsize)
         parts, there = [], set()
         stored: list[Any] = []
         dataset.id.chunk_iter(stored.append)
@@ -197,8 +240,8 @@ class _Structure:
             begin = info.byte_offset
             box = (*start, *(0 for _ in extra)), (*chunk, *extra)
             parts.append(StoredPart(begin, begin + info.size, encoding, *box))
-        fill = np.asarray(dataset.fillvalue, dataset.dtype)
-        if fill.tobytes().strip(b"\0"):
+        if _is_filled(dataset):
+            fill = np.asarray(dataset.fillvalue, dataset.dtype)
             values = Repeated(fill.astype(fill.dtype.newbyteorder("=")).tobytes())
             for start in _grid(dataset.shape, chunk):
                 if start not in there:
@@ -209,6 +252,11 @@ class _Structure:
         if not parts:  # no chunk is there, and zeros are the fill value
             parts.append(StoredPart(0, 0, Repeated(b"\0")))
         return Row(path, header.dtype, header.shape, begin, end, tuple(parts))
+
+
+def _is_filled(dataset: Any) -> bool:
+    """Whether values that are not stored are something else than zeros."""
+    return bool(np.asarray(dataset.fillvalue, dataset.dtype).tobytes().strip(b"\0"))
 
 
 def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

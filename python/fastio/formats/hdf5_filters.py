@@ -44,21 +44,6 @@ class Plain:
 PLAIN = Plain()
 
 
-class Known:
-    """Values that were read with the structure."""
-
-    name = "h5py"
-
-    def __init__(self, values: np.ndarray[Any, Any]) -> None:
-        native = values.astype(values.dtype.newbyteorder("="), order="C")
-        self._bytes = native.reshape(-1).view(np.uint8)
-
-    def decode(self, stored: memoryview, out: memoryview) -> int:
-        """Copy them."""
-        out[:] = self._bytes.data
-        return len(out)
-
-
 class Repeated:
     """The fill value, where no chunk is stored."""
 
@@ -190,13 +175,13 @@ def fletcher32(data: memoryview) -> bytes:
 
 
 class Library:
-    """A chunk that h5py decodes, one at a time.
+    """A part of a dataset that h5py reads, one at a time.
 
     Parameters
     ----------
     path, dataset : str
     start, shape : tuple of int
-        The place of the chunk.
+        The place of the part; it may reach beyond the dataset.
     """
 
     name = "h5py"
@@ -221,7 +206,7 @@ class Library:
         h5py: Any = library()
         box = tuple(slice(s, s + n) for s, n in zip(self._start, self._shape, strict=True))
         with self._lock, h5py.File(self._path, "r") as opened:
-            values = opened[self._dataset][box]
+            values = np.asarray(opened[self._dataset][box])
         padded = np.zeros((*self._shape, *values.shape[len(self._shape) :]), values.dtype)
         padded[tuple(slice(0, n) for n in values.shape)] = values
         native = padded.astype(padded.dtype.newbyteorder("="), copy=False)

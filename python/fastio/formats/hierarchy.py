@@ -1,8 +1,9 @@
 """Groups, attributes and texts in metadata: how a file of tensors has what HDF5 has beside them.
 
-Tensors are called by their paths, ``group/name``. Of the metadata, a key without ``@`` is an
-attribute of the file, and ``path@name`` one of a group or tensor. ``path@`` is a text that lies at
-that path. ``@groups`` lists the groups that are empty. Values are JSON, or texts that are no JSON.
+Tensors are called by their paths, ``group/name``. Of the metadata, ``name`` is an attribute of the
+file, ``path@name`` one of a group or tensor, and ``path@`` a text that lies at that path.
+``/@name`` is an attribute of the file whose name would mean something else. ``@groups`` lists the
+groups that are empty; it is always there. Values are JSON, or texts that are no JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 
 from fastio.display.values import shown
+from fastio.formats.checksums import FORMAT_OF_NONE, KEY_PREFIX
 
 _GROUPS = "@groups"
 
@@ -38,10 +40,14 @@ class Annotations(msgspec.Struct):
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Annotations:
-        """Return those that metadata has."""
+        """Return those that metadata has; others than those of `metadata` are texts of the file."""
         found = cls()
+        if _GROUPS not in metadata:
+            found.attributes[""] = dict(metadata)
+            return found
         for key, text in metadata.items():
-            path, at, name = key.rpartition("@")
+            path, at, name = key.partition("@")
+            path = "" if path == "/" else _unescaped(path)
             if key == _GROUPS:
                 listed = _value_of(text)
                 found.groups.update(map(str, listed if isinstance(listed, list) else ()))
@@ -49,7 +55,7 @@ class Annotations(msgspec.Struct):
                 found.texts[path] = _value_of(text)
             elif at:
                 found.attributes.setdefault(path, {})[name] = _value_of(text)
-            else:
+            elif (key, text) not in FORMAT_OF_NONE.items():  # which a save adds
                 found.attributes.setdefault("", {})[key] = _value_of(text)
         return found
 
@@ -58,10 +64,9 @@ class Annotations(msgspec.Struct):
         found = {}
         for path, attributes in self.attributes.items():
             for name, value in attributes.items():
-                found[f"{path}@{name}" if path else name] = _text_of(value)
-        found.update((f"{path}@", _text_of(value)) for path, value in self.texts.items())
-        if self.groups:
-            found[_GROUPS] = json.dumps(sorted(self.groups))
+                found[_key_of(path, name)] = text_of(value)
+        found.update((f"{_escaped(path)}@", text_of(value)) for path, value in self.texts.items())
+        found[_GROUPS] = json.dumps(sorted(self.groups))
         return found
 
 
@@ -87,11 +92,35 @@ def parents(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a value as metadata have it: JSON, unless it is a text that is none."""
     value = plain(value)
-    if isinstance(value, str) and isinstance(_value_of(value), str) and _value_of(value) == value:
+    if isinstance(value, str) and _value_of(value) == value and _is_utf8(value):
         return value
     return json.dumps(value)
+
+
+def _key_of(path: str, name: str) -> str:
+    if path:
+        return f"{_escaped(path)}@{name}"
+    is_taken = "@" in name or name.startswith(KEY_PREFIX) or name in FORMAT_OF_NONE
+    return f"/@{name}" if is_taken else name
+
+
+def _escaped(path: str) -> str:
+    return path.replace("%", "%25").replace("@", "%40")
+
+
+def _unescaped(path: str) -> str:
+    return path.replace("%40", "@").replace("%25", "%")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _value_of(text: str) -> Any:

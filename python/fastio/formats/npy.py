@@ -176,6 +176,8 @@ def _named(
     problem = None
     if stored.hasobject:
         problem = _OBJECTS
+    elif stored.subdtype is not None:
+        problem = f"has arrays as its values: {shown(str(stored))}"
     elif stored.kind in "SU" and stored.itemsize:
         unit = np.dtype(np.uint8) if stored.kind == "S" else np.dtype(np.uint32)
         unit = unit.newbyteorder(stored.byteorder)

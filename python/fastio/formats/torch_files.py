@@ -78,6 +78,9 @@ def locate_zip(file: Readable, first: bytes) -> Shard:
         expected = "tensors; torch.jit.load runs it, and state_dict() has its tensors"
         raise FormatError(file.path, "is TorchScript, a program", expected=expected)
     pickle = entries[pickles[0]]
+    if pickle.is_deflated:
+        expected = "it stored, as torch.save has it"
+        raise FormatError(file.path, f"has its {_PICKLE} deflated", expected=expected)
     data = zipped.content(file, pickle, _PICKLE_BYTES_MAX)
     unpickler = Unpickler(data, file.path, pickle.begin, allowed(), persistent)
     checkpoint = unpickler.load()

@@ -94,7 +94,7 @@ def allowed() -> dict[tuple[str, str], Any]:
         ("builtins", "set"): Callee(set_of),
         ("__builtin__", "set"): Callee(set_of),
         ("torch", "Size"): Callee(_sizes),
-        ("torch", "device"): Callee(lambda *where: ":".join(map(str, where))),
+        ("torch", "device"): Callee(_device),
         ("torch._utils", "_rebuild_tensor"): Callee(_rebuild),
         ("torch._utils", "_rebuild_tensor_v2"): Callee(_rebuild),
         ("torch._utils", "_rebuild_tensor_v3"): Callee(_rebuild_typed),
@@ -121,10 +121,21 @@ def persistent(identity: Any) -> Storage:
 
 
 def _rebuild(
-    storage: Any, offset: Any, shape: Any, strides: Any, *hooks: Any, dtype: str | None = None
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any = None,
+    hooks: Any = None,
+    flags: Any = None,
+    *,
+    dtype: str | None = None,
 ) -> Tensor:
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
+    if isinstance(flags, dict) and any(flags.values()):
+        names = ", ".join(map(str, flags))
+        raise TypeError(f"a view with {names}: save tensor.resolve_conj().resolve_neg() instead")
     dtype = dtype or storage.dtype
     if dtype is None:
         raise TypeError("a tensor without a dtype")
@@ -136,17 +147,30 @@ def _rebuild(
 
 
 def _rebuild_typed(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    flags: Any = None,
 ) -> Tensor:
     if not isinstance(dtype, _Dtype):
         raise TypeError("a dtype of torch is needed")
-    return _rebuild(storage, offset, shape, strides, dtype=dtype.dtype)
+    return _rebuild(storage, offset, shape, strides, flags=flags, dtype=dtype.dtype)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise TypeError("a parameter of something else than a tensor")
     return data
+
+
+def _device(*where: Any) -> str:
+    if not all(isinstance(each, (str, int)) for each in where):
+        raise TypeError("a device of something else than texts and numbers")
+    return ":".join(map(str, where))
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
@@ -184,19 +208,32 @@ def flattened(
             return _HAS_TENSORS
         items = _items(value)
         if items is None:
-            return _plain(value)
+            try:
+                return _plain(value)
+            except TypeError as error:
+                raise refuse(f"has something else than values at {shown(name)}: {error}") from error
         before, found = len(tensors), {}
         for key, item in items:
             inner = f"{name}.{key}" if depth else key
+            if key in found:
+                raise refuse(f"has two values that are called {shown(inner)}")
             found[key] = visit(item, inner, depth + 1)
         if len(tensors) == before and depth:
             return found if isinstance(value, Mapping) else list(found.values())
         for key, item in found.items():
             if item is not _HAS_TENSORS:
-                metadata[f"{name}.{key}" if depth else key] = json.dumps(item)
+                note(f"{name}.{key}" if depth else key, item)
         return _HAS_TENSORS
 
-    visit(checkpoint, _ENDING.sub("", os.path.basename(path)), 0)
+    def note(name: str, item: Any) -> None:
+        if name in metadata:
+            raise refuse(f"has two values that are called {shown(name)}")
+        metadata[name] = json.dumps(item)
+
+    name = _ENDING.sub("", os.path.basename(path))
+    found = visit(checkpoint, name, 0)
+    if found is not _HAS_TENSORS:
+        note(name, found)
     return tensors, metadata
 
 
@@ -206,7 +243,7 @@ _HAS_TENSORS = object()
 def _items(value: Any) -> Iterable[tuple[str, Any]] | None:
     """The items of a container, by the names that they have; None for what is none."""
     if isinstance(value, dict):
-        return ((key if isinstance(key, str) else str(_plain(key)), v) for key, v in value.items())
+        return ((key if isinstance(key, str) else repr(key), v) for key, v in value.items())
     if isinstance(value, (list, tuple)) and not isinstance(value, (Storage, _Kind, _Dtype)):
         return ((str(at), item) for at, item in enumerate(value))
     return None
@@ -217,4 +254,6 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, _Dtype):
         return f"torch.{value.name}"
-    return shown(value)
+    if isinstance(value, (bytes, set, frozenset, Storage, _Kind)):
+        return shown(value)
+    raise TypeError(f"{type(value).__name__} is no value")

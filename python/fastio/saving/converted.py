@@ -23,7 +23,7 @@ from fastio.options import Options
 from fastio.report import Report
 from fastio.saving import hdf5_file
 from fastio.saving.job import Request, run_now
-from fastio.saving.origins import Origins, checked_names, in_file_order
+from fastio.saving.origins import Origins, checked_metadata, checked_names, in_file_order
 from fastio.saving.streamed import Piece, StreamedWriter
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
@@ -137,15 +137,16 @@ class Taken:
         new = {old: name for name, old in self.old_names.items()}
         found = {}
         for key, text in without_own_keys(dict(self._reader.metadata)).items():
-            path, at, name = key.rpartition("@")
-            if key in _BY_NAME:
-                by_name = {new[old]: kind for old, kind in json.loads(text).items() if old in new}
-                found[key] = json.dumps(by_name)
+            path, at, name = key.partition("@")
+            by_name = _object_of(text) if key in _BY_NAME else None
+            if by_name is not None:
+                kept = {new[old]: kind for old, kind in by_name.items() if old in new}
+                found[key] = json.dumps(kept)
             elif at and path in new:
                 found[f"{new[path]}@{name}"] = text
             else:
                 found[key] = text
-        return FORMAT_OF_NONE | found
+        return FORMAT_OF_NONE | (checked_metadata(found) or {})
 
     def pieces(self, names: Collection[str]) -> Iterator[Piece]:
         """Yield the bytes of tensors that are called so now, in the order of the source."""
@@ -179,6 +180,14 @@ class Taken:
             with np.errstate(over="ignore"):  # to infinity, as every framework rounds
                 values = values.astype(CASTS[self._new_dtype(dtype)])
         return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def _object_of(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _renamed(name: str, rename: Rename) -> str:

@@ -137,6 +137,8 @@ class ChunkSums:
         path : str
             Of the file.
         """
+        if not data.nbytes:
+            return
         end = offset + data.nbytes
         size = self._chunk_bytes
         first = -(-offset // size)
