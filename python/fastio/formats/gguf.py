@@ -97,11 +97,6 @@ _TENSOR_BYTES_MIN = 24
 _PAIR_BYTES_MIN = 13
 
 
-def begins(first: bytes) -> bool:
-    """Return whether a file seems to be one, by its first bytes."""
-    return first.startswith(MAGIC)
-
-
 def locate(file: Readable, first: bytes) -> Shard:
     """Say where the tensors of a file lie.
 

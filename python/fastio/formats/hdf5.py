@@ -30,7 +30,6 @@ from fastio.formats.hierarchy import Annotations, plain
 from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.formats.seekable import Seekable
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 _GROUPS_DEPTH_MAX = 100
 _MEMBERS_MAX = 2**20
 # Chunks that are not stored, of a dataset whose fill value is not zero.
@@ -40,11 +39,6 @@ _SLAB_BYTES = 2**22
 _SLABS_MAX = 2**12
 
 _log = logging.getLogger("fastio")
-
-
-def begins(first: bytes) -> bool:
-    """Return whether a file seems to be one, by its first bytes."""
-    return first.startswith(MAGIC)
 
 
 def locate(file: Readable, first: bytes) -> Shard:

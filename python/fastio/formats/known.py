@@ -6,6 +6,7 @@ about any other file names its format and says what to do.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,10 +15,14 @@ from typing import NamedTuple
 from fastio.catalog import Readable, Shard
 from fastio.display.values import shown
 from fastio.errors import FormatError
-from fastio.formats import gguf, hdf5, npy, npz, safetensors, torch_files, zipped
+from fastio.formats import safetensors
 
 _TEXT_SHOWN_BYTES = 60
 _TAR_MAGIC_AT = 257
+# Of a zip the first entry's name has its length at byte 26, and begins at byte 30.
+_ZIP = b"PK\x03\x04"
+# pickle.dumps(0x1950a86a20f9469cfc6c, 2), which torch.save began with before release 1.6.
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # ModelProto: ir_version as a varint (field 1), then producer_name or a later field.
 # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _ONNX = re.compile(rb"\x08[\x01-\x14][\x12\x1a\x22\x28\x3a\x42]", re.DOTALL)
@@ -55,6 +60,26 @@ class Format(NamedTuple):
 
 def _begins(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda first: first.startswith(signatures)
+
+
+def _by(module: str, function: str = "locate") -> Callable[[Readable, bytes], Shard]:
+    """A function of a module that is imported for its first file: all of them take long."""
+
+    def locate(file: Readable, first: bytes) -> Shard:
+        found = getattr(importlib.import_module(f"fastio.formats.{module}"), function)
+        located: Shard = found(file, first)
+        return located
+
+    return locate
+
+
+def _is_torch_zip(first: bytes) -> bool:
+    return first.startswith(_ZIP) and b"/data.pkl" in first
+
+
+def _is_npz(first: bytes) -> bool:
+    name_bytes = int.from_bytes(first[26:28], "little")
+    return first.startswith(_ZIP) and first[30 : 30 + name_bytes].endswith(b".npy")
 
 
 def _is_tar(first: bytes) -> bool:
@@ -100,35 +125,35 @@ FORMATS: tuple[Format, ...] = (
         "a PyTorch file (torch.save)",
         _LOADED,
         (".pt", ".pth", ".bin", ".ckpt", ".pt2"),
-        torch_files.is_zip,
-        locate=torch_files.locate_zip,
+        _is_torch_zip,
+        locate=_by("torch_files", "locate_zip"),
     ),
     Format(
         "a PyTorch pickle file (torch.save)",
         _LOADED,
         (),
-        torch_files.is_old,
-        locate=torch_files.locate_old,
+        _begins(_OLD_TORCH),
+        locate=_by("torch_files", "locate_old"),
     ),
     Format(
         "a NumPy .npz file",
         _LOADED,
         (".npz",),
-        npz.begins,
-        locate=npz.locate,
+        _is_npz,
+        locate=_by("npz"),
     ),
     Format(
         "a NumPy .npy file",
         _LOADED,
         (".npy",),
-        npy.begins,
-        locate=npy.locate,
+        _begins(b"\x93NUMPY"),
+        locate=_by("npy"),
     ),
     Format(
         "a zip file",
         "unpack it first",
         (".zip", ".keras"),
-        _begins(zipped.SIGNATURE, b"PK\x05\x06"),
+        _begins(_ZIP, b"PK\x05\x06"),
     ),
     Format(
         "a pickle file",
@@ -140,8 +165,8 @@ FORMATS: tuple[Format, ...] = (
         "a GGUF file",
         _LOADED,
         (".gguf",),
-        gguf.begins,
-        locate=gguf.locate,
+        _begins(b"GGUF"),
+        locate=_by("gguf"),
     ),
     Format(
         "a GGML file",
@@ -153,8 +178,8 @@ FORMATS: tuple[Format, ...] = (
         "an HDF5 file",
         _LOADED,
         (".h5", ".hdf5"),
-        hdf5.begins,
-        locate=hdf5.locate,
+        _begins(b"\x89HDF\r\n\x1a\n"),
+        locate=_by("hdf5"),
     ),
     Format(
         "a TensorFlow Lite file", "tensorflow reads it", (".tflite",), lambda f: f[4:8] == b"TFL3"

@@ -31,7 +31,6 @@ from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.frameworks.numpy import NAMES
 
 DTYPES_KEY = "numpy.dtypes"
-MAGIC = b"\x93NUMPY"
 # numpy takes no longer ones without a word (max_header_size), and 12 bytes come before it.
 HEADER_BYTES_MAX = 10_000 + 12
 _OBJECTS = "has Python objects, which only pickle reads: it may run code"
@@ -72,11 +71,6 @@ class Header(NamedTuple):
     def data_bytes(self) -> int:
         """Of all values."""
         return math.prod(self.shape) * self.stored.itemsize
-
-
-def begins(first: bytes) -> bool:
-    """Return whether a file seems to be one, by its first bytes."""
-    return first.startswith(MAGIC)
 
 
 def locate(file: Readable, first: bytes) -> Shard:

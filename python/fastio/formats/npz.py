@@ -17,13 +17,6 @@ from fastio.formats.rows import Row, shard_of
 _ENDING = ".npy"
 
 
-def begins(first: bytes) -> bool:
-    """Return whether a file seems to be one, by its first bytes."""
-    name_bytes = int.from_bytes(first[26:28], "little")
-    name = first[30 : 30 + name_bytes]
-    return first.startswith(zipped.SIGNATURE) and name.endswith(_ENDING.encode())
-
-
 def locate(file: Readable, first: bytes) -> Shard:
     """Say where the arrays of a file lie.
 

@@ -26,9 +26,6 @@ from fastio.formats.pickled import Unpickler
 from fastio.formats.rows import Row, check_shape, shard_of
 from fastio.formats.torch_pickles import Storage, Tensor, allowed, flattened, persistent
 
-OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""pickle.dumps(0x1950a86a20f9469cfc6c, 2), which torch.save began with before release 1.6."""
-
 _PICKLE = "data.pkl"
 _OLD_PROTOCOL = 1001
 _PICKLE_BYTES_MAX = 2**28
@@ -39,16 +36,6 @@ class _Extent(NamedTuple):
 
     begin: int
     end: int
-
-
-def is_zip(first: bytes) -> bool:
-    """Return whether a file seems to be torch's zip, by its first bytes."""
-    return first.startswith(zipped.SIGNATURE) and b"/data.pkl" in first
-
-
-def is_old(first: bytes) -> bool:
-    """Return whether a file seems to be torch's row of pickles, by its first bytes."""
-    return first.startswith(OLD_MAGIC)
 
 
 def locate_zip(file: Readable, first: bytes) -> Shard:
