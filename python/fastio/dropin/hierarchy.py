@@ -158,6 +158,8 @@ class File(Group):
         return self._content.is_open
 
     def __repr__(self) -> str:
+        if "_content" not in vars(self):
+            return "<fastio.File: not open>"
         state = f"mode {self.mode}" if self else "closed"
         return f"<fastio.File {shown(self.filename)}: {state}>"
 
