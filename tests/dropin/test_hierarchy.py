@@ -27,7 +27,7 @@ def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def _fill(file: Any) -> None:
-    """What a program of h5py does to a file."""
+    """Write as a program of h5py does."""
     data = file.create_dataset("data", data=_VALUES)
     data.attrs["unit"] = "m"
     data.attrs["scale"] = 0.5

@@ -1,4 +1,4 @@
-"""What a `File` holds: read from a source when it is asked for, or kept until it is saved."""
+"""The content of a `File`: read when it is asked for, or kept until it is saved."""
 
 from __future__ import annotations
 
@@ -113,8 +113,7 @@ class Content:
         """Return the paths of all groups but the file itself."""
         named = self.annotations.groups | {path for path in self.annotations.attributes if path}
         datasets = set(self.datasets())
-        found = self.annotations.groups | parents(datasets | named)
-        return found | (named - datasets)
+        return parents(datasets | named) | (named - datasets)
 
     def empty_groups(self) -> set[str]:
         """Return the paths of groups that nothing lies in."""
@@ -144,10 +143,9 @@ class Content:
             return values.shape, values.dtype
         if path in self.arrays:
             return self.arrays[path].shape, self.arrays[path].dtype
-        view = self._reader_of(path)[path]
-        return tuple(view.shape), np.dtype(
-            numpy_arrays.DTYPES[self._reader_of(path).info(path).dtype]
-        )
+        reader = self._reader_of(path)
+        dtype = numpy_arrays.DTYPES[reader.info(path).dtype]
+        return tuple(reader[path].shape), dtype
 
     def part(self, path: str, index: Any) -> Any:
         """Return values of a dataset, with memory of their own."""

@@ -34,7 +34,7 @@ _GROUPS_DEPTH_MAX = 100
 _MEMBERS_MAX = 2**20
 # Chunks that are not stored, of a dataset whose fill value is not zero.
 _GAPS_MAX = 2**14
-# What the library reads at a time.
+# The library reads as many bytes at a time.
 _SLAB_BYTES = 2**22
 _SLABS_MAX = 2**12
 
@@ -181,7 +181,7 @@ class _Structure:
             self._dtypes[path] = header.called
         if math.prod(header.shape) == 0:
             return Row(path, header.dtype, header.shape, 0, 0)
-        # What h5py makes of a type need not be what the file has: other bits, fields, or padding.
+        # h5py may call a type by a dtype of other bits, fields or padding than the file has.
         stored_type = self._h5py.h5t.py_create(dataset.dtype, logical=True)
         if stored_type == dataset.id.get_type():
             if layout == h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
@@ -210,8 +210,7 @@ class _Structure:
             start = (at, *(0 for _ in shape[1:]))
             box = (min(count, shape[0] - at), *shape[1:])
             encoding = Library(self._file.path, path, start, box)
-            whole = (*start, *(0 for _ in extra)), (*box, *extra)
-            parts.append(StoredPart(0, 0, encoding, *whole))
+            parts.append(StoredPart(0, 0, encoding, *_with_axes(start, box, extra)))
         return Row(path, header.dtype, header.shape, 0, 0, tuple(parts))
 
     def _chunked(self, path: str, dataset: Any, header: npy.Header) -> Row:
@@ -232,20 +231,27 @@ class _Structure:
                 if not header.stored.isnative:
                     encoding = Reordered(encoding, ArrayOrder(header.stored, (*chunk, *extra), 0))
             begin = info.byte_offset
-            box = (*start, *(0 for _ in extra)), (*chunk, *extra)
+            box = _with_axes(start, chunk, extra)
             parts.append(StoredPart(begin, begin + info.size, encoding, *box))
         if _is_filled(dataset):
             fill = np.asarray(dataset.fillvalue, dataset.dtype)
             values = Repeated(fill.astype(fill.dtype.newbyteorder("=")).tobytes())
             for start in _grid(dataset.shape, chunk):
                 if start not in there:
-                    box = (*start, *(0 for _ in extra)), (*chunk, *extra)
-                    parts.append(StoredPart(0, 0, values, *box))
+                    parts.append(StoredPart(0, 0, values, *_with_axes(start, chunk, extra)))
         begin = min((part.begin for part in parts), default=0)
         end = max((part.end for part in parts), default=0)
         if not parts:  # no chunk is there, and zeros are the fill value
             parts.append(StoredPart(0, 0, Repeated(b"\0")))
         return Row(path, header.dtype, header.shape, begin, end, tuple(parts))
+
+
+_Sizes = tuple[int, ...]
+
+
+def _with_axes(start: _Sizes, shape: _Sizes, extra: _Sizes) -> tuple[_Sizes, _Sizes]:
+    """Start and shape of a box, with the axes that byte strings have as tensors."""
+    return (*start, *(0 for _ in extra)), (*shape, *extra)
 
 
 def _is_filled(dataset: Any) -> bool:

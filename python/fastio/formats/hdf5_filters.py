@@ -1,4 +1,4 @@
-"""What the bytes of an HDF5 dataset pass through: filters, fill values, the library."""
+"""Encodings of HDF5 datasets: filters of chunks, fill values, and reads by the library."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Library:
         self._shape = shape
 
     def decode(self, stored: memoryview, out: memoryview) -> int:
-        """Read the chunk.
+        """Read the part.
 
         Raises
         ------

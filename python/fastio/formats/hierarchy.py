@@ -22,7 +22,7 @@ _GROUPS = "@groups"
 
 
 class Annotations(msgspec.Struct):
-    """What a file has beside its tensors.
+    """The attributes, texts and empty groups of a file.
 
     Attributes
     ----------

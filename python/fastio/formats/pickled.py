@@ -19,7 +19,7 @@ Globals = Mapping[tuple[str, str], Any]
 
 _INT_BYTES_MAX = 16
 _KEYS = (str, int, float, bytes, type(None))
-_MARK = object()  # it is on the stack alone, and no opcode hands it out
+_MARK = object()  # of the stack; a caller refuses a value that holds it
 
 
 class Callee:

@@ -32,7 +32,7 @@ _PICKLE_BYTES_MAX = 2**28
 
 
 class _Extent(NamedTuple):
-    """Where a storage lies in the file, in bytes."""
+    """The place of a storage in the file, in bytes."""
 
     begin: int
     end: int

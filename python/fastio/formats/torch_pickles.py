@@ -1,4 +1,4 @@
-"""What a pickle of torch may ask for: tensors over storages, and plain containers of them."""
+"""The requests that a pickle of torch may make: tensors over storages, and plain containers."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ _HAS_TENSORS = object()
 
 
 def _items(value: Any) -> Iterable[tuple[str, Any]] | None:
-    """The items of a container, by the names that they have; None for what is none."""
+    """The items of a container, by their names. A value that is no container has None."""
     if isinstance(value, dict):
         return ((key if isinstance(key, str) else repr(key), v) for key, v in value.items())
     if isinstance(value, (list, tuple)) and not isinstance(value, (Storage, _Kind, _Dtype)):

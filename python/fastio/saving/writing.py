@@ -53,7 +53,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def algorithm(self) -> _native.Algorithm:
-        """What checksums are taken with, if any are."""
+        """The algorithm of its checksums, if it has any."""
         return DEFAULT_ALGORITHM if isinstance(self.header, bytes) else self.header.algorithm
 
 
